@@ -1,0 +1,120 @@
+"""`mcp-vega draw`: the way an agent's call takes, walked from the command line."""
+
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp.client import Client
+from mcp_types import CallToolResult, TextContent
+
+from mcp_vega.cli.leaving import leaving_on_signal
+from mcp_vega.cli.wiring import log_to_stderr, opened_desk
+from mcp_vega.errors import Charged, GalleryError, InvalidArguments
+from mcp_vega.segmind.parameters import MODELS, Parameters
+from mcp_vega.server.app import build_server
+from mcp_vega.server.tools import DEFINITIONS
+from mcp_vega.settings import Settings
+
+OPTIONS = ("prompt", "negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
+WAIT_SECONDS = 45
+
+
+def run_draw(options: Namespace, settings: Settings) -> int:
+    """Draw, and print one path per picture on stdout and all else on stderr.
+
+    Returns:
+        The exit code: 0, or 1 when there is no picture.
+
+    Raises:
+        VegaError: The command was wrong, or a picture could not be copied to where it was asked for.
+    """
+    log_to_stderr(settings)
+    tool = f"generate_image_{_model(options.model).alias}"
+    arguments = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
+    output = Path(options.output) if options.output else None
+    _check(tool, arguments, output)
+    result = anyio.run(_draw, settings, tool, arguments)
+    sys.stderr.write(f"{_text(result)}\n")
+    if result.is_error:
+        return 1
+    for number, image in enumerate(_job(result)["images"], 1):
+        kept = Path(image["path"])
+        sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
+    return 0
+
+
+def _model(name: str) -> type[Parameters]:
+    for model in MODELS.values():
+        if name in (model.alias, model.slug):
+            return model
+    known = ", ".join(name for model in MODELS.values() for name in (model.alias, model.slug))
+    raise InvalidArguments(f"--model is {name!r}, but must be one of: {known}")
+
+
+def _check(tool: str, arguments: dict[str, Any], output: Path | None) -> None:
+    """Find what is wrong with the command before anything is opened or paid for."""
+    definition = next(each for each in DEFINITIONS if each.name == tool)
+    definition.arguments.read(arguments)
+    if output and not output.parent.is_dir():
+        raise InvalidArguments(f"-o names a folder that does not exist: {output.parent}")
+
+
+async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+    async with opened_desk(settings) as desk, leaving_on_signal(desk.studio) as scope:
+        with scope:
+            async with Client(build_server(desk)) as client:
+                result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
+                while not result.is_error and _job(result)["state"] != "COMPLETED":
+                    question = {"request_id": _job(result)["request_id"], "wait_seconds": WAIT_SECONDS}
+                    result = await client.call_tool("check_job", question, progress_callback=_show_progress)
+            _end_progress()
+            return result
+        await anyio.sleep_forever()  # a signal came; the process ends once what is paid for is kept
+        raise AssertionError  # unreachable: the line above never returns
+
+
+def _text(result: CallToolResult) -> str:
+    return next((each.text for each in result.content if isinstance(each, TextContent)), "")
+
+
+def _job(result: CallToolResult) -> dict[str, Any]:
+    return (result.meta or {})["mcp-vega/job"]
+
+
+def _copied(kept: Path, output: Path, number: int) -> Path:
+    """Copy a picture to where the user wants it: a folder, or a file, numbered from the second picture on."""
+    if output.is_dir():
+        target = output / kept.name
+    else:
+        target = output if number == 1 else output.with_stem(f"{output.stem}-{number}")
+    try:
+        shutil.copyfile(kept, target)
+    except OSError as error:
+        raise GalleryError(
+            f"The picture could not be copied to {target}: {error.strerror}",
+            charged=Charged.YES,
+            next_step=f"The picture is kept at {kept}",
+        ) from error
+    return target.resolve()
+
+
+# ---- the progress bar ----
+
+BAR = 24
+
+
+async def _show_progress(progress: float, total: float | None, message: str | None) -> None:
+    if sys.stderr.isatty():
+        done = round(BAR * min(progress / total, 1)) if total else 0
+        sys.stderr.write(f"\r[{'#' * done}{'.' * (BAR - done)}] {message}\x1b[K")
+        sys.stderr.flush()
+    else:
+        sys.stderr.write(f"{message}\n")
+
+
+def _end_progress() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")

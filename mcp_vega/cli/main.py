@@ -1,0 +1,108 @@
+"""The command line: what can be asked for, and the exit codes it ends with."""
+
+import gc
+import os
+import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from mcp_vega import __version__
+
+USAGE = 2
+FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrongly asked for.
+    """
+    # Pydantic builds thousands of long-lived objects while it is imported: collecting among them costs 5 % of a start.
+    gc.disable()
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+    options = _parser().parse_args(argv)
+    from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
+
+    try:
+        return _run(options)
+    except VegaError as error:
+        sys.stderr.write(f"{error.text}\n")
+        return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: Namespace) -> int:
+    from mcp_vega.settings import Settings
+
+    if options.command == "sandbox":
+        from mcp_vega.cli.sandbox import run_sandbox
+
+        return run_sandbox(options)
+    if options.sandbox:
+        os.environ["MCP_VEGA_SANDBOX"] = "1"
+    settings = Settings.from_environment()
+    if options.command == "draw":
+        from mcp_vega.cli.draw import run_draw
+
+        return run_draw(options, settings)
+    from mcp_vega.cli.serve import run_serve
+
+    return run_serve(options, settings)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="mcp-vega",
+        description="An MCP server that draws pictures with Segmind's Vega models. Without a command it serves.",
+    )
+    parser.add_argument("--version", action="version", version=f"mcp-vega {__version__}")
+    _add_sandbox(parser, default=False)
+    parser.add_argument("--transport", choices=("stdio", "sse", "http"), default="stdio", help="default: stdio")
+    parser.add_argument("--host", default="127.0.0.1", help="for sse and http; default: 127.0.0.1")
+    parser.add_argument("--port", type=_port, default=8000, help="for sse and http; 0 picks a free one; default: 8000")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
+    _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
+    return parser
+
+
+def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
+    text = "no key, no network, no cost: pictures are painted on this machine"
+    parser.add_argument("--sandbox", action="store_true", default=default, help=text)
+
+
+def _add_draw(parser: ArgumentParser) -> None:
+    parser.description = "Draw a picture and print its path. Parameters not given have the models' documented defaults."
+    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
+    parser.add_argument("--model", default="vega", help="vega (default) or vegart, or a full model name")
+    parser.add_argument("-o", "--output", metavar="FILE", help="also write the picture here; several become FILE-2, …")
+    # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
+    _add_sandbox(parser, default=SUPPRESS)
+    group = parser.add_argument_group("parameters of the models")
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what to exclude (vega)")
+    group.add_argument("--samples", metavar="N", help="how many pictures, 1 to 4 (vega)")
+    group.add_argument("--scheduler", metavar="NAME", help="default: DPM2 Karras (vega)")
+    group.add_argument("--steps", dest="num_inference_steps", metavar="N", help="20 to 100 (vega), 4 to 10 (vegart)")
+    group.add_argument("--guidance-scale", metavar="X", help="1 to 25 (vega)")
+    group.add_argument("--seed", metavar="N", help="the same seed and parameters draw the same picture")
+
+
+def _add_sandbox_command(parser: ArgumentParser) -> None:
+    parser.description = "Serve the Segmind API's contract on this machine: any key that begins with SG_ opens it."
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=_port, default=8765, help="0 picks a free one; default: 8765")
+    parser.add_argument("--speed", type=float, default=1.0, help="1 (default) takes as long as the API, 0 no time")
+    parser.add_argument("--credits", default="10", metavar="USD", help="the account's balance; default: 10")
+    parser.add_argument("--rate-limit", type=int, default=0, metavar="N", help="paid calls a minute; default: no limit")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError
+    return port

@@ -1,0 +1,44 @@
+"""`mcp-vega sandbox`: the stand-in for the Segmind API on a fixed port."""
+
+import signal
+import sys
+from argparse import Namespace
+from decimal import Decimal, InvalidOperation
+
+import anyio
+
+from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.queue import Queue
+from mcp_vega.sandbox.serving import serving
+
+
+def run_sandbox(options: Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; returns the exit code."""
+    try:
+        balance = Decimal(options.credits)
+    except InvalidOperation:
+        raise InvalidArguments(f"--credits is {options.credits!r}, but must be a number of US dollars") from None
+    queue = Queue(speed=options.speed, credits=balance, rate_limit=options.rate_limit)
+    anyio.run(_serve, queue, options.host, options.port)
+    return 0
+
+
+async def _serve(queue: Queue, host: str, port: int) -> None:
+    try:
+        async with serving(build_sandbox(queue), host=host, port=port) as url:
+            sys.stderr.write(
+                f"{url}\n"
+                f"A stand-in for the Segmind API; it costs nothing. Point a server at it with\n"
+                f"  SEGMIND_BASE_URL={url} SEGMIND_API_KEY=SG_anything mcp-vega\n"
+                f"A prompt with [fault:failed] fails; GET {url}/_sandbox lists every such word. To leave: Ctrl-C.\n"
+            )
+            sys.stderr.flush()
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    break
+    except OSError as error:
+        raise InvalidSettings(
+            f"Port {port} on {host} cannot be had: {error.strerror}",
+            next_step="Choose another with --port; 0 picks one",
+        ) from error

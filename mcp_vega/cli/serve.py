@@ -1,0 +1,111 @@
+"""Serving MCP over stdio, SSE or Streamable HTTP, until the host leaves or a signal comes."""
+
+import gc
+import signal
+import socket
+import sys
+from argparse import Namespace
+from typing import Any
+
+import anyio
+import anyio.abc
+import uvicorn
+from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mcp_vega import __version__
+from mcp_vega.cli.leaving import GRACE_SECONDS, leaving_on_signal
+from mcp_vega.cli.wiring import log_to_stderr, opened_desk
+from mcp_vega.errors import InvalidSettings
+from mcp_vega.server.app import build_server
+from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.studio.studio import Studio
+
+PATHS = {"http": "/mcp", "sse": "/sse"}
+
+
+def run_serve(options: Namespace, settings: Settings) -> int:
+    """Serve until the end; returns the exit code."""
+    log_to_stderr(settings)
+    gc.freeze()
+    gc.enable()
+    if options.transport == "stdio":
+        return anyio.run(_serve_stdio, settings)
+    return anyio.run(_serve_http, settings, options.transport, options.host, options.port)
+
+
+async def _serve_stdio(settings: Settings) -> int:
+    if sys.stdin.isatty():
+        sys.stderr.write(
+            "mcp-vega speaks MCP on stdin and stdout, so it is started by an MCP host, not by hand.\n"
+            'To see a picture now: mcp-vega draw "a lighthouse at dusk" --sandbox. All commands: mcp-vega --help. '
+            "To leave: Ctrl-C.\n"
+        )
+    async with opened_desk(settings) as desk, leaving_on_signal(desk.studio) as scope:
+        with scope:
+            await build_server(desk).run_stdio_async()
+    return 0
+
+
+async def _serve_http(settings: Settings, transport: str, host: str, port: int) -> int:
+    if not is_loopback(host) and not settings.allowed_hosts:
+        raise InvalidSettings(
+            f"--host {host} is reached from other machines, but no host name is allowed",
+            next_step="Set MCP_VEGA_ALLOWED_HOSTS to the names clients use, such as pictures.example:8000",
+        )
+    with _listening(host, port) as listener:
+        async with opened_desk(settings) as desk:
+            app = _application(build_server(desk), transport, settings)
+            config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0)
+            server = uvicorn.Server(config)
+            shown = f"[{host}]" if ":" in host else host
+            sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[transport]}\n")
+            if not is_loopback(host):
+                sys.stderr.write("Anyone who reaches this address can draw at your cost: it asks for no token.\n")
+            async with anyio.create_task_group() as tasks:
+                if sys.platform != "win32":
+                    await tasks.start(_stopping_on_signal, server, desk.studio)
+                await server.serve([listener])
+                await desk.studio.finish(GRACE_SECONDS)
+                tasks.cancel_scope.cancel()
+    return 0
+
+
+async def _stopping_on_signal(
+    server: uvicorn.Server, studio: Studio, *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    """Keeps what is paid for, then stops the server. Must run before the server: that would re-raise the signal."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            await studio.finish(GRACE_SECONDS)
+            server.should_exit = True
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InvalidSettings(
+            f"Port {port} on {host} cannot be had: {error.strerror}",
+            next_step="Choose another with --port; 0 picks one",
+        ) from error
+
+
+def _application(server: MCPServer[Any], transport: str, settings: Settings) -> Starlette:
+    @server.custom_route("/health", methods=["GET"])
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    names = ["127.0.0.1", "localhost", "[::1]"]
+    security = TransportSecuritySettings(
+        allowed_hosts=[*names, *(f"{name}:*" for name in names), *settings.allowed_hosts],
+        allowed_origins=[f"http://{name}:*" for name in names],
+    )
+    if transport == "sse":
+        return server.sse_app(transport_security=security)
+    return server.streamable_http_app(stateless_http=True, transport_security=security)

@@ -1,0 +1,227 @@
+"""Every error that this package raises on purpose, as one tree.
+
+Each knows what went wrong, whether the call was charged and what to do next:
+
+    VegaError
+    ├── InvalidArguments         an argument is missing, unknown or out of range
+    ├── InvalidSettings          an environment variable cannot be used
+    │   └── MissingKey           no API key is set
+    ├── UnknownJob               no job has this request id
+    ├── UnknownImage             no picture has this id
+    ├── ServerClosing            the server takes no new work
+    ├── GalleryError             the pictures' folder cannot be written or read
+    └── SegmindError             the API, or the way to it
+        ├── Refused              it said no before it drew (4xx)
+        │   ├── BadRequest           400, 422
+        │   ├── Unauthorized         401
+        │   ├── InsufficientCredits  402, 406
+        │   ├── Forbidden            403
+        │   ├── NotFound             404
+        │   ├── MethodNotAllowed     405
+        │   ├── NotAcceptable        406
+        │   ├── Retired              410
+        │   └── RateLimited          429
+        ├── GenerationFailed     it tried and failed
+        │   └── ContentBlocked       it would not draw this
+        ├── Unreachable          no connection was made
+        ├── ServiceUnavailable   it could not answer a question (5xx, connection lost)
+        ├── OutcomeUnknown       a paid call was sent and its outcome is not known
+        ├── UnreadableAnswer     it said yes, but what came is no picture
+        └── MediaError           the picture exists, but could not be fetched
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+
+class Charged(StrEnum):
+    """Whether the user paid for a call."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class VegaError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: What went wrong, one sentence, in words a person understands.
+        next_step: What to do about it, one sentence; each class has a default.
+        charged: Whether the call was paid for; each class has a default.
+    """
+
+    charged: Charged = Charged.NO
+    next_step: str = "Try again"
+
+    def __init__(self, what: str, *, next_step: str | None = None, charged: Charged | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        if next_step is not None:
+            self.next_step = next_step
+        if charged is not None:
+            self.charged = charged
+
+    @property
+    def text(self) -> str:
+        """The error in the three lines that every user and agent sees."""
+        lines = (f"Error: {self.what}", f"Charged: {self.charged}", f"Next: {self.next_step}")
+        return "\n".join(line.rstrip(". ") + "." for line in lines)
+
+
+class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing
+    """An argument is missing, unknown or out of range. Nothing was sent to the API."""
+
+    next_step = "Correct the argument and call again"
+
+
+class InvalidSettings(VegaError):  # noqa: N818
+    """An environment variable cannot be used."""
+
+    next_step = "Correct the variable and start the server again"
+
+
+class MissingKey(InvalidSettings):
+    """No API key is set."""
+
+    next_step = (
+        "Set SEGMIND_API_KEY in the `env` block of this server's entry in the host's configuration "
+        "(create a key at https://cloud.segmind.com/console/api-keys), or start the server with --sandbox "
+        "to try it without a key"
+    )
+
+
+class UnknownJob(VegaError):  # noqa: N818
+    """No job has this request id."""
+
+    next_step = "Call check_job without a request_id to list the latest jobs"
+
+
+class UnknownImage(VegaError):  # noqa: N818
+    """No picture has this id."""
+
+    next_step = "Use the URI from a result's `URI:` line"
+
+
+class ServerClosing(VegaError):  # noqa: N818
+    """The server is about to exit and takes no new work."""
+
+    next_step = "Call again when the server has been started anew"
+
+
+class GalleryError(VegaError):
+    """The folder of the pictures cannot be written or read."""
+
+    next_step = "Point MCP_VEGA_GALLERY at a folder that this user may write to"
+
+
+class SegmindError(VegaError):
+    """The API answered with an error, or could not be asked."""
+
+
+class Refused(SegmindError):  # noqa: N818
+    """The API said no before it drew anything."""
+
+    next_step = "Read the API's words above and correct the call"
+
+
+class BadRequest(Refused):
+    """HTTP 400 or 422: the API did not accept the body or a parameter."""
+
+
+class Unauthorized(Refused):
+    """HTTP 401: the key is missing or not valid."""
+
+    next_step = "Check SEGMIND_API_KEY; keys are listed at https://cloud.segmind.com/console/api-keys"
+
+
+class InsufficientCredits(Refused):
+    """HTTP 402 or 406: the account has too few credits, or its team's spending limit is reached."""
+
+    next_step = "Add credits at https://cloud.segmind.com/billing, then call again"
+
+
+class Forbidden(Refused):
+    """HTTP 403: this account may not use the model."""
+
+    next_step = "Ask Segmind for access to the model, or use the other one"
+
+
+class NotFound(Refused):
+    """HTTP 404: the API knows no such model or request id."""
+
+    next_step = "Check the model's name and SEGMIND_BASE_URL"
+
+
+class MethodNotAllowed(Refused):
+    """HTTP 405: the address exists, but not for this kind of request."""
+
+    next_step = "Check SEGMIND_BASE_URL"
+
+
+class NotAcceptable(Refused):
+    """HTTP 406 for another reason than credits: a wrong content type or parameter value."""
+
+
+class Retired(Refused):
+    """HTTP 410: the model is no longer served."""
+
+    next_step = "Use the other model"
+
+
+class RateLimited(Refused):
+    """HTTP 429: too many requests. `until` is the moment the API named, if it named one (UTC)."""
+
+    next_step = "Wait a minute, then call again"
+
+    def __init__(self, what: str, *, until: datetime | None = None) -> None:
+        next_step = f"Call again after {until:%H:%M:%S} UTC" if until else None
+        super().__init__(what, next_step=next_step)
+        self.until = until
+
+
+class GenerationFailed(SegmindError):  # noqa: N818
+    """The API tried to draw and failed."""
+
+    next_step = "Call again, perhaps with another prompt or seed"
+
+
+class ContentBlocked(GenerationFailed):
+    """The API would not draw this."""
+
+    next_step = "Rephrase the prompt; the same words will be refused again"
+
+
+class Unreachable(SegmindError):  # noqa: N818
+    """No connection to the API could be made, so nothing was sent."""
+
+    next_step = "Check the network and SEGMIND_BASE_URL, then call again"
+
+
+class ServiceUnavailable(SegmindError):  # noqa: N818
+    """The API could not answer a question that costs nothing."""
+
+    next_step = "Call again in a minute"
+
+
+class OutcomeUnknown(SegmindError):  # noqa: N818
+    """A paid call was sent, but whether it ran is not known. It is never sent again by itself."""
+
+    charged = Charged.UNKNOWN
+    next_step = (
+        "Look at https://cloud.segmind.com under Usage whether the call ran and was charged before you repeat it"
+    )
+
+
+class UnreadableAnswer(SegmindError):  # noqa: N818
+    """The API reported success, but what came is not a whole picture."""
+
+    charged = Charged.YES
+    next_step = "Look at https://cloud.segmind.com under Usage for the picture before you repeat the call"
+
+
+class MediaError(SegmindError):
+    """The picture was drawn, but could not be fetched. It stays at its address for seven days."""
+
+    charged = Charged.YES
+    next_step = "Open the address within seven days"

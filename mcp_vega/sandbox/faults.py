@@ -1,0 +1,77 @@
+"""The faults that a prompt can ask for, so that anyone can see what happens when the API misbehaves.
+
+A prompt with `[fault:NAME]` meets the fault each time, one with `[fault:NAME*2]` the first two times that
+the same prompt is sent. Several may stand in one prompt.
+"""
+
+import re
+from collections.abc import Callable
+
+FAULTS = {
+    "NNN": "a paid call is refused with this status (400 to 599) and not charged",
+    "NNN-after": "a paid call runs and is charged, but its answer has this status",
+    "cold-start": "the drawing takes 20 seconds longer",
+    "hang": "a paid call runs, but its answer never comes",
+    "cut": "a paid call runs, but the connection ends in the middle of the answer",
+    "empty": "the answer to a paid call, or the picture, has no bytes",
+    "html": "the answer to a paid call is an HTML page under 200",
+    "error-200": "the answer to a paid call is an error under 200",
+    "envelope": "v1 queues the call and answers as v2 does",
+    "failed": "the job fails",
+    "moderation": "the job fails because its content is not allowed",
+    "output-list": "the result's `output` is a list of addresses",
+    "output-object": "the result's `output` is an object with a `url`",
+    "output-base64": "the result carries the pictures themselves as base64",
+    "output-missing": "the result names no picture",
+    "no-cost": "cost, balance and seconds are reported nowhere",
+    "status-word": "the job's state is a word that is not documented until it is completed",
+    "status-foreign": "the submission names status and result addresses on another host",
+    "late": "the first two looks at a job find nothing",
+    "poll-502": "the first two looks at a job get an HTML page with 502",
+    "stuck": "the job never ends",
+    "expired": "the result has expired when the job is completed",
+    "truncated": "the picture ends in its middle",
+    "not-image": "the picture is a text",
+    "media-403": "the picture's address refuses",
+    "media-foreign": "the picture's address is on another host",
+    "media-redirect": "the picture's address redirects to another host",
+}
+FOREIGN = "https://elsewhere.example"
+_WRITTEN = re.compile(r"\[fault:([a-z0-9-]+)(?:\*(\d+))?\]")
+
+
+class Faults:
+    """The faults of one call."""
+
+    def __init__(self, prompt: object, times_seen: int) -> None:
+        """Read the faults of a prompt.
+
+        Args:
+            prompt: The prompt, or whatever stands in its place.
+            times_seen: How often the same prompt was sent before.
+        """
+        written = _WRITTEN.findall(prompt) if isinstance(prompt, str) else []
+        self._names = {name for name, times in written if not times or times_seen < int(times)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def unknown(self) -> str | None:
+        """A name that stands in no table, if there is one."""
+        return next((name for name in sorted(self._names) if _general(name) not in FAULTS), None)
+
+    def refused(self) -> int | None:
+        """The status to refuse the call with."""
+        return self._status(str.isdigit)
+
+    def answered(self) -> int | None:
+        """The status to answer with although the call ran."""
+        return self._status(lambda name: name.endswith("-after"))
+
+    def _status(self, chosen: Callable[[str], bool]) -> int | None:
+        names = (name for name in self._names if name[:3].isdigit() and chosen(name))
+        return next((int(name[:3]) for name in names), None)
+
+
+def _general(name: str) -> str:
+    return re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", name)

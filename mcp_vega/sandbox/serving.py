@@ -1,0 +1,44 @@
+"""The sandbox on a port of this machine, in the loop that is already running."""
+
+import socket
+from collections.abc import Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+
+
+class _Guest(uvicorn.Server):
+    """A server that leaves the signals to the program it runs in."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
+    """Serve until the block ends.
+
+    Args:
+        app: The application.
+        host: An address of this machine.
+        port: 0 takes a free one.
+
+    Yields:
+        The base URL. Connections are taken from here on.
+
+    Raises:
+        OSError: The port cannot be had.
+    """
+    with socket.create_server((host, port)) as listener:
+        # Its log would only repeat the faults that were asked for.
+        config = uvicorn.Config(
+            app, log_config=None, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=0
+        )
+        server = _Guest(config)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            yield f"http://{host}:{listener.getsockname()[1]}"
+            server.should_exit = True

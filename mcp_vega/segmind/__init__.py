@@ -1,0 +1,1 @@
+"""A typed, asynchronous client of the Segmind API for its two Vega models."""

@@ -1,0 +1,144 @@
+"""Which pictures are taken: where they stand in an answer, what whole ones look like, which addresses may be asked."""
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcp_vega import errors
+
+MAX_BYTES = 25_000_000
+VENDOR_HOSTS = ("images.segmind.com",)
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    return data.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+
+
+def _png_is_whole(data: bytes) -> bool:
+    return b"IEND" in data[-16:]
+
+
+def _webp_is_whole(data: bytes) -> bool:
+    return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A picture format: its MIME type, its file name's ending, and whether bytes of it are all there."""
+
+    mime_type: str
+    suffix: str
+    is_whole: Callable[[bytes], bool]
+
+
+JPEG = Format("image/jpeg", ".jpg", _jpeg_is_whole)
+PNG = Format("image/png", ".png", _png_is_whole)
+WEBP = Format("image/webp", ".webp", _webp_is_whole)
+
+
+def recognise(data: bytes) -> Format | None:
+    """The format of picture bytes by their first bytes, or None; no header or file name is believed."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PNG
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WEBP
+    return None
+
+
+def find_pictures(body: dict[str, Any]) -> tuple[bytes | str, ...]:
+    """The pictures of a JSON answer, wherever they are: the field that names most of them wins.
+
+    One that cannot be read among others that can is left out, so that the others are not lost with it.
+
+    Raises:
+        UnreadableAnswer: There are some, and none can be read.
+    """
+    texts = max((list(_texts(body.get(name))) for name in ("image", "images", "output")), key=len)
+    pictures: list[bytes | str] = []
+    problem: errors.UnreadableAnswer | None = None
+    for text in dict.fromkeys(texts):
+        try:
+            pictures.append(_medium(text))
+        except errors.UnreadableAnswer as error:
+            problem = error
+    if problem and not pictures:
+        raise problem
+    return tuple(pictures)
+
+
+def _texts(value: Any) -> Iterable[str]:
+    match value:
+        case str() if value:
+            yield value
+        case list():
+            for each in value:  # pyright: ignore[reportUnknownVariableType]
+                yield from _texts(each)
+        case dict():
+            inner: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  JSON
+            yield from _texts(inner.get("url") or inner.get("image_url") or inner.get("image"))
+        case _:
+            return
+
+
+def _medium(text: str) -> bytes | str:
+    """One picture from its address, its data URI or its bare base64.
+
+    Raises:
+        UnreadableAnswer: It is none of these, or no whole picture.
+    """
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return text
+    try:
+        data = b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+    except ValueError:
+        raise errors.UnreadableAnswer("The API's answer holds neither a picture nor an address of one") from None
+    return whole(data)
+
+
+def whole(data: bytes) -> bytes:
+    """`data` itself.
+
+    Raises:
+        UnreadableAnswer: It is not the bytes of a whole picture.
+    """
+    found = recognise(data)
+    if found is None:
+        raise errors.UnreadableAnswer("The API's answer holds bytes that are no JPEG, PNG or WebP picture")
+    if not found.is_whole(data):
+        raise errors.UnreadableAnswer("The picture in the API's answer is cut off")
+    return data
+
+
+class Allowance:
+    """The addresses that media may be fetched from.
+
+    https from the vendor's media host and from the hosts the user named, and the API's own scheme, host and port.
+
+    Args:
+        base_url: The API's base URL.
+        hosts: Further host names, exact.
+    """
+
+    def __init__(self, base_url: str, hosts: tuple[str, ...] = ()) -> None:
+        self._own = _origin(base_url)
+        self._hosts = {host.lower() for host in (*VENDOR_HOSTS, *hosts)}
+
+    def permits(self, url: str) -> bool:
+        """Whether `url` may be fetched; a URL with credentials or that cannot be read may not."""
+        try:
+            scheme, host, port = _origin(url)
+        except ValueError:
+            return False
+        if "@" in urlsplit(url).netloc:
+            return False
+        return (scheme, host, port) == self._own or (scheme == "https" and port == 443 and host in self._hosts)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"https": 443, "http": 80}.get(parts.scheme)

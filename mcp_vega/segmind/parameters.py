@@ -1,0 +1,156 @@
+"""The documented parameters of the two models: the one source of every schema.
+
+Names, types, defaults, limits and averages are those of the vendor's model pages for
+`segmind-vega` and `segmind-vega-rt-v1`.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+Scheduler = Literal[
+    "DDIM",
+    "DPM Multi",
+    "DPM Single",
+    "Euler a",
+    "Euler",
+    "Heun",
+    "DPM2 a Karras",
+    "DPM2 Karras",
+    "LMS",
+    "PNDM",
+    "DDPM",
+    "UniPC",
+]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "is blank")
+    return text
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+# 1024 as minimum, maximum and default: a `const` or an integer `enum` makes some hosts refuse the tool.
+Side = Annotated[int, Field(ge=1024, le=1024)]
+
+
+class Parameters(BaseModel):
+    """What both models take.
+
+    The class attributes describe a model: `slug` is its name in the API, `alias` on the command line;
+    `average_cost` is in US dollars and `average_seconds` in seconds, both for one picture with default steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    slug: ClassVar[str]
+    alias: ClassVar[str]
+    title: ClassVar[str]
+    average_cost: ClassVar[Decimal]
+    average_seconds: ClassVar[float]
+
+    prompt: Annotated[str, Field(min_length=1), AfterValidator(_not_blank)] = Field(
+        description="What to draw, in words; English works best."
+    )
+    num_inference_steps: int = Field(description="Number of denoising steps: more take longer and cost more.")
+    seed: int = Field(
+        default=-1,
+        ge=-1,
+        le=999_999_999_999_999,
+        description="Seed of the image; the same seed and parameters give the same image. -1 draws one at random.",
+    )
+    img_width: Side = Field(default=1024, description="Width in pixels; can only be 1024.")
+    img_height: Side = Field(default=1024, description="Height in pixels; can only be 1024.")
+    base64: bool = Field(
+        default=False,
+        description="true returns the full-size image in the conversation instead of a smaller preview.",
+    )
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures were asked for."""
+        return 1
+
+    @property
+    def effort(self) -> float:
+        """The work in units of one picture with default steps; time and price grow with it."""
+        return self.pictures * self.num_inference_steps / type(self).default("num_inference_steps")
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the drawing takes on average, without the time in the queue."""
+        return self.average_seconds * self.effort
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """The documented default of a parameter."""
+        return cls.model_fields[name].default
+
+    def body(self, *, base64: bool) -> dict[str, Any]:
+        """The JSON body of a call: everything explicit, `base64` as the route needs it."""
+        return {**self.model_dump(exclude={"negative_prompt"} if not self.negative else None), "base64": base64}
+
+    @property
+    def negative(self) -> str:
+        """What the picture must not show; empty where the model has no such parameter."""
+        return ""
+
+
+class VegaParameters(Parameters):
+    """The parameters of `segmind-vega`."""
+
+    slug = "segmind-vega"
+    alias = "vega"
+    title = "Segmind-Vega"
+    average_cost = Decimal("0.00225")
+    average_seconds = 2.36
+
+    num_inference_steps: int = Field(
+        default=25, ge=20, le=100, description="Number of denoising steps: more take longer and cost more."
+    )
+    # Documented without a default, so the schema publishes none; left out means not sent.
+    negative_prompt: str = Field(
+        default="",
+        description="What to exclude, e.g. 'bad anatomy, bad hands, missing fingers'.",
+        json_schema_extra=_without_default,
+    )
+    samples: int = Field(
+        default=1, ge=1, le=4, description="Number of images to generate; each one takes its time and costs its price."
+    )
+    scheduler: Scheduler = Field(default="DPM2 Karras", description="Type of scheduler.")
+    guidance_scale: float = Field(
+        default=7.5, ge=1, le=25, description="Scale for classifier-free guidance: higher follows the prompt closer."
+    )
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures were asked for."""
+        return self.samples
+
+    @property
+    def negative(self) -> str:
+        """What the picture must not show."""
+        return self.negative_prompt
+
+
+class VegaRTParameters(Parameters):
+    """The parameters of `segmind-vega-rt-v1`."""
+
+    slug = "segmind-vega-rt-v1"
+    alias = "vegart"
+    title = "Segmind-VegaRT"
+    average_cost = Decimal("0.0020")
+    average_seconds = 1.68
+
+    num_inference_steps: int = Field(
+        default=4, ge=4, le=10, description="Number of denoising steps: more take longer and cost more."
+    )
+
+
+MODELS: dict[str, type[Parameters]] = {model.slug: model for model in (VegaParameters, VegaRTParameters)}

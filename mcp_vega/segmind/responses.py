@@ -1,0 +1,124 @@
+"""A response of the API, and the error that it stands for when it is no success."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Any
+
+from mcp_vega import errors
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, free of the HTTP library. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the API reports success."""
+        return 200 <= self.status < 300
+
+    @cached_property
+    def json(self) -> Any:
+        """The body as JSON, or None where it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body as a JSON object; empty where it is none."""
+        return as_object(self.json)
+
+
+def refusal(answer: Answer, *, paid: bool = False) -> errors.SegmindError:
+    """The error that a response other than success stands for.
+
+    Args:
+        answer: The response.
+        paid: Whether it answers a call that is charged when it runs: a 5xx then leaves the outcome open.
+    """
+    text = error_text(answer)
+    said = f"The API answered with HTTP {answer.status}" + (f": {text}" if text else "")
+    match answer.status:
+        case 402:
+            return errors.InsufficientCredits(said)
+        case 406:
+            return _not_acceptable(said, text)
+        case 429:
+            return errors.RateLimited(said, until=rate_limit_reset(answer))
+        case status if status in _REFUSALS:
+            return _REFUSALS[status](said)
+        case status if status >= 500 or status < 400:
+            return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+        case _:
+            return errors.Refused(said)
+
+
+def passing_failure(answer: Answer, *, paid: bool) -> errors.SegmindError | None:
+    """The error of an answer that may be another one later (429, 5xx); None for every other answer."""
+    passing = answer.status == 429 or answer.status >= 500
+    return refusal(answer, paid=paid) if passing else None
+
+
+_REFUSALS: dict[int, type[errors.Refused]] = {
+    400: errors.BadRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    410: errors.Retired,
+    422: errors.BadRequest,
+}
+
+
+def _not_acceptable(said: str, text: str) -> errors.Refused:
+    if re.search(r"spend(ing)? limit", text, re.IGNORECASE):
+        return errors.InsufficientCredits(said, next_step="Have the team's spending limit raised, then call again")
+    if re.search(r"credit|balance|insufficient", text, re.IGNORECASE):
+        return errors.InsufficientCredits(said)
+    return errors.NotAcceptable(said)
+
+
+def error_text(answer: Answer) -> str:
+    """The API's own words about an error, made harmless; empty where it has none (an HTML page has none)."""
+    body = answer.fields
+    for name in ("error", "message", "detail", "error_description"):
+        value = body.get(name)
+        if isinstance(value, dict):
+            value = as_object(value).get("message")
+        if value:
+            return quoted(value if isinstance(value, str) else json.dumps(value))
+    return ""
+
+
+def quoted(text: str, limit: int = 300) -> str:
+    """Foreign text as a quotation on one line: no control characters, no key, at most `limit` characters."""
+    plain = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
+    plain = re.sub(r"SG_[A-Za-z0-9]{4,}", "SG_…", plain)
+    return f"“{plain[:limit]}{'…' if len(plain) > limit else ''}”"
+
+
+def rate_limit_reset(answer: Answer) -> datetime | None:
+    """When the API takes requests again (UTC), from its header: ISO 8601 with or without zone, or an HTTP date."""
+    text = answer.headers.get("x-rate-limit-reset-at-utc", "")
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = parse(text)
+        except ValueError:
+            continue
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return None
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """`value` where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]

@@ -1,0 +1,64 @@
+"""When a call is repeated, and how long to wait before: arithmetic without a clock or a network of its own.
+
+A paid call is repeated only when it surely was not executed: it never left this machine, or it was refused with
+429. A question (GET) costs nothing and is repeated freely.
+"""
+
+import random
+from collections.abc import Iterator
+from datetime import datetime
+
+import httpx
+
+from mcp_vega import errors
+
+ATTEMPTS = 6
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+def pause_before_retry(
+    failure: httpx.RequestError | errors.SegmindError, attempt: int, now: datetime, *, paid: bool
+) -> float | None:
+    """Seconds until a failed call may be repeated; None when it must not be.
+
+    Args:
+        failure: What the attempt ended with.
+        attempt: Its number, from 0.
+        now: The time (UTC).
+        paid: Whether the call is charged when it runs.
+    """
+    if attempt + 1 >= ATTEMPTS:
+        return None
+    match failure:
+        case errors.RateLimited(until=datetime() as until):
+            return max((until - now).total_seconds(), 0) + random.uniform(0.1, 0.5)  # noqa: S311  spreads callers
+        case errors.RateLimited():
+            return backoff(attempt)
+        case httpx.RequestError():
+            return backoff(attempt) if not paid or isinstance(failure, NEVER_SENT) else None
+        case errors.ServiceUnavailable() if not paid:
+            return backoff(attempt)
+        case _:
+            return None
+
+
+def backoff(attempt: int) -> float:
+    """A pause that doubles with each attempt, shortened at random by up to a half so that callers spread."""
+    return min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
+
+
+def polls(expected: float) -> Iterator[float]:
+    """Seconds to wait before each look at a queued job, without end.
+
+    The first look comes when the picture is likely ready, the next ones soon after, then ever less often.
+
+    Args:
+        expected: How long the drawing takes on average, in seconds.
+    """
+    yield expected
+    pause = 0.25
+    while True:
+        yield pause * random.uniform(0.8, 1.2)  # noqa: S311
+        pause = min(pause * 1.4, 5.0)

@@ -1,0 +1,1 @@
+"""The MCP side: tools, results and resources over a studio."""

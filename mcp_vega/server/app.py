@@ -1,0 +1,115 @@
+"""The MCP server over a studio, and the one place where errors become tool errors."""
+
+from base64 import b64encode
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+
+import mcp_types
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.shared.exceptions import MCPError
+from pydantic import AnyUrl, PrivateAttr
+
+from mcp_vega import __version__
+from mcp_vega.errors import Charged, VegaError
+from mcp_vega.server import resources, results
+from mcp_vega.server.tools import DEFINITIONS, Definition, Desk
+
+INSTRUCTIONS = """\
+Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
+- generate_image_vega or generate_image_vegart draws and returns the image in the conversation.
+- submit_job queues an image and returns a request id; check_job returns the image when it is done.
+Every picture is kept on the server's disk at the path in the result. Each generate or submit call is paid for: if one
+times out or says that it is still drawing, ask check_job instead of repeating it. The seed in a result, with the same
+parameters, draws the same image again."""
+
+
+def build_server(desk: Desk) -> MCPServer[Any]:
+    """The server with its four tools and the pictures as resources.
+
+    Args:
+        desk: What the tools work with; its studio must stay open while the server runs.
+    """
+    return _VegaServer(desk)
+
+
+class _VegaServer(MCPServer[Any]):
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        super().__init__(
+            "mcp-vega",
+            title="Vega image generation",
+            description="Generate images with Segmind-Vega and Segmind-VegaRT",
+            instructions=INSTRUCTIONS,
+            version=__version__,
+            icons=[_icon()],
+            tools=[_VegaTool.over(desk, definition) for definition in DEFINITIONS],
+            subscriptions=False,
+        )
+
+    async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
+        return resources.TEMPLATES
+
+    async def read_resource(
+        self,
+        uri: AnyUrl | str,
+        context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
+    ) -> Iterable[ReadResourceContents]:
+        # The SDK's own templates have one MIME type each; a picture has that of its bytes.
+        return [await resources.read(self._desk.studio, str(uri))]
+
+
+class _VegaTool(Tool):
+    """A tool that reads its own arguments and speaks of errors in our own words."""
+
+    _desk: Desk = PrivateAttr()
+    _definition: Definition = PrivateAttr()
+
+    @classmethod
+    def over(cls, desk: Desk, definition: Definition) -> "_VegaTool":
+        tool = cls(
+            fn=definition.run,
+            name=definition.name,
+            title=definition.title,
+            description=definition.description,
+            parameters=definition.arguments.schema,
+            # `run` below reads the arguments; the SDK only asks this for an output schema, and there is none.
+            fn_metadata=FuncMetadata(arg_model=ArgModelBase),
+            is_async=True,
+            context_kwarg=None,
+            annotations=definition.annotations,
+        )
+        tool._desk, tool._definition = desk, definition
+        return tool
+
+    async def run(
+        self,
+        arguments: dict[str, Any],
+        context: Context[Any, Any],
+        convert_result: bool = False,  # noqa: ARG002, FBT001, FBT002  the SDK's signature
+    ) -> Any:
+        definition = self._definition
+        try:
+            return await definition.run(self._desk, definition.arguments.read(arguments), context)
+        except VegaError as error:
+            raise ToolError(results.of_error(self._desk.studio, error)) from error
+        except MCPError:
+            raise
+        except Exception as error:
+            broken = VegaError(
+                f"The server broke while it answered ({type(error).__name__})",
+                charged=Charged.UNKNOWN,
+                next_step="Call check_job without a request_id to see which jobs there are before you repeat the call",
+            )
+            raise UnexpectedToolError(results.of_error(self._desk.studio, broken)) from error
+
+
+def _icon() -> mcp_types.Icon:
+    data = (files("mcp_vega.server") / "icon.png").read_bytes()
+    return mcp_types.Icon(
+        src=f"data:image/png;base64,{b64encode(data).decode()}", mime_type="image/png", sizes=["64x64"]
+    )

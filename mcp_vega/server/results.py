@@ -1,0 +1,152 @@
+"""Jobs as tool results: a text that stands on its own, previews for those who can see them, data for programs."""
+
+import json
+import math
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+
+from mcp_vega.errors import VegaError
+from mcp_vega.studio import pictures
+from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.pictures import Mode
+from mcp_vega.studio.studio import Studio
+
+SANDBOX = "Sandbox: painted on this machine by a stand-in for Segmind; no key, no network, and no money was spent."
+
+# One preview at a time: decoding is the largest memory this server needs.
+_decoding = anyio.Semaphore(1)
+
+
+async def of_job(studio: Studio, job: Job, preview: Mode) -> CallToolResult:
+    """The result of a job as it stands.
+
+    Raises:
+        VegaError: The job has failed: its own error.
+    """
+    if job.error:
+        raise job.error
+    if not job.state.finished:
+        return _result(studio, [_under_way(studio, job)], _meta(job))
+    content: list[ContentBlock] = [TextContent(type="text", text=_finished(job))]
+    mode: Mode = "full" if job.parameters.base64 else preview
+    content += await _previews(studio, job, mode)
+    return _result(studio, content, _meta(job))
+
+
+def of_jobs(studio: Studio, jobs: list[Job]) -> CallToolResult:
+    """A list of jobs, one line each."""
+    if not jobs:
+        text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
+        return _result(studio, [TextContent(type="text", text=text)], {})
+    lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
+    lines += [f"{job.request_id} {job.state} {job.model} {_quoted(job.parameters.prompt)}" for job in jobs]
+    meta = {"mcp-vega/jobs": [_data(job) for job in jobs]}
+    return _result(studio, [TextContent(type="text", text="\n".join(lines))], meta)
+
+
+def of_error(studio: Studio, error: VegaError) -> str:
+    """The text of an error."""
+    return f"{error.text}\n{SANDBOX}" if studio.sandbox else error.text
+
+
+def _result(studio: Studio, content: list[ContentBlock], meta: dict[str, Any]) -> CallToolResult:
+    first = content[0]
+    if studio.sandbox and isinstance(first, TextContent):
+        content = [TextContent(type="text", text=f"{first.text}\n{SANDBOX}"), *content[1:]]
+    return CallToolResult(content=content, _meta=meta or None)
+
+
+# ---- the text ----
+
+
+def _finished(job: Job) -> str:
+    count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
+    lines = [f"{job.parameters.title} drew {count} of {_quoted(job.parameters.prompt)}."]
+    lines += [f"Note: {job.note}."] if job.note else []
+    for image in job.images:
+        lines += [f"Image: {image.path}", f"URI: {image.uri}"]
+    receipt = job.receipt
+    lines += [
+        f"Seed: {job.seed}",
+        f"Steps: {job.parameters.num_inference_steps}",
+        f"Seconds: {_plain(receipt.seconds)}",
+        f"Cost: {_dollars(receipt.cost)}",
+        f"Credits left: {_dollars(receipt.credits_left)}",
+        f"Request id: {job.request_id}",
+    ]
+    return "\n".join(lines)
+
+
+def _under_way(studio: Studio, job: Job) -> TextContent:
+    left = max(studio.expected_seconds(job) - studio.elapsed_seconds(job), 1)
+    text = (
+        f"{job.parameters.title} is still drawing {_quoted(job.parameters.prompt)}; "
+        f"call check_job with the request id below in about {math.ceil(left)} s. Do not repeat the call.\n"
+        f"State: {job.state}\nRequest id: {job.request_id}"
+    )
+    return TextContent(type="text", text=text)
+
+
+def _quoted(prompt: str, limit: int = 80) -> str:
+    plain = " ".join(prompt.split())
+    return f"“{plain[:limit]}{'…' if len(plain) > limit else ''}”"
+
+
+def _plain(number: Decimal | None) -> str:
+    return "unknown" if number is None else f"{number:f}"
+
+
+def _dollars(amount: Decimal | None) -> str:
+    return "unknown" if amount is None else f"${amount:f}"
+
+
+# ---- the pictures ----
+
+
+async def _previews(studio: Studio, job: Job, mode: Mode) -> list[ContentBlock]:
+    data = [await studio.read(image) for image in job.images]
+    async with _decoding:
+        made = await anyio.to_thread.run_sync(pictures.previews, data, mode)
+    return [ImageContent(type="image", data=each.data, mime_type=each.mime_type) for each in made]
+
+
+# ---- the data ----
+
+
+def _meta(job: Job) -> dict[str, Any]:
+    return {"mcp-vega/job": _data(job)}
+
+
+def _data(job: Job) -> dict[str, Any]:
+    return {
+        "request_id": job.request_id,
+        "state": str(job.state),
+        "model": job.model,
+        "seed": job.seed,
+        "parameters": json.loads(job.parameters.model_dump_json()),
+        "cost_usd": _number(job.receipt.cost),
+        "credits_left": _number(job.receipt.credits_left),
+        "seconds": _number(job.receipt.seconds),
+        "images": [_image_data(image) for image in job.images],
+    }
+
+
+def _image_data(image: Image) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "path": str(image.path),
+        "uri": image.uri,
+        "mime_type": image.mime_type,
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.bytes,
+        "sha256": image.sha256,
+    }
+
+
+def _number(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)

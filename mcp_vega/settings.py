@@ -1,0 +1,132 @@
+"""Every environment variable of this package, read once at the edge."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from mcp_vega.errors import InvalidSettings
+
+VENDOR_URL = "https://api.segmind.com"
+VENDOR_HISTORY_URL = "https://api.spotprod.segmind.com/inference-request/request-history"
+
+
+def _comma_separated(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
+
+
+class Settings(BaseModel):
+    """The settings; each field's alias is its environment variable. An empty variable counts as unset."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    api_key: SecretStr | None = Field(
+        default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
+    )
+    base_url: str = Field(
+        default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The API; https, or http on loopback."
+    )
+    history_url: str = Field(
+        default="",
+        alias="SEGMIND_HISTORY_URL",
+        description="The API's request history; the vendor's, or the base URL's own when that was changed.",
+    )
+    gallery: Path | None = Field(
+        default=None, alias="MCP_VEGA_GALLERY", description="The folder where every picture is kept."
+    )
+    wait_seconds: float = Field(
+        default=45,
+        ge=0,
+        le=3600,
+        alias="MCP_VEGA_WAIT_SECONDS",
+        description="How long a call waits for its pictures before it hands back a request id.",
+    )
+    preview: Literal["auto", "small", "full", "off"] = Field(
+        default="auto",
+        alias="MCP_VEGA_PREVIEW",
+        description="The pictures inside a result: `auto` 768 px, `small` 512 px, `full` size, or `off`.",
+    )
+    media_hosts: Names = Field(
+        default=(),
+        alias="MCP_VEGA_MEDIA_HOSTS",
+        description="Further hosts that finished pictures may be fetched from, comma-separated.",
+    )
+    allowed_hosts: Names = Field(
+        default=(),
+        alias="MCP_VEGA_ALLOWED_HOSTS",
+        description="For `sse` and `http`: `Host` values accepted beside loopback, comma-separated.",
+    )
+    sandbox: bool = Field(
+        default=False,
+        alias="MCP_VEGA_SANDBOX",
+        description="`1` is the same as `--sandbox`: no key, no network, no cost.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="WARNING", alias="MCP_VEGA_LOG_LEVEL", description="How much is logged to stderr."
+    )
+
+    @field_validator("base_url", "history_url")
+    @classmethod
+    def _safe_for_a_key(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+            raise ValueError("must begin with https:// (or http:// on loopback): the key is sent there")
+        return url.rstrip("/")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper_case(cls, level: Any) -> Any:
+        return level.upper() if isinstance(level, str) else level
+
+    @property
+    def request_history_url(self) -> str:
+        """Where the request history is asked for."""
+        if self.history_url:
+            return self.history_url
+        if self.base_url == VENDOR_URL:
+            return VENDOR_HISTORY_URL
+        return f"{self.base_url}/inference-request/request-history"
+
+    @property
+    def gallery_folder(self) -> Path:
+        """Where the pictures are kept; those of the sandbox apart."""
+        return (self.gallery or _default_gallery()) / ("sandbox" if self.sandbox else "")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings.
+
+        Raises:
+            InvalidSettings: A variable has a value that cannot be used.
+        """
+        names = {field.alias for field in cls.model_fields.values()}
+        given = {name: value.strip() for name, value in environment.items() if name in names and value.strip()}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            said = first["msg"].removeprefix("Value error, ")
+            raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {said}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _default_gallery() -> Path:
+    from platformdirs import user_pictures_path
+
+    return user_pictures_path() / "mcp-vega"

@@ -1,0 +1,1 @@
+"""Jobs and their pictures: every paid call carried to its end, every picture kept."""
