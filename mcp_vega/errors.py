@@ -208,16 +208,14 @@ class OutcomeUnknown(SegmindError):  # noqa: N818
     """A paid call was sent, but whether it ran is not known. It is never sent again by itself."""
 
     charged = Charged.UNKNOWN
-    next_step = (
-        "Look at https://cloud.segmind.com under Usage whether the call ran and was charged before you repeat it"
-    )
+    next_step = "Look in your request history at https://cloud.segmind.com whether the call ran before you repeat it"
 
 
 class UnreadableAnswer(SegmindError):  # noqa: N818
     """The API reported success, but what came is not a whole picture."""
 
     charged = Charged.YES
-    next_step = "Look at https://cloud.segmind.com under Usage for the picture before you repeat the call"
+    next_step = "Look for the picture in your request history at https://cloud.segmind.com before you repeat the call"
 
 
 class MediaError(SegmindError):

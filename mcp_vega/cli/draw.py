@@ -3,6 +3,7 @@
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ OPTIONS = ("prompt", "negative_prompt", "samples", "scheduler", "num_inference_s
 WAIT_SECONDS = 45
 
 
-def run_draw(options: Namespace, settings: Settings) -> int:
+def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     """Draw, and print one path per picture on stdout and all else on stderr.
 
     Returns:
@@ -31,6 +32,7 @@ def run_draw(options: Namespace, settings: Settings) -> int:
     Raises:
         VegaError: The command was wrong, or a picture could not be copied to where it was asked for.
     """
+    settings = Settings.from_environment(environment)
     log_to_stderr(settings)
     tool = f"generate_image_{_model(options.model).alias}"
     arguments = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}

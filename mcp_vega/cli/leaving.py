@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mcp_vega import __version__
 
@@ -37,22 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    from mcp_vega.settings import Settings
+    run = _command(options.command)
+    gc.freeze()
+    gc.enable()
+    environment = {**os.environ, "MCP_VEGA_SANDBOX": "1"} if options.sandbox else os.environ
+    return run(options, environment)
 
-    if options.command == "sandbox":
-        from mcp_vega.cli.sandbox import run_sandbox
 
-        return run_sandbox(options)
-    if options.sandbox:
-        os.environ["MCP_VEGA_SANDBOX"] = "1"
-    settings = Settings.from_environment()
-    if options.command == "draw":
-        from mcp_vega.cli.draw import run_draw
-
-        return run_draw(options, settings)
-    from mcp_vega.cli.serve import run_serve
-
-    return run_serve(options, settings)
+def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
+    """The function of a command; importing it imports what that command needs, and no more."""
+    match name:
+        case "draw":
+            from mcp_vega.cli.draw import run_draw as run
+        case "sandbox":
+            from mcp_vega.cli.sandbox import run_sandbox as run
+        case _:
+            from mcp_vega.cli.serve import run_serve as run
+    return run
 
 
 def _parser() -> ArgumentParser:

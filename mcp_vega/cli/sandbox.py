@@ -3,6 +3,7 @@
 import signal
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 import anyio
@@ -13,7 +14,7 @@ from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 
 
-def run_sandbox(options: Namespace) -> int:
+def run_sandbox(options: Namespace, _: Mapping[str, str]) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
     try:
         balance = Decimal(options.credits)

@@ -1,10 +1,10 @@
 """Serving MCP over stdio, SSE or Streamable HTTP, until the host leaves or a signal comes."""
 
-import gc
 import signal
 import socket
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -27,11 +27,10 @@ from mcp_vega.studio.studio import Studio
 PATHS = {"http": "/mcp", "sse": "/sse"}
 
 
-def run_serve(options: Namespace, settings: Settings) -> int:
+def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
     """Serve until the end; returns the exit code."""
+    settings = Settings.from_environment(environment)
     log_to_stderr(settings)
-    gc.freeze()
-    gc.enable()
     if options.transport == "stdio":
         return anyio.run(_serve_stdio, settings)
     return anyio.run(_serve_http, settings, options.transport, options.host, options.port)

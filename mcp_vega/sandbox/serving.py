@@ -1,7 +1,7 @@
 """The sandbox on a port of this machine, in the loop that is already running."""
 
 import socket
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio

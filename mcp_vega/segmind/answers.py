@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from mcp_vega import errors
 from mcp_vega.segmind.media import find_pictures, recognise, whole
-from mcp_vega.segmind.responses import Answer, as_object, error_text, quoted, refusal
+from mcp_vega.segmind.responses import Answer, as_object, error_text, is_about_content, quoted, refusal
 
 REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
 
@@ -168,7 +168,7 @@ def failure(answer: Answer) -> errors.GenerationFailed:
     cost = read_receipt(answer).cost
     paid = cost > 0 if cost is not None else answer.ok and answer.fields.get("status") != State.FAILED
     charged = errors.Charged.YES if paid else errors.Charged.NO
-    if re.search(r"nsfw|moderat|safety|content policy|\brai\b|flagged|blocked|prohibited", text, re.IGNORECASE):
+    if is_about_content(text):
         return errors.ContentBlocked(f"The API would not draw this: {text}", charged=charged)
     return errors.GenerationFailed(f"The API could not draw this: {text}", charged=charged)
 

@@ -49,18 +49,16 @@ def refusal(answer: Answer, *, paid: bool = False) -> errors.SegmindError:
     text = error_text(answer)
     said = f"The API answered with HTTP {answer.status}" + (f": {text}" if text else "")
     match answer.status:
-        case 402:
-            return errors.InsufficientCredits(said)
-        case 406:
-            return _not_acceptable(said, text)
         case 429:
             return errors.RateLimited(said, until=rate_limit_reset(answer))
-        case status if status in _REFUSALS:
-            return _REFUSALS[status](said)
-        case status if status >= 500 or status < 400:
-            return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+        case 402 | 406:
+            return _credits_or_value(answer.status, said, text)
+        case 400 | 403 | 422 if is_about_content(text):
+            return errors.ContentBlocked(said)
+        case status if 400 <= status < 500:
+            return _REFUSALS.get(status, errors.Refused)(said)
         case _:
-            return errors.Refused(said)
+            return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
 
 
 def passing_failure(answer: Answer, *, paid: bool) -> errors.SegmindError | None:
@@ -80,12 +78,19 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
 }
 
 
-def _not_acceptable(said: str, text: str) -> errors.Refused:
+def _credits_or_value(status: int, said: str, text: str) -> errors.Refused:
+    """402 always means credits; v1 says 406 for credits as well as for a value or a content type."""
     if re.search(r"spend(ing)? limit", text, re.IGNORECASE):
         return errors.InsufficientCredits(said, next_step="Have the team's spending limit raised, then call again")
-    if re.search(r"credit|balance|insufficient", text, re.IGNORECASE):
+    if status == 402 or re.search(r"credit|balance|insufficient", text, re.IGNORECASE):
         return errors.InsufficientCredits(said)
     return errors.NotAcceptable(said)
+
+
+def is_about_content(text: str) -> bool:
+    """Whether an error's words say that the API will not draw this. There is no other sign of it."""
+    words = r"nsfw|moderat|safety|content policy|\brai\b|flagged|blocked|prohibited"
+    return re.search(words, text, re.IGNORECASE) is not None
 
 
 def error_text(answer: Answer) -> str:

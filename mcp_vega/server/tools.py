@@ -107,7 +107,8 @@ DEFINITIONS = (
         title="Generate image with Segmind-VegaRT",
         description=(
             "Generate an image from a text prompt with Segmind-VegaRT, the real-time variant of Segmind-Vega. The "
-            f"choice for speed and drafts: one image a call, few steps. It {_speed(VegaRTParameters)}. {_WHAT_COMES_BACK}"
+            f"choice for speed and drafts: one image a call, few steps. It {_speed(VegaRTParameters)}. "
+            f"{_WHAT_COMES_BACK}"
         ),
         arguments=arguments.of_model(VegaRTParameters),
         annotations=PAID,

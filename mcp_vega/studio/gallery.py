@@ -66,15 +66,15 @@ class Gallery:
 
     def _keep(self, data: bytes, name: str, day: date) -> Path:
         target = self._room(day) / name
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+        temporary = target.with_name(f".{target.name}.part")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _place(Path(temporary), target)
+            _place(temporary, target)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return target
 
     def _room(self, day: date) -> Path:

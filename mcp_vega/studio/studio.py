@@ -133,7 +133,7 @@ class Studio:
             broken = errors.VegaError(
                 f"The server broke while it drew ({type(error).__name__})",
                 charged=errors.Charged.UNKNOWN,
-                next_step="Look at the server's log, and at https://cloud.segmind.com under Usage, before you repeat",
+                next_step="Look in the server's log and in your request history before you repeat the call",
             )
             await self._fail(job, broken)
         finally:
