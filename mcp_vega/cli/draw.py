@@ -88,15 +88,13 @@ def _job(result: CallToolResult) -> dict[str, Any]:
 
 def _copied(kept: Path, output: Path, number: int) -> Path:
     """Copy a picture to where the user wants it: a folder, or a file, numbered from the second picture on."""
-    if output.is_dir():
-        target = output / kept.name
-    else:
-        target = output if number == 1 else output.with_stem(f"{output.stem}-{number}")
+    numbered = output if number == 1 else output.with_stem(f"{output.stem}-{number}")
     try:
+        target = output / kept.name if output.is_dir() else numbered
         shutil.copyfile(kept, target)
     except OSError as error:
         raise GalleryError(
-            f"The picture could not be copied to {target}: {error.strerror}",
+            f"The picture could not be copied to {output}: {error.strerror}",
             charged=Charged.YES,
             next_step=f"The picture is kept at {kept}",
         ) from error

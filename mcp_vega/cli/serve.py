@@ -30,10 +30,18 @@ PATHS = {"http": "/mcp", "sse": "/sse"}
 def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
     """Serve until the end; returns the exit code."""
     settings = Settings.from_environment(environment)
-    log_to_stderr(settings)
     if options.transport == "stdio":
+        log_to_stderr(settings)
         return anyio.run(_serve_stdio, settings)
-    return anyio.run(_serve_http, settings, options.transport, options.host, options.port)
+    with _listening(options.host, options.port, settings) as listener:
+        # The address is the first line of all, so that programs find it: nothing is logged before.
+        shown = f"[{options.host}]" if ":" in options.host else options.host
+        sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
+        if not is_loopback(options.host):
+            sys.stderr.write("Anyone who reaches this address can draw at your cost: it asks for no token.\n")
+        sys.stderr.flush()
+        log_to_stderr(settings)
+        return anyio.run(_serve_http, settings, options.transport, listener)
 
 
 async def _serve_stdio(settings: Settings) -> int:
@@ -49,27 +57,15 @@ async def _serve_stdio(settings: Settings) -> int:
     return 0
 
 
-async def _serve_http(settings: Settings, transport: str, host: str, port: int) -> int:
-    if not is_loopback(host) and not settings.allowed_hosts:
-        raise InvalidSettings(
-            f"--host {host} is reached from other machines, but no host name is allowed",
-            next_step="Set MCP_VEGA_ALLOWED_HOSTS to the names clients use, such as pictures.example:8000",
-        )
-    with _listening(host, port) as listener:
-        async with opened_desk(settings) as desk:
-            app = _application(build_server(desk), transport, settings)
-            config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0)
-            server = uvicorn.Server(config)
-            shown = f"[{host}]" if ":" in host else host
-            sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[transport]}\n")
-            if not is_loopback(host):
-                sys.stderr.write("Anyone who reaches this address can draw at your cost: it asks for no token.\n")
-            async with anyio.create_task_group() as tasks:
-                if sys.platform != "win32":
-                    await tasks.start(_stopping_on_signal, server, desk.studio)
-                await server.serve([listener])
-                await desk.studio.finish(GRACE_SECONDS)
-                tasks.cancel_scope.cancel()
+async def _serve_http(settings: Settings, transport: str, listener: socket.socket) -> int:
+    async with opened_desk(settings) as desk, anyio.create_task_group() as tasks:
+        app = _application(build_server(desk), transport, settings)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0))
+        if sys.platform != "win32":
+            await tasks.start(_stopping_on_signal, server, desk.studio)
+        await server.serve([listener])
+        await desk.studio.finish(GRACE_SECONDS)
+        tasks.cancel_scope.cancel()
     return 0
 
 
@@ -84,7 +80,12 @@ async def _stopping_on_signal(
             server.should_exit = True
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int, settings: Settings) -> socket.socket:
+    if not is_loopback(host) and not settings.allowed_hosts:
+        raise InvalidSettings(
+            f"--host {host} is reached from other machines, but no host name is allowed",
+            next_step="Set MCP_VEGA_ALLOWED_HOSTS to the names clients use, such as pictures.example:8000",
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

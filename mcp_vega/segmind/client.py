@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -239,10 +239,18 @@ class SegmindClient:
                     next_step="Add the host to MCP_VEGA_MEDIA_HOSTS if you trust it, or open the address yourself",
                 )
             async with self._http.stream("GET", url, timeout=ASKING) as response:
-                if not response.is_redirect:
+                if not response.has_redirect_location:
                     return Answer(response.status_code, dict(response.headers), await _read(response, url))
-                url = urljoin(url, response.headers["location"])
+                url = _joined(url, response.headers["location"])
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {url}")
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads; a location that cannot be read stays as it is, and is on no list."""
+    try:
+        return str(httpx.URL(url).join(location))
+    except httpx.InvalidURL:
+        return location
 
 
 async def _read(response: httpx.Response, url: str) -> bytes:

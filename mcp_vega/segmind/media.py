@@ -5,7 +5,8 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+
+import httpx
 
 from mcp_vega import errors
 
@@ -125,20 +126,22 @@ class Allowance:
     """
 
     def __init__(self, base_url: str, hosts: tuple[str, ...] = ()) -> None:
-        self._own = _origin(base_url)
+        self._own = _origin(httpx.URL(base_url))
         self._hosts = {host.lower() for host in (*VENDOR_HOSTS, *hosts)}
 
     def permits(self, url: str) -> bool:
         """Whether `url` may be fetched; a URL with credentials or that cannot be read may not."""
         try:
-            scheme, host, port = _origin(url)
-        except ValueError:
+            # The parser of the library that will fetch it: two parsers could disagree about the host.
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
             return False
-        if "@" in urlsplit(url).netloc:
+        if parsed.userinfo:
             return False
-        return (scheme, host, port) == self._own or (scheme == "https" and port == 443 and host in self._hosts)
+        scheme, host, port = _origin(parsed)
+        return (scheme, host, port) == self._own or (scheme == "https" and port is None and host in self._hosts)
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, the scheme's own port as None."""
+    return url.scheme, url.host, url.port

@@ -79,7 +79,7 @@ def of_any_model() -> Arguments[Parameters]:
     def read(given: dict[str, Any]) -> Parameters:
         rest = dict(given)
         slug = rest.pop("model", None) or VegaParameters.slug
-        if slug not in MODELS:
+        if slug not in list(MODELS):  # a list compares also what cannot be hashed
             raise InvalidArguments(_sentence("model", slug, model_property))
         if unknown := [name for name in rest if name not in schema["properties"]]:
             raise InvalidArguments(_unknown(unknown[0], schema, "submit_job"))

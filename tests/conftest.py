@@ -1,0 +1,114 @@
+"""What the tests share: a sandbox on a free port, the server over it, an agent that calls its tools."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+from mcp.client import Client
+from mcp_types import CallToolResult, ImageContent, TextContent
+from pydantic import SecretStr
+
+from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.queue import Queue
+from mcp_vega.sandbox.serving import serving
+from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.server.app import build_server
+from mcp_vega.server.tools import Desk
+from mcp_vega.studio.gallery import Gallery
+from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.studio import Studio
+
+KEY = "SG_0123456789abcdef"
+HISTORY = "/inference-request/request-history"
+
+
+@dataclass
+class Sandbox:
+    """A sandbox that is being served."""
+
+    url: str
+    queue: Queue
+
+    @property
+    def paid_requests(self) -> int:
+        return sum(count for name, count in self.queue.requests.items() if name.startswith("POST"))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def sandbox() -> AsyncGenerator[Sandbox]:
+    queue = Queue(speed=0)
+    async with serving(build_sandbox(queue)) as url:
+        yield Sandbox(url, queue)
+
+
+@pytest.fixture
+def sandbox_in_thread() -> Iterator[Sandbox]:
+    """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
+    queue = Queue(speed=0)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving(build_sandbox(queue))) as url:
+        yield Sandbox(url, queue)
+
+
+@asynccontextmanager
+async def desk_over(  # noqa: PLR0913  what the tests vary
+    base_url: str,
+    folder: Path,
+    *,
+    key: str | None = KEY,
+    transport: httpx.AsyncBaseTransport | None = None,
+    wait_seconds: float = 45,
+    patience: float = 5,
+    **desk: Any,
+) -> AsyncGenerator[Desk]:
+    """The tools' desk over an API, with nothing of the machine's settings."""
+    async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
+        client = SegmindClient(
+            http,
+            SecretStr(key) if key else None,
+            base_url=base_url,
+            history_url=base_url + HISTORY,
+            patience=patience,
+        )
+        async with Studio(client, Gallery(folder), Ledger(), pace=0) as studio:
+            yield Desk(studio, wait_seconds, **desk)
+
+
+@pytest.fixture
+async def desk(sandbox: Sandbox, tmp_path: Path) -> AsyncGenerator[Desk]:
+    async with desk_over(sandbox.url, tmp_path) as desk:
+        yield desk
+
+
+@pytest.fixture(params=["auto", "legacy"])
+async def agent(desk: Desk, request: pytest.FixtureRequest) -> AsyncGenerator[Client]:
+    """An MCP client in memory, once for each era of the protocol."""
+    async with Client(build_server(desk), mode=request.param) as client:
+        yield client
+
+
+# ---- reading results ----
+
+
+def text_of(result: CallToolResult) -> str:
+    first = result.content[0]
+    assert isinstance(first, TextContent)
+    return first.text
+
+
+def images_of(result: CallToolResult) -> list[ImageContent]:
+    return [each for each in result.content if isinstance(each, ImageContent)]
+
+
+def job_of(result: CallToolResult) -> dict[str, Any]:
+    assert not result.is_error, text_of(result)
+    return (result.meta or {})["mcp-vega/job"]

@@ -1,0 +1,114 @@
+"""What is refused before anything is sent, and in which words."""
+
+from typing import Any
+
+import pytest
+from conftest import Sandbox, job_of, text_of
+from mcp.client import Client
+
+pytestmark = pytest.mark.anyio
+
+VEGA = "generate_image_vega"
+RT = "generate_image_vegart"
+REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
+    (VEGA, {"num_inference_steps": 19}, ["num_inference_steps is 19", "from 20 to 100"]),
+    (VEGA, {"num_inference_steps": 101}, ["num_inference_steps is 101", "from 20 to 100"]),
+    (RT, {"num_inference_steps": 3}, ["num_inference_steps is 3", "from 4 to 10"]),
+    (RT, {"num_inference_steps": 11}, ["num_inference_steps is 11", "from 4 to 10"]),
+    (VEGA, {"num_inference_steps": "many"}, ["num_inference_steps is 'many'", "a whole number from 20 to 100"]),
+    (VEGA, {"num_inference_steps": 25.5}, ["num_inference_steps is 25.5", "a whole number"]),
+    (VEGA, {"scheduler": "Euler B"}, ["scheduler is 'Euler B'", "DPM2 Karras", "did you mean 'Euler a'?"]),
+    (VEGA, {"samples": 5}, ["samples is 5", "from 1 to 4"]),
+    (VEGA, {"samples": 0}, ["samples is 0", "from 1 to 4"]),
+    (VEGA, {"guidance_scale": 0.5}, ["guidance_scale is 0.5", "from 1 to 25"]),
+    (VEGA, {"guidance_scale": "nan"}, ["guidance_scale is 'nan'", "from 1 to 25"]),
+    (VEGA, {"seed": -2}, ["seed is -2", "from -1 to 999999999999999"]),
+    (VEGA, {"seed": 10**15}, ["seed is 1000000000000000", "from -1 to 999999999999999"]),
+    (VEGA, {"img_width": 512}, ["img_width is 512", "must be 1024"]),
+    (RT, {"img_height": 2048}, ["img_height is 2048", "must be 1024"]),
+    (VEGA, {"base64": "perhaps"}, ["base64 is 'perhaps'", "true or false"]),
+    (VEGA, {"prompt": " \n"}, ["prompt is blank"]),
+    (RT, {"prompt": ""}, ["prompt is blank"]),
+    (VEGA, {"prompt": None}, ["prompt is missing"]),
+    (VEGA, {"prompt": 3}, ["prompt is 3", "must be text"]),
+    (RT, {"negative_prompt": "blur"}, ["segmind-vega-rt-v1 has no parameter 'negative_prompt'"]),
+    (RT, {"guidance_scale": 3}, ["segmind-vega-rt-v1 has no parameter 'guidance_scale'"]),
+    (VEGA, {"sample": 2}, ["no parameter 'sample'", "did you mean 'samples'?"]),
+    (VEGA, {"steps": 30}, ["no parameter 'steps'", "it takes prompt, num_inference_steps"]),
+    ("submit_job", {"model": "sdxl"}, ["model is 'sdxl'", "segmind-vega, segmind-vega-rt-v1"]),
+    ("submit_job", {"model": "segmind-vegas"}, ["model is 'segmind-vegas'", "did you mean 'segmind-vega'?"]),
+    ("submit_job", {"model": ["segmind-vega"]}, ["model is ['segmind-vega']"]),
+    ("submit_job", {"num_inference_steps": 10}, ["num_inference_steps is 10", "from 20 to 100"]),
+    ("submit_job", {"model": "segmind-vega-rt-v1", "samples": 2}, ["segmind-vega-rt-v1 has no parameter 'samples'"]),
+    ("submit_job", {"widht": 1024}, ["submit_job has no parameter 'widht'"]),
+    ("check_job", {"request_id": "a/b"}, ["request_id is 'a/b'", "letters, digits, - and _"]),
+    ("check_job", {"request_id": "a" * 65}, ["request_id is 'aaa", "at most 64"]),
+    ("check_job", {"wait_seconds": 46}, ["wait_seconds is 46", "from 0 to 45"]),
+    ("check_job", {"id": "x"}, ["no parameter 'id'"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"), REFUSED, ids=[f"{tool} {list(arguments)}" for tool, arguments, _ in REFUSED]
+)
+async def test_a_bad_argument_is_named_with_what_is_allowed_and_nothing_is_sent(
+    agent: Client, sandbox: Sandbox, tool: str, arguments: dict[str, Any], words: list[str]
+) -> None:
+    given = arguments if tool == "check_job" else {"prompt": "a fox", **arguments}
+    result = await agent.call_tool(tool, given)
+    assert result.is_error
+    what, charged, next_step = text_of(result).splitlines()
+    assert what.startswith("Error: ")
+    assert [word for word in words if word not in what] == []
+    assert charged == "Charged: no."
+    assert next_step.startswith("Next: ")
+    assert sandbox.paid_requests == 0
+
+
+async def test_every_bad_argument_of_a_call_is_named_at_once(agent: Client) -> None:
+    result = await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 9, "seed": -5, "sheduler": "UniPC"})
+    what = text_of(result).splitlines()[0]
+    assert all(words in what for words in ("samples is 9", "seed is -5", "did you mean 'scheduler'?"))
+
+
+async def test_numbers_as_text_and_null_for_left_out_are_accepted(agent: Client, sandbox: Sandbox) -> None:
+    arguments = {
+        "prompt": "a fox",
+        "num_inference_steps": "25",
+        "guidance_scale": "9",
+        "seed": "12",
+        "img_width": "1024",
+        "base64": "false",
+        "samples": None,
+        "scheduler": None,
+        "negative_prompt": None,
+    }
+    job_of(await agent.call_tool(VEGA, arguments))
+    (call,) = sandbox.queue.calls.values()
+    assert call.body == {
+        "prompt": "a fox",
+        "num_inference_steps": 25,
+        "guidance_scale": 9.0,
+        "seed": 12,
+        "img_width": 1024,
+        "img_height": 1024,
+        "samples": 1,
+        "scheduler": "DPM2 Karras",
+        "base64": False,
+    }
+
+
+@pytest.mark.parametrize("prompt", ["[1, 2]", '"quoted"', "null", "25", "ein Füchslein im Schnee ❄", "x" * 20_000])
+async def test_a_prompt_reaches_the_api_to_the_letter(agent: Client, sandbox: Sandbox, prompt: str) -> None:
+    job_of(await agent.call_tool(VEGA, {"prompt": prompt, "negative_prompt": prompt}))
+    (call,) = sandbox.queue.calls.values()
+    assert (call.body["prompt"], call.body["negative_prompt"]) == (prompt, prompt)
+
+
+async def test_an_unknown_request_id_is_an_error_that_says_how_to_find_the_right_one(agent: Client) -> None:
+    result = await agent.call_tool("check_job", {"request_id": "never-heard-of"})
+    assert text_of(result).splitlines() == [
+        "Error: This server has no job with the request_id 'never-heard-of'.",
+        "Charged: no.",
+        "Next: Call check_job without a request_id to list the latest jobs.",
+    ]

@@ -1,0 +1,121 @@
+"""Each fault of the API, as an agent meets it through the tools."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Sandbox, job_of, text_of
+from mcp.client import Client
+
+pytestmark = pytest.mark.anyio
+
+RT = "generate_image_vegart"
+
+HARMLESS = ["envelope", "output-list", "output-object", "output-base64", "no-cost", "status-word", "status-foreign",
+            "poll-502", "late", "429*2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", HARMLESS)
+async def test_a_harmless_oddity_still_ends_with_the_picture_paid_once(
+    agent: Client, sandbox: Sandbox, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
+    request_id = job_of(asked)["request_id"]
+    result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    job = job_of(result)
+    assert job["state"] == "COMPLETED"
+    assert Path(job["images"][0]["path"]).exists()
+    assert len(sandbox.queue.calls) == 1
+
+
+async def test_what_is_not_reported_is_unknown(agent: Client) -> None:
+    text = text_of(await agent.call_tool(RT, {"prompt": "a fox [fault:no-cost]"}))
+    assert {"Seconds: unknown", "Cost: unknown", "Credits left: unknown"} <= set(text.splitlines())
+
+
+ENDINGS = [
+    ("400", "no", "HTTP 400"),
+    ("401", "no", "HTTP 401"),
+    ("402", "no", "HTTP 402"),
+    ("403", "no", "HTTP 403"),
+    ("406", "no", "HTTP 406"),
+    ("410", "no", "HTTP 410"),
+    ("500", "unknown", "HTTP 500"),
+    ("502-after", "unknown", "HTTP 502"),
+    ("504", "unknown", "HTTP 504"),
+    ("cut", "unknown", "no whole answer came back"),
+    ("failed", "no", "ran out of memory"),
+    ("moderation", "no", "Content policy violation"),
+    ("error-200", "yes", "Something went wrong"),
+    ("empty", "yes", "an empty answer"),
+    ("html", "yes", "sent no picture"),
+    ("not-image", "yes", "sent no picture"),
+    ("truncated", "yes", "cut off"),
+]
+
+
+@pytest.mark.parametrize(("fault", "charged", "words"), ENDINGS)
+async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what_next(
+    agent: Client, sandbox: Sandbox, fault: str, charged: str, words: str
+) -> None:
+    result = await agent.call_tool(RT, {"prompt": f"a fox [fault:{fault}]"})
+    assert result.is_error
+    what, money, next_step = text_of(result).splitlines()
+    assert words in what
+    assert money == f"Charged: {charged}."
+    assert next_step.startswith("Next: ")
+    assert sandbox.paid_requests == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "charged", "words"),
+    [
+        ("failed", "no", "ran out of memory"),
+        ("moderation", "no", "would not draw this"),
+        ("output-missing", "yes", "names no picture"),
+        ("truncated", "yes", "no whole picture"),
+        ("media-403", "yes", "HTTP 403"),
+        ("media-foreign", "yes", "not allowed"),
+        ("media-redirect", "yes", "not allowed"),
+    ],
+)
+async def test_a_failing_job_tells_the_same_at_every_check(
+    agent: Client, sandbox: Sandbox, fault: str, charged: str, words: str
+) -> None:
+    asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
+    request_id = job_of(asked)["request_id"]
+    first = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    assert first.is_error
+    assert words in text_of(first)
+    assert f"Charged: {charged}." in text_of(first)
+    assert text_of(await agent.call_tool("check_job", {"request_id": request_id})) == text_of(first)
+    assert sandbox.paid_requests == 1
+
+
+async def test_credits_that_are_used_up_say_where_to_add_some(agent: Client, sandbox: Sandbox) -> None:
+    sandbox.queue.credits *= 0
+    for tool in (RT, "submit_job"):
+        text = text_of(await agent.call_tool(tool, {"prompt": "a fox"}))
+        assert "Insufficient credits" in text
+        assert "Charged: no." in text
+        assert "https://cloud.segmind.com/billing" in text
+
+
+async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(
+    agent: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = sandbox.queue.take
+
+    def only_v1(route: str, *rest: object) -> object:
+        from mcp_vega.sandbox.queue import Refusal
+
+        if route == "v2":
+            raise Refusal(404, "Model not found")
+        return taken(route, *rest)  # pyright: ignore[reportArgumentType]  passed on as it came
+
+    monkeypatch.setattr(sandbox.queue, "take", only_v1)
+    arguments = {"prompt": "a fox", "model": "segmind-vega-rt-v1"}
+    request_id = job_of(await agent.call_tool("submit_job", arguments))["request_id"]
+    result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    assert job_of(result)["state"] == "COMPLETED"
+    assert [call.route for call in sandbox.queue.calls.values()] == ["v1"]

@@ -1,0 +1,43 @@
+"""The arithmetic of waiting."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import httpx
+import pytest
+
+from mcp_vega import errors
+from mcp_vega.segmind import retries
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def test_pauses_grow_and_stay_bounded() -> None:
+    for attempt in range(12):
+        longest = min(0.5 * 2**attempt, 10)
+        assert longest / 2 <= retries.backoff(attempt) <= longest
+
+
+def test_a_rate_limit_is_waited_for_until_its_reset() -> None:
+    failure = errors.RateLimited("429", until=NOW + timedelta(seconds=30))
+    pause = retries.pause_before_retry(failure, 0, NOW, paid=True)
+    assert pause is not None
+    assert 30 < pause <= 30.5
+
+
+def test_a_reset_in_the_past_is_not_waited_for() -> None:
+    pause = retries.pause_before_retry(errors.RateLimited("429", until=NOW - timedelta(hours=1)), 0, NOW, paid=True)
+    assert pause is not None
+    assert pause <= 0.5
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_attempts_come_to_an_end(paid: bool) -> None:  # noqa: FBT001  both sides of one question
+    assert retries.pause_before_retry(httpx.ConnectError(""), retries.ATTEMPTS - 1, NOW, paid=paid) is None
+
+
+def test_looks_begin_when_the_picture_is_likely_ready_and_become_rarer() -> None:
+    first, *pauses = islice(retries.polls(2.36), 40)
+    assert first == 2.36
+    assert pauses[0] <= 0.3
+    assert 4 <= pauses[-1] <= 6

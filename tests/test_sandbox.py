@@ -1,0 +1,224 @@
+"""The sandbox, met by a plain HTTP client: section by section what the API's documents say."""
+
+import io
+from base64 import b64decode
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import HISTORY, KEY, Sandbox
+from PIL import Image, ImageStat
+
+from mcp_vega.sandbox.painter import paint
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3600
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+async def http(sandbox: Sandbox) -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False) as client:
+        yield client
+
+
+async def submitted(http: httpx.AsyncClient, **body: Any) -> str:
+    response = await http.post("/v2/segmind-vega", json={"prompt": "a fox", "seed": 1, **body})
+    assert response.status_code == 200
+    return response.json()["request_id"]
+
+
+# ---- v1 ----
+
+
+@pytest.mark.parametrize("model", ["segmind-vega", "segmind-vega-rt-v1"])
+async def test_v1_answers_with_the_picture_and_reports_the_call_in_headers(http: httpx.AsyncClient, model: str) -> None:
+    response = await http.post(f"/v1/{model}", json={"prompt": "a fox", "seed": 1, "base64": False})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/jpeg"
+    cost = {"segmind-vega": 0.00225, "segmind-vega-rt-v1": 0.002}[model]
+    assert float(response.headers["x-cost"]) == cost
+    assert float(response.headers["x-remaining-credits"]) == 10 - cost
+    assert response.headers["x-seed-value"] == "1"
+    with Image.open(io.BytesIO(response.content)) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (1024, 1024))
+
+
+async def test_v1_answers_with_base64_when_asked_for(http: httpx.AsyncClient) -> None:
+    one = (await http.post("/v1/segmind-vega", json={"prompt": "a fox", "seed": 1, "base64": True})).json()
+    assert b64decode(one["image"]) == paint("a fox", 1)
+    two = (await http.post("/v1/segmind-vega", json={"prompt": "a fox", "base64": True, "samples": 2})).json()
+    assert two["outputs"] == len(two["image"]) == 2
+
+
+async def test_v1_refuses_bad_parameters_at_once(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    bodies = {406: {"prompt": "a fox", "scheduler": "Euler B"}, 400: {"prompt": "a fox", "num_inference_steps": 5}}
+    for status, body in bodies.items():
+        assert (await http.post("/v1/segmind-vega", json=body)).status_code == status
+    assert (await http.post("/v1/segmind-vega", json={})).status_code == 400
+    assert sandbox.queue.credits == 10
+
+
+# ---- v2 ----
+
+
+async def test_v2_queues_looks_and_gives_the_result(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    answer = (await http.post("/v2/segmind-vega", json={"prompt": "a fox", "seed": 1, "samples": 2})).json()
+    assert answer["status"] == "QUEUED"
+    assert answer["poll_url"] == answer["status_url"] == f"{sandbox.url}/v2/requests/{answer['request_id']}/status"
+
+    status = (await http.get(answer["status_url"])).json()
+    assert status["status"] == "COMPLETED"
+    assert status["metrics"]["cost"] == 0.0045
+
+    result = (await http.get(answer["response_url"])).json()
+    assert result["output"] == result["images"][0]["url"]
+    assert (result["seed"], result["prompt"]) == ("1", "a fox")
+    async with httpx.AsyncClient(trust_env=False) as anybody:
+        pictures = [(await anybody.get(image["url"])).content for image in result["images"]]
+    assert pictures == [paint("a fox", 1, 0), paint("a fox", 1, 1)]
+
+
+async def test_a_job_goes_through_its_states_as_time_passes(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    sandbox.queue.speed = 1000
+    request_id = await submitted(http, num_inference_steps=50)
+    states: list[str] = []
+    for seconds in (0, 350, 2 * 2360 + 1):
+        sandbox.queue.skip(seconds)
+        states.append((await http.get(f"/v2/requests/{request_id}/status")).json()["status"])
+    assert states == ["QUEUED", "PROCESSING", "COMPLETED"]
+
+
+async def test_v2_queues_a_bad_body_and_fails_it_with_422_uncharged(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    request_id = await submitted(http, scheduler="Euler B")
+    response = await http.get(f"/v2/requests/{request_id}/status")
+    assert response.status_code == 422
+    assert response.json()["status"] == "FAILED"
+    assert "scheduler" in response.json()["error"]
+    assert (await http.get(f"/v2/requests/{request_id}")).status_code == 422
+    assert sandbox.queue.credits == 10
+
+
+async def test_results_expire_after_an_hour_and_pictures_after_a_week(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
+    request_id = await submitted(http)
+    url = (await http.get(f"/v2/requests/{request_id}")).json()["output"]
+    sandbox.queue.skip(HOUR + 1)
+    gone = await http.get(f"/v2/requests/{request_id}/status")
+    assert (gone.status_code, gone.json()) == (404, {"error": f"Request {request_id} not found"})
+    assert (await http.get(url)).status_code == 200
+    sandbox.queue.skip(7 * DAY)
+    assert (await http.get(url)).status_code == 404
+
+
+async def test_an_unknown_id_is_404(http: httpx.AsyncClient) -> None:
+    for path in ("/v2/requests/none/status", "/v2/requests/none", HISTORY + "/none", "/generations/none-0.jpeg"):
+        assert (await http.get(path)).status_code == 404
+
+
+# ---- the order of the checks ----
+
+
+async def test_refusals_come_in_the_apis_order(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    path, good = "/v1/segmind-vega", {"prompt": "a fox"}
+    sandbox.queue.rate_limit = 5
+
+    async def status(method: str = "POST", url: str = path, **request: Any) -> int:
+        response = await http.request(method, url, **request)
+        return response.status_code
+
+    assert await status("GET", headers={"x-api-key": ""}) == 401
+    assert await status("GET", headers={"x-api-key": "wrong"}) == 401
+    assert await status("GET", content=b"x") == 405
+    assert await status(url="/v1/none", content=b"x") == 406
+    assert await status(url="/v1/none", json=[]) == 404
+    assert await status(url="/v1/segmind-vega-v0", json=[]) == 410
+    assert await status(json=[]) == 400
+    sandbox.queue.skip(61)
+    sandbox.queue.credits *= 0
+    assert await status(json={}) == 406
+    assert await status(url="/v2/segmind-vega", json={}) == 402
+    sandbox.queue.rate_limit = 1
+    refused = await http.post("/v1/none", json=good)
+    assert refused.status_code == 429
+    assert refused.headers["x-rate-limit-reset-at-utc"]
+
+
+async def test_the_wrong_verb_and_the_gateways_errors_are_pages(http: httpx.AsyncClient) -> None:
+    page = await http.get("/v1/segmind-vega")
+    assert page.status_code == 405
+    assert page.headers["content-type"].startswith("text/html")
+
+
+async def test_the_rate_limit_is_off_until_asked_for_and_ends_after_a_minute(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
+    for _ in range(8):
+        await submitted(http)
+    sandbox.queue.rate_limit = 5
+    body = {"prompt": "a fox"}
+    assert (await http.post("/v2/segmind-vega", json=body)).status_code == 429
+    sandbox.queue.skip(61)
+    assert (await http.post("/v2/segmind-vega", json=body)).status_code == 200
+
+
+# ---- money, history, control ----
+
+
+async def test_credits_go_down_by_what_a_call_costs(http: httpx.AsyncClient) -> None:
+    await submitted(http, samples=4, num_inference_steps=50)
+    assert (await http.get("/v1/get-user-credits")).json() == {"credits": 10 - 8 * 0.00225, "free-credits": 0.0}
+
+
+async def test_history_lists_every_call_with_a_row_per_picture(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    await http.post("/v1/segmind-vega-rt-v1", json={"prompt": "first"})
+    sandbox.queue.skip(1)
+    await submitted(http, samples=2)
+    sandbox.queue.skip(1)
+    await submitted(http, scheduler="none")
+    page = (await http.get(HISTORY)).json()
+    assert [row["model_status"] for row in page["data"]] == ["FAILED", "COMPLETED", "COMPLETED", "COMPLETED"]
+    assert [row["credits_deduction"] for row in page["data"]] == [0, 0.0045, 0.0045, 0.002]
+    vega_rt = (await http.get(HISTORY, params={"model_name": "vega-rt", "per_page": 1})).json()["data"]
+    assert [row["request_body"] for row in vega_rt] == ['{"prompt": "first"}']
+    assert (await http.get(HISTORY, params={"page": 2, "per_page": 3})).json()["data"] == page["data"][3:]
+    assert (await http.get(HISTORY, params={"to_date": "2000-01-01"})).json()["data"] == []
+
+
+async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    state = (await http.post("/_sandbox", json={"credits": 3, "speed": 0.5, "rate_limit": 7, "skip": 60})).json()
+    assert state["credits"] == 3
+    assert "moderation" in state["faults"]
+    assert (sandbox.queue.speed, sandbox.queue.rate_limit) == (0.5, 7)
+    assert (await http.post("/_sandbox", json={"wind": 3})).status_code == 400
+
+
+async def test_a_fault_can_be_asked_for_a_number_of_times(http: httpx.AsyncClient) -> None:
+    body = {"prompt": "a fox [fault:503*2]"}
+    statuses = [(await http.post("/v1/segmind-vega", json=body)).status_code for _ in range(3)]
+    assert statuses == [503, 503, 200]
+    unknown = await http.post("/v1/segmind-vega", json={"prompt": "[fault:nonsense]"})
+    assert unknown.status_code == 400
+    assert "truncated" in unknown.json()["error"]
+
+
+# ---- the pictures ----
+
+
+def test_a_picture_is_decided_by_prompt_seed_and_number() -> None:
+    assert paint("a fox", 1) == paint("a fox", 1)
+    assert len({paint("a fox", 1), paint("a fox", 2), paint("a wolf", 1), paint("a fox", 1, 1)}) == 4
+
+
+@pytest.mark.parametrize("prompt", ["a lighthouse at dusk", "neon city at night", "jungle at noon", "snow", "", "❄"])
+def test_a_picture_is_neither_noise_nor_one_flat_colour(prompt: str) -> None:
+    data = paint(prompt, 7)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (1024, 1024))
+        spread = max(ImageStat.Stat(picture).stddev)
+    assert spread > 20
+    # Noise of this size does not compress below a megabyte.
+    assert len(data) < 200_000

@@ -1,0 +1,120 @@
+"""The schemas that agents read: the documented parameters with their exact limits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client import Client
+
+pytestmark = pytest.mark.anyio
+
+SNAPSHOTS = Path(__file__).parent / "schemas"
+SCHEDULERS = [
+    "DDIM",
+    "DPM Multi",
+    "DPM Single",
+    "Euler a",
+    "Euler",
+    "Heun",
+    "DPM2 a Karras",
+    "DPM2 Karras",
+    "LMS",
+    "PNDM",
+    "DDPM",
+    "UniPC",
+]
+# As the vendor's pages print them: type, default, smallest, largest. Written out here, not taken from the package.
+VEGA: dict[str, tuple[str, Any, Any, Any]] = {
+    "prompt": ("string", None, None, None),
+    "negative_prompt": ("string", None, None, None),
+    "samples": ("integer", 1, 1, 4),
+    "scheduler": ("string", "DPM2 Karras", None, None),
+    "num_inference_steps": ("integer", 25, 20, 100),
+    "guidance_scale": ("number", 7.5, 1, 25),
+    "seed": ("integer", -1, -1, 999_999_999_999_999),
+    "img_width": ("integer", 1024, 1024, 1024),
+    "img_height": ("integer", 1024, 1024, 1024),
+    "base64": ("boolean", False, None, None),
+}
+VEGA_RT: dict[str, tuple[str, Any, Any, Any]] = {
+    "prompt": ("string", None, None, None),
+    "num_inference_steps": ("integer", 4, 4, 10),
+    "seed": ("integer", -1, -1, 999_999_999_999_999),
+    "img_width": ("integer", 1024, 1024, 1024),
+    "img_height": ("integer", 1024, 1024, 1024),
+    "base64": ("boolean", False, None, None),
+}
+
+
+async def schema_of(agent: Client, name: str) -> dict[str, Any]:
+    return next(tool.input_schema for tool in (await agent.list_tools()).tools if tool.name == name)
+
+
+@pytest.mark.parametrize(("tool", "documented"), [("generate_image_vega", VEGA), ("generate_image_vegart", VEGA_RT)])
+async def test_every_documented_parameter_is_in_the_schema_with_its_exact_limits(
+    agent: Client, tool: str, documented: dict[str, tuple[str, Any, Any, Any]]
+) -> None:
+    schema = await schema_of(agent, tool)
+    shown = {
+        name: (each["type"], each.get("default"), each.get("minimum"), each.get("maximum"))
+        for name, each in schema["properties"].items()
+    }
+    assert shown == documented
+    assert schema["required"] == ["prompt"]
+    assert schema["additionalProperties"] is False
+    assert all(each["description"] for each in schema["properties"].values())
+
+
+async def test_vega_offers_the_twelve_documented_schedulers(agent: Client) -> None:
+    schema = await schema_of(agent, "generate_image_vega")
+    assert schema["properties"]["scheduler"]["enum"] == SCHEDULERS
+
+
+async def test_submit_job_takes_a_model_and_the_union_of_the_parameters_without_defaults(agent: Client) -> None:
+    schema = await schema_of(agent, "submit_job")
+    properties = schema["properties"]
+    assert set(properties) == {"model", *VEGA}
+    assert properties["model"]["enum"] == ["segmind-vega", "segmind-vega-rt-v1"]
+    assert {name for name, each in properties.items() if "default" in each} == {"model"}
+    steps = properties["num_inference_steps"]
+    assert (steps["minimum"], steps["maximum"]) == (4, 100)
+    assert "segmind-vega: 20 to 100, default 25. segmind-vega-rt-v1: 4 to 10, default 4." in steps["description"]
+
+
+async def test_no_schema_uses_what_a_host_refuses(agent: Client) -> None:
+    for tool in (await agent.list_tools()).tools:
+        assert not set(tool.input_schema) & {"oneOf", "anyOf", "allOf", "$defs", "$ref"}
+        for each in tool.input_schema["properties"].values():
+            assert not set(each) & {"const", "oneOf", "anyOf", "allOf", "$ref"}
+            assert "enum" not in each or each["type"] == "string"
+
+
+@pytest.mark.parametrize("name", ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"])
+async def test_a_tool_changes_only_together_with_its_snapshot(agent: Client, name: str) -> None:
+    tool = next(tool for tool in (await agent.list_tools()).tools if tool.name == name)
+    shown = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert shown == json.loads((SNAPSHOTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+async def test_the_tools_speak_truthfully_of_themselves(agent: Client) -> None:
+    tools = (await agent.list_tools()).tools
+    assert [tool.name for tool in tools] == ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"]
+    for tool in tools:
+        assert tool.title
+        assert len((tool.description or "").encode()) < 1000
+        assert tool.output_schema is None
+        hints = tool.annotations
+        assert hints
+        assert hints.read_only_hint is (tool.name == "check_job")
+        assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
+
+
+async def test_the_server_says_who_it_is(agent: Client) -> None:
+    info = agent.server_info
+    assert info
+    assert info.name == "mcp-vega"
+    assert info.version == "0.1.0"
+    assert info.icons
+    assert info.icons[0].src.startswith("data:image/png;base64,")
+    assert "Generate images" in (agent.instructions or "")

@@ -1,0 +1,301 @@
+"""The real server as a process: every transport, every protocol version, every way to leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import KEY, Sandbox, images_of, job_of, text_of
+from mcp.client import Client
+from mcp.client.sse import sse_client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+pytestmark = pytest.mark.anyio
+
+STDERR = "stderr.txt"
+COMMAND = [sys.executable, "-m", "mcp_vega"]
+VERSIONS = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
+signals = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """What a host passes on: little, and nothing of this machine's settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    return {**kept, "MCP_VEGA_GALLERY": str(folder), "PYTHONWARNINGS": "error", **more}
+
+
+@contextmanager
+def started(folder: Path, *arguments: str, **variables: str) -> Generator[subprocess.Popen[str]]:
+    """The server with pipes, its stderr in a file that cannot fill up; killed if the test does not end it."""
+    with (
+        (folder / STDERR).open("w", encoding="utf-8") as stderr,
+        subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            encoding="utf-8",
+            env=environment(folder, **variables),
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def complaints(folder: Path) -> str:
+    return (folder / STDERR).read_text(encoding="utf-8")
+
+
+def address(folder: Path) -> str:
+    """The URL that a server has bound: the first line on its stderr."""
+    deadline = time.monotonic() + 20
+    while "\n" not in (said := complaints(folder)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return said.splitlines()[0]
+
+
+def send(process: subprocess.Popen[str], method: str, number: int | None = None, **params: Any) -> None:
+    assert process.stdin
+    message = {"jsonrpc": "2.0", "method": method, "params": params} | ({"id": number} if number else {})
+    process.stdin.write(json.dumps(message) + "\n")
+    process.stdin.flush()
+
+
+def receive(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout
+    return json.loads(process.stdout.readline())
+
+
+def shake_hands(process: subprocess.Popen[str], version: str = "2025-06-18") -> dict[str, Any]:
+    hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    send(process, "initialize", 1, **hello)
+    answer = receive(process)
+    send(process, "notifications/initialized")
+    return answer["result"]
+
+
+@asynccontextmanager
+async def agent_over(transport: str, folder: Path, mode: str, **variables: str) -> AsyncGenerator[Client]:
+    """An MCP client of a real server process."""
+    if transport == "stdio":
+        parameters = StdioServerParameters(command=COMMAND[0], args=COMMAND[1:], env=environment(folder, **variables))
+        with (folder / STDERR).open("w", encoding="utf-8") as stderr:
+            async with Client(stdio_client(parameters, errlog=stderr), mode=mode) as client:
+                yield client
+        return
+    with started(folder, "--transport", transport, "--port", "0", **variables) as process:
+        url = address(folder)
+        async with Client(sse_client(url) if transport == "sse" else url, mode=mode) as client:
+            yield client
+        process.terminate()
+        output, _ = process.communicate(timeout=10)
+        assert (output, process.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("transport", ["stdio", "sse", "http"])
+async def test_each_tool_works_over_each_transport_and_the_key_appears_nowhere(
+    sandbox_in_thread: Sandbox, tmp_path: Path, transport: str, mode: str
+) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_LOG_LEVEL": "debug"}
+    results: list[Any] = []
+    async with agent_over(transport, tmp_path, mode, **variables) as agent:
+        arguments = {"prompt": "a fox", "seed": 1}
+        results.append(await agent.call_tool("generate_image_vega", arguments))
+        results.append(await agent.call_tool("generate_image_vegart", arguments))
+        results.append(await agent.call_tool("submit_job", arguments))
+        request_id = job_of(results[-1])["request_id"]
+        results.append(await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20}))
+        results.append(await agent.read_resource(job_of(results[-1])["images"][0]["uri"]))
+        failed = await agent.call_tool("generate_image_vegart", {"prompt": "a fox [fault:401]"})
+    assert [len(images_of(result)) for result in results[:4]] == [1, 1, 0, 1]
+    assert "HTTP 401" in text_of(failed)
+    everything = [result.model_dump_json() for result in (*results, failed)]
+    assert not any(KEY in output for output in (*everything, complaints(tmp_path)))
+    assert sandbox_in_thread.queue.requests["GET media with key"] == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_stdio_speaks_every_version_of_the_protocol_and_stdout_carries_nothing_else(
+    tmp_path: Path, version: str
+) -> None:
+    with started(tmp_path, "--sandbox") as process:
+        answer = shake_hands(process, version)
+        assert answer["protocolVersion"] == version
+        assert answer["serverInfo"]["name"] == "mcp-vega"
+        call = {"name": "generate_image_vegart", "arguments": {"prompt": "a fox"}}
+        send(process, "tools/call", 2, **call)
+        result = receive(process)["result"]
+        assert [each["type"] for each in result["content"]] == ["text", "image"]
+        assert "Sandbox: " in result["content"][0]["text"]
+        output, _ = process.communicate(timeout=5)
+    assert (output, complaints(tmp_path), process.returncode) == ("", "", 0)
+
+
+def seconds_until_exit(process: subprocess.Popen[str]) -> float:
+    before = time.monotonic()
+    process.wait(timeout=10)
+    return time.monotonic() - before
+
+
+def test_an_idle_server_leaves_within_a_second_when_stdin_ends(tmp_path: Path) -> None:
+    with started(tmp_path, "--sandbox") as process:
+        shake_hands(process)
+        assert process.stdin
+        process.stdin.close()
+        assert seconds_until_exit(process) < 1
+        assert process.returncode == 0
+
+
+@signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_idle_server_leaves_within_a_second_of_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    with started(tmp_path, "--sandbox") as process:
+        shake_hands(process)
+        process.send_signal(number)
+        assert seconds_until_exit(process) < 1
+        assert process.returncode == 128 + number
+
+
+@signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("transport", ["sse", "http"])
+def test_an_idle_http_server_leaves_within_a_second_of_a_signal(
+    tmp_path: Path, transport: str, number: signal.Signals
+) -> None:
+    with started(tmp_path, "--transport", transport, "--port", "0", "--sandbox") as process:
+        url = address(tmp_path).rpartition("/")[0]
+        assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "version": "0.1.0"}
+        process.send_signal(number)
+        assert seconds_until_exit(process) < 1
+        assert process.returncode == 0
+
+
+def wait_for_call(sandbox: Sandbox) -> None:
+    """Until a paid call has reached the sandbox."""
+    deadline = time.monotonic() + 10
+    while not sandbox.queue.calls:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "leave", ["stdin", pytest.param("SIGTERM", marks=signals), pytest.param("twice", marks=signals)]
+)
+def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
+    sandbox_in_thread: Sandbox, tmp_path: Path, leave: str
+) -> None:
+    sandbox_in_thread.queue.speed = 0.6
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    with started(tmp_path, **variables) as process:
+        shake_hands(process)
+        send(process, "tools/call", 2, name="generate_image_vega", arguments={"prompt": "in flight"})
+        wait_for_call(sandbox_in_thread)
+        assert process.stdin
+        if leave == "stdin":
+            process.stdin.close()
+        else:
+            for _ in range(2 if leave == "twice" else 1):
+                process.terminate()
+        assert seconds_until_exit(process) < 3.5
+    (kept,) = tmp_path.glob("*/in-flight-*.jpg")
+    assert kept.stat().st_size > 10_000
+
+
+@signals
+@pytest.mark.parametrize("transport", ["sse", "http"])
+async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
+    sandbox_in_thread: Sandbox, tmp_path: Path, transport: str
+) -> None:
+    sandbox_in_thread.queue.speed = 0.6
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0"}
+    with started(tmp_path, "--transport", transport, "--port", "0", **variables) as process:
+        url = address(tmp_path)
+        async with Client(sse_client(url) if transport == "sse" else url) as agent:
+            job_of(await agent.call_tool("generate_image_vega", {"prompt": "in flight"}))
+            process.terminate()
+            process.terminate()
+        assert seconds_until_exit(process) < 3.5
+    assert len(list(tmp_path.glob("*/in-flight-*.jpg"))) == 1
+
+
+@signals
+def test_a_server_does_not_wait_longer_than_its_host_would(sandbox_in_thread: Sandbox, tmp_path: Path) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    with started(tmp_path, **variables) as process:
+        shake_hands(process)
+        arguments = {"prompt": "[fault:hang]"}
+        send(process, "tools/call", 2, name="generate_image_vega", arguments=arguments)
+        wait_for_call(sandbox_in_thread)
+        process.terminate()
+        assert seconds_until_exit(process) < 3.5
+        assert process.returncode == 143
+
+
+def test_without_a_key_the_server_starts_and_lists_its_tools(tmp_path: Path) -> None:
+    with started(tmp_path) as process:
+        shake_hands(process)
+        send(process, "tools/list", 2)
+        assert len(receive(process)["result"]["tools"]) == 4
+        send(process, "tools/call", 3, name="generate_image_vega", arguments={"prompt": "a fox"})
+        result = receive(process)["result"]
+        assert result["isError"] is True
+        assert result["content"][0]["text"].startswith("Error: No Segmind API key is set.")
+
+
+def test_the_users_key_never_reaches_the_sandbox(tmp_path: Path) -> None:
+    with started(tmp_path, MCP_VEGA_SANDBOX="1", SEGMIND_API_KEY="not a sandbox key") as process:
+        shake_hands(process)
+        send(process, "tools/call", 2, name="generate_image_vegart", arguments={"prompt": "a fox"})
+        result = receive(process)["result"]
+        assert result["content"][1]["type"] == "image", "the sandbox refuses any key that does not begin with SG_"
+    assert list(tmp_path.glob("sandbox/*/a-fox-*.jpg"))
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}])
+@pytest.mark.parametrize("transport", ["sse", "http"])
+def test_a_foreign_host_or_origin_is_refused(tmp_path: Path, transport: str, headers: dict[str, str]) -> None:
+    with started(tmp_path, "--transport", transport, "--port", "0"):
+        url = address(tmp_path)
+        method = "GET" if transport == "sse" else "POST"
+        headers = {"accept": "application/json, text/event-stream", **headers}
+        response = httpx.request(method, url, headers=headers, json={}, trust_env=False)
+        assert response.status_code in (403, 421)
+
+
+def test_an_address_that_others_reach_is_refused_until_its_names_are_allowed(tmp_path: Path) -> None:
+    with started(tmp_path, "--transport", "http", "--host", "0.0.0.0", "--port", "0") as process:  # noqa: S104  refused
+        process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert "MCP_VEGA_ALLOWED_HOSTS" in complaints(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SEGMIND_BASE_URL", "http://api.segmind.com"),
+        ("SEGMIND_BASE_URL", "nonsense"),
+        ("MCP_VEGA_WAIT_SECONDS", "soon"),
+        ("MCP_VEGA_PREVIEW", "huge"),
+        ("MCP_VEGA_SANDBOX", "perhaps"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_on_stderr(tmp_path: Path, variable: str, value: str) -> None:
+    with started(tmp_path, **{variable: value}) as process:
+        output, _ = process.communicate(timeout=10)
+    assert (output, process.returncode) == ("", 2)
+    said = complaints(tmp_path)
+    assert said.startswith(f"Error: The environment variable {variable} cannot be used")
+    assert len(said.splitlines()) == 3
