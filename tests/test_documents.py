@@ -1,0 +1,92 @@
+"""The documents agree with the code, the example with the README, the picture with the painter."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client import Client
+from PIL import Image, ImageChops, ImageStat
+
+from mcp_vega.sandbox.painter import paint
+from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def rows(first_column: str) -> list[list[str]]:
+    """The rows of the table whose first heading is `first_column`."""
+    table = README[README.index(f"| {first_column} |") :].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_first_two_commands_are_for_a_newcomer() -> None:
+    draw, test, *_ = blocks("sh")
+    assert draw.strip().endswith('.venv/bin/mcp-vega draw "a lighthouse at dusk" --sandbox -o lighthouse.jpg')
+    assert test.strip().endswith(".venv/bin/pytest")
+    assert draw.count("\n") == test.count("\n") == 1
+
+
+def test_the_example_configuration_is_the_one_in_the_readme() -> None:
+    example = json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8"))
+    (shown,) = blocks("json")
+    assert json.loads(shown) == example
+    assert example["mcpServers"]["vega"]["command"].endswith("/.venv/bin/mcp-vega")
+
+
+def test_every_setting_stands_in_the_table_with_its_default() -> None:
+    def shown(default: Any) -> str:
+        if default in (None, "", ()):
+            return "–"
+        return f"`{int(default) if isinstance(default, bool) else default}`"
+
+    documented = {row[0].strip("`"): row[1] for row in rows("variable")}
+    assert documented == {field.alias: shown(field.default) for field in Settings.model_fields.values()}
+
+
+@pytest.mark.anyio
+async def test_the_tables_of_tools_and_parameters_are_those_of_the_server(agent: Client) -> None:
+    tools = (await agent.list_tools()).tools
+    assert [row[0].strip("`") for row in rows("tool")] == [tool.name for tool in tools]
+    costs = [row[2] for row in rows("tool")]
+    for model, cost in zip(MODELS.values(), costs, strict=False):
+        assert cost.startswith(f"${model.average_cost}")
+
+    for column, tool in enumerate(tools[:2], 1):
+        documented = {
+            name.strip("` "): row[column]
+            for row in rows("parameter")
+            for name in row[0].split(",")
+            if row[column] != "–"
+        }
+        properties = tool.input_schema["properties"]
+        assert set(documented) == set(properties)
+        for name, words in documented.items():
+            schema = properties[name]
+            if schema.get("minimum") != schema.get("maximum"):
+                assert f"{schema['minimum']} to {schema['maximum']}" in words
+            if "default" in schema:
+                assert json.dumps(schema["default"]).strip('"') in words
+
+
+def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:
+    with (
+        Image.open(ROOT / "docs" / "lighthouse.jpg") as shown,
+        Image.open(io.BytesIO(paint("a lighthouse at dusk", 7))) as painted,
+    ):
+        difference = ImageChops.difference(shown.resize((128, 128)), painted.resize((128, 128)))
+    # Another Pillow may encode differently, so not to the byte.
+    assert max(ImageStat.Stat(difference).mean) < 3
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "block == 2' README.md" in script

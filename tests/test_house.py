@@ -1,0 +1,83 @@
+"""How the package is put together: imports point down, and nothing happens on import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mcp_vega
+
+ROOT = Path(mcp_vega.__file__).parent
+# From the top to the ground; a module may import from its own floor and from those below.
+FLOORS = ("cli", "server", "studio", "segmind")
+GROUND = {"errors", "settings", "__init__"}
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+def imports_of(module: Path) -> set[str]:
+    """The modules of this package that a module imports, without the package's name."""
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mcp_vega":
+            names |= {f"{node.module}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {each.name for each in node.names if each.name.split(".")[0] == "mcp_vega"}
+    return {name.partition(".")[2] for name in names}
+
+
+def floor_of(name: str) -> str:
+    return name.replace("/", ".").split(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_point_down(module: Path) -> None:
+    floor = floor_of(module.as_posix())
+    for imported in imports_of(module):
+        below = floor_of(imported)
+        if floor == "sandbox":
+            assert below == "sandbox" or imported.startswith("segmind.parameters"), imported
+        elif below in {"sandbox", "settings"}:
+            assert floor == "cli", imported
+        elif below in FLOORS:
+            assert floor in FLOORS or floor == "__main__", imported
+            assert floor == "__main__" or FLOORS.index(floor) <= FLOORS.index(below), imported
+        else:
+            assert below in GROUND | {"__version__"}, imported
+
+
+def test_every_module_stands_on_a_known_floor() -> None:
+    floors = {floor_of(module.with_suffix("").as_posix()) for module in MODULES}
+    assert floors == {*FLOORS, *GROUND, "sandbox", "__main__"}
+
+
+@pytest.mark.parametrize("only_here", [("sqlite3", "studio/ledger.py"), ("httpx", "cli segmind")])
+def test_what_touches_the_world_stands_in_one_place(only_here: tuple[str, str]) -> None:
+    library, places = only_here
+    for module in MODULES:
+        text = (ROOT / module).read_text(encoding="utf-8")
+        if f"import {library}\n" in text or f"from {library} " in text:
+            assert any(module.as_posix().startswith(place) for place in places.split()), module
+
+
+def test_importing_the_package_opens_and_prints_nothing() -> None:
+    names = [".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__") for module in MODULES]
+    imported = "; ".join(f"import {name}" for name in names if not name.endswith("__main__"))
+    # The events of Python's audit hooks: what an import of ours must not cause.
+    program = f"""
+import sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.mkdir", "sqlite3.connect"):
+        raise SystemExit(f"{{event}} {{arguments}}")
+sys.addaudithook(watch)
+{imported}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_file_is_two_files() -> None:
+    lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    assert {module: length for module, length in lengths.items() if length > 300} == {}
