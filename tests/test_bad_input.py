@@ -6,7 +6,8 @@ import pytest
 from conftest import Sandbox, job_of, text_of
 from mcp.client import Client
 
-pytestmark = pytest.mark.anyio
+# What is refused does not depend on the protocol's era; one is enough.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indirect=True)]
 
 VEGA = "generate_image_vega"
 RT = "generate_image_vegart"

@@ -207,6 +207,16 @@ async def test_a_resource_that_is_not_there_is_an_error(agent: Client, uri: str)
         await agent.read_resource(uri)
 
 
+async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(agent: Client) -> None:
+    result = await agent.call_tool("draw", {"prompt": "a fox"})
+    assert result.is_error
+    assert text_of(result).splitlines() == [
+        "Error: There is no tool 'draw'.",
+        "Charged: no.",
+        "Next: Call one of generate_image_vega, generate_image_vegart, submit_job, check_job.",
+    ]
+
+
 @pytest.mark.parametrize("tool", ["generate_image_vega", "generate_image_vegart", "submit_job"])
 async def test_without_a_key_a_call_says_what_to_set_and_where_to_get_it(
     sandbox: Sandbox, tmp_path: Path, tool: str

@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import AnyUrl, PrivateAttr
 
 from mcp_vega import __version__
-from mcp_vega.errors import Charged, VegaError
+from mcp_vega.errors import Charged, InvalidArguments, VegaError
 from mcp_vega.server import resources, results
 from mcp_vega.server.tools import DEFINITIONS, Definition, Desk
 
@@ -50,6 +50,15 @@ class _VegaServer(MCPServer[Any]):
             tools=[_VegaTool.over(desk, definition) for definition in DEFINITIONS],
             subscriptions=False,
         )
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> mcp_types.CallToolResult | mcp_types.InputRequiredResult:
+        known = [definition.name for definition in DEFINITIONS]
+        if name not in known:
+            error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
+            raise ToolError(results.of_error(self._desk.studio, error))
+        return await super().call_tool(name, arguments, context)
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
