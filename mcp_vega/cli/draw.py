@@ -11,7 +11,7 @@ import anyio
 from mcp.client import Client
 from mcp_types import CallToolResult, TextContent
 
-from mcp_vega.cli.leaving import leaving_on_signal
+from mcp_vega.cli.leaving import until_signal
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
 from mcp_vega.errors import Charged, GalleryError, InvalidArguments
 from mcp_vega.segmind.parameters import MODELS, Parameters
@@ -65,17 +65,23 @@ def _check(tool: str, arguments: dict[str, Any], output: Path | None) -> None:
 
 
 async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> CallToolResult:
-    async with opened_desk(settings) as desk, leaving_on_signal(desk.studio) as scope:
-        with scope:
+    async with opened_desk(settings) as desk:
+
+        async def work() -> CallToolResult:
             async with Client(build_server(desk)) as client:
-                result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
-                while not result.is_error and _job(result)["state"] != "COMPLETED":
-                    question = {"request_id": _job(result)["request_id"], "wait_seconds": WAIT_SECONDS}
-                    result = await client.call_tool("check_job", question, progress_callback=_show_progress)
-            _end_progress()
-            return result
-        await anyio.sleep_forever()  # a signal came; the process ends once what is paid for is kept
-        raise AssertionError  # unreachable: the line above never returns
+                return await _called(client, tool, arguments)
+
+        return await until_signal(desk.studio, work)
+
+
+async def _called(client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+    """The tool's result with the pictures, however long they take."""
+    result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
+    while not result.is_error and _job(result)["state"] != "COMPLETED":
+        question = {"request_id": _job(result)["request_id"], "wait_seconds": WAIT_SECONDS}
+        result = await client.call_tool("check_job", question, progress_callback=_show_progress)
+    _end_progress()
+    return result
 
 
 def _text(result: CallToolResult) -> str:

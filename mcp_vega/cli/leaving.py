@@ -3,27 +3,29 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 import anyio.abc
 
 from mcp_vega.studio.studio import Studio
 
+T = TypeVar("T")
+
 # The official MCP clients kill a server 4 seconds after they closed its stdin.
 GRACE_SECONDS = 3.3
 
 
-@asynccontextmanager
-async def leaving_on_signal(studio: Studio) -> AsyncGenerator[anyio.CancelScope]:
-    """Ends the process on SIGINT and SIGTERM, once what is paid for is kept, with the exit code 128 + signal.
+async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
+    """Do the process's work, then give the studio's jobs a little time to be kept.
 
-    A thread that reads stdin cannot be stopped, so the process is left without waiting for it. The watch goes on
-    until the block ends: after they closed stdin, hosts send SIGTERM while the last picture is being kept.
+    SIGINT and SIGTERM end the work, and then the process, with the exit code 128 + signal: a thread that reads stdin
+    cannot be stopped, so nothing waits for it. They are watched for until the last picture is kept, because hosts
+    send one after they closed stdin. On Windows there are none.
 
-    Yields:
-        The scope to work in; it is cancelled when a signal comes. On Windows none does.
+    Returns:
+        What `work` gives.
     """
     scope = anyio.CancelScope()
 
@@ -39,6 +41,10 @@ async def leaving_on_signal(studio: Studio) -> AsyncGenerator[anyio.CancelScope]
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(watch)
-        yield scope
-        await studio.finish(GRACE_SECONDS)
-        tasks.cancel_scope.cancel()
+        with scope:
+            done = await work()
+            await studio.finish(GRACE_SECONDS)
+            tasks.cancel_scope.cancel()
+            return done
+        await anyio.sleep_forever()  # a signal came; the watch ends the process
+    raise RuntimeError("the process went on after a signal")

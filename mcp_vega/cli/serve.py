@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_vega import __version__
-from mcp_vega.cli.leaving import GRACE_SECONDS, leaving_on_signal
+from mcp_vega.cli.leaving import GRACE_SECONDS, until_signal
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.app import build_server
@@ -51,9 +51,8 @@ async def _serve_stdio(settings: Settings) -> int:
             'To see a picture now: mcp-vega draw "a lighthouse at dusk" --sandbox. All commands: mcp-vega --help. '
             "To leave: Ctrl-C.\n"
         )
-    async with opened_desk(settings) as desk, leaving_on_signal(desk.studio) as scope:
-        with scope:
-            await build_server(desk).run_stdio_async()
+    async with opened_desk(settings) as desk:
+        await until_signal(desk.studio, build_server(desk).run_stdio_async)
     return 0
 
 

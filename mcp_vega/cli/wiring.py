@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from mcp_vega import __version__
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.server.tools import Desk
-from mcp_vega.settings import Settings
+from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.studio import Studio
@@ -25,7 +26,11 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
     async with AsyncExitStack() as stack:
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
-        http = await stack.enter_async_context(_http())
+        # No proxy leads to this machine, whatever the environment says.
+        trust_env = not is_loopback(urlsplit(settings.base_url).hostname or "")
+        transport = _HttpOnFirstUse(trust_env=trust_env)
+        headers = {"user-agent": f"mcp-vega/{__version__}"}
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, headers=headers))
         client = SegmindClient(
             http,
             settings.api_key,
@@ -49,25 +54,25 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
         yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
 
 
-def _http() -> httpx.AsyncClient:
-    transport = _TransportOnFirstUse()
-    return httpx.AsyncClient(transport=transport, headers={"user-agent": f"mcp-vega/{__version__}"})
+class _HttpOnFirstUse(httpx.AsyncBaseTransport):
+    """Opens the HTTP client at the first request: its TLS certificates take time that a handshake need not wait.
 
+    Args:
+        trust_env: Whether the proxies of the environment are used.
+    """
 
-class _TransportOnFirstUse(httpx.AsyncBaseTransport):
-    """Opens the real transport at the first request: its TLS certificates take 40 ms that a handshake need not wait."""
-
-    def __init__(self) -> None:
-        self._transport: httpx.AsyncHTTPTransport | None = None
+    def __init__(self, *, trust_env: bool) -> None:
+        self._trust_env = trust_env
+        self._http: httpx.AsyncClient | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._transport is None:
-            self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None))
-        return await self._transport.handle_async_request(request)
+        if self._http is None:
+            self._http = httpx.AsyncClient(trust_env=self._trust_env, limits=httpx.Limits(max_connections=None))
+        return await self._http.send(request, stream=True)
 
     async def aclose(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
+        if self._http is not None:
+            await self._http.aclose()
 
 
 def log_to_stderr(settings: Settings) -> None:

@@ -1,0 +1,54 @@
+"""The rooms put together from the settings, as the command does it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import KEY, Sandbox, text_of
+from mcp.client import Client
+
+from mcp_vega.cli.wiring import opened_desk
+from mcp_vega.server.app import build_server
+from mcp_vega.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+async def drawn(folder: Path, **variables: str) -> str:
+    settings = Settings.from_environment({"MCP_VEGA_GALLERY": str(folder), **variables})
+    async with opened_desk(settings) as desk, Client(build_server(desk)) as agent:
+        return text_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
+
+
+async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this_machine(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")  # nothing listens there
+    assert "Image: " in await drawn(tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL=sandbox.url)
+    stopped = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
+    assert "No connection to the API could be made" in stopped
+    assert "Charged: no." in stopped
+
+
+async def test_the_sandbox_keeps_its_pictures_apart(tmp_path: Path) -> None:
+    text = await drawn(tmp_path, MCP_VEGA_SANDBOX="1")
+    assert f"Image: {tmp_path}/sandbox/" in text.replace("\\", "/")
+    assert text.splitlines()[-1].startswith("Sandbox: ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "https://api.spotprod.segmind.com/inference-request/request-history"),
+        ({"SEGMIND_BASE_URL": "https://other.example/"}, "https://other.example/inference-request/request-history"),
+        ({"SEGMIND_HISTORY_URL": "https://h.example/rows"}, "https://h.example/rows"),
+    ],
+)
+async def test_the_history_is_asked_where_the_base_url_says(variables: dict[str, str], address: str) -> None:
+    assert Settings.from_environment(variables).request_history_url == address
+
+
+async def test_a_setting_that_is_empty_counts_as_unset_and_a_key_is_never_shown() -> None:
+    assert Settings.from_environment({"SEGMIND_API_KEY": " ", "MCP_VEGA_PREVIEW": ""}) == Settings()
+    assert KEY not in repr(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
