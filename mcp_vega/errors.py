@@ -66,7 +66,8 @@ class VegaError(Exception):
     def text(self) -> str:
         """The error in the three lines that every user and agent sees."""
         lines = (f"Error: {self.what}", f"Charged: {self.charged}", f"Next: {self.next_step}")
-        return "\n".join(line.rstrip(". ") + "." for line in lines)
+        # One line each, whatever foreign text is in them, and nothing that UTF-8 cannot carry.
+        return "\n".join(" ".join(line.split()).rstrip(". ") + "." for line in lines).encode(errors="replace").decode()
 
 
 class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing
@@ -85,9 +86,8 @@ class MissingKey(InvalidSettings):
     """No API key is set."""
 
     next_step = (
-        "Set SEGMIND_API_KEY in the `env` block of this server's entry in the host's configuration "
-        "(create a key at https://cloud.segmind.com/console/api-keys), or start the server with --sandbox "
-        "to try it without a key"
+        "Create a key at https://cloud.segmind.com/console/api-keys and set it as SEGMIND_API_KEY, for a host in the "
+        "`env` block of this server's entry in its configuration; or use --sandbox to try it without a key"
     )
 
 

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
+import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from mcp_vega.errors import InvalidSettings
@@ -51,7 +51,7 @@ class Settings(BaseModel):
     preview: Literal["auto", "small", "full", "off"] = Field(
         default="auto",
         alias="MCP_VEGA_PREVIEW",
-        description="The pictures inside a result: `auto` 768 px, `small` 512 px, `full` size, or `off`.",
+        description="The pictures inside a result: `auto` up to 768 px, `small` up to 512 px, `full` size, or `off`.",
     )
     media_hosts: Names = Field(
         default=(),
@@ -75,10 +75,25 @@ class Settings(BaseModel):
     @field_validator("base_url", "history_url")
     @classmethod
     def _safe_for_a_key(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url and parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-            raise ValueError("must begin with https:// (or http:// on loopback): the key is sent there")
+        if not url:
+            return url
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ValueError("is no URL") from error
+        if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host))):
+            raise ValueError("must begin with https:// (or http:// on loopback) and a host: the key is sent there")
         return url.rstrip("/")
+
+    @field_validator("gallery")
+    @classmethod
+    def _nameable(cls, folder: Path | None) -> Path | None:
+        try:
+            return folder and Path(str(folder).encode().decode()).expanduser()
+        except UnicodeEncodeError as error:
+            raise ValueError("is not UTF-8, so no result could name it") from error
+        except RuntimeError as error:
+            raise ValueError("names the home folder of a user who has none") from error
 
     @field_validator("log_level", mode="before")
     @classmethod

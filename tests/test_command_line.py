@@ -1,8 +1,10 @@
 """The command `mcp-vega`, run as a person runs it."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,62 @@ def test_draw_that_cannot_copy_the_picture_says_where_it_is_kept(tmp_path: Path,
     assert done.returncode == 1
     (kept,) = (tmp_path / "gallery").glob("*/a-fox-*.jpg")
     assert f"The picture is kept at {kept}" in done.stderr
+
+
+def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str, str]) -> None:
+    done = run("draw", "a", "fox", "--samples", "2", "-o", ".", folder=tmp_path, **api)
+    assert done.returncode == 0, done.stderr
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert len(paths) == 2
+    assert all(path.parent == tmp_path and path.name.startswith("a-fox-") for path in paths)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+@pytest.mark.parametrize(("fault", "words"), [("", "Kept: "), ("[fault:hang]", "was still being drawn")])
+def test_draw_that_is_interrupted_says_what_became_of_the_picture(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, fault: str, words: str
+) -> None:
+    sandbox_in_thread.queue.speed = 0.4
+    environment = {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(tmp_path), **api}
+    with subprocess.Popen(
+        [*COMMAND, "draw", f"a fox {fault}"], stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        deadline = time.monotonic() + 20
+        while not sandbox_in_thread.queue.calls:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert words in said
+
+
+@pytest.mark.parametrize("key", ["“SG_abc”", "SG_abc def", "SG_kéy", "${user_config.api_key}"])
+def test_a_key_that_no_header_could_carry_is_named_and_nothing_is_sent(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, key: str
+) -> None:
+    done = run("draw", "a fox", folder=tmp_path, **{**api, "SEGMIND_API_KEY": key})
+    assert done.returncode == 1
+    assert "SEGMIND_API_KEY holds something that no key has" in done.stderr
+    assert "Charged: no." in done.stderr
+    assert key not in done.stderr
+    assert not sandbox_in_thread.queue.requests
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "9000"],
+        ["--transport", "http", "--port", "99999"],
+        ["sandbox", "--speed", "nan"],
+        ["sandbox", "--credits", "-5"],
+        ["sandbox", "--rate-limit", "few"],
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert "usage: mcp-vega" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

@@ -185,7 +185,9 @@ async def test_history_lists_every_call_with_a_row_per_picture(http: httpx.Async
     vega_rt = (await http.get(HISTORY, params={"model_name": "vega-rt", "per_page": 1})).json()["data"]
     assert [row["request_body"] for row in vega_rt] == ['{"prompt": "first"}']
     assert (await http.get(HISTORY, params={"page": 2, "per_page": 3})).json()["data"] == page["data"][3:]
-    assert (await http.get(HISTORY, params={"to_date": "2000-01-01"})).json()["data"] == []
+    assert (await http.get(HISTORY, params={"from_date": "2000-01-01", "to_date": "2000-01-02"})).json()["data"] == []
+    for wrong in ({"page": "x"}, {"from_date": "2000-01-01"}, {"to_date": "soon"}):
+        assert (await http.get(HISTORY, params=wrong)).status_code == 400
 
 
 async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
@@ -202,7 +204,7 @@ async def test_a_fault_can_be_asked_for_a_number_of_times(http: httpx.AsyncClien
     assert statuses == [503, 503, 200]
     unknown = await http.post("/v1/segmind-vega", json={"prompt": "[fault:nonsense]"})
     assert unknown.status_code == 400
-    assert "truncated" in unknown.json()["error"]
+    assert "GET /_sandbox lists" in unknown.json()["error"]
 
 
 # ---- the pictures ----

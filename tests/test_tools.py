@@ -256,6 +256,22 @@ async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tm
     assert sandbox.paid_requests == 1
 
 
+async def test_a_picture_whose_file_is_gone_does_not_hide_the_others(agent: Client) -> None:
+    result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 2})
+    job = job_of(result)
+    Path(job["images"][0]["path"]).unlink()
+    again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
+    assert len(images_of(again)) == 1
+    assert text_of(again).splitlines()[-1].startswith(f"Note: The picture {job['images'][0]['path']} cannot be read")
+
+
+async def test_submit_job_does_not_wait_longer_than_the_wait(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path, wait_seconds=0.1) as desk, Client(build_server(desk)) as agent:
+        job = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:hang]"}))
+    assert job["state"] == "QUEUED"
+    assert job["request_id"].startswith("local-")
+
+
 async def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_paid(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -232,16 +232,36 @@ async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
 
 
 @signals
-def test_a_server_does_not_wait_longer_than_its_host_would(sandbox_in_thread: Sandbox, tmp_path: Path) -> None:
+def test_a_server_does_not_wait_longer_than_its_host_would_and_names_what_it_leaves(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started(tmp_path, **variables) as process:
         shake_hands(process)
         arguments = {"prompt": "[fault:hang]"}
         send(process, "tools/call", 2, name="generate_image_vega", arguments=arguments)
         wait_for_call(sandbox_in_thread)
-        process.terminate()
+        assert process.stdin
+        process.stdin.close()
+        before = time.monotonic()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        process.terminate()  # as hosts do, two seconds after they closed stdin
+        process.wait(timeout=10)
+        assert time.monotonic() - before < 3.5
+    assert "was still being drawn" in complaints(tmp_path)
+    assert "Charged: unknown." in complaints(tmp_path)
+
+
+@signals
+async def test_an_http_server_does_not_wait_longer_either(sandbox_in_thread: Sandbox, tmp_path: Path) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0"}
+    with started(tmp_path, "--transport", "http", "--port", "0", **variables) as process:
+        async with Client(address(tmp_path)) as agent:
+            job_of(await agent.call_tool("generate_image_vega", {"prompt": "[fault:hang]"}))
+            process.terminate()
         assert seconds_until_exit(process) < 3.5
-        assert process.returncode == 143
+    assert "was still being drawn" in complaints(tmp_path)
 
 
 def test_without_a_key_the_server_starts_and_lists_its_tools(tmp_path: Path) -> None:
@@ -287,6 +307,10 @@ def test_an_address_that_others_reach_is_refused_until_its_names_are_allowed(tmp
     [
         ("SEGMIND_BASE_URL", "http://api.segmind.com"),
         ("SEGMIND_BASE_URL", "nonsense"),
+        ("SEGMIND_BASE_URL", "https://"),
+        ("SEGMIND_BASE_URL", "https://h:abc"),
+        ("SEGMIND_BASE_URL", "https://xn--"),
+        ("MCP_VEGA_GALLERY", "~no-such-user/pictures"),
         ("MCP_VEGA_WAIT_SECONDS", "soon"),
         ("MCP_VEGA_PREVIEW", "huge"),
         ("MCP_VEGA_SANDBOX", "perhaps"),

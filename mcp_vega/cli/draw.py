@@ -4,6 +4,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
 
-OPTIONS = ("prompt", "negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
+OPTIONS = ("negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
 WAIT_SECONDS = 45
 
 
@@ -36,12 +37,15 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     log_to_stderr(settings)
     tool = f"generate_image_{_model(options.model).alias}"
     arguments = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
-    output = Path(options.output) if options.output else None
+    arguments["prompt"] = " ".join(options.prompt)
+    output = None if options.output is None else Path(options.output)
     _check(tool, arguments, output)
     result = anyio.run(_draw, settings, tool, arguments)
     sys.stderr.write(f"{_text(result)}\n")
     if result.is_error:
         return 1
+    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold what the terminal's encoding lacks
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     for number, image in enumerate(_job(result)["images"], 1):
         kept = Path(image["path"])
         sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
@@ -60,7 +64,7 @@ def _check(tool: str, arguments: dict[str, Any], output: Path | None) -> None:
     """Find what is wrong with the command before anything is opened or paid for."""
     definition = next(each for each in DEFINITIONS if each.name == tool)
     definition.arguments.read(arguments)
-    if output and not output.parent.is_dir():
+    if output is not None and not output.parent.is_dir():
         raise InvalidArguments(f"-o names a folder that does not exist: {output.parent}")
 
 
@@ -94,9 +98,11 @@ def _job(result: CallToolResult) -> dict[str, Any]:
 
 def _copied(kept: Path, output: Path, number: int) -> Path:
     """Copy a picture to where the user wants it: a folder, or a file, numbered from the second picture on."""
-    numbered = output if number == 1 else output.with_stem(f"{output.stem}-{number}")
     try:
-        target = output / kept.name if output.is_dir() else numbered
+        if output.is_dir():
+            target = output / kept.name
+        else:
+            target = output if number == 1 else output.with_stem(f"{output.stem}-{number}")
         shutil.copyfile(kept, target)
     except OSError as error:
         raise GalleryError(

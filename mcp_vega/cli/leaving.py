@@ -9,12 +9,27 @@ from typing import TypeVar
 import anyio
 import anyio.abc
 
+from mcp_vega.errors import OutcomeUnknown
 from mcp_vega.studio.studio import Studio
 
 T = TypeVar("T")
 
-# The official MCP clients kill a server 4 seconds after they closed its stdin.
-GRACE_SECONDS = 3.3
+# The official MCP clients kill a server 4 seconds after they closed its stdin; half a second is for closing the rest.
+GRACE_SECONDS = 3.0
+
+
+async def finish(studio: Studio) -> None:
+    """Give the jobs under way a little time, and say on stderr what became of each."""
+    for job in await studio.finish(GRACE_SECONDS):
+        if job.error:
+            lines = [job.error.text]
+        elif job.state.finished:
+            lines = [f"Kept: {image.path}" for image in job.images]
+        else:
+            unknown = OutcomeUnknown(f"The process ended while job {job.request_id} was still being drawn")
+            lines = [unknown.text]
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
 
 
 async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
@@ -34,8 +49,7 @@ async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
             task_status.started()
             async for number in signals:
                 scope.cancel()
-                await studio.finish(GRACE_SECONDS)
-                sys.stderr.flush()
+                await finish(studio)
                 os._exit(128 + number)
 
     async with anyio.create_task_group() as tasks:
@@ -43,7 +57,7 @@ async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
             await tasks.start(watch)
         with scope:
             done = await work()
-            await studio.finish(GRACE_SECONDS)
+            await finish(studio)
             tasks.cancel_scope.cancel()
             return done
         await anyio.sleep_forever()  # a signal came; the watch ends the process

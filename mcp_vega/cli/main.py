@@ -3,8 +3,9 @@
 import gc
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 
 from mcp_vega import __version__
 
@@ -24,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Pydantic builds thousands of long-lived objects while it is imported: collecting among them costs 5 % of a start.
     gc.disable()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.transport == "stdio" and (options.serve_host or options.serve_port is not None):
+        parser.error("--host and --port go with --transport sse or http")
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
@@ -64,8 +68,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mcp-vega {__version__}")
     _add_sandbox(parser, default=False)
     parser.add_argument("--transport", choices=("stdio", "sse", "http"), default="stdio", help="default: stdio")
-    parser.add_argument("--host", default="127.0.0.1", help="for sse and http; default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, default=8000, help="for sse and http; 0 picks a free one; default: 8000")
+    # Names of their own: the sandbox command has options that are spelled alike.
+    parser.add_argument("--host", dest="serve_host", help="for sse and http; default: 127.0.0.1")
+    parser.add_argument(
+        "--port", dest="serve_port", type=_port, help="for sse and http; 0 picks a free one; default: 8000"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
@@ -79,9 +86,14 @@ def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
 
 def _add_draw(parser: ArgumentParser) -> None:
     parser.description = "Draw a picture and print its path. Parameters not given have the models' documented defaults."
-    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="+", help="what to draw; several words are joined")
     parser.add_argument("--model", default="vega", help="vega (default) or vegart, or a full model name")
-    parser.add_argument("-o", "--output", metavar="FILE", help="also write the picture here; several become FILE-2, …")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="also write the picture here, a JPEG as it came; several become FILE-2, …",
+    )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)
     group = parser.add_argument_group("parameters of the models")
@@ -97,13 +109,28 @@ def _add_sandbox_command(parser: ArgumentParser) -> None:
     parser.description = "Serve the Segmind API's contract on this machine: any key that begins with SG_ opens it."
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     parser.add_argument("--port", type=_port, default=8765, help="0 picks a free one; default: 8765")
-    parser.add_argument("--speed", type=float, default=1.0, help="1 (default) takes as long as the API, 0 no time")
-    parser.add_argument("--credits", default="10", metavar="USD", help="the account's balance; default: 10")
-    parser.add_argument("--rate-limit", type=int, default=0, metavar="N", help="paid calls a minute; default: no limit")
+    parser.add_argument("--speed", type=_amount, default=1, help="1 (default) takes as long as the API, 0 no time")
+    parser.add_argument("--credits", type=_amount, default=10, metavar="USD", help="the account's balance; default: 10")
+    parser.add_argument("--rate-limit", type=_count, default=0, metavar="N", help="paid calls a minute; 0 is no limit")
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise ValueError
-    return port
+    if not text.isdecimal() or int(text) > 65535:
+        raise ArgumentTypeError(f"{text!r} is no port; it must be a number from 0 to 65535")
+    return int(text)
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise ArgumentTypeError(f"{text!r} must be a number, 0 or more")
+    return amount
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
+    return int(text)

@@ -4,11 +4,11 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import anyio
 
-from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.errors import InvalidSettings
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
@@ -16,11 +16,7 @@ from mcp_vega.sandbox.serving import serving
 
 def run_sandbox(options: Namespace, _: Mapping[str, str]) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    try:
-        balance = Decimal(options.credits)
-    except InvalidOperation:
-        raise InvalidArguments(f"--credits is {options.credits!r}, but must be a number of US dollars") from None
-    queue = Queue(speed=options.speed, credits=balance, rate_limit=options.rate_limit)
+    queue = Queue(speed=float(options.speed), credits=Decimal(options.credits), rate_limit=options.rate_limit)
     anyio.run(_serve, queue, options.host, options.port)
     return 0
 
@@ -35,6 +31,8 @@ async def _serve(queue: Queue, host: str, port: int) -> None:
                 f"A prompt with [fault:failed] fails; GET {url}/_sandbox lists every such word. To leave: Ctrl-C.\n"
             )
             sys.stderr.flush()
+            if sys.platform == "win32":  # no signal receivers there; Ctrl-C raises KeyboardInterrupt
+                await anyio.sleep_forever()
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
                     break

@@ -17,13 +17,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_vega import __version__
-from mcp_vega.cli.leaving import GRACE_SECONDS, until_signal
+from mcp_vega.cli.leaving import finish, until_signal
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.studio import Studio
 
+HOST, PORT = "127.0.0.1", 8000
 PATHS = {"http": "/mcp", "sse": "/sse"}
 
 
@@ -33,11 +34,12 @@ def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
     if options.transport == "stdio":
         log_to_stderr(settings)
         return anyio.run(_serve_stdio, settings)
-    with _listening(options.host, options.port, settings) as listener:
+    host = options.serve_host or HOST
+    with _listening(host, PORT if options.serve_port is None else options.serve_port, settings) as listener:
         # The address is the first line of all, so that programs find it: nothing is logged before.
-        shown = f"[{options.host}]" if ":" in options.host else options.host
+        shown = f"[{host}]" if ":" in host else host
         sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
-        if not is_loopback(options.host):
+        if not is_loopback(host):
             sys.stderr.write("Anyone who reaches this address can draw at your cost: it asks for no token.\n")
         sys.stderr.flush()
         log_to_stderr(settings)
@@ -63,7 +65,7 @@ async def _serve_http(settings: Settings, transport: str, listener: socket.socke
         if sys.platform != "win32":
             await tasks.start(_stopping_on_signal, server, desk.studio)
         await server.serve([listener])
-        await desk.studio.finish(GRACE_SECONDS)
+        await finish(desk.studio)
         tasks.cancel_scope.cancel()
     return 0
 
@@ -75,7 +77,7 @@ async def _stopping_on_signal(
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
-            await studio.finish(GRACE_SECONDS)
+            await finish(studio)
             server.should_exit = True
 
 

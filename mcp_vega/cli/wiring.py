@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -27,7 +26,7 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         # No proxy leads to this machine, whatever the environment says.
-        trust_env = not is_loopback(urlsplit(settings.base_url).hostname or "")
+        trust_env = not is_loopback(httpx.URL(settings.base_url).host)
         transport = _HttpOnFirstUse(trust_env=trust_env)
         headers = {"user-agent": f"mcp-vega/{__version__}"}
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, headers=headers))

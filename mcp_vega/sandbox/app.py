@@ -13,7 +13,7 @@ POST /_sandbox                                 change: {"skip": seconds, "credit
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
 from itertools import chain
@@ -23,14 +23,14 @@ import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mcp_vega.sandbox import bodies
 from mcp_vega.sandbox.faults import FAULTS, FOREIGN, Faults
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.sandbox.queue import Call, Queue, Refusal
-from mcp_vega.sandbox.replies import disturbed, error
+from mcp_vega.sandbox.replies import Json, disturbed, error
 from mcp_vega.segmind.parameters import MODELS
 
 RETIRED = ("segmind-vega-v0",)
@@ -86,10 +86,10 @@ class Api:
         """`POST /v1/{slug}`."""
         call = await self._take(request, "v1")
         if "envelope" in call.faults:
-            return JSONResponse(bodies.submission(call, _base(request)))
+            return Json(bodies.submission(call, _base(request)))
         await anyio.sleep(call.queue_seconds + call.run_seconds)
         if call.problem:
-            return error(400, call.problem)
+            return error(400 if "moderation" in call.faults else 500, call.problem)
         response = await self._drawn(call)
         response.headers.update(bodies.receipt_headers(call))
         return await disturbed(call, request, response)
@@ -100,7 +100,7 @@ class Api:
         if not call.body.get("base64"):
             return Response(pictures[0], media_type="image/jpeg")
         texts = [b64encode(picture).decode() for picture in pictures]
-        return JSONResponse(
+        return Json(
             {
                 "image": texts if len(texts) > 1 else texts[0],
                 "status": "Success",
@@ -113,14 +113,14 @@ class Api:
     async def submit(self, request: Request) -> Response:
         """`POST /v2/{slug}`."""
         call = await self._take(request, "v2")
-        return await disturbed(call, request, JSONResponse(bodies.submission(call, _base(request))))
+        return await disturbed(call, request, Json(bodies.submission(call, _base(request))))
 
     async def _take(self, request: Request, route: str) -> Call:
         """A paid call after all the checks, in the API's order."""
         slug = request.path_params["slug"]
         if request.method != "POST":
             raise Refusal(405)
-        if not request.headers.get("content-type", "").startswith("application/json"):
+        if not request.headers.get("content-type", "").lower().startswith("application/json"):
             raise Refusal(406, "Invalid content type")
         if until := self._queue.rate_limited_until():
             raise _rate_limited(until)
@@ -134,7 +134,7 @@ class Api:
     def _faults(self, prompt: object) -> Faults:
         faults = self._queue.faults_of(prompt)
         if name := faults.unknown():
-            raise Refusal(400, f"The sandbox knows no fault {name!r}; known: {', '.join(FAULTS)}")
+            raise Refusal(400, f"The sandbox knows no fault {name!r}; GET /_sandbox lists those it knows")
         if status := faults.refused():
             in_a_second = datetime.fromtimestamp(self._queue.now + 1, UTC)
             raise _rate_limited(in_a_second) if status == 429 else Refusal(status)
@@ -160,7 +160,7 @@ class Api:
             return _status_reply(bodies.status(call, self._queue.now))
         wanted = range(call.pictures if "output-base64" in call.faults else 1)
         pictures = [b64encode(await _picture(call, index)).decode() for index in wanted]
-        return JSONResponse(bodies.result(call, _base(request), pictures))
+        return Json(bodies.result(call, _base(request), pictures))
 
     def _find(self, request: Request) -> Call:
         request_id = request.path_params["id"]
@@ -184,15 +184,21 @@ class Api:
 
     async def credits(self, _: Request) -> Response:
         """`GET /v1/get-user-credits`."""
-        return JSONResponse({"credits": float(self._queue.credits), "free-credits": 0.0})
+        return Json({"credits": float(self._queue.credits), "free-credits": 0.0})
 
     async def history(self, request: Request) -> Response:
         """`GET …/request-history`: filtered, newest first, in pages of rows."""
         query = request.query_params
-        page, size = int(query.get("page", 1)), min(int(query.get("per_page", 20)), 100)
         now = self._queue.now
         since = query.get("from_date") or _day(now - 7 * 24 * 3600)
         until = query.get("to_date") or _day(now)
+        try:
+            page, size = int(query.get("page", 1)), min(int(query.get("per_page", 20)), 100)
+            days = (date.fromisoformat(until) - date.fromisoformat(since)).days
+        except ValueError as error:
+            raise Refusal(400, str(error)) from error
+        if days > 31:
+            raise Refusal(400, "The date range may span at most 31 days")
         calls = sorted(self._queue.calls.values(), key=lambda call: call.created, reverse=True)
         every = chain.from_iterable(
             bodies.history_rows(call, _base(request), now)
@@ -201,14 +207,14 @@ class Api:
         )
         rows = [row for row in every if query.get("status", "") in ("", row["model_status"])]
         shown = rows[(page - 1) * size : page * size]
-        return JSONResponse({"data": shown, "page": page, "per_page": size, "total": len(rows)})
+        return Json({"data": shown, "page": page, "per_page": size, "total": len(rows)})
 
     async def history_entry(self, request: Request) -> Response:
         """`GET …/request-history/{id}`."""
         call = self._queue.calls.get(request.path_params["id"])
         if call is None:
             return error(404, "Request not found")
-        return JSONResponse(bodies.history_rows(call, _base(request), self._queue.now)[0])
+        return Json(bodies.history_rows(call, _base(request), self._queue.now)[0])
 
     # ---- the sandbox itself ----
 
@@ -220,7 +226,7 @@ class Api:
             for call in queue.calls.values()
         ]
         state = {"credits": float(queue.credits), "requests": dict(queue.requests), "calls": calls, "faults": FAULTS}
-        return JSONResponse(state)
+        return Json(state)
 
     async def control(self, request: Request) -> Response:
         """`POST /_sandbox`."""
@@ -257,7 +263,7 @@ def _rate_limited(until: datetime) -> Refusal:
 
 
 def _status_reply(body: dict[str, Any]) -> Response:
-    return JSONResponse(body, 422 if body["status"] == "FAILED" else 200)
+    return Json(body, 422 if body["status"] == "FAILED" else 200)
 
 
 def _unknown(request_id: str) -> Refusal:
@@ -267,7 +273,7 @@ def _unknown(request_id: str) -> Refusal:
 def _object(body: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]
 

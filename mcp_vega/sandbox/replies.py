@@ -1,7 +1,9 @@
 """The sandbox's replies that are no success: errors, and the answers that a fault spoils on their way."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -12,13 +14,20 @@ from mcp_vega.sandbox.queue import Call
 HTML_STATUSES = (403, 405, 502, 504)
 
 
+class Json(JSONResponse):
+    """JSON in plain ASCII, so that it can echo whatever text came in."""
+
+    def render(self, content: Any) -> bytes:  # noqa: D102  Starlette's
+        return json.dumps(content).encode("ascii")
+
+
 def error(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Response:
     """An error in the API's envelope; without words of its own, one of the gateway's is a page."""
-    phrase = HTTPStatus(status).phrase
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
     if status in HTML_STATUSES and not text:
         page = f"<html><head><title>{status} {phrase}</title></head><body>{phrase}</body></html>"
         return HTMLResponse(page, status)
-    return JSONResponse({"error": text or phrase}, status, headers)
+    return Json({"error": text or phrase}, status, headers)
 
 
 async def disturbed(call: Call, request: Request, response: Response) -> Response:
@@ -33,7 +42,7 @@ async def disturbed(call: Call, request: Request, response: Response) -> Respons
     if "html" in call.faults:
         return HTMLResponse("<html><body>Welcome</body></html>")
     if "error-200" in call.faults:
-        return JSONResponse({"error": "Something went wrong"})
+        return Json({"error": "Something went wrong"})
     return Response() if "empty" in call.faults else response
 
 

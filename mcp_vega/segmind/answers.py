@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, TypeGuard
 
 from mcp_vega import errors
-from mcp_vega.segmind.media import find_pictures, recognise, whole
+from mcp_vega.segmind.media import MAX_BYTES, find_pictures, recognise, whole
 from mcp_vega.segmind.responses import Answer, as_object, error_text, is_about_content, quoted, refusal
 
 REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
@@ -86,7 +86,8 @@ def read_generation(answer: Answer, *, paid: bool) -> Generation | Submission:
         SegmindError: The call was refused or failed, or the answer holds no whole picture.
     """
     body = answer.fields
-    if body.get("status") == State.FAILED:
+    # Under a 5xx the word proves nothing: whether a paid call ran stays open.
+    if body.get("status") == State.FAILED and (answer.ok or answer.status == 422):
         raise failure(answer)
     if not answer.ok:
         raise refusal(answer, paid=paid)
@@ -153,13 +154,14 @@ def read_medium(answer: Answer, url: str) -> bytes:
     """
     if not answer.ok:
         raise errors.MediaError(
-            f"The picture was drawn, but {url} answered with HTTP {answer.status}",
-            next_step=f"Open {url} within seven days",
+            f"The picture was drawn, but {quoted(url)} answered with HTTP {answer.status}",
+            next_step=f"Open {quoted(url)} within seven days",
         )
     try:
         return whole(answer.body)
     except errors.UnreadableAnswer as error:
-        raise errors.MediaError(f"What {url} gave is no whole picture", next_step=f"Open {url}") from error
+        said = f"What {quoted(url)} gave is no whole picture of at most {MAX_BYTES:,} bytes"
+        raise errors.MediaError(said, next_step=f"Open {quoted(url)}") from error
 
 
 def failure(answer: Answer) -> errors.GenerationFailed:
@@ -175,7 +177,7 @@ def failure(answer: Answer) -> errors.GenerationFailed:
 
 def _describe_unreadable(answer: Answer) -> str:
     if not answer.body:
-        return "The API reported success but sent an empty answer"
+        return "The API reported success but sent nothing that can be read"
     kind = answer.headers.get("content-type", "no content type").partition(";")[0]
     return f"The API reported success but sent no picture ({len(answer.body)} bytes of {quoted(kind)})"
 
@@ -199,7 +201,7 @@ def read_receipt(answer: Answer) -> Receipt:
         cost=_first(headers.get("x-cost"), metrics.get("cost")),
         credits_left=_first(headers.get("x-remaining-credits"), metrics.get("remaining_credits")),
         seconds=_first(headers.get("x-generation-time"), metrics.get("inference_time"), body.get("infer_time")),
-        seed=int(seed) if seed is not None and seed == seed.to_integral_value() else None,
+        seed=int(seed) if seed is not None and 0 <= seed < 10**15 and seed == seed.to_integral_value() else None,
     )
 
 
@@ -218,6 +220,7 @@ def as_decimal(value: Any) -> Decimal | None:
     if not re.fullmatch(r"[+-]?[0-9]{0,20}\.?[0-9]{0,20}([eE][+-]?[0-9]{1,2})?", text):
         return None
     try:
-        return Decimal(text)
+        number = Decimal(text)
     except InvalidOperation:
         return None
+    return number if abs(number) < 10**15 else None

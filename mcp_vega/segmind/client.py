@@ -1,8 +1,9 @@
-"""The Segmind API's two Vega models over HTTP: the only module of this package that sends requests."""
+"""The Segmind API's two Vega models: its endpoints as typed calls."""
 
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import UTC, date, datetime
+from collections.abc import AsyncIterator, Mapping
+from datetime import date
 from typing import Any
 from urllib.parse import quote
 
@@ -13,16 +14,17 @@ from pydantic import SecretStr
 from mcp_vega import errors
 from mcp_vega.segmind import answers, history, retries
 from mcp_vega.segmind.answers import Credits, Generation, Status, Submission
+from mcp_vega.segmind.calls import Caller
 from mcp_vega.segmind.history import HistoryRow
-from mcp_vega.segmind.media import MAX_BYTES, Allowance
-from mcp_vega.segmind.responses import Answer, passing_failure
+from mcp_vega.segmind.media import Allowance
+from mcp_vega.segmind.responses import Answer, quoted
 
-# A cold start may take three minutes before the first byte of an answer.
-DRAWING = httpx.Timeout(10, read=240)
-ASKING = httpx.Timeout(10, read=20)
-REDIRECTS = 3
 # A request that was just queued may not have reached every replica of the API yet.
 REPLICATION_SECONDS = 15
+
+
+# They say nothing about a job; asking again may.
+PASSING = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
 
 
 class SegmindClient:
@@ -49,21 +51,26 @@ class SegmindClient:
         media_hosts: tuple[str, ...] = (),
         patience: float = 40,
     ) -> None:
-        self._http = http
+        self._caller = Caller(http, patience)
         self._key = key
         self.base_url = base_url.rstrip("/")
         self._history_url = history_url.rstrip("/")
         self._allowance = Allowance(base_url, media_hosts)
-        self._patience = patience
 
     def require_key(self) -> None:
-        """Check that a paid call could be made at all.
+        """Check that a call could be made at all.
 
         Raises:
+            InvalidSettings: The key has characters that no key has; no header could carry some of them.
             MissingKey: No key is set.
         """
         if self._key is None:
             raise errors.MissingKey("No Segmind API key is set")
+        if not re.fullmatch("[A-Za-z0-9_-]+", self._key.get_secret_value()):
+            raise errors.InvalidSettings(
+                "SEGMIND_API_KEY holds something that no key has, such as a quote, a space or a placeholder's brackets",
+                next_step="Copy the key anew from https://cloud.segmind.com/console/api-keys, without quotes",
+            )
 
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the picture. Charged.
@@ -96,8 +103,7 @@ class SegmindClient:
             deadline: Seconds after which to give up.
 
         Raises:
-            OutcomeUnknown: The deadline passed, or the API does not know the job any more.
-            Refused: The API would not say, for instance because the key is no longer valid.
+            OutcomeUnknown: The deadline passed, or the API will not say how the job stands.
         """
         started = time.monotonic()
         for pause in retries.polls(expected):
@@ -108,11 +114,11 @@ class SegmindClient:
             except errors.NotFound as error:
                 if elapsed > REPLICATION_SECONDS:
                     raise errors.OutcomeUnknown(f"The API no longer knows job {request_id}") from error
-            except (errors.ServiceUnavailable, errors.UnreadableAnswer, errors.Unreachable, errors.RateLimited):
+            except (*PASSING, errors.UnreadableAnswer):
                 pass  # it says nothing about the job; the next look may
-            except errors.Refused as error:
-                error.charged = errors.Charged.UNKNOWN
-                raise
+            except errors.SegmindError as error:
+                said = f"Job {request_id} was queued, but how it stands cannot be asked: {error.what}"
+                raise errors.OutcomeUnknown(said) from error
             else:
                 yield status
                 if status.state.finished:
@@ -128,21 +134,30 @@ class SegmindClient:
         """
         return answers.read_status(await self._call("GET", f"{self._request_url(request_id)}/status"))
 
-    async def result(self, request_id: str) -> Generation:
+    async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
 
+        Args:
+            request_id: The job's id.
+            deadline: Seconds to go on asking while the API cannot answer: the job is paid for.
+
         Raises:
-            SegmindError: The result cannot be had; the job was charged.
+            MediaError: The result cannot be had.
         """
-        try:
-            answer = await self._call("GET", self._request_url(request_id))
-            generation = answers.read_generation(answer, paid=False)
-        except (errors.Refused, errors.ServiceUnavailable, errors.Unreachable) as error:
-            error.charged = errors.Charged.YES
-            raise
-        if isinstance(generation, Submission):
-            raise errors.UnreadableAnswer("The API says the job is finished, but its result names no picture")
-        return generation
+        started = time.monotonic()
+        for pause in retries.polls(0):
+            await anyio.sleep(pause)
+            try:
+                answer = await self._call("GET", self._request_url(request_id))
+                generation = answers.read_generation(answer, paid=False)
+            except errors.SegmindError as error:
+                if not isinstance(error, PASSING) or time.monotonic() - started > deadline:
+                    raise _lost_result(request_id, error.what) from error
+            else:
+                if isinstance(generation, Generation):
+                    return generation
+                break
+        raise _lost_result(request_id, "it names no picture")
 
     async def history(
         self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100
@@ -181,10 +196,11 @@ class SegmindClient:
             MediaError: The address is not allowed, or gave no whole picture.
         """
         try:
-            answer = await self._repeat(lambda: self._stream(url), paid=False)
+            answer = await self._caller.fetch(url, self._allowance)
         except (errors.Unreachable, errors.ServiceUnavailable) as error:
             raise errors.MediaError(
-                f"The picture was drawn, but {url} could not be reached", next_step=f"Open {url} within seven days"
+                f"The picture was drawn, but {quoted(url)} could not be reached",
+                next_step=f"Open {quoted(url)} within seven days",
             ) from error
         return answers.read_medium(answer, url)
 
@@ -192,84 +208,13 @@ class SegmindClient:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"
 
     async def _call(self, method: str, url: str, *, paid: bool = False, **request: Any) -> Answer:
-        """Send a request with the key, repeated as `retries` allows."""
         self.require_key()
         assert self._key is not None  # noqa: S101  for the type checker; require_key has raised otherwise
-        headers = {"x-api-key": self._key.get_secret_value()}
-        timeout = DRAWING if paid else ASKING
-
-        async def attempt() -> Answer:
-            response = await self._http.request(method, url, headers=headers, timeout=timeout, **request)
-            return Answer(response.status_code, dict(response.headers), response.content)
-
-        return await self._repeat(attempt, paid=paid)
-
-    async def _repeat(self, attempt: Callable[[], Awaitable[Answer]], *, paid: bool) -> Answer:
-        """Make a call until it has an answer worth reading, or must not be repeated, or patience ends.
-
-        Returns:
-            The last answer, whatever it says: reading it is the caller's.
-
-        Raises:
-            SegmindError: The last attempt got no answer.
-        """
-        give_up = time.monotonic() + self._patience
-        number = 0
-        while True:
-            try:
-                outcome = await attempt()
-                failure = passing_failure(outcome, paid=paid)
-            except httpx.RequestError as error:
-                outcome = failure = error
-            pause = retries.pause_before_retry(failure, number, datetime.now(UTC), paid=paid) if failure else None
-            if pause is None or time.monotonic() + pause > give_up:
-                break
-            await anyio.sleep(pause)
-            number += 1
-        if isinstance(outcome, Answer):
-            return outcome
-        raise _no_answer(outcome, paid=paid) from outcome
-
-    async def _stream(self, url: str) -> Answer:
-        """Fetch media in pieces, so that one that is too large is given up early; redirects obey the same list."""
-        for _ in range(REDIRECTS + 1):
-            if not self._allowance.permits(url):
-                raise errors.MediaError(
-                    f"The picture was drawn, but its address is on a host that is not allowed: {url}",
-                    next_step="Add the host to MCP_VEGA_MEDIA_HOSTS if you trust it, or open the address yourself",
-                )
-            async with self._http.stream("GET", url, timeout=ASKING) as response:
-                if not response.has_redirect_location:
-                    return Answer(response.status_code, dict(response.headers), await _read(response, url))
-                url = _joined(url, response.headers["location"])
-        raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {url}")
+        return await self._caller.call(method, url, self._key.get_secret_value(), paid=paid, **request)
 
 
-def _joined(url: str, location: str) -> str:
-    """Where a redirect leads; a location that cannot be read stays as it is, and is on no list."""
-    try:
-        return str(httpx.URL(url).join(location))
-    except httpx.InvalidURL:
-        return location
-
-
-async def _read(response: httpx.Response, url: str) -> bytes:
-    data = bytearray()
-    async for piece in response.aiter_bytes():
-        data += piece
-        if len(data) > MAX_BYTES:
-            raise errors.MediaError(
-                f"The picture was drawn, but what {url} gives is larger than {MAX_BYTES:,} bytes",
-                next_step=f"Open {url} within seven days",
-            )
-    return bytes(data)
-
-
-def _no_answer(error: httpx.RequestError, *, paid: bool) -> errors.SegmindError:
-    """What a call that got no whole answer comes to."""
-    name = type(error).__name__
-    if isinstance(error, retries.NEVER_SENT):
-        return errors.Unreachable(f"No connection to the API could be made ({name})")
-    if paid:
-        return errors.OutcomeUnknown(f"The call was sent, but no whole answer came back ({name})")
-    return errors.ServiceUnavailable(f"The API did not answer ({name})")
+def _lost_result(request_id: str, why: str) -> errors.MediaError:
+    return errors.MediaError(
+        f"The picture was drawn, but the result of job {request_id} cannot be had: {why}",
+        next_step=f"Look for {request_id} in your request history at https://cloud.segmind.com within seven days",
+    )

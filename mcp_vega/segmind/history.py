@@ -63,8 +63,8 @@ def _literal(text: Any) -> dict[str, Any]:
         return as_object(text)
     try:
         return as_object(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             return as_object(literal_eval(text))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return {}

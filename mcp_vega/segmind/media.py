@@ -15,11 +15,12 @@ VENDOR_HOSTS = ("images.segmind.com",)
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    return data.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+    # The end marker cannot stand inside a scan; what follows it (padding, metadata) is nobody's loss.
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
 def _png_is_whole(data: bytes) -> bool:
-    return b"IEND" in data[-16:]
+    return b"IEND\xaeB`\x82" in data
 
 
 def _webp_is_whole(data: bytes) -> bool:
@@ -72,18 +73,21 @@ def find_pictures(body: dict[str, Any]) -> tuple[bytes | str, ...]:
     return tuple(pictures)
 
 
-def _texts(value: Any) -> Iterable[str]:
-    match value:
+def _texts(value: Any, depth: int = 4) -> Iterable[str]:
+    match value if depth else None:
         case str() if value:
             yield value
         case list():
             for each in value:  # pyright: ignore[reportUnknownVariableType]
-                yield from _texts(each)
+                yield from _texts(each, depth - 1)
         case dict():
             inner: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  JSON
-            yield from _texts(inner.get("url") or inner.get("image_url") or inner.get("image"))
+            yield from _texts(inner.get("url") or inner.get("image_url") or inner.get("image"), depth - 1)
         case _:
             return
+
+
+_BASE64_FOR_URLS = str.maketrans("-_", "+/", " \t\r\n")
 
 
 def _medium(text: str) -> bytes | str:
@@ -92,10 +96,13 @@ def _medium(text: str) -> bytes | str:
     Raises:
         UnreadableAnswer: It is none of these, or no whole picture.
     """
+    text = text.strip()
     if re.match(r"https?://", text, re.IGNORECASE):
         return text
+    digits = text.partition(",")[2] if text.startswith("data:") else text
+    digits = digits.translate(_BASE64_FOR_URLS).rstrip("=")
     try:
-        data = b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+        data = b64decode(digits + "=" * (-len(digits) % 4))
     except ValueError:
         raise errors.UnreadableAnswer("The API's answer holds neither a picture nor an address of one") from None
     return whole(data)
@@ -134,11 +141,11 @@ class Allowance:
         try:
             # The parser of the library that will fetch it: two parsers could disagree about the host.
             parsed = httpx.URL(url)
-        except httpx.InvalidURL:
+            scheme, host, port = _origin(parsed)
+        except (httpx.InvalidURL, ValueError):
             return False
         if parsed.userinfo:
             return False
-        scheme, host, port = _origin(parsed)
         return (scheme, host, port) == self._own or (scheme == "https" and port is None and host in self._hosts)
 
 

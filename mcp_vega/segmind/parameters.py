@@ -7,7 +7,7 @@ Names, types, defaults, limits and averages are those of the vendor's model page
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 Scheduler = Literal[
@@ -71,6 +71,14 @@ class Parameters(BaseModel):
         default=False,
         description="true returns the full-size image in the conversation instead of a smaller preview.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take true for 1, and a picture would be paid for that nobody asked for like this.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("boolean", "is a boolean")
+        return value
 
     @property
     def pictures(self) -> int:

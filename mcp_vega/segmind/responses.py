@@ -53,7 +53,7 @@ def refusal(answer: Answer, *, paid: bool = False) -> errors.SegmindError:
             return errors.RateLimited(said, until=rate_limit_reset(answer))
         case 402 | 406:
             return _credits_or_value(answer.status, said, text)
-        case 400 | 403 | 422 if is_about_content(text):
+        case 400 | 422 if is_about_content(text):
             return errors.ContentBlocked(said)
         case status if 400 <= status < 500:
             return _REFUSALS.get(status, errors.Refused)(said)
@@ -108,7 +108,7 @@ def error_text(answer: Answer) -> str:
 def quoted(text: str, limit: int = 300) -> str:
     """Foreign text as a quotation on one line: no control characters, no key, at most `limit` characters."""
     plain = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
-    plain = re.sub(r"SG_[A-Za-z0-9]{4,}", "SG_…", plain)
+    plain = re.sub(r"SG_[A-Za-z0-9_-]{4,}", "SG_…", plain)
     return f"“{plain[:limit]}{'…' if len(plain) > limit else ''}”"
 
 
@@ -118,9 +118,9 @@ def rate_limit_reset(answer: Answer) -> datetime | None:
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = parse(text)
-        except ValueError:
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
             continue
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return None
 
 

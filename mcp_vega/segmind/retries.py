@@ -18,9 +18,7 @@ LONGEST_PAUSE = 10.0
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
-def pause_before_retry(
-    failure: httpx.RequestError | errors.SegmindError, attempt: int, now: datetime, *, paid: bool
-) -> float | None:
+def pause_before_retry(failure: Exception, attempt: int, now: datetime, *, paid: bool) -> float | None:
     """Seconds until a failed call may be repeated; None when it must not be.
 
     Args:

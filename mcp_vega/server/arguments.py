@@ -78,7 +78,8 @@ def of_any_model() -> Arguments[Parameters]:
 
     def read(given: dict[str, Any]) -> Parameters:
         rest = dict(given)
-        slug = rest.pop("model", None) or VegaParameters.slug
+        slug = rest.pop("model", None)
+        slug = VegaParameters.slug if slug is None else slug
         if slug not in list(MODELS):  # a list compares also what cannot be hashed
             raise InvalidArguments(_sentence("model", slug, model_property))
         if unknown := [name for name in rest if name not in schema["properties"]]:
@@ -129,7 +130,8 @@ def _allowance(schema: Schema) -> str:
 
 def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, title: str) -> ReadT_co:
     try:
-        return model.model_validate({name: value for name, value in given.items() if value is not None})
+        left_out = {name for name in schema["properties"] if given.get(name) is None}
+        return model.model_validate({name: value for name, value in given.items() if name not in left_out})
     except ValidationError as error:
         sentences: list[str] = []
         for each in error.errors(include_url=False):

@@ -9,13 +9,17 @@ import anyio
 import anyio.to_thread
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
-from mcp_vega.errors import VegaError
+from mcp_vega.errors import GalleryError, VegaError
+from mcp_vega.segmind.responses import quoted
 from mcp_vega.studio import pictures
 from mcp_vega.studio.jobs import Image, Job
 from mcp_vega.studio.pictures import Mode
 from mcp_vega.studio.studio import Studio
 
-SANDBOX = "Sandbox: painted on this machine by a stand-in for Segmind; no key, no network, and no money was spent."
+SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
+
+# Seconds after which to ask again for a job that takes longer than usual.
+OVERDUE = 10
 
 # One preview at a time: decoding is the largest memory this server needs.
 _decoding = anyio.Semaphore(1)
@@ -28,13 +32,12 @@ async def of_job(studio: Studio, job: Job, preview: Mode) -> CallToolResult:
         VegaError: The job has failed: its own error.
     """
     if job.error:
-        raise job.error
+        raise job.error.with_traceback(None)  # else it grows with every check
     if not job.state.finished:
         return _result(studio, [_under_way(studio, job)], _meta(job))
-    content: list[ContentBlock] = [TextContent(type="text", text=_finished(job))]
-    mode: Mode = "full" if job.parameters.base64 else preview
-    content += await _previews(studio, job, mode)
-    return _result(studio, content, _meta(job))
+    previews, missing = await _previews(studio, job, "full" if job.parameters.base64 else preview)
+    text = "\n".join([_finished(job), *missing])
+    return _result(studio, [TextContent(type="text", text=text), *previews], _meta(job))
 
 
 def of_jobs(studio: Studio, jobs: list[Job]) -> CallToolResult:
@@ -82,18 +85,18 @@ def _finished(job: Job) -> str:
 
 
 def _under_way(studio: Studio, job: Job) -> TextContent:
-    left = max(studio.expected_seconds(job) - studio.elapsed_seconds(job), 1)
+    left = studio.expected_seconds(job) - studio.elapsed_seconds(job)
+    late = "" if left > 0 else f", which takes longer than the usual {studio.expected_seconds(job):.0f} s"
     text = (
-        f"{job.parameters.title} is still drawing {_quoted(job.parameters.prompt)}; "
-        f"call check_job with the request id below in about {math.ceil(left)} s. Do not repeat the call.\n"
+        f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}; call check_job with the "
+        f"request id below in about {max(math.ceil(left), 1) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
         f"State: {job.state}\nRequest id: {job.request_id}"
     )
     return TextContent(type="text", text=text)
 
 
-def _quoted(prompt: str, limit: int = 80) -> str:
-    plain = " ".join(prompt.split())
-    return f"“{plain[:limit]}{'…' if len(plain) > limit else ''}”"
+def _quoted(prompt: str) -> str:
+    return quoted(prompt, 80)
 
 
 def _plain(number: Decimal | None) -> str:
@@ -107,11 +110,20 @@ def _dollars(amount: Decimal | None) -> str:
 # ---- the pictures ----
 
 
-async def _previews(studio: Studio, job: Job, mode: Mode) -> list[ContentBlock]:
-    data = [await studio.read(image) for image in job.images]
+async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ContentBlock], list[str]]:
+    """The previews of a job's pictures, and a line for each picture whose file is gone."""
+    if mode == "off":
+        return [], []
+    data: list[bytes] = []
+    missing: list[str] = []
+    for image in job.images:
+        try:
+            data.append(await studio.read(image))
+        except GalleryError as error:
+            missing.append(f"Note: {error.what}.")
     async with _decoding:
         made = await anyio.to_thread.run_sync(pictures.previews, data, mode)
-    return [ImageContent(type="image", data=each.data, mime_type=each.mime_type) for each in made]
+    return [ImageContent(type="image", data=each.data, mime_type=each.mime_type) for each in made], missing
 
 
 # ---- the data ----

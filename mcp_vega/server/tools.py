@@ -51,9 +51,10 @@ async def generate_image(desk: Desk, parameters: Parameters, context: Context[An
     return await results.of_job(desk.studio, job, desk.preview)
 
 
-async def submit_job(desk: Desk, parameters: Parameters, _: Context[Any, Any]) -> CallToolResult:
-    """Queue a job and answer with its request id."""
+async def submit_job(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
+    """Queue a job and answer with its request id as soon as the API has given one."""
     job = await desk.studio.submit(parameters)
+    job = await _watched(desk.studio, job, desk.wait_seconds, context, until=lambda seen: seen.accepted)
     return await results.of_job(desk.studio, job, desk.preview)
 
 
@@ -66,13 +67,25 @@ async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) 
     return await results.of_job(desk.studio, job, desk.preview)
 
 
-async def _watched(studio: Studio, job: Job, seconds: float, context: Context[Any, Any]) -> Job:
-    """The job when it has finished or `seconds` are over; the host hears of its progress meanwhile."""
+def _finished(job: Job) -> bool:
+    return job.state.finished
+
+
+async def _watched(
+    studio: Studio,
+    job: Job,
+    seconds: float,
+    context: Context[Any, Any],
+    until: Callable[[Job], bool] = _finished,
+) -> Job:
+    """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
     async for seen in studio.follow(job, seconds):
         job = seen
         elapsed, expected = studio.elapsed_seconds(job), studio.expected_seconds(job)
         message = f"{job.state}: {elapsed:.0f} s of about {expected:.0f} s"
         await context.report_progress(elapsed, max(elapsed, expected), message)
+        if until(job):
+            break
     return job
 
 

@@ -78,7 +78,7 @@ class Gallery:
         return target
 
     def _room(self, day: date) -> Path:
-        room = self.folder.expanduser().resolve() / day.isoformat()
+        room = self.folder.resolve() / day.isoformat()
         room.mkdir(parents=True, exist_ok=True)
         return room
 

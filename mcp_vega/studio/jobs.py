@@ -53,6 +53,11 @@ class Job:
         return self.remote_id or self.local_id
 
     @property
+    def accepted(self) -> bool:
+        """Whether the API has taken it, one way or the other."""
+        return self.remote_id is not None or self.state is not State.QUEUED
+
+    @property
     def model(self) -> str:
         """The model's slug."""
         return self.parameters.slug

@@ -70,7 +70,7 @@ def measure(data: bytes) -> tuple[int, int]:
 
 def previews(pictures: list[bytes], mode: Mode) -> list[Preview]:
     """The pictures of one result, together within the mode's budget; none when it is `off`."""
-    if mode == "off":
+    if mode == "off" or not pictures:
         return []
     budget = BUDGETS[mode]
     side = budget.side if len(pictures) == 1 else budget.side_of_several

@@ -61,7 +61,7 @@ class Studio:
         self._pace = pace
         self._clock = clock
         self._changes: dict[str, anyio.Event] = {}
-        self._closing = False
+        self._finish_by: float | None = None
         self._stack = AsyncExitStack()
         self.sandbox = sandbox
 
@@ -75,12 +75,23 @@ class Studio:
         self._tasks.cancel_scope.cancel()
         return await self._stack.__aexit__(kind, error, trace)
 
-    async def finish(self, grace: float) -> None:
-        """Take no more jobs, and give those under way `grace` seconds to be kept. May be called again."""
-        self._closing = True
-        with anyio.move_on_after(grace, shield=True):
+    async def finish(self, grace: float) -> list[Job]:
+        """Take no more jobs, and give those under way `grace` seconds to be kept, counted from the first call.
+
+        Returns:
+            The jobs that were under way, as they stand now.
+        """
+        if self._finish_by is None:
+            self._finish_by = anyio.current_time() + grace
+        under_way = list(self._changes)
+        with anyio.CancelScope(deadline=self._finish_by, shield=True):
             while self._changes:
                 await next(iter(self._changes.values())).wait()
+        jobs: list[Job] = []
+        with anyio.CancelScope(shield=True):
+            for local_id in under_way:
+                jobs += [job] if (job := await self._ledger.find(local_id)) else []
+        return jobs
 
     # ---- beginning ----
 
@@ -93,25 +104,18 @@ class Studio:
         return await self._begin(parameters, self._generate if parameters.pictures == 1 else self._queue)
 
     async def submit(self, parameters: Parameters) -> Job:
-        """Begin a job in the API's queue (v2) and return as soon as it is there.
+        """Begin a job in the API's queue (v2).
 
         Raises:
-            VegaError: The job was not taken.
+            VegaError: The job cannot be begun; nothing was sent.
         """
-        job = await self._begin(parameters, self._queue)
-        async for seen in self.follow(job, float("inf")):
-            job = seen
-            if job.remote_id or job.state is not State.QUEUED:
-                break
-        if job.error:
-            raise job.error
-        return job
+        return await self._begin(parameters, self._queue)
 
     async def _begin(self, parameters: Parameters, work: Callable[[Job], Awaitable[Job]]) -> Job:
-        if self._closing:
-            raise errors.ServerClosing("The server is about to exit and takes no new work")
         self._client.require_key()
         await self._gallery.prepare(self._clock().date())
+        if self._finish_by is not None:
+            raise errors.ServerClosing("The server is about to exit and takes no new work")
         if parameters.seed == -1:
             parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
         job = Job(parameters=parameters, created=self._clock())
@@ -179,6 +183,9 @@ class Studio:
                 images.append(await self._keep_one(job, data))
             except errors.VegaError as error:
                 problem = error
+            except Exception as error:
+                logger.exception("A picture of job %s broke", job.local_id)
+                problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
         if problem and not images:
             await self._save(job)
             raise problem

@@ -1,0 +1,142 @@
+"""How requests are sent: bounded in time and size, repeated as far as `retries` allows."""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import httpx
+
+from mcp_vega import errors
+from mcp_vega.segmind import retries
+from mcp_vega.segmind.media import MAX_BYTES, Allowance
+from mcp_vega.segmind.responses import Answer, passing_failure, quoted
+
+# A cold start may take three minutes before the first byte of an answer.
+DRAWING = httpx.Timeout(10, read=240)
+ASKING = httpx.Timeout(10, read=20)
+# The longest that a whole call may take, and the largest answer: four pictures of 7 MB as base64.
+DRAWING_SECONDS, ASKING_SECONDS, MEDIA_SECONDS = 300, 60, 120
+ANSWER_BYTES = 40_000_000
+REDIRECTS = 3
+
+
+class Caller:
+    """Sends requests over an HTTP client that is not closed here.
+
+    Args:
+        http: The client.
+        patience: Seconds that a call which was refused or not sent is repeated for.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, patience: float) -> None:
+        self._http = http
+        self._patience = patience
+
+    async def call(self, method: str, url: str, key: str, *, paid: bool, **request: Any) -> Answer:
+        """Send a request with the key.
+
+        Returns:
+            The last answer, whatever it says: reading it is the caller's.
+
+        Raises:
+            SegmindError: The last attempt got no answer.
+        """
+        timeout, seconds = (DRAWING, DRAWING_SECONDS) if paid else (ASKING, ASKING_SECONDS)
+
+        async def attempt() -> Answer:
+            stream = self._http.stream(method, url, headers={"x-api-key": key}, timeout=timeout, **request)
+            async with _at_most(seconds), stream as response:
+                body = await _read(response, ANSWER_BYTES)
+                # A key that comes back in an answer goes no further.
+                return Answer(response.status_code, dict(response.headers), body.replace(key.encode(), b"SG_..."))
+
+        return await self._repeat(attempt, paid=paid)
+
+    async def fetch(self, url: str, allowance: Allowance) -> Answer:
+        """Fetch media without the key, in pieces, so that one that is too large is given up early.
+
+        Returns:
+            The last answer, its body empty where it was too large.
+
+        Raises:
+            MediaError: The address, or one it redirects to, is not allowed.
+            SegmindError: The last attempt got no answer.
+        """
+        return await self._repeat(lambda: self._fetch(url, allowance), paid=False)
+
+    async def _fetch(self, url: str, allowance: Allowance) -> Answer:
+        for _ in range(REDIRECTS + 1):
+            if not allowance.permits(url):
+                raise errors.MediaError(
+                    f"The picture was drawn, but its address is on a host that is not allowed: {quoted(url)}",
+                    next_step="Add the host to MCP_VEGA_MEDIA_HOSTS if you trust it, or open the address yourself",
+                )
+            stream = self._http.stream("GET", url, timeout=ASKING)
+            async with _at_most(MEDIA_SECONDS), stream as response:
+                if not response.has_redirect_location:
+                    return Answer(response.status_code, dict(response.headers), await _read(response, MAX_BYTES))
+                url = _joined(url, response.headers["location"])
+        raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
+
+    async def _repeat(self, attempt: Callable[[], Awaitable[Answer]], *, paid: bool) -> Answer:
+        """Make a call until it has an answer worth reading, or must not be repeated, or patience ends."""
+        give_up = time.monotonic() + self._patience
+        number = 0
+        while True:
+            try:
+                outcome = await attempt()
+                failure = passing_failure(outcome, paid=paid)
+            # httpx follows no redirect here, but reads where one leads: ValueError where it cannot.
+            except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
+                outcome = failure = error
+            pause = retries.pause_before_retry(failure, number, datetime.now(UTC), paid=paid) if failure else None
+            if pause is None or time.monotonic() + pause > give_up:
+                break
+            await anyio.sleep(pause)
+            number += 1
+        if isinstance(outcome, Answer):
+            return outcome
+        raise _no_answer(outcome, paid=paid) from outcome
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads; a location that cannot be read stays as it is, and is on no list."""
+    try:
+        return str(httpx.URL(url).join(location))
+    except (httpx.InvalidURL, ValueError):
+        return location
+
+
+async def _read(response: httpx.Response, limit: int) -> bytes:
+    """A body of at most `limit` bytes; none where it is longer or its compression is broken, as that is no answer."""
+    data = bytearray()
+    try:
+        async for piece in response.aiter_bytes():
+            data += piece
+            if len(data) > limit:
+                return b""
+    except httpx.DecodingError:
+        return b""
+    return bytes(data)
+
+
+@asynccontextmanager
+async def _at_most(seconds: float) -> AsyncGenerator[None]:
+    """Ends a call that drips: the library's own time-outs begin anew with every byte."""
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise httpx.ReadTimeout(f"no whole answer after {seconds} s")
+
+
+def _no_answer(error: Exception, *, paid: bool) -> errors.SegmindError:
+    """What a call that got no whole answer comes to."""
+    name = type(error).__name__
+    if isinstance(error, retries.NEVER_SENT):
+        return errors.Unreachable(f"No connection to the API could be made ({name})")
+    if paid:
+        return errors.OutcomeUnknown(f"The call was sent, but no whole answer came back ({name})")
+    return errors.ServiceUnavailable(f"The API did not answer ({name})")
