@@ -39,7 +39,9 @@ class Settings(BaseModel):
         description="The API's request history; the vendor's, or the base URL's own when that was changed.",
     )
     gallery: Path | None = Field(
-        default=None, alias="MCP_VEGA_GALLERY", description="The folder where every picture is kept."
+        default=None,
+        alias="MCP_VEGA_GALLERY",
+        description="The folder where every picture is kept; `mcp-vega` in your pictures folder unless set.",
     )
     wait_seconds: float = Field(
         default=45,
