@@ -1,5 +1,6 @@
 """`mcp-vega draw`: the way an agent's call takes, walked from the command line."""
 
+import os
 import shutil
 import sys
 from argparse import Namespace
@@ -64,7 +65,7 @@ def _check(tool: str, arguments: dict[str, Any], output: Path | None) -> None:
     """Find what is wrong with the command before anything is opened or paid for."""
     definition = next(each for each in DEFINITIONS if each.name == tool)
     definition.arguments.read(arguments)
-    if output is not None and not output.parent.is_dir():
+    if output is not None and not os.path.isdir(output.parent):  # noqa: PTH112  pathlib's raises for an odd name
         raise InvalidArguments(f"-o names a folder that does not exist: {output.parent}")
 
 

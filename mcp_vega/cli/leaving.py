@@ -48,6 +48,8 @@ async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for number in signals:
+                if studio.closing:
+                    continue  # the work has ended by itself, and what follows is under way
                 scope.cancel()
                 await finish(studio)
                 os._exit(128 + number)

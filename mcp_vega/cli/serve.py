@@ -65,7 +65,8 @@ async def _serve_http(settings: Settings, transport: str, listener: socket.socke
         if sys.platform != "win32":
             await tasks.start(_stopping_on_signal, server, desk.studio)
         await server.serve([listener])
-        await finish(desk.studio)
+        if not desk.studio.closing:  # no signal came: the server ended by itself
+            await finish(desk.studio)
         tasks.cancel_scope.cancel()
     return 0
 

@@ -75,6 +75,11 @@ class Studio:
         self._tasks.cancel_scope.cancel()
         return await self._stack.__aexit__(kind, error, trace)
 
+    @property
+    def closing(self) -> bool:
+        """Whether it takes no more jobs, because the process is about to end."""
+        return self._finish_by is not None
+
     async def finish(self, grace: float) -> list[Job]:
         """Take no more jobs, and give those under way `grace` seconds to be kept, counted from the first call.
 
@@ -114,7 +119,7 @@ class Studio:
     async def _begin(self, parameters: Parameters, work: Callable[[Job], Awaitable[Job]]) -> Job:
         self._client.require_key()
         await self._gallery.prepare(self._clock().date())
-        if self._finish_by is not None:
+        if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
         if parameters.seed == -1:
             parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
