@@ -105,7 +105,7 @@ def _place(temporary: Path, target: Path) -> None:
         os.link(temporary, target)
     except FileExistsError:
         raise
-    except (OSError, NotImplementedError):
+    except OSError:
         target.touch(exist_ok=False)
         temporary.replace(target)
 
