@@ -376,9 +376,13 @@ async def test_a_refusal_while_watching_leaves_the_charge_open(status: int) -> N
         httpx.Response(401, json={"error": "revoked"}),
         httpx.Response(422, json={"status": "FAILED", "error": "moderation"}),
         httpx.Response(200, json={"status": "PROCESSING", "request_id": "r1"}),
+        httpx.Response(200, json={"status": "COMPLETED", "request_id": "r1", "output": None}),
     ],
 )
-async def test_a_result_that_cannot_be_had_was_charged_and_names_the_job(answer: httpx.Response) -> None:
+async def test_a_result_that_cannot_be_had_was_charged_and_names_the_job(
+    answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.client.REPLICATION_SECONDS", 0)
     with pytest.raises(errors.MediaError) as caught:
         await answering(answer).result("r1")
     assert caught.value.charged is Charged.YES
@@ -386,8 +390,14 @@ async def test_a_result_that_cannot_be_had_was_charged_and_names_the_job(answer:
 
 
 async def test_a_result_is_asked_for_until_the_api_can_answer() -> None:
-    busy = [httpx.Response(503)] * 8 + [httpx.Response(429)] * 8
-    script = Script(*busy, httpx.Response(200, json={"status": "COMPLETED", "output": MEDIA}))
+    script = Script(
+        *[httpx.Response(503)] * 8,
+        *[httpx.Response(429)] * 8,
+        httpx.Response(404, json={"error": "Request r1 not found"}),
+        httpx.Response(200, json={"status": "PROCESSING", "request_id": "r1"}),
+        httpx.Response(200, html="<html></html>"),
+        httpx.Response(200, json={"status": "COMPLETED", "output": MEDIA}),
+    )
     assert (await client_over(script).result("r1")).pictures == (MEDIA,)
     with pytest.raises(errors.MediaError, match="cannot be had"):
         await answering(httpx.Response(503)).result("r1", deadline=0)

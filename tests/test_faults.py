@@ -73,7 +73,7 @@ async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what
     [
         ("failed", "no", "ran out of memory"),
         ("moderation", "no", "would not draw this"),
-        ("output-missing", "yes", "names no picture"),
+        ("output-missing", "yes", "sent no picture"),
         ("truncated", "yes", "no whole picture"),
         ("media-403", "yes", "HTTP 403"),
         ("media-foreign", "yes", "not allowed"),

@@ -82,6 +82,9 @@ class Credits:
 def read_generation(answer: Answer, *, paid: bool) -> Generation | Submission:
     """Read the answer to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`.
 
+    Returns:
+        The pictures; or a `Submission` where they are not finished yet.
+
     Raises:
         SegmindError: The call was refused or failed, or the answer holds no whole picture.
     """
@@ -98,8 +101,10 @@ def read_generation(answer: Answer, *, paid: bool) -> Generation | Submission:
         return Generation(pictures, receipt)
     if body.get("error"):
         raise failure(answer)
-    if is_request_id(request_id := body.get("request_id")):
+    if body.get("status") != State.COMPLETED and is_request_id(request_id := body.get("request_id")):
         return Submission(request_id)
+    if not paid and answer.json is None:  # asking again costs nothing, and may bring the whole answer
+        raise errors.ServiceUnavailable(_describe_unreadable(answer))
     raise errors.UnreadableAnswer(_describe_unreadable(answer))
 
 

@@ -144,20 +144,25 @@ class SegmindClient:
         Raises:
             MediaError: The result cannot be had.
         """
-        started = time.monotonic()
-        for pause in retries.polls(0):
-            await anyio.sleep(pause)
+        started, pauses = time.monotonic(), retries.polls(0)
+        while True:
+            await anyio.sleep(next(pauses))
+            elapsed = time.monotonic() - started
             try:
                 answer = await self._call("GET", self._request_url(request_id))
                 generation = answers.read_generation(answer, paid=False)
+            except PASSING as error:
+                why, tolerated = error.what, elapsed < deadline
+            except errors.NotFound as error:
+                why, tolerated = error.what, elapsed < REPLICATION_SECONDS
             except errors.SegmindError as error:
-                if not isinstance(error, PASSING) or time.monotonic() - started > deadline:
-                    raise _lost_result(request_id, error.what) from error
+                raise _lost_result(request_id, error.what) from error
             else:
                 if isinstance(generation, Generation):
                     return generation
-                break
-        raise _lost_result(request_id, "it names no picture")
+                why, tolerated = "it is not finished, although the API said so", elapsed < REPLICATION_SECONDS
+            if not tolerated:
+                raise _lost_result(request_id, why)
 
     async def history(
         self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100
