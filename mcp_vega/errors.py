@@ -5,7 +5,8 @@ Each knows what went wrong, whether the call was charged and what to do next:
     VegaError
     ├── InvalidArguments         an argument is missing, unknown or out of range
     ├── InvalidSettings          an environment variable cannot be used
-    │   └── MissingKey           no API key is set
+    │   ├── MissingKey           no API key is set
+    │   └── PortTaken            a port cannot be listened on
     ├── UnknownJob               no job has this request id
     ├── UnknownImage             no picture has this id
     ├── ServerClosing            the server takes no new work
@@ -89,6 +90,15 @@ class MissingKey(InvalidSettings):
         "Create a key at https://cloud.segmind.com/console/api-keys and set it as SEGMIND_API_KEY, for a host in the "
         "`env` block of this server's entry in its configuration; or use --sandbox to try it without a key"
     )
+
+
+class PortTaken(InvalidSettings):
+    """A port that was asked for cannot be listened on."""
+
+    next_step = "Choose another with --port; 0 picks one"
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        super().__init__(f"Port {port} on {host} cannot be had: {error.strerror}")
 
 
 class UnknownJob(VegaError):  # noqa: N818

@@ -36,7 +36,8 @@ class Settings(BaseModel):
     history_url: str = Field(
         default="",
         alias="SEGMIND_HISTORY_URL",
-        description="The API's request history; the vendor's, or the base URL's own when that was changed.",
+        description="The API's request history (nothing asks it yet); the vendor's, or the base URL's own when that "
+        "was changed.",
     )
     gallery: Path | None = Field(
         default=None,
@@ -53,7 +54,8 @@ class Settings(BaseModel):
     preview: Literal["auto", "small", "full", "off"] = Field(
         default="auto",
         alias="MCP_VEGA_PREVIEW",
-        description="The pictures inside a result: `auto` up to 768 px, `small` up to 512 px, `full` size, or `off`.",
+        description="The pictures inside a result: `auto` up to 768 px, `small` up to 512 px, `full` size "
+        "(700 kB a result), or `off`.",
     )
     media_hosts: Names = Field(
         default=(),

@@ -18,7 +18,7 @@ from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.server.app import build_server
-from mcp_vega.server.tools import Desk
+from mcp_vega.server.desk import Desk
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.studio import Studio

@@ -48,7 +48,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("check_job", {"request_id": "a/b"}, ["request_id is 'a/b'", "letters, digits, - and _"]),
     ("check_job", {"request_id": "a" * 65}, ["request_id is 'aaa", "at most 64"]),
     ("check_job", {"wait_seconds": 46}, ["wait_seconds is 46", "from 0 to 45"]),
-    ("check_job", {"id": "x"}, ["no parameter 'id'"]),
+    ("check_job", {"id": "x"}, ["check_job has no parameter 'id'"]),
 ]
 
 

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indi
 
 RT = "generate_image_vegart"
 
-HARMLESS = ["envelope", "output-list", "output-object", "output-base64", "no-cost", "status-word", "status-foreign",
+HARMLESS = ["output-list", "output-object", "output-base64", "no-cost", "status-word", "status-foreign",
             "poll-502", "late", "429*2"]  # fmt: skip
 
 
@@ -27,6 +27,13 @@ async def test_a_harmless_oddity_still_ends_with_the_picture_paid_once(
     assert job["state"] == "COMPLETED"
     assert Path(job["images"][0]["path"]).exists()
     assert len(sandbox.queue.calls) == 1
+
+
+async def test_a_v1_call_that_the_api_queues_is_followed_to_its_picture(agent: Client, sandbox: Sandbox) -> None:
+    job = job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:envelope]"}))
+    assert len(job["images"]) == 1
+    assert [call.route for call in sandbox.queue.calls.values()] == ["v1"]
+    assert sandbox.queue.requests["GET status"] >= 1
 
 
 async def test_what_is_not_reported_is_unknown(agent: Client) -> None:

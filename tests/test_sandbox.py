@@ -148,9 +148,10 @@ async def test_refusals_come_in_the_apis_order(http: httpx.AsyncClient, sandbox:
 
 
 async def test_the_wrong_verb_and_the_gateways_errors_are_pages(http: httpx.AsyncClient) -> None:
-    page = await http.get("/v1/segmind-vega")
-    assert page.status_code == 405
-    assert page.headers["content-type"].startswith("text/html")
+    wrong_verb = await http.get("/v1/segmind-vega")
+    gateway = await http.post("/v1/segmind-vega", json={"prompt": "a fox [fault:502]"})
+    assert (wrong_verb.status_code, gateway.status_code) == (405, 502)
+    assert all(page.headers["content-type"].startswith("text/html") for page in (wrong_verb, gateway))
 
 
 async def test_the_rate_limit_is_off_until_asked_for_and_ends_after_a_minute(

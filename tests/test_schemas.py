@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from mcp.client import Client
 
+from mcp_vega import __version__
+
 pytestmark = pytest.mark.anyio
 
 SNAPSHOTS = Path(__file__).parent / "schemas"
@@ -114,7 +116,7 @@ async def test_the_server_says_who_it_is(agent: Client) -> None:
     info = agent.server_info
     assert info
     assert info.name == "mcp-vega"
-    assert info.version == "0.1.0"
+    assert info.version == __version__
     assert info.icons
     assert info.icons[0].src.startswith("data:image/png;base64,")
     assert "Generate images" in (agent.instructions or "")

@@ -185,10 +185,13 @@ async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, total, message))
 
+    sandbox.queue.speed = 0.2
     async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
         await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}, progress_callback=hear)
         await anyio.wait_all_tasks_blocked()
-    assert [message.partition(":")[0] for _, _, message in heard if message][-1] == "COMPLETED"
+    states = [message.partition(":")[0] for _, _, message in heard if message]
+    assert (states[0], states[-1]) == ("QUEUED", "COMPLETED")
+    assert "PROCESSING" in states
     assert [progress for progress, _, _ in heard] == sorted(progress for progress, _, _ in heard)
 
 

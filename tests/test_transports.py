@@ -18,6 +18,8 @@ from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from mcp_vega import __version__
+
 pytestmark = pytest.mark.anyio
 
 STDERR = "stderr.txt"
@@ -177,7 +179,7 @@ def test_an_idle_http_server_leaves_within_a_second_of_a_signal(
 ) -> None:
     with started(tmp_path, "--transport", transport, "--port", "0", "--sandbox") as process:
         url = address(tmp_path).rpartition("/")[0]
-        assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "version": "0.1.0"}
+        assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "version": __version__}
         process.send_signal(number)
         assert seconds_until_exit(process) < 1
         assert process.returncode == 0

@@ -45,7 +45,7 @@ async def test_the_sandbox_keeps_its_pictures_apart(tmp_path: Path) -> None:
         ({"SEGMIND_HISTORY_URL": "https://h.example/rows"}, "https://h.example/rows"),
     ],
 )
-async def test_the_history_is_asked_where_the_base_url_says(variables: dict[str, str], address: str) -> None:
+async def test_the_address_of_the_history_follows_the_base_url(variables: dict[str, str], address: str) -> None:
     assert Settings.from_environment(variables).request_history_url == address
 
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of the process by default.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrongly asked for.
+        The exit code: 0 done, 1 failed, 2 wrong usage.
     """
     # Pydantic builds thousands of long-lived objects while it is imported: collecting among them costs 5 % of a start.
     gc.disable()

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import anyio
 
-from mcp_vega.errors import InvalidSettings
+from mcp_vega.errors import PortTaken
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
@@ -37,7 +37,4 @@ async def _serve(queue: Queue, host: str, port: int) -> None:
                 async for _ in signals:
                     break
     except OSError as error:
-        raise InvalidSettings(
-            f"Port {port} on {host} cannot be had: {error.strerror}",
-            next_step="Choose another with --port; 0 picks one",
-        ) from error
+        raise PortTaken(host, port, error) from error

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from mcp_vega import __version__
 from mcp_vega.cli.leaving import finish, until_signal
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
-from mcp_vega.errors import InvalidSettings
+from mcp_vega.errors import InvalidSettings, PortTaken
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.studio import Studio
@@ -92,10 +92,7 @@ def _listening(host: str, port: int, settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise InvalidSettings(
-            f"Port {port} on {host} cannot be had: {error.strerror}",
-            next_step="Choose another with --port; 0 picks one",
-        ) from error
+        raise PortTaken(host, port, error) from error
 
 
 def _application(server: MCPServer[Any], transport: str, settings: Settings) -> Starlette:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from mcp_vega import __version__
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.server.tools import Desk
+from mcp_vega.server.desk import Desk
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.ledger import Ledger
@@ -37,9 +37,9 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
             history_url=settings.request_history_url,
             media_hosts=settings.media_hosts,
         )
-        studio = Studio(client, Gallery(settings.gallery_folder), Ledger(), sandbox=settings.sandbox)
+        studio = Studio(client, Gallery(settings.gallery_folder), Ledger())
         await stack.enter_async_context(studio)
-        yield Desk(studio, settings.wait_seconds, settings.preview)
+        yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
 
 
 @asynccontextmanager

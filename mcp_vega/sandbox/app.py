@@ -122,7 +122,7 @@ class Api:
             raise Refusal(405)
         if not request.headers.get("content-type", "").lower().startswith("application/json"):
             raise Refusal(406, "Invalid content type")
-        if until := self._queue.rate_limited_until():
+        if until := self._queue.admit():
             raise _rate_limited(until)
         if slug not in MODELS:
             raise Refusal(410, "This model has been retired") if slug in RETIRED else Refusal(404, "Model not found")

@@ -101,8 +101,8 @@ class Queue:
         """Let time pass at once."""
         self._skipped += seconds
 
-    def rate_limited_until(self) -> datetime | None:
-        """When the next call is taken, if none is now; counts this one as taken otherwise."""
+    def admit(self) -> datetime | None:
+        """Count a paid call against the rate limit; or say when the next one is admitted, if this one is not."""
         while self._taken and self._taken[0] <= self.now - 60:
             self._taken.popleft()
         if self.rate_limit and len(self._taken) >= self.rate_limit:

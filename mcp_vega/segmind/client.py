@@ -34,7 +34,8 @@ class SegmindClient:
 
     Args:
         http: Sends the requests; it is not closed here.
-        key: The API key, sent to `base_url` and `history_url` only. Without one every paid call raises `MissingKey`.
+        key: The API key, sent to `base_url` and `history_url` only. Without one every call but `download` raises
+            `MissingKey`.
         base_url: The API, without a version.
         history_url: The request history's address.
         media_hosts: Further host names that pictures may be fetched from.

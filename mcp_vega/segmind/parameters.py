@@ -69,7 +69,8 @@ class Parameters(BaseModel):
     img_height: Side = Field(default=1024, description="Height in pixels; can only be 1024.")
     base64: bool = Field(
         default=False,
-        description="true returns the full-size image in the conversation instead of a smaller preview.",
+        description="true returns the full-size image in the conversation instead of a smaller preview, as far as a "
+        "result holds it (700 kB for all its images).",
     )
 
     @field_validator("*", mode="before")

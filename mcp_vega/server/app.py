@@ -17,7 +17,8 @@ from pydantic import AnyUrl, PrivateAttr
 from mcp_vega import __version__
 from mcp_vega.errors import Charged, InvalidArguments, VegaError
 from mcp_vega.server import resources, results
-from mcp_vega.server.tools import DEFINITIONS, Definition, Desk
+from mcp_vega.server.desk import Desk
+from mcp_vega.server.tools import DEFINITIONS, Definition
 
 INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
@@ -57,7 +58,7 @@ class _VegaServer(MCPServer[Any]):
         known = [definition.name for definition in DEFINITIONS]
         if name not in known:
             error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
-            raise ToolError(results.of_error(self._desk.studio, error))
+            raise ToolError(results.of_error(self._desk, error))
         return await super().call_tool(name, arguments, context)
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
@@ -105,7 +106,7 @@ class _VegaTool(Tool):
         try:
             return await definition.run(self._desk, definition.arguments.read(arguments), context)
         except VegaError as error:
-            raise ToolError(results.of_error(self._desk.studio, error)) from error
+            raise ToolError(results.of_error(self._desk, error)) from error
         except MCPError:
             raise
         except Exception as error:
@@ -114,7 +115,7 @@ class _VegaTool(Tool):
                 charged=Charged.UNKNOWN,
                 next_step="Call check_job without a request_id to see which jobs there are before you repeat the call",
             )
-            raise UnexpectedToolError(results.of_error(self._desk.studio, broken)) from error
+            raise UnexpectedToolError(results.of_error(self._desk, broken)) from error
 
 
 def _icon() -> mcp_types.Icon:

@@ -43,13 +43,12 @@ class Question(BaseModel):
     )
 
 
-def of_model(model: type[ReadT_co]) -> Arguments[ReadT_co]:
-    """The arguments of a tool that takes the fields of one pydantic model."""
+def of_model(model: type[ReadT_co], taker: str) -> Arguments[ReadT_co]:
+    """The arguments of a tool that takes the fields of one pydantic model; `taker` is its name in errors."""
     schema = _schema(model)
-    title = getattr(model, "slug", "this tool")
 
     def read(given: dict[str, Any]) -> ReadT_co:
-        return _validated(model, given, schema, title)
+        return _validated(model, given, schema, taker)
 
     return Arguments(schema, read)
 
@@ -128,7 +127,7 @@ def _allowance(schema: Schema) -> str:
 # ---- checking ----
 
 
-def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, title: str) -> ReadT_co:
+def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, taker: str) -> ReadT_co:
     try:
         left_out = {name for name in schema["properties"] if given.get(name) is None}
         return model.model_validate({name: value for name, value in given.items() if name not in left_out})
@@ -140,7 +139,7 @@ def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, tit
                 case "missing":
                     sentences.append(f"{name} is missing: {schema['properties'][name]['description']}")
                 case "extra_forbidden":
-                    sentences.append(_unknown(name, schema, title))
+                    sentences.append(_unknown(name, schema, taker))
                 case "blank" | "string_too_short":
                     sentences.append(f"{name} is blank: it must say what to draw")
                 case _:
@@ -148,10 +147,10 @@ def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, tit
         raise InvalidArguments("; ".join(text.rstrip(".") for text in sentences)) from None
 
 
-def _unknown(name: str, schema: Schema, title: str) -> str:
+def _unknown(name: str, schema: Schema, taker: str) -> str:
     near = get_close_matches(name, list[str](schema["properties"]), n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
-    return f"{title} has no parameter {_shown(name)}{hint}; it takes {', '.join(schema['properties'])}"
+    return f"{taker} has no parameter {_shown(name)}{hint}; it takes {', '.join(schema['properties'])}"
 
 
 def _sentence(name: str, value: Any, schema: Schema) -> str:

@@ -11,6 +11,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
 from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.segmind.responses import quoted
+from mcp_vega.server.desk import Desk
 from mcp_vega.studio import pictures
 from mcp_vega.studio.jobs import Image, Job
 from mcp_vega.studio.pictures import Mode
@@ -25,7 +26,7 @@ OVERDUE = 10
 _decoding = anyio.Semaphore(1)
 
 
-async def of_job(studio: Studio, job: Job, preview: Mode) -> CallToolResult:
+async def of_job(desk: Desk, job: Job) -> CallToolResult:
     """The result of a job as it stands.
 
     Raises:
@@ -34,31 +35,31 @@ async def of_job(studio: Studio, job: Job, preview: Mode) -> CallToolResult:
     if job.error:
         raise job.error.with_traceback(None)  # else it grows with every check
     if not job.state.finished:
-        return _result(studio, [_under_way(studio, job)], _meta(job))
-    previews, missing = await _previews(studio, job, "full" if job.parameters.base64 else preview)
+        return _result(desk, [_under_way(desk.studio, job)], _meta(job))
+    previews, missing = await _previews(desk.studio, job, "full" if job.parameters.base64 else desk.preview)
     text = "\n".join([_finished(job), *missing])
-    return _result(studio, [TextContent(type="text", text=text), *previews], _meta(job))
+    return _result(desk, [TextContent(type="text", text=text), *previews], _meta(job))
 
 
-def of_jobs(studio: Studio, jobs: list[Job]) -> CallToolResult:
+def of_jobs(desk: Desk, jobs: list[Job]) -> CallToolResult:
     """A list of jobs, one line each."""
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return _result(studio, [TextContent(type="text", text=text)], {})
+        return _result(desk, [TextContent(type="text", text=text)], {})
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [f"{job.request_id} {job.state} {job.model} {_quoted(job.parameters.prompt)}" for job in jobs]
     meta = {"mcp-vega/jobs": [_data(job) for job in jobs]}
-    return _result(studio, [TextContent(type="text", text="\n".join(lines))], meta)
+    return _result(desk, [TextContent(type="text", text="\n".join(lines))], meta)
 
 
-def of_error(studio: Studio, error: VegaError) -> str:
+def of_error(desk: Desk, error: VegaError) -> str:
     """The text of an error."""
-    return f"{error.text}\n{SANDBOX}" if studio.sandbox else error.text
+    return f"{error.text}\n{SANDBOX}" if desk.sandbox else error.text
 
 
-def _result(studio: Studio, content: list[ContentBlock], meta: dict[str, Any]) -> CallToolResult:
+def _result(desk: Desk, content: list[ContentBlock], meta: dict[str, Any]) -> CallToolResult:
     first = content[0]
-    if studio.sandbox and isinstance(first, TextContent):
+    if desk.sandbox and isinstance(first, TextContent):
         content = [TextContent(type="text", text=f"{first.text}\n{SANDBOX}"), *content[1:]]
     return CallToolResult(content=content, _meta=meta or None)
 

@@ -10,26 +10,14 @@ from mcp_types import CallToolResult, ToolAnnotations
 from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import arguments, results
 from mcp_vega.server.arguments import Arguments, Question
+from mcp_vega.server.desk import Desk
 from mcp_vega.studio.jobs import Job
-from mcp_vega.studio.pictures import Mode
 from mcp_vega.studio.studio import Studio
 
 LATEST = 10
 
 PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 FREE = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What the tools work with: the studio, and how long and how large they answer.
-
-    `wait_seconds` is how long a call waits for its pictures; `preview` is how they appear in a result.
-    """
-
-    studio: Studio
-    wait_seconds: float = 45
-    preview: Mode = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,23 +36,23 @@ async def generate_image(desk: Desk, parameters: Parameters, context: Context[An
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
     job = await desk.studio.draw(parameters)
     job = await _watched(desk.studio, job, desk.wait_seconds, context)
-    return await results.of_job(desk.studio, job, desk.preview)
+    return await results.of_job(desk, job)
 
 
 async def submit_job(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
-    """Queue a job and answer with its request id as soon as the API has given one."""
+    """Queue a job and answer with its request id as soon as it is on its way."""
     job = await desk.studio.submit(parameters)
-    job = await _watched(desk.studio, job, desk.wait_seconds, context, until=lambda seen: seen.accepted)
-    return await results.of_job(desk.studio, job, desk.preview)
+    job = await _watched(desk.studio, job, desk.wait_seconds, context, until=lambda seen: seen.begun)
+    return await results.of_job(desk, job)
 
 
 async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) -> CallToolResult:
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     if not question.request_id:
-        return results.of_jobs(desk.studio, await desk.studio.latest(LATEST))
+        return results.of_jobs(desk, await desk.studio.latest(LATEST))
     job = await desk.studio.find(question.request_id)
     job = await _watched(desk.studio, job, question.wait_seconds, context)
-    return await results.of_job(desk.studio, job, desk.preview)
+    return await results.of_job(desk, job)
 
 
 def _finished(job: Job) -> bool:
@@ -111,7 +99,7 @@ DEFINITIONS = (
             "for quality: negative prompt, scheduler, guidance, up to 4 images a call. Each image "
             f"{_speed(VegaParameters)}; more steps and samples take and cost proportionally more. {_WHAT_COMES_BACK}"
         ),
-        arguments=arguments.of_model(VegaParameters),
+        arguments=arguments.of_model(VegaParameters, VegaParameters.slug),
         annotations=PAID,
         run=generate_image,
     ),
@@ -123,7 +111,7 @@ DEFINITIONS = (
             f"choice for speed and drafts: one image a call, few steps. It {_speed(VegaRTParameters)}. "
             f"{_WHAT_COMES_BACK}"
         ),
-        arguments=arguments.of_model(VegaRTParameters),
+        arguments=arguments.of_model(VegaRTParameters, VegaRTParameters.slug),
         annotations=PAID,
         run=generate_image,
     ),
@@ -149,7 +137,7 @@ DEFINITIONS = (
             "generate_image_vega returns them, again and again. Costs nothing. wait_seconds waits for the end. "
             "Without a request id it lists the latest jobs, newest first."
         ),
-        arguments=arguments.of_model(Question),
+        arguments=arguments.of_model(Question, "check_job"),
         annotations=FREE,
         run=check_job,
     ),

@@ -1,4 +1,4 @@
-"""The pictures, in a folder of the user's: the only module that writes files.
+"""The pictures, in a folder of the user's: the only module that writes into it.
 
 <folder>/2026-11-20/<words of the prompt>-<seed>-<8 digits of the id>.jpg
 """
@@ -62,6 +62,8 @@ class Gallery:
             raise GalleryError(
                 f"The picture was drawn but could not be written to {self.folder}: {error.strerror}",
                 charged=Charged.YES,
+                next_step="Make the folder writable, and look for the picture in your request history at "
+                "https://cloud.segmind.com before you draw it again",
             ) from error
 
     def _keep(self, data: bytes, name: str, day: date) -> Path:

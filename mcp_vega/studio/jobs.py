@@ -53,8 +53,8 @@ class Job:
         return self.remote_id or self.local_id
 
     @property
-    def accepted(self) -> bool:
-        """Whether the API has taken it, one way or the other."""
+    def begun(self) -> bool:
+        """Whether the API has given it an id, or it has left the queue."""
         return self.remote_id is not None or self.state is not State.QUEUED
 
     @property

@@ -40,18 +40,16 @@ class Studio:
         client: Speaks to the API.
         gallery: Keeps the pictures.
         ledger: Keeps the jobs.
-        sandbox: Whether the API is the sandbox.
         pace: What the documented drawing times are multiplied by; 0 expects every answer at once.
         clock: The time (UTC).
     """
 
-    def __init__(  # noqa: PLR0913  each comes in through the door
+    def __init__(
         self,
         client: SegmindClient,
         gallery: Gallery,
         ledger: Ledger,
         *,
-        sandbox: bool = False,
         pace: float = 1,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -63,7 +61,6 @@ class Studio:
         self._changes: dict[str, anyio.Event] = {}
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
-        self.sandbox = sandbox
 
     async def __aenter__(self) -> Self:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
@@ -116,7 +113,7 @@ class Studio:
         """
         return await self._begin(parameters, self._queue)
 
-    async def _begin(self, parameters: Parameters, work: Callable[[Job], Awaitable[Job]]) -> Job:
+    async def _begin(self, parameters: Parameters, work: Callable[[Job], Awaitable[None]]) -> Job:
         self._client.require_key()
         await self._gallery.prepare(self._clock().date())
         if self.closing:
@@ -125,13 +122,13 @@ class Studio:
             parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
         job = Job(parameters=parameters, created=self._clock())
         self._changes[job.local_id] = anyio.Event()
-        await self._save(job)
+        await self._ledger.save(job)
         self._tasks.start_soon(self._carry, job, work)
         return job
 
     # ---- carrying ----
 
-    async def _carry(self, job: Job, work: Callable[[Job], Awaitable[Job]]) -> None:
+    async def _carry(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
         """Do a job's work to its end; whatever happens ends in the ledger."""
         try:
             await work(job)
@@ -148,23 +145,25 @@ class Studio:
         finally:
             self._changes.pop(job.local_id).set()
 
-    async def _generate(self, job: Job) -> Job:
+    async def _generate(self, job: Job) -> None:
         job = await self._change(job, state=State.PROCESSING)
         several = job.parameters.pictures > 1  # only as base64 can v1 answer with more than one picture
         answer = await self._client.generate(job.model, job.parameters.body(base64=several))
         if isinstance(answer, Submission):
-            return await self._fetch(await self._change(job, remote_id=answer.request_id, state=State.QUEUED))
-        return await self._keep(job, answer, answer.receipt)
+            await self._fetch(await self._change(job, remote_id=answer.request_id, state=State.QUEUED))
+        else:
+            await self._keep(job, answer, answer.receipt)
 
-    async def _queue(self, job: Job) -> Job:
+    async def _queue(self, job: Job) -> None:
         try:
             submission = await self._client.submit(job.model, job.parameters.body(base64=False))
         except (errors.NotFound, errors.MethodNotAllowed, errors.Retired):
             # Documented for v1 only, VegaRT may be missing from v2; such a refusal costs nothing.
-            return await self._generate(job)
-        return await self._fetch(await self._change(job, remote_id=submission.request_id))
+            await self._generate(job)
+        else:
+            await self._fetch(await self._change(job, remote_id=submission.request_id))
 
-    async def _fetch(self, job: Job) -> Job:
+    async def _fetch(self, job: Job) -> None:
         """Watch a queued job, then fetch its pictures."""
         request_id = job.request_id
         receipt = Receipt()
@@ -175,9 +174,9 @@ class Studio:
             if status.state not in (job.state, State.COMPLETED):
                 job = await self._change(job, state=status.state)
         generation = await self._client.result(request_id)
-        return await self._keep(job, generation, _merged(generation.receipt, receipt))
+        await self._keep(job, generation, _merged(generation.receipt, receipt))
 
-    async def _keep(self, job: Job, generation: Generation, receipt: Receipt) -> Job:
+    async def _keep(self, job: Job, generation: Generation, receipt: Receipt) -> None:
         """Put the pictures into the gallery; one that cannot be had does not cost the others."""
         job = replace(job, receipt=receipt, remote_id=job.remote_id or receipt.request_id)
         images: list[Image] = []
@@ -190,15 +189,18 @@ class Studio:
                 problem = error
             except Exception as error:
                 logger.exception("A picture of job %s broke", job.local_id)
-                problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
+                problem = errors.MediaError(
+                    f"A picture of the job could not be kept ({type(error).__name__})",
+                    next_step=f"Look for {job.request_id} in your request history at https://cloud.segmind.com",
+                )
         if problem and not images:
-            await self._save(job)
+            await self._ledger.save(job)
             raise problem
         missing = job.parameters.pictures - len(images)
         note = f"{missing} of the {job.parameters.pictures} pictures did not arrive" if missing > 0 else ""
         if note and problem:
             note += f": {problem.what}"
-        return await self._change(job, state=State.COMPLETED, images=tuple(images), note=note)
+        await self._change(job, state=State.COMPLETED, images=tuple(images), note=note)
 
     async def _keep_one(self, job: Job, data: bytes) -> Image:
         found = recognise(data)
@@ -226,13 +228,10 @@ class Studio:
     async def _change(self, job: Job, **changes: Any) -> Job:
         """Write a change of a job down and tell those who follow it."""
         job = replace(job, **changes)
-        await self._save(job)
+        await self._ledger.save(job)
         change, self._changes[job.local_id] = self._changes[job.local_id], anyio.Event()
         change.set()
         return job
-
-    async def _save(self, job: Job) -> None:
-        await self._ledger.save(job)
 
     # ---- looking ----
 

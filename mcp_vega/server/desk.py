@@ -1,0 +1,20 @@
+"""What the tools work with."""
+
+from dataclasses import dataclass
+
+from mcp_vega.studio.pictures import Mode
+from mcp_vega.studio.studio import Studio
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The studio, and how its jobs are answered for.
+
+    `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
+    whether the API is the sandbox.
+    """
+
+    studio: Studio
+    wait_seconds: float = 45
+    preview: Mode = "auto"
+    sandbox: bool = False
