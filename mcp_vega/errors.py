@@ -68,7 +68,11 @@ class VegaError(Exception):
         """The error in the three lines that every user and agent sees."""
         lines = (f"Error: {self.what}", f"Charged: {self.charged}", f"Next: {self.next_step}")
         # One line each, whatever foreign text is in them, and nothing that UTF-8 cannot carry.
-        return "\n".join(" ".join(line.split()).rstrip(". ") + "." for line in lines).encode(errors="replace").decode()
+        return (
+            "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
+            .encode(errors="replace")
+            .decode()
+        )
 
 
 class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing

@@ -109,9 +109,10 @@ def test_draw_that_fails_says_why_and_exits_with_1(tmp_path: Path, api: dict[str
 
 def test_draw_that_cannot_copy_the_picture_says_where_it_is_kept(tmp_path: Path, api: dict[str, str]) -> None:
     name = "x" * 300 + ".jpg"
-    done = run("draw", "a fox", "-o", name, folder=tmp_path, **api)
+    gallery = tmp_path / "two  spaces"
+    done = run("draw", "a fox", "-o", name, folder=tmp_path, **{**api, "MCP_VEGA_GALLERY": str(gallery)})
     assert done.returncode == 1
-    (kept,) = (tmp_path / "gallery").glob("*/a-fox-*.jpg")
+    (kept,) = gallery.glob("*/a-fox-*.jpg")
     assert f"The picture is kept at {kept}" in done.stderr
 
 

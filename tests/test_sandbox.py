@@ -199,6 +199,19 @@ async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncCli
     assert (await http.post("/_sandbox", json={"wind": 3})).status_code == 400
 
 
+async def test_a_result_can_be_asked_to_expire_and_a_drawing_to_start_cold(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
+    expired = await submitted(http, prompt="a fox [fault:expired]")
+    assert (await http.get(f"/v2/requests/{expired}/status")).status_code == 404
+    sandbox.queue.speed = 1
+    cold = await submitted(http, prompt="a fox [fault:cold-start]")
+    sandbox.queue.skip(20)
+    assert (await http.get(f"/v2/requests/{cold}/status")).json()["status"] == "PROCESSING"
+    sandbox.queue.skip(3)
+    assert (await http.get(f"/v2/requests/{cold}/status")).json()["status"] == "COMPLETED"
+
+
 async def test_a_fault_can_be_asked_for_a_number_of_times(http: httpx.AsyncClient) -> None:
     body = {"prompt": "a fox [fault:503*2]"}
     statuses = [(await http.post("/v1/segmind-vega", json=body)).status_code for _ in range(3)]

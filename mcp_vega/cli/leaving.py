@@ -14,7 +14,7 @@ from mcp_vega.studio.studio import Studio
 
 T = TypeVar("T")
 
-# The official MCP clients kill a server 4 seconds after they closed its stdin; half a second is for closing the rest.
+# The official MCP clients kill a server 4 seconds after they closed its stdin: 3 for the pictures, the rest to close.
 GRACE_SECONDS = 3.0
 
 

@@ -109,8 +109,10 @@ def _add_sandbox_command(parser: ArgumentParser) -> None:
     parser.description = "Serve the Segmind API's contract on this machine: any key that begins with SG_ opens it."
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     parser.add_argument("--port", type=_port, default=8765, help="0 picks a free one; default: 8765")
-    parser.add_argument("--speed", type=_amount, default=1, help="1 (default) takes as long as the API, 0 no time")
-    parser.add_argument("--credits", type=_amount, default=10, metavar="USD", help="the account's balance; default: 10")
+    parser.add_argument("--speed", type=_amount, default="1", help="1 (default) takes as long as the API, 0 no time")
+    parser.add_argument(
+        "--credits", type=_amount, default="10", metavar="USD", help="the account's balance; default: 10"
+    )
     parser.add_argument("--rate-limit", type=_count, default=0, metavar="N", help="paid calls a minute; 0 is no limit")
 
 

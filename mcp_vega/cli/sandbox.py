@@ -4,7 +4,6 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from decimal import Decimal
 
 import anyio
 
@@ -16,7 +15,7 @@ from mcp_vega.sandbox.serving import serving
 
 def run_sandbox(options: Namespace, _: Mapping[str, str]) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    queue = Queue(speed=float(options.speed), credits=Decimal(options.credits), rate_limit=options.rate_limit)
+    queue = Queue(speed=float(options.speed), credits=options.credits, rate_limit=options.rate_limit)
     anyio.run(_serve, queue, options.host, options.port)
     return 0
 

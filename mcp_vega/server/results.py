@@ -2,12 +2,13 @@
 
 import json
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import anyio
 import anyio.to_thread
-from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+from mcp_types import CallToolResult, ImageContent, TextContent
 
 from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.segmind.responses import quoted
@@ -35,33 +36,37 @@ async def of_job(desk: Desk, job: Job) -> CallToolResult:
     if job.error:
         raise job.error.with_traceback(None)  # else it grows with every check
     if not job.state.finished:
-        return _result(desk, [_under_way(desk.studio, job)], _meta(job))
+        return _result(desk, _under_way(desk.studio, job), _meta(job))
     previews, missing = await _previews(desk.studio, job, "full" if job.parameters.base64 else desk.preview)
     text = "\n".join([_finished(job), *missing])
-    return _result(desk, [TextContent(type="text", text=text), *previews], _meta(job))
+    return _result(desk, text, _meta(job), previews)
 
 
 def of_jobs(desk: Desk, jobs: list[Job]) -> CallToolResult:
     """A list of jobs, one line each."""
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return _result(desk, [TextContent(type="text", text=text)], {})
+        return _result(desk, text)
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [f"{job.request_id} {job.state} {job.model} {_quoted(job.parameters.prompt)}" for job in jobs]
     meta = {"mcp-vega/jobs": [_data(job) for job in jobs]}
-    return _result(desk, [TextContent(type="text", text="\n".join(lines))], meta)
+    return _result(desk, "\n".join(lines), meta)
 
 
 def of_error(desk: Desk, error: VegaError) -> str:
     """The text of an error."""
-    return f"{error.text}\n{SANDBOX}" if desk.sandbox else error.text
+    return _marked(desk, error.text)
 
 
-def _result(desk: Desk, content: list[ContentBlock], meta: dict[str, Any]) -> CallToolResult:
-    first = content[0]
-    if desk.sandbox and isinstance(first, TextContent):
-        content = [TextContent(type="text", text=f"{first.text}\n{SANDBOX}"), *content[1:]]
-    return CallToolResult(content=content, _meta=meta or None)
+def _result(
+    desk: Desk, text: str, meta: dict[str, Any] | None = None, previews: Sequence[ImageContent] = ()
+) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=_marked(desk, text)), *previews], _meta=meta)
+
+
+def _marked(desk: Desk, text: str) -> str:
+    """The text, with a line that says so where the API is the sandbox."""
+    return f"{text}\n{SANDBOX}" if desk.sandbox else text
 
 
 # ---- the text ----
@@ -85,15 +90,14 @@ def _finished(job: Job) -> str:
     return "\n".join(lines)
 
 
-def _under_way(studio: Studio, job: Job) -> TextContent:
+def _under_way(studio: Studio, job: Job) -> str:
     left = studio.expected_seconds(job) - studio.elapsed_seconds(job)
     late = "" if left > 0 else f", which takes longer than the usual {studio.expected_seconds(job):.0f} s"
-    text = (
+    return (
         f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}; call check_job with the "
-        f"request id below in about {max(math.ceil(left), 1) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
+        f"request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
         f"State: {job.state}\nRequest id: {job.request_id}"
     )
-    return TextContent(type="text", text=text)
 
 
 def _quoted(prompt: str) -> str:
@@ -111,7 +115,7 @@ def _dollars(amount: Decimal | None) -> str:
 # ---- the pictures ----
 
 
-async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ContentBlock], list[str]]:
+async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
     """The previews of a job's pictures, and a line for each picture whose file is gone."""
     if mode == "off":
         return [], []
