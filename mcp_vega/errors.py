@@ -11,6 +11,7 @@ Each knows what went wrong, whether the call was charged and what to do next:
     ├── UnknownImage             no picture has this id
     ├── ServerClosing            the server takes no new work
     ├── GalleryError             the pictures' folder cannot be written or read
+    ├── LedgerError              the ledger cannot be written or read
     └── SegmindError             the API, or the way to it
         ├── Refused              it said no before it drew (4xx)
         │   ├── BadRequest           400, 422
@@ -25,6 +26,7 @@ Each knows what went wrong, whether the call was charged and what to do next:
         ├── GenerationFailed     it tried and failed
         │   └── ContentBlocked       it would not draw this
         ├── Unreachable          no connection was made
+        ├── NeverRan             a paid call was sent, but the API has no record of it
         ├── ServiceUnavailable   it could not answer a question (5xx, connection lost)
         ├── OutcomeUnknown       a paid call was sent and its outcome is not known
         ├── UnreadableAnswer     it said yes, but what came is no picture
@@ -129,6 +131,12 @@ class GalleryError(VegaError):
     next_step = "Point MCP_VEGA_GALLERY at a folder that this user may write to"
 
 
+class LedgerError(VegaError):
+    """The ledger of the jobs cannot be written or read."""
+
+    next_step = "Point MCP_VEGA_HOME at a folder that this user may write to"
+
+
 class SegmindError(VegaError):
     """The API answered with an error, or could not be asked."""
 
@@ -210,6 +218,12 @@ class Unreachable(SegmindError):  # noqa: N818
     """No connection to the API could be made, so nothing was sent."""
 
     next_step = "Check the network and SEGMIND_BASE_URL, then call again"
+
+
+class NeverRan(SegmindError):  # noqa: N818
+    """A paid call was sent and no answer came, and the API's request history has no such call."""
+
+    next_step = "Call again"
 
 
 class ServiceUnavailable(SegmindError):  # noqa: N818

@@ -36,13 +36,19 @@ class Settings(BaseModel):
     history_url: str = Field(
         default="",
         alias="SEGMIND_HISTORY_URL",
-        description="The API's request history (nothing asks it yet); the vendor's, or the base URL's own when that "
-        "was changed.",
+        description="The API's request history, asked how a call ended whose answer never came; the vendor's, or the "
+        "base URL's own when that was changed.",
     )
     gallery: Path | None = Field(
         default=None,
         alias="MCP_VEGA_GALLERY",
         description="The folder where every picture is kept; `mcp-vega` in your pictures folder unless set.",
+    )
+    home: Path | None = Field(
+        default=None,
+        alias="MCP_VEGA_HOME",
+        description="The folder of the ledger, where every job is written down; the platform's folder for a user's "
+        "application data unless set.",
     )
     wait_seconds: float = Field(
         default=45,
@@ -89,7 +95,7 @@ class Settings(BaseModel):
             raise ValueError("must begin with https:// (or http:// on loopback) and a host: the key is sent there")
         return url.rstrip("/")
 
-    @field_validator("gallery")
+    @field_validator("gallery", "home")
     @classmethod
     def _nameable(cls, folder: Path | None) -> Path | None:
         try:
@@ -117,6 +123,16 @@ class Settings(BaseModel):
     def gallery_folder(self) -> Path:
         """Where the pictures are kept; those of the sandbox apart."""
         return (self.gallery or _default_gallery()) / ("sandbox" if self.sandbox else "")
+
+    @property
+    def home_folder(self) -> Path:
+        """Where the ledger is kept; that of the sandbox apart."""
+        return (self.home or _default_home()) / ("sandbox" if self.sandbox else "")
+
+    @property
+    def ledger_file(self) -> Path:
+        """The ledger."""
+        return self.home_folder / "ledger.sqlite3"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -149,3 +165,9 @@ def _default_gallery() -> Path:
     from platformdirs import user_pictures_path
 
     return user_pictures_path() / "mcp-vega"
+
+
+def _default_home() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("mcp-vega", appauthor=False)

@@ -68,6 +68,7 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
     transport: httpx.AsyncBaseTransport | None = None,
     wait_seconds: float = 45,
     patience: float = 5,
+    home: Path | None = None,
     **desk: Any,
 ) -> AsyncGenerator[Desk]:
     """The tools' desk over an API, with nothing of the machine's settings."""
@@ -79,8 +80,10 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
             history_url=base_url + HISTORY,
             patience=patience,
         )
-        async with Studio(client, Gallery(folder), Ledger(), pace=0) as studio:
+        ledger = Ledger(home / "ledger.sqlite3" if home else folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")
+        async with Studio(client, Gallery(folder), ledger, pace=0) as studio:
             yield Desk(studio, wait_seconds, **desk)
+        await ledger.close()
 
 
 @pytest.fixture

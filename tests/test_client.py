@@ -355,9 +355,15 @@ async def test_a_failed_job_is_told_apart_from_a_refused_call() -> None:
     assert status.error.charged is Charged.NO
 
 
-async def test_watching_ends_at_its_deadline() -> None:
+async def test_watching_ends_when_the_api_drops_its_records() -> None:
     with pytest.raises(errors.OutcomeUnknown, match="had not finished"):
-        async for _ in answering(status_answer("PROCESSING")).watch("r1", expected=0, deadline=0.1):
+        async for _ in answering(status_answer("PROCESSING")).watch("r1", expected=0, age=3600):
+            pass
+
+
+async def test_a_job_that_is_not_found_long_after_its_submission_is_not_waited_for() -> None:
+    with pytest.raises(errors.OutcomeUnknown, match="no longer knows"):
+        async for _ in answering(httpx.Response(404, json={"error": "gone"})).watch("r1", expected=0, age=60):
             pass
 
 
@@ -490,16 +496,19 @@ async def test_media_that_cannot_be_had_are_an_error_that_names_the_address(answ
 
 def row(**fields: Any) -> dict[str, Any]:
     return {"request_id": "r1", "model_name": "segmind-vega", "model_status": "COMPLETED", "credits_deduction": 0.0045,
-            "request_body": json.dumps(BODY), "generation_url": MEDIA, "error": None, **fields}  # fmt: skip
+            "request_body": json.dumps(BODY), "generation_url": MEDIA, "error": None,
+            "model_created": "2026-11-20T11:59:58.5", **fields}  # fmt: skip
 
 
 async def test_history_gives_one_row_per_call_with_all_its_pictures() -> None:
     rows = [row(), row(generation_url=MEDIA + "?2"), row(request_id="r2", model_status="FAILED", error="boom",
             generation_url=None, credits_deduction=0, request_body=str(BODY))]  # fmt: skip
-    script = Script(httpx.Response(200, json={"data": rows}))
-    first, second = await client_over(script).history(
-        model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20)
-    )
+    headers = {"date": "Fri, 20 Nov 2026 12:00:00 GMT"}
+    script = Script(httpx.Response(200, json={"data": rows}, headers=headers))
+    page = await client_over(script).history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
+    assert (page.full, page.asked) == (False, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    first, second = page.rows
+    assert first.created == datetime(2026, 11, 20, 11, 59, 58, 500000, tzinfo=UTC)
     assert (first.request_id, first.urls, first.cost) == ("r1", (MEDIA, MEDIA + "?2"), Decimal("0.0045"))
     assert (second.state, second.error, second.urls) == ("FAILED", "“boom”", ())
     assert first.inputs == second.inputs == BODY
@@ -524,5 +533,18 @@ async def test_a_history_that_cannot_be_read_is_an_error_that_costs_nothing(body
 
 async def test_history_rows_without_the_known_fields_are_read_as_empty() -> None:
     client = answering(httpx.Response(200, json=[1, {"request_body": "{"}]))
-    (only,) = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
-    assert (only.request_id, only.inputs, only.urls, only.cost) == ("", {}, (), None)
+    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), per_page=2)
+    assert page.full
+    assert [(row.request_id, row.inputs, row.urls, row.cost) for row in page.rows] == [("", {}, (), None)] * 2
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+async def test_one_call_can_be_asked_for_by_its_id(*, wrapped: bool) -> None:
+    body = {"data": row()} if wrapped else row()
+    script = Script(httpx.Response(200, json=body), httpx.Response(404, json={"error": "Request not found"}))
+    client = client_over(script)
+    found = await client.history_entry("r1")
+    assert found is not None
+    assert (found.model, found.inputs, found.urls) == ("segmind-vega", BODY, (MEDIA,))
+    assert await client.history_entry("r/2") is None
+    assert [request.url.raw_path.decode() for request in script.requests] == [f"{HISTORY}/r1", f"{HISTORY}/r%2F2"]

@@ -39,5 +39,5 @@ def test_attempts_come_to_an_end(paid: bool) -> None:  # noqa: FBT001  both side
 def test_looks_begin_when_the_picture_is_likely_ready_and_become_rarer() -> None:
     first, *pauses = islice(retries.polls(2.36), 40)
     assert first == 2.36
-    assert pauses[0] <= 0.3
-    assert 4 <= pauses[-1] <= 6
+    assert pauses[0] <= 0.12
+    assert 8 <= pauses[-1] <= 12

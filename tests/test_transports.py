@@ -31,7 +31,13 @@ signals = pytest.mark.skipif(sys.platform == "win32", reason="there are no such 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """What a host passes on: little, and nothing of this machine's settings."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-    return {**kept, "MCP_VEGA_GALLERY": str(folder), "PYTHONWARNINGS": "error", **more}
+    return {
+        **kept,
+        "MCP_VEGA_GALLERY": str(folder),
+        "MCP_VEGA_HOME": str(folder / "home"),
+        "PYTHONWARNINGS": "error",
+        **more,
+    }
 
 
 @contextmanager

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def drawn(folder: Path, **variables: str) -> str:
-    settings = Settings.from_environment({"MCP_VEGA_GALLERY": str(folder), **variables})
+    settings = Settings.from_environment(
+        {"MCP_VEGA_GALLERY": str(folder), "MCP_VEGA_HOME": str(folder / "home"), **variables}
+    )
     async with opened_desk(settings) as desk, Client(build_server(desk)) as agent:
         return text_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
 

@@ -20,6 +20,7 @@ from mcp_vega.segmind.parameters import MODELS, Parameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
+from mcp_vega.studio.studio import Studio
 
 OPTIONS = ("negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
 WAIT_SECONDS = 45
@@ -48,6 +49,12 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # a path may hold what the terminal's encoding lacks
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     for number, image in enumerate(_job(result)["images"], 1):
+        if image["path"] is None:
+            raise GalleryError(
+                "The picture was drawn, but no disk would take it",
+                charged=Charged.YES,
+                next_step="Make room on a disk and start mcp-vega within seven days: it fetches the picture again",
+            )
         kept = Path(image["path"])
         sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
     return 0
@@ -74,16 +81,16 @@ async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> Cal
 
         async def work() -> CallToolResult:
             async with Client(build_server(desk)) as client:
-                return await _called(client, tool, arguments)
+                return await _called(desk.studio, client, tool, arguments)
 
         return await until_signal(desk.studio, work)
 
 
-async def _called(client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
-    """The tool's result with the pictures, however long they take."""
+async def _called(studio: Studio, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+    """The tool's result with the pictures, however long they take, or with how the call ended without them."""
     result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
-    while not result.is_error and _job(result)["state"] != "COMPLETED":
-        question = {"request_id": _job(result)["request_id"], "wait_seconds": WAIT_SECONDS}
+    while studio.under_way:
+        question = {"request_id": studio.under_way[0].request_id, "wait_seconds": WAIT_SECONDS}
         result = await client.call_tool("check_job", question, progress_callback=_show_progress)
     _end_progress()
     return result

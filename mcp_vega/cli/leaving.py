@@ -21,12 +21,16 @@ GRACE_SECONDS = 3.0
 async def finish(studio: Studio) -> None:
     """Give the jobs under way a little time, and say on stderr what became of each."""
     for job in await studio.finish(GRACE_SECONDS):
-        if job.error:
-            lines = [job.error.text]
+        if job.problem:
+            lines = [job.problem.text]
         elif job.state.finished:
-            lines = [f"Kept: {image.path}" for image in job.images]
+            lines = [*(f"Kept: {image.path}" for image in job.images if image.path), *job.notes]
         else:
-            unknown = OutcomeUnknown(f"The process ended while job {job.request_id} was still being drawn")
+            unknown = OutcomeUnknown(
+                f"The process ended while job {job.request_id} was still being drawn",
+                next_step="Start mcp-vega again: it finds out how the job ended and keeps its picture. Do not repeat "
+                "the call",
+            )
             lines = [unknown.text]
         sys.stderr.write("".join(f"{line}\n" for line in lines))
     sys.stderr.flush()

@@ -53,6 +53,8 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
     match name:
         case "draw":
             from mcp_vega.cli.draw import run_draw as run
+        case "jobs":
+            from mcp_vega.cli.jobs import run_jobs as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:
@@ -75,6 +77,7 @@ def _parser() -> ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
+    _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -103,6 +106,14 @@ def _add_draw(parser: ArgumentParser) -> None:
     group.add_argument("--steps", dest="num_inference_steps", metavar="N", help="20 to 100 (vega), 4 to 10 (vegart)")
     group.add_argument("--guidance-scale", metavar="X", help="1 to 25 (vega)")
     group.add_argument("--seed", metavar="N", help="the same seed and parameters draw the same picture")
+
+
+def _add_jobs(parser: ArgumentParser) -> None:
+    parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
+    parser.add_argument("id", metavar="ID", nargs="?", help="a job's request id: shows all that is known of it")
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="how many to list; default: 20")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    _add_sandbox(parser, default=SUPPRESS)
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx
 from pydantic import SecretStr
@@ -23,6 +25,7 @@ SANDBOX_KEY = SecretStr("SG_sandbox")
 async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
     """An open studio and what the tools need beside it, for as long as the block runs."""
     async with AsyncExitStack() as stack:
+        api = "sandbox" if settings.sandbox else settings.base_url  # the sandbox's port is another each time
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         # No proxy leads to this machine, whatever the environment says.
@@ -37,7 +40,11 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
             history_url=settings.request_history_url,
             media_hosts=settings.media_hosts,
         )
-        studio = Studio(client, Gallery(settings.gallery_folder), Ledger())
+        ledger = Ledger(settings.ledger_file)
+        stack.push_async_callback(ledger.close)
+        # Where a paid picture goes when the gallery's disk is full.
+        spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / "mcp-vega")
+        studio = Studio(client, Gallery(settings.gallery_folder, spares), ledger, api=api)
         await stack.enter_async_context(studio)
         yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
 

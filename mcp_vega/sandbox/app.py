@@ -7,7 +7,8 @@ GET  /generations/{id}-{k}.jpeg                a picture, public
 GET  /v1/get-user-credits                      the balance
 GET  /inference-request/request-history[/{id}] all calls, newest first
 GET  /_sandbox                                 balance, calls, counts of requests, the table of faults
-POST /_sandbox                                 change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n}
+POST /_sandbox                                 change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
+                                               "history_status": what the request history answers with}
 """
 
 import json
@@ -188,6 +189,7 @@ class Api:
 
     async def history(self, request: Request) -> Response:
         """`GET …/request-history`: filtered, newest first, in pages of rows."""
+        self._check_history()
         query = request.query_params
         now = self._queue.now
         since = query.get("from_date") or _day(now - 7 * 24 * 3600)
@@ -211,10 +213,15 @@ class Api:
 
     async def history_entry(self, request: Request) -> Response:
         """`GET …/request-history/{id}`."""
+        self._check_history()
         call = self._queue.calls.get(request.path_params["id"])
         if call is None:
             return error(404, "Request not found")
         return Json(bodies.history_rows(call, _base(request), self._queue.now)[0])
+
+    def _check_history(self) -> None:
+        if self._queue.history_status != 200:
+            raise Refusal(self._queue.history_status)
 
     # ---- the sandbox itself ----
 
@@ -233,7 +240,7 @@ class Api:
         change: dict[str, Any] = await request.json()
         self._queue.skip(float(change.pop("skip", 0)))
         readers: dict[str, Callable[[Any], Any]] = {"credits": lambda value: Decimal(str(value)), "speed": float}
-        readers["rate_limit"] = int
+        readers |= {"rate_limit": int, "history_status": int}
         for name, value in change.items():
             if name not in readers:
                 return error(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(readers)}")

@@ -85,6 +85,7 @@ class Queue:
         self.speed = speed
         self.credits = credits
         self.rate_limit = rate_limit
+        self.history_status = 200
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()
         self._clock = clock

@@ -46,12 +46,13 @@ class Submission:
 
 
 class State(StrEnum):
-    """The four states that the API documents."""
+    """The four states that the API documents, and that of a call whose outcome is not known (yet)."""
 
     QUEUED = "QUEUED"
     PROCESSING = "PROCESSING"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
 
     @property
     def finished(self) -> bool:
@@ -135,7 +136,7 @@ def read_status(answer: Answer) -> Status:
         raise refusal(answer)
     if not isinstance(word, str):
         raise errors.UnreadableAnswer("The API's answer carries no status", charged=errors.Charged.UNKNOWN)
-    state = State(word) if word in set(State) else State.PROCESSING
+    state = State(word) if word in set(State) - {State.UNKNOWN} else State.PROCESSING
     return Status(state, read_receipt(answer))
 
 
@@ -171,13 +172,16 @@ def read_medium(answer: Answer, url: str) -> bytes:
 
 def failure(answer: Answer) -> errors.GenerationFailed:
     """The error of a call that ran and failed: charged as its cost says, else when it came as a success."""
-    text = error_text(answer) or "no reason given"
     cost = read_receipt(answer).cost
     paid = cost > 0 if cost is not None else answer.ok and answer.fields.get("status") != State.FAILED
-    charged = errors.Charged.YES if paid else errors.Charged.NO
+    return failed(error_text(answer), errors.Charged.YES if paid else errors.Charged.NO)
+
+
+def failed(text: str, charged: errors.Charged) -> errors.GenerationFailed:
+    """The error of a call that ran and failed, from the API's words."""
     if is_about_content(text):
         return errors.ContentBlocked(f"The API would not draw this: {text}", charged=charged)
-    return errors.GenerationFailed(f"The API could not draw this: {text}", charged=charged)
+    return errors.GenerationFailed(f"The API could not draw this: {text or 'no reason given'}", charged=charged)
 
 
 def _describe_unreadable(answer: Answer) -> str:

@@ -15,13 +15,14 @@ from mcp_vega import errors
 from mcp_vega.segmind import answers, history, retries
 from mcp_vega.segmind.answers import Credits, Generation, Status, Submission
 from mcp_vega.segmind.calls import Caller
-from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.segmind.history import HistoryPage, HistoryRow
 from mcp_vega.segmind.media import Allowance
 from mcp_vega.segmind.responses import Answer, quoted
 
 # A request that was just queued may not have reached every replica of the API yet.
 REPLICATION_SECONDS = 15
-
+# For how long the API keeps the record of a request.
+RECORD_SECONDS = 3600
 
 # They say nothing about a job; asking again may.
 PASSING = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
@@ -93,20 +94,21 @@ class SegmindClient:
         """
         return answers.read_submission(await self._call("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
 
-    async def watch(self, request_id: str, *, expected: float, deadline: float = 600) -> AsyncIterator[Status]:
+    async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
         """Look at a queued job again and again until it has finished; yields what each look shows.
 
-        Answers that say nothing (5xx, broken bodies, a 404 soon after the submission) are passed over.
+        Answers that say nothing (5xx, broken bodies, a 404 soon after the submission) are passed over, for as long
+        as the API keeps its records.
 
         Args:
             request_id: The job's id.
-            expected: Seconds the drawing takes on average: the first look comes then.
-            deadline: Seconds after which to give up.
+            expected: Seconds until the picture is likely ready: the first look comes then.
+            age: Seconds since the job was submitted.
 
         Raises:
-            OutcomeUnknown: The deadline passed, or the API will not say how the job stands.
+            OutcomeUnknown: The API does not know the job any more, or will not say how it stands.
         """
-        started = time.monotonic()
+        started = time.monotonic() - age
         for pause in retries.polls(expected):
             await anyio.sleep(pause)
             elapsed = time.monotonic() - started
@@ -124,8 +126,8 @@ class SegmindClient:
                 yield status
                 if status.state.finished:
                     return
-            if elapsed > deadline:
-                raise errors.OutcomeUnknown(f"The API had not finished job {request_id} after {deadline:.0f} s")
+            if elapsed > RECORD_SECONDS:
+                raise errors.OutcomeUnknown(f"The API had not finished job {request_id} after an hour")
 
     async def status(self, request_id: str) -> Status:
         """`GET /v2/requests/{id}/status`: look at a queued job once.
@@ -165,9 +167,7 @@ class SegmindClient:
             if not tolerated:
                 raise _lost_result(request_id, why)
 
-    async def history(
-        self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100
-    ) -> list[HistoryRow]:
+    async def history(self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100) -> HistoryPage:
         """One page of the account's calls of a model, newest first, failed and unfinished ones included.
 
         Args:
@@ -182,7 +182,15 @@ class SegmindClient:
         """
         query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model, "sort_by": "model_created", "sort_order": "desc"}
-        return history.read_history(await self._call("GET", self._history_url, params=query))
+        return history.read_history(await self._call("GET", self._history_url, params=query), per_page)
+
+    async def history_entry(self, request_id: str) -> HistoryRow | None:
+        """One call of the account, of any age; None where the history has no such call.
+
+        Raises:
+            SegmindError: The history cannot be had.
+        """
+        return history.read_history_entry(await self._call("GET", f"{self._history_url}/{quote(request_id, safe='')}"))
 
     async def credits(self) -> Credits:
         """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key.

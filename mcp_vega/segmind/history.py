@@ -3,29 +3,46 @@
 import json
 from ast import literal_eval
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from mcp_vega import errors
 from mcp_vega.segmind.answers import as_decimal
-from mcp_vega.segmind.responses import Answer, as_object, quoted, refusal
+from mcp_vega.segmind.responses import Answer, as_moment, as_object, quoted, refusal
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One call in the vendor's request history; `inputs` is the body as it was sent."""
+    """One call in the vendor's request history.
+
+    `inputs` is the body as it was sent, `created` when it arrived (UTC), `urls` where its pictures are.
+    """
 
     request_id: str
     model: str
     state: str
     cost: Decimal | None
+    created: datetime | None = None
     inputs: dict[str, Any] = field(default_factory=dict[str, Any])
     urls: tuple[str, ...] = ()
     error: str = ""
 
 
-def read_history(answer: Answer) -> list[HistoryRow]:
-    """Read a page of the request history, one row per call (the API sends one per picture).
+@dataclass(frozen=True)
+class HistoryPage:
+    """A page of the history, newest call first.
+
+    `full` is whether another page may follow, `asked` the API's own time when it answered (UTC).
+    """
+
+    rows: tuple[HistoryRow, ...]
+    full: bool
+    asked: datetime | None
+
+
+def read_history(answer: Answer, per_page: int) -> HistoryPage:
+    """Read a page of the request history: one row per call, where the API sends one per picture.
 
     Raises:
         SegmindError: The history could not be read.
@@ -37,11 +54,35 @@ def read_history(answer: Answer) -> list[HistoryRow]:
     if not isinstance(rows, list):
         raise errors.ServiceUnavailable("The API's request history came in an unknown form")
     calls: dict[str, HistoryRow] = {}
-    for row in (as_object(each) for each in rows):  # pyright: ignore[reportUnknownVariableType]
+    for number, row in enumerate(as_object(each) for each in rows):  # pyright: ignore[reportUnknownVariableType]
         call = _history_row(row)
-        earlier = calls.get(call.request_id)
-        calls[call.request_id] = replace(call, urls=(*earlier.urls, *call.urls)) if earlier else call
-    return list(calls.values())
+        name = call.request_id or f"#{number}"
+        earlier = calls.get(name)
+        calls[name] = joined(earlier, call) if earlier else call
+    full = len(rows) >= per_page  # pyright: ignore[reportUnknownArgumentType]
+    return HistoryPage(tuple(calls.values()), full, as_moment(answer.headers.get("date")))
+
+
+def read_history_entry(answer: Answer) -> HistoryRow | None:
+    """Read one call from the request history; None where it has no such call.
+
+    Raises:
+        SegmindError: The history could not be read.
+    """
+    if answer.status == 404:
+        return None
+    if not answer.ok:
+        raise refusal(answer)
+    body = answer.fields
+    row = as_object(body.get("data")) or body
+    if not row.get("request_id"):
+        raise errors.ServiceUnavailable("The API's request history came in an unknown form")
+    return _history_row(row)
+
+
+def joined(first: HistoryRow, second: HistoryRow) -> HistoryRow:
+    """Two rows of one call as one, with the pictures of both."""
+    return replace(first, urls=tuple(dict.fromkeys((*first.urls, *second.urls))))
 
 
 def _history_row(row: dict[str, Any]) -> HistoryRow:
@@ -51,6 +92,7 @@ def _history_row(row: dict[str, Any]) -> HistoryRow:
         model=str(row.get("model_name", "")),
         state=str(row.get("model_status", "")),
         cost=as_decimal(row.get("credits_deduction")),
+        created=as_moment(row.get("model_created")),
         inputs=_literal(row.get("request_body")),
         urls=(url,) if isinstance(url, str) and url else (),
         error=quoted(str(row["error"])) if row.get("error") else "",

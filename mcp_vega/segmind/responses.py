@@ -113,13 +113,17 @@ def quoted(text: str, limit: int = 300) -> str:
 
 
 def rate_limit_reset(answer: Answer) -> datetime | None:
-    """When the API takes requests again (UTC), from its header: ISO 8601 with or without zone, or an HTTP date."""
-    text = answer.headers.get("x-rate-limit-reset-at-utc", "")
+    """When the API takes requests again (UTC), where it says so."""
+    return as_moment(answer.headers.get("x-rate-limit-reset-at-utc"))
+
+
+def as_moment(text: Any) -> datetime | None:
+    """A time (UTC) from ISO 8601 with or without a zone, or from an HTTP date; None where it is neither."""
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = parse(text)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        except (ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             continue
     return None
 

@@ -50,13 +50,14 @@ def backoff(attempt: int) -> float:
 def polls(expected: float) -> Iterator[float]:
     """Seconds to wait before each look at a queued job, without end.
 
-    The first look comes when the picture is likely ready, the next ones soon after, then ever less often.
+    The first look comes when the picture is likely ready, the next ones soon after, then ever less often, so that
+    the looks do not use up the plan's requests per minute.
 
     Args:
-        expected: How long the drawing takes on average, in seconds.
+        expected: How long the drawing still takes on average, in seconds.
     """
     yield expected
-    pause = 0.25
+    pause = 0.1
     while True:
         yield pause * random.uniform(0.8, 1.2)  # noqa: S311
-        pause = min(pause * 1.4, 5.0)
+        pause = min(pause * 1.5, 10.0)

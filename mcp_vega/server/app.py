@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 import mcp_types
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
@@ -50,7 +51,14 @@ class _VegaServer(MCPServer[Any]):
             icons=[_icon()],
             tools=[_VegaTool.over(desk, definition) for definition in DEFINITIONS],
             subscriptions=False,
+            middleware=[self._resume_after_handshake],
         )
+
+    async def _resume_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
+        answer = await call_next(ctx)
+        self._desk.studio.resume()
+        return answer
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None

@@ -33,11 +33,13 @@ async def of_job(desk: Desk, job: Job) -> CallToolResult:
     Raises:
         VegaError: The job has failed: its own error.
     """
-    if job.error:
-        raise job.error.with_traceback(None)  # else it grows with every check
+    if job.problem:
+        raise job.problem.with_traceback(None)  # else it grows with every check
     if not job.state.finished:
         return _result(desk, _under_way(desk.studio, job), _meta(job))
-    previews, missing = await _previews(desk.studio, job, "full" if job.parameters.base64 else desk.preview)
+    # A picture that no disk would take is in its result or nowhere.
+    full = job.parameters.base64 or any(image.path is None for image in job.images)
+    previews, missing = await _previews(desk.studio, job, "full" if full else desk.preview)
     text = "\n".join([_finished(job), *missing])
     return _result(desk, text, _meta(job), previews)
 
@@ -49,7 +51,7 @@ def of_jobs(desk: Desk, jobs: list[Job]) -> CallToolResult:
         return _result(desk, text)
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [f"{job.request_id} {job.state} {job.model} {_quoted(job.parameters.prompt)}" for job in jobs]
-    meta = {"mcp-vega/jobs": [_data(job) for job in jobs]}
+    meta = {"mcp-vega/jobs": [data_of(job) for job in jobs]}
     return _result(desk, "\n".join(lines), meta)
 
 
@@ -75,9 +77,10 @@ def _marked(desk: Desk, text: str) -> str:
 def _finished(job: Job) -> str:
     count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
     lines = [f"{job.parameters.title} drew {count} of {_quoted(job.parameters.prompt)}."]
-    lines += [f"Note: {job.note}."] if job.note else []
+    lines += [f"Note: {note}." for note in job.notes]
     for image in job.images:
-        lines += [f"Image: {image.path}", f"URI: {image.uri}"]
+        lines += [f"Image: {image.path}"] if image.path else []
+        lines += [f"URI: {image.uri}"]
     receipt = job.receipt
     lines += [
         f"Seed: {job.seed}",
@@ -91,10 +94,16 @@ def _finished(job: Job) -> str:
 
 
 def _under_way(studio: Studio, job: Job) -> str:
+    if job.base_url != studio.api:
+        return (
+            f"The job was begun with another API, {job.base_url}, and has not finished; a server with that "
+            f"SEGMIND_BASE_URL finishes it. Do not repeat the call.\nState: {job.state}\nRequest id: {job.request_id}"
+        )
     left = studio.expected_seconds(job) - studio.elapsed_seconds(job)
     late = "" if left > 0 else f", which takes longer than the usual {studio.expected_seconds(job):.0f} s"
+    notes = f" ({'; '.join(job.notes)})" if job.notes else ""
     return (
-        f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}; call check_job with the "
+        f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}{notes}; call check_job with the "
         f"request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
         f"State: {job.state}\nRequest id: {job.request_id}"
     )
@@ -135,10 +144,11 @@ async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageCon
 
 
 def _meta(job: Job) -> dict[str, Any]:
-    return {"mcp-vega/job": _data(job)}
+    return {"mcp-vega/job": data_of(job)}
 
 
-def _data(job: Job) -> dict[str, Any]:
+def data_of(job: Job) -> dict[str, Any]:
+    """A job for programs."""
     return {
         "request_id": job.request_id,
         "state": str(job.state),
@@ -155,7 +165,7 @@ def _data(job: Job) -> dict[str, Any]:
 def _image_data(image: Image) -> dict[str, Any]:
     return {
         "id": image.id,
-        "path": str(image.path),
+        "path": str(image.path) if image.path else None,
         "uri": image.uri,
         "mime_type": image.mime_type,
         "width": image.width,

@@ -7,6 +7,8 @@ from typing import Any
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ToolAnnotations
 
+from mcp_vega.errors import Charged
+from mcp_vega.segmind.answers import State
 from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import arguments, results
 from mcp_vega.server.arguments import Arguments, Question
@@ -34,16 +36,30 @@ class Definition:
 
 async def generate_image(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
-    job = await desk.studio.draw(parameters)
-    job = await _watched(desk.studio, job, desk.wait_seconds, context)
-    return await results.of_job(desk, job)
+    return await _answer(desk, await desk.studio.draw(parameters), context, until=lambda seen: seen.answered)
 
 
 async def submit_job(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Queue a job and answer with its request id as soon as it is on its way."""
     job = await desk.studio.submit(parameters)
-    job = await _watched(desk.studio, job, desk.wait_seconds, context, until=lambda seen: seen.begun)
-    return await results.of_job(desk, job)
+    return await _answer(desk, job, context, until=lambda seen: seen.begun or seen.answered)
+
+
+async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Callable[[Job], bool]) -> CallToolResult:
+    """The answer to a call that began a job, after at most the wait.
+
+    Whether it was what the caller wanted is noted: who calls again after it gets another picture; who was cancelled,
+    or told to wait, gets this one.
+    """
+    delivered = False
+    try:
+        job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
+        delivered = job.charged is Charged.NO
+        result = await results.of_job(desk, job)
+        delivered = until(job)
+    finally:
+        await desk.studio.answered(job, delivered=delivered)
+    return result
 
 
 async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) -> CallToolResult:
@@ -52,11 +68,10 @@ async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) 
         return results.of_jobs(desk, await desk.studio.latest(LATEST))
     job = await desk.studio.find(question.request_id)
     job = await _watched(desk.studio, job, question.wait_seconds, context)
-    return await results.of_job(desk, job)
-
-
-def _finished(job: Job) -> bool:
-    return job.state.finished
+    result = await results.of_job(desk, job)
+    if job.state.finished:
+        await desk.studio.delivered(job)
+    return result
 
 
 async def _watched(
@@ -64,7 +79,7 @@ async def _watched(
     job: Job,
     seconds: float,
     context: Context[Any, Any],
-    until: Callable[[Job], bool] = _finished,
+    until: Callable[[Job], bool] = lambda seen: seen.state is State.COMPLETED,
 ) -> Job:
     """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
     async for seen in studio.follow(job, seconds):

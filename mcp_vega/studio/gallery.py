@@ -5,8 +5,11 @@
 
 import os
 import re
+import secrets
+import sys
 import tempfile
 import unicodedata
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import anyio.to_thread
 from mcp_vega.errors import Charged, GalleryError
 
 SLUG_LENGTH = 40
+# What must fit on the disk before a picture is paid for: four large JPEGs.
+ROOM = 4_000_000
 
 
 class Gallery:
@@ -22,10 +27,12 @@ class Gallery:
 
     Args:
         folder: It is made when the first picture is asked for.
+        spares: Folders for pictures that were paid for when the first will not take them, in this order.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spares: Sequence[Path] = ()) -> None:
         self.folder = folder
+        self._spares = spares
 
     async def prepare(self, day: date) -> None:
         """Make sure that a picture could be kept, before one is paid for.
@@ -37,52 +44,38 @@ class Gallery:
 
     def _prepare(self, day: date) -> None:
         try:
-            with tempfile.TemporaryFile(dir=self._room(day)):
-                pass
+            with tempfile.TemporaryFile(dir=_room(self.folder, day)) as file:
+                file.write(b"-" * ROOM)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
-    async def keep(self, data: bytes, name: str, day: date) -> Path:
+    async def keep(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
         """Write a picture so that it is whole on the disk or not there at all.
+
+        A picture that is there already, because a server died before it could note that, stays the one.
 
         Args:
             data: The picture.
-            name: Its file name, from `file_name`.
+            name: The beginning of its file name, from `name_of`, and its suffix.
+            image_id: Its id.
             day: The folder below the gallery's.
 
         Returns:
-            Its absolute path.
+            Its absolute path; and, where that is not in the gallery's folder, why.
 
         Raises:
-            GalleryError: It could not be written. It was paid for.
+            GalleryError: No folder would take it. It was paid for.
         """
-        try:
-            return await anyio.to_thread.run_sync(self._keep, data, name, day)
-        except OSError as error:
-            raise GalleryError(
-                f"The picture was drawn but could not be written to {self.folder}: {error.strerror}",
-                charged=Charged.YES,
-                next_step="Make the folder writable, and look for the picture in your request history at "
-                "https://cloud.segmind.com before you draw it again",
-            ) from error
+        return await anyio.to_thread.run_sync(self._keep, data, name, image_id, day)
 
-    def _keep(self, data: bytes, name: str, day: date) -> Path:
-        target = self._room(day) / name
-        temporary = target.with_name(f".{target.name}.part")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _place(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return target
-
-    def _room(self, day: date) -> Path:
-        room = self.folder.resolve() / day.isoformat()
-        room.mkdir(parents=True, exist_ok=True)
-        return room
+    def _keep(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+        problem = ""
+        for folder in (self.folder, *self._spares):
+            try:
+                return _written(data, _room(folder, day), name, image_id), problem
+            except OSError as error:
+                problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"
+        raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
 
     async def read(self, path: Path) -> bytes:
         """The bytes of a kept picture.
@@ -96,6 +89,41 @@ class Gallery:
             raise GalleryError(
                 f"The picture {path} cannot be read: {error.strerror}", next_step="Put the file back, or draw it again"
             ) from error
+
+
+def _room(folder: Path, day: date) -> Path:
+    room = folder.resolve() / day.isoformat()
+    room.mkdir(parents=True, exist_ok=True)
+    return room
+
+
+def _written(data: bytes, room: Path, name: str, image_id: str) -> Path:
+    """Write a picture under the short name or, where that is another picture's, under the long one."""
+    beginning, suffix = os.path.splitext(name)  # noqa: PTH122  a name, not a path
+    short, long = (room / f"{beginning}-{digits}{suffix}" for digits in (image_id[:8], image_id))
+    if _was_free(short, data) or short.read_bytes() == data:
+        return short
+    _was_free(long, data)
+    return long
+
+
+def _was_free(target: Path, data: bytes) -> bool:
+    """Write a file, unless its name is taken."""
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _place(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        # Also those that a server left behind when it died in the middle.
+        for part in target.parent.glob(f".{target.stem}.*.part"):
+            part.unlink(missing_ok=True)
+    _sync(target.parent)
+    return True
 
 
 def _place(temporary: Path, target: Path) -> None:
@@ -112,8 +140,18 @@ def _place(temporary: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def file_name(prompt: str, seed: int, image_id: str, suffix: str) -> str:
-    """A file name that any system takes: words of the prompt, the seed, the beginning of the picture's id."""
+def _sync(folder: Path) -> None:
+    """Have the names in a folder survive a power cut as well; Windows does so by itself."""
+    if sys.platform != "win32":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def name_of(prompt: str, seed: int, suffix: str) -> str:
+    """What a picture's file is called, but for its id, in words that any system takes."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain)[:SLUG_LENGTH].strip("-") or "picture"
-    return f"{slug}-{seed}-{image_id[:8]}{suffix}"
+    return f"{slug}-{seed}{suffix}"

@@ -3,11 +3,16 @@
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from mcp_vega.errors import VegaError
+from mcp_vega.errors import Charged, VegaError
 from mcp_vega.segmind.answers import Receipt, State
 from mcp_vega.segmind.parameters import Parameters
+
+Data = bytes  # a field of `Image` hides the name
 
 
 def new_id() -> str:
@@ -15,17 +20,28 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+class Route(StrEnum):
+    """How a job travels: v1 answers with the picture, v2 queues."""
+
+    V1 = "v1"
+    V2 = "v2"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A picture in the gallery. `width` and `height` are pixels; `sha256` is that of the file."""
+    """A kept picture. `width` and `height` are pixels; `sha256` is that of the file.
+
+    Where no disk would take it, `path` is None and `data` holds the picture while the server runs.
+    """
 
     id: str
-    path: Path
+    path: Path | None
     mime_type: str
     width: int
     height: int
     bytes: int
     sha256: str
+    data: Data | None = field(default=None, repr=False)
 
     @property
     def uri(self) -> str:
@@ -35,16 +51,35 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One paid call. `parameters` carry the seed that was really sent; `note` says what a success lacks."""
+    """One paid call.
+
+    Attributes:
+        parameters: The recipe, with the seed that was really sent.
+        arguments: What the caller gave, before the seed was drawn.
+        route: How it travels.
+        base_url: The API that draws it.
+        created: When it was begun; `sent` when its call last left, `ended` when it came to its end (UTC).
+        open: Whether more can be learnt or fetched, at the latest at the next start.
+        held: Whether a server is working on it.
+        notes: What is worth knowing about it beside its state.
+        error: What it failed with, or why its outcome is not known.
+    """
 
     parameters: Parameters
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+    route: Route
+    base_url: str
     created: datetime
+    sent: datetime | None = None
+    ended: datetime | None = None
     local_id: str = field(default_factory=lambda: f"local-{new_id()}")
     remote_id: str | None = None
     state: State = State.QUEUED
+    open: bool = True
+    held: bool = False
     receipt: Receipt = field(default_factory=Receipt)
     images: tuple[Image, ...] = ()
-    note: str = ""
+    notes: tuple[str, ...] = ()
     error: VegaError | None = None
 
     @property
@@ -58,6 +93,38 @@ class Job:
         return self.remote_id is not None or self.state is not State.QUEUED
 
     @property
+    def complete(self) -> bool:
+        """Whether all its pictures are here."""
+        return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is something to say about its outcome, be it that it is not known."""
+        return self.state.finished or self.error is not None
+
+    @property
+    def charged(self) -> Charged:
+        """Whether it was paid for, as far as that is known."""
+        if self.error:
+            return self.error.charged
+        return Charged.YES if self.state is State.COMPLETED else Charged.UNKNOWN
+
+    @property
+    def problem(self) -> VegaError | None:
+        """Its error in the words of this moment: what is being done about it, or can be."""
+        error = self.error
+        if error is None or not self.open:
+            return error
+        asking = f"all check_job with the request_id {self.request_id}"
+        if not self.held:
+            step = f"{error.next_step}; or c{asking} to have it looked up again"
+        elif error.charged is Charged.UNKNOWN:
+            step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
+        else:
+            step = f"{error.next_step}; or c{asking} in about a minute: its picture is being looked for"
+        return type(error)("; ".join((error.what, *self.notes)), next_step=step, charged=error.charged)
+
+    @property
     def model(self) -> str:
         """The model's slug."""
         return self.parameters.slug
@@ -66,3 +133,7 @@ class Job:
     def seed(self) -> int:
         """The seed of the first picture: the API's word where it gave one, else the one that was sent."""
         return self.parameters.seed if self.receipt.seed is None else self.receipt.seed
+
+    def image_id(self, index: int) -> str:
+        """The id of its picture number `index`, from 0: always the same, so that none is kept twice."""
+        return sha256(f"{self.local_id}/{index}".encode()).hexdigest()[:32]

@@ -1,0 +1,150 @@
+"""`mcp-vega jobs`: the ledger for people, as a table, and for programs, as JSON."""
+
+import json
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import anyio
+
+from mcp_vega.errors import UnknownJob
+from mcp_vega.server import results
+from mcp_vega.settings import Settings
+from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.ledger import Ledger
+
+HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
+PROMPT_WIDTH = 40
+
+
+def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Print the latest jobs, or one in full; returns the exit code.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+        UnknownJob: No job has the id that was asked for.
+    """
+    settings = Settings.from_environment(environment)
+    jobs = anyio.run(_read, settings, options.id, options.limit)
+    if options.json:
+        data = [_data(job) for job in jobs]
+        _write(json.dumps(data[0] if options.id else data, indent=2, ensure_ascii=False))
+    elif options.id:
+        _write("\n".join(_in_full(jobs[0])))
+    elif jobs:
+        _write("\n".join(_table(jobs)))
+    else:
+        sys.stderr.write(f"No jobs yet in {settings.ledger_file}\n")
+    return 0
+
+
+async def _read(settings: Settings, request_id: str | None, limit: int) -> list[Job]:
+    ledger = Ledger(settings.ledger_file)
+    try:
+        # A question leaves no file behind.
+        there = await anyio.Path(settings.ledger_file).exists()
+        if request_id is None:
+            return await ledger.latest(limit) if there else []
+        job = await ledger.find(request_id) if there else None
+        if job is None:
+            raise UnknownJob(
+                f"The ledger {settings.ledger_file} has no job with the id {request_id!r}",
+                next_step="Call mcp-vega jobs without an id to list the latest jobs",
+            )
+        return [job]
+    finally:
+        await ledger.close()
+
+
+def _write(text: str) -> None:
+    # A prompt may hold what the terminal's encoding lacks.
+    sys.stdout.buffer.write(f"{text}\n".encode(errors="replace"))
+    sys.stdout.flush()
+
+
+# ---- for people ----
+
+
+def _table(jobs: Sequence[Job]) -> list[str]:
+    rows = [HEADINGS, *(_row(job) for job in jobs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    if not sys.stdout.isatty():
+        return list(lines)
+    columns = shutil.get_terminal_size().columns
+    return [line if len(line) <= columns else f"{line[: columns - 1]}…" for line in lines]
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    prompt = " ".join(job.parameters.prompt.split())
+    shown = prompt if len(prompt) <= PROMPT_WIDTH else f"{prompt[: PROMPT_WIDTH - 1]}…"
+    paths = [str(image.path) for image in job.images]
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    file = f"{paths[0]}{more}" if paths else "–"
+    state = str(job.state)
+    return (job.request_id, state, job.parameters.alias, str(job.seed), _dollars(job.receipt.cost), shown, file)
+
+
+def _in_full(job: Job) -> list[str]:
+    problem = job.problem
+    facts: list[tuple[str, object]] = [
+        ("Request id", job.request_id),
+        ("Local id", job.local_id),
+        ("State", job.state),
+        ("Model", job.model),
+        ("Prompt", job.parameters.prompt),
+        ("Seed", job.seed),
+        ("Parameters", job.parameters.model_dump_json(exclude={"prompt", "seed"})),
+        ("Route", job.route),
+        ("API", job.base_url),
+        ("Begun", _time(job.created)),
+        ("Sent", _time(job.sent)),
+        ("Ended", _time(job.ended)),
+        ("Charged", job.charged),
+        ("Cost", _dollars(job.receipt.cost)),
+        ("Credits left", _dollars(job.receipt.credits_left)),
+        ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
+        *(("Note", note) for note in job.notes if not problem),
+        *([("Error", problem.what), ("Next", problem.next_step)] if problem else []),
+        *(
+            ("Image", f"{image.path} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})")
+            for image in job.images
+        ),
+    ]
+    return [f"{f'{name}:':14}{value}" for name, value in facts]
+
+
+def _dollars(amount: Decimal | None) -> str:
+    return "unknown" if amount is None else f"${amount:f}"
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %z}" if moment else "–"
+
+
+# ---- for programs ----
+
+
+def _data(job: Job) -> dict[str, Any]:
+    problem = job.problem
+    return {
+        **results.data_of(job),
+        "local_id": job.local_id,
+        "route": str(job.route),
+        "base_url": job.base_url,
+        "arguments": job.arguments,
+        "created": _iso(job.created),
+        "sent": _iso(job.sent),
+        "ended": _iso(job.ended),
+        "charged": str(job.charged),
+        "notes": list(job.notes),
+        "error": problem and {"type": type(problem).__name__, "what": problem.what, "next": problem.next_step},
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment and moment.isoformat()

@@ -1,0 +1,137 @@
+"""The board: the jobs that this server works on, where each of them stands, and a bell for those who follow one."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+
+from mcp_vega.errors import LedgerError
+from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Pinned:
+    """A job on the board; `live` while it is worked on, `saved` while the ledger knows how it stands."""
+
+    job: Job
+    bell: anyio.Event = field(default_factory=anyio.Event)
+    live: bool = True
+    saved: bool = True
+
+
+class Board:
+    """Has every change written into the ledger, and goes on without it where a call is paid for already.
+
+    Args:
+        ledger: The ledger.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pinned: dict[str, _Pinned] = {}
+
+    @property
+    def live(self) -> list[Job]:
+        """The jobs that are worked on here."""
+        return [pinned.job for pinned in self._pinned.values() if pinned.live]
+
+    def pin(self, job: Job) -> Job:
+        """Put a job on the board that this server now works on; the ledger has it. Returns it as it now stands."""
+        if earlier := self._pinned.get(job.local_id):
+            job = earlier.job  # it is still here because it holds more than the ledger
+        self._pinned[job.local_id] = _Pinned(replace(job, held=True))
+        return self._pinned[job.local_id].job
+
+    async def change(self, job: Job, **changes: Any) -> Job:
+        """Write a change of a job down and tell those who follow it; returns the job as it now is."""
+        pinned = self._pinned[job.local_id]
+        pinned.job = replace(job, **changes)
+        await self._save(pinned)
+        self._ring(pinned)
+        return pinned.job
+
+    async def _save(self, pinned: _Pinned) -> None:
+        try:
+            await self._ledger.save(pinned.job)
+            pinned.saved = True
+        except LedgerError as error:
+            if pinned.saved:
+                logger.warning("%s %s", error.what, "The job goes on; it is written down as soon as that is possible.")
+            pinned.saved = False
+
+    async def unpin(self, local_id: str) -> None:
+        """Take a job down that is no longer worked on, unless it is nowhere else."""
+        pinned = self._pinned[local_id]
+        pinned.live, pinned.job = False, replace(pinned.job, held=False)
+        try:
+            if not pinned.saved:
+                await self._ledger.save(pinned.job)
+            await self._ledger.release(local_id)
+            if not any(image.data for image in pinned.job.images):
+                del self._pinned[local_id]
+        except LedgerError as error:
+            note = f"{error.what}, so this job is forgotten when the server ends"
+            pinned.job = replace(pinned.job, notes=(*pinned.job.notes, note))
+            pinned.saved = False
+        self._ring(pinned)
+
+    def _ring(self, pinned: _Pinned) -> None:
+        bell, pinned.bell = pinned.bell, anyio.Event()
+        bell.set()
+
+    def bell(self, job: Job) -> anyio.Event | None:
+        """What rings at a job's next change; None where it is not worked on here."""
+        pinned = self._pinned.get(job.local_id)
+        return pinned.bell if pinned and pinned.live else None
+
+    async def until_answered(self, job: Job) -> None:
+        """Wait until there is something to say about a job's outcome, or nobody works on it here."""
+        while (pinned := self._pinned.get(job.local_id)) and pinned.live and not pinned.job.answered:
+            await pinned.bell.wait()
+
+    async def save_again(self) -> None:
+        """Write down what the ledger would not take before.
+
+        Raises:
+            LedgerError: It still does not.
+        """
+        for pinned in [each for each in self._pinned.values() if not each.saved]:
+            await self._ledger.save(pinned.job)
+            pinned.saved = True
+
+    # ---- looking ----
+
+    async def find(self, request_id: str) -> Job | None:
+        """The job with this id, from here or from the ledger.
+
+        Raises:
+            LedgerError: It is not here, and the ledger cannot be read.
+        """
+        for pinned in self._pinned.values():
+            if request_id in (pinned.job.local_id, pinned.job.remote_id):
+                return pinned.job
+        return await self._ledger.find(request_id)
+
+    async def seen(self, job: Job) -> Job:
+        """A job as it stands now; as it was where the ledger cannot be read."""
+        try:
+            return await self.find(job.local_id) or job
+        except LedgerError as error:
+            logger.warning(error.what)
+            return job
+
+    async def find_image(self, image_id: str) -> Image | None:
+        """The picture with this id, from here or from the ledger.
+
+        Raises:
+            LedgerError: It is not here, and the ledger cannot be read.
+        """
+        for pinned in self._pinned.values():
+            for image in pinned.job.images:
+                if image.id == image_id:
+                    return image
+        return await self._ledger.find_image(image_id)

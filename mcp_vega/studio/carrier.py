@@ -1,0 +1,248 @@
+"""The carrier: does a job's work to its end, whichever way it travels, and looks up how it ended where no answer came.
+
+A call is sent once. What is repeated are questions: how a queued job stands, what the request history says, where a
+picture is.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import anyio
+
+from mcp_vega import errors
+from mcp_vega.errors import Charged, VegaError
+from mcp_vega.segmind.answers import Receipt, State, Submission, failed
+from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
+from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.studio.board import Board
+from mcp_vega.studio.jobs import Job, Route
+from mcp_vega.studio.keeper import Keeper
+from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.settlement import find_row
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# What a job usually spends in the API's queue before it is drawn.
+QUEUE_SECONDS = 0.2
+# A call that the API's rate limit refuses waits for its turn this long; a later turn is the user's to decide on.
+LONGEST_TURN = timedelta(minutes=5)
+# Seconds between looks into the history: a minute in all, then on while the call is said to be running.
+LOOKS = (1, 3, 6, 10, 15, 25)
+PENDING_LOOKS = (30,) * 18
+# A call that was sent this long ago stands in the history, if it ever will.
+QUIET = timedelta(minutes=2)
+
+
+class Carrier:
+    """Carries the jobs that stand on the board.
+
+    Args:
+        client: Speaks to the API.
+        keeper: Puts pictures into the gallery.
+        ledger: Knows all jobs.
+        board: Hears of every change.
+        clock: The time (UTC).
+        pace: What documented times and waits are multiplied by.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  a carrier stands between all of these
+        self,
+        client: SegmindClient,
+        keeper: Keeper,
+        ledger: Ledger,
+        board: Board,
+        clock: Callable[[], datetime],
+        pace: float,
+    ) -> None:
+        self._client = client
+        self._keeper = keeper
+        self._ledger = ledger
+        self._board = board
+        self._clock = clock
+        self._pace = pace
+        # The history is asked for a few jobs at a time, however many are to be settled.
+        self._settling = anyio.Semaphore(4)
+
+    async def draw(self, job: Job) -> None:
+        """Send a new job's call and carry it to its end; whatever happens ends on the board."""
+        await self._carry(job, self._generate if job.route is Route.V1 else self._queue)
+
+    async def resume(self, job: Job) -> None:
+        """Carry on with a job whose call was sent by a server that is gone, or earlier by this one."""
+        if any(image.data for image in job.images):
+            await self._carry(job, self._keep_again)
+        elif job.route is Route.V2 and job.remote_id and self._age(job) < RECORD_SECONDS:
+            await self._carry(job, self._fetch)
+        else:
+            await self._carry(job, self._settle)
+
+    async def _carry(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
+        try:
+            job = await self._attempted(job, work)
+            if job.open and not job.complete and work != self._settle:
+                await self._attempted(job, self._settle)
+        finally:
+            await self._board.unpin(job.local_id)
+
+    async def _attempted(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> Job:
+        """Do a piece of work; what it fails with is the job's error. Returns the job as it now stands."""
+        try:
+            await work(job)
+        except VegaError as error:
+            return await self._fail(job, error)
+        except Exception as error:
+            logger.exception("Job %s broke", job.local_id)
+            said = f"The server broke while it drew ({type(error).__name__})"
+            return await self._fail(job, VegaError(said, charged=Charged.UNKNOWN))
+        return await self._now(job)
+
+    async def _fail(self, job: Job, error: VegaError) -> Job:
+        job = await self._now(job)
+        paid = job.error is not None and job.error.charged is Charged.YES
+        if job.images or (paid and error.charged is Charged.UNKNOWN):
+            return job  # what is known already says more
+        state = State.UNKNOWN if error.charged is Charged.UNKNOWN else State.FAILED
+        is_open = error.charged is not Charged.NO
+        return await self._board.change(job, state=state, error=error, open=is_open, ended=self._clock())
+
+    async def _now(self, job: Job) -> Job:
+        return await self._board.find(job.local_id) or job
+
+    # ---- sending ----
+
+    async def _generate(self, job: Job) -> None:
+        several = job.parameters.pictures > 1  # only as base64 can v1 answer with more than one picture
+        body = job.parameters.body(base64=several)
+        job, answer = await self._sent(job, State.PROCESSING, lambda: self._client.generate(job.model, body))
+        if isinstance(answer, Submission):
+            changes = {"remote_id": answer.request_id, "state": State.QUEUED, "route": Route.V2}
+            await self._fetch(await self._board.change(job, **changes))
+        else:
+            await self._keep(job, answer.pictures, answer.receipt)
+
+    async def _queue(self, job: Job) -> None:
+        body = job.parameters.body(base64=False)
+        try:
+            job, submission = await self._sent(job, State.QUEUED, lambda: self._client.submit(job.model, body))
+        except (errors.NotFound, errors.MethodNotAllowed, errors.Retired):
+            # Documented for v1 only, VegaRT may be missing from v2; such a refusal costs nothing.
+            await self._generate(await self._board.change(await self._now(job), route=Route.V1))
+        else:
+            await self._fetch(await self._board.change(job, remote_id=submission.request_id))
+
+    async def _sent(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
+        """Send a call; while the API's rate limit refuses it, which costs nothing, the job waits for its turn."""
+        while True:
+            job = await self._board.change(job, state=state, sent=self._clock(), notes=())
+            try:
+                return job, await call()
+            except errors.RateLimited as error:
+                now = self._clock()
+                if error.until is None or error.until > job.created + LONGEST_TURN:
+                    raise
+                note = f"The API's rate limit lets it be sent at {error.until:%H:%M:%S} UTC"
+                job = await self._board.change(job, state=State.QUEUED, sent=None, notes=(note,))
+                await anyio.sleep(max((error.until - now).total_seconds(), 0))
+
+    # ---- fetching ----
+
+    async def _fetch(self, job: Job) -> None:
+        """Watch a queued job, then fetch its pictures."""
+        request_id, age = job.request_id, self._age(job)
+        ready = (job.parameters.expected_seconds + QUEUE_SECONDS) * self._pace - age
+        receipt = job.receipt
+        async for status in self._client.watch(request_id, expected=max(ready, 0), age=age):
+            receipt = status.receipt
+            if status.error:
+                job = await self._board.change(job, receipt=_merged(receipt, job.receipt))
+                raise status.error
+            if status.state not in (job.state, State.COMPLETED):
+                job = await self._board.change(job, state=status.state, error=None)
+        generation = await self._client.result(request_id)
+        await self._keep(job, generation.pictures, _merged(generation.receipt, receipt))
+
+    async def _keep(self, job: Job, drawn: Sequence[bytes | str], receipt: Receipt) -> None:
+        """Put the pictures into the gallery; that ends the job, or leaves it open where some are missing."""
+        job = replace(job, receipt=_merged(receipt, job.receipt), remote_id=job.remote_id or receipt.request_id)
+        images, notes, problem = await self._keeper.keep(job, drawn)
+        if problem and not images:
+            await self._board.change(job)
+            raise problem
+        is_open = len(images) < job.parameters.pictures or any(image.path is None for image in images)
+        ends = {"state": State.COMPLETED, "error": None, "ended": self._clock(), "open": is_open}
+        await self._board.change(job, images=images, notes=notes, **ends)
+
+    async def _keep_again(self, job: Job) -> None:
+        """Put the pictures into the gallery that no disk would take before."""
+        here = {image.id: image.data for image in job.images if image.data}
+        await self._keep(job, [here.get(job.image_id(index), b"") for index in range(len(job.images))], job.receipt)
+
+    # ---- settling ----
+
+    async def _settle(self, job: Job) -> None:
+        """Look into the request history how a job ended whose answer never came, or came without its pictures."""
+        row: HistoryRow | None = None
+        reason = ""
+        for number, pause in enumerate((*LOOKS, *PENDING_LOOKS)):
+            if number >= len(LOOKS) and row is None:
+                break
+            if number > 0 or not self._quiet(job):
+                await anyio.sleep(pause * self._pace)
+            try:
+                async with self._settling:
+                    row = await find_row(self._client, self._ledger, job, self._clock())
+                    if row and await self._ended(job, row):
+                        return
+            except VegaError as error:
+                row, reason = None, error.what
+                if error.charged is Charged.YES:
+                    await self._fail(job, error)
+                continue
+            reason = "the request history says that it is still running" if row else ""
+            if row is None and self._quiet(job):
+                break
+        await self._leave_open(await self._now(job), reason)
+
+    async def _ended(self, job: Job, row: HistoryRow) -> bool:
+        """Bring a job to the end that the history tells; False while it tells of none."""
+        job = await self._now(job)
+        receipt = _merged(job.receipt, Receipt(request_id=row.request_id, cost=row.cost))
+        if row.state == State.COMPLETED:
+            if not row.urls:
+                raise errors.MediaError("The call ran, but the request history names no picture of it")
+            await self._keep(job, row.urls, receipt)
+        elif row.state == State.FAILED:
+            error = failed(row.error, Charged.YES if row.cost else Charged.NO)
+            changes = {"state": State.FAILED, "error": error, "open": False, "notes": ()}
+            await self._board.change(job, receipt=receipt, ended=self._clock(), **changes)
+        else:
+            return False
+        return True
+
+    async def _leave_open(self, job: Job, reason: str) -> None:
+        """Note what is known of a job when the looks are over; `reason` is why that is not all."""
+        error = job.error or errors.OutcomeUnknown("The server that sent the call ended before its answer came")
+        if not reason and job.remote_id is None and error.charged is Charged.UNKNOWN:
+            never = errors.NeverRan(f"{error.what}, and the API's request history has no such call")
+            await self._board.change(job, state=State.FAILED, error=never, open=False, ended=self._clock())
+            return
+        state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
+        notes = (reason or "the request history has no such call",)
+        await self._board.change(job, state=state, error=error, notes=notes)
+
+    def _quiet(self, job: Job) -> bool:
+        return self._clock() - (job.sent or job.created) > QUIET
+
+    def _age(self, job: Job) -> float:
+        return max((self._clock() - job.created).total_seconds(), 0)
+
+
+def _merged(first: Receipt, second: Receipt) -> Receipt:
+    """What either receipt knows; where both do, the first."""
+    known = {name: value for field in fields(Receipt) if (value := getattr(first, name := field.name)) is not None}
+    return replace(second, **known)

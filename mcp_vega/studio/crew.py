@@ -1,0 +1,167 @@
+"""The crew: the tasks in which jobs are carried, those begun here and those that another server left behind."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mcp_vega import errors
+from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.studio.board import Board
+from mcp_vega.studio.carrier import Carrier
+from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.ledger import RENEWAL_SECONDS, Ledger
+
+logger = logging.getLogger(__name__)
+
+# For how long pictures can be fetched after they were drawn.
+MEDIA_AGE = timedelta(days=7)
+
+
+class Crew:
+    """Has jobs carried, each by one server at a time.
+
+    Args:
+        client: Speaks to the API.
+        ledger: Knows which server works on what.
+        board: Where the jobs stand that this server works on.
+        carrier: Does the work.
+        api: What the ledger calls the API: only its jobs are taken up.
+        clock: The time (UTC).
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  a crew stands between all of these
+        self,
+        client: SegmindClient,
+        ledger: Ledger,
+        board: Board,
+        carrier: Carrier,
+        api: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._board = board
+        self._carrier = carrier
+        self._api = api
+        self._clock = clock
+        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._begun: set[str] = set()
+        self._tried: set[str] = set()
+        self._resuming = False
+        self._leaving = False
+        # How many calls wait for jobs, whoever works on them.
+        self.callers = 0
+
+    @property
+    def under_way(self) -> list[Job]:
+        """The jobs begun here that are worked on."""
+        return [job for job in self._board.live if job.local_id in self._begun]
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Work in these tasks from now on."""
+        self._tasks = tasks
+        tasks.start_soon(self._stay_alive)
+
+    def draw(self, job: Job) -> Job:
+        """Have a new job drawn; the ledger has it. Returns it as it now stands."""
+        self._begun.add(job.local_id)
+        return self._assign(job, self._carrier.draw)
+
+    def resume(self, job: Job) -> Job:
+        """Have a job carried on that the ledger says is this server's. Returns it as it now stands."""
+        return self._assign(job, self._carrier.resume)
+
+    def _assign(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> Job:
+        job = self._board.pin(job)
+        self._tasks.start_soon(self._work, job, work)
+        return job
+
+    async def _work(self, job: Job, work: Callable[[Job], Awaitable[None]]) -> None:
+        with anyio.CancelScope() as scope:
+            self._scopes[job.local_id] = scope
+            try:
+                await work(job)
+            finally:
+                self._tried.add(job.local_id)
+                del self._scopes[job.local_id]
+
+    # ---- what others left ----
+
+    async def take_up(self, job: Job) -> Job:
+        """Have a job carried on if there is more to do and nobody does it. Returns it as it now stands.
+
+        Raises:
+            InvalidSettings: There is no usable key to ask the API with.
+            LedgerError: The ledger cannot be written.
+        """
+        if not job.open or job.held or job.base_url != self._api or self._leaving:
+            return job
+        self._client.require_key()
+        claimed = await self._ledger.claim(job.local_id)
+        return self.resume(claimed) if claimed else job
+
+    def take_up_orphans(self) -> None:
+        """Take up, from now on, the open jobs that no living server works on, each once.
+
+        Whoever asks for one of them with `take_up` has it tried again.
+        """
+        if not self._resuming:
+            self._resuming = True
+            self._tasks.start_soon(self._take_up_orphans)
+
+    async def _take_up_orphans(self) -> None:
+        while not self._leaving:
+            try:
+                self._client.require_key()
+                for local_id in await self._ledger.orphans(self._api, self._clock() - MEDIA_AGE):
+                    if local_id not in self._tried and (job := await self._ledger.claim(local_id)):
+                        self.resume(job)
+            except errors.InvalidSettings:
+                pass  # without a key nothing can be asked; whoever calls a tool is told
+            except errors.LedgerError as error:
+                logger.warning(error.what)
+            await anyio.sleep(RENEWAL_SECONDS)
+
+    async def _stay_alive(self) -> None:
+        """Keep this server's jobs its own, and let go of those that another one has taken up meanwhile."""
+        while not self._leaving:
+            await anyio.sleep(RENEWAL_SECONDS)
+            if not (self.callers or self._board.live):
+                continue
+            try:
+                await self._board.save_again()
+                mine = await self._ledger.renew()
+            except errors.LedgerError as error:
+                logger.warning(error.what)
+                continue
+            for job in self._board.live:
+                # A call whose answer is on its way is not broken off: the answer may be all there is.
+                if job.local_id not in mine and job.remote_id and (scope := self._scopes.get(job.local_id)):
+                    scope.cancel()
+
+    # ---- the end ----
+
+    async def finish(self, deadline: float) -> list[Job]:
+        """Take up nothing more, wait for the jobs begun here until the deadline, and leave the rest to others.
+
+        Returns:
+            The jobs begun here that had not ended, as they stand now.
+        """
+        self._leaving = True
+        under_way = [job for job in self.under_way if not job.answered]
+        with anyio.CancelScope(deadline=deadline, shield=True):
+            for job in under_way:
+                await self._board.until_answered(job)
+        await self.leave()
+        return [await self._board.seen(job) for job in under_way]
+
+    async def leave(self) -> None:
+        """Leave what is under way to other servers."""
+        self._leaving = True
+        try:
+            await self._ledger.leave()
+        except errors.LedgerError as error:
+            logger.warning(error.what)

@@ -1,0 +1,94 @@
+"""The keeper: puts a job's pictures into the gallery, from wherever they are."""
+
+import logging
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import anyio.to_thread
+
+from mcp_vega import errors
+from mcp_vega.errors import VegaError
+from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.media import recognise
+from mcp_vega.studio import pictures
+from mcp_vega.studio.gallery import Gallery, name_of
+from mcp_vega.studio.jobs import Image, Job
+
+logger = logging.getLogger(__name__)
+
+Kept = tuple[tuple[Image, ...], tuple[str, ...], VegaError | None]
+
+
+class Keeper:
+    """Keeps each picture of a job once.
+
+    Args:
+        client: Fetches pictures.
+        gallery: Takes them.
+    """
+
+    def __init__(self, client: SegmindClient, gallery: Gallery) -> None:
+        self._client = client
+        self._gallery = gallery
+
+    async def keep(self, job: Job, drawn: Sequence[bytes | str]) -> Kept:
+        """Keep the pictures of a job that are not kept yet; one that cannot be had does not cost the others.
+
+        Args:
+            job: The job, with the pictures kept so far.
+            drawn: Its pictures in their order: the bytes, an address, or nothing where it is not to be had.
+
+        Returns:
+            All its pictures that are here now, what there is to say about them, and the last problem.
+        """
+        images = {image.id: image for image in job.images if image.path}
+        notes: list[str] = []
+        problem: VegaError | None = None
+        for index, picture in enumerate(drawn):
+            if not picture or job.image_id(index) in images:
+                continue
+            try:
+                data = picture if isinstance(picture, bytes) else await self._client.download(picture)
+                image, note = await self._keep_one(job, index, data)
+            except VegaError as error:
+                problem = error
+            except Exception as error:
+                logger.exception("A picture of job %s broke", job.local_id)
+                problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
+            else:
+                images[image.id] = image
+                notes += [note] if note and note not in notes else []
+        missing = job.parameters.pictures - len(images)
+        if missing > 0:
+            why = f": {problem.what}" if problem else ""
+            notes.append(f"{missing} of the {job.parameters.pictures} pictures did not arrive{why}")
+        return tuple(images.values()), tuple(notes), problem
+
+    async def _keep_one(self, job: Job, index: int, data: bytes) -> tuple[Image, str]:
+        """Keep a picture; where no disk takes it, it stays in memory. Returns what there is to say about that too."""
+        found = recognise(data)
+        if found is None:
+            raise errors.UnreadableAnswer("What the API sent is no picture")
+        width, height = await anyio.to_thread.run_sync(pictures.measure, data)
+        image_id = job.image_id(index)
+        name = name_of(job.parameters.prompt, job.seed, found.suffix)
+        path: Path | None = None
+        try:
+            path, note = await self._gallery.keep(data, name, image_id, job.created.date())
+        except errors.GalleryError as error:
+            note = (
+                f"{error.what}: it is in this result and this server's memory alone. Save it; or make room on a disk "
+                "and call check_job"
+            )
+        image = Image(
+            id=image_id,
+            path=path,
+            mime_type=found.mime_type,
+            width=width,
+            height=height,
+            bytes=len(data),
+            sha256=sha256(data).hexdigest(),
+            data=None if path else data,
+        )
+        return image, note

@@ -1,0 +1,144 @@
+"""Jobs as rows of the ledger, and back: pure functions."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from mcp_vega import errors
+from mcp_vega.errors import Charged, VegaError
+from mcp_vega.segmind.answers import Receipt, State
+from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.studio.jobs import Image, Job, Route
+
+Row = Mapping[str, Any]
+
+
+def as_row(job: Job) -> dict[str, Any]:
+    """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
+    receipt = job.receipt
+    return {
+        "local_id": job.local_id,
+        "remote_id": job.remote_id,
+        "base_url": job.base_url,
+        "model": job.model,
+        "route": str(job.route),
+        "arguments": as_text(job.arguments),
+        "parameters": job.parameters.model_dump_json(),
+        "state": str(job.state),
+        "open": job.open,
+        "charged": str(job.charged),
+        "created": moment(job.created),
+        "sent": moment(job.sent),
+        "ended": moment(job.ended),
+        "cost": _text(receipt.cost),
+        "credits_left": _text(receipt.credits_left),
+        "seconds": _text(receipt.seconds),
+        "reported_id": receipt.request_id,
+        "reported_seed": receipt.seed,
+        "notes": json.dumps(job.notes),
+        "error": _error_text(job.error),
+    }
+
+
+def as_image_rows(job: Job) -> list[dict[str, Any]]:
+    """The columns of a job's pictures; those that no disk would take are left out."""
+    return [
+        {
+            "id": image.id,
+            "job": job.local_id,
+            "path": str(image.path),
+            "mime_type": image.mime_type,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
+            "sha256": image.sha256,
+        }
+        for image in job.images
+        if image.path
+    ]
+
+
+def from_row(row: Row, images: Iterable[Row]) -> Job:
+    """A job from its columns and those of its pictures.
+
+    Raises:
+        ValueError: They were not written by this version or an earlier one.
+    """
+    receipt = Receipt(
+        request_id=row["reported_id"],
+        cost=_number(row["cost"]),
+        credits_left=_number(row["credits_left"]),
+        seconds=_number(row["seconds"]),
+        seed=row["reported_seed"],
+    )
+    if row["model"] not in MODELS:
+        raise ValueError(f"unknown model {row['model']!r}")
+    return Job(
+        parameters=MODELS[row["model"]].model_validate_json(row["parameters"]),
+        arguments=json.loads(row["arguments"]),
+        route=Route(row["route"]),
+        base_url=row["base_url"],
+        created=datetime.fromisoformat(row["created"]),
+        sent=_moment(row["sent"]),
+        ended=_moment(row["ended"]),
+        local_id=row["local_id"],
+        remote_id=row["remote_id"],
+        state=State(row["state"]),
+        open=bool(row["open"]),
+        held=bool(row["held"]),
+        receipt=receipt,
+        images=tuple(image_from_row(image) for image in images),
+        notes=tuple(json.loads(row["notes"])),
+        error=_error(row["error"]),
+    )
+
+
+def image_from_row(row: Row) -> Image:
+    """A picture from its columns."""
+    columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
+    return Image(path=Path(row["path"]), **{name: row[name] for name in columns})
+
+
+def as_text(arguments: Mapping[str, Any]) -> str:
+    """Arguments as the same text whenever they are the same."""
+    return json.dumps(arguments, sort_keys=True)
+
+
+def moment(time: datetime | None) -> str | None:
+    """A time as a text that sorts like the times."""
+    return time and time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _text(number: Decimal | None) -> str | None:
+    return None if number is None else f"{number:f}"
+
+
+def _number(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+# ---- errors ----
+
+
+def _error_text(error: VegaError | None) -> str | None:
+    if error is None:
+        return None
+    kept = {"type": type(error).__name__, "what": error.what, "next_step": error.next_step, "charged": error.charged}
+    return json.dumps(kept)
+
+
+def _error(text: str | None) -> VegaError | None:
+    if text is None:
+        return None
+    kept = json.loads(text)
+    kind = getattr(errors, kept["type"], VegaError)
+    error = kind(kept["what"])
+    error.next_step, error.charged = kept["next_step"], Charged(kept["charged"])
+    return error

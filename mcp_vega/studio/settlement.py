@@ -1,0 +1,85 @@
+"""How a call ended whose answer never came: found in the vendor's request history by model, seed and prompt."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from mcp_vega.errors import ServiceUnavailable
+from mcp_vega.segmind.answers import as_decimal
+from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.history import HistoryRow, joined
+from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.ledger import Ledger
+
+PAGES = 10
+# How far this machine's clock and the API's may differ.
+SKEW = timedelta(minutes=10)
+DAY = timedelta(days=1)
+
+
+async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetime) -> HistoryRow | None:
+    """The call of a job in the request history, or None where it surely has none.
+
+    Args:
+        client: Asks the history.
+        ledger: Knows which calls belong to other jobs.
+        job: The job.
+        now: The time (UTC).
+
+    Raises:
+        SegmindError: The history could not be had, or is too long to be sure.
+    """
+    found: HistoryRow | None = None
+    async for row in _rows(client, job, now):
+        if found is not None:
+            found = joined(found, row) if row.request_id == found.request_id else found
+        elif is_call_of(row, job) and (
+            row.request_id == job.remote_id or not await ledger.taken([row.request_id], by_others_than=job)
+        ):
+            found = row
+        if found and len(found.urls) >= job.parameters.pictures:
+            break
+    if found is None and job.remote_id:
+        return await client.history_entry(job.remote_id)
+    return found
+
+
+async def _rows(client: SegmindClient, job: Job, now: datetime) -> AsyncIterator[HistoryRow]:
+    """The calls of a job's model in the days around it, newest first."""
+    first, last = (min(job.created, now) - DAY).date(), (job.created + DAY).date()
+    for number in range(1, PAGES + 1):
+        page = await client.history(model=job.model, since=first, until=last, page=number)
+        if page.asked and abs(page.asked - now) > DAY / 2:
+            raise ServiceUnavailable(
+                f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC and the API's {page.asked:%Y-%m-%d %H:%M}, so "
+                "the days to look at are not known",
+                next_step="Set the clock right, then call check_job again",
+            )
+        for row in page.rows:
+            yield row
+        if not page.full or (page.rows[-1].created or job.created) < job.created - SKEW:
+            return
+    raise ServiceUnavailable(f"The request history of those days is longer than {PAGES} pages")
+
+
+def is_call_of(row: HistoryRow, job: Job) -> bool:
+    """Whether a row of the history is a job's call: by its id where that is known, else by the whole recipe."""
+    if job.remote_id:
+        return row.request_id == job.remote_id
+    if row.model != job.model or (row.created and row.created < job.created - SKEW):
+        return False
+    sent = job.parameters.body(base64=False)
+    if not {"prompt", "seed"} <= row.inputs.keys():
+        return False
+    return all(
+        _same(row.inputs[name], value) for name, value in sent.items() if name in row.inputs and name != "base64"
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same; the history may tell a number as its text."""
+    if one == other:
+        return True
+    numbers: tuple[Decimal | None, Decimal | None] = as_decimal(one), as_decimal(other)
+    return None not in numbers and numbers[0] == numbers[1]
