@@ -1,8 +1,9 @@
 """What the tests share: a sandbox on a free port, the server over it, an agent that calls its tools."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
     wait_seconds: float = 45,
     patience: float = 5,
     home: Path | None = None,
+    api: str | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     **desk: Any,
 ) -> AsyncGenerator[Desk]:
     """The tools' desk over an API, with nothing of the machine's settings."""
@@ -81,7 +84,7 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
             patience=patience,
         )
         ledger = Ledger(home / "ledger.sqlite3" if home else folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")
-        async with Studio(client, Gallery(folder), ledger, pace=0) as studio:
+        async with Studio(client, Gallery(folder), ledger, api=api, pace=0, clock=clock) as studio:
             yield Desk(studio, wait_seconds, **desk)
         await ledger.close()
 

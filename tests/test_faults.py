@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indi
 
 RT = "generate_image_vegart"
 
-HARMLESS = ["output-list", "output-object", "output-base64", "output-missing", "no-cost", "status-word", "status-foreign",
-            "poll-502", "late", "429*2"]  # fmt: skip
+HARMLESS = ["output-list", "output-object", "output-base64", "output-missing", "no-cost", "status-word",
+            "status-foreign", "poll-502", "late", "429*2"]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", HARMLESS)

@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from email.utils import formatdate
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -209,7 +210,8 @@ class Api:
         )
         rows = [row for row in every if query.get("status", "") in ("", row["model_status"])]
         shown = rows[(page - 1) * size : page * size]
-        return Json({"data": shown, "page": page, "per_page": size, "total": len(rows)})
+        body = {"data": shown, "page": page, "per_page": size, "total": len(rows)}
+        return Json(body, headers={"date": formatdate(now, usegmt=True)})
 
     async def history_entry(self, request: Request) -> Response:
         """`GET …/request-history/{id}`."""

@@ -35,7 +35,13 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
     with socket.create_server((host, port)) as listener:
         # Its log would only repeat the faults that were asked for.
         config = uvicorn.Config(
-            app, log_config=None, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=0
+            app,
+            log_config=None,
+            log_level="critical",
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=0,
+            date_header=False,  # the application has a time of its own
         )
         server = _Guest(config)
         async with anyio.create_task_group() as tasks:

@@ -103,8 +103,8 @@ def _under_way(studio: Studio, job: Job) -> str:
     late = "" if left > 0 else f", which takes longer than the usual {studio.expected_seconds(job):.0f} s"
     notes = f" ({'; '.join(job.notes)})" if job.notes else ""
     return (
-        f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}{notes}; call check_job with the "
-        f"request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
+        f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}{notes}; call check_job "
+        f"with the request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
         f"State: {job.state}\nRequest id: {job.request_id}"
     )
 

@@ -226,7 +226,7 @@ class Carrier:
 
     async def _leave_open(self, job: Job, reason: str) -> None:
         """Note what is known of a job when the looks are over; `reason` is why that is not all."""
-        error = job.error or errors.OutcomeUnknown("The server that sent the call ended before its answer came")
+        error = job.error or errors.OutcomeUnknown("The server that sent the call ended before the picture came")
         if not reason and job.remote_id is None and error.charged is Charged.UNKNOWN:
             never = errors.NeverRan(f"{error.what}, and the API's request history has no such call")
             await self._board.change(job, state=State.FAILED, error=never, open=False, ended=self._clock())

@@ -1,0 +1,424 @@
+"""The two promises: no picture that was paid for is lost, and none is paid for twice."""
+
+import json
+import sqlite3
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from conftest import KEY, Sandbox, desk_over, images_of, job_of, text_of
+from mcp.client import Client
+from mcp_types import CallToolResult
+
+from mcp_vega.server.app import build_server
+
+pytestmark = pytest.mark.anyio
+
+VEGA, RT = "generate_image_vega", "generate_image_vegart"
+
+
+async def checked(agent: Client, request_id: str) -> CallToolResult:
+    return await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+
+
+async def listed(agent: Client) -> list[dict[str, Any]]:
+    return ((await agent.call_tool("check_job", {})).meta or {}).get("mcp-vega/jobs", [])
+
+
+def id_in(result: CallToolResult) -> str:
+    """The request id that an error names."""
+    return text_of(result).partition("request_id ")[2].split()[0].rstrip(";.")
+
+
+def rows(folder: Path, query: str) -> list[dict[str, Any]]:
+    """What stands in the ledger's file, read as another program reads it."""
+    with sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3") as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(query)]
+
+
+# ---- written down ----
+
+
+async def test_a_job_is_written_down_before_its_call_leaves_and_after_each_change(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Watching(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.method == "POST":
+                seen.extend(rows(tmp_path, "SELECT * FROM jobs ORDER BY created DESC LIMIT 1"))
+            return await super().handle_async_request(request)
+
+    async with (
+        desk_over(sandbox.url, tmp_path, transport=Watching()) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        v1 = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "num_inference_steps": "30"}))
+        v2 = job_of(await agent.call_tool("submit_job", {"prompt": "two", "samples": 2}))
+        await checked(agent, v2["request_id"])
+    before_v1, before_v2 = seen
+    assert json.loads(before_v1["arguments"]) == {"prompt": "a fox", "num_inference_steps": 30}
+    assert json.loads(before_v1["parameters"])["seed"] == v1["seed"]
+    assert (before_v1["route"], before_v1["remote_id"], before_v1["charged"]) == ("v1", None, "unknown")
+    assert (before_v2["route"], before_v2["state"], before_v2["base_url"]) == ("v2", "QUEUED", sandbox.url)
+
+    first, second = rows(tmp_path, "SELECT * FROM jobs ORDER BY created")
+    assert (first["remote_id"], first["state"], first["charged"]) == (v1["request_id"], "COMPLETED", "yes")
+    assert (first["cost"], first["credits_left"]) == ("0.0027", "9.9973")
+    assert first["created"] <= first["sent"] <= first["ended"]
+    assert (second["remote_id"], second["open"], second["holder"]) == (v2["request_id"], 0, None)
+    images = rows(tmp_path, "SELECT * FROM images")
+    assert {image["id"] for image in images} >= {image["id"] for image in v1["images"]}
+    assert [image["mime_type"] for image in images] == ["image/jpeg"] * 3
+
+
+async def test_a_finished_job_is_known_after_a_restart_and_after_the_api_forgot_it(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        submitted = job_of(await agent.call_tool("submit_job", {"prompt": "a fox"}))
+        before = await checked(agent, submitted["request_id"])
+    sandbox.queue.skip(30 * 24 * 3600)
+    asked = sandbox.queue.requests.copy()
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        after = await agent.call_tool("check_job", {"request_id": submitted["request_id"]})
+        assert text_of(after) == text_of(before)
+        assert images_of(after) == images_of(before)
+        uri = job_of(after)["images"][0]["uri"]
+        assert (await agent.read_resource(uri)).contents
+    assert sandbox.queue.requests == asked
+
+
+# ---- taken up ----
+
+
+async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        sandbox.queue.speed = 0.5
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "left behind"}))["request_id"]
+    assert await holder_of(tmp_path) is None
+    sandbox.queue.skip(60)
+    async with desk_over(sandbox.url, tmp_path) as desk:
+        asked = sandbox.queue.requests.copy()
+        await desk.studio.latest(1)
+        await anyio.wait_all_tasks_blocked()
+        assert sandbox.queue.requests == asked
+        async with Client(build_server(desk)):
+            job = await desk.studio.find(request_id)
+            async for _ in desk.studio.follow(job, 20):
+                pass
+    assert len(list(tmp_path.glob("*/left-behind-*.jpg"))) == 1
+    (job,) = rows(tmp_path, "SELECT * FROM jobs")
+    assert (job["remote_id"], job["state"]) == (request_id, "COMPLETED")
+    assert len(sandbox.queue.calls) == 1
+
+
+async def holder_of(folder: Path) -> str | None:
+    """The living server that works on the only job."""
+    query = "SELECT servers.id FROM jobs JOIN servers ON servers.id = jobs.holder"
+    return next((row["id"] for row in rows(folder, query)), None)
+
+
+@pytest.mark.parametrize("fault", ["504-after", "cut", "truncated", "html", "error-200", "empty"])
+async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_once(
+    sandbox: Sandbox, tmp_path: Path, fault: str
+) -> None:
+    """The sandbox's media are whole where the answer was not, except for the faults of the picture itself."""
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        failed = await agent.call_tool(RT, {"prompt": f"a fox [fault:{fault}]"})
+        assert failed.is_error
+        assert "Charged: no" not in text_of(failed)
+        request_id = id_in(failed)
+        if fault in ("truncated", "empty"):
+            await mend_media(sandbox)
+        result = await checked(agent, request_id)
+        job = job_of(result)
+        assert job["images"][0]["path"]
+        assert job["cost_usd"] == 0.002
+        assert job["request_id"] in sandbox.queue.calls
+        assert text_of(await agent.call_tool("check_job", {"request_id": request_id})) == text_of(result)
+    assert sandbox.paid_requests == 1
+
+
+async def mend_media(sandbox: Sandbox) -> None:
+    from mcp_vega.sandbox.faults import Faults
+
+    for call in sandbox.queue.calls.values():
+        call.faults = Faults("", 0)
+
+
+async def test_a_call_that_the_history_does_not_have_was_not_charged(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:500]"})
+        assert "Charged: unknown." in text_of(failed)
+        settled = await checked(agent, id_in(failed))
+        assert settled.is_error
+        assert "the API's request history has no such call" in text_of(settled)
+        assert "Charged: no." in text_of(settled)
+    assert (sandbox.paid_requests, len(sandbox.queue.calls)) == (1, 0)
+
+
+async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:failed]"})
+        assert "Charged: unknown." in text_of(failed)
+        settled = text_of(await checked(agent, id_in(failed)))
+        assert "The API could not draw this: “The model ran out of memory”" in settled
+        assert "Charged: no." in settled
+
+
+async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason_until_it_can(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    sandbox.queue.history_status = 503
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
+        unknown = await checked(agent, request_id)
+        assert unknown.is_error
+        assert "HTTP 504; The API answered with HTTP 503" in text_of(unknown)
+        assert "Charged: unknown." in text_of(unknown)
+        assert "https://cloud.segmind.com" in text_of(unknown)
+        sandbox.queue.history_status = 200
+        assert job_of(await checked(agent, request_id))["images"]
+    assert sandbox.paid_requests == 1
+
+
+async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+    arguments = {"prompt": "a fox [fault:504-after*1]", "seed": 5}
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        delivered = job_of(await agent.call_tool(RT, {"prompt": "warm up", "seed": 5}))
+        failed = await agent.call_tool(RT, arguments)
+        first = job_of(await checked(agent, id_in(failed)))
+        second = job_of(await agent.call_tool(RT, arguments))
+    assert len({job["request_id"] for job in (delivered, first, second)}) == 3
+    assert {job["request_id"] for job in (delivered, first, second)} == set(sandbox.queue.calls)
+
+
+async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]", "samples": 2}))[
+            "request_id"
+        ]
+    call = sandbox.queue.calls[request_id]
+    call.queue_seconds = 0
+    sandbox.queue.skip(2 * 3600)
+    later = datetime.now(UTC) + timedelta(hours=2)
+    async with desk_over(sandbox.url, tmp_path, clock=lambda: later) as desk, Client(build_server(desk)) as agent:
+        job = job_of(await checked(agent, request_id))
+    assert len(job["images"]) == 2
+    assert sandbox.paid_requests == 1
+
+
+async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
+    sandbox.queue.calls[request_id].queue_seconds = 0
+    sandbox.queue.skip(8 * 24 * 3600)
+    later = datetime.now(UTC) + timedelta(days=8)
+    async with desk_over(sandbox.url, tmp_path, clock=lambda: later) as desk, Client(build_server(desk)) as agent:
+        text = text_of(await checked(agent, request_id))
+    assert "answered with HTTP 404" in text
+    assert "Charged: yes." in text
+
+
+# ---- adopted ----
+
+
+async def submitted_elsewhere(sandbox: Sandbox, **body: Any) -> str:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.post(f"{sandbox.url}/v2/segmind-vega", json=body, headers={"x-api-key": KEY})
+    return answer.json()["request_id"]
+
+
+@pytest.mark.parametrize("age", [0, 2 * 3600])
+async def test_a_job_that_only_the_api_knows_is_adopted(sandbox: Sandbox, tmp_path: Path, age: float) -> None:
+    request_id = await submitted_elsewhere(sandbox, prompt="from elsewhere", seed=9, samples=2, base64=True)
+    sandbox.queue.skip(age)
+    later = datetime.now(UTC) + timedelta(seconds=age)
+    async with desk_over(sandbox.url, tmp_path, clock=lambda: later) as desk, Client(build_server(desk)) as agent:
+        job = job_of(await checked(agent, request_id))
+        assert (job["seed"], job["parameters"]["prompt"], len(job["images"])) == (9, "from elsewhere", 2)
+        assert [each["request_id"] for each in await listed(agent)] == [request_id]
+    assert sandbox.paid_requests == 1
+
+
+async def test_an_id_that_nobody_knows_is_never_heard_of(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        for request_id in ("f" * 32, f"local-{'0' * 32}"):
+            result = await agent.call_tool("check_job", {"request_id": request_id})
+            assert result.is_error
+            assert f"a job with the id {request_id!r}" in text_of(result).replace("no job", "a job")
+            assert "Charged: no." in text_of(result)
+        assert await listed(agent) == []
+
+
+async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
+    asked = sandbox.queue.requests.copy()
+    async with desk_over(sandbox.url, tmp_path, api="another") as desk, Client(build_server(desk)) as agent:
+        result = await checked(agent, request_id)
+        assert f"begun with another API, {sandbox.url}" in text_of(result)
+    assert sandbox.queue.requests == asked
+
+
+# ---- joined ----
+
+ASKED = {"prompt": "a fox"}
+
+
+async def cancelled(agent: Client, sandbox: Sandbox) -> None:
+    """A host that gives up on its call."""
+    sandbox.queue.speed = 0.2
+    with anyio.move_on_after(0.1):
+        await agent.call_tool(VEGA, ASKED)
+
+
+async def still_running(agent: Client, sandbox: Sandbox) -> None:
+    """A call that takes longer than the wait."""
+    sandbox.queue.speed = 0.2
+    assert job_of(await agent.call_tool(VEGA, ASKED))["state"] != "COMPLETED"
+
+
+@pytest.mark.parametrize(("leave", "wait"), [(cancelled, 45), (still_running, 0)])
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # noqa: PLR0913, PLR0917  a table
+    sandbox: Sandbox,
+    tmp_path: Path,
+    leave: Callable[[Client, Sandbox], Awaitable[None]],
+    wait: float,
+    finished: bool,  # noqa: FBT001
+    same: bool,  # noqa: FBT001
+) -> None:
+    async with (
+        desk_over(sandbox.url, tmp_path, wait_seconds=wait) as first_desk,
+        desk_over(sandbox.url, tmp_path) as second_desk,
+        Client(build_server(first_desk)) as first,
+        Client(build_server(second_desk)) as second,
+    ):
+        await leave(first, sandbox)
+        (begun,) = await listed(first)
+        if finished:
+            job = await first_desk.studio.find(begun["request_id"])
+            async for _ in first_desk.studio.follow(job, 20):
+                pass
+        agent = first if same and wait else second
+        job = job_of(await agent.call_tool(VEGA, ASKED))
+        assert (job["state"], job["seed"]) == ("COMPLETED", begun["seed"])
+        assert len(sandbox.queue.calls) == 1
+        another = job_of(await agent.call_tool(VEGA, ASKED))
+        assert another["seed"] != begun["seed"]
+    assert len(sandbox.queue.calls) == 2
+
+
+async def test_other_arguments_are_never_joined(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path, wait_seconds=0) as desk, Client(build_server(desk)) as agent:
+        for arguments in ({"prompt": "a fox"}, {"prompt": "a fox", "seed": 1}, {"prompt": "a fox", "samples": 2}):
+            await agent.call_tool(VEGA, arguments)
+        await agent.call_tool(RT, {"prompt": "a fox"})
+        assert len(await listed(agent)) == 4
+
+
+async def test_a_call_is_not_joined_two_minutes_later(sandbox: Sandbox, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    async with (
+        desk_over(sandbox.url, tmp_path, wait_seconds=0, clock=lambda: now) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        for _ in range(2):
+            await agent.call_tool(VEGA, ASKED)
+        assert len(await listed(agent)) == 1
+        now += timedelta(minutes=3)
+        await agent.call_tool(VEGA, ASKED)
+        assert len(await listed(agent)) == 2
+
+
+async def test_calls_at_the_same_time_with_the_same_arguments_are_calls_of_their_own(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        async with anyio.create_task_group() as tasks:
+            for tool in (VEGA, VEGA, "submit_job", "submit_job"):
+                tasks.start_soon(agent.call_tool, tool, ASKED)
+        assert len({job["seed"] for job in await listed(agent)}) == 4
+
+
+async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    arguments = {"prompt": "a fox [fault:504-after]"}
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        request_id = id_in(await agent.call_tool(RT, arguments))
+        await checked(agent, request_id)
+        failed = await agent.call_tool(RT, arguments)
+        assert id_in(failed) != request_id, "the first result was delivered by check_job"
+        while (again := await agent.call_tool(RT, arguments)).is_error:
+            pass
+        assert job_of(again)["images"]
+    assert sandbox.paid_requests == 2
+
+
+async def test_a_refused_call_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402*1]"})).is_error
+        assert job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:402*1]"}))["images"]
+
+
+# ---- the rate limit ----
+
+
+async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_itself(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.queue.rate_limit = 1
+    async with (
+        desk_over(sandbox.url, tmp_path, wait_seconds=0.2) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await agent.call_tool(RT, {"prompt": "first"})
+        sandbox.queue._taken[0] -= 58  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  two seconds to go
+        waiting = await agent.call_tool(RT, {"prompt": "second"})
+        assert job_of(waiting)["state"] != "COMPLETED"
+        result = await checked(agent, job_of(waiting)["request_id"])
+        assert job_of(result)["images"]
+        assert "rate limit" not in text_of(result)
+
+
+async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.queue.rate_limit = 1
+    async with (
+        desk_over(sandbox.url, tmp_path, wait_seconds=0.2, patience=0) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await agent.call_tool(RT, {"prompt": "first"})
+        text = text_of(await agent.call_tool("submit_job", {"prompt": "second"}))
+    assert "The API's rate limit lets it be sent at " in text
+    assert "State: QUEUED" in text
+    assert len(sandbox.queue.calls) == 1
+
+
+async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_says_when(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.queue.rate_limit = 1
+    async with desk_over(sandbox.url, tmp_path, patience=0) as desk, Client(build_server(desk)) as agent:
+        await agent.call_tool(RT, {"prompt": "first"})
+        sandbox.queue._taken[0] += 3600  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  an hour's limit
+        text = text_of(await agent.call_tool(RT, {"prompt": "second"}))
+    assert "HTTP 429" in text
+    assert "Charged: no." in text
+    assert "Next: Call again after " in text
