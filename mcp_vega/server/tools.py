@@ -8,7 +8,6 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ToolAnnotations
 
 from mcp_vega.errors import Charged
-from mcp_vega.segmind.answers import State
 from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import arguments, results
 from mcp_vega.server.arguments import Arguments, Question
@@ -79,7 +78,7 @@ async def _watched(
     job: Job,
     seconds: float,
     context: Context[Any, Any],
-    until: Callable[[Job], bool] = lambda seen: seen.state is State.COMPLETED,
+    until: Callable[[Job], bool] = lambda seen: not seen.open,
 ) -> Job:
     """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
     async for seen in studio.follow(job, seconds):

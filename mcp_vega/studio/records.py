@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 def as_row(job: Job) -> dict[str, Any]:
     """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
     receipt = job.receipt
+    # Pictures that no disk would take end with this server: the next one is to fetch them again.
+    only_here = job.images and not any(image.path for image in job.images)
     return {
         "local_id": job.local_id,
         "remote_id": job.remote_id,
@@ -27,7 +29,7 @@ def as_row(job: Job) -> dict[str, Any]:
         "route": str(job.route),
         "arguments": as_text(job.arguments),
         "parameters": job.parameters.model_dump_json(),
-        "state": str(job.state),
+        "state": str(State.PROCESSING if only_here else job.state),
         "open": job.open,
         "charged": str(job.charged),
         "created": moment(job.created),

@@ -16,6 +16,8 @@ PAGES = 10
 # How far this machine's clock and the API's may differ.
 SKEW = timedelta(minutes=10)
 DAY = timedelta(days=1)
+# The history is not asked about more days at once.
+LONGEST_SPAN = timedelta(days=30)
 
 
 async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetime) -> HistoryRow | None:
@@ -47,7 +49,8 @@ async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetim
 
 async def _rows(client: SegmindClient, job: Job, now: datetime) -> AsyncIterator[HistoryRow]:
     """The calls of a job's model in the days around it, newest first."""
-    first, last = (min(job.created, now) - DAY).date(), (job.created + DAY).date()
+    last = (job.created + DAY).date()
+    first = max((min(job.created, now) - DAY).date(), last - LONGEST_SPAN)
     for number in range(1, PAGES + 1):
         page = await client.history(model=job.model, since=first, until=last, page=number)
         if page.asked and abs(page.asked - now) > DAY / 2:

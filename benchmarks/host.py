@@ -1,0 +1,83 @@
+"""A host in miniature: starts the server over stdio, shakes hands, calls tools, and can kill it."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
+
+
+class Host:
+    """One server process.
+
+    Args:
+        folder: Where its gallery and its ledger are.
+        base_url: The API.
+        variables: Further settings.
+    """
+
+    def __init__(self, folder: Path, base_url: str, **variables: str) -> None:
+        settings = {
+            "MCP_VEGA_GALLERY": str(folder / "gallery"),
+            "MCP_VEGA_HOME": str(folder / "home"),
+            "SEGMIND_BASE_URL": base_url,
+            "SEGMIND_API_KEY": "SG_benchmark",
+            **variables,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mcp_vega"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "stderr.txt").open("a", encoding="utf-8"),
+            env={**os.environ, **settings},
+        )
+        self._number = 0
+
+    def shake_hands(self) -> None:
+        """Begin the session."""
+        self.send("initialize", **HELLO)
+        self.receive()
+        self._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def send(self, method: str, **params: Any) -> int:
+        """Send a request; returns its number."""
+        self._number += 1
+        self._write({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params})
+        return self._number
+
+    def call(self, tool: str, **arguments: Any) -> int:
+        """Call a tool; returns the request's number."""
+        return self.send("tools/call", name=tool, arguments=arguments)
+
+    def _write(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """The next answer; empty when the server is gone."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        return json.loads(line) if line.endswith(b"\n") else {}
+
+    def kill(self) -> None:
+        """End the process at once, whatever it is doing."""
+        self.process.kill()
+        self._close()
+
+    def leave(self) -> None:
+        """Close its stdin, as hosts do, and wait for its end."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self._close()
+
+    def _close(self) -> None:
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                with suppress(BrokenPipeError):
+                    stream.close()
