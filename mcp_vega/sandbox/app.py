@@ -160,7 +160,7 @@ class Api:
         call = self._find(request)
         if call.state(self._queue.now) != "COMPLETED":
             return _status_reply(bodies.status(call, self._queue.now))
-        wanted = range(call.pictures if "output-base64" in call.faults else 1)
+        wanted = range(call.pictures if "output-base64" in call.faults else 0)
         pictures = [b64encode(await _picture(call, index)).decode() for index in wanted]
         return Json(bodies.result(call, _base(request), pictures))
 

@@ -84,7 +84,7 @@ def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
     shapes: dict[str, Any] = {
         "output-list": urls,
         "output-object": {"url": urls[0]},
-        "output-base64": pictures if len(pictures) > 1 else pictures[0],
+        "output-base64": pictures if len(pictures) > 1 else "".join(pictures),
         "output-missing": None,
     }
     for name, output in shapes.items():

@@ -101,7 +101,8 @@ class Crew:
             return job
         self._client.require_key()
         claimed = await self._ledger.claim(job.local_id)
-        return self.resume(claimed) if claimed else job
+        # Someone else who asked at the same time may have been quicker.
+        return self.resume(claimed) if claimed and not self._board.bell(claimed) else await self._board.seen(job)
 
     def take_up_orphans(self) -> None:
         """Take up, from now on, the open jobs that no living server works on, each once.
@@ -118,6 +119,7 @@ class Crew:
                 self._client.require_key()
                 for local_id in await self._ledger.orphans(self._api, self._clock() - MEDIA_AGE):
                     if local_id not in self._tried and (job := await self._ledger.claim(local_id)):
+                        self._tried.add(local_id)
                         self.resume(job)
             except errors.InvalidSettings:
                 pass  # without a key nothing can be asked; whoever calls a tool is told

@@ -42,7 +42,8 @@ SAVE_IMAGE = """
     ON CONFLICT (id) DO NOTHING
 """
 CLAIM = f"""
-    UPDATE jobs SET holder = :me WHERE local_id = :local_id AND open AND (holder IS NULL OR holder NOT IN {ALIVE})
+    UPDATE jobs SET holder = :me
+    WHERE local_id = :local_id AND open AND (holder IS NULL OR holder = :me OR holder NOT IN {ALIVE})
     RETURNING local_id
 """  # noqa: S608
 ORPHANS = f"""
@@ -144,7 +145,7 @@ class Ledger:
     # ---- who works on what ----
 
     async def claim(self, local_id: str) -> Job | None:
-        """Take up an open job that no living server works on; None when there is nothing to take up."""
+        """Take up an open job that no other living server works on; None when there is nothing to take up."""
 
         def claim(database: sqlite3.Connection) -> bool:
             self._say_alive(database)
