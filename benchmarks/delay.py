@@ -42,7 +42,7 @@ def with_sdk(url: str, jobs: int, at_once: int) -> Arrivals:
 
     def work() -> None:
         for number in numbers:
-            result: dict[str, Any] = vendor.run(SLUG, prompt=f"sdk {number}", seed=number)
+            result: dict[str, Any] = vendor.run(SLUG, prompt=f"sdk {number}", seed=number)  # pyright: ignore[reportUnknownVariableType]
             arrivals[result["request_id"]] = time.time()
 
     workers = [threading.Thread(target=work) for _ in range(at_once)]
@@ -59,7 +59,7 @@ def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
     arrivals: Arrivals = {}
 
     async def work(client: SegmindClient, number: int, limiter: anyio.CapacityLimiter) -> None:
-        parameters = VegaParameters(prompt=f"vega {number}", seed=number)
+        parameters = VegaParameters(prompt=f"vega {number}", seed=number)  # pyright: ignore[reportUnknownVariableType]
         async with limiter:
             request_id = (await client.submit(SLUG, parameters.body(base64=False))).request_id
             async for _ in client.watch(request_id, expected=parameters.expected_seconds + QUEUE_SECONDS):

@@ -35,8 +35,8 @@ class Caller:
         self._http = http
         self._patience = patience
 
-    async def call(self, method: str, url: str, key: str, *, paid: bool, **request: Any) -> Answer:
-        """Send a request with the key.
+    async def call(self, method: str, url: str, key: str, *, paid: bool, repeat: bool = True, **request: Any) -> Answer:
+        """Send a request with the key; with `repeat`, again and again as far as `retries` and the patience allow.
 
         Returns:
             The last answer, whatever it says: reading it is the caller's.
@@ -53,7 +53,7 @@ class Caller:
                 # A key that comes back in an answer goes no further.
                 return Answer(response.status_code, dict(response.headers), body.replace(key.encode(), b"SG_..."))
 
-        return await self._repeat(attempt, paid=paid)
+        return await self._repeat(attempt, paid=paid, patience=self._patience if repeat else 0)
 
     async def fetch(self, url: str, allowance: Allowance) -> Answer:
         """Fetch media without the key, in pieces, so that one that is too large is given up early.
@@ -65,7 +65,7 @@ class Caller:
             MediaError: The address, or one it redirects to, is not allowed.
             SegmindError: The last attempt got no answer.
         """
-        return await self._repeat(lambda: self._fetch(url, allowance), paid=False)
+        return await self._repeat(lambda: self._fetch(url, allowance), paid=False, patience=self._patience)
 
     async def _fetch(self, url: str, allowance: Allowance) -> Answer:
         for _ in range(REDIRECTS + 1):
@@ -81,9 +81,9 @@ class Caller:
                 url = _joined(url, response.headers["location"])
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
 
-    async def _repeat(self, attempt: Callable[[], Awaitable[Answer]], *, paid: bool) -> Answer:
+    async def _repeat(self, attempt: Callable[[], Awaitable[Answer]], *, paid: bool, patience: float) -> Answer:
         """Make a call until it has an answer worth reading, or must not be repeated, or patience ends."""
-        give_up = time.monotonic() + self._patience
+        give_up = time.monotonic() + patience
         number = 0
         while True:
             try:

@@ -170,6 +170,8 @@ class SegmindClient:
     async def history(self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100) -> HistoryPage:
         """One page of the account's calls of a model, newest first, failed and unfinished ones included.
 
+        Asked once: whoever needs it has a time of his own for asking again.
+
         Args:
             model: The model's slug.
             since: The first day (UTC).
@@ -182,7 +184,8 @@ class SegmindClient:
         """
         query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model, "sort_by": "model_created", "sort_order": "desc"}
-        return history.read_history(await self._call("GET", self._history_url, params=query), per_page)
+        answer = await self._call("GET", self._history_url, params=query, repeat=False)
+        return history.read_history(answer, per_page)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
         """One call of the account, of any age; None where the history has no such call.
@@ -190,7 +193,8 @@ class SegmindClient:
         Raises:
             SegmindError: The history cannot be had.
         """
-        return history.read_history_entry(await self._call("GET", f"{self._history_url}/{quote(request_id, safe='')}"))
+        url = f"{self._history_url}/{quote(request_id, safe='')}"
+        return history.read_history_entry(await self._call("GET", url, repeat=False))
 
     async def credits(self) -> Credits:
         """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key.

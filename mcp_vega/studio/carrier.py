@@ -202,11 +202,14 @@ class Carrier:
                 row, reason = None, error.what
                 if error.charged is Charged.YES:
                     await self._fail(job, error)
+                await self._leave_open(job, reason)
                 continue
             reason = "the request history says that it is still running" if row else ""
             if row is None and self._quiet(job):
                 break
-        await self._leave_open(await self._now(job), reason)
+        if row is None and not reason and await self._never_ran(job):
+            return
+        await self._leave_open(job, reason or "the request history has no such call")
 
     async def _ended(self, job: Job, row: HistoryRow) -> bool:
         """Bring a job to the end that the history tells; False while it tells of none."""
@@ -224,22 +227,34 @@ class Carrier:
             return False
         return True
 
+    async def _never_ran(self, job: Job) -> bool:
+        """End a job that the API has no record of, unless there is proof that it had one."""
+        job = await self._now(job)
+        if job.remote_id or job.charged is not Charged.UNKNOWN:
+            return False
+        said = f"{_sent_in_vain(job).what}, and the API's request history has no such call"
+        changes = {"state": State.FAILED, "error": errors.NeverRan(said), "open": False, "notes": ()}
+        await self._board.change(job, ended=self._clock(), **changes)
+        return True
+
     async def _leave_open(self, job: Job, reason: str) -> None:
-        """Note what is known of a job when the looks are over; `reason` is why that is not all."""
-        error = job.error or errors.OutcomeUnknown("The server that sent the call ended before the picture came")
-        if not reason and job.remote_id is None and error.charged is Charged.UNKNOWN:
-            never = errors.NeverRan(f"{error.what}, and the API's request history has no such call")
-            await self._board.change(job, state=State.FAILED, error=never, open=False, ended=self._clock())
-            return
-        state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
-        notes = (reason or "the request history has no such call",)
-        await self._board.change(job, state=state, error=error, notes=notes)
+        """Note why it is not known how a job ended."""
+        job = await self._now(job)
+        error = _sent_in_vain(job)
+        if (job.error, job.notes) != (error, (reason,)):
+            state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
+            await self._board.change(job, state=state, error=error, notes=(reason,))
 
     def _quiet(self, job: Job) -> bool:
         return self._clock() - (job.sent or job.created) > QUIET
 
     def _age(self, job: Job) -> float:
         return max((self._clock() - job.created).total_seconds(), 0)
+
+
+def _sent_in_vain(job: Job) -> VegaError:
+    """What stands between a job and its pictures."""
+    return job.error or errors.OutcomeUnknown("The server that sent the call ended before the picture came")
 
 
 def _merged(first: Receipt, second: Receipt) -> Receipt:

@@ -84,6 +84,8 @@ class Crew:
             self._scopes[job.local_id] = scope
             try:
                 await work(job)
+            except Exception:
+                logger.exception("Job %s broke", job.local_id)  # and takes no other job with it
             finally:
                 self._tried.add(job.local_id)
                 del self._scopes[job.local_id]
@@ -100,9 +102,13 @@ class Crew:
         if not job.open or job.held or job.base_url != self._api or self._leaving:
             return job
         self._client.require_key()
-        claimed = await self._ledger.claim(job.local_id)
-        # Someone else who asked at the same time may have been quicker.
-        return self.resume(claimed) if claimed and not self._board.bell(claimed) else await self._board.seen(job)
+        return await self._claimed(job.local_id) or await self._board.seen(job)
+
+    async def _claimed(self, local_id: str) -> Job | None:
+        """Have a job carried on, unless someone does that already."""
+        job = await self._ledger.claim(local_id)
+        # Whoever asked at the same time in this server may have been quicker.
+        return self.resume(job) if job and not self._board.bell(job) else None
 
     def take_up_orphans(self) -> None:
         """Take up, from now on, the open jobs that no living server works on, each once.
@@ -118,9 +124,9 @@ class Crew:
             try:
                 self._client.require_key()
                 for local_id in await self._ledger.orphans(self._api, self._clock() - MEDIA_AGE):
-                    if local_id not in self._tried and (job := await self._ledger.claim(local_id)):
+                    if local_id not in self._tried:
                         self._tried.add(local_id)
-                        self.resume(job)
+                        await self._claimed(local_id)
             except errors.InvalidSettings:
                 pass  # without a key nothing can be asked; whoever calls a tool is told
             except errors.LedgerError as error:
@@ -133,13 +139,14 @@ class Crew:
             await anyio.sleep(RENEWAL_SECONDS)
             if not (self.callers or self._board.live):
                 continue
+            live = self._board.live  # before the ledger is asked: those that begin meanwhile are this server's
             try:
                 await self._board.save_again()
                 mine = await self._ledger.renew()
             except errors.LedgerError as error:
                 logger.warning(error.what)
                 continue
-            for job in self._board.live:
+            for job in live:
                 # A call whose answer is on its way is not broken off: the answer may be all there is.
                 if job.local_id not in mine and job.remote_id and (scope := self._scopes.get(job.local_id)):
                     scope.cancel()
