@@ -42,7 +42,7 @@ HELLO = {
 
 def seconds_to_initialize(program: str, folder: str) -> float:
     """Start a server, shake hands, and leave by closing its stdin; how long until it answered."""
-    environment = {**os.environ, "PYTHONPATH": folder, "MCP_VEGA_GALLERY": folder}
+    environment = {**os.environ, "PYTHONPATH": folder, "MCP_VEGA_GALLERY": folder, "MCP_VEGA_HOME": folder}
     started = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-c", program],

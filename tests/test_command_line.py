@@ -1,6 +1,8 @@
 """The command `mcp-vega`, run as a person runs it."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +18,17 @@ from mcp_vega import __version__
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 
 
+def settings(gallery: Path, folder: Path | None = None) -> dict[str, str]:
+    """An environment with nothing of this machine's user."""
+    home = (folder or gallery) / "home"
+    return {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(gallery), "MCP_VEGA_HOME": str(home)}
+
+
 def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(folder / "gallery"), **variables}
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
-        env=environment,
+        env={**settings(folder / "gallery", folder), **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -130,7 +137,7 @@ def test_draw_that_is_interrupted_says_what_became_of_the_picture(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, fault: str, words: str
 ) -> None:
     sandbox_in_thread.queue.speed = 0.4
-    environment = {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(tmp_path), **api}
+    environment = {**settings(tmp_path), **api}
     with subprocess.Popen(
         [*COMMAND, "draw", f"a fox {fault}"], stderr=subprocess.PIPE, env=environment, text=True
     ) as process:
@@ -177,7 +184,7 @@ def test_a_person_who_starts_the_server_by_hand_gets_a_hint(tmp_path: Path) -> N
     import pty
 
     controller, terminal = pty.openpty()
-    environment = {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(tmp_path)}
+    environment = settings(tmp_path)
     with subprocess.Popen(COMMAND, stdin=terminal, stderr=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stderr
         hint = process.stderr.readline() + process.stderr.readline()
@@ -194,7 +201,7 @@ def test_draw_shows_a_progress_bar_to_a_person(tmp_path: Path, api: dict[str, st
     import pty
 
     controller, terminal = pty.openpty()
-    environment = {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(tmp_path), **api}
+    environment = {**settings(tmp_path), **api}
     done = subprocess.run(
         [*COMMAND, "draw", "a fox"], stderr=terminal, stdout=subprocess.PIPE, env=environment, timeout=30, check=True
     )
@@ -231,3 +238,74 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path: Path, sandbox_
         assert done.returncode == 2
         assert f"Port {port} on 127.0.0.1 cannot be had" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+# ---- jobs ----
+
+
+def test_jobs_lists_the_latest_jobs_as_a_table(tmp_path: Path, api: dict[str, str]) -> None:
+    assert run("jobs", folder=tmp_path).stderr == f"No jobs yet in {tmp_path / 'home' / 'ledger.sqlite3'}\n"
+    assert not (tmp_path / "home").exists()
+    path = run("draw", "a  fox\nin the snow, far away from all of us", "--seed", "7", folder=tmp_path, **api).stdout
+    run("draw", "二 foxes", "--model", "vegart", "--seed", "8", folder=tmp_path, **api)
+    run("draw", "[fault:402]", "--samples", "2", "--seed", "9", folder=tmp_path, **api)
+    done = run("jobs", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    headings, *rows = [re.split("  +", line) for line in done.stdout.splitlines()]
+    assert headings == ["REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE"]
+    assert [row[1:5] for row in rows] == [
+        ["FAILED", "vega", "9", "unknown"],
+        ["COMPLETED", "vegart", "8", "$0.002"],
+        ["COMPLETED", "vega", "7", "$0.00225"],
+    ]
+    assert rows[1][5] == "二 foxes"
+    assert rows[2][5:] == ["a fox in the snow, far away from all of…", path.strip()]
+    assert len(run("jobs", "--limit", "1", folder=tmp_path).stdout.splitlines()) == 2
+
+
+def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox) -> None:
+    path = run("draw", "a fox", "--seed", "7", "--steps", "30", folder=tmp_path, **api).stdout.strip()
+    (request_id,) = sandbox_in_thread.queue.calls
+    lines = run("jobs", request_id, folder=tmp_path).stdout.splitlines()
+    facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+    assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "COMPLETED", "7", "v1")
+    assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
+    assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
+    assert facts["Image"].startswith(f"{path} (1024×1024, ")
+    by_local_id = run("jobs", facts["Local id"], folder=tmp_path)
+    assert by_local_id.stdout.splitlines() == lines
+
+
+def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -> None:
+    run("draw", "[fault:402]", folder=tmp_path, **api)
+    (job,) = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
+    assert (job["state"], job["charged"], job["error"]["type"]) == ("FAILED", "no", "InsufficientCredits")
+    text = run("jobs", job["request_id"], folder=tmp_path).stdout
+    assert "Error:        The API answered with HTTP 402" in text
+    assert "https://cloud.segmind.com/billing" in text
+
+
+def test_jobs_as_json_are_for_programs(tmp_path: Path, api: dict[str, str]) -> None:
+    assert json.loads(run("jobs", "--json", folder=tmp_path).stdout) == []
+    path = run("draw", "füchse", "--seed", "7", folder=tmp_path, **api).stdout.strip()
+    (listed,) = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
+    assert json.loads(run("jobs", "--json", listed["request_id"], folder=tmp_path).stdout) == listed
+    assert listed["parameters"]["prompt"] == "füchse"
+    assert listed["arguments"] == {"prompt": "füchse", "seed": 7}
+    assert (listed["cost_usd"], listed["route"], listed["images"][0]["path"]) == (0.00225, "v1", path)
+    assert listed["created"] <= listed["sent"] <= listed["ended"]
+
+
+def test_an_id_that_the_ledger_does_not_have_is_an_error(tmp_path: Path) -> None:
+    done = run("jobs", "nothing", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no job with the id 'nothing'" in done.stderr
+
+
+def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    done = run("draw", "a fox [fault:504-after]", folder=tmp_path, **api)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).exists()
+    assert sandbox_in_thread.paid_requests == 1

@@ -47,7 +47,7 @@ def npx(*arguments: str, folder: Path) -> str:
 
 def inspected(folder: Path, *arguments: str) -> dict[str, Any]:
     command = str(Path(sys.executable).with_name("mcp-vega"))
-    variables = ["-e", "MCP_VEGA_SANDBOX=1", "-e", f"MCP_VEGA_GALLERY={folder}"]
+    variables = ["-e", "MCP_VEGA_SANDBOX=1", "-e", f"MCP_VEGA_GALLERY={folder}", "-e", f"MCP_VEGA_HOME={folder}"]
     output = npx("-p", INSPECTOR, "mcp-inspector", "--cli", command, *variables, *arguments, folder=folder)
     return json.loads(output)
 

@@ -219,8 +219,9 @@ def locked(file: Path) -> Generator[None]:
     ],
 )
 async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_paid(
-    sandbox: Sandbox, tmp_path: Path, trouble: Any, words: str, step: str
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Any, words: str, step: str
 ) -> None:
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.2)
     home = tmp_path / "home"
     home.mkdir()
     with trouble(home / "ledger.sqlite3"):
@@ -245,8 +246,9 @@ async def called(sandbox: Sandbox) -> None:
 
 
 async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
-    sandbox: Sandbox, tmp_path: Path
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.2)
     home = tmp_path / "home"
     sandbox.queue.speed = 0.3
     async with desk_over(sandbox.url, tmp_path, home=home) as desk, Client(build_server(desk)) as agent:

@@ -272,6 +272,42 @@ async def test_an_http_server_does_not_wait_longer_either(sandbox_in_thread: San
     assert complaints(tmp_path).count("was still being drawn") == 1
 
 
+def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
+    sandbox_in_thread.queue.speed = 0.4
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    with started(tmp_path, **variables) as process:
+        shake_hands(process)
+        send(process, "tools/call", 2, name="generate_image_vega", arguments={"prompt": "one"})
+        send(process, "tools/call", 3, name="submit_job", arguments={"prompt": "two", "samples": 2})
+        deadline = time.monotonic() + 10
+        while len(sandbox_in_thread.queue.calls) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    asked = sandbox_in_thread.queue.requests.copy()
+    with started(tmp_path, **variables) as process:
+        time.sleep(1)  # in which it must not begin: no host has shaken hands yet
+        assert sandbox_in_thread.queue.requests == asked
+        shake_hands(process)
+        deadline = time.monotonic() + 40
+        while len(list(tmp_path.glob("20*/*.jpg"))) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        jobs: list[dict[str, Any]] = []
+        for number in range(2, 40):
+            send(process, "tools/call", number, name="check_job", arguments={})
+            jobs = receive(process)["result"]["_meta"]["mcp-vega/jobs"]
+            if {job["state"] for job in jobs} == {"COMPLETED"}:
+                break
+            time.sleep(0.1)
+        assert sorted(len(job["images"]) for job in jobs) == [1, 2]
+        assert {job["request_id"] for job in jobs} == set(sandbox_in_thread.queue.calls)
+    assert sandbox_in_thread.paid_requests == 2
+    assert len(list(tmp_path.glob("20*/*"))) == 3
+
+
 def test_without_a_key_the_server_starts_and_lists_its_tools(tmp_path: Path) -> None:
     with started(tmp_path) as process:
         shake_hands(process)
