@@ -218,7 +218,7 @@ def locked(file: Path) -> Generator[None]:
         (locked, "is locked by another program", "Close the program"),
     ],
 )
-async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_paid(
+async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_paid(  # noqa: PLR0913, PLR0917  a table
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Any, words: str, step: str
 ) -> None:
     monkeypatch.setattr(databases, "BUSY_SECONDS", 0.2)

@@ -14,6 +14,8 @@ from conftest import KEY, Sandbox, desk_over, images_of, job_of, text_of
 from mcp.client import Client
 from mcp_types import CallToolResult
 
+from mcp_vega.sandbox import bodies
+from mcp_vega.sandbox.queue import Call
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
@@ -205,6 +207,74 @@ async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: San
     assert {job["request_id"] for job in (delivered, first, second)} == set(sandbox.queue.calls)
 
 
+async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves_nothing(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of = bodies.history_rows
+
+    def silent(call: Call, base: str, now: float) -> list[dict[str, Any]]:
+        return [{**row, "request_body": None} for row in rows_of(call, base, now)]
+
+    monkeypatch.setattr(bodies, "history_rows", silent)
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
+        text = text_of(await checked(agent, id_in(failed)))
+        assert "does not tell enough to be sure" in text
+        assert "Charged: unknown." in text
+        monkeypatch.undo()
+        assert job_of(await checked(agent, id_in(failed)))["images"]
+
+
+async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    arguments = {"prompt": "a fox", "seed": 5}
+    await submitted_elsewhere(sandbox, slug="segmind-vega-rt-v1", **arguments)
+    (call,) = sandbox.queue.calls.values()
+    call.created -= 3600
+    async with (
+        desk_over(sandbox.url, tmp_path, transport=LosingPosts()) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        failed = await agent.call_tool(RT, arguments)
+        text = text_of(await checked(agent, id_in(failed)))
+    assert "does not tell enough to be sure" in text
+    assert "Charged: unknown." in text
+
+
+class LosingPosts(httpx.AsyncHTTPTransport):
+    """Paid calls are lost on their way, after they left."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            raise httpx.ReadError("", request=request)
+        return await super().handle_async_request(request)
+
+
+async def test_a_call_that_was_lost_on_its_way_was_not_charged(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        desk_over(sandbox.url, tmp_path, transport=LosingPosts()) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        for tool in (RT, "submit_job"):
+            failed = await agent.call_tool(tool, {"prompt": "a fox"})
+            assert "Charged: unknown." in text_of(failed)
+            assert "Charged: no." in text_of(await checked(agent, id_in(failed)))
+
+
+async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_then_on(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.queue.speed = 0.2
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        failed = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after]"})
+        job = job_of(await checked(agent, id_in(failed)))
+        assert job["request_id"] in sandbox.queue.calls
+        assert job["seconds"] is not None, "the queue's record tells more than the history"
+    assert sandbox.queue.requests["GET status"] >= 1
+    assert sandbox.paid_requests == 1
+
+
 async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandbox, tmp_path: Path) -> None:
     async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]", "samples": 2}))[
@@ -237,9 +307,9 @@ async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so
 # ---- adopted ----
 
 
-async def submitted_elsewhere(sandbox: Sandbox, **body: Any) -> str:
+async def submitted_elsewhere(sandbox: Sandbox, slug: str = "segmind-vega", **body: Any) -> str:
     async with httpx.AsyncClient(trust_env=False) as http:
-        answer = await http.post(f"{sandbox.url}/v2/segmind-vega", json=body, headers={"x-api-key": KEY})
+        answer = await http.post(f"{sandbox.url}/v2/{slug}", json=body, headers={"x-api-key": KEY})
     return answer.json()["request_id"]
 
 

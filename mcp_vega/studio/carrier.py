@@ -196,8 +196,8 @@ class Carrier:
             try:
                 async with self._settling:
                     row = await find_row(self._client, self._ledger, job, self._clock())
-                    if row and await self._ended(job, row):
-                        return
+                if row and await self._ended(job, row):
+                    return
             except VegaError as error:
                 row, reason = None, error.what
                 if error.charged is Charged.YES:
@@ -223,6 +223,9 @@ class Carrier:
             error = failed(row.error, Charged.YES if row.cost else Charged.NO)
             changes = {"state": State.FAILED, "error": error, "open": False, "notes": ()}
             await self._board.change(job, receipt=receipt, ended=self._clock(), **changes)
+        elif job.route is Route.V2 and not job.remote_id:
+            # Its submission arrived: from here on it is a job like any other.
+            await self._fetch(await self._board.change(job, remote_id=row.request_id, error=None, notes=()))
         else:
             return False
         return True

@@ -33,17 +33,21 @@ async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetim
         SegmindError: The history could not be had, or is too long to be sure.
     """
     found: HistoryRow | None = None
+    doubtful = False
     async for row in _rows(client, job, now):
         if found is not None:
             found = joined(found, row) if row.request_id == found.request_id else found
-        elif is_call_of(row, job) and (
-            row.request_id == job.remote_id or not await ledger.taken([row.request_id], by_others_than=job)
-        ):
-            found = row
+        elif (its := is_call_of(row, job)) is not False:
+            if not job.remote_id and await ledger.taken([row.request_id], by_others_than=job):
+                continue
+            found = row if its else None
+            doubtful = doubtful or found is None
         if found and len(found.urls) >= job.parameters.pictures:
             break
     if found is None and job.remote_id:
         return await client.history_entry(job.remote_id)
+    if found is None and doubtful:
+        raise ServiceUnavailable("The request history has calls of which it does not tell enough to be sure")
     return found
 
 
@@ -61,28 +65,37 @@ async def _rows(client: SegmindClient, job: Job, now: datetime) -> AsyncIterator
             )
         for row in page.rows:
             yield row
-        if not page.full or (page.rows[-1].created or job.created) < job.created - SKEW:
+        if not page.full:
             return
     raise ServiceUnavailable(f"The request history of those days is longer than {PAGES} pages")
 
 
-def is_call_of(row: HistoryRow, job: Job) -> bool:
-    """Whether a row of the history is a job's call: by its id where that is known, else by the whole recipe."""
+def is_call_of(row: HistoryRow, job: Job) -> bool | None:
+    """Whether a row of the history is a job's call, by its id where that is known, else by the recipe.
+
+    A seed that was drawn here belongs to one job alone. With one that the caller chose, the whole recipe and the time
+    must fit.
+
+    Returns:
+        None where it cannot be told.
+    """
     if job.remote_id:
         return row.request_id == job.remote_id
-    if row.model != job.model or (row.created and row.created < job.created - SKEW):
+    if row.model != job.model:
         return False
+    if not row.inputs:
+        return None
     sent = job.parameters.body(base64=False)
-    if not {"prompt", "seed"} <= row.inputs.keys():
+    if job.arguments.get("seed", -1) == -1:
+        return all(_same(row.inputs.get(name), sent[name]) for name in ("seed", "prompt"))
+    if not all(_same(row.inputs.get(name, value), value) for name, value in sent.items() if name != "base64"):
         return False
-    return all(
-        _same(row.inputs[name], value) for name, value in sent.items() if name in row.inputs and name != "base64"
-    )
+    return True if row.created is None or row.created > job.created - SKEW else None
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are the same; the history may tell a number as its text."""
-    if one == other:
+    """Whether two values are the same; the history may tell a number as its text, or a text with other spaces."""
+    if one == other or str(one).split() == str(other).split():
         return True
     numbers: tuple[Decimal | None, Decimal | None] = as_decimal(one), as_decimal(other)
     return None not in numbers and numbers[0] == numbers[1]
