@@ -1,6 +1,7 @@
 """The two promises: no picture that was paid for is lost, and none is paid for twice."""
 
 import json
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -492,3 +493,49 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
     assert "HTTP 429" in text
     assert "Charged: no." in text
     assert "Next: Call again after " in text
+
+
+# ---- two servers ----
+
+
+async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.queue.speed = 0.3
+    async with (
+        desk_over(sandbox.url, tmp_path) as one,
+        desk_over(sandbox.url, tmp_path) as other,
+        Client(build_server(one)) as first,
+        Client(build_server(other)) as second,
+    ):
+        request_id = job_of(await first.call_tool("submit_job", {"prompt": "a fox"}))["request_id"]
+        early = job_of(await second.call_tool("check_job", {"request_id": request_id}))
+        assert early["state"] in ("QUEUED", "PROCESSING")
+        late = await checked(second, request_id)
+        assert job_of(late)["images"]
+        assert images_of(late) == images_of(await checked(first, request_id))
+    assert sandbox.queue.requests["GET result"] == 1
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
+) -> None:
+    monkeypatch.setattr("mcp_vega.studio.studio.HEARTBEAT", 0.05)
+    heard: list[str] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        assert total is not None
+        assert progress <= total
+        heard.append(message or "")
+
+    async with (
+        desk_over(sandbox.url, tmp_path) as one,
+        desk_over(sandbox.url, tmp_path) as other,
+        Client(build_server(one)) as first,
+        Client(build_server(other)) as second,
+    ):
+        request_id = job_of(await first.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
+        question = {"request_id": request_id, "wait_seconds": 0.5}
+        agent = second if elsewhere else first
+        assert job_of(await agent.call_tool("check_job", question, progress_callback=hear))["state"] == "QUEUED"
+    assert len(heard) >= 5
+    assert all(re.fullmatch(r"QUEUED: \d s of about 0 s", message) for message in heard)
