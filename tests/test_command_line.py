@@ -254,7 +254,7 @@ def test_jobs_lists_the_latest_jobs_as_a_table(tmp_path: Path, api: dict[str, st
     headings, *rows = [re.split("  +", line) for line in done.stdout.splitlines()]
     assert headings == ["REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE"]
     assert [row[1:5] for row in rows] == [
-        ["FAILED", "vega", "9", "unknown"],
+        ["FAILED", "vega", "9", "no charge"],
         ["COMPLETED", "vegart", "8", "$0.002"],
         ["COMPLETED", "vega", "7", "$0.00225"],
     ]

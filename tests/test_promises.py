@@ -3,8 +3,10 @@
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mcp_types import CallToolResult
 from mcp_vega.sandbox import bodies
 from mcp_vega.sandbox.queue import Call
 from mcp_vega.server.app import build_server
+from mcp_vega.studio.gallery import Gallery
 
 pytestmark = pytest.mark.anyio
 
@@ -189,7 +192,7 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
         unknown = await checked(agent, request_id)
         assert unknown.is_error
-        assert "HTTP 504; The API answered with HTTP 503" in text_of(unknown)
+        assert "HTTP 504; the request history could not be asked: The API answered with HTTP 503" in text_of(unknown)
         assert "Charged: unknown." in text_of(unknown)
         assert "https://cloud.segmind.com" in text_of(unknown)
         sandbox.queue.history_status = 200
@@ -477,7 +480,7 @@ async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, t
     ):
         await agent.call_tool(RT, {"prompt": "first"})
         text = text_of(await agent.call_tool("submit_job", {"prompt": "second"}))
-    assert "The API's rate limit lets it be sent at " in text
+    assert "the API's rate limit lets it be sent at " in text
     assert "State: QUEUED" in text
     assert len(sandbox.queue.calls) == 1
 
@@ -539,3 +542,168 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
         assert job_of(await agent.call_tool("check_job", question, progress_callback=hear))["state"] == "QUEUED"
     assert len(heard) >= 5
     assert all(re.fullmatch(r"QUEUED: \d s of about 0 s", message) for message in heard)
+
+
+# ---- what is easily got wrong ----
+
+
+async def test_after_a_server_was_killed_the_same_call_is_joined_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path, wait_seconds=0) as desk, Client(build_server(desk)) as agent:
+        sandbox.queue.speed = 0.2
+        begun = job_of(await agent.call_tool(VEGA, ASKED))
+        # As a killed server leaves it: a caller waits at a server whose process is gone, but whose time is not over.
+        change(tmp_path, "UPDATE servers SET id = 'gone', process = ?", number_of_no_process())
+        change(tmp_path, "UPDATE jobs SET awaited_by = 'gone', holder = 'gone'")
+        async with desk_over(sandbox.url, tmp_path) as next_desk, Client(build_server(next_desk)) as next_agent:
+            job = job_of(await next_agent.call_tool(VEGA, ASKED))
+            job = job_of(await checked(next_agent, job["request_id"]))
+        assert job["seed"] == begun["seed"]
+    assert sandbox.paid_requests == 1
+
+
+def number_of_no_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def change(folder: Path, statement: str, *values: object) -> None:
+    """Change the ledger as an accident would."""
+    with sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3") as database:
+        database.execute(statement, values)
+    database.close()
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+async def test_a_clock_that_is_wrong_all_the_time_does_not_hide_a_call_that_ran(
+    sandbox: Sandbox, tmp_path: Path, hours: float
+) -> None:
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(hours=hours)
+
+    async with desk_over(sandbox.url, tmp_path, clock=clock) as desk, Client(build_server(desk)) as agent:
+        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
+        assert job_of(await checked(agent, id_in(failed)))["images"]
+        chosen = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]", "seed": 5})
+        text = text_of(await checked(agent, id_in(chosen)))
+        assert "Charged: no" not in text
+
+
+async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
+    arguments = {"prompt": "a fox [fault:failed*1] [fault:504-after]", "seed": 5}
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        first = await agent.call_tool(RT, arguments)
+        assert "ran out of memory" in text_of(await checked(agent, id_in(first)))
+        second = await agent.call_tool(RT, arguments)
+        assert job_of(await checked(agent, id_in(second)))["images"]
+    assert len(sandbox.queue.calls) == 2
+
+
+async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandbox: Sandbox, tmp_path: Path) -> None:
+    arguments = {"prompt": "a fox [fault:504-after]", "seed": 5}
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(agent.call_tool, RT, arguments)
+        for job in await listed(agent):
+            await checked(agent, job["request_id"])
+        jobs = await listed(agent)
+    assert {job["request_id"] for job in jobs} == set(sandbox.queue.calls)
+    assert [job["state"] for job in jobs] == ["COMPLETED"] * 2
+
+
+class Flaky(httpx.AsyncHTTPTransport):
+    """The first looks at the pictures' addresses are refused."""
+
+    def __init__(self, refused: int) -> None:
+        super().__init__()
+        self.refused = refused
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/generations/" in request.url.path and self.refused:
+            self.refused -= 1
+            return httpx.Response(403, request=request)
+        return await super().handle_async_request(request)
+
+
+async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_did(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of = bodies.history_rows
+
+    def backwards(call: Call, base: str, now: float) -> list[dict[str, Any]]:
+        return rows_of(call, base, now)[::-1]
+
+    monkeypatch.setattr(bodies, "history_rows", backwards)
+    sandbox.queue.history_status = 503
+    async with (
+        desk_over(sandbox.url, tmp_path, transport=Flaky(1)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        partly = await agent.call_tool(VEGA, {"prompt": "three", "samples": 3})
+        job = job_of(partly)
+        assert len(job["images"]) == 2
+        assert "Note: 1 of the 3 pictures did not arrive: " in text_of(partly)
+        again = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 5})
+        assert [image["id"] for image in job_of(again)["images"]][:2] == [image["id"] for image in job["images"]]
+        sandbox.queue.history_status = 200
+        whole = job_of(await checked(agent, job["request_id"]))
+    assert len({image["sha256"] for image in whole["images"]}) == 3
+    assert len(list(tmp_path.glob("*/three-*.jpg"))) == 3
+
+
+async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_calls(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.queue.rate_limit = 1
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(hours=1)
+
+    async with (
+        desk_over(sandbox.url, tmp_path, wait_seconds=1.5, patience=0, clock=clock) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await agent.call_tool(RT, {"prompt": "first"})
+        await agent.call_tool(RT, {"prompt": "second"})
+        assert 2 <= sandbox.paid_requests <= 4
+
+
+async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        prepare = Gallery.prepare
+
+        async def slow(gallery: Gallery, day: date) -> None:
+            await prepare(gallery, day)
+            await desk.studio.finish(0)
+
+        monkeypatch.setattr(Gallery, "prepare", slow)
+        text = text_of(await agent.call_tool(RT, ASKED))
+    assert "about to exit" in text
+    assert "Charged: no." in text
+    assert sandbox.paid_requests == 0
+
+
+async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        broken = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
+        left = job_of(await agent.call_tool("submit_job", {"prompt": "left [fault:stuck]"}))["request_id"]
+    change(tmp_path, "UPDATE jobs SET cost = 'x', holder = NULL WHERE remote_id = ?", broken)
+    sandbox.queue.calls[left].queue_seconds = 0
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        assert job_of(await checked(agent, left))["images"]
+        assert [job["request_id"] for job in await listed(agent)] == [left]
+        result = await agent.call_tool("check_job", {"request_id": broken})
+        assert "is damaged: the job local-" in text_of(result)
+        assert job_of(await agent.call_tool(RT, ASKED))["images"]
+
+
+async def test_a_file_that_was_broken_since_does_not_hide_the_rest_of_the_result(agent: Client) -> None:
+    job = job_of(await agent.call_tool(VEGA, ASKED))
+    path = Path(job["images"][0]["path"])
+    path.write_bytes(path.read_bytes()[:1000])
+    again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
+    assert job_of(again)["images"] == job["images"]
+    assert "Note: There is no preview" in text_of(again)

@@ -223,6 +223,25 @@ def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
 
 
 @signals
+def test_a_picture_is_kept_when_the_host_dies_in_the_middle_of_the_call(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
+    sandbox_in_thread.queue.speed = 0.4
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0.3"}
+    with started(tmp_path, **variables) as process:
+        shake_hands(process)
+        send(process, "tools/call", 2, name="generate_image_vega", arguments={"prompt": "in flight"})
+        wait_for_call(sandbox_in_thread)
+        assert process.stdin
+        assert process.stdout
+        process.stdout.close()  # the answer after the wait finds nobody
+        process.stdin.close()
+        assert seconds_until_exit(process) < 5
+    assert len(list(tmp_path.glob("*/in-flight-*.jpg"))) == 1
+    assert "Traceback" not in complaints(tmp_path)
+
+
+@signals
 @pytest.mark.parametrize("transport", ["sse", "http"])
 async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
     sandbox_in_thread: Sandbox, tmp_path: Path, transport: str

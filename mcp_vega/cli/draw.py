@@ -89,11 +89,20 @@ async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> Cal
 async def _called(studio: Studio, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
     """The tool's result with the pictures, however long they take, or with how the call ended without them."""
     result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
-    while studio.under_way:
-        question = {"request_id": studio.under_way[0].request_id, "wait_seconds": WAIT_SECONDS}
+    while request_id := _unfinished(studio, result, arguments["prompt"]):
+        question = {"request_id": request_id, "wait_seconds": WAIT_SECONDS}
         result = await client.call_tool("check_job", question, progress_callback=_show_progress)
     _end_progress()
     return result
+
+
+def _unfinished(studio: Studio, result: CallToolResult, prompt: str) -> str | None:
+    """The job to wait for after a result: one that has not finished, or whose outcome is being looked up here."""
+    if not result.is_error:
+        job = _job(result)
+        return None if job["state"] == "COMPLETED" else job["request_id"]
+    lost = (job.request_id for job in studio.under_way if job.error and job.parameters.prompt == prompt)
+    return next(lost, None)
 
 
 def _text(result: CallToolResult) -> str:

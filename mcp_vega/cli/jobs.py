@@ -7,11 +7,12 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import anyio
 
-from mcp_vega.errors import UnknownJob
+from mcp_vega.errors import Charged, UnknownJob
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
 from mcp_vega.studio.jobs import Job
@@ -29,7 +30,12 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
         UnknownJob: No job has the id that was asked for.
     """
     settings = Settings.from_environment(environment)
-    jobs = anyio.run(_read, settings, options.id, options.limit)
+    jobs = anyio.run(_read, settings, options.id, options.limit) if _is_there(settings.ledger_file) else []
+    if options.id and not jobs:
+        raise UnknownJob(
+            f"The ledger {settings.ledger_file} has no job with the id {options.id!r}",
+            next_step="Call mcp-vega jobs without an id to list the latest jobs",
+        )
     if options.json:
         data = [_data(job) for job in jobs]
         _write(json.dumps(data[0] if options.id else data, indent=2, ensure_ascii=False))
@@ -42,20 +48,21 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
     return 0
 
 
+def _is_there(file: Path) -> bool:
+    """Whether there is a ledger: a question makes none."""
+    try:
+        return file.exists()
+    except OSError:
+        return True  # it cannot be looked at, which is the ledger's to explain
+
+
 async def _read(settings: Settings, request_id: str | None, limit: int) -> list[Job]:
     ledger = Ledger(settings.ledger_file)
     try:
-        # A question leaves no file behind.
-        there = await anyio.Path(settings.ledger_file).exists()
         if request_id is None:
-            return await ledger.latest(limit) if there else []
-        job = await ledger.find(request_id) if there else None
-        if job is None:
-            raise UnknownJob(
-                f"The ledger {settings.ledger_file} has no job with the id {request_id!r}",
-                next_step="Call mcp-vega jobs without an id to list the latest jobs",
-            )
-        return [job]
+            return await ledger.latest(limit)
+        job = await ledger.find(request_id)
+        return [job] if job else []
     finally:
         await ledger.close()
 
@@ -86,7 +93,7 @@ def _row(job: Job) -> tuple[str, ...]:
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     file = f"{paths[0]}{more}" if paths else "–"
     state = str(job.state)
-    return (job.request_id, state, job.parameters.alias, str(job.seed), _dollars(job.receipt.cost), shown, file)
+    return (job.request_id, state, job.parameters.alias, str(job.seed), _cost(job), shown, file)
 
 
 def _in_full(job: Job) -> list[str]:
@@ -105,7 +112,7 @@ def _in_full(job: Job) -> list[str]:
         ("Sent", _time(job.sent)),
         ("Ended", _time(job.ended)),
         ("Charged", job.charged),
-        ("Cost", _dollars(job.receipt.cost)),
+        ("Cost", _cost(job)),
         ("Credits left", _dollars(job.receipt.credits_left)),
         ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
         *(("Note", note) for note in job.notes if not problem),
@@ -116,6 +123,10 @@ def _in_full(job: Job) -> list[str]:
         ),
     ]
     return [f"{f'{name}:':14}{value}" for name, value in facts]
+
+
+def _cost(job: Job) -> str:
+    return "no charge" if job.charged is Charged.NO else _dollars(job.receipt.cost)
 
 
 def _dollars(amount: Decimal | None) -> str:

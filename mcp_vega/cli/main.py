@@ -111,7 +111,7 @@ def _add_draw(parser: ArgumentParser) -> None:
 def _add_jobs(parser: ArgumentParser) -> None:
     parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
     parser.add_argument("id", metavar="ID", nargs="?", help="a job's request id: shows all that is known of it")
-    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="how many to list; default: 20")
+    parser.add_argument("--limit", type=_number, default=20, metavar="N", help="how many to list; default: 20")
     parser.add_argument("--json", action="store_true", help="for programs")
     _add_sandbox(parser, default=SUPPRESS)
 
@@ -141,6 +141,12 @@ def _amount(text: str) -> Decimal:
     if not amount.is_finite() or amount < 0:
         raise ArgumentTypeError(f"{text!r} must be a number, 0 or more")
     return amount
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -1,5 +1,6 @@
 """Serving MCP over stdio, SSE or Streamable HTTP, until the host leaves or a signal comes."""
 
+import os
 import signal
 import socket
 import sys
@@ -54,8 +55,18 @@ async def _serve_stdio(settings: Settings) -> int:
             "To leave: Ctrl-C.\n"
         )
     async with opened_desk(settings) as desk:
-        await until_signal(desk.studio, build_server(desk).run_stdio_async)
+        server = build_server(desk)
+        await until_signal(desk.studio, lambda: _until_host_leaves(server))
     return 0
+
+
+async def _until_host_leaves(server: MCPServer[Any]) -> None:
+    """Serve until stdin ends, or until nobody reads stdout any more because the host has died."""
+    try:
+        await server.run_stdio_async()
+    except* BrokenPipeError:
+        # What is still to be written at the exit is for nobody either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _serve_http(settings: Settings, transport: str, listener: socket.socket) -> int:
@@ -90,9 +101,12 @@ def _listening(host: str, port: int, settings: Settings) -> socket.socket:
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise PortTaken(host, port, error) from error
+    # Else an answer's body waits 40 ms for the client to acknowledge its headers.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _application(server: MCPServer[Any], transport: str, settings: Settings) -> Starlette:

@@ -1,6 +1,7 @@
 """Puts the rooms together: from the settings to an open studio, and everything closed again afterwards."""
 
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
@@ -43,7 +44,7 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         ledger = Ledger(settings.ledger_file)
         stack.push_async_callback(ledger.close)
         # Where a paid picture goes when the gallery's disk is full.
-        spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / "mcp-vega")
+        spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
         studio = Studio(client, Gallery(settings.gallery_folder, spares), ledger, api=api)
         await stack.enter_async_context(studio)
         yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
@@ -58,6 +59,11 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
 
     async with serving(build_sandbox(Queue())) as url:
         yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
+
+
+def _user() -> str:
+    """What tells this user's folder from others' in a folder that is everybody's; on Windows there is one for each."""
+    return "" if sys.platform == "win32" else f"-{os.getuid()}"
 
 
 class _HttpOnFirstUse(httpx.AsyncBaseTransport):

@@ -21,6 +21,7 @@ ASKING = httpx.Timeout(10, read=20)
 DRAWING_SECONDS, ASKING_SECONDS, MEDIA_SECONDS = 300, 60, 120
 ANSWER_BYTES = 40_000_000
 REDIRECTS = 3
+PAID_PATIENCE = 5.0
 
 
 class Caller:
@@ -53,7 +54,9 @@ class Caller:
                 # A key that comes back in an answer goes no further.
                 return Answer(response.status_code, dict(response.headers), body.replace(key.encode(), b"SG_..."))
 
-        return await self._repeat(attempt, paid=paid, patience=self._patience if repeat else 0)
+        # A paid call that has to wait longer is a job that waits: whoever began it is to know.
+        patience = min(self._patience, PAID_PATIENCE) if paid else self._patience
+        return await self._repeat(attempt, paid=paid, patience=patience if repeat else 0)
 
     async def fetch(self, url: str, allowance: Allowance) -> Answer:
         """Fetch media without the key, in pieces, so that one that is too large is given up early.

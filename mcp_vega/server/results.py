@@ -1,6 +1,7 @@
 """Jobs as tool results: a text that stands on its own, previews for those who can see them, data for programs."""
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from decimal import Decimal
@@ -17,6 +18,8 @@ from mcp_vega.studio import pictures
 from mcp_vega.studio.jobs import Image, Job
 from mcp_vega.studio.pictures import Mode
 from mcp_vega.studio.studio import Studio
+
+logger = logging.getLogger(__name__)
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
 
@@ -135,8 +138,12 @@ async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageCon
             data.append(await studio.read(image))
         except GalleryError as error:
             missing.append(f"Note: {error.what}.")
-    async with _decoding:
-        made = await anyio.to_thread.run_sync(pictures.previews, data, mode)
+    try:
+        async with _decoding:
+            made = await anyio.to_thread.run_sync(pictures.previews, data, mode)
+    except (OSError, ValueError, SyntaxError) as error:  # a file that was changed since it was kept
+        logger.warning("No previews for job %s: %s", job.request_id, error)
+        return [], [*missing, "Note: There is no preview, because a file is no whole picture any more."]
     return [ImageContent(type="image", data=each.data, mime_type=each.mime_type) for each in made], missing
 
 

@@ -53,7 +53,7 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
     delivered = False
     try:
         job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
-        delivered = job.charged is Charged.NO
+        delivered = job.charged is Charged.NO or not job.open
         result = await results.of_job(desk, job)
         delivered = until(job)
     finally:

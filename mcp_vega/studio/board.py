@@ -66,17 +66,19 @@ class Board:
     async def unpin(self, local_id: str) -> None:
         """Take a job down that is no longer worked on, unless it is nowhere else."""
         pinned = self._pinned[local_id]
-        pinned.live, pinned.job = False, replace(pinned.job, held=False)
         try:
             if not pinned.saved:
                 await self._ledger.save(pinned.job)
+                pinned.saved = True
             await self._ledger.release(local_id)
-            if not any(image.data for image in pinned.job.images):
-                del self._pinned[local_id]
         except LedgerError as error:
             note = f"{error.what}, so this job is forgotten when the server ends"
             pinned.job = replace(pinned.job, notes=(*pinned.job.notes, note))
             pinned.saved = False
+        # Until here it counts as worked on, so that nobody else here begins.
+        pinned.live, pinned.job = False, replace(pinned.job, held=False)
+        if pinned.saved and not any(image.data for image in pinned.job.images):
+            del self._pinned[local_id]
         self._ring(pinned)
 
     def _ring(self, pinned: _Pinned) -> None:
@@ -93,15 +95,32 @@ class Board:
         while (pinned := self._pinned.get(job.local_id)) and pinned.live and not pinned.job.answered:
             await pinned.bell.wait()
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether the ledger lacks something that stands here."""
+        return any(not pinned.saved for pinned in self._pinned.values())
+
     async def save_again(self) -> None:
         """Write down what the ledger would not take before.
 
         Raises:
             LedgerError: It still does not.
         """
-        for pinned in [each for each in self._pinned.values() if not each.saved]:
-            await self._ledger.save(pinned.job)
-            pinned.saved = True
+        for local_id, pinned in [*self._pinned.items()]:
+            if pinned.live and not pinned.saved:
+                await self._ledger.save(pinned.job)
+                pinned.saved = True
+            elif not pinned.saved:
+                pinned.job = replace(pinned.job, notes=pinned.job.notes[:-1])  # the one about the ledger
+                await self.unpin(local_id)
+
+    async def refresh(self, job: Job) -> None:
+        """Forget a job that is kept in memory alone, where another server has brought it to its end."""
+        pinned = self._pinned.get(job.local_id)
+        if pinned and not pinned.live:
+            known = await self._ledger.find(job.local_id)
+            if known and not known.open and self._pinned.get(job.local_id) is pinned:
+                del self._pinned[job.local_id]
 
     # ---- looking ----
 

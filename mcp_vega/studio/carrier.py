@@ -29,13 +29,16 @@ T = TypeVar("T")
 
 # What a job usually spends in the API's queue before it is drawn.
 QUEUE_SECONDS = 0.2
-# A call that the API's rate limit refuses waits for its turn this long; a later turn is the user's to decide on.
-LONGEST_TURN = timedelta(minutes=5)
+# Seconds that a call which the API's rate limit refuses waits for its turn; a later one is the user's to decide on.
+LONGEST_TURN = 300.0
 # Seconds between looks into the history: a minute in all, then on while the call is said to be running.
 LOOKS = (1, 3, 6, 10, 15, 25)
 PENDING_LOOKS = (30,) * 18
+BREATH = 0.05
+# For how long the pictures can be fetched.
+MEDIA_SECONDS = 7 * 24 * 3600
 # A call that was sent this long ago stands in the history, if it ever will.
-QUIET = timedelta(minutes=2)
+QUIET = timedelta(minutes=1)
 
 
 class Carrier:
@@ -137,17 +140,21 @@ class Carrier:
 
     async def _sent(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
         """Send a call; while the API's rate limit refuses it, which costs nothing, the job waits for its turn."""
+        give_up = anyio.current_time() + LONGEST_TURN
         while True:
             job = await self._board.change(job, state=state, sent=self._clock(), notes=())
             try:
                 return job, await call()
             except errors.RateLimited as error:
-                now = self._clock()
-                if error.until is None or error.until > job.created + LONGEST_TURN:
+                # The API's clock and this machine's may differ: it is never asked again at once, nor for ever.
+                pause = max((error.until - self._clock()).total_seconds(), 1) if error.until else 0
+                if error.until is None or anyio.current_time() + pause > give_up:
                     raise
-                note = f"The API's rate limit lets it be sent at {error.until:%H:%M:%S} UTC"
+                note = f"the API's rate limit lets it be sent at {error.until:%H:%M:%S} UTC"
                 job = await self._board.change(job, state=State.QUEUED, sent=None, notes=(note,))
-                await anyio.sleep(max((error.until - now).total_seconds(), 0))
+                await anyio.sleep(pause)
+                if job.local_id not in await self._ledger.renew():
+                    raise errors.ServerClosing("Another server has taken the job up meanwhile") from error
 
     # ---- fetching ----
 
@@ -180,7 +187,9 @@ class Carrier:
     async def _keep_again(self, job: Job) -> None:
         """Put the pictures into the gallery that no disk would take before."""
         here = {image.id: image.data for image in job.images if image.data}
-        await self._keep(job, [here.get(job.image_id(index), b"") for index in range(len(job.images))], job.receipt)
+        await self._keep(
+            job, [here.get(job.image_id(index), b"") for index in range(job.parameters.pictures)], job.receipt
+        )
 
     # ---- settling ----
 
@@ -188,11 +197,12 @@ class Carrier:
         """Look into the request history how a job ended whose answer never came, or came without its pictures."""
         row: HistoryRow | None = None
         reason = ""
+        in_vain = 0
         for number, pause in enumerate((*LOOKS, *PENDING_LOOKS)):
             if number >= len(LOOKS) and row is None:
                 break
             if number > 0 or not self._quiet(job):
-                await anyio.sleep(pause * self._pace)
+                await anyio.sleep(max(pause * self._pace, BREATH))
             try:
                 async with self._settling:
                     row = await find_row(self._client, self._ledger, job, self._clock())
@@ -202,10 +212,15 @@ class Carrier:
                 row, reason = None, error.what
                 if error.charged is Charged.YES:
                     await self._fail(job, error)
+                    in_vain += 1
+                else:
+                    reason = f"the request history could not be asked: {error.what}"
                 await self._leave_open(job, reason)
+                if in_vain > 1:
+                    break  # the call ran, and its pictures are not to be had now
                 continue
             reason = "the request history says that it is still running" if row else ""
-            if row is None and self._quiet(job):
+            if row is None and number > 0 and self._quiet(job):
                 break
         if row is None and not reason and await self._never_ran(job):
             return
@@ -213,19 +228,20 @@ class Carrier:
 
     async def _ended(self, job: Job, row: HistoryRow) -> bool:
         """Bring a job to the end that the history tells; False while it tells of none."""
-        job = await self._now(job)
-        receipt = _merged(job.receipt, Receipt(request_id=row.request_id, cost=row.cost))
+        job = replace(await self._now(job), remote_id=row.request_id or None)
+        receipt = _merged(job.receipt, Receipt(request_id=row.request_id or None, cost=row.cost))
         if row.state == State.COMPLETED:
             if not row.urls:
                 raise errors.MediaError("The call ran, but the request history names no picture of it")
             await self._keep(job, row.urls, receipt)
-        elif row.state == State.FAILED:
+            return len(row.urls) >= job.parameters.pictures
+        if row.state == State.FAILED:
             error = failed(row.error, Charged.YES if row.cost else Charged.NO)
             changes = {"state": State.FAILED, "error": error, "open": False, "notes": ()}
             await self._board.change(job, receipt=receipt, ended=self._clock(), **changes)
-        elif job.route is Route.V2 and not job.remote_id:
+        elif job.route is Route.V2 and self._age(job) < RECORD_SECONDS:
             # Its submission arrived: from here on it is a job like any other.
-            await self._fetch(await self._board.change(job, remote_id=row.request_id, error=None, notes=()))
+            await self._fetch(await self._board.change(job, error=None, notes=()))
         else:
             return False
         return True
@@ -243,16 +259,19 @@ class Carrier:
     async def _leave_open(self, job: Job, reason: str) -> None:
         """Note why it is not known how a job ended."""
         job = await self._now(job)
+        if job.images:
+            return  # what is kept says more
         error = _sent_in_vain(job)
         if (job.error, job.notes) != (error, (reason,)):
             state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
-            await self._board.change(job, state=state, error=error, notes=(reason,))
+            is_open = self._age(job) < MEDIA_SECONDS  # later there is nothing left to fetch
+            await self._board.change(job, state=state, error=error, notes=(reason,), open=is_open)
 
     def _quiet(self, job: Job) -> bool:
         return self._clock() - (job.sent or job.created) > QUIET
 
     def _age(self, job: Job) -> float:
-        return max((self._clock() - job.created).total_seconds(), 0)
+        return max((self._clock() - (job.sent or job.created)).total_seconds(), 0)
 
 
 def _sent_in_vain(job: Job) -> VegaError:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,8 +16,8 @@ from mcp_vega.studio.ledger import RENEWAL_SECONDS, Ledger
 
 logger = logging.getLogger(__name__)
 
-# For how long pictures can be fetched after they were drawn.
-MEDIA_AGE = timedelta(days=7)
+# Seconds until a job that was tried in vain is tried again by itself; the pause doubles each time.
+FIRST_PAUSE, LONGEST_PAUSE = 300.0, 3600.0
 
 
 class Crew:
@@ -49,7 +49,7 @@ class Crew:
         self._clock = clock
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._begun: set[str] = set()
-        self._tried: set[str] = set()
+        self._due: dict[str, tuple[float, float]] = {}
         self._resuming = False
         self._leaving = False
         # How many calls wait for jobs, whoever works on them.
@@ -57,8 +57,8 @@ class Crew:
 
     @property
     def under_way(self) -> list[Job]:
-        """The jobs begun here that are worked on."""
-        return [job for job in self._board.live if job.local_id in self._begun]
+        """The jobs that are worked on here."""
+        return self._board.live
 
     def start(self, tasks: TaskGroup) -> None:
         """Work in these tasks from now on."""
@@ -87,8 +87,8 @@ class Crew:
             except Exception:
                 logger.exception("Job %s broke", job.local_id)  # and takes no other job with it
             finally:
-                self._tried.add(job.local_id)
-                del self._scopes[job.local_id]
+                if self._scopes.get(job.local_id) is scope:
+                    del self._scopes[job.local_id]
 
     # ---- what others left ----
 
@@ -102,18 +102,21 @@ class Crew:
         if not job.open or job.held or job.base_url != self._api or self._leaving:
             return job
         self._client.require_key()
-        return await self._claimed(job.local_id) or await self._board.seen(job)
+        if claimed := await self._claimed(job.local_id):
+            return claimed
+        await self._board.refresh(job)
+        return await self._board.seen(job)
 
     async def _claimed(self, local_id: str) -> Job | None:
         """Have a job carried on, unless someone does that already."""
         job = await self._ledger.claim(local_id)
         # Whoever asked at the same time in this server may have been quicker.
-        return self.resume(job) if job and not self._board.bell(job) else None
+        return self.resume(job) if job and job.open and not self._board.bell(job) else None
 
     def take_up_orphans(self) -> None:
-        """Take up, from now on, the open jobs that no living server works on, each once.
+        """Take up, from now on, the open jobs that no living server works on, each again after ever longer pauses.
 
-        Whoever asks for one of them with `take_up` has it tried again.
+        Whoever asks for one of them with `take_up` has it tried at once.
         """
         if not self._resuming:
             self._resuming = True
@@ -123,21 +126,30 @@ class Crew:
         while not self._leaving:
             try:
                 self._client.require_key()
-                for local_id in await self._ledger.orphans(self._api, self._clock() - MEDIA_AGE):
-                    if local_id not in self._tried:
-                        self._tried.add(local_id)
-                        await self._claimed(local_id)
+                for local_id in await self._ledger.orphans(self._api):
+                    await self._take_up_orphan(local_id)
             except errors.InvalidSettings:
                 pass  # without a key nothing can be asked; whoever calls a tool is told
             except errors.LedgerError as error:
                 logger.warning(error.what)
             await anyio.sleep(RENEWAL_SECONDS)
 
+    async def _take_up_orphan(self, local_id: str) -> None:
+        due, pause = self._due.get(local_id, (0.0, FIRST_PAUSE))
+        if anyio.current_time() < due:
+            return
+        try:
+            if await self._claimed(local_id):
+                self._due[local_id] = (anyio.current_time() + pause, min(pause * 2, LONGEST_PAUSE))
+        except errors.LedgerError as error:  # such as a row that cannot be read; the others can
+            logger.warning(error.what)
+            self._due[local_id] = (anyio.current_time() + pause, pause)
+
     async def _stay_alive(self) -> None:
         """Keep this server's jobs its own, and let go of those that another one has taken up meanwhile."""
         while not self._leaving:
             await anyio.sleep(RENEWAL_SECONDS)
-            if not (self.callers or self._board.live):
+            if self._leaving or not (self.callers or self._board.live or self._board.unsaved):
                 continue
             live = self._board.live  # before the ledger is asked: those that begin meanwhile are this server's
             try:
@@ -148,7 +160,8 @@ class Crew:
                 continue
             for job in live:
                 # A call whose answer is on its way is not broken off: the answer may be all there is.
-                if job.local_id not in mine and job.remote_id and (scope := self._scopes.get(job.local_id)):
+                in_flight = job.sent is not None and job.remote_id is None
+                if job.local_id not in mine and not in_flight and (scope := self._scopes.get(job.local_id)):
                     scope.cancel()
 
     # ---- the end ----
@@ -160,7 +173,8 @@ class Crew:
             The jobs begun here that had not ended, as they stand now.
         """
         self._leaving = True
-        under_way = [job for job in self.under_way if not job.answered]
+        self._ledger.hurry()
+        under_way = [job for job in self._board.live if job.local_id in self._begun and not job.answered]
         with anyio.CancelScope(deadline=deadline, shield=True):
             for job in under_way:
                 await self._board.until_answered(job)

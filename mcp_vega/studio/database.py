@@ -21,12 +21,15 @@ Work = Callable[[sqlite3.Connection], T]
 
 # How long another program may keep the file to itself before an operation is given up.
 BUSY_SECONDS = 2.0
+HURRIED_SECONDS = 0.1
 
 # One script a version (a semicolon ends a statement); a file of an earlier version gets those it lacks.
 MIGRATIONS = (
     """
     CREATE TABLE servers (
         id TEXT PRIMARY KEY,
+        machine TEXT NOT NULL,
+        process INTEGER NOT NULL,
         alive_until REAL NOT NULL -- in the machine's monotonic time, which no one can set back
     );
     CREATE TABLE jobs (
@@ -84,6 +87,11 @@ class Database:
         self.file = file
         self._connection: sqlite3.Connection | None = None
         self._one_at_a_time = anyio.CapacityLimiter(1)
+        self._busy_seconds = BUSY_SECONDS
+
+    def hurry(self) -> None:
+        """Wait for nobody from now on, because the process is about to end."""
+        self._busy_seconds = HURRIED_SECONDS
 
     async def read(self, work: Work[T]) -> T:
         """Ask something, of one moment's state.
@@ -106,6 +114,7 @@ class Database:
             try:
                 if self._connection is None:
                     self._connection = _opened(self.file)
+                self._connection.execute(f"PRAGMA busy_timeout = {self._busy_seconds * 1000:.0f}")
                 with _transaction(self._connection, begin):
                     done = work(self._connection)
             except (sqlite3.Error, OSError, ValueError) as error:
@@ -208,5 +217,6 @@ def _explained(file: Path, error: Exception) -> LedgerError:
         case _:
             return LedgerError(
                 f"The ledger {file} is damaged: {error}",
-                next_step=f"Move {file} aside and start again: a new one is made, and the pictures stay where they are",
+                next_step=f"End all servers, move {file} aside and start again: a new one is made, and the pictures "
+                "stay where they are",
             )

@@ -72,6 +72,8 @@ class Gallery:
         problem = ""
         for folder in (self.folder, *self._spares):
             try:
+                if folder in self._spares:
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 return _written(data, _room(folder, day), name, image_id), problem
             except OSError as error:
                 problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"

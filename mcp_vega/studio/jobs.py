@@ -122,7 +122,8 @@ class Job:
             step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
         else:
             step = f"{error.next_step}; or c{asking} in about a minute: its picture is being looked for"
-        return type(error)("; ".join((error.what, *self.notes)), next_step=step, charged=error.charged)
+        said = "; ".join(dict.fromkeys((error.what, *self.notes)))
+        return type(error)(said, next_step=step, charged=error.charged)
 
     @property
     def model(self) -> str:

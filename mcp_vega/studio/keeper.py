@@ -1,7 +1,7 @@
 """The keeper: puts a job's pictures into the gallery, from wherever they are."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,15 +42,19 @@ class Keeper:
         Returns:
             All its pictures that are here now, what there is to say about them, and the last problem.
         """
-        images = {image.id: image for image in job.images if image.path}
+        images = {image.id: image for image in job.images}
+        refilling = any(image.path for image in job.images)
         notes: list[str] = []
         problem: VegaError | None = None
         for index, picture in enumerate(drawn):
-            if not picture or job.image_id(index) in images:
+            if not picture or (not refilling and _kept(images, job.image_id(index))):
                 continue
             try:
                 data = picture if isinstance(picture, bytes) else await self._client.download(picture)
-                image, note = await self._keep_one(job, index, data)
+                place = _free_place(job, images, data) if refilling else index
+                if place is None:
+                    continue
+                image, note = await self._keep_one(job, place, data)
             except VegaError as error:
                 problem = error
             except Exception as error:
@@ -92,3 +96,16 @@ class Keeper:
             data=None if path else data,
         )
         return image, note
+
+
+def _kept(images: Mapping[str, Image], image_id: str) -> bool:
+    return image_id in images and images[image_id].path is not None
+
+
+def _free_place(job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
+    """Where a picture goes beside those that are kept: lists of pictures come in any order. None for one of them."""
+    digest = sha256(data).hexdigest()
+    if any(image.path and image.sha256 == digest for image in images.values()):
+        return None
+    free = (index for index in range(job.parameters.pictures) if not _kept(images, job.image_id(index)))
+    return next(free, None)

@@ -4,63 +4,30 @@ A job is written before its call leaves and after each change. Of the servers th
 the one that stands in `jobs.holder` while its row in `servers` says that it is alive.
 """
 
+import logging
+import os
+import platform
 import sqlite3
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mcp_vega.studio import records
+from mcp_vega.studio import records, statements
 from mcp_vega.studio.database import Database
 from mcp_vega.studio.jobs import Image, Job, new_id
 
-# How long a server that died counts as alive; one that lives says so three times as often.
+logger = logging.getLogger(__name__)
+
+# Process numbers mean something on one machine, or in one container, alone.
+MACHINE = platform.node()
+# How long a server whose process cannot be looked at counts as alive; one that lives says so three times as often.
 LEASE_SECONDS = 15.0
 RENEWAL_SECONDS = LEASE_SECONDS / 3
 # The same arguments within this time join a job whose result nobody received.
 JOINING = timedelta(minutes=2)
-
-# A time further ahead than any lease was written before the machine started anew.
-ALIVE = "(SELECT id FROM servers WHERE alive_until BETWEEN :now AND :now + :lease)"
-SELECT = f"SELECT *, holder IN {ALIVE} AS held FROM jobs"  # noqa: S608  nothing in these statements comes from outside
-I_AM_ALIVE = """
-    INSERT INTO servers VALUES (:me, :now + :lease) ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
-"""
-COLUMNS = (
-    *("local_id", "remote_id", "base_url", "model", "route", "arguments", "parameters", "state", "open", "charged"),
-    *("created", "sent", "ended", "cost", "credits_left", "seconds", "reported_id", "reported_seed", "notes", "error"),
-)
-ADD = f"""
-    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, answered)
-    SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created
-    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
-"""  # noqa: S608
-SAVE = f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in COLUMNS)} WHERE local_id = :local_id"  # noqa: S608
-SAVE_IMAGE = """
-    INSERT INTO images VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256)
-    ON CONFLICT (id) DO NOTHING
-"""
-CLAIM = f"""
-    UPDATE jobs SET holder = :me
-    WHERE local_id = :local_id AND open AND (holder IS NULL OR holder = :me OR holder NOT IN {ALIVE})
-    RETURNING local_id
-"""  # noqa: S608
-ORPHANS = f"""
-    SELECT local_id FROM jobs
-    WHERE open AND base_url = :base_url AND created > :since AND (holder IS NULL OR holder NOT IN {ALIVE})
-    ORDER BY created
-"""  # noqa: S608
-JOIN = f"""
-    UPDATE jobs SET awaited_by = :me, answered = :moment WHERE local_id = (
-        SELECT local_id FROM jobs
-        WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url
-            AND answered BETWEEN :since AND :until AND NOT (state = 'FAILED' AND charged = 'no')
-            AND (awaited_by IS NULL OR awaited_by NOT IN {ALIVE})
-        ORDER BY created LIMIT 1
-    )
-    RETURNING local_id
-"""  # noqa: S608
 
 
 class Ledger:
@@ -93,17 +60,17 @@ class Ledger:
 
         def add(database: sqlite3.Connection) -> bool:
             self._say_alive(database)
-            return database.execute(ADD, {**values, "me": self._me}).rowcount == 1
+            return database.execute(statements.ADD, {**values, "me": self._me}).rowcount == 1
 
         return await self._database.write(add)
 
     async def save(self, job: Job) -> None:
         """Write a job down as it stands now."""
-        row, images = records.as_row(job), records.as_image_rows(job)
+        row, images = {**records.as_row(job), "me": self._me}, records.as_image_rows(job)
 
         def save(database: sqlite3.Connection) -> None:
-            database.execute(SAVE, row)
-            database.executemany(SAVE_IMAGE, images)
+            database.execute(statements.SAVE, row)
+            database.executemany(statements.SAVE_IMAGE, images)
 
         await self._database.write(save)
 
@@ -114,7 +81,7 @@ class Ledger:
 
     async def latest(self, limit: int) -> list[Job]:
         """The jobs begun last, newest first."""
-        return await self._jobs("ORDER BY created DESC, rowid DESC LIMIT :limit", limit=limit)
+        return await self._jobs("ORDER BY created DESC, rowid DESC LIMIT :limit", readable=True, limit=limit)
 
     async def find_image(self, image_id: str) -> Image | None:
         """The picture with this id."""
@@ -125,20 +92,31 @@ class Ledger:
 
         return await self._database.read(find)
 
-    async def taken(self, remote_ids: Iterable[str], by_others_than: Job) -> set[str]:
-        """Those of the API's ids that other jobs have."""
-        asked = tuple(remote_ids)
-        marks = ", ".join("?" * len(asked))
-        query = f"SELECT remote_id FROM jobs WHERE remote_id IN ({marks}) AND local_id != ?"  # noqa: S608  only marks
-        return await self._database.read(
-            lambda database: {row[0] for row in database.execute(query, (*asked, by_others_than.local_id))}
-        )
+    async def assign(self, job: Job, remote_id: str) -> bool:
+        """Give a job an id of the API's, unless another job has it; returns whether it has it now."""
+        values = {"local_id": job.local_id, "remote_id": remote_id}
+        return await self._database.write(lambda database: database.execute(statements.ASSIGN, values).fetchall() != [])
 
-    async def _jobs(self, where: str, **values: Any) -> list[Job]:
+    async def twins(self, job: Job) -> list[Job]:
+        """The other open jobs with a job's model, seed and prompt whose id at the API is not known."""
+        values: dict[str, Any] = {"local_id": job.local_id, "base_url": job.base_url, "model": job.model}
+        values |= {"seed": job.parameters.seed, "prompt": job.parameters.prompt}
+        return await self._jobs(f"WHERE local_id IN ({statements.TWINS})", **values)
+
+    async def _jobs(self, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
+        """Jobs; with `readable`, without those that an accident made unreadable."""
+
         def read(database: sqlite3.Connection) -> list[Job]:
-            rows = database.execute(f"{SELECT} {where}", {**values, **self._time}).fetchall()
-            pictures = "SELECT * FROM images WHERE job = ? ORDER BY rowid"
-            return [records.from_row(row, database.execute(pictures, (row["local_id"],))) for row in rows]
+            jobs: list[Job] = []
+            for row in database.execute(f"{statements.SELECT} {where}", {**values, **self._time}).fetchall():
+                images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],))
+                try:
+                    jobs.append(records.from_row(row, images.fetchall()))
+                except ValueError as error:
+                    if not readable:
+                        raise
+                    logger.warning("In the ledger, %s", error)
+            return jobs
 
         return await self._database.read(read)
 
@@ -150,21 +128,30 @@ class Ledger:
         def claim(database: sqlite3.Connection) -> bool:
             self._say_alive(database)
             values = {"local_id": local_id, "me": self._me, **self._time}
-            return database.execute(CLAIM, values).fetchall() != []
+            return database.execute(statements.CLAIM, values).fetchall() != []
 
         return await self.find(local_id) if await self._database.write(claim) else None
 
-    async def orphans(self, base_url: str, since: datetime) -> list[str]:
+    async def orphans(self, base_url: str) -> list[str]:
         """The local ids of an API's open jobs that no living server works on, oldest first."""
-        values = {"base_url": base_url, "since": records.moment(since), **self._time}
-        return await self._database.read(lambda database: [row[0] for row in database.execute(ORPHANS, values)])
+
+        def look(database: sqlite3.Connection) -> list[str] | None:
+            if self._dead(database):
+                return None
+            rows = database.execute(statements.ORPHANS, {"base_url": base_url, **self._time})
+            return [row[0] for row in rows]
+
+        found = await self._database.read(look)
+        if found is None:
+            await self._database.write(self._bury)
+            found = await self._database.read(look)
+        return found or []
 
     async def renew(self) -> set[str]:
         """Say that this server is alive; returns the local ids of the jobs that are still its own."""
 
         def renew(database: sqlite3.Connection) -> set[str]:
             self._say_alive(database)
-            database.execute(f"DELETE FROM servers WHERE id NOT IN {ALIVE}", self._time)  # noqa: S608
             return {row[0] for row in database.execute("SELECT local_id FROM jobs WHERE holder = ?", (self._me,))}
 
         return await self._database.write(renew)
@@ -196,7 +183,7 @@ class Ledger:
 
         def join(database: sqlite3.Connection) -> str | None:
             self._say_alive(database)
-            rows = database.execute(JOIN, {**values, "me": self._me, **self._time}).fetchall()
+            rows = database.execute(statements.JOIN, {**values, "me": self._me, **self._time}).fetchall()
             return rows[0][0] if rows else None
 
         local_id = await self._database.write(join)
@@ -223,9 +210,37 @@ class Ledger:
         return {"now": self._uptime(), "lease": LEASE_SECONDS}
 
     def _say_alive(self, database: sqlite3.Connection) -> None:
-        database.execute(I_AM_ALIVE, {"me": self._me, **self._time})
+        values = {"me": self._me, "machine": MACHINE, "process": os.getpid(), **self._time}
+        database.execute(statements.I_AM_ALIVE, values)
+        self._bury(database)
         self._said_alive = True
+
+    def _bury(self, database: sqlite3.Connection) -> None:
+        database.execute(f"DELETE FROM servers WHERE id NOT IN {statements.ALIVE}", self._time)  # noqa: S608
+        database.executemany("DELETE FROM servers WHERE id = ?", [(each,) for each in self._dead(database)])
+
+    def _dead(self, database: sqlite3.Connection) -> list[str]:
+        """The servers of this machine whose process is gone although their time is not over."""
+        rows = database.execute("SELECT id, process FROM servers WHERE machine = ?", (MACHINE,)).fetchall()
+        return [row["id"] for row in rows if not _runs(row["process"])]
+
+    def hurry(self) -> None:
+        """Wait for no other program from now on, because the process is about to end."""
+        self._database.hurry()
 
     async def close(self) -> None:
         """Close the file."""
         await self._database.close()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs; on Windows, where asking might end it, it is taken to run."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True

@@ -19,8 +19,10 @@ Row = Mapping[str, Any]
 def as_row(job: Job) -> dict[str, Any]:
     """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
     receipt = job.receipt
-    # Pictures that no disk would take end with this server: the next one is to fetch them again.
-    only_here = job.images and not any(image.path for image in job.images)
+    state, error, charged = job.state, job.error, job.charged
+    if job.images and not any(image.path for image in job.images):
+        # They end with this server, because no disk would take them: the next one is to fetch them again.
+        state, error = State.PROCESSING, errors.MediaError("The picture was drawn, but no disk would take it")
     return {
         "local_id": job.local_id,
         "remote_id": job.remote_id,
@@ -29,9 +31,9 @@ def as_row(job: Job) -> dict[str, Any]:
         "route": str(job.route),
         "arguments": as_text(job.arguments),
         "parameters": job.parameters.model_dump_json(),
-        "state": str(State.PROCESSING if only_here else job.state),
+        "state": str(state),
         "open": job.open,
-        "charged": str(job.charged),
+        "charged": str(charged),
         "created": moment(job.created),
         "sent": moment(job.sent),
         "ended": moment(job.ended),
@@ -41,7 +43,7 @@ def as_row(job: Job) -> dict[str, Any]:
         "reported_id": receipt.request_id,
         "reported_seed": receipt.seed,
         "notes": json.dumps(job.notes),
-        "error": _error_text(job.error),
+        "error": _error_text(error),
     }
 
 
@@ -69,6 +71,13 @@ def from_row(row: Row, images: Iterable[Row]) -> Job:
     Raises:
         ValueError: They were not written by this version or an earlier one.
     """
+    try:
+        return _from_row(row, images)
+    except (LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        raise ValueError(f"the job {row['local_id']} cannot be read ({type(error).__name__})") from error
+
+
+def _from_row(row: Row, images: Iterable[Row]) -> Job:
     receipt = Receipt(
         request_id=row["reported_id"],
         cost=_number(row["cost"]),

@@ -21,34 +21,49 @@ LONGEST_SPAN = timedelta(days=30)
 
 
 async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetime) -> HistoryRow | None:
-    """The call of a job in the request history, or None where it surely has none.
+    """The call of a job in the request history, or None where it surely has none. No other job gets the same call.
 
     Args:
         client: Asks the history.
-        ledger: Knows which calls belong to other jobs.
+        ledger: Knows which calls belong to which jobs.
         job: The job.
         now: The time (UTC).
 
     Raises:
-        SegmindError: The history could not be had, or is too long to be sure.
+        SegmindError: The history could not be had, or does not tell enough to be sure.
+        LedgerError: The ledger cannot be written.
     """
+    if job.remote_id:
+        return await _find_by_id(client, job, job.remote_id, now)
     found: HistoryRow | None = None
     doubtful = False
+    twins = [twin for twin in await ledger.twins(job) if twin.error is None]
     async for row in _rows(client, job, now):
         if found is not None:
             found = joined(found, row) if row.request_id == found.request_id else found
         elif (its := is_call_of(row, job)) is not False:
-            if not job.remote_id and await ledger.taken([row.request_id], by_others_than=job):
-                continue
-            found = row if its else None
-            doubtful = doubtful or found is None
+            if its and not twins and await ledger.assign(job, row.request_id):
+                found = row
+            elif not its or twins:
+                doubtful = True  # it may be this job's, or that of one with the same recipe that is under way
         if found and len(found.urls) >= job.parameters.pictures:
             break
-    if found is None and job.remote_id:
-        return await client.history_entry(job.remote_id)
     if found is None and doubtful:
         raise ServiceUnavailable("The request history has calls of which it does not tell enough to be sure")
     return found
+
+
+async def _find_by_id(client: SegmindClient, job: Job, request_id: str, now: datetime) -> HistoryRow | None:
+    found: HistoryRow | None = None
+    try:
+        async for row in _rows(client, job, now):
+            if row.request_id == request_id:
+                found = joined(found, row) if found else row
+                if len(found.urls) >= job.parameters.pictures:
+                    return found
+    except ServiceUnavailable:
+        found = found or await client.history_entry(request_id)
+    return found or await client.history_entry(request_id)
 
 
 async def _rows(client: SegmindClient, job: Job, now: datetime) -> AsyncIterator[HistoryRow]:
@@ -71,7 +86,7 @@ async def _rows(client: SegmindClient, job: Job, now: datetime) -> AsyncIterator
 
 
 def is_call_of(row: HistoryRow, job: Job) -> bool | None:
-    """Whether a row of the history is a job's call, by its id where that is known, else by the recipe.
+    """Whether a row of the history is a job's call, by the recipe.
 
     A seed that was drawn here belongs to one job alone. With one that the caller chose, the whole recipe and the time
     must fit.
@@ -79,16 +94,17 @@ def is_call_of(row: HistoryRow, job: Job) -> bool | None:
     Returns:
         None where it cannot be told.
     """
-    if job.remote_id:
-        return row.request_id == job.remote_id
-    if row.model != job.model:
+    if row.model.casefold() != job.model:
         return False
     if not row.inputs:
         return None
-    sent = job.parameters.body(base64=False)
+    recipe = job.parameters.model_dump(exclude={"base64"})
+    differing = [name for name, value in recipe.items() if not _same(row.inputs.get(name, value), value)]
+    if "seed" in differing or "seed" not in row.inputs:
+        return False
     if job.arguments.get("seed", -1) == -1:
-        return all(_same(row.inputs.get(name), sent[name]) for name in ("seed", "prompt"))
-    if not all(_same(row.inputs.get(name, value), value) for name, value in sent.items() if name != "base64"):
+        return True if "prompt" not in differing else None
+    if differing:
         return False
     return True if row.created is None or row.created > job.created - SKEW else None
 

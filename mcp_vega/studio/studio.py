@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from typing import Self
 import anyio
 
 from mcp_vega import errors
+from mcp_vega.segmind.answers import State
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.parameters import Parameters
 from mcp_vega.studio.adoption import adopted
@@ -89,7 +91,7 @@ class Studio:
 
     @property
     def under_way(self) -> list[Job]:
-        """The jobs begun here that are worked on: drawn, fetched or looked up."""
+        """The jobs that are worked on here: drawn, fetched or looked up."""
         return self._crew.under_way
 
     async def finish(self, grace: float) -> list[Job]:
@@ -138,13 +140,24 @@ class Studio:
         job = Job(parameters=parameters, arguments=given, route=route, base_url=self.api, created=self._clock())
         self._client.require_key()
         if joined := await self._ledger.join(job):
-            joined = await self._crew.take_up(joined)
             self._crew.callers += 1
-            return joined
+            return await self._taken_up(joined)
         await self._gallery.prepare(job.created.date())
         await self._ledger.add(job)
+        if self.closing:
+            error = errors.ServerClosing("The server is about to exit, so the call was not sent")
+            await self._ledger.save(replace(job, state=State.FAILED, error=error, open=False))
+            raise error
         self._crew.callers += 1
         return self._crew.draw(job)
+
+    async def _taken_up(self, job: Job) -> Job:
+        """A job, with someone who works on it if there is something to do and that is possible now."""
+        try:
+            return await self._crew.take_up(job)
+        except errors.VegaError as error:
+            logger.warning(error.what)
+            return job
 
     async def answered(self, job: Job, *, delivered: bool) -> None:
         """Note that the call that began or joined a job has ended, and whether its caller has the result."""
@@ -169,6 +182,9 @@ class Studio:
         while True:
             bell = self._board.bell(job)
             job = await self._board.seen(job)
+            if not job.held and not job.answered:
+                job = await self._taken_up(job)  # whoever worked on it has died
+                bell = self._board.bell(job)
             yield job
             left = deadline - anyio.current_time()
             if not job.held or left <= 0:
@@ -203,6 +219,9 @@ class Studio:
             said = f"This server has no job with the id {request_id!r}, and the API cannot be asked: {error.what}"
             raise errors.UnknownJob(said) from error
         job = await adopted(self._client, request_id, self.api, self._clock())
+        for twin in await self._ledger.twins(job):
+            if await self._ledger.assign(twin, request_id):
+                return await self._crew.take_up(replace(twin, remote_id=request_id))
         if await self._ledger.add(job, awaited=False):
             return self._crew.resume(job)
         return await self.find(request_id)  # another server was quicker

@@ -1,0 +1,62 @@
+"""The ledger's SQL, by name. Portable but for the names of parameters and `json_extract`.
+
+:me is this server, :now the machine's uptime and :lease for how long a server counts as alive, both in seconds.
+"""
+
+# A time further ahead than any lease was written before the machine started anew.
+ALIVE = "(SELECT id FROM servers WHERE alive_until BETWEEN :now AND :now + :lease)"
+SELECT = f"SELECT *, holder IN {ALIVE} AS held FROM jobs"  # noqa: S608  nothing in these statements comes from outside
+I_AM_ALIVE = """
+    INSERT INTO servers VALUES (:me, :machine, :process, :now + :lease)
+    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
+"""
+COLUMNS = (
+    *("local_id", "remote_id", "base_url", "model", "route", "arguments", "parameters", "state", "open", "charged"),
+    *("created", "sent", "ended", "cost", "credits_left", "seconds", "reported_id", "reported_seed", "notes", "error"),
+)
+ADD = f"""
+    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, answered)
+    SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created
+    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
+"""  # noqa: S608
+# What a server that has lost a job still has to say of it counts only if it has the pictures.
+SAVE = f"""
+    UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS)}
+    WHERE local_id = :local_id AND (holder IS NULL OR holder = :me OR :state = 'COMPLETED')
+"""  # noqa: S608
+SAVE_IMAGE = """
+    INSERT INTO images VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256)
+    ON CONFLICT (id) DO NOTHING
+"""
+CLAIM = f"""
+    UPDATE jobs SET holder = :me
+    WHERE local_id = :local_id AND open AND (holder IS NULL OR holder = :me OR holder NOT IN {ALIVE})
+    RETURNING local_id
+"""  # noqa: S608
+ORPHANS = f"""
+    SELECT local_id FROM jobs
+    WHERE open AND base_url = :base_url AND (holder IS NULL OR holder NOT IN {ALIVE})
+    ORDER BY created
+"""  # noqa: S608
+JOIN = f"""
+    UPDATE jobs SET awaited_by = :me, answered = :moment WHERE local_id = (
+        SELECT local_id FROM jobs
+        WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url
+            AND answered BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
+            AND (awaited_by IS NULL OR awaited_by NOT IN {ALIVE})
+        ORDER BY created LIMIT 1
+    )
+    RETURNING local_id
+"""  # noqa: S608
+
+
+ASSIGN = """
+    UPDATE jobs SET remote_id = :remote_id WHERE local_id = :local_id
+        AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
+    RETURNING local_id
+"""
+TWINS = """
+    SELECT local_id FROM jobs WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url
+        AND model = :model AND json_extract(parameters, '$.seed') = :seed
+        AND json_extract(parameters, '$.prompt') = :prompt
+"""
