@@ -59,7 +59,7 @@ async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tm
 
 async def test_a_picture_that_its_folder_will_not_take_goes_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    gallery = Gallery(tmp_path / "file", [tmp_path / "file", tmp_path / "spare"])
+    gallery = Gallery(tmp_path / "file", [tmp_path / "file" / "x", tmp_path / "spare"])
     path, note = await gallery.keep(b"data", "a-7.jpg", ID, DAY)
     assert path == tmp_path / "spare" / "2026-11-20" / "a-7-01234567.jpg"
     assert note == f"The folder {tmp_path / 'file'} could not be written: Not a directory"
