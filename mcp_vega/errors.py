@@ -65,6 +65,16 @@ class VegaError(Exception):
         if charged is not None:
             self.charged = charged
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VegaError) and self._said == other._said
+
+    def __hash__(self) -> int:
+        return hash(self._said)
+
+    @property
+    def _said(self) -> tuple[type, str, str, Charged]:
+        return type(self), self.what, self.next_step, self.charged
+
     @property
     def text(self) -> str:
         """The error in the three lines that every user and agent sees."""
@@ -250,4 +260,4 @@ class MediaError(SegmindError):
     """The picture was drawn, but could not be fetched. It stays at its address for seven days."""
 
     charged = Charged.YES
-    next_step = "Open the address within seven days"
+    next_step = "Call check_job with the job's request id within seven days"

@@ -1,5 +1,6 @@
 """The pictures' folder: whole files under names that any system takes, and none overwritten."""
 
+import os
 from datetime import date
 from pathlib import Path
 
@@ -52,7 +53,9 @@ async def test_a_picture_that_is_there_already_is_not_kept_twice(tmp_path: Path)
 
 async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / "2026-11-20").mkdir()
-    (tmp_path / "2026-11-20" / ".a-7-01234567.1234.part").write_bytes(b"da")
+    left = tmp_path / "2026-11-20" / ".a-7-01234567.1234.part"
+    left.write_bytes(b"da")
+    os.utime(left, (0, 0))
     path, _ = await Gallery(tmp_path).keep(b"data", "a-7.jpg", ID, DAY)
     assert names(path) == ["a-7-01234567.jpg"]
 

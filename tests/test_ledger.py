@@ -21,11 +21,12 @@ from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image as Picture
 
-from mcp_vega.errors import MediaError
+from mcp_vega.errors import Charged, GalleryError, MediaError, OutcomeUnknown
 from mcp_vega.segmind.answers import Receipt, State
 from mcp_vega.segmind.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.studio import database as databases
+from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.jobs import Image, Job, Route
 from mcp_vega.studio.ledger import LEASE_SECONDS, Ledger
 
@@ -136,6 +137,33 @@ async def test_one_of_many_takes_a_job(tmp_path: Path) -> None:
             for each in others:
                 tasks.start_soon(take, each)
         assert len(takers) == 1
+
+
+async def test_what_a_server_that_lost_a_job_says_of_it_counts_only_if_it_has_the_pictures(tmp_path: Path) -> None:
+    async with ledgers(tmp_path) as (uptime, (one, two)):
+        job = a_job()
+        await one.add(job)
+        uptime.seconds += LEASE_SECONDS + 1
+        assert await two.claim(job.local_id) is not None
+        await one.save(replace(job, state=State.FAILED, open=False))
+        assert (await the_only(one)).state is State.QUEUED
+        await one.save(replace(job, state=State.COMPLETED, open=False))
+        assert (await the_only(one)).state is State.COMPLETED
+        await two.save(replace(job, state=State.UNKNOWN))
+        await two.release(job.local_id)
+        await one.save(replace(job, state=State.FAILED))
+        assert (await the_only(one)).state is State.COMPLETED
+
+
+async def the_only(ledger: Ledger) -> Job:
+    (job,) = await ledger.latest(5)
+    return job
+
+
+async def test_a_job_reads_the_same_each_time(tmp_path: Path) -> None:
+    async with ledgers(tmp_path) as (_, (one, two)):
+        await one.add(a_job(state=State.UNKNOWN, error=OutcomeUnknown("lost")))
+        assert await the_only(one) == await the_only(two)
 
 
 async def test_a_job_of_the_api_is_added_once(tmp_path: Path) -> None:
@@ -336,6 +364,32 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
         after = await agent.call_tool("check_job", {"request_id": job["request_id"]})
         assert job_of(after)["images"][0]["path"] == str(path)
     assert sandbox.paid_requests == 1
+
+
+async def test_pictures_that_only_the_memory_holds_stay_apart_until_a_disk_takes_them(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Gallery._keep  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    room = 1
+
+    def keep_some(gallery: Gallery, *picture: Any) -> tuple[Path, str]:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise GalleryError("No room", charged=Charged.YES)
+        return keep(gallery, *picture)
+
+    monkeypatch.setattr(Gallery, "_keep", keep_some)
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "four", "samples": 4}))
+        again = job
+        for space in (0, 1, 4):
+            room = space
+            question = {"request_id": job["request_id"], "wait_seconds": 20}
+            again = job_of(await agent.call_tool("check_job", question))
+            assert {image["sha256"] for image in again["images"]} == {image["sha256"] for image in job["images"]}
+        assert all(image["path"] for image in again["images"])
+    assert len(list(tmp_path.glob("*/four-*.jpg"))) == 4
 
 
 async def test_a_picture_that_only_the_result_held_is_fetched_again_at_the_next_start(

@@ -446,6 +446,20 @@ async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
     assert sandbox.paid_requests == 2
 
 
+async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        with monkeypatch.context() as patch:
+            patch.setattr("mcp_vega.server.results._decoding", anyio.Semaphore(0))  # the previews wait for ever
+            with anyio.move_on_after(1.5):
+                await agent.call_tool(RT, ASKED)
+        (job,) = await listed(agent)
+        assert job["state"] == "COMPLETED"
+        assert job_of(await agent.call_tool(RT, ASKED))["seed"] == job["seed"]
+    assert sandbox.paid_requests == 1
+
+
 async def test_a_refused_call_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
     async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
         assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402*1]"})).is_error
@@ -696,7 +710,7 @@ async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(sandbox: Sandbox,
         assert job_of(await checked(agent, left))["images"]
         assert [job["request_id"] for job in await listed(agent)] == [left]
         result = await agent.call_tool("check_job", {"request_id": broken})
-        assert "is damaged: the job local-" in text_of(result)
+        assert "cannot be read (InvalidOperation)" in text_of(result)
         assert job_of(await agent.call_tool(RT, ASKED))["images"]
 
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -88,20 +89,21 @@ async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> Cal
 
 async def _called(studio: Studio, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
     """The tool's result with the pictures, however long they take, or with how the call ended without them."""
+    started = datetime.now(UTC)
     result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
-    while request_id := _unfinished(studio, result, arguments["prompt"]):
+    while request_id := _unfinished(studio, result, started):
         question = {"request_id": request_id, "wait_seconds": WAIT_SECONDS}
         result = await client.call_tool("check_job", question, progress_callback=_show_progress)
     _end_progress()
     return result
 
 
-def _unfinished(studio: Studio, result: CallToolResult, prompt: str) -> str | None:
+def _unfinished(studio: Studio, result: CallToolResult, started: datetime) -> str | None:
     """The job to wait for after a result: one that has not finished, or whose outcome is being looked up here."""
     if not result.is_error:
         job = _job(result)
         return None if job["state"] == "COMPLETED" else job["request_id"]
-    lost = (job.request_id for job in studio.under_way if job.error and job.parameters.prompt == prompt)
+    lost = (job.request_id for job in studio.under_way if job.error and job.created >= started)
     return next(lost, None)
 
 

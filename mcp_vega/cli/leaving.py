@@ -62,7 +62,11 @@ async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
         if sys.platform != "win32":
             await tasks.start(watch)
         with scope:
-            done = await work()
+            try:
+                done = await work()
+            except Exception:  # whatever broke, what is paid for is kept first
+                await finish(studio)
+                raise
             await finish(studio)
             tasks.cancel_scope.cancel()
             return done

@@ -4,7 +4,7 @@ Only what the documents call sure is relied on; every other shape that was seen 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any, TypeGuard
@@ -28,6 +28,11 @@ class Receipt:
     credits_left: Decimal | None = None
     seconds: Decimal | None = None
     seed: int | None = None
+
+    def filled(self, other: "Receipt") -> "Receipt":
+        """What either receipt knows; where both do, this one."""
+        known = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return replace(other, **known)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ToolAnnotations
 
-from mcp_vega.errors import Charged
 from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import arguments, results
 from mcp_vega.server.arguments import Arguments, Question
@@ -53,7 +52,7 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
     delivered = False
     try:
         job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
-        delivered = job.charged is Charged.NO or not job.open
+        delivered = job.error is not None and not job.open  # an error that is final is an answer, too
         result = await results.of_job(desk, job)
         delivered = until(job)
     finally:

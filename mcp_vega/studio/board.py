@@ -15,12 +15,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Pinned:
-    """A job on the board; `live` while it is worked on, `saved` while the ledger knows how it stands."""
+    """A job on the board.
+
+    `live` while it is worked on, `saved` while the ledger knows how it stands; `note` is what to say where it does not.
+    """
 
     job: Job
     bell: anyio.Event = field(default_factory=anyio.Event)
     live: bool = True
     saved: bool = True
+    note: str = ""
+
+    @property
+    def shown(self) -> Job:
+        return replace(self.job, notes=(*self.job.notes, self.note)) if self.note else self.job
 
 
 class Board:
@@ -41,9 +49,10 @@ class Board:
 
     def pin(self, job: Job) -> Job:
         """Put a job on the board that this server now works on; the ledger has it. Returns it as it now stands."""
-        if earlier := self._pinned.get(job.local_id):
+        earlier = self._pinned.get(job.local_id)
+        if earlier:
             job = earlier.job  # it is still here because it holds more than the ledger
-        self._pinned[job.local_id] = _Pinned(replace(job, held=True))
+        self._pinned[job.local_id] = _Pinned(replace(job, held=True), saved=earlier is None or earlier.saved)
         return self._pinned[job.local_id].job
 
     async def change(self, job: Job, **changes: Any) -> Job:
@@ -72,8 +81,7 @@ class Board:
                 pinned.saved = True
             await self._ledger.release(local_id)
         except LedgerError as error:
-            note = f"{error.what}, so this job is forgotten when the server ends"
-            pinned.job = replace(pinned.job, notes=(*pinned.job.notes, note))
+            pinned.note = f"{error.what}, so this job is not written down"
             pinned.saved = False
         # Until here it counts as worked on, so that nobody else here begins.
         pinned.live, pinned.job = False, replace(pinned.job, held=False)
@@ -107,19 +115,19 @@ class Board:
             LedgerError: It still does not.
         """
         for local_id, pinned in [*self._pinned.items()]:
-            if pinned.live and not pinned.saved:
-                await self._ledger.save(pinned.job)
-                pinned.saved = True
-            elif not pinned.saved:
-                pinned.job = replace(pinned.job, notes=pinned.job.notes[:-1])  # the one about the ledger
+            if pinned.saved or self._pinned.get(local_id) is not pinned:
+                continue
+            await self._ledger.save(pinned.job)
+            pinned.saved, pinned.note = True, ""
+            if not pinned.live and self._pinned.get(local_id) is pinned:
                 await self.unpin(local_id)
 
-    async def refresh(self, job: Job) -> None:
-        """Forget a job that is kept in memory alone, where another server has brought it to its end."""
+    async def forget_if_kept(self, job: Job) -> None:
+        """Forget a job that is in memory alone, where another server has kept all its pictures."""
         pinned = self._pinned.get(job.local_id)
         if pinned and not pinned.live:
             known = await self._ledger.find(job.local_id)
-            if known and not known.open and self._pinned.get(job.local_id) is pinned:
+            if known and known.complete and self._pinned.get(job.local_id) is pinned:
                 del self._pinned[job.local_id]
 
     # ---- looking ----
@@ -132,7 +140,7 @@ class Board:
         """
         for pinned in self._pinned.values():
             if request_id in (pinned.job.local_id, pinned.job.remote_id):
-                return pinned.job
+                return pinned.shown
         return await self._ledger.find(request_id)
 
     async def seen(self, job: Job) -> Job:

@@ -1,12 +1,12 @@
 """The carrier: does a job's work to its end, whichever way it travels, and looks up how it ended where no answer came.
 
-A call is sent once. What is repeated are questions: how a queued job stands, what the request history says, where a
-picture is.
+A call is sent again only after a refusal. What is repeated freely are questions: how a queued job stands, what the
+request history says, where a picture is.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import anyio
 from mcp_vega import errors
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.segmind.answers import Receipt, State, Submission, failed
+from mcp_vega.segmind.calls import DRAWING_SECONDS
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.studio.board import Board
@@ -70,9 +71,11 @@ class Carrier:
         self._pace = pace
         # The history is asked for a few jobs at a time, however many are to be settled.
         self._settling = anyio.Semaphore(4)
+        self._sent_here: set[str] = set()
 
     async def draw(self, job: Job) -> None:
         """Send a new job's call and carry it to its end; whatever happens ends on the board."""
+        self._sent_here.add(job.local_id)
         await self._carry(job, self._generate if job.route is Route.V1 else self._queue)
 
     async def resume(self, job: Job) -> None:
@@ -154,7 +157,8 @@ class Carrier:
                 job = await self._board.change(job, state=State.QUEUED, sent=None, notes=(note,))
                 await anyio.sleep(pause)
                 if job.local_id not in await self._ledger.renew():
-                    raise errors.ServerClosing("Another server has taken the job up meanwhile") from error
+                    step = f"Call check_job with the request_id {job.request_id}"
+                    raise errors.ServerClosing("Another server has taken the job up", next_step=step) from error
 
     # ---- fetching ----
 
@@ -166,16 +170,16 @@ class Carrier:
         async for status in self._client.watch(request_id, expected=max(ready, 0), age=age):
             receipt = status.receipt
             if status.error:
-                job = await self._board.change(job, receipt=_merged(receipt, job.receipt))
+                job = await self._board.change(job, receipt=receipt.filled(job.receipt))
                 raise status.error
             if status.state not in (job.state, State.COMPLETED):
                 job = await self._board.change(job, state=status.state, error=None)
         generation = await self._client.result(request_id)
-        await self._keep(job, generation.pictures, _merged(generation.receipt, receipt))
+        await self._keep(job, generation.pictures, generation.receipt.filled(receipt))
 
     async def _keep(self, job: Job, drawn: Sequence[bytes | str], receipt: Receipt) -> None:
         """Put the pictures into the gallery; that ends the job, or leaves it open where some are missing."""
-        job = replace(job, receipt=_merged(receipt, job.receipt), remote_id=job.remote_id or receipt.request_id)
+        job = replace(job, receipt=receipt.filled(job.receipt), remote_id=job.remote_id or receipt.request_id)
         images, notes, problem = await self._keeper.keep(job, drawn)
         if problem and not images:
             await self._board.change(job)
@@ -203,55 +207,67 @@ class Carrier:
                 break
             if number > 0 or not self._quiet(job):
                 await anyio.sleep(max(pause * self._pace, BREATH))
-            try:
-                async with self._settling:
-                    row = await find_row(self._client, self._ledger, job, self._clock())
-                if row and await self._ended(job, row):
-                    return
-            except VegaError as error:
-                row, reason = None, error.what
-                if error.charged is Charged.YES:
-                    await self._fail(job, error)
-                    in_vain += 1
-                else:
-                    reason = f"the request history could not be asked: {error.what}"
-                await self._leave_open(job, reason)
-                if in_vain > 1:
-                    break  # the call ran, and its pictures are not to be had now
-                continue
-            reason = "the request history says that it is still running" if row else ""
-            if row is None and number > 0 and self._quiet(job):
+            row, reason, ran = await self._look(job)
+            job = await self._now(job)
+            if not job.open or job.complete:
+                return
+            in_vain += ran
+            absent = row is None and not reason
+            if in_vain > 1 or (absent and number > 0 and self._quiet(job)):
                 break
         if row is None and not reason and await self._never_ran(job):
             return
         await self._leave_open(job, reason or "the request history has no such call")
 
-    async def _ended(self, job: Job, row: HistoryRow) -> bool:
-        """Bring a job to the end that the history tells; False while it tells of none."""
-        job = replace(await self._now(job), remote_id=row.request_id or None)
-        receipt = _merged(job.receipt, Receipt(request_id=row.request_id or None, cost=row.cost))
+    async def _look(self, job: Job) -> tuple[HistoryRow | None, str, bool]:
+        """Look once, and bring the job to the end that the history tells.
+
+        Returns:
+            What the history has, why it tells no end, and whether the call ran but its pictures could not be had.
+        """
+        try:
+            async with self._settling:
+                row = await find_row(self._client, self._ledger, job, self._clock())
+        except VegaError as error:
+            reason = f"the request history could not be asked: {error.what}"
+            await self._leave_open(job, reason)
+            return None, reason, False
+        if row is None:
+            return None, "", False
+        try:
+            await self._end(await self._now(job), row)
+        except errors.GenerationFailed:
+            raise
+        except VegaError as error:
+            await self._fail(job, error)
+            await self._leave_open(job, error.what)
+            return None, error.what, True
+        return row, "the request history says that it is still running", False
+
+    async def _end(self, job: Job, row: HistoryRow) -> None:
+        if row.request_id and row.request_id != job.remote_id:
+            job = await self._board.change(job, remote_id=row.request_id)
+        receipt = job.receipt.filled(Receipt(request_id=row.request_id or None, cost=row.cost))
         if row.state == State.COMPLETED:
             if not row.urls:
                 raise errors.MediaError("The call ran, but the request history names no picture of it")
             await self._keep(job, row.urls, receipt)
-            return len(row.urls) >= job.parameters.pictures
-        if row.state == State.FAILED:
+        elif row.state == State.FAILED:
             error = failed(row.error, Charged.YES if row.cost else Charged.NO)
             changes = {"state": State.FAILED, "error": error, "open": False, "notes": ()}
             await self._board.change(job, receipt=receipt, ended=self._clock(), **changes)
         elif job.route is Route.V2 and self._age(job) < RECORD_SECONDS:
             # Its submission arrived: from here on it is a job like any other.
             await self._fetch(await self._board.change(job, error=None, notes=()))
-        else:
-            return False
-        return True
 
     async def _never_ran(self, job: Job) -> bool:
         """End a job that the API has no record of, unless there is proof that it had one."""
         job = await self._now(job)
-        if job.remote_id or job.charged is not Charged.UNKNOWN:
+        # Whoever sent it elsewhere may still be waiting for its answer, for as long as a call may take.
+        over = job.local_id in self._sent_here or self._age(job) > DRAWING_SECONDS
+        if not over or job.remote_id or job.charged is not Charged.UNKNOWN:
             return False
-        said = f"{_sent_in_vain(job).what}, and the API's request history has no such call"
+        said = f"{_obstacle(job).what}, and the API's request history has no such call"
         changes = {"state": State.FAILED, "error": errors.NeverRan(said), "open": False, "notes": ()}
         await self._board.change(job, ended=self._clock(), **changes)
         return True
@@ -259,13 +275,16 @@ class Carrier:
     async def _leave_open(self, job: Job, reason: str) -> None:
         """Note why it is not known how a job ended."""
         job = await self._now(job)
-        if job.images:
-            return  # what is kept says more
-        error = _sent_in_vain(job)
-        if (job.error, job.notes) != (error, (reason,)):
-            state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
-            is_open = self._age(job) < MEDIA_SECONDS  # later there is nothing left to fetch
-            await self._board.change(job, state=state, error=error, notes=(reason,), open=is_open)
+        is_open = self._age(job) < MEDIA_SECONDS  # later there is nothing left to fetch
+        if job.images:  # what is kept says more
+            if job.open != is_open:
+                await self._board.change(job, open=is_open)
+            return
+        error = _obstacle(job)
+        state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
+        changes = {"state": state, "error": error, "notes": (reason,), "open": is_open}
+        if any(getattr(job, name) != value for name, value in changes.items()):
+            await self._board.change(job, **changes)
 
     def _quiet(self, job: Job) -> bool:
         return self._clock() - (job.sent or job.created) > QUIET
@@ -274,12 +293,6 @@ class Carrier:
         return max((self._clock() - (job.sent or job.created)).total_seconds(), 0)
 
 
-def _sent_in_vain(job: Job) -> VegaError:
+def _obstacle(job: Job) -> VegaError:
     """What stands between a job and its pictures."""
-    return job.error or errors.OutcomeUnknown("The server that sent the call ended before the picture came")
-
-
-def _merged(first: Receipt, second: Receipt) -> Receipt:
-    """What either receipt knows; where both do, the first."""
-    known = {name: value for field in fields(Receipt) if (value := getattr(first, name := field.name)) is not None}
-    return replace(second, **known)
+    return job.error or errors.OutcomeUnknown("The call was sent, and no picture has come of it yet")

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,24 +28,21 @@ class Crew:
         board: Where the jobs stand that this server works on.
         carrier: Does the work.
         api: What the ledger calls the API: only its jobs are taken up.
-        clock: The time (UTC).
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  a crew stands between all of these
+    def __init__(
         self,
         client: SegmindClient,
         ledger: Ledger,
         board: Board,
         carrier: Carrier,
         api: str,
-        clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._board = board
         self._carrier = carrier
         self._api = api
-        self._clock = clock
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._begun: set[str] = set()
         self._due: dict[str, tuple[float, float]] = {}
@@ -104,7 +100,7 @@ class Crew:
         self._client.require_key()
         if claimed := await self._claimed(job.local_id):
             return claimed
-        await self._board.refresh(job)
+        await self._board.forget_if_kept(job)
         return await self._board.seen(job)
 
     async def _claimed(self, local_id: str) -> Job | None:
@@ -158,6 +154,9 @@ class Crew:
             except errors.LedgerError as error:
                 logger.warning(error.what)
                 continue
+            except Exception:
+                logger.exception("The server's jobs could not be looked after")
+                continue
             for job in live:
                 # A call whose answer is on its way is not broken off: the answer may be all there is.
                 in_flight = job.sent is not None and job.remote_id is None
@@ -173,11 +172,11 @@ class Crew:
             The jobs begun here that had not ended, as they stand now.
         """
         self._leaving = True
-        self._ledger.hurry()
         under_way = [job for job in self._board.live if job.local_id in self._begun and not job.answered]
         with anyio.CancelScope(deadline=deadline, shield=True):
             for job in under_way:
                 await self._board.until_answered(job)
+        self._ledger.hurry()
         await self.leave()
         return [await self._board.seen(job) for job in under_way]
 

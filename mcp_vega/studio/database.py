@@ -124,7 +124,7 @@ class Database:
         # What is written here is money: once asked for it is done, whoever is cancelled.
         with anyio.CancelScope(shield=True):
             return await anyio.to_thread.run_sync(do, limiter=self._one_at_a_time)
-        raise RuntimeError("a shield was cancelled")
+        raise RuntimeError("a shield was cancelled")  # never; for the type checker
 
     async def close(self) -> None:
         """Close the file, if it was opened."""
@@ -194,12 +194,14 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Generator[None]:
         raise
 
 
-def _explained(file: Path, error: Exception) -> LedgerError:
+def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a table
     """What keeps the ledger from its work, and what to do about it."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the lowest byte is the kind, the rest its details
     match error:
         case _NewerError():
             return LedgerError(f"The ledger {file} was written by a newer mcp-vega", next_step="Update mcp-vega")
+        case ValueError():
+            return LedgerError(f"In the ledger {file}, {error}", next_step="Update mcp-vega, or do without this job")
         case OSError():
             said = error.strerror or type(error).__name__
             return LedgerError(f"The ledger {file} cannot be opened: {said}")

@@ -8,8 +8,10 @@ import re
 import secrets
 import sys
 import tempfile
+import time
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from mcp_vega.errors import Charged, GalleryError
 SLUG_LENGTH = 40
 # What must fit on the disk before a picture is paid for: four large JPEGs.
 ROOM = 4_000_000
+# A file that was being written this long ago is being written no more.
+STALE_SECONDS = 600
 
 
 class Gallery:
@@ -121,11 +125,18 @@ def _was_free(target: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        # Also those that a server left behind when it died in the middle.
-        for part in target.parent.glob(f".{target.stem}.*.part"):
-            part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+        _clear(target)
     _sync(target.parent)
     return True
+
+
+def _clear(target: Path) -> None:
+    """Remove what a server left behind that died while it wrote this picture."""
+    for part in target.parent.glob(f".{target.stem}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
 
 
 def _place(temporary: Path, target: Path) -> None:
@@ -135,11 +146,15 @@ def _place(temporary: Path, target: Path) -> None:
     """
     try:
         os.link(temporary, target)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         raise
     except OSError:
         target.touch(exist_ok=False)
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
 
 
 def _sync(folder: Path) -> None:

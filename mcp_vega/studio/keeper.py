@@ -43,15 +43,17 @@ class Keeper:
             All its pictures that are here now, what there is to say about them, and the last problem.
         """
         images = {image.id: image for image in job.images}
+        # Lists of addresses come in any order, so those of a job that is partly kept are told apart by what they give.
         refilling = any(image.path for image in job.images)
         notes: list[str] = []
         problem: VegaError | None = None
         for index, picture in enumerate(drawn):
-            if not picture or (not refilling and _kept(images, job.image_id(index))):
+            by_content = refilling and isinstance(picture, str)
+            if not picture or (not by_content and _kept(images, job.image_id(index))):
                 continue
             try:
                 data = picture if isinstance(picture, bytes) else await self._client.download(picture)
-                place = _free_place(job, images, data) if refilling else index
+                place = _place_of(job, images, data) if by_content else index
                 if place is None:
                     continue
                 image, note = await self._keep_one(job, place, data)
@@ -102,10 +104,13 @@ def _kept(images: Mapping[str, Image], image_id: str) -> bool:
     return image_id in images and images[image_id].path is not None
 
 
-def _free_place(job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
-    """Where a picture goes beside those that are kept: lists of pictures come in any order. None for one of them."""
+def _place_of(job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
+    """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept."""
     digest = sha256(data).hexdigest()
     if any(image.path and image.sha256 == digest for image in images.values()):
         return None
-    free = (index for index in range(job.parameters.pictures) if not _kept(images, job.image_id(index)))
-    return next(free, None)
+    for index in range(job.parameters.pictures):
+        image = images.get(job.image_id(index))
+        if image is None or image.sha256 == digest:
+            return index
+    return None

@@ -21,8 +21,16 @@ from mcp_vega.studio.jobs import Image, Job, new_id
 
 logger = logging.getLogger(__name__)
 
-# Process numbers mean something on one machine, or in one container, alone.
-MACHINE = platform.node()
+
+def _machine() -> str:
+    """Where a process number means the same process: this machine, or this container of it."""
+    try:
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
+
+
+MACHINE = _machine()
 # How long a server whose process cannot be looked at counts as alive; one that lives says so three times as often.
 LEASE_SECONDS = 15.0
 RENEWAL_SECONDS = LEASE_SECONDS / 3
@@ -105,32 +113,34 @@ class Ledger:
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
         """Jobs; with `readable`, without those that an accident made unreadable."""
+        return await self._database.read(lambda database: self._read(database, where, readable=readable, **values))
 
-        def read(database: sqlite3.Connection) -> list[Job]:
-            jobs: list[Job] = []
-            for row in database.execute(f"{statements.SELECT} {where}", {**values, **self._time}).fetchall():
-                images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],))
-                try:
-                    jobs.append(records.from_row(row, images.fetchall()))
-                except ValueError as error:
-                    if not readable:
-                        raise
-                    logger.warning("In the ledger, %s", error)
-            return jobs
-
-        return await self._database.read(read)
+    def _read(
+        self, database: sqlite3.Connection, where: str, *, readable: bool = False, **values: str | float
+    ) -> list[Job]:
+        jobs: list[Job] = []
+        for row in database.execute(f"{statements.SELECT} {where}", {**values, **self._time}).fetchall():
+            images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],))
+            try:
+                jobs.append(records.from_row(row, images.fetchall()))
+            except ValueError as error:
+                if not readable:
+                    raise
+                logger.warning("In the ledger, %s", error)
+        return jobs
 
     # ---- who works on what ----
 
     async def claim(self, local_id: str) -> Job | None:
         """Take up an open job that no other living server works on; None when there is nothing to take up."""
 
-        def claim(database: sqlite3.Connection) -> bool:
+        def claim(database: sqlite3.Connection) -> list[Job]:
             self._say_alive(database)
             values = {"local_id": local_id, "me": self._me, **self._time}
-            return database.execute(statements.CLAIM, values).fetchall() != []
+            rows = database.execute(statements.CLAIM, values).fetchall()
+            return self._read(database, "WHERE local_id = :id", id=local_id) if rows else []
 
-        return await self.find(local_id) if await self._database.write(claim) else None
+        return next(iter(await self._database.write(claim)), None)
 
     async def orphans(self, base_url: str) -> list[str]:
         """The local ids of an API's open jobs that no living server works on, oldest first."""
@@ -181,13 +191,12 @@ class Ledger:
             "until": records.moment(job.created + JOINING),
         }
 
-        def join(database: sqlite3.Connection) -> str | None:
+        def join(database: sqlite3.Connection) -> list[Job]:
             self._say_alive(database)
             rows = database.execute(statements.JOIN, {**values, "me": self._me, **self._time}).fetchall()
-            return rows[0][0] if rows else None
+            return self._read(database, "WHERE local_id = :id", id=rows[0][0]) if rows else []
 
-        local_id = await self._database.write(join)
-        return await self.find(local_id) if local_id else None
+        return next(iter(await self._database.write(join)), None)
 
     async def answer(self, job: Job, moment: datetime, *, delivered: bool) -> None:
         """Note that a call that waited for a job has ended, and whether its result was delivered."""

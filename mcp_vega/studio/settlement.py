@@ -42,9 +42,9 @@ async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetim
         if found is not None:
             found = joined(found, row) if row.request_id == found.request_id else found
         elif (its := is_call_of(row, job)) is not False:
-            if its and not twins and await ledger.assign(job, row.request_id):
+            if its and row.request_id and not twins and await ledger.assign(job, row.request_id):
                 found = row
-            elif not its or twins:
+            elif not its or twins or not row.request_id:
                 doubtful = True  # it may be this job's, or that of one with the same recipe that is under way
         if found and len(found.urls) >= job.parameters.pictures:
             break

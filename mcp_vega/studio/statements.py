@@ -19,10 +19,11 @@ ADD = f"""
     SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
 """  # noqa: S608
-# What a server that has lost a job still has to say of it counts only if it has the pictures.
+# What a server that has lost a job still has to say of it counts only if it has the pictures; and pictures that are
+# kept are never forgotten again.
 SAVE = f"""
     UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS)}
-    WHERE local_id = :local_id AND (holder IS NULL OR holder = :me OR :state = 'COMPLETED')
+    WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
 """  # noqa: S608
 SAVE_IMAGE = """
     INSERT INTO images VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256)
@@ -48,8 +49,6 @@ JOIN = f"""
     )
     RETURNING local_id
 """  # noqa: S608
-
-
 ASSIGN = """
     UPDATE jobs SET remote_id = :remote_id WHERE local_id = :local_id
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)

@@ -66,7 +66,7 @@ class Studio:
         self._clock = clock
         self._board = Board(ledger)
         carrier = Carrier(client, Keeper(client, gallery), ledger, self._board, clock, pace)
-        self._crew = Crew(client, ledger, self._board, carrier, self.api, clock)
+        self._crew = Crew(client, ledger, self._board, carrier, self.api)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
 
@@ -220,7 +220,8 @@ class Studio:
             raise errors.UnknownJob(said) from error
         job = await adopted(self._client, request_id, self.api, self._clock())
         for twin in await self._ledger.twins(job):
-            if await self._ledger.assign(twin, request_id):
+            same = twin.parameters.model_dump(exclude={"base64"}) == job.parameters.model_dump(exclude={"base64"})
+            if same and not twin.held and await self._ledger.assign(twin, request_id):
                 return await self._crew.take_up(replace(twin, remote_id=request_id))
         if await self._ledger.add(job, awaited=False):
             return self._crew.resume(job)
