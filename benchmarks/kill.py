@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -58,7 +59,7 @@ def follow(host: Host, number: int) -> None:
 
 def rows(folder: Path, query: str) -> list[dict[str, Any]]:
     """Ask the ledger's file."""
-    with sqlite3.connect(folder / "home" / "ledger.sqlite3") as database:
+    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(query)]
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def main() -> int:
 def report(folder: Path, queue: Queue, finished: list[dict[str, Any]], jobs: int, seconds: float) -> int:
     """Print the counts; returns the exit code."""
     queued = sum(call.route == "v2" for call in queue.calls.values())
-    with sqlite3.connect(folder / "home" / "ledger.sqlite3") as database:
+    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
         (images,) = database.execute("SELECT count(*) FROM images").fetchone()
         (completed,) = database.execute("SELECT count(*) FROM jobs WHERE state = 'COMPLETED'").fetchone()
     counts = {

@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from base64 import b64decode
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -191,7 +191,7 @@ async def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(
         found = await new.find(job.local_id)
         assert found is not None
         assert found.parameters == job.parameters
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as database:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as database:
         assert database.execute("SELECT later FROM jobs").fetchall() == [("x",)]
         assert database.execute("PRAGMA user_version").fetchone() == (len(migrations),)
 
@@ -209,9 +209,8 @@ async def test_the_ledger_is_for_its_user_alone(tmp_path: Path) -> None:
 
 @contextmanager
 def newer(file: Path) -> Generator[None]:
-    with sqlite3.connect(file) as database:
+    with closing(sqlite3.connect(file)) as database:
         database.execute("PRAGMA user_version = 99")
-    database.close()
     yield
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def id_in(result: CallToolResult) -> str:
 
 def rows(folder: Path, query: str) -> list[dict[str, Any]]:
     """What stands in the ledger's file, read as another program reads it."""
-    with sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3") as database:
+    with closing(sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(query)]
 
@@ -583,9 +584,9 @@ def number_of_no_process() -> int:
 
 def change(folder: Path, statement: str, *values: object) -> None:
     """Change the ledger as an accident would."""
-    with sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3") as database:
+    with closing(sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")) as database:
         database.execute(statement, values)
-    database.close()
+        database.commit()
 
 
 @pytest.mark.parametrize("hours", [-3, 3])

@@ -1,6 +1,6 @@
 """Serving MCP over stdio, SSE or Streamable HTTP, until the host leaves or a signal comes."""
 
-import os
+import logging
 import signal
 import socket
 import sys
@@ -24,6 +24,8 @@ from mcp_vega.errors import InvalidSettings, PortTaken
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.studio import Studio
+
+logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8000
 PATHS = {"http": "/mcp", "sse": "/sse"}
@@ -65,8 +67,7 @@ async def _until_host_leaves(server: MCPServer[Any]) -> None:
     try:
         await server.run_stdio_async()
     except* BrokenPipeError:
-        # What is still to be written at the exit is for nobody either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        logger.info("The host has died")
 
 
 async def _serve_http(settings: Settings, transport: str, listener: socket.socket) -> int:
