@@ -201,6 +201,20 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
     assert sandbox.paid_requests == 1
 
 
+async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_without_the_history(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        before = job_of(await agent.call_tool(VEGA, ASKED))["images"]
+        (local_id,) = (row["local_id"] for row in rows(tmp_path, "SELECT local_id FROM jobs"))
+    change(tmp_path, "DELETE FROM images")
+    change(tmp_path, "UPDATE jobs SET state = 'PROCESSING', open = 1, remote_id = NULL, ended = NULL")
+    sandbox.queue.history_status = 503
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        assert job_of(await checked(agent, local_id))["images"] == before
+    assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
+
+
 async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:504-after*1]", "seed": 5}
     async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:

@@ -39,6 +39,7 @@ class Format:
 JPEG = Format("image/jpeg", ".jpg", _jpeg_is_whole)
 PNG = Format("image/png", ".png", _png_is_whole)
 WEBP = Format("image/webp", ".webp", _webp_is_whole)
+SUFFIXES = (JPEG.suffix, PNG.suffix, WEBP.suffix)
 
 
 def recognise(data: bytes) -> Format | None:

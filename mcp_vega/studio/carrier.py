@@ -215,9 +215,10 @@ class Carrier:
             absent = row is None and not reason
             if in_vain > 1 or (absent and number > 0 and self._quiet(job)):
                 break
-        if row is None and not reason and await self._never_ran(job):
-            return
-        await self._leave_open(job, reason or "the request history has no such call")
+        if kept := await self._keeper.find(job):
+            await self._keep(job, kept, job.receipt)
+        elif row is not None or reason or not await self._never_ran(job):
+            await self._leave_open(job, reason or "the request history has no such call")
 
     async def _look(self, job: Job) -> tuple[HistoryRow | None, str, bool]:
         """Look once, and bring the job to the end that the history tells.

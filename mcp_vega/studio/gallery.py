@@ -83,6 +83,24 @@ class Gallery:
                 problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"
         raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
 
+    async def find(self, name: str, image_id: str, day: date) -> bytes | None:
+        """A picture that was kept by these words, though nobody noted it; None where there is none.
+
+        Args:
+            name: The beginning of its file name, from `name_of`, and its suffix.
+            image_id: Its id.
+            day: The folder below the gallery's.
+        """
+        return await anyio.to_thread.run_sync(self._find, name, image_id, day)
+
+    def _find(self, name: str, image_id: str, day: date) -> bytes | None:
+        beginning, suffix = os.path.splitext(name)  # noqa: PTH122  a name, not a path
+        for folder in (self.folder, *self._spares):
+            for digits in (image_id, image_id[:8]):
+                with suppress(OSError):
+                    return (folder / day.isoformat() / f"{beginning}-{digits}{suffix}").read_bytes()
+        return None
+
     async def read(self, path: Path) -> bytes:
         """The bytes of a kept picture.
 

@@ -10,7 +10,7 @@ import anyio.to_thread
 from mcp_vega import errors
 from mcp_vega.errors import VegaError
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.segmind.media import recognise
+from mcp_vega.segmind.media import SUFFIXES, recognise, whole
 from mcp_vega.studio import pictures
 from mcp_vega.studio.gallery import Gallery, name_of
 from mcp_vega.studio.jobs import Image, Job
@@ -70,6 +70,21 @@ class Keeper:
             why = f": {problem.what}" if problem else ""
             notes.append(f"{missing} of the {job.parameters.pictures} pictures did not arrive{why}")
         return tuple(images.values()), tuple(notes), problem
+
+    async def find(self, job: Job) -> list[bytes]:
+        """The pictures of a job that a server kept just before it died; none unless all are there and whole."""
+        found: list[bytes] = []
+        for index in range(job.parameters.pictures):
+            for suffix in SUFFIXES:
+                name = name_of(job.parameters.prompt, job.seed, suffix)
+                data = await self._gallery.find(name, job.image_id(index), job.created.date())
+                if data:
+                    found.append(data)
+                    break
+        try:
+            return [whole(data) for data in found] if len(found) == job.parameters.pictures else []
+        except errors.UnreadableAnswer:
+            return []
 
     async def _keep_one(self, job: Job, index: int, data: bytes) -> tuple[Image, str]:
         """Keep a picture; where no disk takes it, it stays in memory. Returns what there is to say about that too."""
