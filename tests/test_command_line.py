@@ -247,7 +247,7 @@ def test_jobs_lists_the_latest_jobs_as_a_table(tmp_path: Path, api: dict[str, st
     assert run("jobs", folder=tmp_path).stderr == f"No jobs yet in {tmp_path / 'home' / 'ledger.sqlite3'}\n"
     assert not (tmp_path / "home").exists()
     path = run("draw", "a  fox\nin the snow, far away from all of us", "--seed", "7", folder=tmp_path, **api).stdout
-    run("draw", "二 foxes", "--model", "vegart", "--seed", "8", folder=tmp_path, **api)
+    run("draw", "二 \x1b[1mfoxes", "--model", "vegart", "--seed", "8", folder=tmp_path, **api)
     run("draw", "[fault:402]", "--samples", "2", "--seed", "9", folder=tmp_path, **api)
     done = run("jobs", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -258,8 +258,8 @@ def test_jobs_lists_the_latest_jobs_as_a_table(tmp_path: Path, api: dict[str, st
         ["COMPLETED", "vegart", "8", "$0.002"],
         ["COMPLETED", "vega", "7", "$0.00225"],
     ]
-    assert rows[1][5] == "二 foxes"
-    assert rows[2][5:] == ["a fox in the snow, far away from all of…", path.strip()]
+    assert rows[1][5] == "“二 [1mfoxes”", "no escape reaches the terminal"
+    assert rows[2][5:] == ["“a fox in the snow, far away from all of …”", path.strip()]
     assert len(run("jobs", "--limit", "1", folder=tmp_path).stdout.splitlines()) == 2
 
 

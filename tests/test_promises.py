@@ -5,8 +5,8 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -504,7 +504,7 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
 async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.queue.rate_limit = 1
     async with (
-        desk_over(sandbox.url, tmp_path, wait_seconds=0.2, patience=0) as desk,
+        desk_over(sandbox.url, tmp_path, wait_seconds=0.2, patience=90) as desk,
         Client(build_server(desk)) as agent,
     ):
         await agent.call_tool(RT, {"prompt": "first"})
@@ -530,14 +530,21 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
 # ---- two servers ----
 
 
-async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.speed = 0.3
+@asynccontextmanager
+async def two_servers(sandbox: Sandbox, folder: Path) -> AsyncGenerator[tuple[Client, Client]]:
+    """Agents of two servers on one ledger and one gallery."""
     async with (
-        desk_over(sandbox.url, tmp_path) as one,
-        desk_over(sandbox.url, tmp_path) as other,
+        desk_over(sandbox.url, folder) as one,
+        desk_over(sandbox.url, folder) as other,
         Client(build_server(one)) as first,
         Client(build_server(other)) as second,
     ):
+        yield first, second
+
+
+async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.queue.speed = 0.3
+    async with two_servers(sandbox, tmp_path) as (first, second):
         request_id = job_of(await first.call_tool("submit_job", {"prompt": "a fox"}))["request_id"]
         early = job_of(await second.call_tool("check_job", {"request_id": request_id}))
         assert early["state"] in ("QUEUED", "PROCESSING")
@@ -559,12 +566,7 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
         assert progress <= total
         heard.append(message or "")
 
-    async with (
-        desk_over(sandbox.url, tmp_path) as one,
-        desk_over(sandbox.url, tmp_path) as other,
-        Client(build_server(one)) as first,
-        Client(build_server(other)) as second,
-    ):
+    async with two_servers(sandbox, tmp_path) as (first, second):
         request_id = job_of(await first.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
         question = {"request_id": request_id, "wait_seconds": 0.5}
         agent = second if elsewhere else first

@@ -6,13 +6,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from mcp_vega.errors import Charged, UnknownJob
+from mcp_vega.segmind.responses import quoted
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
 from mcp_vega.studio.jobs import Job
@@ -87,13 +87,12 @@ def _table(jobs: Sequence[Job]) -> list[str]:
 
 
 def _row(job: Job) -> tuple[str, ...]:
-    prompt = " ".join(job.parameters.prompt.split())
-    shown = prompt if len(prompt) <= PROMPT_WIDTH else f"{prompt[: PROMPT_WIDTH - 1]}…"
+    prompt = quoted(job.parameters.prompt, PROMPT_WIDTH)
     paths = [str(image.path) for image in job.images]
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     file = f"{paths[0]}{more}" if paths else "–"
     state = str(job.state)
-    return (job.request_id, state, job.parameters.alias, str(job.seed), _cost(job), shown, file)
+    return (job.request_id, state, job.parameters.alias, str(job.seed), _cost(job), prompt, file)
 
 
 def _in_full(job: Job) -> list[str]:
@@ -103,7 +102,7 @@ def _in_full(job: Job) -> list[str]:
         ("Local id", job.local_id),
         ("State", job.state),
         ("Model", job.model),
-        ("Prompt", job.parameters.prompt),
+        ("Prompt", quoted(job.parameters.prompt, len(job.parameters.prompt))),
         ("Seed", job.seed),
         ("Parameters", job.parameters.model_dump_json(exclude={"prompt", "seed"})),
         ("Route", job.route),
@@ -113,7 +112,7 @@ def _in_full(job: Job) -> list[str]:
         ("Ended", _time(job.ended)),
         ("Charged", job.charged),
         ("Cost", _cost(job)),
-        ("Credits left", _dollars(job.receipt.credits_left)),
+        ("Credits left", results.dollars(job.receipt.credits_left)),
         ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
         *(("Note", note) for note in job.notes if not problem),
         *([("Error", problem.what), ("Next", problem.next_step)] if problem else []),
@@ -126,11 +125,7 @@ def _in_full(job: Job) -> list[str]:
 
 
 def _cost(job: Job) -> str:
-    return "no charge" if job.charged is Charged.NO else _dollars(job.receipt.cost)
-
-
-def _dollars(amount: Decimal | None) -> str:
-    return "unknown" if amount is None else f"${amount:f}"
+    return "no charge" if job.charged is Charged.NO else results.dollars(job.receipt.cost)
 
 
 def _time(moment: datetime | None) -> str:

@@ -51,13 +51,13 @@ class _VegaServer(MCPServer[Any]):
             icons=[_icon()],
             tools=[_VegaTool.over(desk, definition) for definition in DEFINITIONS],
             subscriptions=False,
-            middleware=[self._resume_after_handshake],
+            middleware=[self._take_up_after_handshake],
         )
 
-    async def _resume_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    async def _take_up_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
         answer = await call_next(ctx)
-        self._desk.studio.resume()
+        self._desk.studio.take_up_orphans()
         return answer
 
     async def call_tool(

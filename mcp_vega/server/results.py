@@ -89,8 +89,8 @@ def _finished(job: Job) -> str:
         f"Seed: {job.seed}",
         f"Steps: {job.parameters.num_inference_steps}",
         f"Seconds: {_plain(receipt.seconds)}",
-        f"Cost: {_dollars(receipt.cost)}",
-        f"Credits left: {_dollars(receipt.credits_left)}",
+        f"Cost: {dollars(receipt.cost)}",
+        f"Credits left: {dollars(receipt.credits_left)}",
         f"Request id: {job.request_id}",
     ]
     return "\n".join(lines)
@@ -120,7 +120,8 @@ def _plain(number: Decimal | None) -> str:
     return "unknown" if number is None else f"{number:f}"
 
 
-def _dollars(amount: Decimal | None) -> str:
+def dollars(amount: Decimal | None) -> str:
+    """An amount for people, exact."""
     return "unknown" if amount is None else f"${amount:f}"
 
 

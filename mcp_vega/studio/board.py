@@ -69,7 +69,7 @@ class Board:
             pinned.saved = True
         except LedgerError as error:
             if pinned.saved:
-                logger.warning("%s %s", error.what, "The job goes on; it is written down as soon as that is possible.")
+                logger.warning("%s; the job goes on, and is written down as soon as that is possible", error.what)
             pinned.saved = False
 
     async def unpin(self, local_id: str) -> None:

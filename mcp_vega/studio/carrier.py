@@ -71,11 +71,11 @@ class Carrier:
         self._pace = pace
         # The history is asked for a few jobs at a time, however many are to be settled.
         self._settling = anyio.Semaphore(4)
-        self._sent_here: set[str] = set()
+        # The local ids of the jobs whose calls this server sends.
+        self.begun: set[str] = set()
 
     async def draw(self, job: Job) -> None:
         """Send a new job's call and carry it to its end; whatever happens ends on the board."""
-        self._sent_here.add(job.local_id)
         await self._carry(job, self._generate if job.route is Route.V1 else self._queue)
 
     async def resume(self, job: Job) -> None:
@@ -265,7 +265,7 @@ class Carrier:
         """End a job that the API has no record of, unless there is proof that it had one."""
         job = await self._now(job)
         # Whoever sent it elsewhere may still be waiting for its answer, for as long as a call may take.
-        over = job.local_id in self._sent_here or self._age(job) > DRAWING_SECONDS
+        over = job.local_id in self.begun or self._age(job) > DRAWING_SECONDS
         if not over or job.remote_id or job.charged is not Charged.UNKNOWN:
             return False
         said = f"{_obstacle(job).what}, and the API's request history has no such call"

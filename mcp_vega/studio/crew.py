@@ -44,17 +44,11 @@ class Crew:
         self._carrier = carrier
         self._api = api
         self._scopes: dict[str, anyio.CancelScope] = {}
-        self._begun: set[str] = set()
         self._due: dict[str, tuple[float, float]] = {}
         self._resuming = False
         self._leaving = False
         # How many calls wait for jobs, whoever works on them.
         self.callers = 0
-
-    @property
-    def under_way(self) -> list[Job]:
-        """The jobs that are worked on here."""
-        return self._board.live
 
     def start(self, tasks: TaskGroup) -> None:
         """Work in these tasks from now on."""
@@ -63,7 +57,7 @@ class Crew:
 
     def draw(self, job: Job) -> Job:
         """Have a new job drawn; the ledger has it. Returns it as it now stands."""
-        self._begun.add(job.local_id)
+        self._carrier.begun.add(job.local_id)
         return self._assign(job, self._carrier.draw)
 
     def resume(self, job: Job) -> Job:
@@ -172,7 +166,7 @@ class Crew:
             The jobs begun here that had not ended, as they stand now.
         """
         self._leaving = True
-        under_way = [job for job in self._board.live if job.local_id in self._begun and not job.answered]
+        under_way = [job for job in self._board.live if job.local_id in self._carrier.begun and not job.answered]
         with anyio.CancelScope(deadline=deadline, shield=True):
             for job in under_way:
                 await self._board.until_answered(job)

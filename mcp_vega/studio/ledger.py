@@ -21,17 +21,8 @@ from mcp_vega.studio.jobs import Image, Job, new_id
 
 logger = logging.getLogger(__name__)
 
-
-def _machine() -> str:
-    """Where a process number means the same process: this machine, or this container of it."""
-    try:
-        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return platform.node()
-
-
-MACHINE = _machine()
-# How long a server whose process cannot be looked at counts as alive; one that lives says so three times as often.
+# How long a server counts as alive after it last said so, unless its process is seen to be gone; it says so three times
+# as often.
 LEASE_SECONDS = 15.0
 RENEWAL_SECONDS = LEASE_SECONDS / 3
 # The same arguments within this time join a job whose result nobody received.
@@ -50,6 +41,7 @@ class Ledger:
         self._database = Database(file)
         self._uptime = uptime
         self._me = new_id()
+        self._machine = _machine()
         self._said_alive = False
 
     # ---- jobs ----
@@ -219,7 +211,7 @@ class Ledger:
         return {"now": self._uptime(), "lease": LEASE_SECONDS}
 
     def _say_alive(self, database: sqlite3.Connection) -> None:
-        values = {"me": self._me, "machine": MACHINE, "process": os.getpid(), **self._time}
+        values = {"me": self._me, "machine": self._machine, "process": os.getpid(), **self._time}
         database.execute(statements.I_AM_ALIVE, values)
         self._bury(database)
         self._said_alive = True
@@ -230,7 +222,7 @@ class Ledger:
 
     def _dead(self, database: sqlite3.Connection) -> list[str]:
         """The servers of this machine whose process is gone although their time is not over."""
-        rows = database.execute("SELECT id, process FROM servers WHERE machine = ?", (MACHINE,)).fetchall()
+        rows = database.execute("SELECT id, process FROM servers WHERE machine = ?", (self._machine,)).fetchall()
         return [row["id"] for row in rows if not _runs(row["process"])]
 
     def hurry(self) -> None:
@@ -240,6 +232,14 @@ class Ledger:
     async def close(self) -> None:
         """Close the file."""
         await self._database.close()
+
+
+def _machine() -> str:
+    """Where a process number means the same process: this machine, or this container of it."""
+    try:
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
 
 
 def _runs(process: int) -> bool:

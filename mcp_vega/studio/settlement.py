@@ -1,6 +1,7 @@
 """How a call ended whose answer never came: found in the vendor's request history by model, seed and prompt."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -55,14 +56,12 @@ async def find_row(client: SegmindClient, ledger: Ledger, job: Job, now: datetim
 
 async def _find_by_id(client: SegmindClient, job: Job, request_id: str, now: datetime) -> HistoryRow | None:
     found: HistoryRow | None = None
-    try:
+    with suppress(ServiceUnavailable):
         async for row in _rows(client, job, now):
             if row.request_id == request_id:
                 found = joined(found, row) if found else row
                 if len(found.urls) >= job.parameters.pictures:
-                    return found
-    except ServiceUnavailable:
-        found = found or await client.history_entry(request_id)
+                    break
     return found or await client.history_entry(request_id)
 
 

@@ -92,7 +92,7 @@ class Studio:
     @property
     def under_way(self) -> list[Job]:
         """The jobs that are worked on here: drawn, fetched or looked up."""
-        return self._crew.under_way
+        return self._board.live
 
     async def finish(self, grace: float) -> list[Job]:
         """Take no more jobs, and give those begun here `grace` seconds to be kept, counted from the first call.
@@ -106,7 +106,7 @@ class Studio:
             self._finish_by = anyio.current_time() + grace
         return await self._crew.finish(self._finish_by)
 
-    def resume(self) -> None:
+    def take_up_orphans(self) -> None:
         """Take up, from now on, the unfinished jobs of this API that no living server works on."""
         self._crew.take_up_orphans()
 
