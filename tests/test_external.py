@@ -1,20 +1,34 @@
-"""Clients not written in Python: the MCP Inspector and the conformance suite. Needs Node.js; run with `-m external`."""
+"""Clients of others: the MCP Inspector, the conformance suite, the TypeScript SDK and two agent frameworks.
 
+Needs Node.js, and the registries that npm and pip install from; run with `-m external`.
+"""
+
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
+from base64 import b64decode
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_transports import address, started
+from PIL import Image, ImageChops, ImageStat
+from test_transports import address, environment, started
 
 pytestmark = pytest.mark.external
 
 INSPECTOR = "@modelcontextprotocol/inspector@2.12.0"
 CONFORMANCE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
-NODE = "node@22"  # both need it; the package brings the program
+TYPESCRIPT = "@modelcontextprotocol/sdk@1.32.2"
+LANGCHAIN = "langchain-mcp-adapters==0.3.2"
+OPENAI_AGENTS = "openai-agents==0.24.0"
+NODE = "node@22"  # the first two need it; the package brings the program
+FOREIGN = Path(__file__).with_name("foreign")
+TOOLS = ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"]
 # These scenarios ask of any server what they test; the others ask for tools of the suite's own.
 SCENARIOS = [
     "server-initialize",
@@ -31,18 +45,46 @@ SCENARIOS = [
 NOT_GENERIC = {"sep-2575-server-rejects-undeclared-capability", "sep-2575-missing-capability-http-400"}
 
 
-def npx(*arguments: str, folder: Path) -> str:
+def output_of(*command: str, folder: Path) -> str:
     done = subprocess.run(
-        ["npx", "--yes", "-p", NODE, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=110,
-        check=False,
+        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=110, check=False
     )
     assert done.stdout, done.stderr
     return done.stdout
+
+
+def npx(*arguments: str, folder: Path) -> str:
+    return output_of("npx", "--yes", "-p", NODE, *arguments, folder=folder)
+
+
+def configured(folder: Path) -> dict[str, Any]:
+    """The server as a host's configuration has it."""
+    command = str(Path(sys.executable).with_name("mcp-vega"))
+    return {"command": command, "args": ["--sandbox"], "env": environment(folder)}
+
+
+def opened(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def assert_drawn(text: str, mime_type: str, data: str, folder: Path) -> bytes:
+    """A result's text and image are those of one picture in the gallery, which is returned."""
+    said = dict(re.findall(r"^([A-Z]\w*): (.+)$", text, re.MULTILINE))
+    assert said["URI"].startswith("vega://images/")
+    assert said["Seed"].isdecimal()
+    assert re.fullmatch(r"\$0\.00\d+", said["Cost"])
+    assert Path(said["Image"]).is_relative_to(folder)
+    kept = Path(said["Image"]).read_bytes()
+    full = opened(kept)
+    assert full.size == (1024, 1024)
+    assert mime_type == "image/jpeg"
+    shown = opened(b64decode(data, validate=True))
+    assert shown.format == "JPEG"
+    assert 200 < max(shown.size) <= 768
+    assert max(ImageStat.Stat(ImageChops.difference(shown, full.resize(shown.size))).mean) < 3
+    return kept
 
 
 def inspected(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -54,21 +96,19 @@ def inspected(folder: Path, *arguments: str) -> dict[str, Any]:
 
 def test_the_inspector_lists_the_tools(tmp_path: Path) -> None:
     tools = inspected(tmp_path, "--method", "tools/list")["tools"]
-    assert [tool["name"] for tool in tools] == [
-        "generate_image_vega",
-        "generate_image_vegart",
-        "submit_job",
-        "check_job",
-    ]
+    assert [tool["name"] for tool in tools] == TOOLS
 
 
-@pytest.mark.parametrize("tool", ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"])
+@pytest.mark.parametrize("tool", TOOLS)
 def test_the_inspector_calls_each_tool(tmp_path: Path, tool: str) -> None:
     arguments = [] if tool == "check_job" else ["--tool-arg", "prompt=a fox"]
     result = inspected(tmp_path, "--method", "tools/call", "--tool-name", tool, *arguments)
     kinds = [each["type"] for each in result["content"]]
     assert kinds == (["text", "image"] if tool.startswith("generate") else ["text"])
     assert "isError" not in result or result["isError"] is False
+    if tool.startswith("generate"):
+        text, image = result["content"]
+        assert_drawn(text["text"], image["mimeType"], image["data"], tmp_path)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -80,3 +120,69 @@ def test_the_server_conforms(tmp_path: Path, scenario: str) -> None:
     assert re.search(r"Passed: [1-9]\d*/\d+", output), output
     failed = set(re.findall(r"\[(\S+) *\] \S*FAILURE", output))
     assert failed - NOT_GENERIC == set(), output
+
+
+@pytest.fixture(scope="module")
+def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the TypeScript SDK and our program for it."""
+    folder = tmp_path_factory.mktemp("typescript")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, TYPESCRIPT]
+    subprocess.run(install, cwd=folder, check=True, timeout=110)
+    shutil.copy(FOREIGN / "client.mjs", folder)
+    return folder
+
+
+@contextmanager
+def served(transport: str, folder: Path) -> Generator[dict[str, Any]]:
+    """What a client is told of the server: how to start it, or where it is."""
+    if transport == "stdio":
+        yield configured(folder)
+        return
+    with started(folder, "--transport", transport, "--port", "0", "--sandbox"):
+        yield {"url": address(folder)}
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_the_typescript_client_gets_the_picture_and_its_resource(
+    typescript: Path, tmp_path: Path, transport: str
+) -> None:
+    with served(transport, tmp_path) as server:
+        got = json.loads(npx("node", "client.mjs", json.dumps(server), folder=typescript))
+    assert [tool["name"] for tool in got["tools"]] == TOOLS
+    assert not got.get("isError")
+    text, image = got["content"]
+    assert (text["type"], image["type"]) == ("text", "image")
+    kept = assert_drawn(text["text"], image["mimeType"], image["data"], tmp_path)
+    (resource,) = got["contents"]
+    assert resource["mimeType"] == "image/jpeg"
+    assert b64decode(resource["blob"], validate=True) == kept
+    assert [each["uriTemplate"] for each in got["resourceTemplates"]] == ["vega://images/{id}"]
+    assert (got["resources"], got["prompts"]) == ([], [])
+
+
+def run_with(requirement: str, program: str, folder: Path) -> dict[str, Any]:
+    """What a program prints that has a virtual environment of its own."""
+    venv = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
+    install = [sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", requirement]
+    subprocess.run(install, check=True, timeout=110)
+    python = str(venv / Path(sys.executable).relative_to(sys.prefix))
+    return json.loads(output_of(python, str(FOREIGN / program), json.dumps(configured(folder)), folder=folder))
+
+
+def test_the_framework_langchain_hands_text_and_picture_to_its_model(tmp_path: Path) -> None:
+    got = run_with(LANGCHAIN, "langchain_client.py", tmp_path)
+    assert got["tools"] == TOOLS
+    assert got["status"] == "success"
+    text, image = got["content"]
+    assert (text["type"], image["type"]) == ("text", "image")
+    assert_drawn(text["text"], image["mime_type"], image["base64"], tmp_path)
+
+
+def test_the_framework_openai_agents_hands_text_and_picture_to_its_model(tmp_path: Path) -> None:
+    got = run_with(OPENAI_AGENTS, "openai_agents_client.py", tmp_path)
+    assert got["tools"] == TOOLS
+    text, image = got["content"]
+    assert (text["type"], image["type"]) == ("input_text", "input_image")
+    mime_type, _, data = image["image_url"].removeprefix("data:").partition(";base64,")
+    assert_drawn(text["text"], mime_type, data, tmp_path)
