@@ -148,7 +148,16 @@ class LedgerError(VegaError):
 
 
 class SegmindError(VegaError):
-    """The API answered with an error, or could not be asked."""
+    """The API answered with an error, or could not be asked.
+
+    `received` is what came in the place of a picture, where something did.
+    """
+
+    def __init__(
+        self, what: str, *, next_step: str | None = None, charged: Charged | None = None, received: bytes = b""
+    ) -> None:
+        super().__init__(what, next_step=next_step, charged=charged)
+        self.received = received
 
 
 class Refused(SegmindError):  # noqa: N818

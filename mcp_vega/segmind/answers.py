@@ -111,7 +111,7 @@ def read_generation(answer: Answer, *, paid: bool) -> Generation | Submission:
         return Submission(request_id)
     if not paid and answer.json is None:  # asking again costs nothing, and may bring the whole answer
         raise errors.ServiceUnavailable(_describe_unreadable(answer))
-    raise errors.UnreadableAnswer(_describe_unreadable(answer))
+    raise errors.UnreadableAnswer(_describe_unreadable(answer), received=answer.body)
 
 
 def read_submission(answer: Answer) -> Submission:
@@ -124,7 +124,8 @@ def read_submission(answer: Answer) -> Submission:
         raise refusal(answer, paid=True)
     request_id = answer.fields.get("request_id")
     if not is_request_id(request_id):
-        raise errors.UnreadableAnswer("The API accepted the job but gave no usable request id")
+        said = "The API accepted the job but gave no usable request id"
+        raise errors.UnreadableAnswer(said, received=answer.body)
     return Submission(request_id)
 
 
@@ -172,7 +173,7 @@ def read_medium(answer: Answer, url: str) -> bytes:
         return whole(answer.body)
     except errors.UnreadableAnswer as error:
         said = f"What {quoted(url)} gave is no whole picture of at most {MAX_BYTES:,} bytes"
-        raise errors.MediaError(said, next_step=f"Open {quoted(url)}") from error
+        raise errors.MediaError(said, next_step=f"Open {quoted(url)}", received=answer.body) from error
 
 
 def failure(answer: Answer) -> errors.GenerationFailed:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +50,7 @@ class Caller:
         async def attempt() -> Answer:
             stream = self._http.stream(method, url, headers={"x-api-key": key}, timeout=timeout, **request)
             async with _at_most(seconds), stream as response:
-                body = await _read(response, ANSWER_BYTES)
+                body = await _read(response, ANSWER_BYTES, even_cut=paid and response.is_success)
                 # A key that comes back in an answer goes no further.
                 return Answer(response.status_code, dict(response.headers), body.replace(key.encode(), b"SG_..."))
 
@@ -62,7 +62,7 @@ class Caller:
         """Fetch media without the key, in pieces, so that one that is too large is given up early.
 
         Returns:
-            The last answer, its body empty where it was too large.
+            The last answer, its body cut off where it was too large.
 
         Raises:
             MediaError: The address, or one it redirects to, is not allowed.
@@ -113,17 +113,19 @@ def _joined(url: str, location: str) -> str:
         return location
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
-    """A body of at most `limit` bytes; none where it is longer or its compression is broken, as that is no answer."""
+async def _read(response: httpx.Response, limit: int, *, even_cut: bool = False) -> bytes:
+    """The first `limit` bytes of a body, or those before the place where its compression is broken.
+
+    With `even_cut` those before the place where the connection broke as well: the status of a paid call says that it
+    ran, whatever became of its answer.
+    """
     data = bytearray()
-    try:
+    with suppress(httpx.DecodingError, *([httpx.TransportError] if even_cut else [])):
         async for piece in response.aiter_bytes():
             data += piece
-            if len(data) > limit:
-                return b""
-    except httpx.DecodingError:
-        return b""
-    return bytes(data)
+            if len(data) >= limit:
+                break
+    return bytes(data[:limit])
 
 
 @asynccontextmanager

@@ -105,7 +105,8 @@ def _medium(text: str) -> bytes | str:
     try:
         data = b64decode(digits + "=" * (-len(digits) % 4))
     except ValueError:
-        raise errors.UnreadableAnswer("The API's answer holds neither a picture nor an address of one") from None
+        said = "The API's answer holds neither a picture nor an address of one"
+        raise errors.UnreadableAnswer(said, received=text.encode(errors="replace")) from None
     return whole(data)
 
 
@@ -117,9 +118,10 @@ def whole(data: bytes) -> bytes:
     """
     found = recognise(data)
     if found is None:
-        raise errors.UnreadableAnswer("The API's answer holds bytes that are no JPEG, PNG or WebP picture")
+        said = "The API's answer holds bytes that are no JPEG, PNG or WebP picture"
+        raise errors.UnreadableAnswer(said, received=data)
     if not found.is_whole(data):
-        raise errors.UnreadableAnswer("The picture in the API's answer is cut off")
+        raise errors.UnreadableAnswer("The picture in the API's answer is cut off", received=data)
     return data
 
 

@@ -107,9 +107,14 @@ def error_text(answer: Answer) -> str:
 
 def quoted(text: str, limit: int = 300) -> str:
     """Foreign text as a quotation on one line: no control characters, no key, at most `limit` characters."""
-    plain = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
-    plain = re.sub(r"SG_[A-Za-z0-9_-]{4,}", "SG_…", plain)
+    plain = printable(text)
     return f"“{plain[:limit]}{'…' if len(plain) > limit else ''}”"
+
+
+def printable(text: str) -> str:
+    """Foreign text on one line, without control characters and keys."""
+    plain = " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
+    return re.sub(r"SG_[A-Za-z0-9_-]{4,}", "SG_…", plain)
 
 
 def rate_limit_reset(answer: Answer) -> datetime | None:

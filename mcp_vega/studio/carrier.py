@@ -100,7 +100,7 @@ class Carrier:
         try:
             await work(job)
         except VegaError as error:
-            return await self._fail(job, error)
+            return await self._fail(job, await self._keeper.with_received_kept(job, error))
         except Exception as error:
             logger.exception("Job %s broke", job.local_id)
             said = f"The server broke while it drew ({type(error).__name__})"
@@ -239,7 +239,8 @@ class Carrier:
             await self._end(await self._now(job), row)
         except errors.GenerationFailed:
             raise
-        except VegaError as error:
+        except VegaError as broken:
+            error = await self._keeper.with_received_kept(job, broken)
             await self._fail(job, error)
             await self._leave_open(job, error.what)
             return None, error.what, True

@@ -1,19 +1,19 @@
-"""The keeper: puts a job's pictures into the gallery, from wherever they are."""
+"""The keeper: puts a job's pictures into the gallery, from wherever they are, with the recipe in each."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import anyio.to_thread
-
 from mcp_vega import errors
-from mcp_vega.errors import VegaError
+from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.segmind.media import SUFFIXES, recognise, whole
-from mcp_vega.studio import pictures
+from mcp_vega.segmind.media import SUFFIXES, Format, recognise, whole
+from mcp_vega.studio import recipes
+from mcp_vega.studio.darkroom import Darkroom
 from mcp_vega.studio.gallery import Gallery, name_of
 from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,13 @@ class Keeper:
     Args:
         client: Fetches pictures.
         gallery: Takes them.
+        darkroom: Measures them.
     """
 
-    def __init__(self, client: SegmindClient, gallery: Gallery) -> None:
+    def __init__(self, client: SegmindClient, gallery: Gallery, darkroom: Darkroom) -> None:
         self._client = client
         self._gallery = gallery
+        self._darkroom = darkroom
 
     async def keep(self, job: Job, drawn: Sequence[bytes | str]) -> Kept:
         """Keep the pictures of a job that are not kept yet; one that cannot be had does not cost the others.
@@ -58,7 +60,7 @@ class Keeper:
                     continue
                 image, note = await self._keep_one(job, place, data)
             except VegaError as error:
-                problem = error
+                problem = await self.with_received_kept(job, error, index)
             except Exception as error:
                 logger.exception("A picture of job %s broke", job.local_id)
                 problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
@@ -86,13 +88,22 @@ class Keeper:
         except errors.UnreadableAnswer:
             return []
 
+    async def with_received_kept(self, job: Job, error: VegaError, index: int = 0) -> VegaError:
+        """An error that names the file in which what came in the place of a picture is kept, where something did."""
+        received = error.received if isinstance(error, SegmindError) else b""
+        if not received:
+            return error
+        found = recognise(received)
+        name = name_of(job.parameters.prompt, job.seed, found.suffix if found else ".bin")
+        path = await self._gallery.set_aside(received, name, job.image_id(index), job.created.date())
+        said = f"{error.what}; what came is kept at {path}" if path else error.what
+        return type(error)(said, next_step=error.next_step, charged=error.charged)
+
     async def _keep_one(self, job: Job, index: int, data: bytes) -> tuple[Image, str]:
         """Keep a picture; where no disk takes it, it stays in memory. Returns what there is to say about that too."""
-        found = recognise(data)
-        if found is None:
-            raise errors.UnreadableAnswer("What the API sent is no picture")
-        width, height = await anyio.to_thread.run_sync(pictures.measure, data)
-        image_id = job.image_id(index)
+        width, height = await self._darkroom.measure(data)
+        data = _with_recipe(job, index, data)
+        image_id, found = job.image_id(index), _format(data)
         name = name_of(job.parameters.prompt, job.seed, found.suffix)
         path: Path | None = None
         try:
@@ -115,17 +126,31 @@ class Keeper:
         return image, note
 
 
+def _format(data: bytes) -> Format:
+    found = recognise(data)
+    if found is None:
+        raise errors.UnreadableAnswer("What the API sent is no picture", received=data)
+    return found
+
+
+def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
+    # The seed that is known to draw it, and nothing that a later look could know better: the same picture is to become
+    # the same file whenever it is fetched.
+    parameters = job.parameters.model_copy(update={"seed": job.seed})
+    return recipes.written(data, Recipe(parameters, index + 1))
+
+
 def _kept(images: Mapping[str, Image], image_id: str) -> bool:
     return image_id in images and images[image_id].path is not None
 
 
 def _place_of(job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
     """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept."""
-    digest = sha256(data).hexdigest()
-    if any(image.path and image.sha256 == digest for image in images.values()):
-        return None
+    free: int | None = None
     for index in range(job.parameters.pictures):
         image = images.get(job.image_id(index))
-        if image is None or image.sha256 == digest:
-            return index
-    return None
+        if image is None:
+            free = index if free is None else free
+        elif image.sha256 == sha256(_with_recipe(job, index, data)).hexdigest():
+            return None if image.path else index
+    return free

@@ -1,24 +1,24 @@
 """Picture bytes: measured, and made small enough for a conversation.
 
-Pure functions; they take a while, so they are called in a worker thread. Pillow is imported on first use, because
-the handshake does without it.
+Pure functions; they take a while, so they are called in the darkroom. Pillow is imported on first use, because the
+handshake does without it.
 """
 
 import io
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mcp_vega.errors import UnreadableAnswer
-from mcp_vega.segmind.media import JPEG, PNG, recognise
+from mcp_vega.segmind.media import JPEG, PNG, WEBP, recognise
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 # Four times the pixels that either model draws: anything larger is no picture of theirs.
 MAX_PIXELS = 4 * 1024 * 1024
-QUALITIES = (80, 65, 50, 35)
 SHRINK = (1, 0.75, 0.5, 0.33)
 
 Mode = Literal["auto", "small", "full", "off"]
@@ -26,27 +26,39 @@ Mode = Literal["auto", "small", "full", "off"]
 
 @dataclass(frozen=True)
 class Budget:
-    """The room for all previews of one result: their longest sides in pixels, their base64 in characters."""
+    """The room for all previews of one result: their longest sides in pixels, their base64 in characters.
+
+    `qualities` are those that a JPEG is tried at before its size goes down.
+    """
 
     side: int
     side_of_several: int
     characters: int
+    qualities: tuple[int, ...] = (80, 65, 50, 35)
 
 
 BUDGETS: dict[Mode, Budget] = {
     "auto": Budget(768, 512, 137_000),
     "small": Budget(512, 320, 60_000),
     # 700,000 raw bytes: a message of more than 1 MiB ends the connection of several clients.
-    "full": Budget(1024, 1024, 700_000 // 3 * 4),
+    "full": Budget(1024, 1024, 700_000 // 3 * 4, (95, 88, 80, 65, 50, 35)),
 }
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture as it goes into a result: its bytes as base64."""
+    """A picture as it goes into a conversation. `unchanged` says that it is the very file, `width` is in pixels."""
 
-    data: str
+    bytes: bytes
     mime_type: str
+    width: int
+    height: int
+    unchanged: bool = False
+
+    @property
+    def base64(self) -> str:
+        """Its bytes as base64."""
+        return b64encode(self.bytes).decode()
 
 
 def measure(data: bytes) -> tuple[int, int]:
@@ -55,55 +67,100 @@ def measure(data: bytes) -> tuple[int, int]:
     Raises:
         UnreadableAnswer: It cannot, or it claims to be larger than any picture of the models.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableAnswer(f"The picture claims to be {width} × {height} pixels, too large to be true")
-            picture.load()
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableAnswer("The picture in the API's answer is damaged") from error
-    return width, height
+    with _opened(data) as picture:
+        picture.load()
+        return picture.size
 
 
 def previews(pictures: list[bytes], mode: Mode) -> list[Preview]:
-    """The pictures of one result, together within the mode's budget; none when it is `off`."""
+    """The pictures of one result, together within the mode's budget; none when it is `off`.
+
+    Each gets an equal share of the room that those before it have left.
+
+    Raises:
+        UnreadableAnswer: One of them is no whole picture.
+    """
     if mode == "off" or not pictures:
         return []
     budget = BUDGETS[mode]
     side = budget.side if len(pictures) == 1 else budget.side_of_several
-    return [_preview(data, side, budget.characters // len(pictures)) for data in pictures]
+    made: list[Preview] = []
+    room = budget.characters
+    for left, data in zip(range(len(pictures), 0, -1), pictures, strict=True):
+        made.append(_preview(data, side, room // left, budget.qualities))
+        room -= encoded_length(made[-1].bytes)
+    return made
 
 
-def _preview(data: bytes, side: int, characters: int) -> Preview:
+def encoded_length(data: bytes) -> int:
+    """How many characters of base64 some bytes become."""
+    return (len(data) + 2) // 3 * 4
+
+
+def _preview(data: bytes, side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
     """The largest, then finest form of a picture that fits: itself, else a JPEG of at most `side` pixels."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
+    with _opened(data) as picture:
         found = recognise(data)
-        if found in (JPEG, PNG) and max(picture.size) <= side and _encoded_length(data) <= characters:
-            return Preview(b64encode(data).decode(), found.mime_type)
-        small = b""
-        for small in _ladder(picture, side):
-            if _encoded_length(small) <= characters:
-                break
-    return Preview(b64encode(small).decode(), JPEG.mime_type)
+        if found in (JPEG, PNG) and max(picture.size) <= side and encoded_length(data) <= characters:
+            picture.load()
+            return Preview(data, found.mime_type, *picture.size, unchanged=True)
+        *_, last = _until(characters, _ladder(picture, side, qualities))
+    return last
 
 
-def _ladder(picture: "Image", side: int) -> Iterator[bytes]:
+def _until(characters: int, steps: Iterator[Preview]) -> Iterator[Preview]:
+    """The steps down to the first that fits."""
+    for step in steps:
+        yield step
+        if encoded_length(step.bytes) <= characters:
+            return
+
+
+def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iterator[Preview]:
     """Ever smaller JPEGs of a picture: the quality goes down first, then the size."""
     for share in SHRINK:
         size = round(side * share)
         picture.draft("RGB", (size, size))  # libjpeg decodes at a half or a quarter where that is enough
+        picture.load()
         smaller = picture.convert("RGB")
         smaller.thumbnail((size, size))
-        for quality in QUALITIES:
+        for quality in qualities:
             buffer = io.BytesIO()
             smaller.save(buffer, "JPEG", quality=quality, optimize=True)
-            yield buffer.getvalue()
+            yield Preview(buffer.getvalue(), JPEG.mime_type, *smaller.size)
 
 
-def _encoded_length(data: bytes) -> int:
-    return (len(data) + 2) // 3 * 4
+@contextmanager
+def _opened(data: bytes) -> Generator["ImageFile"]:
+    """A picture that is not decoded yet, and not too large to be.
+
+    Raises:
+        UnreadableAnswer: It is no picture, is damaged, or claims to be larger than any picture of the models.
+    """
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    # The format by its first bytes, and no other: Pillow's own search would try more, and only warn of some bombs.
+    kinds = {JPEG: JpegImageFile, PNG: PngImageFile, WEBP: WebPImageFile}
+    found = recognise(data)
+    if found is None:
+        raise UnreadableAnswer("What the API sent is no picture", received=data)
+    try:
+        with kinds[found](io.BytesIO(data)) as picture:
+            _check_size(picture.size, data)
+            yield picture
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableAnswer("The picture claims a size that is too large to be true", received=data) from error
+    except UnreadableAnswer:
+        raise
+    except Exception as error:  # of any kind: foreign bytes may bring a decoder to anything
+        raise UnreadableAnswer("The picture in the API's answer is damaged", received=data) from error
+
+
+def _check_size(size: tuple[int, int], data: bytes) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        said = f"The picture claims to be {width} × {height} pixels, too large to be true"
+        raise UnreadableAnswer(said, received=data)
