@@ -1,9 +1,13 @@
 """What the tests share: a sandbox on a free port, the server over it, an agent that calls its tools."""
 
+import io
+import json
+import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent, TextContent
+from PIL import Image
 from pydantic import SecretStr
 
 from mcp_vega.sandbox.app import build_sandbox
@@ -100,6 +105,48 @@ async def agent(desk: Desk, request: pytest.FixtureRequest) -> AsyncGenerator[Cl
     """An MCP client in memory, once for each era of the protocol."""
     async with Client(build_server(desk), mode=request.param) as client:
         yield client
+
+
+# ---- an API of one's own ----
+
+API = "https://api.example"
+
+
+@cache
+def noise(form: str, side: int = 1024) -> bytes:
+    """The worst case for any codec."""
+    picture = Image.frombytes("RGB", (side, side), random.Random(side).randbytes(side * side * 3))  # noqa: S311  a picture
+    buffer = io.BytesIO()
+    picture.save(buffer, form)
+    return buffer.getvalue()
+
+
+def handle(data: bytes) -> Callable[[httpx.Request], httpx.Response]:
+    """A Segmind whose every picture is `data`, over v1 and v2, said to be a JPEG."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if request.method == "POST" and path.startswith("/v2/"):
+            return httpx.Response(200, json={"request_id": f"r{json.loads(request.content)['samples']}"})
+        if path.endswith("/status"):
+            return httpx.Response(200, json={"status": "COMPLETED"})
+        if path.startswith("/v2/requests/r"):
+            urls = [{"url": f"{API}/{number}.jpeg"} for number in range(int(path[-1]))]
+            return httpx.Response(200, json={"status": "COMPLETED", "images": urls})
+        if path == HISTORY:
+            return httpx.Response(503)
+        return httpx.Response(200, content=data, headers={"content-type": "image/jpeg"})
+
+    return answer
+
+
+def api_that_draws(data: bytes) -> httpx.MockTransport:
+    return httpx.MockTransport(handle(data))
+
+
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.tobytes()
 
 
 # ---- reading results ----

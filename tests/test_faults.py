@@ -51,7 +51,7 @@ ENDINGS = [
     ("500", "unknown", "HTTP 500"),
     ("502-after", "unknown", "HTTP 502"),
     ("504", "unknown", "HTTP 504"),
-    ("cut", "unknown", "no whole answer came back"),
+    ("cut", "yes", "cut off"),
     ("failed", "unknown", "ran out of memory"),
     ("moderation", "no", "Content policy violation"),
     ("error-200", "yes", "Something went wrong"),

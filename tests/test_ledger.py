@@ -83,7 +83,9 @@ async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert found.error is not None
         assert (type(found.error), found.error.text) == (MediaError, job.error and job.error.text)
         assert replace(found, error=None) == replace(job, error=None, held=True)
-        assert await other.find_image("0" * 32) == image
+        kept = await other.catalogue.picture("0" * 32)
+        assert kept is not None
+        assert (kept[0].local_id, kept[1]) == (job.local_id, image)
         assert [each.local_id for each in await other.latest(5)] == [job.local_id]
 
 

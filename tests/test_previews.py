@@ -1,14 +1,17 @@
 """The pictures inside a result: small enough for every host, however hard they are to compress."""
 
 import io
-import random
+import struct
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import anyio
+import anyio.lowlevel
 import httpx
 import pytest
-from conftest import desk_over, images_of, job_of, text_of
+from conftest import API, api_that_draws, desk_over, handle, images_of, job_of, noise, pixels, text_of
 from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image
@@ -16,36 +19,6 @@ from PIL import Image
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
-
-API = "https://api.example"
-
-
-def noise(form: str, side: int = 1024) -> bytes:
-    """The worst case for any codec."""
-    picture = Image.frombytes("RGB", (side, side), random.Random(side).randbytes(side * side * 3))  # noqa: S311  a picture
-    buffer = io.BytesIO()
-    picture.save(buffer, form)
-    return buffer.getvalue()
-
-
-def api_that_draws(data: bytes) -> httpx.MockTransport:
-    """A Segmind whose every picture is `data`, over v1 and v2."""
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        match request.url.path:
-            case "/v1/segmind-vega":
-                return httpx.Response(200, content=data)
-            case "/v2/segmind-vega":
-                return httpx.Response(200, json={"request_id": "r1"})
-            case "/v2/requests/r1/status":
-                return httpx.Response(200, json={"status": "COMPLETED"})
-            case "/v2/requests/r1":
-                urls = [{"url": f"{API}/{number}.jpeg"} for number in range(4)]
-                return httpx.Response(200, json={"status": "COMPLETED", "images": urls})
-            case _:
-                return httpx.Response(200, content=data)
-
-    return httpx.MockTransport(answer)
 
 
 async def drawn(data: bytes, folder: Path, preview: str, **arguments: Any) -> CallToolResult:
@@ -59,7 +32,7 @@ async def drawn(data: bytes, folder: Path, preview: str, **arguments: Any) -> Ca
 LIMITS = {"auto": (137_000, 768, 512), "small": (60_000, 512, 320), "full": (933_336, 1024, 1024)}
 
 
-@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
 @pytest.mark.parametrize("preview", ["auto", "small", "full"])
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 async def test_previews_stay_within_the_budget_of_their_mode(
@@ -75,8 +48,8 @@ async def test_previews_stay_within_the_budget_of_their_mode(
             assert image.mime_type == f"image/{(shown.format or '').lower()}"
             assert image.mime_type in ("image/jpeg", "image/png")
             assert 200 < max(shown.size) <= (side_of_one if samples == 1 else side_of_several)
-    kept = [Path(image["path"]).read_bytes() for image in job_of(result)["images"]]
-    assert kept == [noise(form)] * samples
+    for image in job_of(result)["images"]:
+        assert pixels(Path(image["path"]).read_bytes()) == pixels(noise(form))
 
 
 async def test_off_gives_the_text_alone(tmp_path: Path) -> None:
@@ -86,30 +59,142 @@ async def test_off_gives_the_text_alone(tmp_path: Path) -> None:
 
 
 async def test_base64_asks_for_the_full_picture_whatever_the_mode(tmp_path: Path) -> None:
-    small = noise("JPEG", 512)
-    (image,) = images_of(await drawn(small, tmp_path, "off", base64=True))
-    assert b64decode(image.data) == small
+    result = await drawn(noise("JPEG", 512), tmp_path, "off", base64=True)
+    (image,) = images_of(result)
+    assert b64decode(image.data) == Path(job_of(result)["images"][0]["path"]).read_bytes()
+    assert "Note: " not in text_of(result)
 
 
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [("huge", "too large to be true"), ("garbage", "damaged")],
-)
-async def test_a_picture_that_cannot_be_decoded_is_an_error_and_charged(tmp_path: Path, what: str, words: str) -> None:
+async def test_what_base64_asks_for_and_does_not_fit_comes_as_large_as_it_can_and_the_text_says_so(
+    tmp_path: Path,
+) -> None:
+    result = await drawn(noise("JPEG"), tmp_path, "off", base64=True, samples=2)
+    first, second = images_of(result)
+    assert [Image.open(io.BytesIO(b64decode(each.data))).size for each in (first, second)] == [(1024, 1024)] * 2
+    assert 800_000 < len(first.data) + len(second.data) <= 933_336
+    assert (
+        "Note: 2 of the 2 pictures do not fit into a result unchanged, so what is shown is a JPEG of 1024×1024; the "
+        "file is full size." in text_of(result)
+    )
+
+
+async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path: Path) -> None:
+    easy, hard = io.BytesIO(), noise("JPEG")
+    Image.new("RGB", (1024, 1024)).save(easy, "JPEG")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return handle(easy.getvalue() if request.url.path == "/0.jpeg" else hard)(request)
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 2})
+    first, second = images_of(result)
+    assert len(first.data) < 10_000
+    assert 137_000 / 2 < len(second.data) <= 137_000
+
+
+async def test_a_preview_is_made_beside_the_event_loop_and_one_at_a_time(tmp_path: Path) -> None:
+    async with desk_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as desk:
+        darkroom = desk.studio.darkroom
+        limiter = darkroom._one_at_a_time  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  nothing else tells
+        made: list[Any] = []
+        seen: list[int] = []
+
+        async def make() -> None:
+            made.append(await darkroom.previews([noise("PNG")], "auto"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(make)
+            while len(made) < 3:
+                seen.append(int(limiter.borrowed_tokens))
+                await anyio.lowlevel.checkpoint()
+    # The loop went round between them, and no two were in work at once.
+    assert len(seen) > 50
+    assert max(seen) == 1
+
+
+def header_claiming(form: str, side: int) -> bytes:
+    """A small picture whose header claims to be large."""
     buffer = io.BytesIO()
-    Image.new("1", (4000, 4000)).save(buffer, "PNG")
-    data = {"huge": buffer.getvalue(), "garbage": b"\xff\xd8\xff" + bytes(5000) + b"\xff\xd9"}[what]
+    Image.new("RGB", (64, 64)).save(buffer, form)
+    data = bytearray(buffer.getvalue())
+    if form == "JPEG":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", side, side)
+    elif form == "PNG":
+        data[16:24] = struct.pack(">LL", side, side)
+        data[29:33] = struct.pack(">L", crc32(data[12:29]))
+    else:
+        data[26:30] = struct.pack("<HH", side, side)
+    return bytes(data)
+
+
+NO_PICTURES = {
+    "a JPEG of 60,000×60,000": (header_claiming("JPEG", 60_000), "60000 × 60000 pixels, too large to be true"),
+    "a PNG of 60,000×60,000": (header_claiming("PNG", 60_000), "60000 × 60000 pixels, too large to be true"),
+    "a PNG of 10,000×10,000": (header_claiming("PNG", 10_000), "10000 × 10000 pixels, too large to be true"),
+    "a WebP of 16,000×16,000": (header_claiming("WEBP", 16_000), "too large to be true"),
+    "a WebP of 12,000×12,000": (header_claiming("WEBP", 12_000), "too large to be true"),
+    "a corrupt JPEG": (b"\xff\xd8\xff" + bytes(5000) + b"\xff\xd9", "damaged"),
+    "a PNG with a flipped bit": (noise("PNG", 64).replace(b"IDAT", b"IDAU"), "damaged"),
+    "half a JPEG": (noise("JPEG", 64)[:2000], "cut off"),
+    "half a PNG": (noise("PNG", 64)[:2000], "cut off"),
+    "a web page labelled as a picture": (b"<html><body>Sorry</body></html>", "sent no picture"),
+    "a GIF labelled as a JPEG": (b"GIF89a" + bytes(100), "sent no picture"),
+    "nothing that is known": (bytes(range(256)), "sent no picture"),
+    "far too many bytes": (b"\xff\xd8\xff" + bytes(41_000_000), "cut off"),
+}
+
+
+@pytest.mark.parametrize("what", NO_PICTURES)
+async def test_a_body_that_is_no_picture_is_an_error_that_was_charged_and_what_came_is_kept_aside(
+    tmp_path: Path, what: str
+) -> None:
+    data, words = NO_PICTURES[what]
     result = await drawn(data, tmp_path, "auto")
+    said, charged, next_step = text_of(result).splitlines()
     assert result.is_error
-    assert words in text_of(result)
-    assert "Charged: yes." in text_of(result)
+    assert words in said
+    assert charged == "Charged: yes."
+    assert next_step.startswith("Next: ")
+    assert images_of(result) == []
+    (aside,) = (tmp_path / "unreadable").glob("*/*")
+    assert f"; what came is kept at {aside}." in said
+    assert aside.read_bytes() == data[:1_000_000]
+    assert list(tmp_path.glob("20*/*")) == []
+
+
+async def test_a_picture_under_a_wrong_label_is_kept_as_what_it_is(tmp_path: Path) -> None:
+    """It was paid for, and the label is not needed."""
+    result = await drawn(noise("PNG", 64), tmp_path, "auto")
+    (image,) = job_of(result)["images"]
+    assert (image["mime_type"], Path(image["path"]).suffix) == ("image/png", ".png")
+    assert [each.mime_type for each in images_of(result)] == ["image/png"]
+
+
+async def test_what_came_in_the_place_of_one_picture_of_several_is_kept_aside_too(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return handle(b"no picture" if request.url.path == "/3.jpeg" else noise("JPEG", 64))(request)
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        result = await agent.call_tool("generate_image_vega", {"prompt": "noise", "samples": 4})
+    assert len(images_of(result)) == 3
+    (aside,) = (tmp_path / "unreadable").glob("*/*.bin")
+    assert aside.read_bytes() == b"no picture"
+    assert str(aside) in text_of(result)
 
 
 async def test_fewer_pictures_than_asked_for_are_counted_honestly(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/3.jpeg":
             return httpx.Response(404)
-        return api_that_draws(noise("JPEG", 256)).handler(request)  # pyright: ignore[reportReturnType]  not a coroutine
+        return handle(noise("JPEG", 256))(request)
 
     async with (
         desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,

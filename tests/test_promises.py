@@ -464,9 +464,12 @@ async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
 async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def never(*_: object) -> None:
+        await anyio.sleep_forever()
+
     async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
         with monkeypatch.context() as patch:
-            patch.setattr("mcp_vega.server.results._decoding", anyio.Semaphore(0))  # the previews wait for ever
+            patch.setattr(desk.studio.darkroom, "previews", never)
             with anyio.move_on_after(1.5):
                 await agent.call_tool(RT, ASKED)
         (job,) = await listed(agent)
@@ -737,4 +740,4 @@ async def test_a_file_that_was_broken_since_does_not_hide_the_rest_of_the_result
     path.write_bytes(path.read_bytes()[:1000])
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert job_of(again)["images"] == job["images"]
-    assert "Note: There is no preview" in text_of(again)
+    assert "Note: there is no preview" in text_of(again)

@@ -10,7 +10,6 @@ import anyio
 import pytest
 from conftest import KEY, Sandbox, desk_over, images_of, job_of, text_of
 from mcp.client import Client
-from mcp.shared.exceptions import MCPError
 from PIL import Image
 
 from mcp_vega.server.app import build_server
@@ -193,21 +192,6 @@ async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp
     assert (states[0], states[-1]) == ("QUEUED", "COMPLETED")
     assert "PROCESSING" in states
     assert [progress for progress, _, _ in heard] == sorted(progress for progress, _, _ in heard)
-
-
-async def test_a_picture_is_a_resource_with_its_real_mime_type(agent: Client) -> None:
-    (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
-    (template,) = (await agent.list_resource_templates()).resource_templates
-    assert template.uri_template == "vega://images/{id}"
-    (content,) = (await agent.read_resource(image["uri"])).contents
-    assert content.mime_type == "image/jpeg"
-    assert sha256(b64decode(getattr(content, "blob"))).hexdigest() == image["sha256"]  # noqa: B009  bytes, not text
-
-
-@pytest.mark.parametrize("uri", [f"vega://images/{'0' * 32}", "vega://images/x", "vega://images/../../etc/passwd"])
-async def test_a_resource_that_is_not_there_is_an_error(agent: Client, uri: str) -> None:
-    with pytest.raises(MCPError):
-        await agent.read_resource(uri)
 
 
 async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(agent: Client) -> None:

@@ -82,8 +82,10 @@ def send(process: subprocess.Popen[str], method: str, number: int | None = None,
 
 
 def receive(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next answer; a host may pass over what it did not ask for."""
     assert process.stdout
-    return json.loads(process.stdout.readline())
+    message = json.loads(process.stdout.readline())
+    return message if "id" in message else receive(process)
 
 
 def shake_hands(process: subprocess.Popen[str], version: str = "2025-06-18") -> dict[str, Any]:

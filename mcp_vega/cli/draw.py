@@ -15,9 +15,10 @@ from mcp.client import Client
 from mcp_types import CallToolResult, TextContent
 
 from mcp_vega.cli.leaving import until_signal
+from mcp_vega.cli.recipe import recipe_in
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
 from mcp_vega.errors import Charged, GalleryError, InvalidArguments
-from mcp_vega.segmind.parameters import MODELS, Parameters
+from mcp_vega.segmind.parameters import MODELS, Parameters, VegaParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
@@ -38,9 +39,8 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     """
     settings = Settings.from_environment(environment)
     log_to_stderr(settings)
-    tool = f"generate_image_{_model(options.model).alias}"
-    arguments = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
-    arguments["prompt"] = " ".join(options.prompt)
+    model, arguments = _asked(options)
+    tool = f"generate_image_{model.alias}"
     output = None if options.output is None else Path(options.output)
     _check(tool, arguments, output)
     result = anyio.run(_draw, settings, tool, arguments)
@@ -59,6 +59,25 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
         kept = Path(image["path"])
         sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
     return 0
+
+
+def _asked(options: Namespace) -> tuple[type[Parameters], dict[str, Any]]:
+    """The model and its arguments: those of the recipe to follow, if there is one, changed by what was given."""
+    model: type[Parameters] = VegaParameters
+    arguments: dict[str, Any] = {}
+    if options.like is not None:
+        recipe = recipe_in(Path(options.like))
+        model, arguments = type(recipe.parameters), recipe.parameters.model_dump(mode="json", exclude_defaults=True)
+        if recipe.parameters.pictures > 1 and options.samples is None:
+            count = recipe.parameters.pictures
+            sys.stderr.write(f"It is picture {recipe.picture} of {count} of one call, so {count} are drawn\n")
+    elif not options.prompt:
+        raise InvalidArguments("PROMPT is missing: say what to draw, or name a picture to draw --like")
+    if options.model is not None:
+        model = _model(options.model)
+    arguments |= {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
+    arguments |= {"prompt": " ".join(options.prompt)} if options.prompt else {}
+    return model, arguments
 
 
 def _model(name: str) -> type[Parameters]:

@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 
@@ -37,7 +36,7 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
             next_step="Call mcp-vega jobs without an id to list the latest jobs",
         )
     if options.json:
-        data = [_data(job) for job in jobs]
+        data = [results.record_of(job) for job in jobs]
         _write(json.dumps(data[0] if options.id else data, indent=2, ensure_ascii=False))
     elif options.id:
         _write("\n".join(_in_full(jobs[0])))
@@ -130,27 +129,3 @@ def _cost(job: Job) -> str:
 
 def _time(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %z}" if moment else "–"
-
-
-# ---- for programs ----
-
-
-def _data(job: Job) -> dict[str, Any]:
-    problem = job.problem
-    return {
-        **results.data_of(job),
-        "local_id": job.local_id,
-        "route": str(job.route),
-        "base_url": job.base_url,
-        "arguments": job.arguments,
-        "created": _iso(job.created),
-        "sent": _iso(job.sent),
-        "ended": _iso(job.ended),
-        "charged": str(job.charged),
-        "notes": list(job.notes),
-        "error": problem and {"type": type(problem).__name__, "what": problem.what, "next": problem.next_step},
-    }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment and moment.isoformat()

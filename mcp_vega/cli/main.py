@@ -55,6 +55,10 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
             from mcp_vega.cli.draw import run_draw as run
         case "jobs":
             from mcp_vega.cli.jobs import run_jobs as run
+        case "gallery":
+            from mcp_vega.cli.gallery import run_gallery as run
+        case "recipe":
+            from mcp_vega.cli.recipe import run_recipe as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:
@@ -78,6 +82,8 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
     _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
+    _add_gallery(commands.add_parser("gallery", help="show the folder of the pictures, or delete old ones"))
+    _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -89,8 +95,11 @@ def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
 
 def _add_draw(parser: ArgumentParser) -> None:
     parser.description = "Draw a picture and print its path. Parameters not given have the models' documented defaults."
-    parser.add_argument("prompt", metavar="PROMPT", nargs="+", help="what to draw; several words are joined")
-    parser.add_argument("--model", default="vega", help="vega (default) or vegart, or a full model name")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="what to draw; several words are joined")
+    parser.add_argument("--model", help="vega (default) or vegart, or a full model name")
+    parser.add_argument(
+        "--like", metavar="FILE", help="draw as the recipe in a kept picture's file says; what else is given changes it"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -114,6 +123,25 @@ def _add_jobs(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", type=_number, default=20, metavar="N", help="how many to list; default: 20")
     parser.add_argument("--json", action="store_true", help="for programs")
     _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_gallery(parser: ArgumentParser) -> None:
+    parser.description = "Print the folder of the pictures, and how many and how large they are."
+    parser.add_argument("--open", action="store_true", help="open the folder")
+    parser.add_argument(
+        "--prune",
+        type=_count,
+        metavar="DAYS",
+        help="delete pictures that were drawn DAYS days ago or earlier; asks first",
+    )
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_recipe(parser: ArgumentParser) -> None:
+    parser.description = "Print how a picture was drawn, as it stands in its file."
+    parser.add_argument("file", metavar="FILE", help="a JPEG or PNG that mcp-vega kept")
+    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:

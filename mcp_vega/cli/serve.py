@@ -12,23 +12,18 @@ import anyio
 import anyio.abc
 import uvicorn
 from mcp.server.mcpserver import MCPServer
-from mcp.server.transport_security import TransportSecuritySettings
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
-from mcp_vega import __version__
 from mcp_vega.cli.leaving import finish, until_signal
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
 from mcp_vega.errors import InvalidSettings, PortTaken
 from mcp_vega.server.app import build_server
+from mcp_vega.server.web import PATHS, build_application
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.studio import Studio
 
 logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8000
-PATHS = {"http": "/mcp", "sse": "/sse"}
 
 
 def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
@@ -72,7 +67,7 @@ async def _until_host_leaves(server: MCPServer[Any]) -> None:
 
 async def _serve_http(settings: Settings, transport: str, listener: socket.socket) -> int:
     async with opened_desk(settings) as desk, anyio.create_task_group() as tasks:
-        app = _application(build_server(desk), transport, settings)
+        app = build_application(desk, transport, settings.allowed_hosts)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0))
         if sys.platform != "win32":
             await tasks.start(_stopping_on_signal, server, desk.studio)
@@ -108,18 +103,3 @@ def _listening(host: str, port: int, settings: Settings) -> socket.socket:
     # Else an answer's body waits 40 ms for the client to acknowledge its headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def _application(server: MCPServer[Any], transport: str, settings: Settings) -> Starlette:
-    @server.custom_route("/health", methods=["GET"])
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": __version__})
-
-    names = ["127.0.0.1", "localhost", "[::1]"]
-    security = TransportSecuritySettings(
-        allowed_hosts=[*names, *(f"{name}:*" for name in names), *settings.allowed_hosts],
-        allowed_origins=[f"http://{name}:*" for name in names],
-    )
-    if transport == "sse":
-        return server.sse_app(transport_security=security)
-    return server.streamable_http_app(stateless_http=True, transport_security=security)

@@ -43,9 +43,7 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         )
         ledger = Ledger(settings.ledger_file)
         stack.push_async_callback(ledger.close)
-        # Where a paid picture goes when the gallery's disk is full.
-        spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
-        studio = Studio(client, Gallery(settings.gallery_folder, spares), ledger, api=api)
+        studio = Studio(client, gallery_of(settings), ledger, api=api)
         await stack.enter_async_context(studio)
         yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
 
@@ -59,6 +57,12 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
 
     async with serving(build_sandbox(Queue())) as url:
         yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
+
+
+def gallery_of(settings: Settings) -> Gallery:
+    """The gallery, with the places where a paid picture goes when its disk is full."""
+    spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
+    return Gallery(settings.gallery_folder, spares)
 
 
 def _user() -> str:

@@ -1,9 +1,9 @@
 """The MCP server over a studio, and the one place where errors become tool errors."""
 
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import mcp_types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -16,10 +16,17 @@ from mcp.shared.exceptions import MCPError
 from pydantic import AnyUrl, PrivateAttr
 
 from mcp_vega import __version__
-from mcp_vega.errors import Charged, InvalidArguments, VegaError
-from mcp_vega.server import resources, results
+from mcp_vega.errors import Charged, InvalidArguments, UnknownImage, UnknownJob, VegaError
+from mcp_vega.server import prompts, resources, results
 from mcp_vega.server.desk import Desk
+from mcp_vega.server.notices import Notices
+from mcp_vega.server.peer import Peer
 from mcp_vega.server.tools import DEFINITIONS, Definition
+
+AnswerT = TypeVar("AnswerT")
+
+# The errors of the one who asked.
+AT_FAULT = (InvalidArguments, UnknownImage, UnknownJob)
 
 INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
@@ -31,7 +38,7 @@ parameters, draws the same image again."""
 
 
 def build_server(desk: Desk) -> MCPServer[Any]:
-    """The server with its four tools and the pictures as resources.
+    """The server with its four tools, the pictures as resources, and the prompts.
 
     Args:
         desk: What the tools work with; its studio must stay open while the server runs.
@@ -42,6 +49,7 @@ def build_server(desk: Desk) -> MCPServer[Any]:
 class _VegaServer(MCPServer[Any]):
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._notices = Notices(desk.studio)
         super().__init__(
             "mcp-vega",
             title="Vega image generation",
@@ -50,13 +58,16 @@ class _VegaServer(MCPServer[Any]):
             version=__version__,
             icons=[_icon()],
             tools=[_VegaTool.over(desk, definition) for definition in DEFINITIONS],
-            subscriptions=False,
+            lifespan=self._notices.connected,
+            subscriptions=self._notices.bus,
             middleware=[self._take_up_after_handshake],
         )
+        self.completion()(self._complete)
 
     async def _take_up_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
         answer = await call_next(ctx)
+        self._notices.notice(ctx, answer)
         self._desk.studio.take_up_orphans()
         return answer
 
@@ -69,16 +80,46 @@ class _VegaServer(MCPServer[Any]):
             raise ToolError(results.of_error(self._desk, error))
         return await super().call_tool(name, arguments, context)
 
+    async def list_resources(self) -> list[mcp_types.Resource]:
+        return await _spoken(resources.listed(self._desk))
+
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
 
     async def read_resource(
-        self,
-        uri: AnyUrl | str,
-        context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
+        self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
     ) -> Iterable[ReadResourceContents]:
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
-        return [await resources.read(self._desk.studio, str(uri))]
+        return await resources.read(self._desk, str(uri), Peer.of(context.request_context) if context else Peer())
+
+    async def list_prompts(self) -> list[mcp_types.Prompt]:
+        return [definition.shown for definition in prompts.DEFINITIONS]
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
+    ) -> mcp_types.GetPromptResult:
+        return await _spoken(prompts.get(self._desk, name, arguments or {}))
+
+    async def _complete(
+        self,
+        reference: mcp_types.PromptReference | mcp_types.ResourceTemplateReference,
+        argument: mcp_types.CompletionArgument,
+        _: mcp_types.CompletionContext | None,
+    ) -> mcp_types.Completion | None:
+        module = prompts if isinstance(reference, mcp_types.PromptReference) else resources
+        return await _spoken(module.completion(self._desk, argument.name, argument.value))
+
+
+async def _spoken(answer: Awaitable[AnswerT]) -> AnswerT:
+    """An answer that is no tool's; its error becomes one of the protocol, in our words."""
+    try:
+        return await answer
+    except VegaError as error:
+        code = mcp_types.INVALID_PARAMS if isinstance(error, AT_FAULT) else mcp_types.INTERNAL_ERROR
+        raise MCPError(code, error.text) from error
 
 
 class _VegaTool(Tool):

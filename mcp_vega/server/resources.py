@@ -1,13 +1,34 @@
-"""The pictures as MCP resources: `vega://images/{id}`."""
+"""What was drawn as MCP resources: pictures, their previews, jobs, and the gallery to search them.
 
+vega://images/{id}           a picture, full size, with the MIME type of its bytes
+vega://images/{id}/preview   a picture as results show it
+vega://jobs/{request_id}     a job as JSON: recipe, state, cost, files
+vega://gallery{?q,page}      the pictures as JSON, newest first, found by words
+"""
+
+import json
 import re
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp_types import ResourceTemplate
+from mcp_types import Annotations, Completion, Resource, ResourceTemplate
 
-from mcp_vega.errors import UnknownImage, VegaError
-from mcp_vega.studio.studio import Studio
+from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob, VegaError
+from mcp_vega.segmind.answers import REQUEST_ID
+from mcp_vega.segmind.responses import quoted
+from mcp_vega.server import results
+from mcp_vega.server.desk import Desk
+from mcp_vega.server.peer import Peer
+from mcp_vega.studio.catalogue import Kept
+from mcp_vega.studio.jobs import Image
+
+GALLERY = "vega://gallery"
+JSON = "application/json"
+# How many pictures `resources/list` shows, and how many ids are offered to complete one.
+LATEST = 20
+OFFERED = 100
 
 TEMPLATES = [
     ResourceTemplate(
@@ -15,25 +36,168 @@ TEMPLATES = [
         name="image",
         title="Generated image",
         description="A generated image, full size, in its own format; the URI stands in the result that made it.",
-    )
+    ),
+    ResourceTemplate(
+        uri_template="vega://images/{id}/preview",
+        name="preview",
+        title="Preview of a generated image",
+        description="A generated image, small enough for a conversation: at most 768 px.",
+    ),
+    ResourceTemplate(
+        uri_template="vega://jobs/{request_id}",
+        name="job",
+        title="Image job",
+        description="An image job as JSON: its recipe, state, cost and files.",
+        mime_type=JSON,
+    ),
+    ResourceTemplate(
+        uri_template="vega://gallery{?q,page}",
+        name="search",
+        title="Search generated images",
+        description="The generated images as JSON, newest first, 20 a page. q: words of the prompt, a seed, a model "
+        "(vega or vegart), a day (2026-11-20) or a month (2026-11); all must match. page: from 1.",
+        mime_type=JSON,
+    ),
 ]
-_IMAGE = re.compile(r"vega://images/([0-9a-f]{32})")
+_IMAGE = re.compile(r"vega://images/([0-9a-f]{32})(/preview)?")
+_JOB = re.compile(f"vega://jobs/({REQUEST_ID})")
+_KNOWN = ", ".join(template.uri_template for template in TEMPLATES)
 
 
-async def read(studio: Studio, uri: str) -> ReadResourceContents:
-    """The bytes of a picture with its real MIME type.
+async def listed(desk: Desk) -> list[Resource]:
+    """The gallery, and the latest pictures."""
+    gallery = Resource(
+        uri=GALLERY,
+        name="gallery",
+        title="Generated images",
+        description=f"All generated images as JSON, newest first; {GALLERY}?q=WORDS searches them.",
+        mime_type=JSON,
+    )
+    kept, _ = await desk.studio.catalogue.page(size=LATEST)
+    return [gallery, *(_listed(each) for each in kept)]
+
+
+def _listed(kept: Kept) -> Resource:
+    job, image = kept
+    return Resource(
+        uri=image.uri,
+        name=image.path.name if image.path else image.id,
+        title=quoted(job.parameters.prompt, 80),
+        description=f"{job.parameters.title}, seed {job.seed}, {image.width}×{image.height}",
+        mime_type=image.mime_type,
+        size=image.bytes,
+        annotations=Annotations(last_modified=results.iso(job.created)),
+    )
+
+
+async def read(desk: Desk, uri: str, peer: Peer) -> list[ReadResourceContents]:
+    """The contents of a resource.
 
     Raises:
-        ResourceNotFoundError: The URI names no picture.
-        ResourceError: The picture's file cannot be read.
+        ResourceNotFoundError: The URI names none.
+        ResourceError: It cannot be read.
     """
-    match = _IMAGE.fullmatch(uri)
-    if match is None:
-        raise ResourceNotFoundError(f"No resource has the URI {uri}; pictures are at vega://images/{{id}}")
     try:
-        image = await studio.find_image(match[1])
-        return ReadResourceContents(content=await studio.read(image), mime_type=image.mime_type)
-    except UnknownImage as error:
+        if match := _IMAGE.fullmatch(uri):
+            _, image = await desk.studio.find_image(match[1])
+            return await (_preview(desk, image) if match[2] else _picture(desk, image, peer))
+        if match := _JOB.fullmatch(uri):
+            return [_as_json(results.record_of(await desk.studio.look(match[1]), peer))]
+        if uri.partition("?")[0] == GALLERY:
+            return [_as_json(await _gallery(desk, uri, peer))]
+    except (UnknownImage, UnknownJob) as error:
         raise ResourceNotFoundError(error.text) from error
     except VegaError as error:
         raise ResourceError(error.text) from error
+    raise ResourceNotFoundError(f"No resource has the URI {uri}; there are {_KNOWN}")
+
+
+async def completion(desk: Desk, argument: str, beginning: str) -> Completion | None:
+    """The ids that an argument may be completed to, the newest first; None where it takes no id.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    catalogue = desk.studio.catalogue
+    ids = {"id": catalogue.image_ids, "image": catalogue.image_ids, "request_id": catalogue.request_ids}
+    if argument not in ids:
+        return None
+    found = await ids[argument](beginning, OFFERED + 1)
+    return Completion(values=found[:OFFERED], has_more=len(found) > OFFERED)
+
+
+# ---- pictures ----
+
+
+async def _picture(desk: Desk, image: Image, peer: Peer) -> list[ReadResourceContents]:
+    """A picture's bytes; where the transport cannot carry them, the largest that it can and where the original is."""
+    data = await desk.studio.read(image)
+    if peer.read_limit is None or len(data) <= peer.read_limit:
+        return [ReadResourceContents(content=data, mime_type=image.mime_type)]
+    (shown,) = await desk.studio.darkroom.previews([data], "full")
+    said = (
+        f"The original, {image.mime_type} of {len(data):,} bytes, is more than this connection carries; this is a "
+        f"JPEG of {shown.width}×{shown.height}. The original is at {peer.place(image)}"
+    )
+    return [
+        ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type),
+        ReadResourceContents(content=said, mime_type="text/plain"),
+    ]
+
+
+async def _preview(desk: Desk, image: Image) -> list[ReadResourceContents]:
+    (shown,) = await desk.studio.darkroom.previews([await desk.studio.read(image)], "auto")
+    return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
+
+
+# ---- JSON ----
+
+
+def _as_json(data: dict[str, Any]) -> ReadResourceContents:
+    return ReadResourceContents(content=json.dumps(data, indent=1, ensure_ascii=False), mime_type=JSON)
+
+
+async def _gallery(desk: Desk, uri: str, peer: Peer) -> dict[str, Any]:
+    query, number = _asked(uri)
+    kept, more = await desk.studio.catalogue.page(query, number)
+    following = {"q": query, "page": number + 1} if query else {"page": number + 1}
+    return {
+        "query": query,
+        "page": number,
+        "pictures": [_picture_data(each, peer) for each in kept],
+        "next": f"{GALLERY}?{urlencode(following)}" if more else None,
+    }
+
+
+def _asked(uri: str) -> tuple[str, int]:
+    """The words and the page of a gallery URI.
+
+    Raises:
+        InvalidArguments: It asks for something else.
+    """
+    asked = dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
+    if unknown := [name for name in asked if name not in {"q", "page"}]:
+        raise InvalidArguments(f"The gallery has no {unknown[0]!r}", next_step=f"Read {TEMPLATES[-1].uri_template}")
+    page = asked.get("page") or "1"
+    # Nine digits are more pages than any ledger has, and fewer than SQLite counts.
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", page):
+        raise InvalidArguments(f"page is {page!r}, but must be a whole number from 1")
+    return asked.get("q", "").strip(), int(page)
+
+
+def _picture_data(kept: Kept, peer: Peer) -> dict[str, Any]:
+    job, image = kept
+    return {
+        "uri": image.uri,
+        "preview": f"{image.uri}/preview",
+        "file": peer.place(image),
+        "mime_type": image.mime_type,
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.bytes,
+        "prompt": job.parameters.prompt,
+        "model": job.model,
+        "seed": job.seed,
+        "created": results.iso(job.created),
+        "job": job.uri,
+    }

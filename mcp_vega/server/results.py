@@ -4,19 +4,18 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-import anyio
-import anyio.to_thread
 from mcp_types import CallToolResult, ImageContent, TextContent
 
-from mcp_vega.errors import GalleryError, VegaError
+from mcp_vega.errors import GalleryError, UnreadableAnswer, VegaError
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server.desk import Desk
-from mcp_vega.studio import pictures
+from mcp_vega.server.peer import Peer
 from mcp_vega.studio.jobs import Image, Job
-from mcp_vega.studio.pictures import Mode
+from mcp_vega.studio.pictures import Mode, Preview
 from mcp_vega.studio.studio import Studio
 
 logger = logging.getLogger(__name__)
@@ -26,12 +25,11 @@ SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network a
 # Seconds after which to ask again for a job that takes longer than usual.
 OVERDUE = 10
 
-# One preview at a time: decoding is the largest memory this server needs.
-_decoding = anyio.Semaphore(1)
+LOCAL = Peer()
 
 
-async def of_job(desk: Desk, job: Job) -> CallToolResult:
-    """The result of a job as it stands.
+async def of_job(desk: Desk, job: Job, peer: Peer = LOCAL) -> CallToolResult:
+    """The result of a job as it stands, for the client that asked.
 
     Raises:
         VegaError: The job has failed: its own error.
@@ -39,22 +37,22 @@ async def of_job(desk: Desk, job: Job) -> CallToolResult:
     if job.problem:
         raise job.problem.with_traceback(None)  # else it grows with every check
     if not job.state.finished:
-        return _result(desk, _under_way(desk.studio, job), _meta(job))
+        return _result(desk, _under_way(desk.studio, job), _meta(job, peer))
     # A picture that no disk would take is in its result or nowhere.
     full = job.parameters.base64 or any(image.path is None for image in job.images)
-    previews, missing = await _previews(desk.studio, job, "full" if full else desk.preview)
-    text = "\n".join([_finished(job), *missing])
-    return _result(desk, text, _meta(job), previews)
+    previews, notes = await _previews(desk.studio, job, "full" if full else desk.preview)
+    text = "\n".join([_finished(job, peer), *(f"Note: {note}." for note in notes)])
+    return _result(desk, text, _meta(job, peer), previews)
 
 
-def of_jobs(desk: Desk, jobs: list[Job]) -> CallToolResult:
+def of_jobs(desk: Desk, jobs: list[Job], peer: Peer = LOCAL) -> CallToolResult:
     """A list of jobs, one line each."""
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
         return _result(desk, text)
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [f"{job.request_id} {job.state} {job.model} {_quoted(job.parameters.prompt)}" for job in jobs]
-    meta = {"mcp-vega/jobs": [data_of(job) for job in jobs]}
+    meta = {"mcp-vega/jobs": [data_of(job, peer) for job in jobs]}
     return _result(desk, "\n".join(lines), meta)
 
 
@@ -77,12 +75,12 @@ def _marked(desk: Desk, text: str) -> str:
 # ---- the text ----
 
 
-def _finished(job: Job) -> str:
+def _finished(job: Job, peer: Peer) -> str:
     count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
     lines = [f"{job.parameters.title} drew {count} of {_quoted(job.parameters.prompt)}."]
     lines += [f"Note: {note}." for note in job.notes]
     for image in job.images:
-        lines += [f"Image: {image.path}"] if image.path else []
+        lines += [f"Image: {place}"] if (place := peer.place(image)) else []
         lines += [f"URI: {image.uri}"]
     receipt = job.receipt
     lines += [
@@ -129,33 +127,41 @@ def dollars(amount: Decimal | None) -> str:
 
 
 async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
-    """The previews of a job's pictures, and a line for each picture whose file is gone."""
+    """The previews of a job's pictures, and what there is to say about them."""
     if mode == "off":
         return [], []
     data: list[bytes] = []
-    missing: list[str] = []
+    notes: list[str] = []
     for image in job.images:
         try:
             data.append(await studio.read(image))
         except GalleryError as error:
-            missing.append(f"Note: {error.what}.")
+            notes.append(error.what)
     try:
-        async with _decoding:
-            made = await anyio.to_thread.run_sync(pictures.previews, data, mode)
-    except (OSError, ValueError, SyntaxError) as error:  # a file that was changed since it was kept
+        made = await studio.darkroom.previews(data, mode)
+    except UnreadableAnswer as error:  # a file that was changed since it was kept
         logger.warning("No previews for job %s: %s", job.request_id, error)
-        return [], [*missing, "Note: There is no preview, because a file is no whole picture any more."]
-    return [ImageContent(type="image", data=each.data, mime_type=each.mime_type) for each in made], missing
+        return [], [*notes, "there is no preview, because a file is no whole picture any more"]
+    if mode == "full" and (reduced := [preview for preview in made if not preview.unchanged]):
+        notes.append(_reduced(reduced, len(made)))
+    return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in made], notes
+
+
+def _reduced(previews: list[Preview], count: int) -> str:
+    """What became of the full-size pictures that do not fit into a result."""
+    sizes = ", ".join(dict.fromkeys(f"{each.width}×{each.height}" for each in previews))
+    some = "the picture does" if count == 1 else f"{len(previews)} of the {count} pictures do"
+    return f"{some} not fit into a result unchanged, so what is shown is a JPEG of {sizes}; the file is full size"
 
 
 # ---- the data ----
 
 
-def _meta(job: Job) -> dict[str, Any]:
-    return {"mcp-vega/job": data_of(job)}
+def _meta(job: Job, peer: Peer) -> dict[str, Any]:
+    return {"mcp-vega/job": data_of(job, peer)}
 
 
-def data_of(job: Job) -> dict[str, Any]:
+def data_of(job: Job, peer: Peer = LOCAL) -> dict[str, Any]:
     """A job for programs."""
     return {
         "request_id": job.request_id,
@@ -166,11 +172,34 @@ def data_of(job: Job) -> dict[str, Any]:
         "cost_usd": _number(job.receipt.cost),
         "credits_left": _number(job.receipt.credits_left),
         "seconds": _number(job.receipt.seconds),
-        "images": [_image_data(image) for image in job.images],
+        "images": [_image_data(image, peer) for image in job.images],
     }
 
 
-def _image_data(image: Image) -> dict[str, Any]:
+def record_of(job: Job, peer: Peer = LOCAL) -> dict[str, Any]:
+    """All that is known of a job, for programs."""
+    problem = job.problem
+    return {
+        **data_of(job, peer),
+        "local_id": job.local_id,
+        "route": str(job.route),
+        "base_url": job.base_url,
+        "arguments": job.arguments,
+        "created": iso(job.created),
+        "sent": iso(job.sent),
+        "ended": iso(job.ended),
+        "charged": str(job.charged),
+        "notes": list(job.notes),
+        "error": problem and {"type": type(problem).__name__, "what": problem.what, "next": problem.next_step},
+    }
+
+
+def iso(moment: datetime | None) -> str | None:
+    """A time for programs."""
+    return moment and moment.isoformat()
+
+
+def _image_data(image: Image, peer: Peer) -> dict[str, Any]:
     return {
         "id": image.id,
         "path": str(image.path) if image.path else None,
@@ -180,6 +209,7 @@ def _image_data(image: Image) -> dict[str, Any]:
         "height": image.height,
         "bytes": image.bytes,
         "sha256": image.sha256,
+        **({"url": peer.place(image)} if peer.base_url is not None else {}),
     }
 
 

@@ -11,6 +11,7 @@ from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParame
 from mcp_vega.server import arguments, results
 from mcp_vega.server.arguments import Arguments, Question
 from mcp_vega.server.desk import Desk
+from mcp_vega.server.peer import Peer
 from mcp_vega.studio.jobs import Job
 from mcp_vega.studio.studio import Studio
 
@@ -53,7 +54,7 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
     try:
         job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
         delivered = job.error is not None and not job.open  # an error that is final is an answer, too
-        result = await results.of_job(desk, job)
+        result = await results.of_job(desk, job, Peer.of(context.request_context))
         delivered = until(job)
     finally:
         await desk.studio.answered(job, delivered=delivered)
@@ -63,10 +64,10 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
 async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) -> CallToolResult:
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     if not question.request_id:
-        return results.of_jobs(desk, await desk.studio.latest(LATEST))
+        return results.of_jobs(desk, await desk.studio.latest(LATEST), Peer.of(context.request_context))
     job = await desk.studio.find(question.request_id)
     job = await _watched(desk.studio, job, question.wait_seconds, context)
-    result = await results.of_job(desk, job)
+    result = await results.of_job(desk, job, Peer.of(context.request_context))
     if job.state.finished:
         await desk.studio.delivered(job)
     return result

@@ -1,13 +1,16 @@
 """The board: the jobs that this server works on, where each of them stands, and a bell for those who follow one."""
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
 from mcp_vega.errors import LedgerError
-from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.catalogue import Kept
+from mcp_vega.studio.jobs import Job
 from mcp_vega.studio.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,14 @@ class _Pinned:
         return replace(self.job, notes=(*self.job.notes, self.note)) if self.note else self.job
 
 
+class Listener(Protocol):
+    """Hears of a job that has changed; `kept` says that pictures of it were kept."""
+
+    def __call__(self, job: Job, *, kept: bool) -> None:
+        """Take the news; there is no time to wait for anything."""
+        ...
+
+
 class Board:
     """Has every change written into the ledger, and goes on without it where a call is paid for already.
 
@@ -41,6 +52,7 @@ class Board:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._pinned: dict[str, _Pinned] = {}
+        self._listeners: list[Listener] = []
 
     @property
     def live(self) -> list[Job]:
@@ -58,10 +70,22 @@ class Board:
     async def change(self, job: Job, **changes: Any) -> Job:
         """Write a change of a job down and tell those who follow it; returns the job as it now is."""
         pinned = self._pinned[job.local_id]
+        kept = len(changes.get("images", ())) > len(pinned.job.images)
         pinned.job = replace(job, **changes)
         await self._save(pinned)
         self._ring(pinned)
+        for listener in [*self._listeners]:
+            listener(pinned.job, kept=kept)
         return pinned.job
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Generator[None]:
+        """Have every change of a job that is worked on here told, for as long as the block runs."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
     async def _save(self, pinned: _Pinned) -> None:
         try:
@@ -151,8 +175,8 @@ class Board:
             logger.warning(error.what)
             return job
 
-    async def find_image(self, image_id: str) -> Image | None:
-        """The picture with this id, from here or from the ledger.
+    async def find_image(self, image_id: str) -> Kept | None:
+        """The picture with this id and its job, from here or from the ledger.
 
         Raises:
             LedgerError: It is not here, and the ledger cannot be read.
@@ -160,5 +184,5 @@ class Board:
         for pinned in self._pinned.values():
             for image in pinned.job.images:
                 if image.id == image_id:
-                    return image
-        return await self._ledger.find_image(image_id)
+                    return pinned.shown, image
+        return await self._ledger.catalogue.picture(image_id)

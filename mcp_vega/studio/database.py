@@ -73,6 +73,18 @@ MIGRATIONS = (
     );
     CREATE INDEX images_by_job ON images (job);
     """,
+    """
+    ALTER TABLE images ADD COLUMN created TEXT NOT NULL DEFAULT ''; -- as of its job
+    ALTER TABLE images ADD COLUMN words TEXT NOT NULL DEFAULT '';   -- what it is found by
+    ALTER TABLE images ADD COLUMN deleted TEXT;                     -- when its file was deleted, if it was
+    UPDATE images SET (created, words) = (
+        SELECT created, ' ' || lower(json_extract(parameters, '$.prompt')) || ' ' || json_extract(parameters, '$.seed')
+            || ' ' || model || ' ' || substr(created, 1, 10) || ' '
+        FROM jobs WHERE local_id = images.job
+    );
+    CREATE INDEX images_by_time ON images (created) WHERE deleted IS NULL;
+    CREATE INDEX images_by_words ON images (created, words) WHERE deleted IS NULL
+    """,
 )
 
 

@@ -1,6 +1,8 @@
 """The pictures, in a folder of the user's: the only module that writes into it.
 
 <folder>/2026-11-20/<words of the prompt>-<seed>-<8 digits of the id>.jpg
+
+What came from the API in the place of a picture lies in <folder>/unreadable, under the like names.
 """
 
 import os
@@ -13,13 +15,19 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 
 import anyio.to_thread
 
 from mcp_vega.errors import Charged, GalleryError
+from mcp_vega.segmind.media import SUFFIXES
+from mcp_vega.studio.jobs import Image
 
 SLUG_LENGTH = 40
+UNREADABLE = "unreadable"
+# How much of what is no picture is kept: all of a picture that is only cut off or mislabelled.
+UNREADABLE_BYTES = 1_000_000
 # What must fit on the disk before a picture is paid for: four large JPEGs.
 ROOM = 4_000_000
 # A file that was being written this long ago is being written no more.
@@ -37,6 +45,11 @@ class Gallery:
     def __init__(self, folder: Path, spares: Sequence[Path] = ()) -> None:
         self.folder = folder
         self._spares = spares
+
+    @property
+    def unreadable(self) -> Path:
+        """The folder of what came in the place of pictures."""
+        return self.folder / UNREADABLE
 
     async def prepare(self, day: date) -> None:
         """Make sure that a picture could be kept, before one is paid for.
@@ -83,6 +96,23 @@ class Gallery:
                 problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"
         raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
 
+    async def set_aside(self, data: bytes, name: str, image_id: str, day: date) -> Path | None:
+        """Keep the beginning of what came in the place of a picture that was paid for.
+
+        Args:
+            data: What came; its first million bytes are kept.
+            name: The beginning of its file name, from `name_of`, and its suffix.
+            image_id: The id that the picture would have.
+            day: The folder below that of all such.
+
+        Returns:
+            Its absolute path; None where no folder would take it.
+        """
+        keep = Gallery(self.unreadable, [folder / UNREADABLE for folder in self._spares]).keep
+        with suppress(GalleryError):
+            return (await keep(data[:UNREADABLE_BYTES], name, image_id, day))[0]
+        return None
+
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
         """A picture that was kept by these words, though nobody noted it; None where there is none.
 
@@ -113,6 +143,43 @@ class Gallery:
             raise GalleryError(
                 f"The picture {path} cannot be read: {error.strerror}", next_step="Put the file back, or draw it again"
             ) from error
+
+    # ---- house-keeping ----
+
+    def files(self) -> list[Path]:
+        """The pictures in the folder, those of other programs among them."""
+        return [file for file in self.folder.glob("*/*") if file.suffix in SUFFIXES and file.parent != self.unreadable]
+
+    def files_aside(self) -> list[Path]:
+        """What came in the place of pictures."""
+        return [*self.unreadable.glob("*/*")]
+
+    def holds(self, image: Image) -> bool:
+        """Whether a picture's file is there, in one of its folders, as it was kept: anything else is the user's."""
+        if image.path is None:
+            return False
+        try:
+            path = image.path.resolve(strict=True)
+            inside = any(path.is_relative_to(folder.resolve()) for folder in (self.folder, *self._spares))
+            return inside and sha256(path.read_bytes()).hexdigest() == image.sha256
+        except OSError:
+            return False
+
+    def delete(self, image: Image) -> None:
+        """Delete a picture's file, and its day's folder once that is empty.
+
+        Raises:
+            GalleryError: It cannot be deleted.
+        """
+        if image.path is None:
+            return
+        try:
+            image.path.unlink(missing_ok=True)
+        except OSError as error:
+            said = f"The picture {image.path} cannot be deleted: {error.strerror}"
+            raise GalleryError(said, next_step="Delete it yourself, or leave it") from error
+        with suppress(OSError):
+            image.path.parent.rmdir()
 
 
 def _room(folder: Path, day: date) -> Path:

@@ -88,6 +88,16 @@ class Job:
         return self.remote_id or self.local_id
 
     @property
+    def uri(self) -> str:
+        """The job's address as an MCP resource."""
+        return self.uris[0]
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """All addresses that it has, by the id that users see and by the one it had before that was known."""
+        return tuple(f"vega://jobs/{each}" for each in dict.fromkeys((self.request_id, self.local_id)))
+
+    @property
     def begun(self) -> bool:
         """Whether the API has given it an id, or it has left the queue."""
         return self.remote_id is not None or self.state is not State.QUEUED

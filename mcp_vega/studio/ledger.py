@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mcp_vega.studio import records, statements
+from mcp_vega.studio.catalogue import Catalogue
 from mcp_vega.studio.database import Database
-from mcp_vega.studio.jobs import Image, Job, new_id
+from mcp_vega.studio.jobs import Job, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Ledger:
 
     def __init__(self, file: Path, *, uptime: Callable[[], float] = time.monotonic) -> None:
         self._database = Database(file)
+        self.catalogue = Catalogue(self._database)
         self._uptime = uptime
         self._me = new_id()
         self._machine = _machine()
@@ -82,15 +84,6 @@ class Ledger:
     async def latest(self, limit: int) -> list[Job]:
         """The jobs begun last, newest first."""
         return await self._jobs("ORDER BY created DESC, rowid DESC LIMIT :limit", readable=True, limit=limit)
-
-    async def find_image(self, image_id: str) -> Image | None:
-        """The picture with this id."""
-
-        def find(database: sqlite3.Connection) -> Image | None:
-            row = database.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
-            return row and records.image_from_row(row)
-
-        return await self._database.read(find)
 
     async def assign(self, job: Job, remote_id: str) -> bool:
         """Give a job an id of the API's, unless another job has it; returns whether it has it now."""

@@ -59,10 +59,18 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
             "height": image.height,
             "bytes": image.bytes,
             "sha256": image.sha256,
+            "created": moment(job.created),
+            "words": _words(job),
         }
         for image in job.images
         if image.path
     ]
+
+
+def _words(job: Job) -> str:
+    """What a job's pictures are found by; a whole word has a space on each side."""
+    facts = (job.parameters.prompt, job.seed, job.model, job.parameters.alias, job.created.date())
+    return f" {' '.join(' '.join(map(str, facts)).casefold().split())} "
 
 
 def from_row(row: Row, images: Iterable[Row]) -> Job:

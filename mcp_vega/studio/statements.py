@@ -26,7 +26,8 @@ SAVE = f"""
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
 """  # noqa: S608
 SAVE_IMAGE = """
-    INSERT INTO images VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256)
+    INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256, created, words)
+    VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256, :created, :words)
     ON CONFLICT (id) DO NOTHING
 """
 CLAIM = f"""
@@ -58,4 +59,32 @@ TWINS = """
     SELECT local_id FROM jobs WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url
         AND model = :model AND json_extract(parameters, '$.seed') = :seed
         AND json_extract(parameters, '$.prompt') = :prompt
+"""
+
+# ---- the catalogue ----
+
+# A page and a search each read one index that holds all they need: the table's own rows are many times as long.
+PAGE = """
+    SELECT id, job FROM images WHERE rowid IN (
+        SELECT rowid FROM images INDEXED BY {index} WHERE deleted IS NULL {matches}
+        ORDER BY created DESC, rowid DESC LIMIT :limit OFFSET :offset
+    )
+    ORDER BY created DESC, rowid DESC
+"""
+MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
+BEFORE = """
+    SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
+    WHERE images.deleted IS NULL AND images.created < :moment AND NOT jobs.open
+    ORDER BY images.created, images.rowid
+"""
+MARK_DELETED = "UPDATE images SET deleted = :moment WHERE id = :id"
+IMAGE_IDS = """
+    SELECT id FROM images WHERE deleted IS NULL {matches} ORDER BY created DESC LIMIT :limit
+"""
+IMAGE_ID_BEGINS = "AND id BETWEEN :beginning AND :end"
+REQUEST_IDS = """
+    SELECT coalesce(remote_id, local_id) FROM jobs {matches} ORDER BY created DESC LIMIT :limit
+"""
+REQUEST_ID_BEGINS = """
+    WHERE remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end)
 """

@@ -7,7 +7,7 @@ and what a server leaves behind when it ends is taken up by the next one.
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -20,9 +20,11 @@ from mcp_vega.segmind.answers import State
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.parameters import Parameters
 from mcp_vega.studio.adoption import adopted
-from mcp_vega.studio.board import Board
+from mcp_vega.studio.board import Board, Listener
 from mcp_vega.studio.carrier import Carrier
+from mcp_vega.studio.catalogue import Catalogue, Kept
 from mcp_vega.studio.crew import Crew
+from mcp_vega.studio.darkroom import Darkroom
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.jobs import Image, Job, Route
 from mcp_vega.studio.keeper import Keeper
@@ -65,7 +67,8 @@ class Studio:
         self._pace = pace
         self._clock = clock
         self._board = Board(ledger)
-        carrier = Carrier(client, Keeper(client, gallery), ledger, self._board, clock, pace)
+        self.darkroom = Darkroom()
+        carrier = Carrier(client, Keeper(client, gallery, self.darkroom), ledger, self._board, clock, pace)
         self._crew = Crew(client, ledger, self._board, carrier, self.api)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
@@ -235,17 +238,38 @@ class Studio:
         """
         return await self._ledger.latest(limit)
 
-    async def find_image(self, image_id: str) -> Image:
-        """The picture with this id.
+    def listening(self, listener: Listener) -> AbstractContextManager[None]:
+        """Have every change of a job that is worked on here told, for as long as the block runs."""
+        return self._board.listening(listener)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What was kept, to be searched."""
+        return self._ledger.catalogue
+
+    async def look(self, request_id: str) -> Job:
+        """The job with this id as it stands; nothing is begun for it, and the API is not asked.
+
+        Raises:
+            UnknownJob: It is not known here.
+            LedgerError: The ledger cannot be read.
+        """
+        job = await self._board.find(request_id)
+        if job is None:
+            raise errors.UnknownJob(f"This server has no job with the id {request_id!r}")
+        return job
+
+    async def find_image(self, image_id: str) -> Kept:
+        """The picture with this id, and its job.
 
         Raises:
             UnknownImage: There is none.
             LedgerError: The ledger cannot be read.
         """
-        image = await self._board.find_image(image_id)
-        if image is None:
+        kept = await self._board.find_image(image_id)
+        if kept is None:
             raise errors.UnknownImage(f"There is no picture with the id {image_id!r}")
-        return image
+        return kept
 
     async def read(self, image: Image) -> bytes:
         """The bytes of a kept picture, full size.

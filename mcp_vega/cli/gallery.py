@@ -1,0 +1,105 @@
+"""`mcp-vega gallery`: the folder of the pictures, what is in it, and how it gets smaller."""
+
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+
+from mcp_vega.cli.wiring import gallery_of
+from mcp_vega.errors import GalleryError, InvalidArguments
+from mcp_vega.settings import Settings
+from mcp_vega.studio.gallery import Gallery
+from mcp_vega.studio.jobs import Image
+from mcp_vega.studio.ledger import Ledger
+
+OPENERS = {"darwin": "open", "win32": "explorer"}
+
+
+def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Print the folder with the count and size of its pictures; open it, or delete old pictures first.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        VegaError: The folder cannot be opened, the ledger not be read, or a picture not be deleted.
+    """
+    settings = Settings.from_environment(environment)
+    gallery = gallery_of(settings)
+    if options.prune is not None and settings.ledger_file.exists():
+        anyio.run(_prune, settings, gallery, options.prune, options.yes)
+    files, aside = gallery.files(), gallery.files_aside()
+    sys.stdout.write(f"{gallery.folder}\n{_counted(files)}\n")
+    if aside:
+        sys.stdout.write(f"{len(aside)} more in {gallery.unreadable}, which came in the place of pictures\n")
+    if options.open:
+        _open(gallery.folder)
+    return 0
+
+
+def _counted(files: Iterable[Path]) -> str:
+    sizes = [file.stat().st_size for file in files]
+    return f"{len(sizes):,} {'picture' if len(sizes) == 1 else 'pictures'}, {_readable(sum(sizes))}"
+
+
+def _readable(size: float) -> str:
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} GB"
+
+
+def _open(folder: Path) -> None:
+    if not folder.is_dir():
+        raise GalleryError(f"There is no folder {folder} yet", next_step="Draw a picture first")
+    program = shutil.which(OPENERS.get(sys.platform, "xdg-open"))
+    if program is None:
+        raise GalleryError("There is no program here that opens folders", next_step=f"Open {folder} yourself")
+    subprocess.run([program, str(folder)], check=False, stdout=subprocess.DEVNULL)  # noqa: S603  the system's own
+
+
+# ---- pruning ----
+
+
+async def _prune(settings: Settings, gallery: Gallery, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
+    """Delete the pictures of jobs that were begun so many days ago or earlier, after asking."""
+    ledger, now = Ledger(settings.ledger_file), datetime.now(UTC)
+    try:
+        old = [image for _, image in await ledger.catalogue.before(now - timedelta(days=days))]
+        unchanged = [image for image in old if gallery.holds(image)]
+        if not unchanged:
+            sys.stderr.write(f"No picture is {days} days old or older\n")
+        elif confirmed or _agreed(unchanged, gallery.folder):
+            for image in unchanged:
+                gallery.delete(image)
+                await ledger.catalogue.mark_deleted(image.id, now)
+            sys.stderr.write(f"Deleted: {len(unchanged):,}. mcp-vega jobs still tells how each was drawn.\n")
+        else:
+            sys.stderr.write("Nothing was deleted.\n")
+    finally:
+        await ledger.close()
+
+
+def _agreed(images: list[Image], folder: Path) -> bool:
+    """Ask whether pictures are to be deleted.
+
+    Raises:
+        InvalidArguments: There is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidArguments(
+            "--prune asks before it deletes, and there is no terminal to ask at", next_step="Add --yes"
+        )
+    paths = [image.path for image in images if image.path]
+    sys.stderr.write(f"{_counted(paths)} would be deleted from {folder}; the ledger keeps how each was drawn.\n")
+    sys.stderr.write("Delete them? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -1,0 +1,52 @@
+"""`mcp-vega recipe`: how a picture was drawn, from its file alone."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.segmind.responses import printable
+from mcp_vega.studio import recipes
+from mcp_vega.studio.recipes import Recipe
+
+
+def run_recipe(options: Namespace, _: Mapping[str, str]) -> int:
+    """Print the recipe of a picture; returns the exit code.
+
+    Raises:
+        InvalidArguments: The file cannot be read, or has no recipe.
+    """
+    recipe = recipe_in(Path(options.file))
+    if options.json:
+        text = json.dumps(recipe.data, indent=2)
+    else:
+        lines = [printable(line) for line in recipe.text.splitlines()]
+        count = recipe.parameters.pictures
+        lines += [f"Picture {recipe.picture} of {count} of one call"] if count > 1 else []
+        text = "\n".join(lines)
+    # A prompt may hold what the terminal's encoding lacks.
+    sys.stdout.buffer.write(f"{text}\n".encode(errors="replace"))
+    sys.stdout.flush()
+    return 0
+
+
+def recipe_in(file: Path) -> Recipe:
+    """The recipe in a picture's file.
+
+    Raises:
+        InvalidArguments: The file cannot be read, or has no recipe.
+    """
+    try:
+        recipe = recipes.read(file.read_bytes())
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InvalidArguments(f"{file} cannot be read: {said}", next_step="Name a picture's file") from error
+    if recipe is None:
+        raise InvalidArguments(
+            f"{file} holds no recipe of mcp-vega",
+            next_step="Name a JPEG or PNG as mcp-vega kept it: other programs drop what stands beside the pixels, and "
+            "WebP pictures have none; mcp-vega jobs lists what the ledger knows",
+        )
+    return recipe

@@ -1,0 +1,47 @@
+"""The client at the other end of a request: what its transport carries, and how it reaches a picture's file."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server.context import ServerRequestContext
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from starlette.requests import Request
+
+from mcp_vega.studio.jobs import Image
+
+IMAGES_PATH = "/images"
+SSE_MESSAGES_PATH = "/messages"
+# A message of more than 1 MiB ends an SSE connection of several clients: as base64 this is 933,336 characters.
+EVENT_BYTES = 700_000
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A client, as far as an answer depends on it.
+
+    Attributes:
+        base_url: The address under which it reaches this server; None where that is not over HTTP, but on one machine.
+        read_limit: How many bytes a resource may have to reach it; None where there is no limit.
+        has_channel: Whether it can be told something that it did not ask for.
+    """
+
+    base_url: str | None = None
+    read_limit: int | None = None
+    has_channel: bool = True
+
+    @classmethod
+    def of(cls, context: ServerRequestContext[Any, Any]) -> "Peer":
+        """The client that a request came from."""
+        request = context.request
+        if not isinstance(request, Request):
+            return cls()
+        # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.
+        over_sse = request.url.path.startswith(SSE_MESSAGES_PATH)
+        limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
+        return cls(str(request.base_url).rstrip("/"), EVENT_BYTES if limited else None, over_sse)
+
+    def place(self, image: Image) -> str | None:
+        """Where the client finds a picture's file: its path on the same machine, else a URL of this server."""
+        if self.base_url is not None:
+            return f"{self.base_url}{IMAGES_PATH}/{image.id}"
+        return str(image.path) if image.path else None

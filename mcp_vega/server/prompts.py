@@ -1,0 +1,229 @@
+"""The prompts: ways to use the tools well, for users to pick in their host."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Any, get_args
+
+from mcp_types import Completion, GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
+from mcp_vega.segmind.parameters import Scheduler, VegaParameters, VegaRTParameters
+from mcp_vega.server import arguments, resources
+from mcp_vega.server.arguments import Arguments
+from mcp_vega.server.desk import Desk
+from mcp_vega.studio.catalogue import Kept
+from mcp_vega.studio.jobs import Job
+
+SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+WAITING = (
+    "If a call comes back with a request id instead of a picture, ask check_job for it and do not repeat the call: "
+    "each call is paid for."
+)
+ADVICE = (
+    "A prompt names the subject first, then what it does, the surroundings, the light, the mood, and last the style; "
+    "concrete and visible things only, in English, in one or two sentences. The model draws no legible writing."
+)
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Illustration(_Asked):
+    """What `illustrate` is asked for."""
+
+    passage: str = Field(min_length=1, description="The passage to illustrate.")
+    pictures: int = Field(default=1, ge=1, le=8, description="How many pictures, 1 to 8; default 1.")
+    style: str = Field(default="", description="The style, such as 'watercolour' or 'ink drawing'.")
+    scheduler: Scheduler = Field(default=VegaParameters.default("scheduler"), description="The scheduler for Vega.")
+
+
+class Exploration(_Asked):
+    """What `explore` is asked for."""
+
+    idea: str = Field(min_length=1, description="The idea, in a few words.")
+    drafts: int = Field(default=4, ge=2, le=8, description="How many drafts, 2 to 8; default 4.")
+    scheduler: Scheduler = Field(
+        default=VegaParameters.default("scheduler"), description="The scheduler for the final picture."
+    )
+
+
+class Variation(_Asked):
+    """What `vary` is asked for."""
+
+    image: str = Field(min_length=1, description="The picture: its id, its vega:// URI or the request id of its job.")
+    change: str = Field(min_length=1, description="The one thing to change, such as 'at night'.")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A prompt: its words for the user, its arguments, and the text it becomes."""
+
+    name: str
+    title: str
+    description: str
+    arguments: Arguments[Any]
+    write: Callable[[Desk, Any], Awaitable[str]]
+
+    @property
+    def shown(self) -> Prompt:
+        """The prompt as a host lists it."""
+        required = self.arguments.schema.get("required", [])
+        given = [
+            PromptArgument(name=name, description=schema["description"], required=name in required)
+            for name, schema in self.arguments.schema["properties"].items()
+        ]
+        return Prompt(name=self.name, title=self.title, description=self.description, arguments=given)
+
+
+async def get(desk: Desk, name: str, given: dict[str, Any]) -> GetPromptResult:
+    """A prompt with its arguments filled in.
+
+    Raises:
+        InvalidArguments: There is no such prompt, or an argument is missing or cannot be used.
+        VegaError: The picture it speaks of is not known.
+    """
+    definition = next((each for each in DEFINITIONS if each.name == name), None)
+    if definition is None:
+        known = ", ".join(each.name for each in DEFINITIONS)
+        raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
+    # Hosts send an empty text for an argument that was left out.
+    filled = {key: value for key, value in given.items() if value != ""}
+    text = await definition.write(desk, definition.arguments.read(filled))
+    message = PromptMessage(role="user", content=TextContent(type="text", text=text))
+    return GetPromptResult(description=definition.description, messages=[message])
+
+
+async def completion(desk: Desk, argument: str, beginning: str) -> Completion | None:
+    """What an argument of a prompt may be completed to: a scheduler, or the id of a picture."""
+    if argument == "scheduler":
+        fitting = [name for name in SCHEDULERS if name.casefold().startswith(beginning.casefold())]
+        return Completion(values=fitting, total=len(fitting), has_more=False)
+    return await resources.completion(desk, "image", beginning)
+
+
+# ---- the texts ----
+
+
+async def _illustrate(_: Desk, asked: Illustration) -> str:
+    one = asked.pictures == 1
+    style = f" Style of {'the picture' if one else 'every picture'}: {asked.style}." if asked.style else ""
+    together = (
+        ""
+        if one
+        else " The model sees one prompt at a time: describe people and places that come again in the same words each "
+        "time, and end every prompt with the same words for the style, so that the pictures belong together."
+    )
+    moments = "the moment" if one else f"the {asked.pictures} moments"
+    return f"""\
+Illustrate the passage below with {"a picture" if one else f"{asked.pictures} pictures"}.
+
+1. Choose {moments} that a reader would remember{"" if one else ", spread over the passage"}.
+2. Write a prompt for {"it" if one else "each"}. {ADVICE}{style}{together}
+3. Call generate_image_vega {"once" if one else "once for each"} with the prompt, scheduler "{asked.scheduler}" and a \
+negative_prompt of what would spoil it (for instance "text, watermark, extra fingers, blurry"). A picture costs about \
+${VegaParameters.average_cost}. {WAITING}
+4. Show {"the picture" if one else "each picture"} with the sentence it belongs to, its place on the disk and its seed.
+
+The passage:
+
+{asked.passage}"""
+
+
+async def _explore(_: Desk, asked: Exploration) -> str:
+    seeds = ", ".join(str(SystemRandom().randrange(10**6)) for _ in range(asked.drafts))
+    return f"""\
+Explore this idea for a picture: {asked.idea}
+
+1. Write {asked.drafts} short prompts that each see the idea in another way: viewpoint, light, season, mood. {ADVICE}
+2. Draw a draft of each with generate_image_vegart, with these seeds in turn: {seeds}. A draft costs about \
+${VegaRTParameters.average_cost}. {WAITING}
+3. Show the drafts numbered, each with its prompt and seed, and ask which one to finish. Do not go on before I answer.
+4. Draw the chosen one with generate_image_vega: its prompt with more of what can be seen, its seed, a \
+negative_prompt of what would spoil it, scheduler "{asked.scheduler}", num_inference_steps 40, guidance_scale 9. Vega \
+is another model, so the picture follows the draft's prompt rather than its exact lines. It costs about \
+${_finished_cost(40)}.
+5. Show it with its place on the disk and its seed."""
+
+
+def _finished_cost(steps: int) -> str:
+    return f"{VegaParameters.average_cost * steps / VegaParameters.default('num_inference_steps'):.4f}"
+
+
+async def _vary(desk: Desk, asked: Variation) -> str:
+    job, image = await _found(desk, asked.image)
+    number = next(place for place, each in enumerate(job.images, 1) if each.id == image.id)
+    count = job.parameters.pictures
+    which = (
+        f" The picture is number {number} of the {count} that one call drew: the same call draws all {count} again, "
+        f"and number {number} is the one to look at."
+        if count > 1
+        else ""
+    )
+    recipe = {**job.parameters.model_dump(mode="json", exclude_defaults=True, exclude={"base64"}), "seed": job.seed}
+    return f"""\
+Make a variation of a picture that was drawn before, changed in one respect: {asked.change}
+
+It is {image.uri}; check_job with request_id "{job.request_id}" shows it again, at no cost. It was drawn by \
+generate_image_{job.parameters.alias} with these arguments:
+
+{json.dumps(recipe, indent=2, ensure_ascii=False)}
+
+1. Rewrite the prompt so that it says the change, and leave every other word as it is.
+2. Call generate_image_{job.parameters.alias} with the new prompt and all other arguments unchanged, the seed above \
+all: it keeps the composition.{which} {WAITING}
+3. Compare the two. If the change does not show, say it earlier in the prompt{_or_in_negative(job)}, and ask me \
+before another call; each costs about ${job.parameters.average_cost * count}.
+4. Show the new picture beside the old one, with its place on the disk and its seed."""
+
+
+def _or_in_negative(job: Job) -> str:
+    known = "negative_prompt" in type(job.parameters).model_fields
+    return ", or put what has to go into the negative_prompt" if known else ""
+
+
+async def _found(desk: Desk, named: str) -> Kept:
+    """The picture that a user names, with its job.
+
+    Raises:
+        UnknownImage: There is none.
+    """
+    name = re.sub("^vega://(images|jobs)/|/preview$", "", named.strip())
+    try:
+        return await desk.studio.find_image(name)
+    except UnknownImage:
+        with suppress(UnknownJob):
+            job = await desk.studio.look(name)
+            if job.images:
+                return job, job.images[0]
+        raise
+
+
+DEFINITIONS = (
+    Definition(
+        name="illustrate",
+        title="Illustrate a passage",
+        description="Illustrate a passage of text with one or more pictures.",
+        arguments=arguments.of_model(Illustration, "illustrate"),
+        write=_illustrate,
+    ),
+    Definition(
+        name="explore",
+        title="Explore an idea",
+        description="Several quick drafts of an idea, then the chosen one drawn with care.",
+        arguments=arguments.of_model(Exploration, "explore"),
+        write=_explore,
+    ),
+    Definition(
+        name="vary",
+        title="Vary a picture",
+        description="A finished picture once more, changed in one respect.",
+        arguments=arguments.of_model(Variation, "vary"),
+        write=_vary,
+    ),
+)

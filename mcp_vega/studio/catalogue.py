@@ -1,0 +1,133 @@
+"""The catalogue: finds again what stands in the ledger, pictures by words and ids by their beginnings."""
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.studio import records, statements
+from mcp_vega.studio.database import Database
+from mcp_vega.studio.jobs import Image, Job
+
+PAGE = 20
+# More words than anyone searches for; each is looked for on its own.
+WORDS = 16
+
+Kept = tuple[Job, Image]
+
+
+class Catalogue:
+    """Looks into the ledger's file.
+
+    Args:
+        database: The file.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, query: str = "", number: int = 1, size: int = PAGE) -> tuple[list[Kept], bool]:
+        """A page of the kept pictures, the newest first, with the job of each.
+
+        Args:
+            query: Words that all must be found in the prompt, the seed, the model or the day; upper and lower case
+                are the same. A number or a model's name has to match a whole word, other words a part of one.
+            number: Which page, from 1.
+            size: How many pictures a page has.
+
+        Returns:
+            The pictures, and whether there are more.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        patterns = [pattern for word in query.casefold().split()[:WORDS] for pattern in _patterns(word)]
+        values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
+        matches = " ".join(statements.MATCH.format(name=name) for name in values)
+        index = "images_by_words" if patterns else "images_by_time"
+        statement = statements.PAGE.format(index=index, matches=matches)
+        limits = {"limit": size + 1, "offset": (number - 1) * size}
+
+        def look(database: sqlite3.Connection) -> list[Kept]:
+            return _kept(database, statement, {**values, **limits})
+
+        found = await self._database.read(look)
+        return found[:size], len(found) > size
+
+    async def picture(self, image_id: str) -> Kept | None:
+        """The picture with this id and its job.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        statement, values = "SELECT id, job FROM images WHERE id = :id", {"id": image_id}
+        return next(iter(await self._database.read(lambda database: _kept(database, statement, values))), None)
+
+    async def before(self, moment: datetime) -> list[Kept]:
+        """The pictures of finished jobs that were begun before a moment, the oldest first.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        values = {"moment": records.moment(moment)}
+        return await self._database.read(lambda database: _kept(database, statements.BEFORE, values))
+
+    async def mark_deleted(self, image_id: str, moment: datetime) -> None:
+        """Note that a picture's file was deleted; how it was drawn stays.
+
+        Raises:
+            LedgerError: The ledger cannot be written.
+        """
+        values = {"id": image_id, "moment": records.moment(moment)}
+        await self._database.write(lambda database: database.execute(statements.MARK_DELETED, values))
+
+    async def image_ids(self, beginning: str, limit: int) -> list[str]:
+        """The ids of kept pictures that begin like this, the newest first.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return await self._ids(statements.IMAGE_IDS, statements.IMAGE_ID_BEGINS, beginning, limit)
+
+    async def request_ids(self, beginning: str, limit: int) -> list[str]:
+        """The request ids of jobs that begin like this, the newest first.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return await self._ids(statements.REQUEST_IDS, statements.REQUEST_ID_BEGINS, beginning, limit)
+
+    async def _ids(self, statement: str, begins: str, beginning: str, limit: int) -> list[str]:
+        statement = statement.format(matches=begins if beginning else "")
+        values: dict[str, Any] = {"limit": limit}
+        # No id has a letter beyond this last one.
+        values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
+
+        def look(database: sqlite3.Connection) -> list[str]:
+            return [row[0] for row in database.execute(statement, values)]
+
+        return await self._database.read(look)
+
+
+def _patterns(word: str) -> list[str]:
+    """What a picture's words have to be like to hold a word."""
+    literal = re.sub(r"[%_\\]", r"\\\g<0>", word)
+    whole = word.isdecimal() or any(word in (slug, model.alias) for slug, model in MODELS.items())
+    # The first one is the quicker to rule a picture out: a space is found everywhere.
+    return [f"%{literal}%", f"% {literal} %"] if whole else [f"%{literal}%"]
+
+
+def _kept(database: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> list[Kept]:
+    """The pictures that a statement names by id and job; without those of a job that cannot be read."""
+    kept: list[Kept] = []
+    for image_id, local_id in database.execute(statement, values).fetchall():
+        row = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,)).fetchone()
+        images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (local_id,)).fetchall()
+        try:
+            job = records.from_row(row, images)
+        except ValueError:
+            continue
+        kept += [(job, image) for image in job.images if image.id == image_id]
+    return kept
