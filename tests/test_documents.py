@@ -14,7 +14,9 @@ from PIL import Image, ImageChops, ImageStat
 
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
+from mcp_vega.studio.pictures import BUDGETS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,6 +81,19 @@ async def test_the_tables_of_tools_and_parameters_are_those_of_the_server(agent:
             if "default" in schema:
                 default = re.escape(json.dumps(schema["default"]).strip('"'))
                 assert re.search(rf"(^|default ){default}(;|$)", words), name
+
+
+def test_the_table_of_resources_is_what_the_server_reads() -> None:
+    assert [row[0].strip("`") for row in rows("resource")] == [template.uri_template for template in TEMPLATES]
+
+
+def test_the_table_of_previews_is_what_the_modes_allow() -> None:
+    for mode, one, several, together in rows("mode")[:-1]:
+        budget = BUDGETS[mode.strip("`")]  # pyright: ignore[reportArgumentType]  the mode's name
+        for said, side in ((one, budget.side), (several, budget.side_of_several)):
+            assert said == "full size" if side == 1024 else f"up to {side} px" in said
+        assert f"{budget.characters:,}" in together
+    assert rows("mode")[-1][0] == "`off`"
 
 
 def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:

@@ -1,6 +1,6 @@
-"""Clients of others: the MCP Inspector, the conformance suite, the TypeScript SDK and two agent frameworks.
+"""Programs of others: the MCP Inspector, the conformance suite, the TypeScript SDK, two agent frameworks, exiftool.
 
-Needs Node.js, and the registries that npm and pip install from; run with `-m external`.
+Needs Node.js, exiftool, and the registries that npm and pip install from; run with `-m external`.
 """
 
 import io
@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import noise
 from PIL import Image, ImageChops, ImageStat
 from test_transports import address, environment, started
+
+from mcp_vega.segmind.parameters import VegaParameters
+from mcp_vega.studio import recipes
+from mcp_vega.studio.recipes import Recipe
 
 pytestmark = pytest.mark.external
 
@@ -186,3 +191,16 @@ def test_the_framework_openai_agents_hands_text_and_picture_to_its_model(tmp_pat
     assert (text["type"], image["type"]) == ("input_text", "input_image")
     mime_type, _, data = image["image_url"].removeprefix("data:").partition(";base64,")
     assert_drawn(text["text"], mime_type, data, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_exiftool_reads_the_recipe_back(tmp_path: Path, form: str) -> None:
+    """exiftool comes with the system (Debian: libimage-exiftool-perl)."""
+    recipe = Recipe(VegaParameters(prompt="a fox in Föhr, 狐 🦊", negative_prompt="blur", seed=7, samples=4), 2)
+    file = tmp_path / f"picture.{form.lower()}"
+    file.write_bytes(recipes.written(noise(form, 64), recipe))
+    (said,) = json.loads(output_of("exiftool", "-json", "-warning", file.name, "-All", folder=tmp_path))
+    assert "Warning" not in said
+    assert said["UserComment" if form == "JPEG" else "Parameters"] == recipe.text
+    assert json.loads(said["Comment" if form == "JPEG" else "Mcp-vega"]) == recipe.data
+    assert (said["ImageWidth"], said["ImageHeight"]) == (64, 64)

@@ -1,12 +1,19 @@
 """The pictures' folder: whole files under names that any system takes, and none overwritten."""
 
+import json
 import os
-from datetime import date
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from conftest import Sandbox, desk_over, job_of, text_of
+from mcp.client import Client
+from test_command_line import COMMAND, run, settings
 
 from mcp_vega.errors import Charged, GalleryError
+from mcp_vega.server.app import build_server
 from mcp_vega.studio.gallery import Gallery, name_of
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +97,126 @@ def test_a_file_name_is_made_of_harmless_words(prompt: str, slug: str) -> None:
 async def test_a_picture_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="cannot be read"):
         await Gallery(tmp_path).read(tmp_path / "gone.jpg")
+
+
+# ---- on the command line ----
+
+
+async def drawn(sandbox: Sandbox, folder: Path, prompt: str, days_ago: int) -> Path:
+    """A picture that was drawn some days ago, in the folders of `run`."""
+
+    def clock() -> datetime:
+        return datetime.now(UTC) - timedelta(days=days_ago)
+
+    async with (
+        desk_over(sandbox.url, folder / "gallery", home=folder / "home", clock=clock) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": prompt}))["images"]
+    return Path(image["path"])
+
+
+async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox, tmp_path: Path) -> None:
+    nothing = run("gallery", folder=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (0, f"{tmp_path / 'gallery'}\n0 pictures, 0 bytes\n")
+    assert not (tmp_path / "home").exists(), "a question makes no ledger"
+    size = (await drawn(sandbox, tmp_path, "a fox", 0)).stat().st_size
+    one = run("gallery", folder=tmp_path).stdout
+    assert one == f"{tmp_path / 'gallery'}\n1 picture, {size / 1000:.1f} kB\n"
+    (tmp_path / "gallery" / "unreadable" / "2026-11-20").mkdir(parents=True)
+    (tmp_path / "gallery" / "unreadable" / "2026-11-20" / "a-fox-7-0.bin").write_bytes(b"no picture")
+    said = run("gallery", folder=tmp_path).stdout
+    assert said.startswith(one)
+    assert said.endswith(f"1 more in {tmp_path / 'gallery' / 'unreadable'}, which came in the place of pictures\n")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
+def test_gallery_opens_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "gallery").mkdir()
+    opener = tmp_path / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
+    opener.chmod(0o755)
+    assert run("gallery", "--open", folder=tmp_path, PATH=f"{opener.parent}:/bin:/usr/bin").returncode == 0
+    assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
+    without = run("gallery", "--open", folder=tmp_path, PATH="/nowhere")
+    assert without.returncode == 1
+    assert f"Next: Open {tmp_path / 'gallery'} yourself." in without.stderr
+
+
+async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_drawn(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    old, edited, moved, new = [
+        await drawn(sandbox, tmp_path, prompt, days)
+        for prompt, days in (("old", 31), ("edited", 31), ("moved", 40), ("new", 1))
+    ]
+    edited.write_bytes(edited.read_bytes() + b"edited")
+    moved.rename(tmp_path / "moved.jpg")
+    own = old.with_name("a-picture-of-the-users-own.jpg")
+    own.write_bytes(b"own")
+    asked = run("gallery", "--prune", "30", folder=tmp_path)
+    assert (asked.returncode, old.exists()) == (2, True)
+    assert "Next: Add --yes." in asked.stderr
+    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0].partition(".")[0]) == (0, "Deleted: 1")
+    assert [file.exists() for file in (old, edited, own, new, tmp_path / "moved.jpg")] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
+    jobs = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
+    assert [job["parameters"]["prompt"] for job in jobs] == ["new", "edited", "old", "moved"]
+    async with (
+        desk_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home") as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        listed = [each.title for each in (await agent.list_resources()).resources[1:]]
+        assert "“old”" not in listed
+        again = await agent.call_tool("check_job", {"request_id": jobs[2]["request_id"]})
+    assert f"Note: The picture {old} cannot be read: No such file or directory." in text_of(again)
+    assert f"Seed: {jobs[2]['seed']}" in text_of(again)
+    nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert nothing.stderr == "No picture is 30 days old or older\n"
+
+
+async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = await drawn(sandbox, tmp_path, "a fox", 31)
+    elsewhere = tmp_path / "elsewhere"
+    path.parent.rename(elsewhere)
+    path.parent.symlink_to(elsewhere)
+    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert done.stderr == "No picture is 30 days old or older\n"
+    assert (elsewhere / path.name).exists()
+
+
+def answered(answer: str, *arguments: str, folder: Path) -> str:
+    """What a command says to a person at a terminal who answers its question."""
+    import pty
+
+    person, terminal = pty.openpty()
+    os.write(person, f"{answer}\n".encode())
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env=settings(folder / "gallery", folder),
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    os.close(person)
+    os.close(terminal)
+    return done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no terminal of this kind")
+@pytest.mark.parametrize(("answer", "left"), [("", True), ("n", True), ("y", False), ("Yes", False)])
+async def test_prune_asks_first(sandbox: Sandbox, tmp_path: Path, answer: str, *, left: bool) -> None:
+    path = await drawn(sandbox, tmp_path, "a fox", 31)
+    said = answered(answer, "gallery", "--prune", "30", folder=tmp_path)
+    assert said.startswith("1 picture, ")
+    assert "Delete them? [y/N] " in said
+    assert path.exists() is left

@@ -21,6 +21,7 @@ from mcp_types import CallToolResult
 from mcp_vega.sandbox import bodies
 from mcp_vega.sandbox.queue import Call
 from mcp_vega.server.app import build_server
+from mcp_vega.studio import recipes
 from mcp_vega.studio.gallery import Gallery
 
 pytestmark = pytest.mark.anyio
@@ -683,7 +684,8 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         sandbox.queue.history_status = 200
         whole = job_of(await checked(agent, job["request_id"]))
     assert len({image["sha256"] for image in whole["images"]}) == 3
-    assert len(list(tmp_path.glob("*/three-*.jpg"))) == 3
+    files = list(tmp_path.glob("*/three-*.jpg"))
+    assert sorted(recipe.picture for file in files if (recipe := recipes.read(file.read_bytes()))) == [1, 2, 3]
 
 
 async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_calls(

@@ -169,6 +169,47 @@ def test_an_idle_server_leaves_within_a_second_when_stdin_ends(tmp_path: Path) -
         assert process.returncode == 0
 
 
+LISTEN: dict[str, Any] = {
+    "notifications": {"resourcesListChanged": True},
+    "_meta": {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    },
+}
+
+
+def test_a_server_whose_client_listens_for_notices_leaves_within_a_second_when_stdin_ends(tmp_path: Path) -> None:
+    with started(tmp_path, "--sandbox") as process:
+        send(process, "subscriptions/listen", 1, **LISTEN)
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["method"] == "notifications/subscriptions/acknowledged"
+        assert process.stdin
+        process.stdin.close()
+        assert seconds_until_exit(process) < 1
+        assert process.returncode == 0
+
+
+@signals
+def test_a_server_whose_client_listens_for_notices_leaves_within_a_second_of_a_signal_over_http(tmp_path: Path) -> None:
+    with started(tmp_path, "--sandbox", "--transport", "http", "--port", "0") as process:
+        message = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": LISTEN}
+        headers = {
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": "2026-07-28",
+            "mcp-method": "subscriptions/listen",
+        }
+        with (
+            httpx.Client(trust_env=False) as http,
+            http.stream("POST", address(tmp_path), json=message, headers=headers) as answer,
+        ):
+            lines = answer.iter_lines()
+            assert any("notifications/subscriptions/acknowledged" in line for line in lines)
+            process.terminate()
+            assert seconds_until_exit(process) < 1
+        assert process.returncode == 0
+
+
 @signals
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_idle_server_leaves_within_a_second_of_a_signal(tmp_path: Path, number: signal.Signals) -> None:

@@ -32,9 +32,9 @@ INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
 - generate_image_vega or generate_image_vegart draws and returns the image in the conversation.
 - submit_job queues an image and returns a request id; check_job returns the image when it is done.
-Every picture is kept on the server's disk at the path in the result. Each generate or submit call is paid for: if one
-times out or says that it is still drawing, ask check_job instead of repeating it. The seed in a result, with the same
-parameters, draws the same image again."""
+Every picture is kept on the server's disk at the path in the result; the resource vega://gallery?q=WORDS finds
+earlier ones. Each generate or submit call is paid for: if one times out or says that it is still drawing, ask check_job
+instead of repeating it. The seed in a result, with the same parameters, draws the same image again."""
 
 
 def build_server(desk: Desk) -> MCPServer[Any]:

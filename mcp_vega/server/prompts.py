@@ -104,7 +104,7 @@ async def completion(desk: Desk, argument: str, beginning: str) -> Completion | 
     if argument == "scheduler":
         fitting = [name for name in SCHEDULERS if name.casefold().startswith(beginning.casefold())]
         return Completion(values=fitting, total=len(fitting), has_more=False)
-    return await resources.completion(desk, "image", beginning)
+    return await resources.completion(desk, argument, beginning)
 
 
 # ---- the texts ----

@@ -1,0 +1,126 @@
+"""The prompts: texts that lead an agent through the tools, with arguments that are checked and completed."""
+
+from typing import Any
+
+import pytest
+from conftest import job_of
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import PromptReference, TextContent
+
+from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
+
+pytestmark = pytest.mark.anyio
+
+
+async def text(agent: Client, name: str, **arguments: str) -> str:
+    (message,) = (await agent.get_prompt(name, arguments)).messages
+    assert message.role == "user"
+    assert isinstance(message.content, TextContent)
+    return message.content.text
+
+
+async def test_the_prompts_are_listed_with_their_arguments(agent: Client) -> None:
+    listed = {
+        prompt.name: {argument.name: argument.required for argument in prompt.arguments or []}
+        for prompt in (await agent.list_prompts()).prompts
+    }
+    assert listed == {
+        "illustrate": {"passage": True, "pictures": False, "style": False, "scheduler": False},
+        "explore": {"idea": True, "drafts": False, "scheduler": False},
+        "vary": {"image": True, "change": True},
+    }
+    for prompt in (await agent.list_prompts()).prompts:
+        assert prompt.title
+        assert all(argument.description for argument in prompt.arguments or [])
+
+
+async def test_illustrate_speaks_of_the_passage_the_count_and_the_tool(agent: Client) -> None:
+    one = await text(agent, "illustrate", passage="The sea was calm.")
+    assert one.endswith("The sea was calm.")
+    assert "Call generate_image_vega once with" in one
+    assert 'scheduler "DPM2 Karras"' in one
+    assert "check_job" in one
+    several = await text(
+        agent, "illustrate", passage="The sea was calm.", pictures="3", style="ink drawing", scheduler="UniPC"
+    )
+    assert "3 pictures" in several
+    assert "Style of every picture: ink drawing." in several
+    assert 'scheduler "UniPC"' in several
+    assert f"${VegaParameters.average_cost}" in several
+
+
+async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_one(agent: Client) -> None:
+    explored = await text(agent, "explore", idea="a lighthouse", drafts="5")
+    seeds = explored.partition("with these seeds in turn: ")[2].partition(".")[0].split(", ")
+    assert len(set(seeds)) == 5
+    assert all(seed.isdecimal() for seed in seeds)
+    assert "generate_image_vegart" in explored
+    assert f"${VegaRTParameters.average_cost}" in explored
+    assert "ask which one to finish" in explored
+    assert "generate_image_vega:" in explored
+    assert "It costs about $0.0036." in explored
+    assert seeds[0] not in await text(agent, "explore", idea="a lighthouse", drafts="5")
+
+
+@pytest.mark.parametrize("named", ["id", "uri", "preview", "request_id", "job"])
+async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: Client, named: str) -> None:
+    arguments = {"prompt": "a fox", "negative_prompt": "blur", "seed": 7, "samples": 2, "base64": True}
+    job = job_of(await agent.call_tool("generate_image_vega", arguments))
+    image = job["images"][0]
+    names = {
+        "id": image["id"],
+        "uri": image["uri"],
+        "preview": f"{image['uri']}/preview",
+        "request_id": job["request_id"],
+        "job": f"vega://jobs/{job['request_id']}",
+    }
+    varied = await text(agent, "vary", image=names[named], change="at night")
+    assert "changed in one respect: at night" in varied
+    assert f'check_job with request_id "{job["request_id"]}"' in varied
+    assert '{\n  "prompt": "a fox",\n  "seed": 7,\n  "negative_prompt": "blur",\n  "samples": 2\n}' in varied
+    assert "number 1 of the 2" in varied
+    assert "negative_prompt" in varied
+
+
+async def test_vary_names_what_the_model_has(agent: Client) -> None:
+    job = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
+    varied = await text(agent, "vary", image=job["images"][0]["id"], change="at night")
+    assert "Call generate_image_vegart" in varied
+    assert "negative_prompt" not in varied
+    assert f'"seed": {job["seed"]}' in varied
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("illustrate", {}, "passage is missing"),
+        ("illustrate", {"passage": ""}, "passage is missing"),
+        ("illustrate", {"passage": "x", "pictures": "9"}, "pictures is '9', but must be a whole number from 1 to 8"),
+        ("illustrate", {"passage": "x", "scheduler": "UniPCC"}, "did you mean 'UniPC'?"),
+        ("illustrate", {"passage": "x", "picture": "1"}, "did you mean 'pictures'?"),
+        ("explore", {"idea": "x", "drafts": "one"}, "drafts is 'one'"),
+        ("vary", {"image": "0" * 32, "change": "x"}, "There is no picture with the id"),
+        ("vary", {"image": "vega://jobs/none", "change": "x"}, "There is no picture with the id 'none'"),
+        ("draw", {}, "Use one of illustrate, explore, vary"),
+    ],
+)
+async def test_a_prompt_that_cannot_be_written_says_why(
+    agent: Client, name: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(MCPError) as caught:
+        await agent.get_prompt(name, arguments)
+    assert words in caught.value.error.message
+    assert caught.value.error.code == -32602
+
+
+async def test_schedulers_and_ids_are_completed(agent: Client) -> None:
+    async def completed(name: str, argument: str, value: str) -> list[str]:
+        reference = PromptReference(type="ref/prompt", name=name)
+        return (await agent.complete(reference, {"name": argument, "value": value})).completion.values
+
+    job = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
+    assert len(await completed("illustrate", "scheduler", "")) == 12
+    assert await completed("explore", "scheduler", "dpm2") == ["DPM2 a Karras", "DPM2 Karras"]
+    assert await completed("vary", "image", job["images"][0]["id"][:5]) == [job["images"][0]["id"]]
+    assert await completed("vary", "change", "") == []

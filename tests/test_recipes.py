@@ -1,0 +1,234 @@
+"""The recipe in a picture's file: there for other programs, read back by this one, and no pixel touched for it."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import API, KEY, Sandbox, api_that_draws, desk_over, job_of, noise, pixels
+from mcp.client import Client
+from mcp_types import CallToolResult
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from test_command_line import run
+
+from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.server.app import build_server
+from mcp_vega.studio import recipes
+from mcp_vega.studio.recipes import Recipe
+
+pytestmark = pytest.mark.anyio
+
+RECIPE = Recipe(VegaParameters(prompt="a fox in Föhr, 狐 🦊", negative_prompt="blur, noise", seed=7, samples=4), 2)
+TEXT = """\
+a fox in Föhr, 狐 🦊
+Negative prompt: blur, noise
+Steps: 25, Sampler: DPM2 Karras, CFG scale: 7.5, Seed: 7, Size: 1024x1024, Model: segmind-vega, Batch size: 4, \
+Batch pos: 1"""
+
+
+def picture(mode: str, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    shape = Image.radial_gradient("L").resize((64, 48))
+    colours = Image.merge("RGB", [shape, shape.rotate(90), shape.rotate(180)])
+    if mode in ("RGBA", "LA"):
+        colours.putalpha(shape)
+    colours.convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def exif() -> bytes:
+    given = Image.Exif()
+    given[0x010E] = "a description of the API's own"
+    return given.tobytes()
+
+
+def png_text() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Title", "a title of the API's own")
+    return info
+
+
+PICTURES = {
+    "JPEG": picture("RGB", "JPEG"),
+    "grey JPEG": picture("L", "JPEG"),
+    "CMYK JPEG": picture("CMYK", "JPEG"),
+    "progressive JPEG": picture("RGB", "JPEG", progressive=True),
+    "JPEG with Exif": picture("RGB", "JPEG", exif=exif()),
+    "JPEG with a comment": picture("RGB", "JPEG", comment="a comment of the API's own"),
+    "JPEG with a colour profile": picture("RGB", "JPEG", icc_profile=bytes(3000)),
+    "PNG": picture("RGB", "PNG"),
+    "PNG with alpha": picture("RGBA", "PNG"),
+    "PNG with a palette": picture("P", "PNG"),
+    "grey PNG": picture("L", "PNG"),
+    "PNG with a text": picture("RGB", "PNG", pnginfo=png_text()),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_recipe_goes_in_and_comes_back_and_the_pixels_stay_as_they_were(name: str) -> None:
+    before = PICTURES[name]
+    after = recipes.written(before, RECIPE)
+    assert recipes.read(before) is None
+    assert recipes.read(after) == RECIPE
+    assert pixels(after) == pixels(before)
+    assert recipes.written(after, RECIPE) == after
+    assert len(after) > len(before)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "JPEG with Exif", "PNG"])
+def test_the_text_that_stable_diffusion_tools_read_is_in_the_file(name: str) -> None:
+    with Image.open(io.BytesIO(recipes.written(PICTURES[name], RECIPE))) as after:
+        if name == "PNG":
+            assert after.info["parameters"] == TEXT
+            assert json.loads(after.info["mcp-vega"]) == RECIPE.data
+        else:
+            comment = after.getexif().get_ifd(0x8769)[0x9286]
+            assert comment[:8] == b"UNICODE\0"
+            assert comment[8:].decode("utf-16-be") == TEXT
+            assert json.loads(after.info["comment"]) == RECIPE.data
+
+
+def test_a_model_without_scheduler_and_guidance_names_none() -> None:
+    recipe = Recipe(VegaRTParameters(prompt="a fox", seed=7))
+    assert recipe.text == "a fox\nSteps: 4, Seed: 7, Size: 1024x1024, Model: segmind-vega-rt-v1"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> None:
+    long = Recipe(VegaParameters(prompt="狐" * 40_000, seed=7))
+    after = recipes.written(picture("RGB", form), long)
+    assert pixels(after) == pixels(picture("RGB", form))
+    assert recipes.read(after) == (None if form == "JPEG" else long)
+    fits = Recipe(VegaParameters(prompt="x" * 32_000, seed=7))
+    assert recipes.read(recipes.written(picture("RGB", form), fits)) == fits
+
+
+def test_webp_stays_as_it_came() -> None:
+    webp = picture("RGB", "WEBP")
+    assert recipes.written(webp, RECIPE) == webp
+    assert recipes.read(webp) is None
+
+
+def with_comment(text: str) -> bytes:
+    return picture("RGB", "JPEG", comment=text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no picture",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xfe\xff\xff",
+        b"\xff\xd8\xff\xfe\0\0" * 20,
+        b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffiTXt",
+        with_comment("{"),
+        with_comment("[1]"),
+        with_comment('{"software": "mcp-vega"}'),
+        with_comment("[" * 60_000),
+        with_comment(json.dumps({**RECIPE.data, "model": "another"})),
+        with_comment(json.dumps({**RECIPE.data, "picture": 5})),
+        with_comment(json.dumps({**RECIPE.data, "parameters": {"prompt": "", "seed": 7}})),
+    ],
+)
+def test_what_is_no_recipe_is_none(data: bytes) -> None:
+    assert recipes.read(data) is None
+
+
+# ---- kept pictures ----
+
+
+async def drawn(data: bytes, folder: Path, **arguments: Any) -> CallToolResult:
+    async with (
+        desk_over(API, folder, transport=api_that_draws(data)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        return await agent.call_tool("generate_image_vega", {"prompt": "a fox", **arguments})
+
+
+async def test_every_kept_picture_tells_how_it_was_drawn(tmp_path: Path) -> None:
+    result = await drawn(noise("JPEG", 64), tmp_path, samples=3, seed=-1, guidance_scale=9, base64=True)
+    job = job_of(result)
+    for number, image in enumerate(job["images"], 1):
+        recipe = recipes.read(Path(image["path"]).read_bytes())
+        assert recipe is not None
+        assert recipe.picture == number
+        assert recipe.parameters.seed == job["seed"] >= 0
+        assert {**recipe.data["parameters"], "base64": True} == job["parameters"]
+        assert "base64" not in recipe.data["parameters"]
+
+
+# ---- on the command line ----
+
+
+def file_with(recipe: Recipe, folder: Path) -> Path:
+    file = folder / "picture.jpg"
+    file.write_bytes(recipes.written(picture("RGB", "JPEG"), recipe))
+    return file
+
+
+def test_recipe_prints_how_a_picture_was_drawn(tmp_path: Path) -> None:
+    file = file_with(RECIPE, tmp_path)
+    done = run("recipe", str(file), folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{TEXT}\nPicture 2 of 4 of one call\n"
+    done = run("recipe", str(file), "--json", folder=tmp_path)
+    assert json.loads(done.stdout) == RECIPE.data
+
+
+def test_a_recipe_moves_no_cursor(tmp_path: Path) -> None:
+    """The file may come from anyone."""
+    file = file_with(Recipe(VegaParameters(prompt="a fox\x1b[2J\x9b31m", seed=7)), tmp_path)
+    assert run("recipe", str(file), folder=tmp_path).stdout.startswith("a fox [2J 31m\n")
+    assert "\x9b" not in run("recipe", str(file), "--json", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["nothing.jpg", "folder", "words.txt", "plain.png"])
+@pytest.mark.parametrize("command", [["recipe"], ["draw", "--sandbox", "--like"]])
+def test_a_file_without_a_recipe_is_refused_with_the_next_step(tmp_path: Path, command: list[str], name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "words.txt").write_text("no picture", encoding="utf-8")
+    (tmp_path / "plain.png").write_bytes(picture("RGB", "PNG"))
+    done = run(*command, name, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {name} ")
+    assert "Charged: no." in done.stderr
+    assert "Next: Name a " in done.stderr
+
+
+def test_draw_like_a_picture_draws_it_again(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    first = run("draw", "a fox", "--model", "vegart", "--steps", "6", folder=tmp_path, **variables).stdout.strip()
+    again = run("draw", "--like", first, folder=tmp_path, **variables)
+    assert again.returncode == 0, again.stderr
+    before, after = sandbox_in_thread.queue.calls.values()
+    assert (after.slug, after.body) == (before.slug, before.body)
+    assert pixels(Path(again.stdout.strip()).read_bytes()) == pixels(Path(first).read_bytes())
+
+
+def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
+    tmp_path: Path, sandbox_in_thread: Sandbox
+) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    parameters = VegaParameters(prompt="a fox", seed=7, samples=2, num_inference_steps=20, scheduler="UniPC")
+    file = file_with(Recipe(parameters, 2), tmp_path)
+    done = run("draw", "--like", str(file), folder=tmp_path, **variables)
+    assert done.stderr.startswith("It is picture 2 of 2 of one call, so 2 are drawn\n")
+    assert len(done.stdout.splitlines()) == 2
+    (call,) = sandbox_in_thread.queue.calls.values()
+    assert call.body == parameters.body(base64=False)
+
+
+def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    file = file_with(Recipe(VegaRTParameters(prompt="a fox", seed=7, num_inference_steps=6)), tmp_path)
+    assert run("draw", "--like", str(file), "--seed", "8", "a", "hare", folder=tmp_path, **variables).returncode == 0
+    vega = run("draw", "--like", str(file), "--model", "vega", folder=tmp_path, **variables)
+    assert "num_inference_steps is 6, but must be a whole number from 20 to 100" in vega.stderr
+    steps = ["--steps", "20"]
+    assert run("draw", "--like", str(file), "--model", "vega", *steps, folder=tmp_path, **variables).returncode == 0
+    first, second = sandbox_in_thread.queue.calls.values()
+    assert (first.slug, first.body["prompt"], first.body["seed"]) == ("segmind-vega-rt-v1", "a hare", 8)
+    assert (second.slug, second.body["prompt"], second.body["seed"]) == ("segmind-vega", "a fox", 7)

@@ -1,0 +1,384 @@
+"""What was drawn, found again: pictures, previews, jobs and the gallery as resources, and the files over HTTP."""
+
+import io
+import json
+from base64 import b64decode
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from conftest import API, Sandbox, api_that_draws, desk_over, job_of, noise, text_of
+from mcp.client import Client, IncomingMessage
+from mcp.client.sse import sse_client
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp_types import (
+    BlobResourceContents,
+    ResourceListChangedNotification,
+    ResourceTemplateReference,
+    TextResourceContents,
+)
+from PIL import Image
+
+from mcp_vega.sandbox.serving import serving
+from mcp_vega.server.app import build_server
+from mcp_vega.server.web import PATHS, build_application
+from mcp_vega.studio import recipes
+
+pytestmark = pytest.mark.anyio
+
+VEGA, RT = "generate_image_vega", "generate_image_vegart"
+
+
+async def blob(agent: Client, uri: str) -> tuple[bytes, str | None]:
+    first, *_ = (await agent.read_resource(uri)).contents
+    assert isinstance(first, BlobResourceContents)
+    return b64decode(first.blob), first.mime_type
+
+
+async def read(agent: Client, uri: str) -> dict[str, Any]:
+    (content,) = (await agent.read_resource(uri)).contents
+    assert isinstance(content, TextResourceContents)
+    assert content.mime_type == "application/json"
+    return json.loads(content.text)
+
+
+async def prompts(agent: Client, uri: str) -> list[str]:
+    return [each["prompt"] for each in (await read(agent, uri))["pictures"]]
+
+
+# ---- pictures and jobs ----
+
+
+async def test_a_picture_is_a_resource_with_its_real_mime_type(agent: Client) -> None:
+    (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
+    data, mime_type = await blob(agent, image["uri"])
+    assert mime_type == "image/jpeg"
+    assert sha256(data).hexdigest() == image["sha256"] == sha256(Path(image["path"]).read_bytes()).hexdigest()
+
+
+async def test_a_picture_that_is_a_png_says_so(tmp_path: Path) -> None:
+    async with (
+        desk_over(API, tmp_path, transport=api_that_draws(noise("PNG", 64))) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
+        assert (await blob(agent, image["uri"]))[1] == "image/png"
+
+
+async def test_a_preview_is_a_resource_too(agent: Client) -> None:
+    (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
+    data, mime_type = await blob(agent, f"{image['uri']}/preview")
+    assert mime_type == "image/jpeg"
+    assert Image.open(io.BytesIO(data)).size == (768, 768)
+
+
+async def test_a_job_is_a_resource_with_recipe_state_cost_and_files(agent: Client) -> None:
+    job = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7}))
+    shown = await read(agent, f"vega://jobs/{job['request_id']}")
+    assert {name: shown[name] for name in job} == job
+    assert (shown["state"], shown["charged"], shown["error"]) == ("COMPLETED", "yes", None)
+    assert await read(agent, f"vega://jobs/{shown['local_id']}") == shown
+
+
+async def test_a_job_that_failed_is_a_resource_that_says_why(agent: Client) -> None:
+    assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402]"})).is_error
+    listed = await agent.call_tool("check_job", {})
+    request_id = (listed.meta or {})["mcp-vega/jobs"][0]["request_id"]
+    shown = await read(agent, f"vega://jobs/{request_id}")
+    assert (shown["state"], shown["charged"], shown["images"]) == ("FAILED", "no", [])
+    assert shown["error"]["type"] == "InsufficientCredits"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"vega://images/{'0' * 32}",
+        f"vega://images/{'0' * 32}/preview",
+        "vega://images/x",
+        "vega://images/../../etc/passwd",
+        "vega://jobs/none",
+        "vega://jobs/a%20b",
+        "vega://gallery?page=0",
+        "vega://gallery?page=-1",
+        "vega://gallery?page=x",
+        "vega://gallery?query=fox",
+        "vega://other",
+        "file:///etc/passwd",
+    ],
+)
+async def test_a_resource_that_is_not_there_is_an_error_that_says_what_there_is(agent: Client, uri: str) -> None:
+    with pytest.raises(MCPError) as caught:
+        await agent.read_resource(uri)
+    assert "vega://" in caught.value.error.message or "Next: " in caught.value.error.message
+
+
+async def test_a_picture_whose_file_is_gone_is_an_error_that_names_it(agent: Client) -> None:
+    (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
+    Path(image["path"]).unlink()
+    for uri in (image["uri"], f"{image['uri']}/preview"):
+        with pytest.raises(MCPError, match="cannot be read") as caught:
+            await agent.read_resource(uri)
+        assert image["path"] in caught.value.error.message
+
+
+# ---- the gallery ----
+
+
+@pytest.fixture
+async def visitor(sandbox: Sandbox, tmp_path: Path) -> Any:
+    """An agent with a gallery of a few days."""
+    now = datetime(2026, 11, 18, 12, tzinfo=UTC)
+    days = iter(range(100))
+
+    def clock() -> datetime:
+        return now
+
+    async with desk_over(sandbox.url, tmp_path, clock=clock) as desk, Client(build_server(desk)) as agent:
+        for tool, prompt, seed in (
+            (VEGA, "a red fox in the snow", 7),
+            (RT, "Ein Füchslein, 100% wach", 77),
+            (VEGA, "a lighthouse_at dusk", 777),
+            (VEGA, "7 foxes and a hare", 8),
+        ):
+            now = datetime(2026, 11, 18, 12, tzinfo=UTC) + timedelta(days=next(days))
+            await agent.call_tool(tool, {"prompt": prompt, "seed": seed})
+        yield agent
+
+
+FOXES, LIGHT, LITTLE, RED = (
+    "7 foxes and a hare",
+    "a lighthouse_at dusk",
+    "Ein Füchslein, 100% wach",
+    "a red fox in the snow",
+)
+
+
+SEARCHES = {
+    "": [FOXES, LIGHT, LITTLE, RED],
+    "?q=": [FOXES, LIGHT, LITTLE, RED],
+    "?q=fox": [FOXES, RED],
+    "?q=FOX%20red": [RED],
+    "?q=red+fox": [RED],
+    "?q=f%C3%BCchslein": [LITTLE],
+    "?q=F%C3%9CCHSLEIN": [LITTLE],
+    "?q=7": [FOXES, RED],
+    "?q=77": [LITTLE],
+    "?q=777": [LIGHT],
+    "?q=vegart": [LITTLE],
+    "?q=vega": [FOXES, LIGHT, RED],
+    "?q=segmind-vega-rt-v1": [LITTLE],
+    "?q=2026-11-20": [LIGHT],
+    "?q=2026-11": [FOXES, LIGHT, LITTLE, RED],
+    "?q=fox%202026-11-18": [RED],
+    "?q=100%25": [LITTLE],
+    "?q=house_at": [LIGHT],
+    "?q=f%25x": [],
+    "?q=f_x": [],
+    "?q=%5C": [],
+    "?q='%20OR%201=1%20--": [],
+    "?q=" + "a%20" * 500: [FOXES, LIGHT, LITTLE, RED],
+    "?page=2": [],
+    "?q=fox&page=1": [FOXES, RED],
+}
+
+
+async def test_the_gallery_is_searched_by_words_seed_model_and_day(visitor: Client) -> None:
+    assert {query: await prompts(visitor, f"vega://gallery{query}") for query in SEARCHES} == SEARCHES
+
+
+async def test_a_picture_in_the_gallery_says_where_it_is_and_how_it_was_drawn(visitor: Client) -> None:
+    (shown,) = (await read(visitor, "vega://gallery?q=red"))["pictures"]
+    assert (shown["model"], shown["seed"], shown["created"]) == ("segmind-vega", 7, "2026-11-18T12:00:00+00:00")
+    assert Path(shown["file"]).read_bytes() == (await blob(visitor, shown["uri"]))[0]
+    assert (await blob(visitor, shown["preview"]))[1] == "image/jpeg"
+    assert (await read(visitor, shown["job"]))["parameters"]["prompt"] == RED
+
+
+async def test_the_gallery_has_pages_that_lead_on(agent: Client) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in range(6):
+            tasks.start_soon(agent.call_tool, VEGA, {"prompt": f"picture {number}", "samples": 4})
+    first = await read(agent, "vega://gallery?q=picture")
+    assert first["next"] == "vega://gallery?q=picture&page=2"
+    second = await read(agent, first["next"])
+    assert (first["page"], second["page"], second["next"]) == (1, 2, None)
+    seen = [each["uri"] for page in (first, second) for each in page["pictures"]]
+    assert len(seen) == len(set(seen)) == 24
+
+
+async def test_the_list_of_resources_begins_with_the_gallery_and_the_latest_pictures(visitor: Client) -> None:
+    gallery, *pictures = (await visitor.list_resources()).resources
+    assert gallery.uri == "vega://gallery"
+    assert [each.title for each in pictures] == [f"“{prompt}”" for prompt in (FOXES, LIGHT, LITTLE, RED)]
+    assert [each.mime_type for each in pictures] == ["image/jpeg"] * 4
+    data, _ = await blob(visitor, pictures[0].uri)
+    assert pictures[0].size == len(data)
+    assert pictures[0].annotations is not None
+    assert pictures[0].annotations.last_modified == "2026-11-21T12:00:00+00:00"
+
+
+async def test_the_templates_are_those_that_are_read(agent: Client) -> None:
+    templates = (await agent.list_resource_templates()).resource_templates
+    assert [each.uri_template for each in templates] == [
+        "vega://images/{id}",
+        "vega://images/{id}/preview",
+        "vega://jobs/{request_id}",
+        "vega://gallery{?q,page}",
+    ]
+
+
+async def test_ids_are_completed(agent: Client) -> None:
+    jobs = [job_of(await agent.call_tool(RT, {"prompt": "a fox", "seed": seed})) for seed in (1, 2)]
+    newest, oldest = (job["images"][0]["id"] for job in reversed(jobs))
+    for template in ("vega://images/{id}", "vega://images/{id}/preview"):
+        reference = ResourceTemplateReference(type="ref/resource", uri=template)
+        everything = await agent.complete(reference, {"name": "id", "value": ""})
+        assert everything.completion.values == [newest, oldest]
+        assert everything.completion.has_more is False
+        one = await agent.complete(reference, {"name": "id", "value": oldest[:9]})
+        assert one.completion.values == [oldest]
+        none = await agent.complete(reference, {"name": "id", "value": "%"})
+        assert none.completion.values == []
+    reference = ResourceTemplateReference(type="ref/resource", uri="vega://jobs/{request_id}")
+    found = await agent.complete(reference, {"name": "request_id", "value": jobs[0]["request_id"][:9]})
+    assert found.completion.values == [jobs[0]["request_id"]]
+    reference = ResourceTemplateReference(type="ref/resource", uri="vega://gallery{?q,page}")
+    assert (await agent.complete(reference, {"name": "q", "value": ""})).completion.values == []
+
+
+# ---- notices ----
+
+
+async def test_a_client_that_listens_hears_of_new_pictures_and_of_its_job(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        capabilities = agent.server_capabilities.resources
+        assert capabilities is not None
+        assert (capabilities.list_changed, capabilities.subscribe) == (True, True)
+        heard: list[Any] = []
+        async with agent.listen(resources_list_changed=True, resource_subscriptions=["vega://gallery"]) as events:
+            with anyio.fail_after(10):
+                await agent.call_tool("submit_job", {"prompt": "a fox"})
+                async for event in events:
+                    heard.append(event)
+                    if len(heard) == 2:
+                        break
+        assert {type(event) for event in heard} == {ResourcesListChanged, ResourceUpdated}
+        assert len((await agent.list_resources()).resources) == 2
+
+
+async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox: Sandbox, tmp_path: Path) -> None:
+    heard = anyio.Event()
+
+    async def handle(message: IncomingMessage) -> None:
+        if isinstance(message, ResourceListChangedNotification):
+            heard.set()
+
+    async with (
+        desk_over(sandbox.url, tmp_path) as desk,
+        Client(build_server(desk), mode="legacy", message_handler=handle) as agent,
+    ):
+        capabilities = agent.server_capabilities.resources
+        assert capabilities is not None
+        assert capabilities.list_changed
+        await agent.call_tool("submit_job", {"prompt": "a fox"})
+        with anyio.fail_after(10):
+            await heard.wait()
+
+
+# ---- over HTTP ----
+
+
+async def over_http(
+    folder: Path, transport: str, mode: str, data: bytes, check: Callable[[Client, str], Any], **hosts: Any
+) -> None:
+    """Check something of a server over HTTP whose pictures are all `data`."""
+    async with desk_over(API, folder, transport=api_that_draws(data)) as desk:
+        application = build_application(desk, transport, **hosts)
+        # The loopback server of the sandbox runs no lifespan.
+        async with application.router.lifespan_context(application), serving(application) as url:
+            address = f"{url}{PATHS[transport]}"
+            async with Client(sse_client(address) if transport == "sse" else address, mode=mode) as agent:
+                await check(agent, url)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Path, transport: str, mode: str) -> None:
+    async def check(agent: Client, url: str) -> None:
+        result = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        (image,) = job_of(result)["images"]
+        assert f"Image: {url}/images/{image['id']}\n" in text_of(result)
+        assert image["url"] == f"{url}/images/{image['id']}"
+        assert image["path"] not in text_of(result)
+        assert (await read(agent, "vega://gallery"))["pictures"][0]["file"] == image["url"]
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.get(image["url"])
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.content == Path(image["path"]).read_bytes()
+            unknown = await http.get(f"{url}/images/{'0' * 32}")
+            assert (unknown.status_code, unknown.headers["content-type"]) == (404, "text/plain; charset=utf-8")
+            for path in ("/images/", "/images/..%2f..%2fetc%2fpasswd", "/images/x"):
+                assert (await http.get(url + path)).status_code == 404
+            for header in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+                assert (await http.get(image["url"], headers=header)).status_code in (403, 421)
+            Path(image["path"]).unlink()
+            assert "cannot be read" in (await http.get(image["url"])).text
+
+    await over_http(tmp_path, transport, mode, noise("JPEG", 64), check)
+
+
+async def test_on_stdio_the_text_carries_the_path(agent: Client) -> None:
+    result = await agent.call_tool(VEGA, {"prompt": "a fox"})
+    (image,) = job_of(result)["images"]
+    assert f"Image: {image['path']}\n" in text_of(result)
+    assert "url" not in image
+
+
+@pytest.mark.parametrize(
+    ("transport", "mode", "whole"),
+    [("http", "auto", True), ("http", "legacy", False), ("sse", "auto", False), ("sse", "legacy", False)],
+)
+async def test_a_picture_that_a_transport_cannot_carry_comes_as_large_as_it_can_and_says_where_the_original_is(
+    tmp_path: Path, transport: str, mode: str, *, whole: bool
+) -> None:
+    large = noise("PNG", 640)
+    assert len(large) > 1_200_000
+
+    async def check(agent: Client, url: str) -> None:
+        (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
+        contents = (await agent.read_resource(image["uri"])).contents
+        first = contents[0]
+        assert isinstance(first, BlobResourceContents)
+        data = b64decode(first.blob)
+        if whole:
+            assert len(contents) == 1
+            assert sha256(data).hexdigest() == image["sha256"]
+            return
+        with Image.open(io.BytesIO(data)) as shown:
+            assert (shown.format, shown.size, first.mime_type) == ("JPEG", (640, 640), "image/jpeg")
+        assert 300_000 < len(data) <= 700_000
+        said = contents[1]
+        assert isinstance(said, TextResourceContents)
+        assert said.text.endswith(f"The original is at {url}/images/{image['id']}")
+        assert "image/png of 1," in said.text
+
+    await over_http(tmp_path, transport, mode, large, check)
+
+
+async def test_on_stdio_and_in_memory_any_size_is_read_whole(tmp_path: Path) -> None:
+    async with (
+        desk_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as desk,
+        Client(build_server(desk), mode="legacy") as agent,
+    ):
+        (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
+        data, mime_type = await blob(agent, image["uri"])
+    assert mime_type == "image/png"
+    assert len(data) > 3_000_000
+    assert recipes.read(data) is not None
