@@ -1,0 +1,190 @@
+"""How large the pictures inside a result are, and what they cost a model: every preview mode with 1 to 4 samples.
+
+    python benchmarks/previews.py
+
+Calls the tool through a client in memory, over an API whose every picture is noise (a JPEG of quality 95, the worst
+case for any codec) or one that the sandbox paints, 1024 x 1024 pixels each. Files and previews are counted in bytes,
+the base64 of the previews and the whole result in characters of its JSON. Exits with 1 when the previews of a result
+pass the limit of their mode, or are not as many as its pictures (none in the mode `off`).
+
+The tokens are computed from the previews' sizes, not measured. The rules are those of the vendors' documentation of
+image tokens, as known in 2026; other models of theirs have other rules:
+
+    Claude          one token for each 28 x 28 pixels begun
+    GPT-4o          85, and 170 for each 512-pixel tile begun, of the picture made to fit 2048 x 2048 and its shortest
+                    side to fit 768
+    Gemini 2        258 for a picture of at most 384 x 384, else 258 for each 768-pixel tile begun
+"""
+
+import argparse
+import io
+import json
+import math
+import random
+import sys
+import tempfile
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+from mcp.client import Client
+from PIL import Image
+from studios import API, studio_in
+
+from mcp_vega.sandbox.painter import paint
+from mcp_vega.server.app import build_server
+from mcp_vega.server.desk import Desk
+from mcp_vega.studio.pictures import Mode
+
+SIDE = 1024
+PROMPT, SEED = "a lighthouse at dusk", 7
+SAMPLES = 4
+# Characters of base64 in one result, as promised; not taken from the code, which is what is checked here.
+LIMITS: dict[Mode, int] = {"auto": 137_000, "small": 60_000, "full": 933_336, "off": 0}
+
+Size = tuple[int, int]
+
+
+def claude(size: Size) -> int:
+    """The tokens of a picture for Claude."""
+    return math.prod(math.ceil(pixels / 28) for pixels in size)
+
+
+def gpt_4o(size: Size) -> int:
+    """The tokens of a picture for GPT-4o, at high detail."""
+    share = min(1, 2048 / max(size))
+    share *= min(1, 768 / (min(size) * share))
+    return 85 + 170 * math.prod(math.ceil(round(pixels * share) / 512) for pixels in size)
+
+
+def gemini(size: Size) -> int:
+    """The tokens of a picture for Gemini 2."""
+    return 258 if max(size) <= 384 else 258 * math.prod(math.ceil(pixels / 768) for pixels in size)
+
+
+RULES: dict[str, Callable[[Size], int]] = {"Claude": claude, "GPT-4o": gpt_4o, "Gemini 2": gemini}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one result holds: the bytes of its files, its previews as base64, the characters of all of it."""
+
+    files: list[int]
+    previews: list[str]
+    characters: int
+
+    @property
+    def base64(self) -> int:
+        """The characters of all previews."""
+        return sum(map(len, self.previews))
+
+    @property
+    def raw(self) -> int:
+        """The bytes of all previews."""
+        return sum(len(b64decode(preview)) for preview in self.previews)
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Width and height of each preview in pixels."""
+        return [Image.open(io.BytesIO(b64decode(preview))).size for preview in self.previews]
+
+
+def noise(number: int) -> bytes:
+    """A picture that no codec makes small."""
+    picture = Image.frombytes("RGB", (SIDE, SIDE), random.Random(number).randbytes(SIDE * SIDE * 3))  # noqa: S311
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def api_that_draws(pictures: list[bytes]) -> httpx.MockTransport:
+    """A Segmind that answers at once with these pictures, the first ones where fewer are asked for."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.startswith("/v1/"):
+            return httpx.Response(200, content=pictures[0], headers={"content-type": "image/jpeg"})
+        if path.endswith(".jpeg"):
+            return httpx.Response(200, content=pictures[int(path[1])], headers={"content-type": "image/jpeg"})
+        if request.method == "POST":
+            return httpx.Response(200, json={"request_id": f"samples-{json.loads(request.content)['samples']}"})
+        if path.endswith("/status"):
+            return httpx.Response(200, json={"status": "COMPLETED"})
+        urls = [{"url": f"{API}/{number}.jpeg"} for number in range(int(path[-1]))]
+        return httpx.Response(200, json={"status": "COMPLETED", "images": urls})
+
+    return httpx.MockTransport(answer)
+
+
+async def shown(pictures: list[bytes], mode: Mode, samples: int) -> Shown:
+    """Draw, and look at the result as it would be sent."""
+    arguments = {"prompt": PROMPT, "seed": SEED, "samples": samples}
+    with tempfile.TemporaryDirectory() as name:
+        async with (
+            studio_in(Path(name), api_that_draws(pictures)) as studio,
+            Client(build_server(Desk(studio, preview=mode))) as agent,
+        ):
+            result = await agent.call_tool("generate_image_vega", arguments)
+        return read(result.model_dump_json(by_alias=True, exclude_none=True), samples)
+
+
+def read(text: str, samples: int) -> Shown:
+    """What the JSON of a result holds, while its files are there."""
+    result: dict[str, Any] = json.loads(text)
+    if result.get("isError"):
+        raise SystemExit(f"no pictures: {result['content'][0]['text']}")
+    images = result["_meta"]["mcp-vega/job"]["images"]
+    assert len(images) == samples
+    files = [Path(image["path"]).stat().st_size for image in images]
+    return Shown(files, [part["data"] for part in result["content"] if part["type"] == "image"], len(text))
+
+
+def print_row(mode: Mode, samples: int, seen: Shown) -> None:
+    """One line of the table: the sizes that differ and what each costs, then what all of them cost."""
+    sizes = list(dict.fromkeys(seen.sizes))
+    tokens = ""
+    for rule in RULES.values():
+        each = "/".join(dict.fromkeys(str(rule(size)) for size in sizes)) or "0"
+        tokens += f" {each:>6} {sum(map(rule, seen.sizes)):>6}"
+    described = "/".join(f"{width}x{height}" for width, height in sizes) or "none"
+    print(
+        f"{mode:6} {samples:>7} {sum(seen.files):>10,} {described:>15} {seen.raw:>8,} {seen.base64:>8,} "
+        f"{LIMITS[mode]:>8,} {seen.characters:>9,}{tokens}"
+    )
+
+
+async def measured() -> bool:
+    """Print the tables; returns whether the limits hold."""
+    kinds = {
+        "Noise, JPEG of quality 95": [noise(number) for number in range(SAMPLES)],
+        "Painted by the sandbox": [paint(PROMPT, SEED, number) for number in range(SAMPLES)],
+    }
+    kept = True
+    for kind, pictures in kinds.items():
+        print(f"{kind}; tokens of one preview, and of all in the result")
+        print(
+            f"{'mode':6} {'samples':>7} {'file bytes':>10} {'pixels':>15} {'bytes':>8} {'base64':>8} {'limit':>8} "
+            f"{'result':>9}" + "".join(f" {name:>13}" for name in RULES)
+        )
+        for mode, limit in LIMITS.items():
+            for samples in range(1, SAMPLES + 1):
+                seen = await shown(pictures, mode, samples)
+                print_row(mode, samples, seen)
+                kept &= seen.base64 <= limit and len(seen.previews) == (0 if mode == "off" else samples)
+        print()
+    print("Every limit holds." if kept else "A LIMIT IS PASSED, OR A PREVIEW IS MISSING.")
+    return kept
+
+
+def main() -> int:
+    """Draw, measure and print."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    return 0 if anyio.run(measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
