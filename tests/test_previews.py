@@ -95,6 +95,18 @@ async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path:
     assert 137_000 / 2 < len(second.data) <= 137_000
 
 
+@pytest.mark.parametrize("preview", ["auto", "small"])
+async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, preview: str) -> None:
+    """The recipe is in the file, and Pillow would copy it into each preview."""
+    result = await drawn(noise("JPEG", 1024), tmp_path, preview, prompt="a fox " * 5000, samples=4)
+    characters, _, side = LIMITS[preview]
+    assert sum(len(image.data) for image in images_of(result)) <= characters
+    for image in images_of(result):
+        with Image.open(io.BytesIO(b64decode(image.data))) as shown:
+            assert side / 2 < max(shown.size)
+            assert "comment" not in shown.info
+
+
 async def test_a_preview_is_made_beside_the_event_loop_and_one_at_a_time(tmp_path: Path) -> None:
     async with desk_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as desk:
         darkroom = desk.studio.darkroom

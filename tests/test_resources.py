@@ -2,8 +2,10 @@
 
 import io
 import json
+import sqlite3
 from base64 import b64decode
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -29,10 +31,12 @@ from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
 from mcp_vega.server.web import PATHS, build_application
 from mcp_vega.studio import recipes
+from mcp_vega.studio.database import MIGRATIONS
 
 pytestmark = pytest.mark.anyio
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
+SAVE_IMAGE_BEFORE = "INSERT INTO images VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256)"
 
 
 async def blob(agent: Client, uri: str) -> tuple[bytes, str | None]:
@@ -170,6 +174,7 @@ SEARCHES = {
     "?q=7": [FOXES, RED],
     "?q=77": [LITTLE],
     "?q=777": [LIGHT],
+    "?q=snow%21,+red": [RED],
     "?q=vegart": [LITTLE],
     "?q=vega": [FOXES, LIGHT, RED],
     "?q=segmind-vega-rt-v1": [LITTLE],
@@ -210,6 +215,39 @@ async def test_the_gallery_has_pages_that_lead_on(agent: Client) -> None:
     assert (first["page"], second["page"], second["next"]) == (1, 2, None)
     seen = [each["uri"] for page in (first, second) for each in page["pictures"]]
     assert len(seen) == len(set(seen)) == 24
+
+
+async def test_a_job_that_cannot_be_read_does_not_end_the_pages(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        for number in range(6):
+            await agent.call_tool(VEGA, {"prompt": f"picture {number}", "samples": 4})
+        with (
+            closing(sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}-home") / "ledger.sqlite3")) as database,
+            database,
+        ):
+            database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%picture 5%'")
+        first = await read(agent, "vega://gallery")
+        second = await read(agent, first["next"])
+    assert len(first["pictures"]) + len(second["pictures"]) == 20
+
+
+async def test_words_behind_a_nul_are_found(agent: Client) -> None:
+    await agent.call_tool(RT, {"prompt": "a fox\0in the snow", "seed": 7})
+    assert await prompts(agent, "vega://gallery?q=snow+7") == ["a fox\0in the snow"]
+
+
+async def test_pictures_of_a_ledger_from_before_the_gallery_was_searched_are_found(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, home = tmp_path / "gallery", tmp_path / "home"
+    with monkeypatch.context() as patch:
+        patch.setattr("mcp_vega.studio.database.MIGRATIONS", MIGRATIONS[:1])
+        patch.setattr("mcp_vega.studio.statements.SAVE_IMAGE", SAVE_IMAGE_BEFORE)
+        async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
+            await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
+    async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
+        for query in ("füchslein", "7", "vegart", "segmind-vega-rt-v1", datetime.now(UTC).date().isoformat()):
+            assert await prompts(agent, f"vega://gallery?q={query}") == ["ein FÜCHSLEIN"]
 
 
 async def test_the_list_of_resources_begins_with_the_gallery_and_the_latest_pictures(visitor: Client) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from mcp_vega.studio.jobs import Image, Job
 
 PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
-WORDS = 16
+WORDS = 8
 
 Kept = tuple[Job, Image]
 
@@ -43,18 +43,18 @@ class Catalogue:
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        patterns = [pattern for word in query.casefold().split()[:WORDS] for pattern in _patterns(word)]
+        patterns = _patterns(query)
         values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
         matches = " ".join(statements.MATCH.format(name=name) for name in values)
         index = "images_by_words" if patterns else "images_by_time"
         statement = statements.PAGE.format(index=index, matches=matches)
         limits = {"limit": size + 1, "offset": (number - 1) * size}
 
-        def look(database: sqlite3.Connection) -> list[Kept]:
-            return _kept(database, statement, {**values, **limits})
+        def look(database: sqlite3.Connection) -> tuple[list[Kept], bool]:
+            rows = database.execute(statement, {**values, **limits}).fetchall()
+            return _kept(database, rows[:size]), len(rows) > size
 
-        found = await self._database.read(look)
-        return found[:size], len(found) > size
+        return await self._database.read(look)
 
     async def picture(self, image_id: str) -> Kept | None:
         """The picture with this id and its job.
@@ -63,7 +63,11 @@ class Catalogue:
             LedgerError: The ledger cannot be read.
         """
         statement, values = "SELECT id, job FROM images WHERE id = :id", {"id": image_id}
-        return next(iter(await self._database.read(lambda database: _kept(database, statement, values))), None)
+
+        def look(database: sqlite3.Connection) -> list[Kept]:
+            return _kept(database, database.execute(statement, values).fetchall())
+
+        return next(iter(await self._database.read(look)), None)
 
     async def before(self, moment: datetime) -> list[Kept]:
         """The pictures of finished jobs that were begun before a moment, the oldest first.
@@ -72,7 +76,11 @@ class Catalogue:
             LedgerError: The ledger cannot be read.
         """
         values = {"moment": records.moment(moment)}
-        return await self._database.read(lambda database: _kept(database, statements.BEFORE, values))
+
+        def look(database: sqlite3.Connection) -> list[Kept]:
+            return _kept(database, database.execute(statements.BEFORE, values).fetchall())
+
+        return await self._database.read(look)
 
     async def mark_deleted(self, image_id: str, moment: datetime) -> None:
         """Note that a picture's file was deleted; how it was drawn stays.
@@ -111,18 +119,24 @@ class Catalogue:
         return await self._database.read(look)
 
 
-def _patterns(word: str) -> list[str]:
-    """What a picture's words have to be like to hold a word."""
-    literal = re.sub(r"[%_\\]", r"\\\g<0>", word)
-    whole = word.isdecimal() or any(word in (slug, model.alias) for slug, model in MODELS.items())
-    # The first one is the quicker to rule a picture out: a space is found everywhere.
-    return [f"%{literal}%", f"% {literal} %"] if whole else [f"%{literal}%"]
+def _patterns(query: str) -> list[str]:
+    """What the words of a picture have to be like to hold those of a query.
+
+    What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
+    the spaces beside it are found everywhere.
+    """
+    words = records.words(query).split()[:WORDS]
+    names = {name for slug, model in MODELS.items() for name in (slug, model.alias)}
+    literals = {word: re.sub(r"[%_\\]", r"\\\g<0>", word) for word in words}
+    longest = sorted(words, key=lambda word: (word in names, -len(word)))
+    whole = [word for word in longest if word in names or word.isdecimal()]
+    return [f"%{literals[word]}%" for word in longest] + [f"% {literals[word]} %" for word in whole]
 
 
-def _kept(database: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> list[Kept]:
-    """The pictures that a statement names by id and job; without those of a job that cannot be read."""
+def _kept(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> list[Kept]:
+    """Pictures from their ids and those of their jobs; without those of a job that cannot be read."""
     kept: list[Kept] = []
-    for image_id, local_id in database.execute(statement, values).fetchall():
+    for image_id, local_id in found:
         row = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,)).fetchone()
         images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (local_id,)).fetchall()
         try:

@@ -124,6 +124,7 @@ def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iter
         picture.load()
         smaller = picture.convert("RGB")
         smaller.thumbnail((size, size))
+        smaller.info.clear()  # Pillow would write the recipe into each preview again, however long it is
         for quality in qualities:
             buffer = io.BytesIO()
             smaller.save(buffer, "JPEG", quality=quality, optimize=True)

@@ -14,6 +14,8 @@ from mcp_vega.segmind.parameters import MODELS
 from mcp_vega.studio.jobs import Image, Job, Route
 
 Row = Mapping[str, Any]
+# What stands at a word without being part of it.
+PUNCTUATION = ".,;:!?\"'()[]{}…“”„«»"
 
 
 def as_row(job: Job) -> dict[str, Any]:
@@ -70,7 +72,14 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
 def _words(job: Job) -> str:
     """What a job's pictures are found by; a whole word has a space on each side."""
     facts = (job.parameters.prompt, job.seed, job.model, job.parameters.alias, job.created.date())
-    return f" {' '.join(' '.join(map(str, facts)).casefold().split())} "
+    return f" {words(' '.join(map(str, facts)))} "
+
+
+def words(text: str) -> str:
+    """The words of a text in one form, with one space between them."""
+    # Nothing that is written behind a NUL would be found.
+    bare = (word.strip(PUNCTUATION) for word in text.replace("\0", " ").casefold().split())
+    return " ".join(word for word in bare if word)
 
 
 def from_row(row: Row, images: Iterable[Row]) -> Job:
