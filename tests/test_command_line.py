@@ -74,7 +74,7 @@ def test_draw_takes_a_model_by_its_short_or_its_full_name(
 
 
 def test_draw_prints_one_path_per_picture_and_numbers_the_files(tmp_path: Path, api: dict[str, str]) -> None:
-    done = run("draw", "a fox", "--samples", "2", "-o", "fox.jpg", folder=tmp_path, **api)
+    done = run("draw", "a fox", "--samples", "2", "--steps", "20", "-o", "fox.jpg", folder=tmp_path, **api)
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert paths == [tmp_path / "fox.jpg", tmp_path / "fox-2.jpg"]
     assert paths[0].read_bytes() != paths[1].read_bytes()
@@ -124,7 +124,7 @@ def test_draw_that_cannot_copy_the_picture_says_where_it_is_kept(tmp_path: Path,
 
 
 def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str, str]) -> None:
-    done = run("draw", "a", "fox", "--samples", "2", "-o", ".", folder=tmp_path, **api)
+    done = run("draw", "a", "fox", "--samples", "2", "--steps", "20", "-o", ".", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert len(paths) == 2

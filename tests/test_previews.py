@@ -32,9 +32,10 @@ async def drawn(data: bytes, folder: Path, preview: str, **arguments: Any) -> Ca
 LIMITS = {"auto": (137_000, 768, 512), "small": (60_000, 512, 320), "full": (933_336, 1024, 1024)}
 
 
-@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("form", "samples"), [("JPEG", 1), ("JPEG", 2), ("JPEG", 3), ("JPEG", 4), ("PNG", 1), ("PNG", 4), ("WEBP", 4)]
+)
 @pytest.mark.parametrize("preview", ["auto", "small", "full"])
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 async def test_previews_stay_within_the_budget_of_their_mode(
     tmp_path: Path, form: str, preview: str, samples: int
 ) -> None:

@@ -91,27 +91,25 @@ async def test_vary_names_what_the_model_has(agent: Client) -> None:
     assert f'"seed": {job["seed"]}' in varied
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "words"),
-    [
-        ("illustrate", {}, "passage is missing"),
-        ("illustrate", {"passage": ""}, "passage is missing"),
-        ("illustrate", {"passage": "x", "pictures": "9"}, "pictures is '9', but must be a whole number from 1 to 8"),
-        ("illustrate", {"passage": "x", "scheduler": "UniPCC"}, "did you mean 'UniPC'?"),
-        ("illustrate", {"passage": "x", "picture": "1"}, "did you mean 'pictures'?"),
-        ("explore", {"idea": "x", "drafts": "one"}, "drafts is 'one'"),
-        ("vary", {"image": "0" * 32, "change": "x"}, "There is no picture with the id"),
-        ("vary", {"image": "vega://jobs/none", "change": "x"}, "There is no picture with the id 'none'"),
-        ("draw", {}, "Use one of illustrate, explore, vary"),
-    ],
-)
-async def test_a_prompt_that_cannot_be_written_says_why(
-    agent: Client, name: str, arguments: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(MCPError) as caught:
-        await agent.get_prompt(name, arguments)
-    assert words in caught.value.error.message
-    assert caught.value.error.code == -32602
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("illustrate", {}, "passage is missing"),
+    ("illustrate", {"passage": ""}, "passage is missing"),
+    ("illustrate", {"passage": "x", "pictures": "9"}, "pictures is '9', but must be a whole number from 1 to 8"),
+    ("illustrate", {"passage": "x", "scheduler": "UniPCC"}, "did you mean 'UniPC'?"),
+    ("illustrate", {"passage": "x", "picture": "1"}, "did you mean 'pictures'?"),
+    ("explore", {"idea": "x", "drafts": "one"}, "drafts is 'one'"),
+    ("vary", {"image": "0" * 32, "change": "x"}, "There is no picture with the id"),
+    ("vary", {"image": "vega://jobs/none", "change": "x"}, "There is no picture with the id 'none'"),
+    ("draw", {}, "Use one of illustrate, explore, vary"),
+]
+
+
+async def test_a_prompt_that_cannot_be_written_says_why(agent: Client) -> None:
+    for name, arguments, words in WRONG:
+        with pytest.raises(MCPError) as caught:
+            await agent.get_prompt(name, arguments)
+        assert words in caught.value.error.message
+        assert caught.value.error.code == -32602
 
 
 async def test_schedulers_and_ids_are_completed(agent: Client) -> None:

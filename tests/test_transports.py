@@ -125,7 +125,8 @@ async def test_each_tool_works_over_each_transport_and_the_key_appears_nowhere(
         arguments = {"prompt": "a fox", "seed": 1}
         results.append(await agent.call_tool("generate_image_vega", arguments))
         results.append(await agent.call_tool("generate_image_vegart", arguments))
-        results.append(await agent.call_tool("submit_job", arguments))
+        quick = {**arguments, "model": "segmind-vega-rt-v1"}
+        results.append(await agent.call_tool("submit_job", quick))
         request_id = job_of(results[-1])["request_id"]
         results.append(await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20}))
         results.append(await agent.read_resource(job_of(results[-1])["images"][0]["uri"]))
@@ -139,9 +140,10 @@ async def test_each_tool_works_over_each_transport_and_the_key_appears_nowhere(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_stdio_speaks_every_version_of_the_protocol_and_stdout_carries_nothing_else(
-    tmp_path: Path, version: str
+    sandbox_in_thread: Sandbox, tmp_path: Path, version: str
 ) -> None:
-    with started(tmp_path, "--sandbox") as process:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    with started(tmp_path, **variables) as process:
         answer = shake_hands(process, version)
         assert answer["protocolVersion"] == version
         assert answer["serverInfo"]["name"] == "mcp-vega"
@@ -149,7 +151,7 @@ def test_stdio_speaks_every_version_of_the_protocol_and_stdout_carries_nothing_e
         send(process, "tools/call", 2, **call)
         result = receive(process)["result"]
         assert [each["type"] for each in result["content"]] == ["text", "image"]
-        assert "Sandbox: " in result["content"][0]["text"]
+        assert "Seed: " in result["content"][0]["text"]
         output, _ = process.communicate(timeout=5)
     assert (output, complaints(tmp_path), process.returncode) == ("", "", 0)
 
