@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import noise
 from PIL import Image, ImageChops, ImageStat
@@ -80,8 +81,7 @@ def assert_drawn(text: str, mime_type: str, data: str, folder: Path) -> bytes:
     assert said["URI"].startswith("vega://images/")
     assert said["Seed"].isdecimal()
     assert re.fullmatch(r"\$0\.00\d+", said["Cost"])
-    assert Path(said["Image"]).is_relative_to(folder)
-    kept = Path(said["Image"]).read_bytes()
+    kept = file_at(said["Image"], folder)
     full = opened(kept)
     assert full.size == (1024, 1024)
     assert mime_type == "image/jpeg"
@@ -90,6 +90,14 @@ def assert_drawn(text: str, mime_type: str, data: str, folder: Path) -> bytes:
     assert 200 < max(shown.size) <= 768
     assert max(ImageStat.Stat(ImageChops.difference(shown, full.resize(shown.size))).mean) < 3
     return kept
+
+
+def file_at(place: str, folder: Path) -> bytes:
+    """The file that a result names: by its path, or over HTTP by its URL."""
+    if place.startswith("http://127.0.0.1:"):
+        return httpx.get(place, trust_env=False).raise_for_status().content
+    assert Path(place).is_relative_to(folder)
+    return Path(place).read_bytes()
 
 
 def inspected(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -153,16 +161,19 @@ def test_the_typescript_client_gets_the_picture_and_its_resource(
 ) -> None:
     with served(transport, tmp_path) as server:
         got = json.loads(npx("node", "client.mjs", json.dumps(server), folder=typescript))
-    assert [tool["name"] for tool in got["tools"]] == TOOLS
-    assert not got.get("isError")
-    text, image = got["content"]
-    assert (text["type"], image["type"]) == ("text", "image")
-    kept = assert_drawn(text["text"], image["mimeType"], image["data"], tmp_path)
+        assert [tool["name"] for tool in got["tools"]] == TOOLS
+        assert not got.get("isError")
+        text, image = got["content"]
+        assert (text["type"], image["type"]) == ("text", "image")
+        kept = assert_drawn(text["text"], image["mimeType"], image["data"], tmp_path)
     (resource,) = got["contents"]
     assert resource["mimeType"] == "image/jpeg"
     assert b64decode(resource["blob"], validate=True) == kept
-    assert [each["uriTemplate"] for each in got["resourceTemplates"]] == ["vega://images/{id}"]
-    assert (got["resources"], got["prompts"]) == ([], [])
+    assert len(got["resourceTemplates"]) == 4
+    gallery, picture = got["resources"]
+    assert (gallery["uri"], picture["uri"]) == ("vega://gallery", resource["uri"])
+    assert picture["size"] == len(kept)
+    assert [prompt["name"] for prompt in got["prompts"]] == ["illustrate", "explore", "vary"]
 
 
 def run_with(requirement: str, program: str, folder: Path) -> dict[str, Any]:
