@@ -95,6 +95,13 @@ def test_a_model_without_scheduler_and_guidance_names_none() -> None:
     assert recipe.text == "a fox\nSteps: 4, Seed: 7, Size: 1024x1024, Model: segmind-vega-rt-v1"
 
 
+def test_a_seed_that_is_not_known_is_not_named() -> None:
+    """That of a call which was made elsewhere, with a random seed."""
+    recipe = Recipe(VegaRTParameters(prompt="a fox"))
+    assert recipe.text == "a fox\nSteps: 4, Size: 1024x1024, Model: segmind-vega-rt-v1"
+    assert recipes.read(recipes.written(picture("RGB", "JPEG"), recipe)) == recipe
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> None:
     long = Recipe(VegaParameters(prompt="狐" * 40_000, seed=7))

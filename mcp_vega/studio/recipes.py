@@ -40,7 +40,7 @@ class Recipe:
             "Steps": parameters.num_inference_steps,
             "Sampler": vega and vega.scheduler,
             "CFG scale": vega and f"{vega.guidance_scale:g}",
-            "Seed": parameters.seed,
+            "Seed": parameters.seed if parameters.seed >= 0 else None,  # of a call made elsewhere it may be unknown
             "Size": f"{parameters.img_width}x{parameters.img_height}",
             "Model": parameters.slug,
         }
