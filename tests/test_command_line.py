@@ -309,3 +309,9 @@ def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).exists()
     assert sandbox_in_thread.paid_requests == 1
+
+
+def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: Path, api: dict[str, str]) -> None:
+    done = run("draw", "a fox [fault:moderation]", "--model", "vegart", folder=tmp_path, **api)
+    assert done.returncode == 1
+    assert done.stderr.count("FAILED") <= 2

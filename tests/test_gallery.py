@@ -6,10 +6,14 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 from conftest import Sandbox, desk_over, job_of, text_of
 from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import TextResourceContents
 from test_command_line import COMMAND, run, settings
 
 from mcp_vega.errors import Charged, GalleryError
@@ -78,6 +82,16 @@ async def test_a_picture_that_its_folder_will_not_take_goes_elsewhere(tmp_path: 
     assert caught.value.charged is Charged.YES
 
 
+async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    for data in (b"no picture", b"another", b"a third", b"another"):
+        path = await gallery.set_aside(data, "a-7.bin", DAY)
+        assert path is not None
+        assert path.read_bytes() == data
+        assert path.parent == tmp_path / "unreadable" / "2026-11-20"
+    assert len(list(path.parent.iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("prompt", "slug"),
     [
@@ -127,7 +141,8 @@ async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox
     (tmp_path / "gallery" / "unreadable" / "2026-11-20" / "a-fox-7-0.bin").write_bytes(b"no picture")
     said = run("gallery", folder=tmp_path).stdout
     assert said.startswith(one)
-    assert said.endswith(f"1 more in {tmp_path / 'gallery' / 'unreadable'}, which came in the place of pictures\n")
+    aside = tmp_path / "gallery" / "unreadable"
+    assert said.endswith(f"Beside them 1 that came in the place of pictures, in {aside}\n")
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
@@ -159,7 +174,10 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert (asked.returncode, old.exists()) == (2, True)
     assert "Next: Add --yes." in asked.stderr
     done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
-    assert (done.returncode, done.stderr.splitlines()[0].partition(".")[0]) == (0, "Deleted: 1")
+    assert done.stderr.splitlines() == [
+        "Deleted: 1. The ledger still tells how each was drawn.",
+        "Left as they are: 2 that were changed, moved or kept in another folder.",
+    ]
     assert [file.exists() for file in (old, edited, own, new, tmp_path / "moved.jpg")] == [
         False,
         True,
@@ -176,10 +194,39 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
         listed = [each.title for each in (await agent.list_resources()).resources[1:]]
         assert "“old”" not in listed
         again = await agent.call_tool("check_job", {"request_id": jobs[2]["request_id"]})
-    assert f"Note: The picture {old} cannot be read: No such file or directory." in text_of(again)
+        (image,) = job_of(again)["images"]
+        for uri in (image["uri"], f"{image['uri']}/preview"):
+            with pytest.raises(MCPError, match="was deleted from the gallery on ") as caught:
+                await agent.read_resource(uri)
+            assert caught.value.error.code == -32602
+        varied = await agent.get_prompt("vary", {"image": image["id"], "change": "at night"})
+        assert "there is nothing to compare with" in varied.model_dump_json()
+    assert f"Note: the picture {image['id']} was deleted from the gallery on " in text_of(again)
+    assert (image["path"], "Image: " in text_of(again)) == (None, False)
     assert f"Seed: {jobs[2]['seed']}" in text_of(again)
+    assert run("jobs", folder=tmp_path).stdout.splitlines()[3].endswith("“old”     deleted")
     nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
-    assert nothing.stderr == "No picture is 30 days old or older\n"
+    assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
+
+
+async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        desk_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", wait_seconds=0) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        request_id = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["request_id"]
+        shown: dict[str, Any] = {"state": ""}
+        with anyio.fail_after(10):
+            while shown["state"] != "COMPLETED":
+                (content,) = (await agent.read_resource(f"vega://jobs/{request_id}")).contents
+                assert isinstance(content, TextResourceContents)
+                shown = json.loads(content.text)
+                await anyio.sleep(0.01)
+        path = Path(shown["images"][0]["path"])
+        for left in (True, False):
+            run("gallery", "--prune", "0", "--yes", folder=tmp_path)
+            assert path.exists() is left
+            await agent.call_tool("check_job", {"request_id": request_id})
 
 
 async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -188,8 +235,14 @@ async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox,
     path.parent.rename(elsewhere)
     path.parent.symlink_to(elsewhere)
     done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
-    assert done.stderr == "No picture is 30 days old or older\n"
+    assert done.stderr.splitlines()[1] == "Left as they are: 1 that were changed, moved or kept in another folder."
     assert (elsewhere / path.name).exists()
+
+
+@pytest.mark.parametrize("arguments", [["--yes"], ["--prune", "-1"], ["--prune", "x"], ["--prune", "100000"]])
+def test_gallery_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
+    done = run("gallery", *arguments, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def answered(answer: str, *arguments: str, folder: Path) -> str:

@@ -158,6 +158,7 @@ NO_PICTURES = {
     "a web page labelled as a picture": (b"<html><body>Sorry</body></html>", "sent no picture"),
     "a GIF labelled as a JPEG": (b"GIF89a" + bytes(100), "sent no picture"),
     "nothing that is known": (bytes(range(256)), "sent no picture"),
+    "a web page without end": (b"<html>" + bytes(41_000_000), "sent no picture"),
     "far too many bytes": (b"\xff\xd8\xff" + bytes(41_000_000), "cut off"),
 }
 
@@ -176,8 +177,37 @@ async def test_a_body_that_is_no_picture_is_an_error_that_was_charged_and_what_c
     assert images_of(result) == []
     (aside,) = (tmp_path / "unreadable").glob("*/*")
     assert f"; what came is kept at {aside}." in said
-    assert aside.read_bytes() == data[:1_000_000]
+    assert aside.read_bytes() == data[: 1_000_000 if data.startswith(b"<html>") else 25_000_000]
     assert list(tmp_path.glob("20*/*")) == []
+
+
+def shown(mode: str, value: Any, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (900, 600), value).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+UNUSUAL = {
+    "16 bits of grey": (shown("I;16", 32768), (768, 512), (128, 128, 128)),
+    "nothing but transparent": (shown("RGBA", (255, 0, 0, 0)), (768, 512), (255, 255, 255)),
+    "half transparent": (shown("RGBA", (255, 0, 0, 128)), (768, 512), (255, 127, 127)),
+    "grey with alpha": (shown("LA", (0, 255)), (768, 512), (0, 0, 0)),
+    "CMYK": (shown("CMYK", (255, 0, 0, 0), "JPEG"), (768, 512), (0, 255, 255)),
+    "to be turned": (shown("RGB", (0, 0, 255), "JPEG", exif=TURNED.tobytes()), (512, 768), (0, 0, 255)),
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL)
+async def test_a_picture_of_an_unusual_kind_looks_in_its_preview_as_it_does(tmp_path: Path, what: str) -> None:
+    data, size, colour = UNUSUAL[what]
+    (image,) = images_of(await drawn(data, tmp_path, "auto"))
+    with Image.open(io.BytesIO(b64decode(image.data))) as preview:
+        assert (preview.format, preview.mode, preview.size) == ("JPEG", "RGB", size)
+        middle = preview.getpixel((250, 250))
+    assert isinstance(middle, tuple)
+    assert max(abs(one - other) for one, other in zip(middle, colour, strict=True)) <= 3
 
 
 async def test_a_picture_under_a_wrong_label_is_kept_as_what_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The prompts: texts that lead an agent through the tools, with arguments that are checked and completed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ async def test_the_prompts_are_listed_with_their_arguments(agent: Client) -> Non
 
 async def test_illustrate_speaks_of_the_passage_the_count_and_the_tool(agent: Client) -> None:
     one = await text(agent, "illustrate", passage="The sea was calm.")
-    assert one.endswith("The sea was calm.")
+    assert one.endswith("<passage>\nThe sea was calm.\n</passage>")
     assert "Call generate_image_vega once with" in one
     assert 'scheduler "DPM2 Karras"' in one
     assert "check_job" in one
@@ -63,7 +64,7 @@ async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_o
     assert seeds[0] not in await text(agent, "explore", idea="a lighthouse", drafts="5")
 
 
-@pytest.mark.parametrize("named", ["id", "uri", "preview", "request_id", "job"])
+@pytest.mark.parametrize("named", ["id", "uri", "preview", "request_id", "job", "file", "file name"])
 async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: Client, named: str) -> None:
     arguments = {"prompt": "a fox", "negative_prompt": "blur", "seed": 7, "samples": 2, "base64": True}
     job = job_of(await agent.call_tool("generate_image_vega", arguments))
@@ -74,6 +75,8 @@ async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: C
         "preview": f"{image['uri']}/preview",
         "request_id": job["request_id"],
         "job": f"vega://jobs/{job['request_id']}",
+        "file": image["path"],
+        "file name": Path(image["path"]).name,
     }
     varied = await text(agent, "vary", image=names[named], change="at night")
     assert "changed in one respect: at night" in varied
@@ -94,12 +97,14 @@ async def test_vary_names_what_the_model_has(agent: Client) -> None:
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("illustrate", {}, "passage is missing"),
     ("illustrate", {"passage": ""}, "passage is missing"),
+    ("illustrate", {"passage": "  \n"}, "passage is missing"),
     ("illustrate", {"passage": "x", "pictures": "9"}, "pictures is '9', but must be a whole number from 1 to 8"),
     ("illustrate", {"passage": "x", "scheduler": "UniPCC"}, "did you mean 'UniPC'?"),
     ("illustrate", {"passage": "x", "picture": "1"}, "did you mean 'pictures'?"),
     ("explore", {"idea": "x", "drafts": "one"}, "drafts is 'one'"),
     ("vary", {"image": "0" * 32, "change": "x"}, "There is no picture with the id"),
     ("vary", {"image": "vega://jobs/none", "change": "x"}, "There is no picture with the id 'none'"),
+    ("vary", {"image": "a-fox-7-01234567.jpg", "change": "x"}, "There is no picture with the id '01234567'"),
     ("draw", {}, "Use one of illustrate, explore, vary"),
 ]
 
@@ -112,6 +117,14 @@ async def test_a_prompt_that_cannot_be_written_says_why(agent: Client) -> None:
         assert caught.value.error.code == -32602
 
 
+async def test_vary_says_when_a_job_has_no_picture(agent: Client) -> None:
+    failed = await agent.call_tool("generate_image_vegart", {"prompt": "a fox [fault:402]"})
+    assert failed.is_error
+    (job,) = ((await agent.call_tool("check_job", {})).meta or {})["mcp-vega/jobs"]
+    with pytest.raises(MCPError, match=f"The job {job['request_id']} has no picture"):
+        await agent.get_prompt("vary", {"image": job["request_id"], "change": "x"})
+
+
 async def test_schedulers_and_ids_are_completed(agent: Client) -> None:
     async def completed(name: str, argument: str, value: str) -> list[str]:
         reference = PromptReference(type="ref/prompt", name=name)
@@ -122,3 +135,5 @@ async def test_schedulers_and_ids_are_completed(agent: Client) -> None:
     assert await completed("explore", "scheduler", "dpm2") == ["DPM2 a Karras", "DPM2 Karras"]
     assert await completed("vary", "image", job["images"][0]["id"][:5]) == [job["images"][0]["id"]]
     assert await completed("vary", "change", "") == []
+    assert await completed("vary", "scheduler", "") == []
+    assert await completed("draw", "scheduler", "") == []

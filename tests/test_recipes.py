@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 from conftest import API, KEY, Sandbox, api_that_draws, desk_over, job_of, noise, pixels
 from mcp.client import Client
 from mcp_types import CallToolResult
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from test_command_line import run
 
@@ -75,9 +78,21 @@ def test_the_recipe_goes_in_and_comes_back_and_the_pixels_stay_as_they_were(name
     assert pixels(after) == pixels(before)
     assert recipes.written(after, RECIPE) == after
     assert len(after) > len(before)
+    assert recipes.without(after) == recipes.without(before) == before
 
 
-@pytest.mark.parametrize("name", ["JPEG", "JPEG with Exif", "PNG"])
+def test_a_jpeg_that_says_which_side_is_up_goes_on_saying_so() -> None:
+    given = Image.Exif()
+    given[0x0112] = 6  # to be turned by 90°
+    before = picture("RGB", "JPEG", exif=given.tobytes())
+    after = recipes.written(before, RECIPE)
+    with Image.open(io.BytesIO(after)) as shown:
+        assert ImageOps.exif_transpose(shown).size == (48, 64)
+    assert recipes.read(after) == RECIPE
+    assert recipes.without(after) == before
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
 def test_the_text_that_stable_diffusion_tools_read_is_in_the_file(name: str) -> None:
     with Image.open(io.BytesIO(recipes.written(PICTURES[name], RECIPE))) as after:
         if name == "PNG":
@@ -137,6 +152,8 @@ def with_comment(text: str) -> bytes:
         with_comment("[" * 60_000),
         with_comment(json.dumps({**RECIPE.data, "model": "another"})),
         with_comment(json.dumps({**RECIPE.data, "picture": 5})),
+        with_comment(json.dumps({**RECIPE.data, "picture": float("inf")})),
+        with_comment(json.dumps({**RECIPE.data, "picture": "1"})),
         with_comment(json.dumps({**RECIPE.data, "parameters": {"prompt": "", "seed": 7}})),
     ],
 )
@@ -192,10 +209,12 @@ def test_a_recipe_moves_no_cursor(tmp_path: Path) -> None:
     assert "\x9b" not in run("recipe", str(file), "--json", folder=tmp_path).stdout
 
 
-@pytest.mark.parametrize("name", ["nothing.jpg", "folder", "words.txt", "plain.png"])
+@pytest.mark.parametrize("name", ["nothing.jpg", "folder", "words.txt", "plain.png", "pipe"])
 @pytest.mark.parametrize("command", [["recipe"], ["draw", "--sandbox", "--like"]])
 def test_a_file_without_a_recipe_is_refused_with_the_next_step(tmp_path: Path, command: list[str], name: str) -> None:
     (tmp_path / "folder").mkdir()
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe")
     (tmp_path / "words.txt").write_text("no picture", encoding="utf-8")
     (tmp_path / "plain.png").write_bytes(picture("RGB", "PNG"))
     done = run(*command, name, folder=tmp_path)
@@ -230,12 +249,45 @@ def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
 
 def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-    file = file_with(Recipe(VegaRTParameters(prompt="a fox", seed=7, num_inference_steps=6)), tmp_path)
-    assert run("draw", "--like", str(file), "--seed", "8", "a", "hare", folder=tmp_path, **variables).returncode == 0
-    vega = run("draw", "--like", str(file), "--model", "vega", folder=tmp_path, **variables)
-    assert "num_inference_steps is 6, but must be a whole number from 20 to 100" in vega.stderr
-    steps = ["--steps", "20"]
-    assert run("draw", "--like", str(file), "--model", "vega", *steps, folder=tmp_path, **variables).returncode == 0
+    parameters = VegaParameters(prompt="a fox", seed=7, num_inference_steps=60, scheduler="UniPC", guidance_scale=9)
+    like = ["draw", "--like", str(file_with(Recipe(parameters), tmp_path))]
+    assert run(*like, "--seed", "8", "a", "hare", folder=tmp_path, **variables).returncode == 0
+    other = run(*like, "--model", "vegart", folder=tmp_path, **variables)
+    assert other.stderr.startswith(
+        "It was drawn by segmind-vega: segmind-vega-rt-v1 draws another picture, and num_inference_steps, scheduler, "
+        "guidance_scale of the recipe left out\n"
+    )
     first, second = sandbox_in_thread.queue.calls.values()
-    assert (first.slug, first.body["prompt"], first.body["seed"]) == ("segmind-vega-rt-v1", "a hare", 8)
-    assert (second.slug, second.body["prompt"], second.body["seed"]) == ("segmind-vega", "a fox", 7)
+    assert first.body == parameters.model_copy(update={"seed": 8, "prompt": "a hare"}).body(base64=False)
+    assert second.body == VegaRTParameters(prompt="a fox", seed=7).body(base64=False)
+
+
+def test_like_a_picture_whose_seed_is_not_known_draws_another_and_says_so(
+    tmp_path: Path, sandbox_in_thread: Sandbox
+) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    file = file_with(Recipe(VegaRTParameters(prompt="a fox")), tmp_path)
+    done = run("draw", "--like", str(file), folder=tmp_path, **variables)
+    assert done.returncode == 0
+    assert done.stderr.startswith("Its seed is not known, so another picture is drawn\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    file = file_with(RECIPE, tmp_path)
+    command = f'"{sys.executable}" -m mcp_vega recipe "{file}" | true'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+
+
+def test_a_picture_of_the_sandbox_says_so(tmp_path: Path) -> None:
+    done = run("draw", "a fox", "--model", "vegart", "--sandbox", folder=tmp_path)
+    path = done.stdout.strip()
+    recipe = recipes.read(Path(path).read_bytes())
+    assert recipe is not None
+    assert recipe.sandbox
+    assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
+    assert "Painted by the sandbox in the model's place\n" in run("recipe", path, folder=tmp_path).stdout
+    refused = run("draw", "--like", path, folder=tmp_path)
+    assert refused.stderr.startswith("It was painted by the sandbox: the model itself draws another picture\n")
+    assert "No Segmind API key is set" in refused.stderr

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import API, Sandbox, api_that_draws, desk_over, job_of, noise, text_of
+from conftest import API, Sandbox, api_that_draws, desk_over, images_of, job_of, noise, text_of
 from mcp.client import Client, IncomingMessage
 from mcp.client.sse import sse_client
 from mcp.shared.exceptions import MCPError
@@ -119,7 +119,8 @@ async def test_a_resource_that_is_not_there_is_an_error_that_says_what_there_is(
     for uri in NOT_THERE:
         with pytest.raises(MCPError) as caught:
             await agent.read_resource(uri)
-        assert "vega://" in caught.value.error.message or "Next: " in caught.value.error.message, uri
+        assert caught.value.error.code == -32602, uri
+        assert "Next: " in caught.value.error.message
 
 
 async def test_a_picture_whose_file_is_gone_is_an_error_that_names_it(agent: Client) -> None:
@@ -129,6 +130,18 @@ async def test_a_picture_whose_file_is_gone_is_an_error_that_names_it(agent: Cli
         with pytest.raises(MCPError, match="cannot be read") as caught:
             await agent.read_resource(uri)
         assert image["path"] in caught.value.error.message
+
+
+async def test_a_picture_whose_file_was_broken_is_an_error_of_the_file_and_not_of_the_api(agent: Client) -> None:
+    job = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 3}))
+    broken = job["images"][1]
+    Path(broken["path"]).write_bytes(b"broken")
+    with pytest.raises(MCPError, match="is no whole picture any more") as caught:
+        await agent.read_resource(f"{broken['uri']}/preview")
+    assert "Charged: no." in caught.value.error.message
+    again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
+    assert len(images_of(again)) == 2
+    assert f"Note: the file {broken['path']} is no whole picture any more." in text_of(again)
 
 
 # ---- the gallery ----
@@ -170,6 +183,11 @@ SEARCHES = {
     "?q=FOX%20red": [RED],
     "?q=red+fox": [RED],
     "?q=f%C3%BCchslein": [LITTLE],
+    "?q=fu%CC%88chslein": [LITTLE],
+    "?q=fuchslein": [LITTLE],
+    "?q=fox,red": [RED],
+    "?q=2026": [FOXES, LIGHT, LITTLE, RED],
+    "?q=Seed:+7": [FOXES, RED],
     "?q=F%C3%9CCHSLEIN": [LITTLE],
     "?q=7": [FOXES, RED],
     "?q=77": [LITTLE],
@@ -186,6 +204,7 @@ SEARCHES = {
     "?q=f%25x": [],
     "?q=f_x": [],
     "?q=%5C": [],
+    "?q=!!!": [],
     "?q='%20OR%201=1%20--": [],
     "?q=" + "a%20" * 500: [FOXES, LIGHT, LITTLE, RED],
     "?page=2": [],
@@ -231,6 +250,11 @@ async def test_a_job_that_cannot_be_read_does_not_end_the_pages(sandbox: Sandbox
     assert len(first["pictures"]) + len(second["pictures"]) == 20
 
 
+async def test_a_search_for_too_many_words_is_refused(agent: Client) -> None:
+    with pytest.raises(MCPError, match="at most 50 words"):
+        await agent.read_resource("vega://gallery?q=" + "+".join(f"word{number}" for number in range(51)))
+
+
 async def test_words_behind_a_nul_are_found(agent: Client) -> None:
     await agent.call_tool(RT, {"prompt": "a fox\0in the snow", "seed": 7})
     assert await prompts(agent, "vega://gallery?q=snow+7") == ["a fox\0in the snow"]
@@ -245,6 +269,9 @@ async def test_pictures_of_a_ledger_from_before_the_gallery_was_searched_are_fou
         patch.setattr("mcp_vega.studio.statements.SAVE_IMAGE", SAVE_IMAGE_BEFORE)
         async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
             await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
+            await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as database, database:
+            database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%damaged%'")
     async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
         for query in ("füchslein", "7", "vegart", "segmind-vega-rt-v1", datetime.now(UTC).date().isoformat()):
             assert await prompts(agent, f"vega://gallery?q={query}") == ["ein FÜCHSLEIN"]
@@ -367,7 +394,8 @@ async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Pa
             for header in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
                 assert (await http.get(image["url"], headers=header)).status_code in (403, 421)
             Path(image["path"]).unlink()
-            assert "cannot be read" in (await http.get(image["url"])).text
+            gone = await http.get(image["url"])
+            assert (gone.status_code, gone.text) == (500, "The picture cannot be read; the server's log says why.")
 
     await over_http(tmp_path, transport, mode, noise("JPEG", 64), check)
 

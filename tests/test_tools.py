@@ -171,10 +171,11 @@ async def test_check_job_without_an_id_lists_the_latest_jobs_newest_first(agent:
     first = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "first"}))["request_id"]
     second = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "second"}))["request_id"]
     result = await agent.call_tool("check_job", {})
-    assert text_of(result).splitlines()[1:] == [
-        f"{second} COMPLETED segmind-vega-rt-v1 “second”",
-        f"{first} COMPLETED segmind-vega-rt-v1 “first”",
-    ]
+    for line, request_id, prompt in zip(
+        text_of(result).splitlines()[1:], (second, first), ("second", "first"), strict=True
+    ):
+        time, seed = r"\d{4}-\d\d-\d\d \d\d:\d\d", r"\d+"
+        assert re.fullmatch(f"{request_id} COMPLETED {time} segmind-vega-rt-v1 seed {seed} “{prompt}”", line)
     assert [job["request_id"] for job in (result.meta or {})["mcp-vega/jobs"]] == [second, first]
 
 

@@ -22,6 +22,7 @@ from mcp_vega.segmind.parameters import MODELS, Parameters, VegaParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
+from mcp_vega.studio.recipes import Recipe
 from mcp_vega.studio.studio import Studio
 
 OPTIONS = ("negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
@@ -39,7 +40,7 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     """
     settings = Settings.from_environment(environment)
     log_to_stderr(settings)
-    model, arguments = _asked(options)
+    model, arguments = _asked(options, sandbox=settings.sandbox)
     tool = f"generate_image_{model.alias}"
     output = None if options.output is None else Path(options.output)
     _check(tool, arguments, output)
@@ -61,23 +62,39 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     return 0
 
 
-def _asked(options: Namespace) -> tuple[type[Parameters], dict[str, Any]]:
+def _asked(options: Namespace, *, sandbox: bool) -> tuple[type[Parameters], dict[str, Any]]:
     """The model and its arguments: those of the recipe to follow, if there is one, changed by what was given."""
-    model: type[Parameters] = VegaParameters
+    model: type[Parameters] = VegaParameters if options.model is None else _model(options.model)
     arguments: dict[str, Any] = {}
     if options.like is not None:
         recipe = recipe_in(Path(options.like))
-        model, arguments = type(recipe.parameters), recipe.parameters.model_dump(mode="json", exclude_defaults=True)
-        if recipe.parameters.pictures > 1 and options.samples is None:
-            count = recipe.parameters.pictures
-            sys.stderr.write(f"It is picture {recipe.picture} of {count} of one call, so {count} are drawn\n")
+        model = model if options.model else type(recipe.parameters)
+        arguments = _followed(recipe, model, several=options.samples is None, sandbox=sandbox)
     elif not options.prompt:
         raise InvalidArguments("PROMPT is missing: say what to draw, or name a picture to draw --like")
-    if options.model is not None:
-        model = _model(options.model)
     arguments |= {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
     arguments |= {"prompt": " ".join(options.prompt)} if options.prompt else {}
     return model, arguments
+
+
+def _followed(recipe: Recipe, model: type[Parameters], *, several: bool, sandbox: bool) -> dict[str, Any]:
+    """A recipe's parameters for a model; what will be otherwise than the picture is said on stderr."""
+    arguments = recipe.parameters.model_dump(mode="json", exclude_defaults=True)
+    if model is not type(recipe.parameters):
+        # The models have other parameters, and other numbers of steps.
+        others = [name for name in arguments if name == "num_inference_steps" or name not in model.model_fields]
+        arguments = {name: value for name, value in arguments.items() if name not in others}
+        left_out = f", and {', '.join(others)} of the recipe left out" if others else ""
+        sys.stderr.write(
+            f"It was drawn by {type(recipe.parameters).slug}: {model.slug} draws another picture{left_out}\n"
+        )
+    elif recipe.sandbox and not sandbox:
+        sys.stderr.write("It was painted by the sandbox: the model itself draws another picture\n")
+    if recipe.parameters.seed < 0:
+        sys.stderr.write("Its seed is not known, so another picture is drawn\n")
+    if (count := arguments.get("samples", 1)) > 1 and several:
+        sys.stderr.write(f"It is picture {recipe.picture} of {count} of one call, so {count} are drawn\n")
+    return arguments
 
 
 def _model(name: str) -> type[Parameters]:
@@ -122,7 +139,7 @@ def _unfinished(studio: Studio, result: CallToolResult, started: datetime) -> st
     if not result.is_error:
         job = _job(result)
         return None if job["state"] == "COMPLETED" else job["request_id"]
-    lost = (job.request_id for job in studio.under_way if job.error and job.created >= started)
+    lost = (job.request_id for job in studio.under_way if job.error and job.open and job.created >= started)
     return next(lost, None)
 
 

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,19 +31,20 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
     """
     settings = Settings.from_environment(environment)
     gallery = gallery_of(settings)
+    if options.yes and options.prune is None:
+        raise InvalidArguments("--yes goes with --prune", next_step="Add --prune DAYS, or leave --yes out")
     if options.prune is not None and settings.ledger_file.exists():
         anyio.run(_prune, settings, gallery, options.prune, options.yes)
-    files, aside = gallery.files(), gallery.files_aside()
-    sys.stdout.write(f"{gallery.folder}\n{_counted(files)}\n")
+    sizes, aside = gallery.sizes(), gallery.sizes_aside()
+    sys.stdout.write(f"{gallery.folder}\n{_counted(sizes)}\n")
     if aside:
-        sys.stdout.write(f"{len(aside)} more in {gallery.unreadable}, which came in the place of pictures\n")
+        sys.stdout.write(f"Beside them {len(aside):,} that came in the place of pictures, in {gallery.unreadable}\n")
     if options.open:
         _open(gallery.folder)
     return 0
 
 
-def _counted(files: Iterable[Path]) -> str:
-    sizes = [file.stat().st_size for file in files]
+def _counted(sizes: Sequence[int]) -> str:
     return f"{len(sizes):,} {'picture' if len(sizes) == 1 else 'pictures'}, {_readable(sum(sizes))}"
 
 
@@ -76,16 +77,29 @@ async def _prune(settings: Settings, gallery: Gallery, days: int, confirmed: boo
         old = [image for _, image in await ledger.catalogue.before(now - timedelta(days=days))]
         unchanged = [image for image in old if gallery.holds(image)]
         if not unchanged:
-            sys.stderr.write(f"No picture is {days} days old or older\n")
+            sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
         elif confirmed or _agreed(unchanged, gallery.folder):
-            for image in unchanged:
-                gallery.delete(image)
-                await ledger.catalogue.mark_deleted(image.id, now)
-            sys.stderr.write(f"Deleted: {len(unchanged):,}. mcp-vega jobs still tells how each was drawn.\n")
+            unchanged = [image for image in unchanged if await _deleted(image, gallery, ledger, now)]
+            sys.stderr.write(f"Deleted: {len(unchanged):,}. The ledger still tells how each was drawn.\n")
         else:
             sys.stderr.write("Nothing was deleted.\n")
+        if left := len(old) - len(unchanged):
+            sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
     finally:
         await ledger.close()
+
+
+async def _deleted(image: Image, gallery: Gallery, ledger: Ledger, now: datetime) -> bool:
+    """Whether a picture could be deleted: while a question stands, anything may happen to a file."""
+    if not gallery.holds(image):
+        return False
+    try:
+        gallery.delete(image)
+    except GalleryError as error:
+        sys.stderr.write(f"{error.text}\n")
+        return False
+    await ledger.catalogue.mark_deleted(image.id, now)
+    return True
 
 
 def _agreed(images: list[Image], folder: Path) -> bool:
@@ -98,8 +112,8 @@ def _agreed(images: list[Image], folder: Path) -> bool:
         raise InvalidArguments(
             "--prune asks before it deletes, and there is no terminal to ask at", next_step="Add --yes"
         )
-    paths = [image.path for image in images if image.path]
-    sys.stderr.write(f"{_counted(paths)} would be deleted from {folder}; the ledger keeps how each was drawn.\n")
+    count = _counted([image.bytes for image in images])
+    sys.stderr.write(f"{count} would be deleted from {folder}; the ledger keeps how each was drawn.\n")
     sys.stderr.write("Delete them? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -87,7 +87,7 @@ def _table(jobs: Sequence[Job]) -> list[str]:
 
 def _row(job: Job) -> tuple[str, ...]:
     prompt = quoted(job.parameters.prompt, PROMPT_WIDTH)
-    paths = [str(image.path) for image in job.images]
+    paths = ["deleted" if image.deleted else str(image.path) for image in job.images]
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     file = f"{paths[0]}{more}" if paths else "–"
     state = str(job.state)

@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
 
 
 def _run(options: Namespace) -> int:
@@ -130,7 +133,7 @@ def _add_gallery(parser: ArgumentParser) -> None:
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
         "--prune",
-        type=_count,
+        type=_days,
         metavar="DAYS",
         help="delete pictures that were drawn DAYS days ago or earlier; asks first",
     )
@@ -174,6 +177,12 @@ def _amount(text: str) -> Decimal:
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5:
+        raise ArgumentTypeError(f"{text!r} must be a whole number of days, 0 to 99999")
     return int(text)
 
 

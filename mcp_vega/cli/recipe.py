@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mcp_vega.errors import InvalidArguments
+from mcp_vega.segmind.media import MAX_BYTES, recognise
 from mcp_vega.segmind.responses import printable
 from mcp_vega.studio import recipes
 from mcp_vega.studio.recipes import Recipe
@@ -25,6 +26,7 @@ def run_recipe(options: Namespace, _: Mapping[str, str]) -> int:
         lines = [printable(line) for line in recipe.text.splitlines()]
         count = recipe.parameters.pictures
         lines += [f"Picture {recipe.picture} of {count} of one call"] if count > 1 else []
+        lines += ["Painted by the sandbox in the model's place"] if recipe.sandbox else []
         text = "\n".join(lines)
     # A prompt may hold what the terminal's encoding lacks.
     sys.stdout.buffer.write(f"{text}\n".encode(errors="replace"))
@@ -39,10 +41,16 @@ def recipe_in(file: Path) -> Recipe:
         InvalidArguments: The file cannot be read, or has no recipe.
     """
     try:
-        recipe = recipes.read(file.read_bytes())
+        if file.exists() and not file.is_file():  # a pipe would be waited for, a device has no end
+            raise InvalidArguments(f"{file} is no file", next_step="Name a picture's file")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise InvalidArguments(f"{file} cannot be read: {said}", next_step="Name a picture's file") from error
+    if recognise(data) is None:
+        raise InvalidArguments(f"{file} is no JPEG, PNG or WebP picture", next_step="Name a picture's file")
+    recipe = recipes.read(data)
     if recipe is None:
         raise InvalidArguments(
             f"{file} holds no recipe of mcp-vega",

@@ -16,6 +16,7 @@ from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.server.desk import Desk
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.gallery import Gallery
+from mcp_vega.studio.jobs import SANDBOX
 from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.studio import Studio
 
@@ -26,7 +27,7 @@ SANDBOX_KEY = SecretStr("SG_sandbox")
 async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
     """An open studio and what the tools need beside it, for as long as the block runs."""
     async with AsyncExitStack() as stack:
-        api = "sandbox" if settings.sandbox else settings.base_url  # the sandbox's port is another each time
+        api = SANDBOX if settings.sandbox else settings.base_url
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         # No proxy leads to this machine, whatever the environment says.

@@ -32,9 +32,10 @@ INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
 - generate_image_vega or generate_image_vegart draws and returns the image in the conversation.
 - submit_job queues an image and returns a request id; check_job returns the image when it is done.
-Every picture is kept on the server's disk at the path in the result; the resource vega://gallery?q=WORDS finds
-earlier ones. Each generate or submit call is paid for: if one times out or says that it is still drawing, ask check_job
-instead of repeating it. The seed in a result, with the same parameters, draws the same image again."""
+Every picture is kept on the server's disk, at the path or URL in the result. check_job without an id lists the latest
+jobs; the resource vega://gallery?q=WORDS finds older pictures. Each generate or submit call is paid for: if one times
+out or says that it is still drawing, ask check_job instead of repeating it. The seed in a result, with the same
+parameters, draws the same image again."""
 
 
 def build_server(desk: Desk) -> MCPServer[Any]:
@@ -90,7 +91,8 @@ class _VegaServer(MCPServer[Any]):
         self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
     ) -> Iterable[ReadResourceContents]:
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
-        return await resources.read(self._desk, str(uri), Peer.of(context.request_context) if context else Peer())
+        peer = Peer.of(context.request_context) if context else Peer()
+        return await _spoken(resources.read(self._desk, str(uri), peer))
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
         return [definition.shown for definition in prompts.DEFINITIONS]
@@ -109,8 +111,11 @@ class _VegaServer(MCPServer[Any]):
         argument: mcp_types.CompletionArgument,
         _: mcp_types.CompletionContext | None,
     ) -> mcp_types.Completion | None:
-        module = prompts if isinstance(reference, mcp_types.PromptReference) else resources
-        return await _spoken(module.completion(self._desk, argument.name, argument.value))
+        if isinstance(reference, mcp_types.PromptReference):
+            answer = prompts.completion(self._desk, reference.name, argument.name, argument.value)
+        else:
+            answer = resources.completion(self._desk, reference.uri, argument.name, argument.value)
+        return await _spoken(answer)
 
 
 async def _spoken(answer: Awaitable[AnswerT]) -> AnswerT:

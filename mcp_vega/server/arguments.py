@@ -1,4 +1,4 @@
-"""A tool's raw arguments: the schema that describes them, and the reading that checks them.
+"""The raw arguments of a tool or a prompt: the schema that describes them, and the reading that checks them.
 
 Hosts send numbers as strings and null for what is left out: both are taken. An unknown name or a value out of range
 is refused in words that name the parameter, what is allowed and the nearest name.

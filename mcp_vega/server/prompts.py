@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from mcp_vega.server import arguments, resources
 from mcp_vega.server.arguments import Arguments
 from mcp_vega.server.desk import Desk
 from mcp_vega.studio.catalogue import Kept
-from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.jobs import Image, Job
 
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 WAITING = (
@@ -37,7 +36,7 @@ class _Asked(BaseModel):
 class Illustration(_Asked):
     """What `illustrate` is asked for."""
 
-    passage: str = Field(min_length=1, description="The passage to illustrate.")
+    passage: str = Field(description="What to illustrate.")
     pictures: int = Field(default=1, ge=1, le=8, description="How many pictures, 1 to 8; default 1.")
     style: str = Field(default="", description="The style, such as 'watercolour' or 'ink drawing'.")
     scheduler: Scheduler = Field(default=VegaParameters.default("scheduler"), description="The scheduler for Vega.")
@@ -46,7 +45,7 @@ class Illustration(_Asked):
 class Exploration(_Asked):
     """What `explore` is asked for."""
 
-    idea: str = Field(min_length=1, description="The idea, in a few words.")
+    idea: str = Field(description="What the picture is to be of, in a few words.")
     drafts: int = Field(default=4, ge=2, le=8, description="How many drafts, 2 to 8; default 4.")
     scheduler: Scheduler = Field(
         default=VegaParameters.default("scheduler"), description="The scheduler for the final picture."
@@ -56,8 +55,8 @@ class Exploration(_Asked):
 class Variation(_Asked):
     """What `vary` is asked for."""
 
-    image: str = Field(min_length=1, description="The picture: its id, its vega:// URI or the request id of its job.")
-    change: str = Field(min_length=1, description="The one thing to change, such as 'at night'.")
+    image: str = Field(description="The picture: its id, vega:// URI or file, or the request id of its job.")
+    change: str = Field(description="The one thing to change, such as 'at night'.")
 
 
 @dataclass(frozen=True)
@@ -93,18 +92,25 @@ async def get(desk: Desk, name: str, given: dict[str, Any]) -> GetPromptResult:
         known = ", ".join(each.name for each in DEFINITIONS)
         raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
     # Hosts send an empty text for an argument that was left out.
-    filled = {key: value for key, value in given.items() if value != ""}
+    filled = {key: value for key, value in given.items() if str(value).strip()}
     text = await definition.write(desk, definition.arguments.read(filled))
     message = PromptMessage(role="user", content=TextContent(type="text", text=text))
     return GetPromptResult(description=definition.description, messages=[message])
 
 
-async def completion(desk: Desk, argument: str, beginning: str) -> Completion | None:
-    """What an argument of a prompt may be completed to: a scheduler, or the id of a picture."""
+async def completion(desk: Desk, name: str, argument: str, beginning: str) -> Completion | None:
+    """What an argument of a prompt may be completed to: a scheduler, or the id of a picture.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    taken = {each.name: each.arguments.schema["properties"] for each in DEFINITIONS}
+    if argument not in taken.get(name, {}):
+        return None
     if argument == "scheduler":
-        fitting = [name for name in SCHEDULERS if name.casefold().startswith(beginning.casefold())]
+        fitting = [each for each in SCHEDULERS if each.casefold().startswith(beginning.casefold())]
         return Completion(values=fitting, total=len(fitting), has_more=False)
-    return await resources.completion(desk, argument, beginning)
+    return await resources.offered_images(desk, beginning) if argument == "image" else None
 
 
 # ---- the texts ----
@@ -128,11 +134,11 @@ Illustrate the passage below with {"a picture" if one else f"{asked.pictures} pi
 3. Call generate_image_vega {"once" if one else "once for each"} with the prompt, scheduler "{asked.scheduler}" and a \
 negative_prompt of what would spoil it (for instance "text, watermark, extra fingers, blurry"). A picture costs about \
 ${VegaParameters.average_cost}. {WAITING}
-4. Show {"the picture" if one else "each picture"} with the sentence it belongs to, its place on the disk and its seed.
+4. Show {"the picture" if one else "each picture"} with the sentence it belongs to, its path or URL and its seed.
 
-The passage:
-
-{asked.passage}"""
+<passage>
+{asked.passage}
+</passage>"""
 
 
 async def _explore(_: Desk, asked: Exploration) -> str:
@@ -144,11 +150,11 @@ Explore this idea for a picture: {asked.idea}
 2. Draw a draft of each with generate_image_vegart, with these seeds in turn: {seeds}. A draft costs about \
 ${VegaRTParameters.average_cost}. {WAITING}
 3. Show the drafts numbered, each with its prompt and seed, and ask which one to finish. Do not go on before I answer.
-4. Draw the chosen one with generate_image_vega: its prompt with more of what can be seen, its seed, a \
+4. Draw the chosen one with generate_image_vega: its prompt with more visible detail, the same seed, a \
 negative_prompt of what would spoil it, scheduler "{asked.scheduler}", num_inference_steps 40, guidance_scale 9. Vega \
 is another model, so the picture follows the draft's prompt rather than its exact lines. It costs about \
 ${_finished_cost(40)}.
-5. Show it with its place on the disk and its seed."""
+5. Show it with its path or URL and its seed."""
 
 
 def _finished_cost(steps: int) -> str:
@@ -169,22 +175,30 @@ async def _vary(desk: Desk, asked: Variation) -> str:
     return f"""\
 Make a variation of a picture that was drawn before, changed in one respect: {asked.change}
 
-It is {image.uri}; check_job with request_id "{job.request_id}" shows it again, at no cost. It was drawn by \
+It is {image.uri}{_shown_again(job, image)}. It was drawn by \
 generate_image_{job.parameters.alias} with these arguments:
 
 {json.dumps(recipe, indent=2, ensure_ascii=False)}
 
 1. Rewrite the prompt so that it says the change, and leave every other word as it is.
-2. Call generate_image_{job.parameters.alias} with the new prompt and all other arguments unchanged, the seed above \
-all: it keeps the composition.{which} {WAITING}
+2. Call generate_image_{job.parameters.alias} with the new prompt and all other arguments unchanged, above all \
+the seed, which mostly keeps the composition.{which} {WAITING}
 3. Compare the two. If the change does not show, say it earlier in the prompt{_or_in_negative(job)}, and ask me \
 before another call; each costs about ${job.parameters.average_cost * count}.
-4. Show the new picture beside the old one, with its place on the disk and its seed."""
+4. Show the new picture beside the old one, with its path or URL and its seed."""
+
+
+def _shown_again(job: Job, image: Image) -> str:
+    if image.deleted:
+        return (
+            f", whose file was deleted from the gallery on {image.deleted:%Y-%m-%d}: there is nothing to compare with"
+        )
+    return f'; check_job with request_id "{job.request_id}" shows it again, at no cost'
 
 
 def _or_in_negative(job: Job) -> str:
     known = "negative_prompt" in type(job.parameters).model_fields
-    return ", or put what has to go into the negative_prompt" if known else ""
+    return ", or name what should disappear in the negative_prompt" if known else ""
 
 
 async def _found(desk: Desk, named: str) -> Kept:
@@ -194,14 +208,19 @@ async def _found(desk: Desk, named: str) -> Kept:
         UnknownImage: There is none.
     """
     name = re.sub("^vega://(images|jobs)/|/preview$", "", named.strip())
+    if in_file_name := re.search(r"-([0-9a-f]{8}|[0-9a-f]{32})\.(jpg|png|webp)$", name):
+        beginning = in_file_name[1]
+        name = next(iter(await desk.studio.catalogue.image_ids(beginning, 1)), beginning)
     try:
         return await desk.studio.find_image(name)
-    except UnknownImage:
-        with suppress(UnknownJob):
+    except UnknownImage as error:
+        try:
             job = await desk.studio.look(name)
-            if job.images:
-                return job, job.images[0]
-        raise
+        except UnknownJob:
+            raise error from None
+        if not job.images:
+            raise UnknownImage(f"The job {name} has no picture", next_step="Name one that has been drawn") from None
+        return job, job.images[0]
 
 
 DEFINITIONS = (

@@ -12,10 +12,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Annotations, Completion, Resource, ResourceTemplate
 
-from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob, VegaError
+from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.answers import REQUEST_ID
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server import results
@@ -29,6 +28,7 @@ JSON = "application/json"
 # How many pictures `resources/list` shows, and how many ids are offered to complete one.
 LATEST = 20
 OFFERED = 100
+PROMPT_LENGTH = 2000
 
 TEMPLATES = [
     ResourceTemplate(
@@ -94,36 +94,46 @@ async def read(desk: Desk, uri: str, peer: Peer) -> list[ReadResourceContents]:
     """The contents of a resource.
 
     Raises:
-        ResourceNotFoundError: The URI names none.
-        ResourceError: It cannot be read.
+        InvalidArguments: The URI is none of a resource.
+        UnknownImage: There is no such picture, or it was deleted.
+        UnknownJob: There is no such job.
+        VegaError: It cannot be read.
     """
-    try:
-        if match := _IMAGE.fullmatch(uri):
-            _, image = await desk.studio.find_image(match[1])
-            return await (_preview(desk, image) if match[2] else _picture(desk, image, peer))
-        if match := _JOB.fullmatch(uri):
-            return [_as_json(results.record_of(await desk.studio.look(match[1]), peer))]
-        if uri.partition("?")[0] == GALLERY:
-            return [_as_json(await _gallery(desk, uri, peer))]
-    except (UnknownImage, UnknownJob) as error:
-        raise ResourceNotFoundError(error.text) from error
-    except VegaError as error:
-        raise ResourceError(error.text) from error
-    raise ResourceNotFoundError(f"No resource has the URI {uri}; there are {_KNOWN}")
+    if match := _IMAGE.fullmatch(uri):
+        _, image = await desk.studio.find_image(match[1])
+        return await (_preview(desk, image) if match[2] else _picture(desk, image, peer))
+    if match := _JOB.fullmatch(uri):
+        return [_as_json(results.record_of(await desk.studio.look(match[1]), peer))]
+    if uri.partition("?")[0] == GALLERY:
+        return [_as_json(await _gallery(desk, uri, peer))]
+    raise InvalidArguments(f"No resource has the URI {uri}", next_step=f"Read one of {_KNOWN}")
 
 
-async def completion(desk: Desk, argument: str, beginning: str) -> Completion | None:
-    """The ids that an argument may be completed to, the newest first; None where it takes no id.
+async def completion(desk: Desk, template: str, argument: str, beginning: str) -> Completion | None:
+    """The ids that an argument of a template may be completed to; None where it takes none.
 
     Raises:
         LedgerError: The ledger cannot be read.
     """
-    catalogue = desk.studio.catalogue
-    ids = {"id": catalogue.image_ids, "image": catalogue.image_ids, "request_id": catalogue.request_ids}
-    if argument not in ids:
-        return None
-    found = await ids[argument](beginning, OFFERED + 1)
-    return Completion(values=found[:OFFERED], has_more=len(found) > OFFERED)
+    known = any(template == each.uri_template for each in TEMPLATES) and f"{{{argument}}}" in template
+    if known and argument == "id":
+        return await offered_images(desk, beginning)
+    if known and argument == "request_id":
+        return _offered(await desk.studio.catalogue.request_ids(beginning, OFFERED + 1))
+    return None
+
+
+async def offered_images(desk: Desk, beginning: str) -> Completion:
+    """The ids of pictures that begin like this, the newest first.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    return _offered(await desk.studio.catalogue.image_ids(beginning, OFFERED + 1))
+
+
+def _offered(ids: list[str]) -> Completion:
+    return Completion(values=ids[:OFFERED], has_more=len(ids) > OFFERED)
 
 
 # ---- pictures ----
@@ -134,7 +144,7 @@ async def _picture(desk: Desk, image: Image, peer: Peer) -> list[ReadResourceCon
     data = await desk.studio.read(image)
     if peer.read_limit is None or len(data) <= peer.read_limit:
         return [ReadResourceContents(content=data, mime_type=image.mime_type)]
-    (shown,) = await desk.studio.darkroom.previews([data], "full")
+    shown = await desk.studio.darkroom.preview(data, "full")
     said = (
         f"The original, {image.mime_type} of {len(data):,} bytes, is more than this connection carries; this is a "
         f"JPEG of {shown.width}×{shown.height}. The original is at {peer.place(image)}"
@@ -146,7 +156,7 @@ async def _picture(desk: Desk, image: Image, peer: Peer) -> list[ReadResourceCon
 
 
 async def _preview(desk: Desk, image: Image) -> list[ReadResourceContents]:
-    (shown,) = await desk.studio.darkroom.previews([await desk.studio.read(image)], "auto")
+    shown = await desk.studio.darkroom.preview(await desk.studio.read(image), "auto")
     return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
 
 
@@ -177,11 +187,13 @@ def _asked(uri: str) -> tuple[str, int]:
     """
     asked = dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
     if unknown := [name for name in asked if name not in {"q", "page"}]:
-        raise InvalidArguments(f"The gallery has no {unknown[0]!r}", next_step=f"Read {TEMPLATES[-1].uri_template}")
+        said = f"The gallery is asked for q and page, not for {unknown[0]!r}"
+        raise InvalidArguments(said, next_step=f"Read {TEMPLATES[-1].uri_template}")
     page = asked.get("page") or "1"
     # Nine digits are more pages than any ledger has, and fewer than SQLite counts.
     if not re.fullmatch("0*[1-9][0-9]{0,8}", page):
-        raise InvalidArguments(f"page is {page!r}, but must be a whole number from 1")
+        said = f"page is {page!r}, but must be a whole number from 1"
+        raise InvalidArguments(said, next_step=f"Read {TEMPLATES[-1].uri_template}")
     return asked.get("q", "").strip(), int(page)
 
 
@@ -195,9 +207,14 @@ def _picture_data(kept: Kept, peer: Peer) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "bytes": image.bytes,
-        "prompt": job.parameters.prompt,
+        "prompt": _cut(job.parameters.prompt),
         "model": job.model,
         "seed": job.seed,
         "created": results.iso(job.created),
         "job": job.uri,
     }
+
+
+def _cut(prompt: str) -> str:
+    """A prompt, so short that a page of them reaches every client; its job has the whole."""
+    return prompt if len(prompt) <= PROMPT_LENGTH else f"{prompt[:PROMPT_LENGTH]}…"

@@ -1,7 +1,6 @@
 """Jobs as tool results: a text that stands on its own, previews for those who can see them, data for programs."""
 
 import json
-import logging
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,15 +9,13 @@ from typing import Any
 
 from mcp_types import CallToolResult, ImageContent, TextContent
 
-from mcp_vega.errors import GalleryError, UnreadableAnswer, VegaError
+from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.peer import Peer
 from mcp_vega.studio.jobs import Image, Job
 from mcp_vega.studio.pictures import Mode, Preview
 from mcp_vega.studio.studio import Studio
-
-logger = logging.getLogger(__name__)
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
 
@@ -39,7 +36,7 @@ async def of_job(desk: Desk, job: Job, peer: Peer = LOCAL) -> CallToolResult:
     if not job.state.finished:
         return _result(desk, _under_way(desk.studio, job), _meta(job, peer))
     # A picture that no disk would take is in its result or nowhere.
-    full = job.parameters.base64 or any(image.path is None for image in job.images)
+    full = job.parameters.base64 or any(image.data for image in job.images)
     previews, notes = await _previews(desk.studio, job, "full" if full else desk.preview)
     text = "\n".join([_finished(job, peer), *(f"Note: {note}." for note in notes)])
     return _result(desk, text, _meta(job, peer), previews)
@@ -51,7 +48,11 @@ def of_jobs(desk: Desk, jobs: list[Job], peer: Peer = LOCAL) -> CallToolResult:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
         return _result(desk, text)
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
-    lines += [f"{job.request_id} {job.state} {job.model} {_quoted(job.parameters.prompt)}" for job in jobs]
+    lines += [
+        f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} "
+        f"{_quoted(job.parameters.prompt)}"
+        for job in jobs
+    ]
     meta = {"mcp-vega/jobs": [data_of(job, peer) for job in jobs]}
     return _result(desk, "\n".join(lines), meta)
 
@@ -80,8 +81,9 @@ def _finished(job: Job, peer: Peer) -> str:
     lines = [f"{job.parameters.title} drew {count} of {_quoted(job.parameters.prompt)}."]
     lines += [f"Note: {note}." for note in job.notes]
     for image in job.images:
-        lines += [f"Image: {place}"] if (place := peer.place(image)) else []
-        lines += [f"URI: {image.uri}"]
+        if not image.deleted:
+            lines += [f"Image: {place}"] if (place := peer.place(image)) else []
+            lines += [f"URI: {image.uri}"]
     receipt = job.receipt
     lines += [
         f"Seed: {job.seed}",
@@ -128,23 +130,30 @@ def dollars(amount: Decimal | None) -> str:
 
 async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
     """The previews of a job's pictures, and what there is to say about them."""
+    here = [image for image in job.images if not image.deleted]
+    notes = [_deleted(image) for image in job.images if image.deleted]
     if mode == "off":
-        return [], []
-    data: list[bytes] = []
-    notes: list[str] = []
-    for image in job.images:
+        return [], notes
+    data: dict[Image, bytes] = {}
+    for image in here:
         try:
-            data.append(await studio.read(image))
+            data[image] = await studio.read(image)
         except GalleryError as error:
             notes.append(error.what)
-    try:
-        made = await studio.darkroom.previews(data, mode)
-    except UnreadableAnswer as error:  # a file that was changed since it was kept
-        logger.warning("No previews for job %s: %s", job.request_id, error)
-        return [], [*notes, "there is no preview, because a file is no whole picture any more"]
-    if mode == "full" and (reduced := [preview for preview in made if not preview.unchanged]):
-        notes.append(_reduced(reduced, len(made)))
-    return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in made], notes
+    made = await studio.darkroom.previews([*data.values()], mode)
+    shown = [preview for preview in made if preview]
+    broken = [image.path for image, preview in zip(data, made, strict=True) if preview is None]
+    notes += [f"the file {path} is no whole picture any more" for path in broken]
+    if mode == "full" and (reduced := [preview for preview in shown if not preview.unchanged]):
+        notes.append(_reduced(reduced, len(shown)))
+    return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in shown], notes
+
+
+def _deleted(image: Image) -> str:
+    return (
+        f"the picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}; the same parameters and "
+        "seed draw it again"
+    )
 
 
 def _reduced(previews: list[Preview], count: int) -> str:
@@ -202,7 +211,7 @@ def iso(moment: datetime | None) -> str | None:
 def _image_data(image: Image, peer: Peer) -> dict[str, Any]:
     return {
         "id": image.id,
-        "path": str(image.path) if image.path else None,
+        "path": str(image.path) if image.path and not image.deleted else None,
         "uri": image.uri,
         "mime_type": image.mime_type,
         "width": image.width,
@@ -210,6 +219,7 @@ def _image_data(image: Image, peer: Peer) -> dict[str, Any]:
         "bytes": image.bytes,
         "sha256": image.sha256,
         **({"url": peer.place(image)} if peer.base_url is not None else {}),
+        **({"deleted": iso(image.deleted)} if image.deleted else {}),
     }
 
 

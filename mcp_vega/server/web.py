@@ -1,5 +1,7 @@
 """The server over HTTP: MCP at its path, the pictures' files beside it, and whether it is up."""
 
+import logging
+
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.applications import Starlette
@@ -11,6 +13,8 @@ from mcp_vega.errors import UnknownImage, VegaError
 from mcp_vega.server.app import build_server
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.peer import IMAGES_PATH, SSE_MESSAGES_PATH
+
+logger = logging.getLogger(__name__)
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -55,7 +59,8 @@ async def _image(desk: Desk, image_id: str) -> Response:
     except UnknownImage as error:
         return PlainTextResponse(error.text, 404)
     except VegaError as error:
-        return PlainTextResponse(error.text, 500)
+        logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
+        return PlainTextResponse("The picture cannot be read; the server's log says why.", 500)
     headers = {
         # The bytes of an id never change.
         "cache-control": "private, max-age=31536000, immutable",

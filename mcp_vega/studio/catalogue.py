@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.parameters import MODELS
 from mcp_vega.studio import records, statements
 from mcp_vega.studio.database import Database
@@ -13,7 +14,7 @@ from mcp_vega.studio.jobs import Image, Job
 
 PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
-WORDS = 8
+WORDS, LETTERS = 50, 200
 
 Kept = tuple[Job, Image]
 
@@ -41,9 +42,12 @@ class Catalogue:
             The pictures, and whether there are more.
 
         Raises:
+            InvalidArguments: The query has too many words.
             LedgerError: The ledger cannot be read.
         """
         patterns = _patterns(query)
+        if query.strip() and not patterns:
+            return [], False  # nothing but punctuation
         values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
         matches = " ".join(statements.MATCH.format(name=name) for name in values)
         index = "images_by_words" if patterns else "images_by_time"
@@ -70,7 +74,7 @@ class Catalogue:
         return next(iter(await self._database.read(look)), None)
 
     async def before(self, moment: datetime) -> list[Kept]:
-        """The pictures of finished jobs that were begun before a moment, the oldest first.
+        """The pictures of finished jobs that were begun before a moment and that someone has, the oldest first.
 
         Raises:
             LedgerError: The ledger cannot be read.
@@ -124,8 +128,14 @@ def _patterns(query: str) -> list[str]:
 
     What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
     the spaces beside it are found everywhere.
+
+    Raises:
+        InvalidArguments: There are too many words.
     """
-    words = records.words(query).split()[:WORDS]
+    words = list(dict.fromkeys(records.words(query).split()))
+    if len(words) > WORDS or any(len(word) > LETTERS for word in words):
+        said = f"Pictures are searched by at most {WORDS} words of at most {LETTERS} letters"
+        raise InvalidArguments(said, next_step="Search with fewer or shorter words")
     names = {name for slug, model in MODELS.items() for name in (slug, model.alias)}
     literals = {word: re.sub(r"[%_\\]", r"\\\g<0>", word) for word in words}
     longest = sorted(words, key=lambda word: (word in names, -len(word)))

@@ -6,8 +6,9 @@ Decoding takes the most memory and time of all that this server does; two at onc
 import anyio
 import anyio.to_thread
 
+from mcp_vega.errors import GalleryError, UnreadableAnswer
 from mcp_vega.studio import pictures
-from mcp_vega.studio.pictures import Mode, Preview
+from mcp_vega.studio.pictures import Mode, NoPictureError, Preview
 
 
 class Darkroom:
@@ -17,17 +18,32 @@ class Darkroom:
         self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def measure(self, data: bytes) -> tuple[int, int]:
-        """Width and height in pixels of a picture that can be decoded to its end.
+        """Width and height in pixels of a picture that the API sent.
 
         Raises:
-            UnreadableAnswer: It cannot, or it claims to be larger than any picture of the models.
+            UnreadableAnswer: It cannot be decoded to its end, or claims to be larger than any picture of the models.
         """
-        return await anyio.to_thread.run_sync(pictures.measure, data, limiter=self._one_at_a_time)
+        try:
+            return await anyio.to_thread.run_sync(pictures.measure, data, limiter=self._one_at_a_time)
+        except NoPictureError as error:
+            raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
 
-    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview]:
-        """The pictures of one result, together within the mode's budget; none when it is `off`.
+    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
+        """The pictures of one result, together within the mode's budget: None for what is no whole picture any more.
 
-        Raises:
-            UnreadableAnswer: One of them is no whole picture any more.
+        With the mode `off` there are none.
         """
         return await anyio.to_thread.run_sync(pictures.previews, data, mode, limiter=self._one_at_a_time)
+
+    async def preview(self, data: bytes, mode: Mode) -> Preview:
+        """A picture on its own, within the budget of a mode that is not `off`.
+
+        Raises:
+            GalleryError: It is no whole picture any more.
+        """
+        for made in await self.previews([data], mode):
+            if made:
+                return made
+        raise GalleryError(
+            "The picture's file is no whole picture any more", next_step="Put the file back, or draw it again"
+        )

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_vega.errors import LedgerError
+from mcp_vega.studio import records
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -78,9 +79,7 @@ MIGRATIONS = (
     ALTER TABLE images ADD COLUMN words TEXT NOT NULL DEFAULT '';   -- what it is found by
     ALTER TABLE images ADD COLUMN deleted TEXT;                     -- when its file was deleted, if it was
     UPDATE images SET (created, words) = (
-        SELECT created, ' ' || casefold(json_extract(parameters, '$.prompt')) || ' '
-            || coalesce(reported_seed, json_extract(parameters, '$.seed')) || ' ' || model || ' '
-            || CASE model WHEN 'segmind-vega' THEN 'vega' ELSE 'vegart' END || ' ' || substr(created, 1, 10) || ' '
+        SELECT created, words(parameters, reported_seed, model, created, images.id)
         FROM jobs WHERE local_id = images.job
     );
     CREATE INDEX images_by_time ON images (created) WHERE deleted IS NULL;
@@ -182,7 +181,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         return connection.execute("PRAGMA user_version").fetchone()[0]
 
     if version() < len(MIGRATIONS):
-        connection.create_function("casefold", 1, str.casefold, deterministic=True)
+        connection.create_function("words", 5, records.words_of_columns, deterministic=True)
         with _transaction(connection, "BEGIN IMMEDIATE"):  # another server may have been quicker
             for script in MIGRATIONS[version() :]:
                 for statement in script.split(";"):

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import date
 from hashlib import sha256
@@ -21,12 +21,12 @@ from pathlib import Path
 import anyio.to_thread
 
 from mcp_vega.errors import Charged, GalleryError
-from mcp_vega.segmind.media import SUFFIXES
+from mcp_vega.segmind.media import MAX_BYTES, SUFFIXES, recognise
 from mcp_vega.studio.jobs import Image
 
 SLUG_LENGTH = 40
 UNREADABLE = "unreadable"
-# How much of what is no picture is kept: all of a picture that is only cut off or mislabelled.
+# How much is kept of what does not even begin like a picture.
 UNREADABLE_BYTES = 1_000_000
 # What must fit on the disk before a picture is paid for: four large JPEGs.
 ROOM = 4_000_000
@@ -96,21 +96,21 @@ class Gallery:
                 problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"
         raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
 
-    async def set_aside(self, data: bytes, name: str, image_id: str, day: date) -> Path | None:
-        """Keep the beginning of what came in the place of a picture that was paid for.
+    async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
+        """Keep what came in the place of a picture that was paid for.
 
         Args:
-            data: What came; its first million bytes are kept.
+            data: What came; of what does not even begin like a picture, the first million bytes are kept.
             name: The beginning of its file name, from `name_of`, and its suffix.
-            image_id: The id that the picture would have.
             day: The folder below that of all such.
 
         Returns:
             Its absolute path; None where no folder would take it.
         """
+        data = data[: MAX_BYTES if recognise(data) else UNREADABLE_BYTES]
         keep = Gallery(self.unreadable, [folder / UNREADABLE for folder in self._spares]).keep
         with suppress(GalleryError):
-            return (await keep(data[:UNREADABLE_BYTES], name, image_id, day))[0]
+            return (await keep(data, name, sha256(data).hexdigest(), day))[0]
         return None
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
@@ -146,13 +146,21 @@ class Gallery:
 
     # ---- house-keeping ----
 
-    def files(self) -> list[Path]:
-        """The pictures in the folder, those of other programs among them."""
-        return [file for file in self.folder.glob("*/*") if file.suffix in SUFFIXES and file.parent != self.unreadable]
+    def sizes(self) -> list[int]:
+        """The bytes of each picture in the folder, those of other programs among them.
 
-    def files_aside(self) -> list[Path]:
-        """What came in the place of pictures."""
-        return [*self.unreadable.glob("*/*")]
+        Raises:
+            GalleryError: It is no folder, or cannot be read.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise GalleryError(f"{self.folder} is no folder")
+        return [
+            size for file, size in _sizes(self.folder) if file.suffix in SUFFIXES and file.parent != self.unreadable
+        ]
+
+    def sizes_aside(self) -> list[int]:
+        """The bytes of each file that came in the place of a picture."""
+        return [size for _, size in _sizes(self.unreadable)]
 
     def holds(self, image: Image) -> bool:
         """Whether a picture's file is there, in one of its folders, as it was kept: anything else is the user's."""
@@ -180,6 +188,13 @@ class Gallery:
             raise GalleryError(said, next_step="Delete it yourself, or leave it") from error
         with suppress(OSError):
             image.path.parent.rmdir()
+
+
+def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The files below the folders in a folder, with their bytes; one that goes meanwhile is none."""
+    for file in folder.glob("*/*"):
+        with suppress(OSError):
+            yield file, file.stat().st_size
 
 
 def _room(folder: Path, day: date) -> Path:

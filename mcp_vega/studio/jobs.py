@@ -15,6 +15,10 @@ from mcp_vega.segmind.parameters import Parameters
 Data = bytes  # a field of `Image` hides the name
 
 
+# What the ledger calls the sandbox inside a server, whose port is another each time.
+SANDBOX = "sandbox"
+
+
 def new_id() -> str:
     """32 hex digits that nobody can guess."""
     return uuid.uuid4().hex
@@ -31,7 +35,8 @@ class Route(StrEnum):
 class Image:
     """A kept picture. `width` and `height` are pixels; `sha256` is that of the file.
 
-    Where no disk would take it, `path` is None and `data` holds the picture while the server runs.
+    Where no disk would take it, `path` is None and `data` holds the picture while the server runs. Once its file was
+    deleted from the gallery, `deleted` is when that was (UTC).
     """
 
     id: str
@@ -42,6 +47,7 @@ class Image:
     bytes: int
     sha256: str
     data: Data | None = field(default=None, repr=False)
+    deleted: datetime | None = None
 
     @property
     def uri(self) -> str:

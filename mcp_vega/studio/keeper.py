@@ -12,12 +12,13 @@ from mcp_vega.segmind.media import SUFFIXES, Format, recognise, whole
 from mcp_vega.studio import recipes
 from mcp_vega.studio.darkroom import Darkroom
 from mcp_vega.studio.gallery import Gallery, name_of
-from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.jobs import SANDBOX, Image, Job
 from mcp_vega.studio.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
-Kept = tuple[tuple[Image, ...], tuple[str, ...], VegaError | None]
+# Pictures, what there is to say about them, and the last problem.
+Outcome = tuple[tuple[Image, ...], tuple[str, ...], VegaError | None]
 
 
 class Keeper:
@@ -34,7 +35,7 @@ class Keeper:
         self._gallery = gallery
         self._darkroom = darkroom
 
-    async def keep(self, job: Job, drawn: Sequence[bytes | str]) -> Kept:
+    async def keep(self, job: Job, drawn: Sequence[bytes | str]) -> Outcome:
         """Keep the pictures of a job that are not kept yet; one that cannot be had does not cost the others.
 
         Args:
@@ -55,12 +56,12 @@ class Keeper:
                 continue
             try:
                 data = picture if isinstance(picture, bytes) else await self._client.download(picture)
-                place = _place_of(job, images, data) if by_content else index
+                place = await self._place_of(job, images, data) if by_content else index
                 if place is None:
                     continue
                 image, note = await self._keep_one(job, place, data)
             except VegaError as error:
-                problem = await self.with_received_kept(job, error, index)
+                problem = await self.with_received_kept(job, error)
             except Exception as error:
                 logger.exception("A picture of job %s broke", job.local_id)
                 problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
@@ -88,16 +89,38 @@ class Keeper:
         except errors.UnreadableAnswer:
             return []
 
-    async def with_received_kept(self, job: Job, error: VegaError, index: int = 0) -> VegaError:
+    async def with_received_kept(self, job: Job, error: VegaError) -> VegaError:
         """An error that names the file in which what came in the place of a picture is kept, where something did."""
         received = error.received if isinstance(error, SegmindError) else b""
         if not received:
             return error
         found = recognise(received)
         name = name_of(job.parameters.prompt, job.seed, found.suffix if found else ".bin")
-        path = await self._gallery.set_aside(received, name, job.image_id(index), job.created.date())
+        path = await self._gallery.set_aside(received, name, job.created.date())
         said = f"{error.what}; what came is kept at {path}" if path else error.what
         return type(error)(said, next_step=error.next_step, charged=error.charged)
+
+    async def _place_of(self, job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
+        """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept.
+
+        Where none is free, a kept picture was changed since and cannot be told: one too many is kept, and not one lost.
+        """
+        free: list[int] = []
+        for index in range(max(job.parameters.pictures, len(images))):
+            image = images.get(job.image_id(index))
+            if image is None:
+                free.append(index)
+            elif await self._is_the_same(image, data):
+                return None if image.path else index
+        return free[0] if free else len(images)
+
+    async def _is_the_same(self, image: Image, data: bytes) -> bool:
+        """Whether what came is a picture that is here, whatever recipe was written into that."""
+        try:
+            kept = await self._gallery.read(image.path) if image.path else image.data
+        except errors.GalleryError:
+            return False
+        return kept is not None and recipes.without(kept) == recipes.without(data)
 
     async def _keep_one(self, job: Job, index: int, data: bytes) -> tuple[Image, str]:
         """Keep a picture; where no disk takes it, it stays in memory. Returns what there is to say about that too."""
@@ -134,23 +157,10 @@ def _format(data: bytes) -> Format:
 
 
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
-    # The seed that is known to draw it, and nothing that a later look could know better: the same picture is to become
-    # the same file whenever it is fetched.
+    # Nothing of the call's own time or price: the same picture is to become the same file whenever it is fetched.
     parameters = job.parameters.model_copy(update={"seed": job.seed})
-    return recipes.written(data, Recipe(parameters, index + 1))
+    return recipes.written(data, Recipe(parameters, index + 1, sandbox=job.base_url == SANDBOX))
 
 
 def _kept(images: Mapping[str, Image], image_id: str) -> bool:
     return image_id in images and images[image_id].path is not None
-
-
-def _place_of(job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
-    """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept."""
-    free: int | None = None
-    for index in range(job.parameters.pictures):
-        image = images.get(job.image_id(index))
-        if image is None:
-            free = index if free is None else free
-        elif image.sha256 == sha256(_with_recipe(job, index, data)).hexdigest():
-            return None if image.path else index
-    return free

@@ -6,15 +6,15 @@ handshake does without it.
 
 import io
 from base64 import b64encode
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mcp_vega.errors import UnreadableAnswer
 from mcp_vega.segmind.media import JPEG, PNG, WEBP, recognise
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
 # Four times the pixels that either model draws: anything larger is no picture of theirs.
@@ -61,34 +61,40 @@ class Preview:
         return b64encode(self.bytes).decode()
 
 
+class NoPictureError(ValueError):
+    """What is no whole picture; its text says why, as the end of a sentence."""
+
+
 def measure(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of a picture that can be decoded to its end.
 
     Raises:
-        UnreadableAnswer: It cannot, or it claims to be larger than any picture of the models.
+        NoPictureError: It cannot, or it claims to be larger than any picture of the models.
     """
     with _opened(data) as picture:
         picture.load()
         return picture.size
 
 
-def previews(pictures: list[bytes], mode: Mode) -> list[Preview]:
-    """The pictures of one result, together within the mode's budget; none when it is `off`.
+def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
+    """The pictures of one result, together within the mode's budget: None for what is no whole picture.
 
-    Each gets an equal share of the room that those before it have left.
-
-    Raises:
-        UnreadableAnswer: One of them is no whole picture.
+    Each gets an equal share of the room that those before it have left; with the mode `off` there are none.
     """
-    if mode == "off" or not pictures:
+    if mode == "off":
         return []
     budget = BUDGETS[mode]
     side = budget.side if len(pictures) == 1 else budget.side_of_several
-    made: list[Preview] = []
+    made: list[Preview | None] = []
     room = budget.characters
     for left, data in zip(range(len(pictures), 0, -1), pictures, strict=True):
-        made.append(_preview(data, side, room // left, budget.qualities))
-        room -= encoded_length(made[-1].bytes)
+        try:
+            preview = _preview(data, side, room // left, budget.qualities)
+        except NoPictureError:
+            made.append(None)
+        else:
+            made.append(preview)
+            room -= encoded_length(preview.bytes)
     return made
 
 
@@ -122,7 +128,7 @@ def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iter
         size = round(side * share)
         picture.draft("RGB", (size, size))  # libjpeg decodes at a half or a quarter where that is enough
         picture.load()
-        smaller = picture.convert("RGB")
+        smaller = _as_rgb(picture)
         smaller.thumbnail((size, size))
         smaller.info.clear()  # Pillow would write the recipe into each preview again, however long it is
         for quality in qualities:
@@ -131,12 +137,26 @@ def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iter
             yield Preview(buffer.getvalue(), JPEG.mime_type, *smaller.size)
 
 
+def _as_rgb(picture: "ImageFile") -> "Image":
+    """A picture as every JPEG can hold it: eight bits a colour, on white, the right side up."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):  # 16 bits of grey
+        upright = upright.convert("I").point(lambda value: value / 256).convert("L")
+    if upright.has_transparency_data:
+        white = Image.new("RGBA", upright.size, "white")
+        white.alpha_composite(upright.convert("RGBA"))
+        upright = white
+    return upright.convert("RGB")
+
+
 @contextmanager
 def _opened(data: bytes) -> Generator["ImageFile"]:
     """A picture that is not decoded yet, and not too large to be.
 
     Raises:
-        UnreadableAnswer: It is no picture, is damaged, or claims to be larger than any picture of the models.
+        NoPictureError: It is no picture, is damaged, or claims to be larger than any picture of the models.
     """
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile
@@ -147,21 +167,19 @@ def _opened(data: bytes) -> Generator["ImageFile"]:
     kinds = {JPEG: JpegImageFile, PNG: PngImageFile, WEBP: WebPImageFile}
     found = recognise(data)
     if found is None:
-        raise UnreadableAnswer("What the API sent is no picture", received=data)
+        raise NoPictureError("is no picture")
     try:
         with kinds[found](io.BytesIO(data)) as picture:
-            _check_size(picture.size, data)
+            _check_size(*picture.size)
             yield picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableAnswer("The picture claims a size that is too large to be true", received=data) from error
-    except UnreadableAnswer:
+        raise NoPictureError("claims a size that is too large to be true") from error
+    except NoPictureError:
         raise
     except Exception as error:  # of any kind: foreign bytes may bring a decoder to anything
-        raise UnreadableAnswer("The picture in the API's answer is damaged", received=data) from error
+        raise NoPictureError("is damaged") from error
 
 
-def _check_size(size: tuple[int, int], data: bytes) -> None:
-    width, height = size
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        said = f"The picture claims to be {width} × {height} pixels, too large to be true"
-        raise UnreadableAnswer(said, received=data)
+        raise NoPictureError(f"claims to be {width} × {height} pixels, too large to be true")

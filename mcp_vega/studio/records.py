@@ -1,6 +1,7 @@
 """Jobs as rows of the ledger, and back: pure functions."""
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,12 +11,12 @@ from typing import Any
 from mcp_vega import errors
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.segmind.answers import Receipt, State
-from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.segmind.parameters import MODELS, Parameters
 from mcp_vega.studio.jobs import Image, Job, Route
 
 Row = Mapping[str, Any]
-# What stands at a word without being part of it.
-PUNCTUATION = ".,;:!?\"'()[]{}…“”„«»"
+# What stands between words. Nothing that is written behind a NUL would be found.
+SPACES = dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
 
 
 def as_row(job: Job) -> dict[str, Any]:
@@ -62,24 +63,35 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
             "bytes": image.bytes,
             "sha256": image.sha256,
             "created": moment(job.created),
-            "words": _words(job),
+            "words": _words(job.parameters, job.seed, job.created, image.id),
         }
         for image in job.images
         if image.path
     ]
 
 
-def _words(job: Job) -> str:
-    """What a job's pictures are found by; a whole word has a space on each side."""
-    facts = (job.parameters.prompt, job.seed, job.model, job.parameters.alias, job.created.date())
+def words_of_columns(parameters: str, reported_seed: int | None, model: str, created: str, image_id: str) -> str:
+    """What a picture is found by, from columns; nothing where a job cannot be read."""
+    try:
+        read = MODELS[model].model_validate_json(parameters)
+        seed = read.seed if reported_seed is None else reported_seed
+        return _words(read, seed, datetime.fromisoformat(created), image_id)
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _words(parameters: Parameters, seed: int, created: datetime, image_id: str) -> str:
+    """What a picture is found by; a whole word has a space on each side."""
+    day = created.date()
+    facts = (parameters.prompt, "seed", seed, parameters.slug, parameters.alias, day, day.year, image_id[:8])
     return f" {words(' '.join(map(str, facts)))} "
 
 
 def words(text: str) -> str:
-    """The words of a text in one form, with one space between them."""
-    # Nothing that is written behind a NUL would be found.
-    bare = (word.strip(PUNCTUATION) for word in text.replace("\0", " ").casefold().split())
-    return " ".join(word for word in bare if word)
+    """The words of a text in one form: no accents, no capitals, no punctuation, one space between them."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    bare = "".join(each for each in plain if not unicodedata.combining(each))
+    return " ".join(bare.translate(SPACES).split())
 
 
 def from_row(row: Row, images: Iterable[Row]) -> Job:
@@ -127,7 +139,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
 def image_from_row(row: Row) -> Image:
     """A picture from its columns."""
     columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
-    return Image(path=Path(row["path"]), **{name: row[name] for name in columns})
+    return Image(path=Path(row["path"]), deleted=_moment(row["deleted"]), **{name: row[name] for name in columns})
 
 
 def as_text(arguments: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The ledger's SQL, by name. Portable but for the names of parameters and `json_extract`.
+"""The ledger's SQL, by name. Portable but for the names of parameters, `json_extract` and `INDEXED BY`.
 
 :me is this server, :now the machine's uptime and :lease for how long a server counts as alive, both in seconds.
 """
@@ -74,7 +74,7 @@ PAGE = """
 MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
 BEFORE = """
     SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
-    WHERE images.deleted IS NULL AND images.created < :moment AND NOT jobs.open
+    WHERE images.deleted IS NULL AND images.created < :moment AND NOT jobs.open AND jobs.delivered
     ORDER BY images.created, images.rowid
 """
 MARK_DELETED = "UPDATE images SET deleted = :moment WHERE id = :id"

@@ -276,7 +276,13 @@ class Studio:
 
         Raises:
             GalleryError: The file is gone or cannot be read.
+            UnknownImage: It was deleted.
         """
+        if image.deleted:
+            raise errors.UnknownImage(
+                f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}",
+                next_step="Draw it again: its job tells with which parameters and seed",
+            )
         return await self._gallery.read(image.path) if image.path else image.data or b""
 
     def expected_seconds(self, job: Job) -> float:
