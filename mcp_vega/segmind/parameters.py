@@ -96,6 +96,11 @@ class Parameters(BaseModel):
         """How long the drawing takes on average, without the time in the queue."""
         return self.average_seconds * self.effort
 
+    @property
+    def expected_cost(self) -> Decimal:
+        """What the call costs on average, in US dollars."""
+        return self.average_cost * Decimal(str(self.effort))
+
     @classmethod
     def default(cls, name: str) -> Any:
         """The documented default of a parameter."""

@@ -142,6 +142,7 @@ ${VegaParameters.average_cost}. {WAITING}
 
 
 async def _explore(_: Desk, asked: Exploration) -> str:
+    finished = VegaParameters(prompt=asked.idea, num_inference_steps=40, guidance_scale=9)
     seeds = ", ".join(str(SystemRandom().randrange(10**6)) for _ in range(asked.drafts))
     return f"""\
 Explore this idea for a picture: {asked.idea}
@@ -151,14 +152,10 @@ Explore this idea for a picture: {asked.idea}
 ${VegaRTParameters.average_cost}. {WAITING}
 3. Show the drafts numbered, each with its prompt and seed, and ask which one to finish. Do not go on before I answer.
 4. Draw the chosen one with generate_image_vega: its prompt with more visible detail, the same seed, a \
-negative_prompt of what would spoil it, scheduler "{asked.scheduler}", num_inference_steps 40, guidance_scale 9. Vega \
-is another model, so the picture follows the draft's prompt rather than its exact lines. It costs about \
-${_finished_cost(40)}.
+negative_prompt of what would spoil it, scheduler "{asked.scheduler}", num_inference_steps \
+{finished.num_inference_steps}, guidance_scale {finished.guidance_scale:g}. Vega is another model, so the picture \
+follows the draft's prompt rather than its exact lines. It costs about ${finished.expected_cost:.4f}.
 5. Show it with its path or URL and its seed."""
-
-
-def _finished_cost(steps: int) -> str:
-    return f"{VegaParameters.average_cost * steps / VegaParameters.default('num_inference_steps'):.4f}"
 
 
 async def _vary(desk: Desk, asked: Variation) -> str:
@@ -184,7 +181,7 @@ generate_image_{job.parameters.alias} with these arguments:
 2. Call generate_image_{job.parameters.alias} with the new prompt and all other arguments unchanged, above all \
 the seed, which mostly keeps the composition.{which} {WAITING}
 3. Compare the two. If the change does not show, say it earlier in the prompt{_or_in_negative(job)}, and ask me \
-before another call; each costs about ${job.parameters.average_cost * count}.
+before another call; each costs about ${job.parameters.expected_cost:.4f}.
 4. Show the new picture beside the old one, with its path or URL and its seed."""
 
 
