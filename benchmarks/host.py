@@ -59,10 +59,13 @@ class Host:
         self.process.stdin.flush()
 
     def receive(self) -> dict[str, Any]:
-        """The next answer; empty when the server is gone."""
+        """The next answer, past what it did not ask for; empty when the server is gone."""
         assert self.process.stdout
-        line = self.process.stdout.readline()
-        return json.loads(line) if line.endswith(b"\n") else {}
+        while (line := self.process.stdout.readline()).endswith(b"\n"):
+            message = json.loads(line)
+            if "id" in message:
+                return message
+        return {}
 
     def kill(self) -> None:
         """End the process at once, whatever it is doing."""

@@ -98,8 +98,10 @@ def report(folder: Path, queue: Queue) -> bool:
     ends["never arrived, named unknown"] = sum(
         job["charged"] == "unknown" for prompt, job in jobs.items() if prompt not in arrived
     )
-    files = [path for path in (folder / "gallery").rglob("*") if path.is_file()]
-    ends["files without a job"] = len({str(path) for path in files} - {image["path"] for image in images})
+    # A file whose writing was cut short has a name of its own, and is cleared away ten minutes later.
+    files = [path for path in (folder / "gallery").rglob("*") if path.is_file() and path.suffix != ".part"]
+    strays = {str(path) for path in files} - {image["path"] for image in images}
+    ends["files without a job"] = len(strays)
     ends["sent twice"] = len(queue.calls) - len(arrived)
     (integrity,) = rows(folder, "PRAGMA integrity_check")
     print(f"jobs in the ledger                {len(jobs):5}")
@@ -107,6 +109,8 @@ def report(folder: Path, queue: Queue) -> bool:
     for name, count in ends.items():
         print(f"{name:33} {count:5}")
     print(f"the ledger's integrity            {integrity['integrity_check']:>5}")
+    for stray in sorted(strays):
+        print(f"without a job: {stray}")
     return not (ends["LOST"] or ends["sent twice"] or ends["files without a job"]) and "ok" in integrity.values()
 
 

@@ -315,3 +315,22 @@ def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: P
     done = run("draw", "a fox [fault:moderation]", "--model", "vegart", folder=tmp_path, **api)
     assert done.returncode == 1
     assert done.stderr.count("FAILED") <= 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+@pytest.mark.parametrize("end", ["| true", ">&-", "2>&-"])
+def test_a_command_whose_output_nobody_reads_is_no_crash(tmp_path: Path, end: str) -> None:
+    command = f'"{sys.executable}" -m mcp_vega gallery {end}'
+    environment = {**settings(tmp_path), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_draw_does_not_write_over_a_picture_of_the_gallery(tmp_path: Path, api: dict[str, str]) -> None:
+    kept = run("draw", "a fox", "--model", "vegart", folder=tmp_path, **api).stdout.strip()
+    before = Path(kept).read_bytes()
+    done = run("draw", "--like", kept, "-o", kept, folder=tmp_path, **api)
+    assert (done.returncode, Path(kept).read_bytes()) == (2, before)
+    assert "-o names a picture of the gallery" in done.stderr

@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ async def test_a_picture_that_is_there_already_is_not_kept_twice(tmp_path: Path)
 
 async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / "2026-11-20").mkdir()
-    left = tmp_path / "2026-11-20" / ".a-7-01234567.1234.part"
+    left = tmp_path / "2026-11-20" / ".another-9-89abcdef.1234.part"
     left.write_bytes(b"da")
     os.utime(left, (0, 0))
     path, _ = await Gallery(tmp_path).keep(b"data", "a-7.jpg", ID, DAY)
@@ -205,6 +207,10 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert (image["path"], "Image: " in text_of(again)) == (None, False)
     assert f"Seed: {jobs[2]['seed']}" in text_of(again)
     assert run("jobs", folder=tmp_path).stdout.splitlines()[3].endswith("“old”     deleted")
+    assert (
+        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} ("
+        in run("jobs", jobs[2]["request_id"], folder=tmp_path).stdout
+    )
     nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
 
@@ -237,6 +243,18 @@ async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox,
     done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert done.stderr.splitlines()[1] == "Left as they are: 1 that were changed, moved or kept in another folder."
     assert (elsewhere / path.name).exists()
+
+
+async def test_prune_deletes_nothing_that_it_cannot_note(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = await drawn(sandbox, tmp_path, "a fox", 31)
+    with closing(sqlite3.connect(tmp_path / "home" / "ledger.sqlite3", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        locked = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert (locked.returncode, path.exists()) == (1, True)
+    assert locked.stderr.startswith("Deleted: 0. ")
+    assert "is locked by another program" in locked.stderr
+    assert run("gallery", "--prune", "30", "--yes", folder=tmp_path).stderr.startswith("Deleted: 1. ")
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("arguments", [["--yes"], ["--prune", "-1"], ["--prune", "x"], ["--prune", "100000"]])

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +16,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import KEY, Sandbox, desk_over, images_of, job_of, text_of
+from conftest import API, KEY, Sandbox, desk_over, images_of, job_of, noise, text_of
 from mcp.client import Client
 from mcp_types import CallToolResult
 
@@ -661,7 +663,7 @@ class Flaky(httpx.AsyncHTTPTransport):
         return await super().handle_async_request(request)
 
 
-@pytest.mark.parametrize("since", ["as it was", "without recipe", "edited"])
+@pytest.mark.parametrize("since", ["as it was", "without recipe", "edited", "moved"])
 async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_did(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: str
 ) -> None:
@@ -687,12 +689,69 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
             kept.write_bytes(recipes.without(kept.read_bytes()))
         elif since == "edited":
             kept.write_bytes(b"edited")
+        elif since == "moved":
+            kept.rename(kept.with_name("moved.jpg"))
         sandbox.queue.history_status = 200
         whole = job_of(await checked(agent, job["request_id"]))
-    files = list(tmp_path.glob("*/three-*.jpg"))
-    # Where a picture cannot be told from those that are here, one too many is kept, and none is lost.
-    assert len(files) == len(whole["images"]) == (4 if since == "edited" else 3)
-    assert len({recipes.without(file.read_bytes()) for file in files}) == len(files)
+    assert [image["id"] for image in whole["images"]] == list(dict.fromkeys(image["id"] for image in whole["images"]))
+    assert len(whole["images"]) == 3
+    pictures = {recipes.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
+    assert len(pictures - {b"edited"}) == (2 if since == "edited" else 3)
+
+
+async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_meanwhile(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Neither the sum of the pictures nor a copy of another one ends the job before the last has come."""
+    late = 2
+
+    class Late(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal late
+            if request.url.path.endswith("-3.jpeg") and late:
+                late -= 1
+                return httpx.Response(404, request=request)
+            return await super().handle_async_request(request)
+
+    async with (
+        desk_over(sandbox.url, tmp_path, transport=Late()) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        job = job_of(await agent.call_tool(VEGA, {"prompt": "four", "samples": 4}))
+        assert len(job["images"]) == 3
+        first = Path(job["images"][0]["path"])
+        first.write_bytes(recipes.without(first.read_bytes()))  # so that its sum tells nothing
+        first.rename(first.with_name("moved.jpg"))
+        with anyio.fail_after(20):
+            while late or len({recipes.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) < 4:
+                await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1})
+    assert sandbox.paid_requests == 1
+
+
+async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_them_again(tmp_path: Path) -> None:
+    gallery = tmp_path / "gallery"
+    pictures = [b64encode(noise("JPEG", side)).decode() for side in (64, 65)]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        shutil.rmtree(gallery)
+        gallery.write_text("in the way", encoding="utf-8")
+        return httpx.Response(200, json={"image": pictures})
+
+    async with (
+        desk_over(API, gallery, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        first = await agent.call_tool(RT, ASKED)
+        job = job_of(first)
+        assert [image["path"] for image in job["images"]] == [None, None]
+        assert len(images_of(first)) == 2
+        gallery.unlink()
+        with anyio.fail_after(10):
+            while None in [image["path"] for image in job["images"]]:
+                asked = {"request_id": job["request_id"], "wait_seconds": 1}
+                job = job_of(await agent.call_tool("check_job", asked))
+    kept = {recipes.without(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
+    assert kept == {noise("JPEG", 64), noise("JPEG", 65)}
 
 
 async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_calls(

@@ -64,7 +64,9 @@ async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_o
     assert seeds[0] not in await text(agent, "explore", idea="a lighthouse", drafts="5")
 
 
-@pytest.mark.parametrize("named", ["id", "uri", "preview", "request_id", "job", "file", "file name"])
+@pytest.mark.parametrize(
+    "named", ["id", "uri", "preview", "request_id", "job", "file", "file name", "url", "eight digits"]
+)
 async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: Client, named: str) -> None:
     arguments = {"prompt": "a fox", "negative_prompt": "blur", "seed": 7, "samples": 2, "base64": True}
     job = job_of(await agent.call_tool("generate_image_vega", arguments))
@@ -77,6 +79,8 @@ async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: C
         "job": f"vega://jobs/{job['request_id']}",
         "file": image["path"],
         "file name": Path(image["path"]).name,
+        "url": f"https://pictures.example:8000/vega/images/{image['id']}",
+        "eight digits": image["id"][:8].upper(),
     }
     varied = await text(agent, "vary", image=names[named], change="at night")
     assert "changed in one respect: at night" in varied
@@ -84,6 +88,8 @@ async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: C
     assert '{\n  "prompt": "a fox",\n  "seed": 7,\n  "negative_prompt": "blur",\n  "samples": 2\n}' in varied
     assert "number 1 of the 2" in varied
     assert "negative_prompt" in varied
+    second = await text(agent, "vary", image=job["images"][1]["id"], change="at night")
+    assert "number 2 of the 2" in second
 
 
 async def test_vary_names_what_the_model_has(agent: Client) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import anyio
 import httpx
@@ -255,6 +256,13 @@ async def test_a_search_for_too_many_words_is_refused(agent: Client) -> None:
         await agent.read_resource("vega://gallery?q=" + "+".join(f"word{number}" for number in range(51)))
 
 
+async def test_a_word_is_found_however_it_is_written(agent: Client) -> None:
+    await agent.call_tool(RT, {"prompt": "❤ Ispartá soft\u00adly 눈사람", "seed": 7})
+    for query in ("❤\ufe0f", "❤", "\u0131sparta", "ISPARTA", "softly", "눈사람", "사람"):
+        found = await prompts(agent, f"vega://gallery?{urlencode({'q': query})}")
+        assert len(found) == 1, query
+
+
 async def test_words_behind_a_nul_are_found(agent: Client) -> None:
     await agent.call_tool(RT, {"prompt": "a fox\0in the snow", "seed": 7})
     assert await prompts(agent, "vega://gallery?q=snow+7") == ["a fox\0in the snow"]
@@ -272,6 +280,7 @@ async def test_pictures_of_a_ledger_from_before_the_gallery_was_searched_are_fou
             await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as database, database:
             database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%damaged%'")
+            database.execute("INSERT INTO images VALUES ('stray', 'nowhere', '/x.jpg', 'image/jpeg', 1, 1, 1, '')")
     async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
         for query in ("füchslein", "7", "vegart", "segmind-vega-rt-v1", datetime.now(UTC).date().isoformat()):
             assert await prompts(agent, f"vega://gallery?q={query}") == ["ein FÜCHSLEIN"]

@@ -43,22 +43,24 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     model, arguments = _asked(options, sandbox=settings.sandbox)
     tool = f"generate_image_{model.alias}"
     output = None if options.output is None else Path(options.output)
-    _check(tool, arguments, output)
+    _check(tool, arguments, output, settings.gallery_folder)
     result = anyio.run(_draw, settings, tool, arguments)
     sys.stderr.write(f"{_text(result)}\n")
     if result.is_error:
         return 1
     if isinstance(sys.stdout, TextIOWrapper):  # a path may hold what the terminal's encoding lacks
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    for number, image in enumerate(_job(result)["images"], 1):
-        if image["path"] is None:
-            raise GalleryError(
-                "The picture was drawn, but no disk would take it",
-                charged=Charged.YES,
-                next_step="Make room on a disk and start mcp-vega within seven days: it fetches the picture again",
-            )
-        kept = Path(image["path"])
-        sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
+    images = _job(result)["images"]
+    for number, image in enumerate(images, 1):
+        if image["path"] is not None:
+            kept = Path(image["path"])
+            sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
+    if any(image["path"] is None for image in images):
+        raise GalleryError(
+            "A picture was drawn, but no disk would take it",
+            charged=Charged.YES,
+            next_step="Make room on a disk and start mcp-vega within seven days: it fetches the picture again",
+        )
     return 0
 
 
@@ -105,12 +107,14 @@ def _model(name: str) -> type[Parameters]:
     raise InvalidArguments(f"--model is {name!r}, but must be one of: {known}")
 
 
-def _check(tool: str, arguments: dict[str, Any], output: Path | None) -> None:
+def _check(tool: str, arguments: dict[str, Any], output: Path | None, gallery: Path) -> None:
     """Find what is wrong with the command before anything is opened or paid for."""
     definition = next(each for each in DEFINITIONS if each.name == tool)
     definition.arguments.read(arguments)
     if output is not None and not os.path.isdir(output.parent):  # noqa: PTH112  pathlib's raises for an odd name
         raise InvalidArguments(f"-o names a folder that does not exist: {output.parent}")
+    if output is not None and output.is_file() and output.resolve().parent.parent == gallery.resolve():
+        raise InvalidArguments(f"-o names a picture of the gallery: {output}", next_step="Name another file")
 
 
 async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> CallToolResult:

@@ -79,8 +79,12 @@ async def _prune(settings: Settings, gallery: Gallery, days: int, confirmed: boo
         if not unchanged:
             sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
         elif confirmed or _agreed(unchanged, gallery.folder):
-            unchanged = [image for image in unchanged if await _deleted(image, gallery, ledger, now)]
-            sys.stderr.write(f"Deleted: {len(unchanged):,}. The ledger still tells how each was drawn.\n")
+            count = 0
+            try:
+                for image in unchanged:
+                    count += await _deleted(image, gallery, ledger, now)
+            finally:
+                sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
         else:
             sys.stderr.write("Nothing was deleted.\n")
         if left := len(old) - len(unchanged):
@@ -93,12 +97,14 @@ async def _deleted(image: Image, gallery: Gallery, ledger: Ledger, now: datetime
     """Whether a picture could be deleted: while a question stands, anything may happen to a file."""
     if not gallery.holds(image):
         return False
+    # First the word, then the deed: a file that is gone without a word would be looked for, for ever.
+    await ledger.catalogue.mark_deleted(image.id, now)
     try:
         gallery.delete(image)
     except GalleryError as error:
+        await ledger.catalogue.mark_deleted(image.id, None)
         sys.stderr.write(f"{error.text}\n")
         return False
-    await ledger.catalogue.mark_deleted(image.id, now)
     return True
 
 

@@ -14,7 +14,7 @@ from mcp_vega.errors import Charged, UnknownJob
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
-from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.jobs import Image, Job
 from mcp_vega.studio.ledger import Ledger
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
@@ -115,12 +115,14 @@ def _in_full(job: Job) -> list[str]:
         ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
         *(("Note", note) for note in job.notes if not problem),
         *([("Error", problem.what), ("Next", problem.next_step)] if problem else []),
-        *(
-            ("Image", f"{image.path} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})")
-            for image in job.images
-        ),
+        *(("Image", _image(image)) for image in job.images),
     ]
     return [f"{f'{name}:':14}{value}" for name, value in facts]
+
+
+def _image(image: Image) -> str:
+    place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path
+    return f"{place} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})"
 
 
 def _cost(job: Job) -> str:

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # Pydantic builds thousands of long-lived objects while it is imported: collecting among them costs 5 % of a start.
     gc.disable()
+    _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     parser = _parser()
     options = parser.parse_args(argv)
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
-        return _run(options)
+        code = _run(options)
+        if options.command:
+            sys.stdout.flush()  # what cannot be written is to be heard of here, not when the process ends
     except VegaError as error:
         sys.stderr.write(f"{error.text}\n")
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
@@ -41,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Have somewhere to write to: whoever started the process with stdout or stderr closed does not want to read."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  for the process's life
 
 
 def _run(options: Namespace) -> int:

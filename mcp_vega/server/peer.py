@@ -11,7 +11,7 @@ from mcp_vega.studio.jobs import Image
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
-# A message of more than 1 MiB ends an SSE connection of several clients: as base64 this is 933,336 characters.
+# A message of more than 1 MiB ends an SSE connection of several clients: as base64 this is 933,336 characters at most.
 EVENT_BYTES = 700_000
 
 

@@ -55,7 +55,7 @@ class Exploration(_Asked):
 class Variation(_Asked):
     """What `vary` is asked for."""
 
-    image: str = Field(description="The picture: its id, vega:// URI or file, or the request id of its job.")
+    image: str = Field(description="The picture: its id, vega:// URI, URL or file, or its job's request id.")
     change: str = Field(description="The one thing to change, such as 'at night'.")
 
 
@@ -160,7 +160,7 @@ follows the draft's prompt rather than its exact lines. It costs about ${finishe
 
 async def _vary(desk: Desk, asked: Variation) -> str:
     job, image = await _found(desk, asked.image)
-    number = next(place for place, each in enumerate(job.images, 1) if each.id == image.id)
+    number = job.index_of(image) + 1
     count = job.parameters.pictures
     which = (
         f" The picture is number {number} of the {count} that one call drew: the same call draws all {count} again, "
@@ -204,10 +204,10 @@ async def _found(desk: Desk, named: str) -> Kept:
     Raises:
         UnknownImage: There is none.
     """
-    name = re.sub("^vega://(images|jobs)/|/preview$", "", named.strip())
-    if in_file_name := re.search(r"-([0-9a-f]{8}|[0-9a-f]{32})\.(jpg|png|webp)$", name):
-        beginning = in_file_name[1]
-        name = next(iter(await desk.studio.catalogue.image_ids(beginning, 1)), beginning)
+    name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
+    if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
+        beginning = short[1].lower()
+        name = next(iter(await desk.studio.catalogue.image_ids(beginning, 1)), name)
     try:
         return await desk.studio.find_image(name)
     except UnknownImage as error:

@@ -145,7 +145,9 @@ async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageCon
     broken = [image.path for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"the file {path} is no whole picture any more" for path in broken]
     if mode == "full" and (reduced := [preview for preview in shown if not preview.unchanged]):
-        notes.append(_reduced(reduced, len(shown)))
+        notes.append(
+            _reduced(reduced, len(shown), whole="the file" if all(image.path for image in here) else "its URI")
+        )
     return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in shown], notes
 
 
@@ -156,11 +158,11 @@ def _deleted(image: Image) -> str:
     )
 
 
-def _reduced(previews: list[Preview], count: int) -> str:
+def _reduced(previews: list[Preview], count: int, whole: str) -> str:
     """What became of the full-size pictures that do not fit into a result."""
     sizes = ", ".join(dict.fromkeys(f"{each.width}×{each.height}" for each in previews))
     some = "the picture does" if count == 1 else f"{len(previews)} of the {count} pictures do"
-    return f"{some} not fit into a result unchanged, so what is shown is a JPEG of {sizes}; the file is full size"
+    return f"{some} not fit into a result unchanged, so what is shown is a JPEG of {sizes}; {whole} gives the full size"
 
 
 # ---- the data ----
@@ -218,7 +220,7 @@ def _image_data(image: Image, peer: Peer) -> dict[str, Any]:
         "height": image.height,
         "bytes": image.bytes,
         "sha256": image.sha256,
-        **({"url": peer.place(image)} if peer.base_url is not None else {}),
+        **({"url": None if image.deleted else peer.place(image)} if peer.base_url is not None else {}),
         **({"deleted": iso(image.deleted)} if image.deleted else {}),
     }
 

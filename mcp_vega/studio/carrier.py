@@ -184,16 +184,15 @@ class Carrier:
         if problem and not images:
             await self._board.change(job)
             raise problem
-        is_open = len(images) < job.parameters.pictures or any(image.path is None for image in images)
+        is_open = bool(problem) or len(images) < job.parameters.pictures or any(not image.path for image in images)
         ends = {"state": State.COMPLETED, "error": None, "ended": self._clock(), "open": is_open}
         await self._board.change(job, images=images, notes=notes, **ends)
 
     async def _keep_again(self, job: Job) -> None:
         """Put the pictures into the gallery that no disk would take before."""
         here = {image.id: image.data for image in job.images if image.data}
-        await self._keep(
-            job, [here.get(job.image_id(index), b"") for index in range(job.parameters.pictures)], job.receipt
-        )
+        numbers = range(max(job.parameters.pictures, len(job.images)))
+        await self._keep(job, [here.get(job.image_id(index), b"") for index in numbers], job.receipt)
 
     # ---- settling ----
 

@@ -74,7 +74,7 @@ class Catalogue:
         return next(iter(await self._database.read(look)), None)
 
     async def before(self, moment: datetime) -> list[Kept]:
-        """The pictures of finished jobs that were begun before a moment and that someone has, the oldest first.
+        """The pictures of finished jobs that were begun before a moment and answered for, the oldest first.
 
         Raises:
             LedgerError: The ledger cannot be read.
@@ -86,8 +86,8 @@ class Catalogue:
 
         return await self._database.read(look)
 
-    async def mark_deleted(self, image_id: str, moment: datetime) -> None:
-        """Note that a picture's file was deleted; how it was drawn stays.
+    async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
+        """Note when a picture's file was deleted, or that it was not; how it was drawn stays.
 
         Raises:
             LedgerError: The ledger cannot be written.
@@ -150,8 +150,8 @@ def _kept(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> lis
         row = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,)).fetchone()
         images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (local_id,)).fetchall()
         try:
-            job = records.from_row(row, images)
+            job = row and records.from_row(row, images)
         except ValueError:
             continue
-        kept += [(job, image) for image in job.images if image.id == image_id]
+        kept += [(job, image) for image in job.images if image.id == image_id] if job else []
     return kept

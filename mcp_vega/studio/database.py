@@ -23,6 +23,7 @@ Work = Callable[[sqlite3.Connection], T]
 # How long another program may keep the file to itself before an operation is given up.
 BUSY_SECONDS = 2.0
 HURRIED_SECONDS = 0.1
+MIGRATING_SECONDS = 30.0
 
 # One script a version (a semicolon ends a statement); a file of an earlier version gets those it lacks.
 MIGRATIONS = (
@@ -81,7 +82,7 @@ MIGRATIONS = (
     UPDATE images SET (created, words) = (
         SELECT created, words(parameters, reported_seed, model, created, images.id)
         FROM jobs WHERE local_id = images.job
-    );
+    ) WHERE job IN (SELECT local_id FROM jobs);
     CREATE INDEX images_by_time ON images (created) WHERE deleted IS NULL;
     CREATE INDEX images_by_words ON images (created, words) WHERE deleted IS NULL
     """,
@@ -181,6 +182,8 @@ def _migrate(connection: sqlite3.Connection) -> None:
         return connection.execute("PRAGMA user_version").fetchone()[0]
 
     if version() < len(MIGRATIONS):
+        # Every other server that opens the file now waits for the one that does this.
+        connection.execute(f"PRAGMA busy_timeout = {MIGRATING_SECONDS * 1000:.0f}")
         connection.create_function("words", 5, records.words_of_columns, deterministic=True)
         with _transaction(connection, "BEGIN IMMEDIATE"):  # another server may have been quicker
             for script in MIGRATIONS[version() :]:

@@ -226,14 +226,14 @@ def _was_free(target: Path, data: bytes) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-        _clear(target)
+        _clear(target.parent)
     _sync(target.parent)
     return True
 
 
-def _clear(target: Path) -> None:
-    """Remove what a server left behind that died while it wrote this picture."""
-    for part in target.parent.glob(f".{target.stem}.*.part"):
+def _clear(room: Path) -> None:
+    """Remove what servers left behind that died while they wrote a picture."""
+    for part in room.glob(".*.part"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()

@@ -1,6 +1,7 @@
 """A job: one paid call, from the moment it is begun to its kept pictures or its error."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +16,8 @@ from mcp_vega.segmind.parameters import Parameters
 Data = bytes  # a field of `Image` hides the name
 
 
+# More than any call draws; what a job has too many stands behind its own.
+MOST_PICTURES = 100
 # What the ledger calls the sandbox inside a server, whose port is another each time.
 SANDBOX = "sandbox"
 
@@ -150,6 +153,14 @@ class Job:
     def seed(self) -> int:
         """The seed of the first picture: the API's word where it gave one, else the one that was sent."""
         return self.parameters.seed if self.receipt.seed is None else self.receipt.seed
+
+    def index_of(self, image: Image) -> int:
+        """Which of its pictures one is, from 0; `MOST_PICTURES` where it is none."""
+        return next((index for index in range(MOST_PICTURES) if self.image_id(index) == image.id), MOST_PICTURES)
+
+    def in_order(self, images: Iterable[Image]) -> tuple[Image, ...]:
+        """Pictures of it in the order in which they were asked for, however they arrived."""
+        return tuple(sorted(images, key=self.index_of))
 
     def image_id(self, index: int) -> str:
         """The id of its picture number `index`, from 0: always the same, so that none is kept twice."""

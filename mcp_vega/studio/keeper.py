@@ -48,6 +48,7 @@ class Keeper:
         images = {image.id: image for image in job.images}
         # Lists of addresses come in any order, so those of a job that is partly kept are told apart by what they give.
         refilling = any(image.path for image in job.images)
+        told: set[str] = set()
         notes: list[str] = []
         problem: VegaError | None = None
         for index, picture in enumerate(drawn):
@@ -56,7 +57,7 @@ class Keeper:
                 continue
             try:
                 data = picture if isinstance(picture, bytes) else await self._client.download(picture)
-                place = await self._place_of(job, images, data) if by_content else index
+                place = await self._place_of(job, images, data, told) if by_content else index
                 if place is None:
                     continue
                 image, note = await self._keep_one(job, place, data)
@@ -67,12 +68,13 @@ class Keeper:
                 problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
             else:
                 images[image.id] = image
+                told.add(image.id)
                 notes += [note] if note and note not in notes else []
         missing = job.parameters.pictures - len(images)
         if missing > 0:
             why = f": {problem.what}" if problem else ""
             notes.append(f"{missing} of the {job.parameters.pictures} pictures did not arrive{why}")
-        return tuple(images.values()), tuple(notes), problem
+        return job.in_order(images.values()), tuple(notes), problem
 
     async def find(self, job: Job) -> list[bytes]:
         """The pictures of a job that a server kept just before it died; none unless all are there and whole."""
@@ -100,22 +102,31 @@ class Keeper:
         said = f"{error.what}; what came is kept at {path}" if path else error.what
         return type(error)(said, next_step=error.next_step, charged=error.charged)
 
-    async def _place_of(self, job: Job, images: Mapping[str, Image], data: bytes) -> int | None:
+    async def _place_of(self, job: Job, images: Mapping[str, Image], data: bytes, told: set[str]) -> int | None:
         """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept.
 
         Where none is free, a kept picture was changed since and cannot be told: one too many is kept, and not one lost.
+
+        Args:
+            job: The job.
+            images: Its pictures that are here.
+            data: What came.
+            told: The ids of the pictures that came already; this one is added.
         """
         free: list[int] = []
         for index in range(max(job.parameters.pictures, len(images))):
             image = images.get(job.image_id(index))
             if image is None:
                 free.append(index)
-            elif await self._is_the_same(image, data):
+            elif image.id not in told and await self._is_the_same(image, data, _with_recipe(job, index, data)):
+                told.add(image.id)
                 return None if image.path else index
         return free[0] if free else len(images)
 
-    async def _is_the_same(self, image: Image, data: bytes) -> bool:
-        """Whether what came is a picture that is here, whatever recipe was written into that."""
+    async def _is_the_same(self, image: Image, data: bytes, with_recipe: bytes) -> bool:
+        """Whether what came is a picture that is here, whatever recipe was written into that, wherever its file is."""
+        if image.sha256 == sha256(with_recipe).hexdigest():
+            return True
         try:
             kept = await self._gallery.read(image.path) if image.path else image.data
         except errors.GalleryError:

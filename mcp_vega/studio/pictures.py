@@ -7,7 +7,7 @@ handshake does without it.
 import io
 from base64 import b64encode
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -141,7 +141,9 @@ def _as_rgb(picture: "ImageFile") -> "Image":
     """A picture as every JPEG can hold it: eight bits a colour, on white, the right side up."""
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(picture)
+    upright: Image.Image = picture
+    with suppress(Exception):  # whatever a broken Exif brings Pillow to, the picture beside it is whole
+        upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):  # 16 bits of grey
         upright = upright.convert("I").point(lambda value: value / 256).convert("L")
     if upright.has_transparency_data:

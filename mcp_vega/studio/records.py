@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +16,8 @@ from mcp_vega.segmind.parameters import MODELS, Parameters
 from mcp_vega.studio.jobs import Image, Job, Route
 
 Row = Mapping[str, Any]
-# What stands between words. Nothing that is written behind a NUL would be found.
-SPACES = dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
+# What stands between words (nothing that is written behind a NUL would be found); and the i without a dot.
+PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
 
 
 def as_row(job: Job) -> dict[str, Any]:
@@ -90,8 +91,13 @@ def _words(parameters: Parameters, seed: int, created: datetime, image_id: str) 
 def words(text: str) -> str:
     """The words of a text in one form: no accents, no capitals, no punctuation, one space between them."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    bare = "".join(each for each in plain if not unicodedata.combining(each))
-    return " ".join(bare.translate(SPACES).split())
+    bare = "".join(each for each in plain if not unicodedata.combining(each) and not _is_unseen(each))
+    return " ".join(bare.translate(PLAIN).split())
+
+
+def _is_unseen(letter: str) -> bool:
+    """Whether a letter only says how others look: a joiner, a soft hyphen, a variation selector."""
+    return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
 
 
 def from_row(row: Row, images: Iterable[Row]) -> Job:
@@ -116,7 +122,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
     )
     if row["model"] not in MODELS:
         raise ValueError(f"unknown model {row['model']!r}")
-    return Job(
+    job = Job(
         parameters=MODELS[row["model"]].model_validate_json(row["parameters"]),
         arguments=json.loads(row["arguments"]),
         route=Route(row["route"]),
@@ -130,10 +136,10 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
         open=bool(row["open"]),
         held=bool(row["held"]),
         receipt=receipt,
-        images=tuple(image_from_row(image) for image in images),
         notes=tuple(json.loads(row["notes"])),
         error=_error(row["error"]),
     )
+    return replace(job, images=job.in_order(image_from_row(image) for image in images))
 
 
 def image_from_row(row: Row) -> Image:
