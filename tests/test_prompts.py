@@ -110,7 +110,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("explore", {"idea": "x", "drafts": "one"}, "drafts is 'one'"),
     ("vary", {"image": "0" * 32, "change": "x"}, "There is no picture with the id"),
     ("vary", {"image": "vega://jobs/none", "change": "x"}, "There is no picture with the id 'none'"),
-    ("vary", {"image": "a-fox-7-01234567.jpg", "change": "x"}, "There is no picture with the id '01234567'"),
+    (
+        "vary",
+        {"image": "a-fox-7-01234567.jpg", "change": "x"},
+        "There is no picture with the id 'a-fox-7-01234567.jpg'",
+    ),
     ("draw", {}, "Use one of illustrate, explore, vary"),
 ]
 

@@ -111,9 +111,12 @@ def _check(tool: str, arguments: dict[str, Any], output: Path | None, gallery: P
     """Find what is wrong with the command before anything is opened or paid for."""
     definition = next(each for each in DEFINITIONS if each.name == tool)
     definition.arguments.read(arguments)
-    if output is not None and not os.path.isdir(output.parent):  # noqa: PTH112  pathlib's raises for an odd name
+    if output is None:
+        return
+    # The functions of pathlib raise for an odd name.
+    if not os.path.isdir(output.parent):  # noqa: PTH112
         raise InvalidArguments(f"-o names a folder that does not exist: {output.parent}")
-    if output is not None and output.is_file() and output.resolve().parent.parent == gallery.resolve():
+    if os.path.isfile(output) and output.resolve().parent.parent == gallery.resolve():  # noqa: PTH113
         raise InvalidArguments(f"-o names a picture of the gallery: {output}", next_step="Name another file")
 
 
