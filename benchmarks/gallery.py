@@ -21,10 +21,9 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -85,16 +84,7 @@ def drawn(count: int) -> Iterator[Job]:
         parameters = VegaParameters(prompt=" ".join(words), seed=rng.randrange(10**15))  # pyright: ignore[reportUnknownVariableType]
         local_id = f"local-{rng.randbytes(16).hex()}"
         begun = FIRST_DAY + timedelta(days=DAYS) * number / count
-        image = Image(
-            id=sha256(local_id.encode()).hexdigest()[:32],
-            path=Path("/gallery", begun.date().isoformat(), f"{words[0]}-{parameters.seed}.jpg"),
-            mime_type="image/jpeg",
-            width=1024,
-            height=1024,
-            bytes=rng.randint(80_000, 400_000),
-            sha256=rng.randbytes(32).hex(),
-        )
-        yield Job(
+        job = Job(
             parameters=parameters,
             arguments=parameters.model_dump(mode="json", exclude_unset=True),
             route=Route.V2,
@@ -107,8 +97,17 @@ def drawn(count: int) -> Iterator[Job]:
             state=State.COMPLETED,
             open=False,
             receipt=Receipt(cost=Decimal("0.00225"), credits_left=Decimal(10), seconds=Decimal("2.36")),
-            images=(image,),
         )
+        image = Image(
+            id=job.image_id(0),
+            path=Path("/gallery", begun.date().isoformat(), f"{words[0]}-{parameters.seed}.jpg"),
+            mime_type="image/jpeg",
+            width=1024,
+            height=1024,
+            bytes=rng.randint(80_000, 400_000),
+            sha256=rng.randbytes(32).hex(),
+        )
+        yield replace(job, images=(image,))
 
 
 async def fill(folder: Path, jobs: Sequence[Job]) -> None:

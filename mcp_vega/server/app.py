@@ -17,7 +17,7 @@ from pydantic import AnyUrl, PrivateAttr
 
 from mcp_vega import __version__
 from mcp_vega.errors import Charged, InvalidArguments, UnknownImage, UnknownJob, VegaError
-from mcp_vega.server import prompts, resources, results
+from mcp_vega.server import resources, results
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.notices import Notices
 from mcp_vega.server.peer import Peer
@@ -95,6 +95,8 @@ class _VegaServer(MCPServer[Any]):
         return await _spoken(resources.read(self._desk, str(uri), peer))
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
+        from mcp_vega.server import prompts
+
         return [definition.shown for definition in prompts.DEFINITIONS]
 
     async def get_prompt(
@@ -103,6 +105,8 @@ class _VegaServer(MCPServer[Any]):
         arguments: dict[str, Any] | None = None,
         context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
     ) -> mcp_types.GetPromptResult:
+        from mcp_vega.server import prompts
+
         return await _spoken(prompts.get(self._desk, name, arguments or {}))
 
     async def _complete(
@@ -112,6 +116,8 @@ class _VegaServer(MCPServer[Any]):
         _: mcp_types.CompletionContext | None,
     ) -> mcp_types.Completion | None:
         if isinstance(reference, mcp_types.PromptReference):
+            from mcp_vega.server import prompts
+
             answer = prompts.completion(self._desk, reference.name, argument.name, argument.value)
         else:
             answer = resources.completion(self._desk, reference.uri, argument.name, argument.value)
