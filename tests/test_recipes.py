@@ -151,7 +151,7 @@ def with_comment(text: str) -> bytes:
         with_comment('{"software": "mcp-vega"}'),
         with_comment("[" * 60_000),
         with_comment(json.dumps({**RECIPE.data, "model": "another"})),
-        with_comment(json.dumps({**RECIPE.data, "picture": 5})),
+        with_comment(json.dumps({**RECIPE.data, "picture": 0})),
         with_comment(json.dumps({**RECIPE.data, "picture": float("inf")})),
         with_comment(json.dumps({**RECIPE.data, "picture": "1"})),
         with_comment(json.dumps({**RECIPE.data, "parameters": {"prompt": "", "seed": 7}})),

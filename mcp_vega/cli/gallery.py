@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from mcp_vega.cli.output import write
 from mcp_vega.cli.wiring import gallery_of
 from mcp_vega.errors import GalleryError, InvalidArguments
 from mcp_vega.settings import Settings
@@ -36,9 +37,9 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
     if options.prune is not None and settings.ledger_file.exists():
         anyio.run(_prune, settings, gallery, options.prune, options.yes)
     sizes, aside = gallery.sizes(), gallery.sizes_aside()
-    sys.stdout.write(f"{gallery.folder}\n{_counted(sizes)}\n")
+    write(f"{gallery.folder}\n{_counted(sizes)}")
     if aside:
-        sys.stdout.write(f"Beside them {len(aside):,} that came in the place of pictures, in {gallery.unreadable}\n")
+        write(f"Beside them {len(aside):,} that came in the place of pictures, in {gallery.unreadable}")
     if options.open:
         _open(gallery.folder)
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from mcp_vega.cli.output import write
 from mcp_vega.errors import Charged, UnknownJob
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server import results
@@ -37,11 +38,11 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
         )
     if options.json:
         data = [results.record_of(job) for job in jobs]
-        _write(json.dumps(data[0] if options.id else data, indent=2, ensure_ascii=False))
+        write(json.dumps(data[0] if options.id else data, indent=2, ensure_ascii=False))
     elif options.id:
-        _write("\n".join(_in_full(jobs[0])))
+        write("\n".join(_in_full(jobs[0])))
     elif jobs:
-        _write("\n".join(_table(jobs)))
+        write("\n".join(_table(jobs)))
     else:
         sys.stderr.write(f"No jobs yet in {settings.ledger_file}\n")
     return 0
@@ -64,12 +65,6 @@ async def _read(settings: Settings, request_id: str | None, limit: int) -> list[
         return [job] if job else []
     finally:
         await ledger.close()
-
-
-def _write(text: str) -> None:
-    # A prompt may hold what the terminal's encoding lacks.
-    sys.stdout.buffer.write(f"{text}\n".encode(errors="replace"))
-    sys.stdout.flush()
 
 
 # ---- for people ----

@@ -1,11 +1,11 @@
 """`mcp-vega recipe`: how a picture was drawn, from its file alone."""
 
 import json
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.media import MAX_BYTES, recognise
 from mcp_vega.segmind.responses import printable
@@ -21,16 +21,13 @@ def run_recipe(options: Namespace, _: Mapping[str, str]) -> int:
     """
     recipe = recipe_in(Path(options.file))
     if options.json:
-        text = json.dumps(recipe.data, indent=2)
+        write(json.dumps(recipe.data, indent=2))
     else:
         lines = [printable(line) for line in recipe.text.splitlines()]
         count = recipe.parameters.pictures
         lines += [f"Picture {recipe.picture} of {count} of one call"] if count > 1 else []
         lines += ["Painted by the sandbox in the model's place"] if recipe.sandbox else []
-        text = "\n".join(lines)
-    # A prompt may hold what the terminal's encoding lacks.
-    sys.stdout.buffer.write(f"{text}\n".encode(errors="replace"))
-    sys.stdout.flush()
+        write("\n".join(lines))
     return 0
 
 
