@@ -99,9 +99,9 @@ def _speed(model: type[Parameters]) -> str:
 
 
 _WHAT_COMES_BACK = (
-    "Comes back: the image (a preview; the full 1024×1024 file is kept at the path given), its vega:// URI, seed, "
-    "cost and request id. If it takes longer than the wait, only the request id comes back: give that to check_job "
-    "and do not repeat the call, each call is paid for."
+    "Comes back: the image (a preview; the full 1024×1024 file is kept at the path or URL given), its vega:// URI, "
+    "seed, cost and request id. If it takes longer than the wait, only the request id comes back: give that to "
+    "check_job and do not repeat the call, each call is paid for."
 )
 
 DEFINITIONS = (
@@ -133,11 +133,11 @@ DEFINITIONS = (
         name="submit_job",
         title="Submit image job",
         description=(
-            "Queue an image generation and return at once with a request id; check_job fetches the image later. The "
-            "choice for several images at a time or for long drawings. Each image costs as with generate_image_vega "
-            f"(about ${VegaParameters.average_cost}) or generate_image_vegart (about ${VegaRTParameters.average_cost}) "
-            "and is paid for once, however often it is checked. Takes the chosen model's parameters; one that the "
-            "model does not have is refused."
+            "Queue an image generation and return at once with a request id; check_job fetches the image later. Use "
+            "it to start several images at once, or when drawing takes long. Each image costs as with "
+            f"generate_image_vega (about ${VegaParameters.average_cost}) or generate_image_vegart (about "
+            f"${VegaRTParameters.average_cost}) and is paid for once, however often it is checked. Takes the chosen "
+            "model's parameters; one that the model does not have is refused."
         ),
         arguments=arguments.of_any_model(),
         annotations=PAID,
