@@ -144,6 +144,15 @@ def api_that_draws(data: bytes) -> httpx.MockTransport:
     return httpx.MockTransport(handle(data))
 
 
+async def drawn(data: bytes, folder: Path, preview: str = "auto", **arguments: Any) -> CallToolResult:
+    """The result of a call to an API whose every picture is `data`."""
+    async with (
+        desk_over(API, folder, transport=api_that_draws(data), preview=preview) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        return await agent.call_tool("generate_image_vega", {"prompt": "a fox", **arguments})
+
+
 def pixels(data: bytes) -> bytes:
     with Image.open(io.BytesIO(data)) as picture:
         return picture.tobytes()

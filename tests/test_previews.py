@@ -11,22 +11,13 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from conftest import API, api_that_draws, desk_over, handle, images_of, job_of, noise, pixels, text_of
+from conftest import API, api_that_draws, desk_over, drawn, handle, images_of, job_of, noise, pixels, text_of
 from mcp.client import Client
-from mcp_types import CallToolResult
 from PIL import Image
 
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
-
-
-async def drawn(data: bytes, folder: Path, preview: str, **arguments: Any) -> CallToolResult:
-    async with (
-        desk_over(API, folder, transport=api_that_draws(data), preview=preview) as desk,
-        Client(build_server(desk)) as agent,
-    ):
-        return await agent.call_tool("generate_image_vega", {"prompt": "noise", **arguments})
 
 
 LIMITS = {"auto": (137_000, 768, 512), "small": (60_000, 512, 320), "full": (933_332, 1024, 1024)}

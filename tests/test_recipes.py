@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import API, KEY, Sandbox, api_that_draws, desk_over, job_of, noise, pixels
-from mcp.client import Client
-from mcp_types import CallToolResult
+from conftest import KEY, Sandbox, drawn, job_of, noise, pixels
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from test_command_line import run
 
 from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
-from mcp_vega.server.app import build_server
 from mcp_vega.studio import recipes
 from mcp_vega.studio.recipes import Recipe
 
@@ -162,14 +159,6 @@ def test_what_is_no_recipe_is_none(data: bytes) -> None:
 
 
 # ---- kept pictures ----
-
-
-async def drawn(data: bytes, folder: Path, **arguments: Any) -> CallToolResult:
-    async with (
-        desk_over(API, folder, transport=api_that_draws(data)) as desk,
-        Client(build_server(desk)) as agent,
-    ):
-        return await agent.call_tool("generate_image_vega", {"prompt": "a fox", **arguments})
 
 
 async def test_every_kept_picture_tells_how_it_was_drawn(tmp_path: Path) -> None:

@@ -368,12 +368,10 @@ async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox:
 # ---- over HTTP ----
 
 
-async def over_http(
-    folder: Path, transport: str, mode: str, data: bytes, check: Callable[[Client, str], Any], **hosts: Any
-) -> None:
+async def over_http(folder: Path, transport: str, mode: str, data: bytes, check: Callable[[Client, str], Any]) -> None:
     """Check something of a server over HTTP whose pictures are all `data`."""
     async with desk_over(API, folder, transport=api_that_draws(data)) as desk:
-        application = build_application(desk, transport, **hosts)
+        application = build_application(desk, transport)
         # The loopback server of the sandbox runs no lifespan.
         async with application.router.lifespan_context(application), serving(application) as url:
             address = f"{url}{PATHS[transport]}"

@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mcp.client import Client
 from mcp_types import CallToolResult, TextContent
 
 from mcp_vega.cli.leaving import until_signal
+from mcp_vega.cli.output import write
 from mcp_vega.cli.recipe import recipe_in
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk
 from mcp_vega.errors import Charged, GalleryError, InvalidArguments
@@ -48,13 +48,11 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     sys.stderr.write(f"{_text(result)}\n")
     if result.is_error:
         return 1
-    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold what the terminal's encoding lacks
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     images = _job(result)["images"]
     for number, image in enumerate(images, 1):
         if image["path"] is not None:
             kept = Path(image["path"])
-            sys.stdout.write(f"{_copied(kept, output, number) if output else kept}\n")
+            write(str(_copied(kept, output, number) if output else kept))
     if any(image["path"] is None for image in images):
         raise GalleryError(
             "A picture was drawn, but no disk would take it",

@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio
 
 from mcp_vega.cli.output import write
-from mcp_vega.cli.wiring import gallery_of
+from mcp_vega.cli.wiring import gallery_of, opened_ledger
 from mcp_vega.errors import GalleryError, InvalidArguments
 from mcp_vega.settings import Settings
+from mcp_vega.studio.catalogue import Catalogue
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.jobs import Image
-from mcp_vega.studio.ledger import Ledger
 
 OPENERS = {"darwin": "open", "win32": "explorer"}
 
@@ -34,7 +34,7 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
     gallery = gallery_of(settings)
     if options.yes and options.prune is None:
         raise InvalidArguments("--yes goes with --prune", next_step="Add --prune DAYS, or leave --yes out")
-    if options.prune is not None and settings.ledger_file.exists():
+    if options.prune is not None:
         anyio.run(_prune, settings, gallery, options.prune, options.yes)
     sizes, aside = gallery.sizes(), gallery.sizes_aside()
     write(f"{gallery.folder}\n{_counted(sizes)}")
@@ -73,37 +73,35 @@ def _open(folder: Path) -> None:
 
 async def _prune(settings: Settings, gallery: Gallery, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
     """Delete the pictures of jobs that were begun so many days ago or earlier, after asking."""
-    ledger, now = Ledger(settings.ledger_file), datetime.now(UTC)
-    try:
-        old = [image for _, image in await ledger.catalogue.before(now - timedelta(days=days))]
-        unchanged = [image for image in old if gallery.holds(image)]
-        if not unchanged:
+    now = datetime.now(UTC)
+    async with opened_ledger(settings) as ledger:
+        kept = await ledger.catalogue.before(now - timedelta(days=days)) if ledger else []
+        unchanged = [image for _, image in kept if gallery.holds(image)]
+        if not ledger or not unchanged:
             sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
         elif confirmed or _agreed(unchanged, gallery.folder):
             count = 0
             try:
                 for image in unchanged:
-                    count += await _deleted(image, gallery, ledger, now)
+                    count += await _deleted(image, gallery, ledger.catalogue, now)
             finally:
                 sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
         else:
             sys.stderr.write("Nothing was deleted.\n")
-        if left := len(old) - len(unchanged):
+        if left := len(kept) - len(unchanged):
             sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
-    finally:
-        await ledger.close()
 
 
-async def _deleted(image: Image, gallery: Gallery, ledger: Ledger, now: datetime) -> bool:
+async def _deleted(image: Image, gallery: Gallery, catalogue: Catalogue, now: datetime) -> bool:
     """Whether a picture could be deleted: while a question stands, anything may happen to a file."""
     if not gallery.holds(image):
         return False
     # First the word, then the deed: a file that is gone without a word would be looked for, for ever.
-    await ledger.catalogue.mark_deleted(image.id, now)
+    await catalogue.mark_deleted(image.id, now)
     try:
         gallery.delete(image)
     except GalleryError as error:
-        await ledger.catalogue.mark_deleted(image.id, None)
+        await catalogue.mark_deleted(image.id, None)
         sys.stderr.write(f"{error.text}\n")
         return False
     return True

@@ -6,17 +6,16 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import anyio
 
 from mcp_vega.cli.output import write
+from mcp_vega.cli.wiring import opened_ledger
 from mcp_vega.errors import Charged, UnknownJob
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
 from mcp_vega.studio.jobs import Image, Job
-from mcp_vega.studio.ledger import Ledger
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
 PROMPT_WIDTH = 40
@@ -30,7 +29,7 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
         UnknownJob: No job has the id that was asked for.
     """
     settings = Settings.from_environment(environment)
-    jobs = anyio.run(_read, settings, options.id, options.limit) if _is_there(settings.ledger_file) else []
+    jobs = anyio.run(_read, settings, options.id, options.limit)
     if options.id and not jobs:
         raise UnknownJob(
             f"The ledger {settings.ledger_file} has no job with the id {options.id!r}",
@@ -48,23 +47,14 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
     return 0
 
 
-def _is_there(file: Path) -> bool:
-    """Whether there is a ledger: a question makes none."""
-    try:
-        return file.exists()
-    except OSError:
-        return True  # it cannot be looked at, which is the ledger's to explain
-
-
 async def _read(settings: Settings, request_id: str | None, limit: int) -> list[Job]:
-    ledger = Ledger(settings.ledger_file)
-    try:
+    async with opened_ledger(settings) as ledger:
+        if ledger is None:
+            return []
         if request_id is None:
             return await ledger.latest(limit)
         job = await ledger.find(request_id)
         return [job] if job else []
-    finally:
-        await ledger.close()
 
 
 # ---- for people ----

@@ -33,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
-        code = _run(options)
-        if options.command:
-            sys.stdout.flush()  # what cannot be written is to be heard of here, not when the process ends
+        return _run(options)
     except VegaError as error:
         sys.stderr.write(f"{error.text}\n")
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
@@ -44,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    return code
 
 
 def _open_closed_streams() -> None:
@@ -91,7 +88,7 @@ def _parser() -> ArgumentParser:
     # Names of their own: the sandbox command has options that are spelled alike.
     parser.add_argument("--host", dest="serve_host", help="for sse and http; default: 127.0.0.1")
     parser.add_argument(
-        "--port", dest="serve_port", type=_port, help="for sse and http; 0 picks a free one; default: 8000"
+        "--port", dest="serve_port", type=_whole(0, 65535), help="for sse and http; 0 picks a free one; default: 8000"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
@@ -134,7 +131,7 @@ def _add_draw(parser: ArgumentParser) -> None:
 def _add_jobs(parser: ArgumentParser) -> None:
     parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
     parser.add_argument("id", metavar="ID", nargs="?", help="a job's request id: shows all that is known of it")
-    parser.add_argument("--limit", type=_number, default=20, metavar="N", help="how many to list; default: 20")
+    parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
     parser.add_argument("--json", action="store_true", help="for programs")
     _add_sandbox(parser, default=SUPPRESS)
 
@@ -144,7 +141,7 @@ def _add_gallery(parser: ArgumentParser) -> None:
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
         "--prune",
-        type=_days,
+        type=_whole(0, 99999),
         metavar="DAYS",
         help="delete pictures that were drawn DAYS days ago or earlier; asks first",
     )
@@ -161,18 +158,14 @@ def _add_recipe(parser: ArgumentParser) -> None:
 def _add_sandbox_command(parser: ArgumentParser) -> None:
     parser.description = "Serve the Segmind API's contract on this machine: any key that begins with SG_ opens it."
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, default=8765, help="0 picks a free one; default: 8765")
+    parser.add_argument("--port", type=_whole(0, 65535), default=8765, help="0 picks a free one; default: 8765")
     parser.add_argument("--speed", type=_amount, default="1", help="1 (default) takes as long as the API, 0 no time")
     parser.add_argument(
         "--credits", type=_amount, default="10", metavar="USD", help="the account's balance; default: 10"
     )
-    parser.add_argument("--rate-limit", type=_count, default=0, metavar="N", help="paid calls a minute; 0 is no limit")
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise ArgumentTypeError(f"{text!r} is no port; it must be a number from 0 to 65535")
-    return int(text)
+    parser.add_argument(
+        "--rate-limit", type=_whole(0), default=0, metavar="N", help="paid calls a minute; 0 is no limit"
+    )
 
 
 def _amount(text: str) -> Decimal:
@@ -185,19 +178,13 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number from `least` to `most`."""
+    allowed = f"{least} or more" if most is None else f"{least} to {most}"
 
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise ArgumentTypeError(f"{text!r} must be a whole number, {allowed}")
+        return int(text)
 
-def _days(text: str) -> int:
-    if not text.isdecimal() or len(text) > 5:
-        raise ArgumentTypeError(f"{text!r} must be a whole number of days, 0 to 99999")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
-    return int(text)
+    return read

@@ -60,6 +60,20 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
         yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
 
 
+@asynccontextmanager
+async def opened_ledger(settings: Settings) -> AsyncGenerator[Ledger | None]:
+    """The ledger, for a command that makes none; None where there is none yet."""
+    try:
+        is_there = settings.ledger_file.exists()
+    except OSError:
+        is_there = True  # it cannot be looked at, which is the ledger's to explain
+    ledger = Ledger(settings.ledger_file)
+    try:
+        yield ledger if is_there else None
+    finally:
+        await ledger.close()
+
+
 def gallery_of(settings: Settings) -> Gallery:
     """The gallery, with the places where a paid picture goes when its disk is full."""
     spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")

@@ -8,11 +8,10 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
 from mcp_vega.studio.jobs import Image
+from mcp_vega.studio.pictures import MESSAGE_BYTES
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
-# A message of more than 1 MiB ends an SSE connection of several clients: as base64 this is 933,336 characters at most.
-EVENT_BYTES = 700_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Peer:
         # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.
         over_sse = request.url.path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
-        return cls(str(request.base_url).rstrip("/"), EVENT_BYTES if limited else None, over_sse)
+        return cls(str(request.base_url).rstrip("/"), MESSAGE_BYTES if limited else None, over_sse)
 
     def place(self, image: Image) -> str | None:
         """Where the client finds a picture's file: its path on the same machine, else a URL of this server."""

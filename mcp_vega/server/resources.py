@@ -1,7 +1,7 @@
 """What was drawn as MCP resources: pictures, their previews, jobs, and the gallery to search them.
 
 vega://images/{id}           a picture, full size, with the MIME type of its bytes
-vega://images/{id}/preview   a picture as results show it
+vega://images/{id}/preview   a picture of at most 768 px
 vega://jobs/{request_id}     a job as JSON: recipe, state, cost, files
 vega://gallery{?q,page}      the pictures as JSON, newest first, found by words
 """
@@ -55,7 +55,7 @@ TEMPLATES = [
         name="search",
         title="Search generated images",
         description="The generated images as JSON, newest first, 20 a page. q: words of the prompt, a seed, a model "
-        "(vega or vegart), a day (2026-11-20) or a month (2026-11); all must match. page: from 1.",
+        "(vega or vegart), a day (2026-11-20), month or year; all must match. page: from 1.",
         mime_type=JSON,
     ),
 ]

@@ -25,7 +25,7 @@ OVERDUE = 10
 LOCAL = Peer()
 
 
-async def of_job(desk: Desk, job: Job, peer: Peer = LOCAL) -> CallToolResult:
+async def of_job(desk: Desk, job: Job, peer: Peer) -> CallToolResult:
     """The result of a job as it stands, for the client that asked.
 
     Raises:
@@ -42,7 +42,7 @@ async def of_job(desk: Desk, job: Job, peer: Peer = LOCAL) -> CallToolResult:
     return _result(desk, text, _meta(job, peer), previews)
 
 
-def of_jobs(desk: Desk, jobs: list[Job], peer: Peer = LOCAL) -> CallToolResult:
+def of_jobs(desk: Desk, jobs: list[Job], peer: Peer) -> CallToolResult:
     """A list of jobs, one line each."""
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
@@ -172,7 +172,7 @@ def _meta(job: Job, peer: Peer) -> dict[str, Any]:
     return {"mcp-vega/job": data_of(job, peer)}
 
 
-def data_of(job: Job, peer: Peer = LOCAL) -> dict[str, Any]:
+def data_of(job: Job, peer: Peer) -> dict[str, Any]:
     """A job for programs."""
     return {
         "request_id": job.request_id,

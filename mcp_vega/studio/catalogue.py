@@ -1,5 +1,6 @@
 """The catalogue: finds again what stands in the ledger, pictures by words and ids by their beginnings."""
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from mcp_vega.segmind.parameters import MODELS
 from mcp_vega.studio import records, statements
 from mcp_vega.studio.database import Database
 from mcp_vega.studio.jobs import Image, Job
+
+logger = logging.getLogger(__name__)
 
 PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
@@ -66,12 +69,7 @@ class Catalogue:
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        statement, values = "SELECT id, job FROM images WHERE id = :id", {"id": image_id}
-
-        def look(database: sqlite3.Connection) -> list[Kept]:
-            return _kept(database, database.execute(statement, values).fetchall())
-
-        return next(iter(await self._database.read(look)), None)
+        return next(iter(await self._found("SELECT id, job FROM images WHERE id = :id", id=image_id)), None)
 
     async def before(self, moment: datetime) -> list[Kept]:
         """The pictures of finished jobs that were begun before a moment and answered for, the oldest first.
@@ -79,10 +77,11 @@ class Catalogue:
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        values = {"moment": records.moment(moment)}
+        return await self._found(statements.BEFORE, moment=records.moment(moment))
 
+    async def _found(self, statement: str, **values: str | None) -> list[Kept]:
         def look(database: sqlite3.Connection) -> list[Kept]:
-            return _kept(database, database.execute(statements.BEFORE, values).fetchall())
+            return _kept(database, database.execute(statement, values).fetchall())
 
         return await self._database.read(look)
 
@@ -143,15 +142,29 @@ def _patterns(query: str) -> list[str]:
     return [f"%{literals[word]}%" for word in longest] + [f"% {literals[word]} %" for word in whole]
 
 
+def read_jobs(database: sqlite3.Connection, rows: Iterable[records.Row], *, readable: bool = False) -> list[Job]:
+    """Jobs from their rows, with their pictures; with `readable`, without those that an accident made unreadable.
+
+    Raises:
+        ValueError: One was not written by this version or an earlier one.
+    """
+    jobs: list[Job] = []
+    for row in rows:
+        images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],)).fetchall()
+        try:
+            jobs.append(records.from_row(row, images))
+        except ValueError as error:
+            if not readable:
+                raise
+            logger.warning("In the ledger, %s", error)
+    return jobs
+
+
 def _kept(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> list[Kept]:
     """Pictures from their ids and those of their jobs; without those of a job that cannot be read."""
     kept: list[Kept] = []
     for image_id, local_id in found:
-        row = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,)).fetchone()
-        images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (local_id,)).fetchall()
-        try:
-            job = row and records.from_row(row, images)
-        except ValueError:
-            continue
-        kept += [(job, image) for image in job.images if image.id == image_id] if job else []
+        rows = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,))
+        for job in read_jobs(database, rows.fetchall(), readable=True):
+            kept += [(job, image) for image in job.images if image.id == image_id]
     return kept

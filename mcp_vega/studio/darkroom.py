@@ -7,6 +7,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_vega.errors import GalleryError, UnreadableAnswer
+from mcp_vega.segmind.media import Format
 from mcp_vega.studio import pictures
 from mcp_vega.studio.pictures import Mode, NoPictureError, Preview
 
@@ -17,8 +18,8 @@ class Darkroom:
     def __init__(self) -> None:
         self._one_at_a_time = anyio.CapacityLimiter(1)
 
-    async def measure(self, data: bytes) -> tuple[int, int]:
-        """Width and height in pixels of a picture that the API sent.
+    async def measure(self, data: bytes) -> tuple[Format, int, int]:
+        """The format, and width and height in pixels, of a picture that the API sent.
 
         Raises:
             UnreadableAnswer: It cannot be decoded to its end, or claims to be larger than any picture of the models.

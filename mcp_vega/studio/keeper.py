@@ -8,7 +8,7 @@ from pathlib import Path
 from mcp_vega import errors
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.segmind.media import SUFFIXES, Format, recognise, whole
+from mcp_vega.segmind.media import SUFFIXES, recognise, whole
 from mcp_vega.studio import recipes
 from mcp_vega.studio.darkroom import Darkroom
 from mcp_vega.studio.gallery import Gallery, name_of
@@ -135,9 +135,9 @@ class Keeper:
 
     async def _keep_one(self, job: Job, index: int, data: bytes) -> tuple[Image, str]:
         """Keep a picture; where no disk takes it, it stays in memory. Returns what there is to say about that too."""
-        width, height = await self._darkroom.measure(data)
+        found, width, height = await self._darkroom.measure(data)
         data = _with_recipe(job, index, data)
-        image_id, found = job.image_id(index), _format(data)
+        image_id = job.image_id(index)
         name = name_of(job.parameters.prompt, job.seed, found.suffix)
         path: Path | None = None
         try:
@@ -158,13 +158,6 @@ class Keeper:
             data=None if path else data,
         )
         return image, note
-
-
-def _format(data: bytes) -> Format:
-    found = recognise(data)
-    if found is None:
-        raise errors.UnreadableAnswer("What the API sent is no picture", received=data)
-    return found
 
 
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:

@@ -4,7 +4,6 @@ A job is written before its call leaves and after each change. Of the servers th
 the one that stands in `jobs.holder` while its row in `servers` says that it is alive.
 """
 
-import logging
 import os
 import platform
 import sqlite3
@@ -16,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mcp_vega.studio import records, statements
-from mcp_vega.studio.catalogue import Catalogue
+from mcp_vega.studio.catalogue import Catalogue, read_jobs
 from mcp_vega.studio.database import Database
 from mcp_vega.studio.jobs import Job, new_id
-
-logger = logging.getLogger(__name__)
 
 # How long a server counts as alive after it last said so, unless its process is seen to be gone; it says so three times
 # as often.
@@ -103,16 +100,8 @@ class Ledger:
     def _read(
         self, database: sqlite3.Connection, where: str, *, readable: bool = False, **values: str | float
     ) -> list[Job]:
-        jobs: list[Job] = []
-        for row in database.execute(f"{statements.SELECT} {where}", {**values, **self._time}).fetchall():
-            images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],))
-            try:
-                jobs.append(records.from_row(row, images.fetchall()))
-            except ValueError as error:
-                if not readable:
-                    raise
-                logger.warning("In the ledger, %s", error)
-        return jobs
+        rows = database.execute(f"{statements.SELECT} {where}", {**values, **self._time}).fetchall()
+        return read_jobs(database, rows, readable=readable)
 
     # ---- who works on what ----
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mcp_vega.segmind.media import JPEG, PNG, WEBP, recognise
+from mcp_vega.segmind.media import JPEG, PNG, WEBP, Format, recognise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Four times the pixels that either model draws: anything larger is no picture of theirs.
 MAX_PIXELS = 4 * 1024 * 1024
+# A message of more than 1 MiB ends the connection of several clients; as base64 these are 933,332 characters.
+MESSAGE_BYTES = 700_000
 SHRINK = (1, 0.75, 0.5, 0.33)
 
 Mode = Literal["auto", "small", "full", "off"]
@@ -40,8 +42,7 @@ class Budget:
 BUDGETS: dict[Mode, Budget] = {
     "auto": Budget(768, 512, 137_000),
     "small": Budget(512, 320, 60_000),
-    # 700,000 raw bytes: a message of more than 1 MiB ends the connection of several clients.
-    "full": Budget(1024, 1024, 700_000 // 3 * 4, (95, 88, 80, 65, 50, 35)),
+    "full": Budget(1024, 1024, MESSAGE_BYTES // 3 * 4, (95, 88, 80, 65, 50, 35)),
 }
 
 
@@ -65,15 +66,15 @@ class NoPictureError(ValueError):
     """What is no whole picture; its text says why, as the end of a sentence."""
 
 
-def measure(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a picture that can be decoded to its end.
+def measure(data: bytes) -> tuple[Format, int, int]:
+    """The format, and width and height in pixels, of a picture that can be decoded to its end.
 
     Raises:
         NoPictureError: It cannot, or it claims to be larger than any picture of the models.
     """
-    with _opened(data) as picture:
+    with _opened(data) as (found, picture):
         picture.load()
-        return picture.size
+        return found, *picture.size
 
 
 def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
@@ -105,8 +106,7 @@ def encoded_length(data: bytes) -> int:
 
 def _preview(data: bytes, side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
     """The largest, then finest form of a picture that fits: itself, else a JPEG of at most `side` pixels."""
-    with _opened(data) as picture:
-        found = recognise(data)
+    with _opened(data) as (found, picture):
         if found in (JPEG, PNG) and max(picture.size) <= side and encoded_length(data) <= characters:
             picture.load()
             return Preview(data, found.mime_type, *picture.size, unchanged=True)
@@ -154,8 +154,8 @@ def _as_rgb(picture: "ImageFile") -> "Image":
 
 
 @contextmanager
-def _opened(data: bytes) -> Generator["ImageFile"]:
-    """A picture that is not decoded yet, and not too large to be.
+def _opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
+    """A picture's format, and the picture, not decoded yet and not too large to be.
 
     Raises:
         NoPictureError: It is no picture, is damaged, or claims to be larger than any picture of the models.
@@ -173,7 +173,7 @@ def _opened(data: bytes) -> Generator["ImageFile"]:
     try:
         with kinds[found](io.BytesIO(data)) as picture:
             _check_size(*picture.size)
-            yield picture
+            yield found, picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise NoPictureError("claims a size that is too large to be true") from error
     except NoPictureError:
