@@ -1,6 +1,7 @@
 """Every error that this package raises on purpose, as one tree.
 
-Each knows what went wrong, whether the call was charged and what to do next:
+Each knows what went wrong, whether the call was charged and what to do next, and has a code that programs can rely on:
+its name in lower case, with underscores. docs/errors.md lists them for users.
 
     VegaError
     ├── InvalidArguments         an argument is missing, unknown or out of range
@@ -9,7 +10,10 @@ Each knows what went wrong, whether the call was charged and what to do next:
     │   └── PortTaken            a port cannot be listened on
     ├── UnknownJob               no job has this request id
     ├── UnknownImage             no picture has this id
+    ├── SpendingLimitReached     the day's spending limit would be passed
+    ├── TooManyCalls             too many calls wait for their turn
     ├── ServerClosing            the server takes no new work
+    ├── InternalError            the server broke
     ├── GalleryError             the pictures' folder cannot be written or read
     ├── LedgerError              the ledger cannot be written or read
     └── SegmindError             the API, or the way to it
@@ -33,8 +37,10 @@ Each knows what went wrong, whether the call was charged and what to do next:
         └── MediaError           the picture exists, but could not be fetched
 """
 
+import re
 from datetime import datetime
 from enum import StrEnum
+from typing import ClassVar
 
 
 class Charged(StrEnum):
@@ -54,6 +60,7 @@ class VegaError(Exception):
         charged: Whether the call was paid for; each class has a default.
     """
 
+    code: ClassVar[str] = "vega_error"
     charged: Charged = Charged.NO
     next_step: str = "Try again"
 
@@ -64,6 +71,9 @@ class VegaError(Exception):
             self.next_step = next_step
         if charged is not None:
             self.charged = charged
+
+    def __init_subclass__(cls) -> None:
+        cls.code = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VegaError) and self._said == other._said
@@ -77,14 +87,12 @@ class VegaError(Exception):
 
     @property
     def text(self) -> str:
-        """The error in the three lines that every user and agent sees."""
-        lines = (f"Error: {self.what}", f"Charged: {self.charged}", f"Next: {self.next_step}")
+        """The error in the three lines that every user and agent sees; its code ends the first."""
+        what = self.what.rstrip(". ")
+        lines = (f"Error: {what} ({self.code})", f"Charged: {self.charged}", f"Next: {self.next_step}")
         # One line each, whatever foreign text is in them, and nothing that UTF-8 cannot carry.
-        return (
-            "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
-            .encode(errors="replace")
-            .decode()
-        )
+        said = "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
+        return said.encode(errors="replace").decode()
 
 
 class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing
@@ -129,10 +137,29 @@ class UnknownImage(VegaError):  # noqa: N818
     next_step = "Use the URI from a result's `URI:` line"
 
 
+class SpendingLimitReached(VegaError):  # noqa: N818
+    """The call would pass the day's spending limit. Nothing was sent to the API."""
+
+    next_step = "Call again after midnight UTC, or have the user raise MCP_VEGA_SPENDING_LIMIT_USD"
+
+
+class TooManyCalls(VegaError):  # noqa: N818
+    """Too many calls wait for their turn, or this one waited for too long. Nothing was sent to the API."""
+
+    next_step = "Wait until those under way have ended (check_job without a request_id lists them), then call again"
+
+
 class ServerClosing(VegaError):  # noqa: N818
     """The server is about to exit and takes no new work."""
 
     next_step = "Call again when the server has been started anew"
+
+
+class InternalError(VegaError):
+    """The server broke: a defect of its own."""
+
+    charged = Charged.UNKNOWN
+    next_step = "Call check_job without a request_id to see which jobs there are before you repeat the call"
 
 
 class GalleryError(VegaError):

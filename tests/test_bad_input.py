@@ -112,7 +112,7 @@ async def test_a_prompt_reaches_the_api_to_the_letter(agent: Client, sandbox: Sa
 async def test_an_unknown_request_id_is_an_error_that_says_how_to_find_the_right_one(agent: Client) -> None:
     result = await agent.call_tool("check_job", {"request_id": "never-heard-of"})
     assert text_of(result).splitlines() == [
-        "Error: Neither this server nor the API has a job with the id 'never-heard-of'.",
+        "Error: Neither this server nor the API has a job with the id 'never-heard-of' (unknown_job).",
         "Charged: no.",
         "Next: Call check_job without a request_id to list the latest jobs.",
     ]

@@ -279,7 +279,7 @@ def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_
 def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -> None:
     run("draw", "[fault:402]", folder=tmp_path, **api)
     (job,) = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
-    assert (job["state"], job["charged"], job["error"]["type"]) == ("FAILED", "no", "InsufficientCredits")
+    assert (job["state"], job["charged"], job["error"]["code"]) == ("FAILED", "no", "insufficient_credits")
     text = run("jobs", job["request_id"], folder=tmp_path).stdout
     assert "Error:        The API answered with HTTP 402" in text
     assert "https://cloud.segmind.com/billing" in text

@@ -28,7 +28,8 @@ from mcp_vega.server.app import build_server
 from mcp_vega.studio import database as databases
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.jobs import Image, Job, Route
-from mcp_vega.studio.ledger import LEASE_SECONDS, Ledger
+from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.servers import LEASE_SECONDS
 
 pytestmark = pytest.mark.anyio
 

@@ -37,7 +37,6 @@ from mcp_vega.studio.database import MIGRATIONS
 pytestmark = pytest.mark.anyio
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
-SAVE_IMAGE_BEFORE = "INSERT INTO images VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256)"
 
 
 async def blob(agent: Client, uri: str) -> tuple[bytes, str | None]:
@@ -97,7 +96,7 @@ async def test_a_job_that_failed_is_a_resource_that_says_why(agent: Client) -> N
     request_id = (listed.meta or {})["mcp-vega/jobs"][0]["request_id"]
     shown = await read(agent, f"vega://jobs/{request_id}")
     assert (shown["state"], shown["charged"], shown["images"]) == ("FAILED", "no", [])
-    assert shown["error"]["type"] == "InsufficientCredits"
+    assert shown["error"]["code"] == "insufficient_credits"
 
 
 NOT_THERE = [
@@ -268,19 +267,35 @@ async def test_words_behind_a_nul_are_found(agent: Client) -> None:
     assert await prompts(agent, "vega://gallery?q=snow+7") == ["a fox\0in the snow"]
 
 
-async def test_pictures_of_a_ledger_from_before_the_gallery_was_searched_are_found(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def made_older(ledger: Path, version: int) -> None:
+    """Have a ledger's jobs and pictures stand in a file of an earlier version."""
+    newer = ledger.rename(ledger.with_suffix(".newer"))
+    with closing(sqlite3.connect(ledger)) as database, database:
+        for name, count in (("words", 5), ("estimate", 2)):
+            database.create_function(name, count, lambda *_: "")
+        database.executescript(";".join(MIGRATIONS[:version]))
+        database.execute("ATTACH ? AS newer", (str(newer),))
+        for table in ("jobs", "images"):
+            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA table_info({table})"))
+            database.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM newer.{table}")  # noqa: S608
+        database.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_pictures_of_a_ledger_of_an_earlier_version_are_found(
+    sandbox: Sandbox, tmp_path: Path, version: int
 ) -> None:
     folder, home = tmp_path / "gallery", tmp_path / "home"
-    with monkeypatch.context() as patch:
-        patch.setattr("mcp_vega.studio.database.MIGRATIONS", MIGRATIONS[:1])
-        patch.setattr("mcp_vega.studio.statements.SAVE_IMAGE", SAVE_IMAGE_BEFORE)
-        async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
-            await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
-            await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
-        with closing(sqlite3.connect(home / "ledger.sqlite3")) as database, database:
-            database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%damaged%'")
-            database.execute("INSERT INTO images VALUES ('stray', 'nowhere', '/x.jpg', 'image/jpeg', 1, 1, 1, '')")
+    async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
+        await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
+        await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
+    made_older(home / "ledger.sqlite3", version)
+    with closing(sqlite3.connect(home / "ledger.sqlite3")) as database, database:
+        database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%damaged%'")
+        database.execute(
+            "INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256) "
+            "VALUES ('stray', 'nowhere', '/x.jpg', 'image/jpeg', 1, 1, 1, '')"
+        )
     async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
         for query in ("füchslein", "7", "vegart", "segmind-vega-rt-v1", datetime.now(UTC).date().isoformat()):
             assert await prompts(agent, f"vega://gallery?q={query}") == ["ein FÜCHSLEIN"]

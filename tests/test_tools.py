@@ -199,7 +199,7 @@ async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(a
     result = await agent.call_tool("draw", {"prompt": "a fox"})
     assert result.is_error
     assert text_of(result).splitlines() == [
-        "Error: There is no tool 'draw'.",
+        "Error: There is no tool 'draw' (invalid_arguments).",
         "Charged: no.",
         "Next: Call one of generate_image_vega, generate_image_vegart, submit_job, check_job.",
     ]
@@ -214,7 +214,7 @@ async def test_without_a_key_a_call_says_what_to_set_and_where_to_get_it(
         result = await agent.call_tool(tool, {"prompt": "a fox"})
     assert result.is_error
     what, charged, next_step = text_of(result).splitlines()
-    assert what == "Error: No Segmind API key is set."
+    assert what == "Error: No Segmind API key is set (missing_key)."
     assert charged == "Charged: no."
     assert "SEGMIND_API_KEY" in next_step
     assert "https://cloud.segmind.com/console/api-keys" in next_step

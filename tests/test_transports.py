@@ -379,7 +379,7 @@ def test_without_a_key_the_server_starts_and_lists_its_tools(tmp_path: Path) -> 
         send(process, "tools/call", 3, name="generate_image_vega", arguments={"prompt": "a fox"})
         result = receive(process)["result"]
         assert result["isError"] is True
-        assert result["content"][0]["text"].startswith("Error: No Segmind API key is set.")
+        assert result["content"][0]["text"].startswith("Error: No Segmind API key is set (missing_key).")
 
 
 def test_the_users_key_never_reaches_the_sandbox(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _in_full(job: Job) -> list[str]:
         ("Credits left", results.dollars(job.receipt.credits_left)),
         ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
         *(("Note", note) for note in job.notes if not problem),
-        *([("Error", problem.what), ("Next", problem.next_step)] if problem else []),
+        *([("Error", f"{problem.what} ({problem.code})"), ("Next", problem.next_step)] if problem else []),
         *(("Image", _image(image)) for image in job.images),
     ]
     return [f"{f'{name}:':14}{value}" for name, value in facts]

@@ -1,5 +1,6 @@
-"""The MCP server over a studio, and the one place where errors become tool errors."""
+"""The MCP server over a studio, and the one place where errors become answers."""
 
+import logging
 from base64 import b64encode
 from collections.abc import Awaitable, Iterable
 from importlib.resources import files
@@ -9,19 +10,20 @@ import mcp_types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
 from pydantic import AnyUrl, PrivateAttr
 
 from mcp_vega import __version__
-from mcp_vega.errors import Charged, InvalidArguments, UnknownImage, UnknownJob, VegaError
+from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, UnknownJob, VegaError
 from mcp_vega.server import resources, results
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.notices import Notices
 from mcp_vega.server.peer import Peer
 from mcp_vega.server.tools import DEFINITIONS, Definition
+
+logger = logging.getLogger(__name__)
 
 AnswerT = TypeVar("AnswerT")
 
@@ -78,7 +80,7 @@ class _VegaServer(MCPServer[Any]):
         known = [definition.name for definition in DEFINITIONS]
         if name not in known:
             error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
-            raise ToolError(results.of_error(self._desk, error))
+            return results.of_error(self._desk, error)
         return await super().call_tool(name, arguments, context)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
@@ -130,7 +132,7 @@ async def _spoken(answer: Awaitable[AnswerT]) -> AnswerT:
         return await answer
     except VegaError as error:
         code = mcp_types.INVALID_PARAMS if isinstance(error, AT_FAULT) else mcp_types.INTERNAL_ERROR
-        raise MCPError(code, error.text) from error
+        raise MCPError(code, error.text, results.error_data(error)) from error
 
 
 class _VegaTool(Tool):
@@ -166,16 +168,14 @@ class _VegaTool(Tool):
         try:
             return await definition.run(self._desk, definition.arguments.read(arguments), context)
         except VegaError as error:
-            raise ToolError(results.of_error(self._desk, error)) from error
+            logger.info("%s: %s", definition.name, error.what)
+            return results.of_error(self._desk, error)
         except MCPError:
             raise
         except Exception as error:
-            broken = VegaError(
-                f"The server broke while it answered ({type(error).__name__})",
-                charged=Charged.UNKNOWN,
-                next_step="Call check_job without a request_id to see which jobs there are before you repeat the call",
-            )
-            raise UnexpectedToolError(results.of_error(self._desk, broken)) from error
+            logger.exception("%s broke", definition.name)
+            broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
+            return results.of_error(self._desk, broken)
 
 
 def _icon() -> mcp_types.Icon:

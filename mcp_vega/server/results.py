@@ -57,9 +57,15 @@ def of_jobs(desk: Desk, jobs: list[Job], peer: Peer) -> CallToolResult:
     return _result(desk, "\n".join(lines), meta)
 
 
-def of_error(desk: Desk, error: VegaError) -> str:
-    """The text of an error."""
-    return _marked(desk, error.text)
+def of_error(desk: Desk, error: VegaError) -> CallToolResult:
+    """The result of a call that failed."""
+    text = TextContent(type="text", text=_marked(desk, error.text))
+    return CallToolResult(content=[text], is_error=True, _meta={"mcp-vega/error": error_data(error)})
+
+
+def error_data(error: VegaError) -> dict[str, str]:
+    """An error for programs."""
+    return {"code": error.code, "what": error.what, "charged": str(error.charged), "next": error.next_step}
 
 
 def _result(
@@ -201,7 +207,7 @@ def record_of(job: Job, peer: Peer = LOCAL) -> dict[str, Any]:
         "ended": iso(job.ended),
         "charged": str(job.charged),
         "notes": list(job.notes),
-        "error": problem and {"type": type(problem).__name__, "what": problem.what, "next": problem.next_step},
+        "error": problem and error_data(problem),
     }
 
 

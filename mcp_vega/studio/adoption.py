@@ -1,5 +1,6 @@
 """A job that the API knows and the ledger does not: made elsewhere with the same account, or lost with its ledger."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.parameters import MODELS, Parameters
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.studio.jobs import Job, Route
+from mcp_vega.studio.ledger import Ledger
 
 
 async def adopted(client: SegmindClient, request_id: str, base_url: str, now: datetime) -> Job:
@@ -22,9 +24,14 @@ async def adopted(client: SegmindClient, request_id: str, base_url: str, now: da
         now: The time (UTC).
 
     Raises:
-        UnknownJob: The API does not know it either, or it is none that this server could draw.
+        UnknownJob: The API does not know it either, it is none that this server could draw, or no key is set to ask.
         SegmindError: The API could not be asked.
     """
+    try:
+        client.require_key()
+    except errors.InvalidSettings as error:
+        said = f"This server has no job with the id {request_id!r}, and the API cannot be asked: {error.what}"
+        raise errors.UnknownJob(said) from error
     row = await client.history_entry(request_id)
     if row is None:
         await _require_known(client, request_id)
@@ -42,6 +49,20 @@ async def adopted(client: SegmindClient, request_id: str, base_url: str, now: da
         sent=created,
         remote_id=request_id,
     )
+
+
+async def lost_twin(ledger: Ledger, job: Job, request_id: str) -> Job | None:
+    """The job of the ledger that lost its id of the API's and is this one; it has the id from now on.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+    """
+    recipe = job.parameters.model_dump(exclude={"base64"})
+    for twin in await ledger.twins(job):
+        same = twin.parameters.model_dump(exclude={"base64"}) == recipe
+        if same and not twin.held and await ledger.assign(twin, request_id):
+            return replace(twin, remote_id=request_id)
+    return None
 
 
 async def _require_known(client: SegmindClient, request_id: str) -> None:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import anyio
 
@@ -23,15 +22,12 @@ from mcp_vega.studio.jobs import Job, Route
 from mcp_vega.studio.keeper import Keeper
 from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.settlement import find_row
+from mcp_vega.studio.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 # What a job usually spends in the API's queue before it is drawn.
 QUEUE_SECONDS = 0.2
-# Seconds that a call which the API's rate limit refuses waits for its turn; a later one is the user's to decide on.
-LONGEST_TURN = 300.0
 # Seconds between looks into the history: a minute in all, then on while the call is said to be running.
 LOOKS = (1, 3, 6, 10, 15, 25)
 PENDING_LOOKS = (30,) * 18
@@ -50,6 +46,7 @@ class Carrier:
         keeper: Puts pictures into the gallery.
         ledger: Knows all jobs.
         board: Hears of every change.
+        turns: Sends the calls.
         clock: The time (UTC).
         pace: What documented times and waits are multiplied by.
     """
@@ -60,6 +57,7 @@ class Carrier:
         keeper: Keeper,
         ledger: Ledger,
         board: Board,
+        turns: Turns,
         clock: Callable[[], datetime],
         pace: float,
     ) -> None:
@@ -67,6 +65,7 @@ class Carrier:
         self._keeper = keeper
         self._ledger = ledger
         self._board = board
+        self._turns = turns
         self._clock = clock
         self._pace = pace
         # The history is asked for a few jobs at a time, however many are to be settled.
@@ -104,7 +103,7 @@ class Carrier:
         except Exception as error:
             logger.exception("Job %s broke", job.local_id)
             said = f"The server broke while it drew ({type(error).__name__})"
-            return await self._fail(job, VegaError(said, charged=Charged.UNKNOWN))
+            return await self._fail(job, errors.InternalError(said))
         return await self._now(job)
 
     async def _fail(self, job: Job, error: VegaError) -> Job:
@@ -124,7 +123,7 @@ class Carrier:
     async def _generate(self, job: Job) -> None:
         several = job.parameters.pictures > 1  # only as base64 can v1 answer with more than one picture
         body = job.parameters.body(base64=several)
-        job, answer = await self._sent(job, State.PROCESSING, lambda: self._client.generate(job.model, body))
+        job, answer = await self._turns.send(job, State.PROCESSING, lambda: self._client.generate(job.model, body))
         if isinstance(answer, Submission):
             changes = {"remote_id": answer.request_id, "state": State.QUEUED, "route": Route.V2}
             await self._fetch(await self._board.change(job, **changes))
@@ -134,31 +133,12 @@ class Carrier:
     async def _queue(self, job: Job) -> None:
         body = job.parameters.body(base64=False)
         try:
-            job, submission = await self._sent(job, State.QUEUED, lambda: self._client.submit(job.model, body))
+            job, submission = await self._turns.send(job, State.QUEUED, lambda: self._client.submit(job.model, body))
         except (errors.NotFound, errors.MethodNotAllowed, errors.Retired):
             # Documented for v1 only, VegaRT may be missing from v2; such a refusal costs nothing.
             await self._generate(await self._board.change(await self._now(job), route=Route.V1))
         else:
             await self._fetch(await self._board.change(job, remote_id=submission.request_id))
-
-    async def _sent(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
-        """Send a call; while the API's rate limit refuses it, which costs nothing, the job waits for its turn."""
-        give_up = anyio.current_time() + LONGEST_TURN
-        while True:
-            job = await self._board.change(job, state=state, sent=self._clock(), notes=())
-            try:
-                return job, await call()
-            except errors.RateLimited as error:
-                # The API's clock and this machine's may differ: it is never asked again at once, nor for ever.
-                pause = max((error.until - self._clock()).total_seconds(), 1) if error.until else 0
-                if error.until is None or anyio.current_time() + pause > give_up:
-                    raise
-                note = f"the API's rate limit lets it be sent at {error.until:%H:%M:%S} UTC"
-                job = await self._board.change(job, state=State.QUEUED, sent=None, notes=(note,))
-                await anyio.sleep(pause)
-                if job.local_id not in await self._ledger.renew():
-                    step = f"Call check_job with the request_id {job.request_id}"
-                    raise errors.ServerClosing("Another server has taken the job up", next_step=step) from error
 
     # ---- fetching ----
 

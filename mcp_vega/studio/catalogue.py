@@ -11,7 +11,7 @@ from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.parameters import MODELS
 from mcp_vega.studio import records, statements
 from mcp_vega.studio.database import Database
-from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.jobs import OPERATOR, Image, Job
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ class Catalogue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def page(self, query: str = "", number: int = 1, size: int = PAGE) -> tuple[list[Kept], bool]:
+    async def page(
+        self, query: str = "", number: int = 1, size: int = PAGE, owner: str = OPERATOR
+    ) -> tuple[list[Kept], bool]:
         """A page of the kept pictures, the newest first, with the job of each.
 
         Args:
@@ -40,6 +42,7 @@ class Catalogue:
                 are the same. A number or a model's name has to match a whole word, other words a part of one.
             number: Which page, from 1.
             size: How many pictures a page has.
+            owner: Who may see them.
 
         Returns:
             The pictures, and whether there are more.
@@ -55,7 +58,7 @@ class Catalogue:
         matches = " ".join(statements.MATCH.format(name=name) for name in values)
         index = "images_by_words" if patterns else "images_by_time"
         statement = statements.PAGE.format(index=index, matches=matches)
-        limits = {"limit": size + 1, "offset": (number - 1) * size}
+        limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
 
         def look(database: sqlite3.Connection) -> tuple[list[Kept], bool]:
             rows = database.execute(statement, {**values, **limits}).fetchall()
@@ -94,25 +97,25 @@ class Catalogue:
         values = {"id": image_id, "moment": records.moment(moment)}
         await self._database.write(lambda database: database.execute(statements.MARK_DELETED, values))
 
-    async def image_ids(self, beginning: str, limit: int) -> list[str]:
+    async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """The ids of kept pictures that begin like this, the newest first.
 
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        return await self._ids(statements.IMAGE_IDS, statements.IMAGE_ID_BEGINS, beginning, limit)
+        return await self._ids(statements.IMAGE_IDS, statements.IMAGE_ID_BEGINS, beginning, limit, owner)
 
-    async def request_ids(self, beginning: str, limit: int) -> list[str]:
+    async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """The request ids of jobs that begin like this, the newest first.
 
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        return await self._ids(statements.REQUEST_IDS, statements.REQUEST_ID_BEGINS, beginning, limit)
+        return await self._ids(statements.REQUEST_IDS, statements.REQUEST_ID_BEGINS, beginning, limit, owner)
 
-    async def _ids(self, statement: str, begins: str, beginning: str, limit: int) -> list[str]:
+    async def _ids(self, statement: str, begins: str, beginning: str, limit: int, owner: str) -> list[str]:
         statement = statement.format(matches=begins if beginning else "")
-        values: dict[str, Any] = {"limit": limit}
+        values: dict[str, Any] = {"limit": limit, "owner": owner}
         # No id has a letter beyond this last one.
         values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
 

@@ -11,7 +11,8 @@ from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.studio.board import Board
 from mcp_vega.studio.carrier import Carrier
 from mcp_vega.studio.jobs import Job
-from mcp_vega.studio.ledger import RENEWAL_SECONDS, Ledger
+from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.servers import RENEWAL_SECONDS
 
 logger = logging.getLogger(__name__)
 

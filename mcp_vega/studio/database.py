@@ -86,6 +86,26 @@ MIGRATIONS = (
     CREATE INDEX images_by_time ON images (created) WHERE deleted IS NULL;
     CREATE INDEX images_by_words ON images (created, words) WHERE deleted IS NULL
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';   -- '' is who works at the machine itself
+    ALTER TABLE jobs ADD COLUMN estimate TEXT;                    -- USD, what it is likely to cost
+    UPDATE jobs SET estimate = estimate(parameters, model);
+    CREATE INDEX jobs_by_cost ON jobs (created, model, charged, cost, estimate);
+    ALTER TABLE images ADD COLUMN owner TEXT NOT NULL DEFAULT ''; -- as of its job
+    DROP INDEX images_by_time;
+    DROP INDEX images_by_words;
+    CREATE INDEX images_by_time ON images (created, owner) WHERE deleted IS NULL;
+    CREATE INDEX images_by_words ON images (created, owner, words) WHERE deleted IS NULL;
+    CREATE TABLE turns (
+        job TEXT PRIMARY KEY,
+        caller TEXT NOT NULL,
+        server TEXT NOT NULL,
+        calls_a_minute INTEGER, -- its server's limit, if it has one
+        asked REAL NOT NULL,    -- when it began to wait, in the machine's monotonic time
+        taken REAL,             -- when its call was sent
+        over INTEGER NOT NULL   -- whether its call has ended
+    )
+    """,
 )
 
 
@@ -185,6 +205,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         # Every other server that opens the file now waits for the one that does this.
         connection.execute(f"PRAGMA busy_timeout = {MIGRATING_SECONDS * 1000:.0f}")
         connection.create_function("words", 5, records.words_of_columns, deterministic=True)
+        connection.create_function("estimate", 2, records.estimate_of_columns, deterministic=True)
         with _transaction(connection, "BEGIN IMMEDIATE"):  # another server may have been quicker
             for script in MIGRATIONS[version() :]:
                 for statement in script.split(";"):

@@ -1,5 +1,6 @@
 """A job: one paid call, from the moment it is begun to its kept pictures or its error."""
 
+import secrets
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.segmind.answers import Receipt, State
@@ -20,6 +21,9 @@ Data = bytes  # a field of `Image` hides the name
 MOST_PICTURES = 100
 # What the ledger calls the sandbox inside a server, whose port is another each time.
 SANDBOX = "sandbox"
+# Who works at the machine itself: over stdio, on the command line, or over HTTP where no tokens are asked for. All
+# jobs are theirs to see; an access token sees its own alone.
+OPERATOR = ""
 
 
 def new_id() -> str:
@@ -67,6 +71,7 @@ class Job:
         arguments: What the caller gave, before the seed was drawn.
         route: How it travels.
         base_url: The API that draws it.
+        owner: Who began it: `OPERATOR`, or what stands for an access token.
         created: When it was begun; `sent` when its call last left, `ended` when it came to its end (UTC).
         open: Whether more can be learnt or fetched, at the latest at the next start.
         held: Whether a server is working on it.
@@ -78,6 +83,7 @@ class Job:
     arguments: dict[str, Any] = field(default_factory=dict[str, Any])
     route: Route
     base_url: str
+    owner: str = OPERATOR
     created: datetime
     sent: datetime | None = None
     ended: datetime | None = None
@@ -90,6 +96,14 @@ class Job:
     images: tuple[Image, ...] = ()
     notes: tuple[str, ...] = ()
     error: VegaError | None = None
+
+    @classmethod
+    def of_call(cls, parameters: Parameters, route: Route, base_url: str, owner: str, created: datetime) -> Self:
+        """A new job. A seed of -1 is drawn here, so that the picture can be made again and the call be found again."""
+        given = parameters.model_dump(mode="json", exclude_unset=True)
+        if parameters.seed == -1:
+            parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
+        return cls(parameters=parameters, arguments=given, route=route, base_url=base_url, owner=owner, created=created)
 
     @property
     def request_id(self) -> str:
@@ -105,6 +119,10 @@ class Job:
     def uris(self) -> tuple[str, ...]:
         """All addresses that it has, by the id that users see and by the one it had before that was known."""
         return tuple(f"vega://jobs/{each}" for each in dict.fromkeys((self.request_id, self.local_id)))
+
+    def is_shown_to(self, owner: str) -> bool:
+        """Whether it is one that they may know of."""
+        return owner in (OPERATOR, self.owner)
 
     @property
     def begun(self) -> bool:

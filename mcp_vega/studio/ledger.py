@@ -4,25 +4,22 @@ A job is written before its call leaves and after each change. Of the servers th
 the one that stands in `jobs.holder` while its row in `servers` says that it is alive.
 """
 
-import os
-import platform
 import sqlite3
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mcp_vega.errors import SpendingLimitReached
 from mcp_vega.studio import records, statements
+from mcp_vega.studio.accounts import Accounts, spent_on
 from mcp_vega.studio.catalogue import Catalogue, read_jobs
 from mcp_vega.studio.database import Database
-from mcp_vega.studio.jobs import Job, new_id
+from mcp_vega.studio.jobs import OPERATOR, Job
+from mcp_vega.studio.limits import Limits
+from mcp_vega.studio.servers import Servers
 
-# How long a server counts as alive after it last said so, unless its process is seen to be gone; it says so three times
-# as often.
-LEASE_SECONDS = 15.0
-RENEWAL_SECONDS = LEASE_SECONDS / 3
 # The same arguments within this time join a job whose result nobody received.
 JOINING = timedelta(minutes=2)
 
@@ -38,27 +35,33 @@ class Ledger:
     def __init__(self, file: Path, *, uptime: Callable[[], float] = time.monotonic) -> None:
         self._database = Database(file)
         self.catalogue = Catalogue(self._database)
-        self._uptime = uptime
-        self._me = new_id()
-        self._machine = _machine()
-        self._said_alive = False
+        self.accounts = Accounts(self._database)
+        self._servers = Servers(uptime)
+        self._me = self._servers.me
 
     # ---- jobs ----
 
-    async def add(self, job: Job, *, awaited: bool = True) -> bool:
-        """Write a new job down, as one that this server works on.
+    async def add(self, job: Job, *, awaited: bool = True, limits: Limits | None = None) -> bool:
+        """Write a new job down, as one that this server works on; what it is likely to cost counts as spent from now.
 
         Args:
             job: The job.
             awaited: Whether a caller waits for it.
+            limits: What it must not pass.
 
         Returns:
             False when the ledger has a job with its remote id already; nothing is written then.
+
+        Raises:
+            SpendingLimitReached: It would pass the day's limit; nothing is written then.
+            LedgerError: It cannot be written.
         """
         values = {**records.as_row(job), "awaited_by": self._me if awaited else None, "delivered": not awaited}
 
         def add(database: sqlite3.Connection) -> bool:
-            self._say_alive(database)
+            self._servers.say_alive(database)
+            if limits:
+                _require_budget(database, job, limits)
             return database.execute(statements.ADD, {**values, "me": self._me}).rowcount == 1
 
         return await self._database.write(add)
@@ -78,9 +81,10 @@ class Ledger:
         where = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
         return next(iter(await self._jobs(where, id=request_id)), None)
 
-    async def latest(self, limit: int) -> list[Job]:
-        """The jobs begun last, newest first."""
-        return await self._jobs("ORDER BY created DESC, rowid DESC LIMIT :limit", readable=True, limit=limit)
+    async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
+        """The jobs begun last that `owner` may see, newest first."""
+        where = f"WHERE {statements.IS_SHOWN} ORDER BY created DESC, rowid DESC LIMIT :limit"
+        return await self._jobs(where, readable=True, limit=limit, owner=owner)
 
     async def assign(self, job: Job, remote_id: str) -> bool:
         """Give a job an id of the API's, unless another job has it; returns whether it has it now."""
@@ -100,7 +104,7 @@ class Ledger:
     def _read(
         self, database: sqlite3.Connection, where: str, *, readable: bool = False, **values: str | float
     ) -> list[Job]:
-        rows = database.execute(f"{statements.SELECT} {where}", {**values, **self._time}).fetchall()
+        rows = database.execute(f"{statements.SELECT} {where}", {**values, **self._servers.time}).fetchall()
         return read_jobs(database, rows, readable=readable)
 
     # ---- who works on what ----
@@ -109,8 +113,8 @@ class Ledger:
         """Take up an open job that no other living server works on; None when there is nothing to take up."""
 
         def claim(database: sqlite3.Connection) -> list[Job]:
-            self._say_alive(database)
-            values = {"local_id": local_id, "me": self._me, **self._time}
+            self._servers.say_alive(database)
+            values = {"local_id": local_id, "me": self._me, **self._servers.time}
             rows = database.execute(statements.CLAIM, values).fetchall()
             return self._read(database, "WHERE local_id = :id", id=local_id) if rows else []
 
@@ -120,14 +124,14 @@ class Ledger:
         """The local ids of an API's open jobs that no living server works on, oldest first."""
 
         def look(database: sqlite3.Connection) -> list[str] | None:
-            if self._dead(database):
+            if self._servers.dead(database):
                 return None
-            rows = database.execute(statements.ORPHANS, {"base_url": base_url, **self._time})
+            rows = database.execute(statements.ORPHANS, {"base_url": base_url, **self._servers.time})
             return [row[0] for row in rows]
 
         found = await self._database.read(look)
         if found is None:
-            await self._database.write(self._bury)
+            await self._database.write(self._servers.bury)
             found = await self._database.read(look)
         return found or []
 
@@ -135,7 +139,7 @@ class Ledger:
         """Say that this server is alive; returns the local ids of the jobs that are still its own."""
 
         def renew(database: sqlite3.Connection) -> set[str]:
-            self._say_alive(database)
+            self._servers.say_alive(database)
             return {row[0] for row in database.execute("SELECT local_id FROM jobs WHERE holder = ?", (self._me,))}
 
         return await self._database.write(renew)
@@ -147,7 +151,7 @@ class Ledger:
 
     async def leave(self) -> None:
         """Work on nothing more and wait for nothing more, so that other servers may."""
-        if self._said_alive:
+        if self._servers.said_alive:
             await self._database.write(
                 lambda database: database.execute("DELETE FROM servers WHERE id = ?", (self._me,))
             )
@@ -160,14 +164,15 @@ class Ledger:
             "model": job.model,
             "arguments": records.as_text(job.arguments),
             "base_url": job.base_url,
+            "owner": job.owner,
             "moment": records.moment(job.created),
             "since": records.moment(job.created - JOINING),
             "until": records.moment(job.created + JOINING),
         }
 
         def join(database: sqlite3.Connection) -> list[Job]:
-            self._say_alive(database)
-            rows = database.execute(statements.JOIN, {**values, "me": self._me, **self._time}).fetchall()
+            self._servers.say_alive(database)
+            rows = database.execute(statements.JOIN, {**values, "me": self._me, **self._servers.time}).fetchall()
             return self._read(database, "WHERE local_id = :id", id=rows[0][0]) if rows else []
 
         return next(iter(await self._database.write(join)), None)
@@ -186,26 +191,47 @@ class Ledger:
         statement = "UPDATE jobs SET delivered = 1 WHERE local_id = ? AND NOT delivered"
         await self._database.write(lambda database: database.execute(statement, (job.local_id,)))
 
+    # ---- whose turn it is ----
+
+    async def take_turns(self, waiting: Sequence[Job], over: Sequence[str], limits: Limits) -> set[str]:
+        """Have as many calls sent as the limits and the other servers allow, in a fair order.
+
+        Args:
+            waiting: The jobs of this server whose calls are to be sent next.
+            over: The local ids of the jobs whose turn is over.
+            limits: The limits.
+
+        Returns:
+            The local ids of the jobs whose turn it is now.
+        """
+        values = {"me": self._me, "calls_a_minute": limits.calls_a_minute}
+        asking = [{**values, "job": job.local_id, "caller": job.owner or self._me} for job in waiting]
+
+        def take(database: sqlite3.Connection) -> set[str]:
+            self._servers.say_alive(database)
+            time = self._servers.time
+            for statement in (statements.END_TURN, statements.STOP_WAITING):
+                database.executemany(statement, [{"job": local_id} for local_id in over])
+            database.execute(statements.FORGET_TURNS, time)
+            database.executemany(statements.ASK_FOR_TURN, [{**each, **time} for each in asking])
+            return self._taken(database, limits, time)
+
+        return await self._database.write(take)
+
+    def _taken(self, database: sqlite3.Connection, limits: Limits, time: dict[str, float]) -> set[str]:
+        granted = set[str]()
+        while True:
+            under_way, taken = (
+                database.execute(statement, time).fetchone()[0]
+                for statement in (statements.TURNS_UNDER_WAY, statements.TURNS_TAKEN)
+            )
+            following = database.execute(statements.NEXT_TURN, {**time, "taken": taken}).fetchone()
+            if under_way >= limits.calls_at_once or following is None or following["server"] != self._me:
+                return granted
+            database.execute(statements.TAKE_TURN, {**time, "job": following["job"]})
+            granted.add(following["job"])
+
     # ---- the file ----
-
-    @property
-    def _time(self) -> dict[str, float]:
-        return {"now": self._uptime(), "lease": LEASE_SECONDS}
-
-    def _say_alive(self, database: sqlite3.Connection) -> None:
-        values = {"me": self._me, "machine": self._machine, "process": os.getpid(), **self._time}
-        database.execute(statements.I_AM_ALIVE, values)
-        self._bury(database)
-        self._said_alive = True
-
-    def _bury(self, database: sqlite3.Connection) -> None:
-        database.execute(f"DELETE FROM servers WHERE id NOT IN {statements.ALIVE}", self._time)  # noqa: S608
-        database.executemany("DELETE FROM servers WHERE id = ?", [(each,) for each in self._dead(database)])
-
-    def _dead(self, database: sqlite3.Connection) -> list[str]:
-        """The servers of this machine whose process is gone although their time is not over."""
-        rows = database.execute("SELECT id, process FROM servers WHERE machine = ?", (self._machine,)).fetchall()
-        return [row["id"] for row in rows if not _runs(row["process"])]
 
     def hurry(self) -> None:
         """Wait for no other program from now on, because the process is about to end."""
@@ -216,22 +242,17 @@ class Ledger:
         await self._database.close()
 
 
-def _machine() -> str:
-    """Where a process number means the same process: this machine, or this container of it."""
-    try:
-        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return platform.node()
+def _require_budget(database: sqlite3.Connection, job: Job, limits: Limits) -> None:
+    """Refuse a job that the day's limit has no room for.
 
-
-def _runs(process: int) -> bool:
-    """Whether a process of this machine runs; on Windows, where asking might end it, it is taken to run."""
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # another user's
-    return True
+    Raises:
+        SpendingLimitReached: It has none.
+    """
+    if limits.usd_a_day is None:
+        return
+    spent, estimate = spent_on(database, job.created.date()), job.parameters.expected_cost
+    if spent + estimate > limits.usd_a_day:
+        raise SpendingLimitReached(
+            f"The call is likely to cost ${estimate:f}, and ${spent:f} of today's ${limits.usd_a_day:f} are spent or "
+            "set aside for calls under way"
+        )

@@ -31,6 +31,7 @@ def as_row(job: Job) -> dict[str, Any]:
         "local_id": job.local_id,
         "remote_id": job.remote_id,
         "base_url": job.base_url,
+        "owner": job.owner,
         "model": job.model,
         "route": str(job.route),
         "arguments": as_text(job.arguments),
@@ -41,6 +42,7 @@ def as_row(job: Job) -> dict[str, Any]:
         "created": moment(job.created),
         "sent": moment(job.sent),
         "ended": moment(job.ended),
+        "estimate": _text(job.parameters.expected_cost),
         "cost": _text(receipt.cost),
         "credits_left": _text(receipt.credits_left),
         "seconds": _text(receipt.seconds),
@@ -65,6 +67,7 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
             "sha256": image.sha256,
             "created": moment(job.created),
             "words": _words(job.parameters, job.seed, job.created, image.id),
+            "owner": job.owner,
         }
         for image in job.images
         if image.path
@@ -79,6 +82,14 @@ def words_of_columns(parameters: str, reported_seed: int | None, model: str, cre
         return _words(read, seed, datetime.fromisoformat(created), image_id)
     except (ValueError, LookupError, TypeError):
         return ""
+
+
+def estimate_of_columns(parameters: str, model: str) -> str | None:
+    """What a job was likely to cost, from columns; nothing where it cannot be read."""
+    try:
+        return _text(MODELS[model].model_validate_json(parameters).expected_cost)
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _words(parameters: Parameters, seed: int, created: datetime, image_id: str) -> str:
@@ -115,9 +126,9 @@ def from_row(row: Row, images: Iterable[Row]) -> Job:
 def _from_row(row: Row, images: Iterable[Row]) -> Job:
     receipt = Receipt(
         request_id=row["reported_id"],
-        cost=_number(row["cost"]),
-        credits_left=_number(row["credits_left"]),
-        seconds=_number(row["seconds"]),
+        cost=number(row["cost"]),
+        credits_left=number(row["credits_left"]),
+        seconds=number(row["seconds"]),
         seed=row["reported_seed"],
     )
     if row["model"] not in MODELS:
@@ -127,6 +138,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
         arguments=json.loads(row["arguments"]),
         route=Route(row["route"]),
         base_url=row["base_url"],
+        owner=row["owner"],
         created=datetime.fromisoformat(row["created"]),
         sent=_moment(row["sent"]),
         ended=_moment(row["ended"]),
@@ -166,7 +178,8 @@ def _text(number: Decimal | None) -> str | None:
     return None if number is None else f"{number:f}"
 
 
-def _number(text: str | None) -> Decimal | None:
+def number(text: str | None) -> Decimal | None:
+    """The exact number that a column's text stands for."""
     return None if text is None else Decimal(text)
 
 

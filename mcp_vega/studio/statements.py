@@ -11,8 +11,9 @@ I_AM_ALIVE = """
     ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
 """
 COLUMNS = (
-    *("local_id", "remote_id", "base_url", "model", "route", "arguments", "parameters", "state", "open", "charged"),
-    *("created", "sent", "ended", "cost", "credits_left", "seconds", "reported_id", "reported_seed", "notes", "error"),
+    *("local_id", "remote_id", "base_url", "owner", "model", "route", "arguments", "parameters", "state", "open"),
+    *("charged", "created", "sent", "ended", "estimate", "cost", "credits_left", "seconds", "reported_id"),
+    *("reported_seed", "notes", "error"),
 )
 ADD = f"""
     INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, answered)
@@ -26,8 +27,8 @@ SAVE = f"""
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
 """  # noqa: S608
 SAVE_IMAGE = """
-    INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256, created, words)
-    VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256, :created, :words)
+    INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256, created, words, owner)
+    VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner)
     ON CONFLICT (id) DO NOTHING
 """
 CLAIM = f"""
@@ -43,7 +44,7 @@ ORPHANS = f"""
 JOIN = f"""
     UPDATE jobs SET awaited_by = :me, answered = :moment WHERE local_id = (
         SELECT local_id FROM jobs
-        WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url
+        WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url AND owner = :owner
             AND answered BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
             AND (awaited_by IS NULL OR awaited_by NOT IN {ALIVE})
         ORDER BY created LIMIT 1
@@ -61,16 +62,56 @@ TWINS = """
         AND json_extract(parameters, '$.prompt') = :prompt
 """
 
+# What a job is to be seen by; '' sees all.
+IS_SHOWN = "(:owner = '' OR owner = :owner)"
+
+# ---- money and turns ----
+
+# What was not charged for certain was spent as far as anyone knows; the cost that was told counts, else the estimate.
+SPENT = """
+    SELECT coalesce(cost, estimate) AS amount, count(*) AS calls FROM jobs
+    WHERE created BETWEEN :since AND :until AND charged != 'no' GROUP BY amount
+"""
+SPENT_BY_DAY = """
+    SELECT substr(created, 1, 10) AS day, model, coalesce(cost, estimate) AS amount, cost IS NULL AS estimated,
+        count(*) AS calls
+    FROM jobs WHERE charged != 'no' GROUP BY day, model, amount, estimated ORDER BY day DESC, model
+"""
+
+# A turn is taken when a paid call is sent; a minute after it is over nobody asks for it any more.
+FORGET_TURNS = f"""
+    DELETE FROM turns WHERE (over OR server NOT IN {ALIVE}) AND (taken IS NULL OR taken NOT BETWEEN :now - 60 AND :now)
+"""  # noqa: S608
+ASK_FOR_TURN = """
+    INSERT INTO turns VALUES (:job, :caller, :me, :calls_a_minute, :now, NULL, 0)
+    ON CONFLICT (job) DO UPDATE SET server = :me, asked = :now, taken = NULL, over = 0 WHERE over OR server != :me
+"""
+TURNS_UNDER_WAY = f"SELECT count(*) FROM turns WHERE taken IS NOT NULL AND NOT over AND server IN {ALIVE}"  # noqa: S608
+TURNS_TAKEN = "SELECT count(*) FROM turns WHERE taken BETWEEN :now - 60 AND :now"
+# The next is the caller's with the fewest calls under way, then his whose last turn is the longest ago.
+NEXT_TURN = f"""
+    SELECT job, server FROM turns AS waiting
+    WHERE taken IS NULL AND server IN {ALIVE} AND (calls_a_minute IS NULL OR calls_a_minute > :taken)
+    ORDER BY
+        (SELECT count(*) FROM turns WHERE caller = waiting.caller AND taken IS NOT NULL AND NOT over),
+        (SELECT coalesce(max(taken), 0) FROM turns WHERE caller = waiting.caller),
+        asked, rowid
+    LIMIT 1
+"""  # noqa: S608
+TAKE_TURN = "UPDATE turns SET taken = :now WHERE job = :job"
+END_TURN = "UPDATE turns SET over = 1 WHERE job = :job AND taken IS NOT NULL"
+STOP_WAITING = "DELETE FROM turns WHERE job = :job AND taken IS NULL"
+
 # ---- the catalogue ----
 
 # A page and a search each read one index that holds all they need: the table's own rows are many times as long.
-PAGE = """
+PAGE = f"""
     SELECT id, job FROM images WHERE rowid IN (
-        SELECT rowid FROM images INDEXED BY {index} WHERE deleted IS NULL {matches}
+        SELECT rowid FROM images INDEXED BY {{index}} WHERE deleted IS NULL AND {IS_SHOWN} {{matches}}
         ORDER BY created DESC, rowid DESC LIMIT :limit OFFSET :offset
     )
     ORDER BY created DESC, rowid DESC
-"""
+"""  # noqa: S608
 MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
 BEFORE = """
     SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
@@ -78,13 +119,13 @@ BEFORE = """
     ORDER BY images.created, images.rowid
 """
 MARK_DELETED = "UPDATE images SET deleted = :moment WHERE id = :id"
-IMAGE_IDS = """
-    SELECT id FROM images WHERE deleted IS NULL {matches} ORDER BY created DESC LIMIT :limit
-"""
+IMAGE_IDS = f"""
+    SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit
+"""  # noqa: S608
 IMAGE_ID_BEGINS = "AND id BETWEEN :beginning AND :end"
-REQUEST_IDS = """
-    SELECT coalesce(remote_id, local_id) FROM jobs {matches} ORDER BY created DESC LIMIT :limit
-"""
+REQUEST_IDS = f"""
+    SELECT coalesce(remote_id, local_id) FROM jobs WHERE {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit
+"""  # noqa: S608
 REQUEST_ID_BEGINS = """
-    WHERE remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end)
+    AND (remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end))
 """

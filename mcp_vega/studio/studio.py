@@ -5,13 +5,12 @@ and what a server leaves behind when it ends is taken up by the next one.
 """
 
 import logging
-import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 
@@ -19,18 +18,22 @@ from mcp_vega import errors
 from mcp_vega.segmind.answers import State
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.parameters import Parameters
-from mcp_vega.studio.adoption import adopted
+from mcp_vega.studio.adoption import adopted, lost_twin
 from mcp_vega.studio.board import Board, Listener
 from mcp_vega.studio.carrier import Carrier
 from mcp_vega.studio.catalogue import Catalogue, Kept
 from mcp_vega.studio.crew import Crew
 from mcp_vega.studio.darkroom import Darkroom
 from mcp_vega.studio.gallery import Gallery
-from mcp_vega.studio.jobs import Image, Job, Route
+from mcp_vega.studio.jobs import OPERATOR, Image, Job, Route
 from mcp_vega.studio.keeper import Keeper
 from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.limits import Budget, Limits
+from mcp_vega.studio.turns import Turns
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How often a job that nothing happens to is shown to those who follow it; hosts want to hear within five seconds.
 HEARTBEAT = 2.0
@@ -48,6 +51,7 @@ class Studio:
         api: What the ledger calls the API, whose jobs alone are taken up; the client's base URL by default.
         pace: What the documented drawing times and waits are multiplied by; 0 expects every answer at once.
         clock: The time (UTC).
+        limits: What may be spent.
     """
 
     def __init__(  # noqa: PLR0913  what the world outside decides
@@ -59,6 +63,7 @@ class Studio:
         api: str | None = None,
         pace: float = 1,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        limits: Limits | None = None,
     ) -> None:
         self._client = client
         self._gallery = gallery
@@ -66,9 +71,12 @@ class Studio:
         self.api = api or client.base_url
         self._pace = pace
         self._clock = clock
+        self._limits = limits or Limits()
         self._board = Board(ledger)
+        self._turns = Turns(ledger, self._board, clock, self._limits)
         self.darkroom = Darkroom()
-        carrier = Carrier(client, Keeper(client, gallery, self.darkroom), ledger, self._board, clock, pace)
+        keeper = Keeper(client, gallery, self.darkroom)
+        carrier = Carrier(client, keeper, ledger, self._board, self._turns, clock, pace)
         self._crew = Crew(client, ledger, self._board, carrier, self.api)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
@@ -76,6 +84,7 @@ class Studio:
     async def __aenter__(self) -> Self:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._crew.start(self._tasks)
+        self._tasks.start_soon(self._turns.run)
         return self
 
     async def __aexit__(
@@ -94,7 +103,7 @@ class Studio:
 
     @property
     def under_way(self) -> list[Job]:
-        """The jobs that are worked on here: drawn, fetched or looked up."""
+        """The jobs that are worked on here."""
         return self._board.live
 
     async def finish(self, grace: float) -> list[Job]:
@@ -115,7 +124,7 @@ class Studio:
 
     # ---- beginning ----
 
-    async def draw(self, parameters: Parameters) -> Job:
+    async def draw(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
         """Begin a job by the quickest way: one picture in one round trip (v1), several by the queue (v2).
 
         A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
@@ -124,29 +133,27 @@ class Studio:
         Raises:
             VegaError: The job cannot be begun; nothing was sent.
         """
-        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2)
+        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner)
 
-    async def submit(self, parameters: Parameters) -> Job:
+    async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
         """Begin a job in the API's queue (v2), or join one as `draw` does.
 
         Raises:
             VegaError: The job cannot be begun; nothing was sent.
         """
-        return await self._begin(parameters, Route.V2)
+        return await self._begin(parameters, Route.V2, owner)
 
-    async def _begin(self, parameters: Parameters, route: Route) -> Job:
+    async def _begin(self, parameters: Parameters, route: Route, owner: str) -> Job:
         if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
-        given = parameters.model_dump(mode="json", exclude_unset=True)
-        if parameters.seed == -1:
-            parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
-        job = Job(parameters=parameters, arguments=given, route=route, base_url=self.api, created=self._clock())
+        job = Job.of_call(parameters, route, self.api, owner, self._clock())
         self._client.require_key()
         if joined := await self._ledger.join(job):
             self._crew.callers += 1
             return await self._taken_up(joined)
+        self._turns.require_room(owner)
         await self._gallery.prepare(job.created.date())
-        await self._ledger.add(job)
+        await self._ledger.add(job, limits=self._limits)
         if self.closing:
             error = errors.ServerClosing("The server is about to exit, so the call was not sent")
             await self._ledger.save(replace(job, state=State.FAILED, error=error, open=False))
@@ -156,26 +163,16 @@ class Studio:
 
     async def _taken_up(self, job: Job) -> Job:
         """A job, with someone who works on it if there is something to do and that is possible now."""
-        try:
-            return await self._crew.take_up(job)
-        except errors.VegaError as error:
-            logger.warning(error.what)
-            return job
+        return await _noted(self._crew.take_up(job)) or job
 
     async def answered(self, job: Job, *, delivered: bool) -> None:
         """Note that the call that began or joined a job has ended, and whether its caller has the result."""
         self._crew.callers -= 1
-        try:
-            await self._ledger.answer(job, self._clock(), delivered=delivered)
-        except errors.LedgerError as error:
-            logger.warning(error.what)
+        await _noted(self._ledger.answer(job, self._clock(), delivered=delivered))
 
     async def delivered(self, job: Job) -> None:
         """Note that someone has a job's result: the same call would want another picture."""
-        try:
-            await self._ledger.deliver(job)
-        except errors.LedgerError as error:
-            logger.warning(error.what)
+        await _noted(self._ledger.deliver(job))
 
     # ---- looking ----
 
@@ -204,39 +201,39 @@ class Studio:
             while await self._board.seen(job) == job:  # noqa: ASYNC110  another process rings no bell here
                 await anyio.sleep(GLANCE)
 
-    async def find(self, request_id: str) -> Job:
+    async def find(self, request_id: str, owner: str = OPERATOR) -> Job:
         """The job with this id; if there is work left that nobody does, it is begun.
 
         Raises:
-            UnknownJob: Neither the ledger nor the API knows it.
+            UnknownJob: Neither the ledger nor the API knows it, or it is another's.
             VegaError: It cannot be looked up.
         """
         job = await self._board.find(request_id)
-        if job:
+        if job and job.is_shown_to(owner):
             return await self._crew.take_up(job)
-        if request_id.startswith("local-"):
+        if job or owner != OPERATOR or request_id.startswith("local-"):
             raise errors.UnknownJob(f"This server has no job with the id {request_id!r}")
-        try:
-            self._client.require_key()
-        except errors.InvalidSettings as error:
-            said = f"This server has no job with the id {request_id!r}, and the API cannot be asked: {error.what}"
-            raise errors.UnknownJob(said) from error
         job = await adopted(self._client, request_id, self.api, self._clock())
-        for twin in await self._ledger.twins(job):
-            same = twin.parameters.model_dump(exclude={"base64"}) == job.parameters.model_dump(exclude={"base64"})
-            if same and not twin.held and await self._ledger.assign(twin, request_id):
-                return await self._crew.take_up(replace(twin, remote_id=request_id))
+        if twin := await lost_twin(self._ledger, job, request_id):
+            return await self._crew.take_up(twin)
         if await self._ledger.add(job, awaited=False):
             return self._crew.resume(job)
         return await self.find(request_id)  # another server was quicker
 
-    async def latest(self, limit: int) -> list[Job]:
+    async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
         """The jobs begun last, newest first.
 
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        return await self._ledger.latest(limit)
+        return await self._ledger.latest(limit, owner)
+
+    async def budget(self) -> Budget | None:
+        """What may be spent today and what was; None where there is no limit, or the ledger cannot be read."""
+        if self._limits.usd_a_day is None:
+            return None
+        spent = await _noted(self._ledger.accounts.spent_on(self._clock().date()))
+        return None if spent is None else Budget(self._limits.usd_a_day, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Have every change of a job that is worked on here told, for as long as the block runs."""
@@ -247,27 +244,27 @@ class Studio:
         """What was kept, to be searched."""
         return self._ledger.catalogue
 
-    async def look(self, request_id: str) -> Job:
+    async def look(self, request_id: str, owner: str = OPERATOR) -> Job:
         """The job with this id as it stands; nothing is begun for it, and the API is not asked.
 
         Raises:
-            UnknownJob: It is not known here.
+            UnknownJob: It is not known here, or another's.
             LedgerError: The ledger cannot be read.
         """
         job = await self._board.find(request_id)
-        if job is None:
+        if job is None or not job.is_shown_to(owner):
             raise errors.UnknownJob(f"This server has no job with the id {request_id!r}")
         return job
 
-    async def find_image(self, image_id: str) -> Kept:
+    async def find_image(self, image_id: str, owner: str = OPERATOR) -> Kept:
         """The picture with this id, and its job.
 
         Raises:
-            UnknownImage: There is none.
+            UnknownImage: There is none, or it is another's.
             LedgerError: The ledger cannot be read.
         """
         kept = await self._board.find_image(image_id)
-        if kept is None:
+        if kept is None or not kept[0].is_shown_to(owner):
             raise errors.UnknownImage(f"There is no picture with the id {image_id!r}")
         return kept
 
@@ -292,3 +289,12 @@ class Studio:
     def elapsed_seconds(self, job: Job) -> float:
         """How long ago a job was begun."""
         return max((self._clock() - job.created).total_seconds(), 0)
+
+
+async def _noted(work: Awaitable[T]) -> T | None:
+    """What comes of work that a result does not wait for; None where it fails."""
+    try:
+        return await work
+    except errors.VegaError as error:
+        logger.warning(error.what)
+        return None
