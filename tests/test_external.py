@@ -112,6 +112,15 @@ def test_the_inspector_lists_the_tools(tmp_path: Path) -> None:
     assert [tool["name"] for tool in tools] == TOOLS
 
 
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_the_inspector_finds_no_schema_that_a_host_could_refuse(tmp_path: Path, era: str) -> None:
+    """What `--strict` finds, mere warnings too, comes beside the result."""
+    strict = ["--strict", "--format", "json", "--protocol-era", era]
+    said = inspected(tmp_path, "--method", "tools/list", *strict)
+    assert [tool["name"] for tool in said.pop("result")["tools"]] == TOOLS
+    assert said == {}
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_inspector_calls_each_tool(tmp_path: Path, tool: str) -> None:
     arguments = [] if tool == "check_job" else ["--tool-arg", "prompt=a fox"]
