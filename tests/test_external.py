@@ -1,4 +1,4 @@
-"""Programs of others: the MCP Inspector, the conformance suite, the TypeScript SDK, two agent frameworks, exiftool.
+"""Programs of others: MCP Inspector, conformance suite, a scanner, TypeScript SDK, two agent frameworks, exiftool.
 
 Needs Node.js, exiftool, and the registries that npm and pip install from; run with `-m external`.
 """
@@ -32,6 +32,7 @@ CONFORMANCE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 TYPESCRIPT = "@modelcontextprotocol/sdk@1.32.2"
 LANGCHAIN = "langchain-mcp-adapters==0.3.2"
 OPENAI_AGENTS = "openai-agents==0.24.0"
+SCANNER = "cisco-ai-mcp-scanner==4.8.7"
 NODE = "node@22"  # the first two need it; the package brings the program
 FOREIGN = Path(__file__).with_name("foreign")
 TOOLS = ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"]
@@ -49,6 +50,22 @@ SCENARIOS = [
 ]
 # Both call a tool of the suite's own, `test_missing_capability`.
 NOT_GENERIC = {"sep-2575-server-rejects-undeclared-capability", "sep-2575-missing-capability-http-400"}
+# What the scanner's heuristics of readiness find, by rule, and why it stays.
+READINESS = {
+    # They ask for fields that a tool of MCP does not have; what these would say holds all the same:
+    "HEUR-001": TOOLS,  # a timeout: a call answers after MCP_VEGA_WAIT_SECONDS, check_job after its wait_seconds
+    "HEUR-003": TOOLS,  # a limit of retries: six attempts, and a paid call only if it surely did not run
+    "HEUR-006": TOOLS,  # a schema of errors: isError, and a text with what happened, what it cost and what to do
+    "HEUR-013": TOOLS,  # a rate limit: the API has one, and a call waits for its turn
+    "HEUR-014": TOOLS,  # a version: the server names its own to every client
+    "HEUR-015": TOOLS,  # observability: MCP_VEGA_LOG_LEVEL, and the ledger that `mcp-vega jobs` shows
+    # They look for words in the description, also inside of others:
+    "HEUR-010": TOOLS[:2],  # "all", which is to mean too wide a scope, is in "call"
+    "HEUR-016": TOOLS[:2],  # "file", which is to be closed by someone, is the picture, which is to stay
+    "HEUR-019": TOOLS,  # "request", which is to need a key, is in "request id"; the server has the key, no agent
+    # A schema with nothing in `required`: without an id check_job lists the latest jobs.
+    "HEUR-011": ["check_job"],
+}
 
 
 def output_of(*command: str, folder: Path) -> str:
@@ -185,18 +202,18 @@ def test_the_typescript_client_gets_the_picture_and_its_resource(
     assert [prompt["name"] for prompt in got["prompts"]] == ["illustrate", "explore", "vary"]
 
 
-def run_with(requirement: str, program: str, folder: Path) -> dict[str, Any]:
+def run_with(requirement: str, program: str, folder: Path, server: dict[str, Any]) -> dict[str, Any]:
     """What a program prints that has a virtual environment of its own."""
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
     install = [sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", requirement]
     subprocess.run(install, check=True, timeout=110)
     python = str(venv / Path(sys.executable).relative_to(sys.prefix))
-    return json.loads(output_of(python, str(FOREIGN / program), json.dumps(configured(folder)), folder=folder))
+    return json.loads(output_of(python, str(FOREIGN / program), json.dumps(server), folder=folder))
 
 
 def test_the_framework_langchain_hands_text_and_picture_to_its_model(tmp_path: Path) -> None:
-    got = run_with(LANGCHAIN, "langchain_client.py", tmp_path)
+    got = run_with(LANGCHAIN, "langchain_client.py", tmp_path, configured(tmp_path))
     assert got["tools"] == TOOLS
     assert got["status"] == "success"
     text, image = got["content"]
@@ -205,12 +222,24 @@ def test_the_framework_langchain_hands_text_and_picture_to_its_model(tmp_path: P
 
 
 def test_the_framework_openai_agents_hands_text_and_picture_to_its_model(tmp_path: Path) -> None:
-    got = run_with(OPENAI_AGENTS, "openai_agents_client.py", tmp_path)
+    got = run_with(OPENAI_AGENTS, "openai_agents_client.py", tmp_path, configured(tmp_path))
     assert got["tools"] == TOOLS
     text, image = got["content"]
     assert (text["type"], image["type"]) == ("input_text", "input_image")
     mime_type, _, data = image["image_url"].removeprefix("data:").partition(";base64,")
     assert_drawn(text["text"], mime_type, data, tmp_path)
+
+
+def test_the_scanner_finds_nothing_but_what_is_no_fault(tmp_path: Path) -> None:
+    """Its analyzers that need no service: YARA rules against injected words, references in schemas, readiness."""
+    with served("http", tmp_path) as server:
+        got = run_with(SCANNER, "mcp_scanner.py", tmp_path, server)
+    tools = [[tool, analyzers] for analyzers in (["schema", "yara"], ["readiness"]) for tool in TOOLS]
+    others = [[name, ["yara"]] for name in ("instructions", "vega://gallery")]
+    assert got["scanned"] == [[name, "completed", analyzers, []] for name, analyzers in (*tools, *others)]
+    assert got["read"] == ["result", "illustrate", "explore", "vary"]
+    known = sorted([tool, "READINESS", rule] for rule, tools in READINESS.items() for tool in tools)
+    assert sorted(found[:3] for found in got["findings"]) == known, got["findings"]
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
