@@ -2,7 +2,9 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +22,7 @@ def _comma_separated(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
 
 
 class Settings(BaseModel):
@@ -68,10 +71,29 @@ class Settings(BaseModel):
         alias="MCP_VEGA_MEDIA_HOSTS",
         description="Further hosts that finished pictures may be fetched from, comma-separated.",
     )
+    spending_limit_usd: Decimal | None = Field(
+        default=None,
+        ge=0,
+        alias="MCP_VEGA_SPENDING_LIMIT_USD",
+        description="US dollars that all servers together may spend in a UTC day; no limit unless set.",
+    )
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        alias="MCP_VEGA_REQUESTS_PER_MINUTE",
+        description="Paid calls that all servers together send in a minute, such as your plan's limit; further ones "
+        "wait their turn. No limit unless set.",
+    )
+    auth_tokens: Secrets = Field(
+        default=(),
+        alias="MCP_VEGA_AUTH_TOKENS",
+        description="For `sse` and `http`: access tokens, comma-separated; each sees its own jobs and pictures.",
+    )
     allowed_hosts: Names = Field(
         default=(),
         alias="MCP_VEGA_ALLOWED_HOSTS",
-        description="For `sse` and `http`: `Host` values accepted beside loopback, comma-separated.",
+        description="For `sse` and `http`: hosts accepted in the `Host` and `Origin` headers beside loopback, "
+        "comma-separated, with or without a port.",
     )
     sandbox: bool = Field(
         default=False,
@@ -104,6 +126,13 @@ class Settings(BaseModel):
             raise ValueError("is not UTF-8, so no result could name it") from error
         except RuntimeError as error:
             raise ValueError("names the home folder of a user who has none") from error
+
+    @field_validator("auth_tokens")
+    @classmethod
+    def _sendable(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(re.fullmatch("[!-~]+", token.get_secret_value()) for token in tokens):
+            raise ValueError("holds a token that no header can carry: use letters, digits and punctuation")
+        return tokens
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -5,19 +5,25 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 import anyio
 
 from mcp_vega.cli.output import write
 from mcp_vega.cli.wiring import opened_ledger
-from mcp_vega.errors import Charged, UnknownJob
+from mcp_vega.errors import Charged, InvalidArguments, UnknownJob
+from mcp_vega.segmind.parameters import MODELS
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
+from mcp_vega.studio.accounts import Spent
 from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.limits import Budget
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
+SPENT_HEADINGS = ("DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED")
 PROMPT_WIDTH = 40
 
 
@@ -29,6 +35,8 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
         UnknownJob: No job has the id that was asked for.
     """
     settings = Settings.from_environment(environment)
+    if options.spent:
+        return _run_spent(options, settings)
     jobs = anyio.run(_read, settings, options.id, options.limit)
     if options.id and not jobs:
         raise UnknownJob(
@@ -47,6 +55,49 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
     return 0
 
 
+def _run_spent(options: Namespace, settings: Settings) -> int:
+    """Print what was spent, by day and model; returns the exit code."""
+    if options.id:
+        raise InvalidArguments(
+            "--spent adds up all jobs, so it takes no ID", next_step="Leave the one or the other out"
+        )
+    spent = anyio.run(_read_spent, settings)
+    days = sorted({each.day for each in spent}, reverse=True)[: options.limit]
+    shown = [each for each in spent if each.day in days]
+    if options.json:
+        write(json.dumps([_spent_data(each) for each in shown], indent=2))
+    elif shown:
+        write("\n".join(_aligned([SPENT_HEADINGS, *(_spent_row(each) for each in shown)])))
+    else:
+        sys.stderr.write(f"Nothing spent yet in {settings.ledger_file}\n")
+    limit, today = settings.spending_limit_usd, datetime.now(UTC).date()
+    if limit is not None and not options.json:
+        left = Budget(limit, sum((each.usd for each in spent if each.day == today), Decimal(0))).left
+        sys.stderr.write(f"Spending limit: {results.dollars(left)} of {results.dollars(limit)} left today (UTC)\n")
+    return 0
+
+
+async def _read_spent(settings: Settings) -> list[Spent]:
+    async with opened_ledger(settings) as ledger:
+        return await ledger.accounts.by_day() if ledger else []
+
+
+def _spent_row(spent: Spent) -> tuple[str, ...]:
+    model = MODELS[spent.model].alias if spent.model in MODELS else spent.model
+    estimated = results.dollars(spent.estimated_usd) if spent.estimated_usd else "–"
+    return (str(spent.day), model, str(spent.calls), results.dollars(spent.usd), estimated)
+
+
+def _spent_data(spent: Spent) -> dict[str, Any]:
+    return {
+        "day": str(spent.day),
+        "model": spent.model,
+        "calls": spent.calls,
+        "usd": float(spent.usd),
+        "estimated_usd": float(spent.estimated_usd),
+    }
+
+
 async def _read(settings: Settings, request_id: str | None, limit: int) -> list[Job]:
     async with opened_ledger(settings) as ledger:
         if ledger is None:
@@ -61,8 +112,12 @@ async def _read(settings: Settings, request_id: str | None, limit: int) -> list[
 
 
 def _table(jobs: Sequence[Job]) -> list[str]:
-    rows = [HEADINGS, *(_row(job) for job in jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    return _aligned([HEADINGS, *(_row(job) for job in jobs)])
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows with their columns under one another, as wide as the terminal is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     if not sys.stdout.isatty():
         return list(lines)

@@ -90,6 +90,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--port", dest="serve_port", type=_whole(0, 65535), help="for sse and http; 0 picks a free one; default: 8000"
     )
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve other machines without access tokens (MCP_VEGA_AUTH_TOKENS)"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
     _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
@@ -132,6 +135,7 @@ def _add_jobs(parser: ArgumentParser) -> None:
     parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
     parser.add_argument("id", metavar="ID", nargs="?", help="a job's request id: shows all that is known of it")
     parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
+    parser.add_argument("--spent", action="store_true", help="what was spent, by day and model; --limit counts days")
     parser.add_argument("--json", action="store_true", help="for programs")
     _add_sandbox(parser, default=SUPPRESS)
 

@@ -18,6 +18,7 @@ from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.jobs import SANDBOX
 from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.limits import Limits
 from mcp_vega.studio.studio import Studio
 
 SANDBOX_KEY = SecretStr("SG_sandbox")
@@ -44,7 +45,8 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         )
         ledger = Ledger(settings.ledger_file)
         stack.push_async_callback(ledger.close)
-        studio = Studio(client, gallery_of(settings), ledger, api=api)
+        limits = Limits(settings.spending_limit_usd, settings.requests_per_minute)
+        studio = Studio(client, gallery_of(settings), ledger, api=api, limits=limits)
         await stack.enter_async_context(studio)
         yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
 

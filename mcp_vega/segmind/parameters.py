@@ -99,7 +99,7 @@ class Parameters(BaseModel):
     @property
     def expected_cost(self) -> Decimal:
         """What the call costs on average, in US dollars."""
-        return self.average_cost * Decimal(str(self.effort))
+        return (self.average_cost * Decimal(str(self.effort))).normalize()
 
     @classmethod
     def default(cls, name: str) -> Any:

@@ -20,7 +20,7 @@ from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, Unkno
 from mcp_vega.server import resources, results
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.notices import Notices
-from mcp_vega.server.peer import Peer
+from mcp_vega.server.peer import ASKING, Peer
 from mcp_vega.server.tools import DEFINITIONS, Definition
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class _VegaServer(MCPServer[Any]):
 
     async def _take_up_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
+        ASKING.set(Peer.of(ctx))
         answer = await call_next(ctx)
         self._notices.notice(ctx, answer)
         self._desk.studio.take_up_orphans()
@@ -84,17 +85,18 @@ class _VegaServer(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
-        return await _spoken(resources.listed(self._desk))
+        return await _spoken(resources.listed(self._desk, ASKING.get().owner))
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
 
     async def read_resource(
-        self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
+        self,
+        uri: AnyUrl | str,
+        context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
     ) -> Iterable[ReadResourceContents]:
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
-        peer = Peer.of(context.request_context) if context else Peer()
-        return await _spoken(resources.read(self._desk, str(uri), peer))
+        return await _spoken(resources.read(self._desk, str(uri), ASKING.get()))
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
         from mcp_vega.server import prompts
@@ -109,7 +111,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> mcp_types.GetPromptResult:
         from mcp_vega.server import prompts
 
-        return await _spoken(prompts.get(self._desk, name, arguments or {}))
+        return await _spoken(prompts.get(self._desk, name, arguments or {}, ASKING.get().owner))
 
     async def _complete(
         self,
@@ -117,12 +119,13 @@ class _VegaServer(MCPServer[Any]):
         argument: mcp_types.CompletionArgument,
         _: mcp_types.CompletionContext | None,
     ) -> mcp_types.Completion | None:
+        owner = ASKING.get().owner
         if isinstance(reference, mcp_types.PromptReference):
             from mcp_vega.server import prompts
 
-            answer = prompts.completion(self._desk, reference.name, argument.name, argument.value)
+            answer = prompts.completion(self._desk, reference.name, argument.name, argument.value, owner)
         else:
-            answer = resources.completion(self._desk, reference.uri, argument.name, argument.value)
+            answer = resources.completion(self._desk, reference.uri, argument.name, argument.value, owner)
         return await _spoken(answer)
 
 

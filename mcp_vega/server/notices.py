@@ -5,7 +5,7 @@ resources has changed, where its transport has a channel beside the answers: std
 """
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,12 @@ import anyio
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated
+from mcp.shared.subscriptions import ServerEvent
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_vega.server.peer import Peer
+from mcp_vega.server.peer import ASKING, Peer
 from mcp_vega.server.resources import GALLERY
-from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.jobs import OPERATOR, Job
 from mcp_vega.studio.studio import Studio
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,32 @@ PATIENCE = 5.0
 
 @dataclass
 class _Connection:
-    """A connection of the SDK's; `session` leads to its client where that is an older one that can be told."""
+    """A connection of the SDK's; `session` leads to an older client that can be told, `owner` is whose it is."""
 
     session: ServerSession | None = None
+    owner: str = OPERATOR
+
+
+class _Bus(InMemorySubscriptionBus):
+    """Tells each client of its own jobs alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._job: Job | None = None
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        owner = ASKING.get().owner
+
+        def hear(event: ServerEvent) -> None:
+            if self._job is None or self._job.is_shown_to(owner):
+                listener(event)
+
+        return super().subscribe(hear)
+
+    async def publish_of(self, job: Job, event: ServerEvent) -> None:
+        """Tell of a change of a job."""
+        self._job = job  # the listeners hear it before anything else can happen
+        await self.publish(event)
 
 
 class Notices:
@@ -45,7 +69,7 @@ class Notices:
         self._studio = studio
         self._connections: list[_Connection] = []
         # What `subscriptions/listen` hears.
-        self.bus = InMemorySubscriptionBus()
+        self.bus = _Bus()
 
     @asynccontextmanager
     async def connected(self, _: Any) -> AsyncGenerator[_Connection]:
@@ -72,20 +96,21 @@ class Notices:
             answer["capabilities"]["resources"]["listChanged"] = True
         else:
             context.lifespan_context.session = context.session
+            context.lifespan_context.owner = ASKING.get().owner
 
     async def _tell(self, connection: _Connection, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
         try:
             with anyio.move_on_after(PATIENCE):
                 if connection is self._connections[0]:  # all share the bus
                     await self._publish(job, kept=kept)
-                if kept and connection.session:
+                if kept and connection.session and job.is_shown_to(connection.owner):
                     await connection.session.send_resource_list_changed()
         except Exception as error:  # noqa: BLE001  whatever a client's end brings, it must not end the server
             logger.info("A client could not be told of a change: %r", error)
 
     async def _publish(self, job: Job, *, kept: bool) -> None:
         for uri in job.uris:
-            await self.bus.publish(ResourceUpdated(uri=uri))
+            await self.bus.publish_of(job, ResourceUpdated(uri=uri))
         if kept:
-            await self.bus.publish(ResourceUpdated(uri=GALLERY))
-            await self.bus.publish(ResourcesListChanged())
+            await self.bus.publish_of(job, ResourceUpdated(uri=GALLERY))
+            await self.bus.publish_of(job, ResourcesListChanged())

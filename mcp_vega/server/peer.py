@@ -1,5 +1,7 @@
 """The client at the other end of a request: what its transport carries, and how it reaches a picture's file."""
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +9,13 @@ from mcp.server.context import ServerRequestContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
-from mcp_vega.studio.jobs import Image
+from mcp_vega.studio.jobs import OPERATOR, Image
 from mcp_vega.studio.pictures import MESSAGE_BYTES
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
+# Where a request over HTTP says whose it is.
+OWNER = "mcp_vega.owner"
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,13 @@ class Peer:
         base_url: The address under which it reaches this server; None where that is not over HTTP, but on one machine.
         read_limit: How many bytes a resource may have to reach it; None where there is no limit.
         has_channel: Whether it can be told something that it did not ask for.
+        owner: Whose jobs it begins and may see.
     """
 
     base_url: str | None = None
     read_limit: int | None = None
     has_channel: bool = True
+    owner: str = OPERATOR
 
     @classmethod
     def of(cls, context: ServerRequestContext[Any, Any]) -> "Peer":
@@ -37,10 +43,20 @@ class Peer:
         # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.
         over_sse = request.url.path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
-        return cls(str(request.base_url).rstrip("/"), MESSAGE_BYTES if limited else None, over_sse)
+        limit = MESSAGE_BYTES if limited else None
+        return cls(str(request.base_url).rstrip("/"), limit, over_sse, owner_of(request.scope))
 
     def place(self, image: Image) -> str | None:
         """Where the client finds a picture's file: its path on the same machine, else a URL of this server."""
         if self.base_url is not None:
             return f"{self.base_url}{IMAGES_PATH}/{image.id}"
         return str(image.path) if image.path else None
+
+
+def owner_of(scope: Mapping[str, Any]) -> str:
+    """Whose a request over HTTP is, from its ASGI scope."""
+    return scope.get(OWNER, OPERATOR)
+
+
+# Who asked what is being answered, for those whom the SDK does not tell.
+ASKING = ContextVar("asking", default=Peer())  # noqa: B039  nothing in it changes

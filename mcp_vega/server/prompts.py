@@ -67,7 +67,7 @@ class Definition:
     title: str
     description: str
     arguments: Arguments[Any]
-    write: Callable[[Desk, Any], Awaitable[str]]
+    write: Callable[[Desk, Any, str], Awaitable[str]]
 
     @property
     def shown(self) -> Prompt:
@@ -80,8 +80,8 @@ class Definition:
         return Prompt(name=self.name, title=self.title, description=self.description, arguments=given)
 
 
-async def get(desk: Desk, name: str, given: dict[str, Any]) -> GetPromptResult:
-    """A prompt with its arguments filled in.
+async def get(desk: Desk, name: str, given: dict[str, Any], owner: str) -> GetPromptResult:
+    """A prompt with its arguments filled in, for `owner`, whose pictures it may speak of.
 
     Raises:
         InvalidArguments: There is no such prompt, or an argument is missing or cannot be used.
@@ -93,12 +93,12 @@ async def get(desk: Desk, name: str, given: dict[str, Any]) -> GetPromptResult:
         raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
     # Hosts send an empty text for an argument that was left out.
     filled = {key: value for key, value in given.items() if str(value).strip()}
-    text = await definition.write(desk, definition.arguments.read(filled))
+    text = await definition.write(desk, definition.arguments.read(filled), owner)
     message = PromptMessage(role="user", content=TextContent(type="text", text=text))
     return GetPromptResult(description=definition.description, messages=[message])
 
 
-async def completion(desk: Desk, name: str, argument: str, beginning: str) -> Completion | None:
+async def completion(desk: Desk, name: str, argument: str, beginning: str, owner: str) -> Completion | None:
     """What an argument of a prompt may be completed to: a scheduler, or the id of a picture.
 
     Raises:
@@ -110,13 +110,13 @@ async def completion(desk: Desk, name: str, argument: str, beginning: str) -> Co
     if argument == "scheduler":
         fitting = [each for each in SCHEDULERS if each.casefold().startswith(beginning.casefold())]
         return Completion(values=fitting, total=len(fitting), has_more=False)
-    return await resources.offered_images(desk, beginning) if argument == "image" else None
+    return await resources.offered_images(desk, beginning, owner) if argument == "image" else None
 
 
 # ---- the texts ----
 
 
-async def _illustrate(_: Desk, asked: Illustration) -> str:
+async def _illustrate(_desk: Desk, asked: Illustration, _owner: str) -> str:
     one = asked.pictures == 1
     style = f" Style of {'the picture' if one else 'every picture'}: {asked.style}." if asked.style else ""
     together = (
@@ -141,7 +141,7 @@ ${VegaParameters.average_cost}. {WAITING}
 </passage>"""
 
 
-async def _explore(_: Desk, asked: Exploration) -> str:
+async def _explore(_desk: Desk, asked: Exploration, _owner: str) -> str:
     finished = VegaParameters(prompt=asked.idea, num_inference_steps=40, guidance_scale=9)
     seeds = ", ".join(str(SystemRandom().randrange(10**6)) for _ in range(asked.drafts))
     return f"""\
@@ -158,8 +158,8 @@ follows the draft's prompt rather than its exact lines. It costs about ${finishe
 5. Show it with its path or URL and its seed."""
 
 
-async def _vary(desk: Desk, asked: Variation) -> str:
-    job, image = await _found(desk, asked.image)
+async def _vary(desk: Desk, asked: Variation, owner: str) -> str:
+    job, image = await _found(desk, asked.image, owner)
     number = job.index_of(image) + 1
     count = job.parameters.pictures
     which = (
@@ -198,7 +198,7 @@ def _or_in_negative(job: Job) -> str:
     return ", or name what should disappear in the negative_prompt" if known else ""
 
 
-async def _found(desk: Desk, named: str) -> Kept:
+async def _found(desk: Desk, named: str, owner: str) -> Kept:
     """The picture that a user names, with its job.
 
     Raises:
@@ -207,12 +207,12 @@ async def _found(desk: Desk, named: str) -> Kept:
     name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
     if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
         beginning = short[1].lower()
-        name = next(iter(await desk.studio.catalogue.image_ids(beginning, 1)), name)
+        name = next(iter(await desk.studio.catalogue.image_ids(beginning, 1, owner)), name)
     try:
-        return await desk.studio.find_image(name)
+        return await desk.studio.find_image(name, owner)
     except UnknownImage as error:
         try:
-            job = await desk.studio.look(name)
+            job = await desk.studio.look(name, owner)
         except UnknownJob:
             raise error from None
         if not job.images:

@@ -64,8 +64,8 @@ _JOB = re.compile(f"vega://jobs/({REQUEST_ID})")
 _KNOWN = ", ".join(template.uri_template for template in TEMPLATES)
 
 
-async def listed(desk: Desk) -> list[Resource]:
-    """The gallery, and the latest pictures."""
+async def listed(desk: Desk, owner: str) -> list[Resource]:
+    """The gallery, and the latest pictures that `owner` may see."""
     gallery = Resource(
         uri=GALLERY,
         name="gallery",
@@ -73,7 +73,7 @@ async def listed(desk: Desk) -> list[Resource]:
         description=f"All generated images as JSON, newest first; {GALLERY}?q=WORDS searches them.",
         mime_type=JSON,
     )
-    kept, _ = await desk.studio.catalogue.page(size=LATEST)
+    kept, _ = await desk.studio.catalogue.page(size=LATEST, owner=owner)
     return [gallery, *(_listed(each) for each in kept)]
 
 
@@ -100,16 +100,16 @@ async def read(desk: Desk, uri: str, peer: Peer) -> list[ReadResourceContents]:
         VegaError: It cannot be read.
     """
     if match := _IMAGE.fullmatch(uri):
-        _, image = await desk.studio.find_image(match[1])
+        _, image = await desk.studio.find_image(match[1], peer.owner)
         return await (_preview(desk, image) if match[2] else _picture(desk, image, peer))
     if match := _JOB.fullmatch(uri):
-        return [_as_json(results.record_of(await desk.studio.look(match[1]), peer))]
+        return [_as_json(results.record_of(await desk.studio.look(match[1], peer.owner), peer))]
     if uri.partition("?")[0] == GALLERY:
         return [_as_json(await _gallery(desk, uri, peer))]
     raise InvalidArguments(f"No resource has the URI {uri}", next_step=f"Read one of {_KNOWN}")
 
 
-async def completion(desk: Desk, template: str, argument: str, beginning: str) -> Completion | None:
+async def completion(desk: Desk, template: str, argument: str, beginning: str, owner: str) -> Completion | None:
     """The ids that an argument of a template may be completed to; None where it takes none.
 
     Raises:
@@ -117,19 +117,19 @@ async def completion(desk: Desk, template: str, argument: str, beginning: str) -
     """
     known = any(template == each.uri_template for each in TEMPLATES) and f"{{{argument}}}" in template
     if known and argument == "id":
-        return await offered_images(desk, beginning)
+        return await offered_images(desk, beginning, owner)
     if known and argument == "request_id":
-        return _offered(await desk.studio.catalogue.request_ids(beginning, OFFERED + 1))
+        return _offered(await desk.studio.catalogue.request_ids(beginning, OFFERED + 1, owner))
     return None
 
 
-async def offered_images(desk: Desk, beginning: str) -> Completion:
+async def offered_images(desk: Desk, beginning: str, owner: str) -> Completion:
     """The ids of pictures that begin like this, the newest first.
 
     Raises:
         LedgerError: The ledger cannot be read.
     """
-    return _offered(await desk.studio.catalogue.image_ids(beginning, OFFERED + 1))
+    return _offered(await desk.studio.catalogue.image_ids(beginning, OFFERED + 1, owner))
 
 
 def _offered(ids: list[str]) -> Completion:
@@ -169,7 +169,7 @@ def _as_json(data: dict[str, Any]) -> ReadResourceContents:
 
 async def _gallery(desk: Desk, uri: str, peer: Peer) -> dict[str, Any]:
     query, number = _asked(uri)
-    kept, more = await desk.studio.catalogue.page(query, number)
+    kept, more = await desk.studio.catalogue.page(query, number, owner=peer.owner)
     following = {"q": query, "page": number + 1} if query else {"page": number + 1}
     return {
         "query": query,

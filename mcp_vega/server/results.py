@@ -14,6 +14,7 @@ from mcp_vega.segmind.responses import quoted
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.peer import Peer
 from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.limits import Budget
 from mcp_vega.studio.pictures import Mode, Preview
 from mcp_vega.studio.studio import Studio
 
@@ -33,13 +34,15 @@ async def of_job(desk: Desk, job: Job, peer: Peer) -> CallToolResult:
     """
     if job.problem:
         raise job.problem.with_traceback(None)  # else it grows with every check
+    budget = await desk.studio.budget()
+    meta = {"mcp-vega/job": data_of(job, peer)} | _budget_data(budget)
     if not job.state.finished:
-        return _result(desk, _under_way(desk.studio, job), _meta(job, peer))
+        return _result(desk, "\n".join([_under_way(desk.studio, job), *_left(budget)]), meta)
     # A picture that no disk would take is in its result or nowhere.
     full = job.parameters.base64 or any(image.data for image in job.images)
     previews, notes = await _previews(desk.studio, job, "full" if full else desk.preview)
-    text = "\n".join([_finished(job, peer), *(f"Note: {note}." for note in notes)])
-    return _result(desk, text, _meta(job, peer), previews)
+    text = "\n".join([_finished(job, peer), *_left(budget), *(f"Note: {note}." for note in notes)])
+    return _result(desk, text, meta, previews)
 
 
 def of_jobs(desk: Desk, jobs: list[Job], peer: Peer) -> CallToolResult:
@@ -114,8 +117,15 @@ def _under_way(studio: Studio, job: Job) -> str:
     return (
         f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}{notes}; call check_job "
         f"with the request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
-        f"State: {job.state}\nRequest id: {job.request_id}"
+        f"State: {job.state}\nRequest id: {job.request_id}\nCost: about {dollars(job.parameters.expected_cost)}"
     )
+
+
+def _left(budget: Budget | None) -> list[str]:
+    """What can still be spent today, where there is a limit."""
+    if budget is None:
+        return []
+    return [f"Spending limit: {dollars(budget.left)} of {dollars(budget.limit)} left today (UTC)"]
 
 
 def _quoted(prompt: str) -> str:
@@ -174,10 +184,6 @@ def _reduced(previews: list[Preview], count: int, whole: str) -> str:
 # ---- the data ----
 
 
-def _meta(job: Job, peer: Peer) -> dict[str, Any]:
-    return {"mcp-vega/job": data_of(job, peer)}
-
-
 def data_of(job: Job, peer: Peer) -> dict[str, Any]:
     """A job for programs."""
     return {
@@ -191,6 +197,14 @@ def data_of(job: Job, peer: Peer) -> dict[str, Any]:
         "seconds": _number(job.receipt.seconds),
         "images": [_image_data(image, peer) for image in job.images],
     }
+
+
+def _budget_data(budget: Budget | None) -> dict[str, Any]:
+    """What can still be spent today, for programs; nothing where there is no limit."""
+    if budget is None:
+        return {}
+    figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
+    return {"mcp-vega/spending": {name: _number(figure) for name, figure in figures.items()}}
 
 
 def record_of(job: Job, peer: Peer = LOCAL) -> dict[str, Any]:

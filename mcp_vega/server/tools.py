@@ -11,7 +11,7 @@ from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParame
 from mcp_vega.server import arguments, results
 from mcp_vega.server.arguments import Arguments, Question
 from mcp_vega.server.desk import Desk
-from mcp_vega.server.peer import Peer
+from mcp_vega.server.peer import ASKING
 from mcp_vega.studio.jobs import Job
 from mcp_vega.studio.studio import Studio
 
@@ -35,12 +35,13 @@ class Definition:
 
 async def generate_image(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
-    return await _answer(desk, await desk.studio.draw(parameters), context, until=lambda seen: seen.answered)
+    job = await desk.studio.draw(parameters, ASKING.get().owner)
+    return await _answer(desk, job, context, until=lambda seen: seen.answered)
 
 
 async def submit_job(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Queue a job and answer with its request id as soon as it is on its way."""
-    job = await desk.studio.submit(parameters)
+    job = await desk.studio.submit(parameters, ASKING.get().owner)
     return await _answer(desk, job, context, until=lambda seen: seen.begun or seen.answered)
 
 
@@ -54,7 +55,7 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
     try:
         job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
         delivered = job.error is not None and not job.open  # an error that is final is an answer, too
-        result = await results.of_job(desk, job, Peer.of(context.request_context))
+        result = await results.of_job(desk, job, ASKING.get())
         delivered = until(job)
     finally:
         await desk.studio.answered(job, delivered=delivered)
@@ -63,11 +64,12 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
 
 async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) -> CallToolResult:
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
+    peer = ASKING.get()
     if not question.request_id:
-        return results.of_jobs(desk, await desk.studio.latest(LATEST), Peer.of(context.request_context))
-    job = await desk.studio.find(question.request_id)
+        return results.of_jobs(desk, await desk.studio.latest(LATEST, peer.owner), peer)
+    job = await desk.studio.find(question.request_id, peer.owner)
     job = await _watched(desk.studio, job, question.wait_seconds, context)
-    result = await results.of_job(desk, job, Peer.of(context.request_context))
+    result = await results.of_job(desk, job, peer)
     if job.state.finished:
         await desk.studio.delivered(job)
     return result

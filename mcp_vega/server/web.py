@@ -1,10 +1,13 @@
 """The server over HTTP: MCP at its path, the pictures' files beside it, and whether it is up."""
 
 import logging
+from collections.abc import Sequence
 
 from mcp.server.mcpserver import MCPServer
-from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from mcp.server.transport_security import TransportSecuritySettings
+from pydantic import SecretStr
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -12,49 +15,53 @@ from mcp_vega import __version__
 from mcp_vega.errors import UnknownImage, VegaError
 from mcp_vega.server.app import build_server
 from mcp_vega.server.desk import Desk
-from mcp_vega.server.peer import IMAGES_PATH, SSE_MESSAGES_PATH
+from mcp_vega.server.door import HEALTH_PATH, Door
+from mcp_vega.server.peer import IMAGES_PATH, SSE_MESSAGES_PATH, owner_of
 
 logger = logging.getLogger(__name__)
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+# The door has checked that already.
+UNCHECKED = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
-def build_application(desk: Desk, transport: str, allowed_hosts: tuple[str, ...] = ()) -> Starlette:
+def build_application(
+    desk: Desk, transport: str, hosts: Sequence[str] = (), tokens: Sequence[SecretStr] = ()
+) -> Starlette:
     """The server as an ASGI application.
 
     Args:
         desk: What the tools work with; its studio must stay open while the application runs.
         transport: `http` (Streamable HTTP) or `sse`.
-        allowed_hosts: `Host` values that are accepted beside loopback.
+        hosts: `Host` values that are accepted beside loopback.
+        tokens: The access tokens; without any, everyone who reaches the server is its operator.
     """
     server = build_server(desk)
-    security = TransportSecuritySettings(
-        allowed_hosts=[*LOOPBACK, *(f"{name}:*" for name in LOOPBACK), *allowed_hosts],
-        allowed_origins=[f"http://{name}:*" for name in LOOPBACK],
-    )
-    _add_routes(server, desk, TransportSecurityMiddleware(security))
+    _add_routes(server, desk)
+    path = PATHS[transport]
     if transport == "sse":
-        path = PATHS["sse"]
-        return server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=security)
-    path = PATHS["http"]
-    return server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=security)
+        messages = f"{SSE_MESSAGES_PATH}/"
+        app = server.sse_app(sse_path=path, message_path=messages, transport_security=UNCHECKED)
+    else:
+        app = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
+    app.user_middleware.insert(0, Middleware(Door, hosts=hosts, tokens=tokens))
+    return app
 
 
-def _add_routes(server: MCPServer, desk: Desk, guard: TransportSecurityMiddleware) -> None:
-    @server.custom_route("/health", methods=["GET"])
+def _add_routes(server: MCPServer, desk: Desk) -> None:
+    @server.custom_route(HEALTH_PATH, methods=["GET"])
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 
     @server.custom_route(f"{IMAGES_PATH}/{{id}}", methods=["GET"])
     async def image(request: Request) -> Response:
-        return await guard.validate_request(request) or await _image(desk, request.path_params["id"])
+        return await _image(desk, request.path_params["id"], owner_of(request.scope))
 
 
-async def _image(desk: Desk, image_id: str) -> Response:
+async def _image(desk: Desk, image_id: str, owner: str) -> Response:
     """A picture's file."""
     try:
-        _, image = await desk.studio.find_image(image_id)
+        _, image = await desk.studio.find_image(image_id, owner)
         data = await desk.studio.read(image)
     except UnknownImage as error:
         return PlainTextResponse(error.text, 404)
