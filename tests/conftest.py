@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.desk import Desk
 from mcp_vega.studio.gallery import Gallery
 from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.limits import Limits
 from mcp_vega.studio.studio import Studio
 
 KEY = "SG_0123456789abcdef"
@@ -77,6 +79,8 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
     home: Path | None = None,
     api: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    uptime: Callable[[], float] = time.monotonic,
+    limits: Limits | None = None,
     **desk: Any,
 ) -> AsyncGenerator[Desk]:
     """The tools' desk over an API, with nothing of the machine's settings."""
@@ -88,8 +92,9 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
             history_url=base_url + HISTORY,
             patience=patience,
         )
-        ledger = Ledger(home / "ledger.sqlite3" if home else folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")
-        async with Studio(client, Gallery(folder), ledger, api=api, pace=0, clock=clock) as studio:
+        home = home or folder.with_name(f"{folder.name}-home")
+        ledger = Ledger(home / "ledger.sqlite3", uptime=uptime)
+        async with Studio(client, Gallery(folder), ledger, api=api, pace=0, clock=clock, limits=limits) as studio:
             yield Desk(studio, wait_seconds, **desk)
         await ledger.close()
 

@@ -148,7 +148,7 @@ async def test_a_job_under_way_says_when_to_ask_again(agent: Client) -> None:
     assert job["state"] == "QUEUED"
     sentence, *lines = text_of(result).splitlines()
     assert re.search(r"check_job .* in about \d+ s", sentence)
-    assert lines == ["State: QUEUED", f"Request id: {job['request_id']}"]
+    assert lines == ["State: QUEUED", f"Request id: {job['request_id']}", "Cost: about $0.00225"]
     assert images_of(result) == []
 
 

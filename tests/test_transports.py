@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_vega import __version__
+from mcp_vega.cli.listening import CONNECTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -402,11 +404,58 @@ def test_a_foreign_host_or_origin_is_refused(tmp_path: Path, transport: str, hea
         assert response.status_code in (403, 421)
 
 
-def test_an_address_that_others_reach_is_refused_until_its_names_are_allowed(tmp_path: Path) -> None:
-    with started(tmp_path, "--transport", "http", "--host", "0.0.0.0", "--port", "0") as process:  # noqa: S104  refused
+EVERYWHERE = ("--transport", "http", "--host", "0.0.0.0", "--port", "0")  # noqa: S104  what is tested
+
+
+def test_an_address_that_others_reach_is_not_served_without_tokens(tmp_path: Path) -> None:
+    with started(tmp_path, *EVERYWHERE) as process:
         process.communicate(timeout=10)
     assert process.returncode == 2
-    assert "MCP_VEGA_ALLOWED_HOSTS" in complaints(tmp_path)
+    assert "MCP_VEGA_AUTH_TOKENS" in complaints(tmp_path)
+    assert "--insecure" in complaints(tmp_path)
+
+
+def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: Path) -> None:
+    with started(tmp_path, *EVERYWHERE, MCP_VEGA_AUTH_TOKENS="alices-token, bobs-token") as process:
+        url = address(tmp_path).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        assert httpx.post(url, json={}, trust_env=False).status_code == 401
+        headers = {"authorization": "Bearer bobs-token"}
+        assert httpx.post(url, json={}, headers=headers, trust_env=False).status_code not in (401, 403, 421)
+        process.terminate()
+        process.communicate(timeout=10)
+    assert "MCP_VEGA_ALLOWED_HOSTS names others" in complaints(tmp_path)
+    assert "asks for no token" not in complaints(tmp_path)
+
+
+def test_without_tokens_an_address_that_others_reach_is_served_when_that_is_spelled_out(tmp_path: Path) -> None:
+    with started(tmp_path, *EVERYWHERE, "--insecure") as process:
+        url = address(tmp_path).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        assert httpx.post(url, json={}, trust_env=False).status_code not in (401, 403, 421)
+        process.terminate()
+        process.communicate(timeout=10)
+    assert "Anyone who reaches this address can draw at your cost" in complaints(tmp_path)
+
+
+def test_a_token_is_in_no_log(tmp_path: Path) -> None:
+    token = "a-token-that-is-secret"
+    variables = {"MCP_VEGA_AUTH_TOKENS": token, "MCP_VEGA_LOG_LEVEL": "DEBUG"}
+    with started(tmp_path, "--transport", "http", "--port", "0", **variables):
+        url = address(tmp_path)
+        for target, headers in ((url, {"authorization": f"Bearer {token}"}), (f"{url}?token={token}", {})):
+            httpx.post(target, json={}, headers=headers, trust_env=False)
+        httpx.get(f"{url}/../images/{token}?access_token={token}", headers={"x-token": token}, trust_env=False)
+    assert token not in complaints(tmp_path)
+    assert "brings no access token" in complaints(tmp_path)
+
+
+def test_more_connections_than_there_is_room_for_are_turned_away(tmp_path: Path) -> None:
+    with started(tmp_path, "--transport", "http", "--port", "0"), ExitStack() as stack:
+        port = int(address(tmp_path).rpartition(":")[2].split("/")[0])
+        for _ in range(CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        last = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        last.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert last.recv(1000).startswith(b"HTTP/1.1 503 ")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ class Door:
             body = await _body(scope, receive)
         except NotAdmitted as error:
             logger.info(error.what)
-            headers = {"www-authenticate": "Bearer"} if isinstance(error, MissingToken) else None
+            # What may still come of the request is not waited for.
+            headers = {"connection": "close"}
+            headers |= {"www-authenticate": "Bearer"} if isinstance(error, MissingToken) else {}
             await PlainTextResponse(f"{error.text}\n", error.status, headers)(scope, receive, send)
         else:
             await self._app(scope, _replayed(body, receive), send)
