@@ -28,8 +28,10 @@ SLUG_LENGTH = 40
 UNREADABLE = "unreadable"
 # How much is kept of what does not even begin like a picture.
 UNREADABLE_BYTES = 1_000_000
-# What must fit on the disk before a picture is paid for: four large JPEGs.
+# What must fit on the disk before a picture is paid for: four large JPEGs. It is written from one piece of memory,
+# however many calls begin at once.
 ROOM = 4_000_000
+_PIECE = b"-" * 250_000
 # A file that was being written this long ago is being written no more.
 STALE_SECONDS = 600
 
@@ -62,7 +64,8 @@ class Gallery:
     def _prepare(self, day: date) -> None:
         try:
             with tempfile.TemporaryFile(dir=_room(self.folder, day)) as file:
-                file.write(b"-" * ROOM)
+                for _ in range(ROOM // len(_PIECE)):
+                    file.write(_PIECE)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
