@@ -1,0 +1,249 @@
+"""A soak over Streamable HTTP: thousands of calls, every tenth with a fault, and what becomes of each.
+
+    python benchmarks/soak.py [--calls 2000] [--at-once 50]
+
+The sandbox, the server, the clients that draw and one that only pings have a process each; all but the server and the
+pinging are niced, because the API and the agents are on other machines in life. A ping is due 20 times a second,
+whether the last one was slow or not, and is timed from when it was due; how late the pinging process itself woke
+is told beside it. Prints its figures as JSON. Exits with 1 when a call was not answered, failed without a fault or was
+sent twice, when a picture that was paid for is lost, when the median of the server's memory in the last fifth of the
+time is more than a tenth above that in the second, or when the 99th percentile of the pings is above 50 ms.
+"""
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import os
+import re
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import AsyncExitStack, closing, contextmanager
+from hashlib import sha256
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+from mcp.client.client import Client
+from mcp_types import ImageContent
+
+COMMAND = (sys.executable, "-m", "mcp_vega")
+SESSIONS, NICE, PATIENCE = 10, 10, 180.0
+PING_SECONDS, PING_LIMIT, GROWTH_LIMIT = 0.05, 50.0, 0.1
+# Each refuses, loses, delays or spoils something; those that take minutes are left to the tests.
+FAULTS = (
+    *("500", "429*1", "failed", "cut", "truncated", "500-after", "moderation", "empty", "html", "error-200"),
+    *("not-image", "no-cost", "envelope", "poll-502", "late", "output-base64", "media-403", "status-word"),
+)
+# After these there is no picture to be had, on one of the ways at least; that it was paid for must be said.
+SPOILT = ("truncated", "empty", "not-image", "media-403")
+KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("generate_image_vega", {}),
+    ("generate_image_vegart", {}),
+    ("generate_image_vega", {"samples": 2}),
+    ("submit_job", {"model": "segmind-vega-rt-v1"}),
+)
+
+
+@contextmanager
+def started(folder: Path, *arguments: str, nice: int = 0, **variables: str) -> Generator[tuple[int, str]]:
+    """A command of this package as a process; yields its id and the address that its first line tells."""
+    log = folder / f"{arguments[0].strip('-')}.txt"
+    with log.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen([*COMMAND, *arguments], env=environment(folder, **variables), stderr=stderr)
+    os.setpriority(os.PRIO_PROCESS, process.pid, nice)
+    try:
+        while "\n" not in (told := log.read_text(encoding="utf-8")):
+            assert process.poll() is None, told
+            time.sleep(0.05)
+        yield process.pid, told.split("\n", 1)[0]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """The environment of a command."""
+    folders = {"MCP_VEGA_HOME": str(folder / "home"), "MCP_VEGA_GALLERY": str(folder / "gallery")}
+    return {**os.environ, **folders, "SEGMIND_API_KEY": "SG_soak", **variables}
+
+
+@contextmanager
+def pinging(url: str, times: list[list[float]]) -> Generator[None]:
+    """Have a process of its own ping until the block ends; its milliseconds are added then."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=ping, args=(url, theirs), daemon=True).start()
+    yield
+    ours.send("over")
+    times += ours.recv()
+
+
+def ping(url: str, pipe: "Connection[Any, Any]") -> None:
+    """Ping until told to stop; then send each round trip, and how late each waking was that the trips leave out."""
+    address = httpx.URL(url)
+    connection = http.client.HTTPConnection(address.host, address.port)
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    times: tuple[list[float], list[float]] = ([], [])
+    due = time.monotonic()
+    while not pipe.poll(max(due - (asked := time.monotonic()), 0)):
+        begun = due
+        if asked < due:  # it was asleep: that it woke late is not the server's doing
+            begun = time.monotonic()
+            times[1].append((begun - due) * 1000)
+        connection.request("POST", address.path, body, headers)
+        assert b'"result"' in connection.getresponse().read()
+        times[0].append((time.monotonic() - begun) * 1000)
+        due += PING_SECONDS
+    pipe.send(times)
+
+
+async def soak(url: str, server: int, calls: int, at_once: int) -> tuple[Counter[str], list[float]]:
+    """Make the calls over several connections, half of them by an older protocol; the answers, the server's memory."""
+    answers: Counter[str] = Counter()
+    memory: list[float] = []
+    numbers = iter(range(calls))
+
+    async def work(client: Client) -> None:
+        for number in numbers:
+            try:
+                with anyio.fail_after(PATIENCE):
+                    answers[await answer(client, number, answers)] += 1
+            except Exception as error:  # noqa: BLE001  whatever it was, there is no answer
+                answers[f"NONE to {number}: {error!r}"] += 1
+
+    async with anyio.create_task_group() as samples, AsyncExitStack() as stack:
+        modes = ("auto", "legacy") * (SESSIONS // 2)
+        clients = [await stack.enter_async_context(Client(url, mode=mode)) for mode in modes]
+        samples.start_soon(sample, server, memory)
+        async with anyio.create_task_group() as tasks:
+            for number in range(at_once):
+                tasks.start_soon(work, clients[number % SESSIONS])
+        samples.cancel_scope.cancel()
+    return answers, memory
+
+
+async def sample(process: int, memory: list[float]) -> None:
+    """Note a process's resident megabytes every second."""
+    while True:
+        (found,) = re.findall(r"VmRSS:\s*(\d+)", await anyio.Path(f"/proc/{process}/status").read_text())
+        memory.append(int(found) / 1024)
+        await anyio.sleep(1)
+
+
+def fault_of(number: int) -> str:
+    """The fault of every tenth call, at changing places so that every tool meets every one."""
+    tenth, place = divmod(number, 10)
+    return FAULTS[tenth % len(FAULTS)] if place == tenth % 10 else ""
+
+
+async def answer(client: Client, number: int, answers: Counter[str]) -> str:
+    """Make a call, and ask on until it has an end; returns what that is, in capitals where it should not be."""
+    tool, arguments = KINDS[number % len(KINDS)]
+    fault = fault_of(number)
+    prompt = f"soak {number}" + (f" [fault:{fault}]" if fault else "")
+    result = await client.call_tool(tool, {"prompt": prompt, **arguments})
+    while not result.is_error and (job := (result.meta or {})["mcp-vega/job"])["state"] != "COMPLETED":
+        answers["(asked on with check_job)"] += 1
+        result = await client.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
+    pictures = sum(isinstance(each, ImageContent) for each in result.content)
+    if result.is_error and fault:
+        text = getattr(result.content[0], "text", "")
+        return f"error, {fault}, {next(line for line in text.splitlines() if line.startswith('Charged'))}"
+    if result.is_error or pictures != arguments.get("samples", 1):
+        return f"WRONG to {number}: {pictures} pictures, {result.content[0]}"[:500]
+    return "pictures"
+
+
+def settle(folder: Path) -> None:
+    """Let the server look up what it can of the calls whose answers were lost."""
+    give_up = time.monotonic() + PATIENCE
+    waiting = "SELECT 1 FROM jobs WHERE open AND (state IN ('QUEUED', 'PROCESSING') OR holder IS NOT NULL) LIMIT 1"
+    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
+        while database.execute(waiting).fetchone() and time.monotonic() < give_up:
+            time.sleep(0.5)
+
+
+def end_of(job: dict[str, Any], call: dict[str, Any] | None) -> str:
+    """What became of a job, by the ledger and by the call of it that the sandbox took."""
+    if call is None or call["state"] == "FAILED":
+        return f"{'not taken' if call is None else 'failed there'}, named charged: {job['charged']}"
+    if job["state"] == "COMPLETED" and whole(job) == job["parameters"].get("samples", 1):
+        return "kept"
+    prompt = job["parameters"]["prompt"]
+    if job["error"] and job["charged"] == "yes" and any(f"[fault:{name}]" in prompt for name in SPOILT):
+        return "spoilt there, named charged: yes"
+    return f"LOST: {prompt}"
+
+
+def whole(job: dict[str, Any]) -> int:
+    """How many of a job's files are what the ledger says."""
+    return sum(sha256(Path(image["path"]).read_bytes()).hexdigest() == image["sha256"] for image in job["images"])
+
+
+def accounts(folder: Path, api: str, calls: int) -> tuple[dict[str, Any], dict[str, bool]]:
+    """What the sandbox and the ledger say of the calls, and which promises hold by that."""
+    state = httpx.get(f"{api}/_sandbox", trust_env=False, timeout=60).json()
+    command = [*COMMAND, "jobs", "--json", "--limit", "100000"]
+    told = subprocess.run(command, env=environment(folder), check=True, capture_output=True).stdout
+    jobs = {job["parameters"]["prompt"]: job for job in json.loads(told)}
+    taken = {call["body"]["prompt"]: call for call in state["calls"]}
+    ends = Counter(end_of(job, taken.get(prompt)) for prompt, job in jobs.items())
+    posts = state["requests"]["POST generate"] + state["requests"]["POST submit"]
+    refused = sum(fault_of(number) == "429*1" for number in range(calls))  # these are sent again
+    promises = {
+        "none is sent twice": posts == calls + refused and len(taken) == len(state["calls"]),
+        "none is lost": len(jobs) == calls and jobs.keys() >= taken.keys() and not any("LOST" in end for end in ends),
+    }
+    counts = {"jobs in the ledger": len(jobs), "paid POSTs": posts, "calls taken": len(taken)}
+    return {**counts, "what became of them": ends, "pictures kept": sum(whole(job) for job in jobs.values())}, promises
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The middle, the slow and the slowest."""
+    cuts = statistics.quantiles(values, n=100)
+    return {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(max(values), 1)}
+
+
+def main() -> int:
+    """Draw, ping, count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--at-once", type=int, default=50)
+    calls, at_once = vars(parser.parse_args()).values()
+    times: list[list[float]] = []
+    with (
+        tempfile.TemporaryDirectory() as name,
+        started(folder := Path(name), "sandbox", "--port", "0", "--credits", "1000", nice=NICE) as (_, api),
+        started(folder, "--transport", "http", "--port", "0", SEGMIND_BASE_URL=api) as (server, url),
+    ):
+        with pinging(url, times):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+            answers, memory = anyio.run(soak, url, server, calls, at_once)
+        settle(folder)
+        figures, promises = accounts(folder, api, calls)
+    fifth = len(memory) // 5
+    pings, wakings = (spread(each) for each in times)
+    medians = [round(statistics.median(memory[part * fifth : (part + 1) * fifth]), 1) for part in range(5)]
+    promises |= {
+        "all are answered": not any(each.startswith(("NONE", "WRONG")) for each in answers),
+        "memory does not grow": medians[4] <= medians[1] * (1 + GROWTH_LIMIT),
+        "pings are answered at once": pings["p99"] <= PING_LIMIT,
+    }
+    seen = {"calls": calls, "seconds": len(memory), "answers": answers, **figures, "memory in MB, by fifths": medians}
+    seen |= {"pings": len(times[0]), "ping in ms": pings, "the pinging process's waking": wakings}
+    print(json.dumps({**seen, "promises": promises}, indent=2))
+    return 0 if all(promises.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
