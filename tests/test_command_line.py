@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,25 @@ def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -
     text = run("jobs", job["request_id"], folder=tmp_path).stdout
     assert "Error:        The API answered with HTTP 402" in text
     assert "https://cloud.segmind.com/billing" in text
+
+
+def test_jobs_adds_up_what_was_spent(tmp_path: Path, api: dict[str, str]) -> None:
+    assert run("jobs", "--spent", folder=tmp_path).stderr.startswith("Nothing spent yet in ")
+    limit = {"MCP_VEGA_SPENDING_LIMIT_USD": "0.005"}
+    run("draw", "a fox", folder=tmp_path, **api, **limit)
+    run("draw", "a fox", "--model", "vegart", folder=tmp_path, **api, **limit)
+    refused = run("draw", "a fox", "--samples", "2", folder=tmp_path, **api, **limit)
+    assert refused.returncode == 1
+    assert "$0.00425 of today's $0.005 are spent" in refused.stderr
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    done = run("jobs", "--spent", folder=tmp_path, **limit)
+    headings, vega, rt = (re.split(r"  +", line) for line in done.stdout.splitlines())
+    assert headings == ["DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED"]
+    assert (vega, rt) == ([today, "vega", "1", "$0.00225", "–"], [today, "vegart", "1", "$0.002", "–"])
+    assert done.stderr == "Spending limit: $0.00075 of $0.005 left today (UTC)\n"
+    data = json.loads(run("jobs", "--spent", "--json", folder=tmp_path).stdout)
+    assert data[0] == {"day": today, "model": "segmind-vega", "calls": 1, "usd": 0.00225, "estimated_usd": 0.0}
+    assert run("jobs", "--spent", "some-id", folder=tmp_path).returncode == 2
 
 
 def test_jobs_as_json_are_for_programs(tmp_path: Path, api: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from mcp_vega.server import results
 from mcp_vega.settings import Settings
 from mcp_vega.studio.accounts import Spent
 from mcp_vega.studio.jobs import Image, Job
-from mcp_vega.studio.limits import Budget
+from mcp_vega.studio.limits import Budget, dollars
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
 SPENT_HEADINGS = ("DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED")
@@ -73,7 +73,7 @@ def _run_spent(options: Namespace, settings: Settings) -> int:
     limit, today = settings.spending_limit_usd, datetime.now(UTC).date()
     if limit is not None and not options.json:
         left = Budget(limit, sum((each.usd for each in spent if each.day == today), Decimal(0))).left
-        sys.stderr.write(f"Spending limit: {results.dollars(left)} of {results.dollars(limit)} left today (UTC)\n")
+        sys.stderr.write(f"Spending limit: {dollars(left)} of {dollars(limit)} left today (UTC)\n")
     return 0
 
 
@@ -84,8 +84,8 @@ async def _read_spent(settings: Settings) -> list[Spent]:
 
 def _spent_row(spent: Spent) -> tuple[str, ...]:
     model = MODELS[spent.model].alias if spent.model in MODELS else spent.model
-    estimated = results.dollars(spent.estimated_usd) if spent.estimated_usd else "–"
-    return (str(spent.day), model, str(spent.calls), results.dollars(spent.usd), estimated)
+    estimated = dollars(spent.estimated_usd) if spent.estimated_usd else "–"
+    return (str(spent.day), model, str(spent.calls), dollars(spent.usd), estimated)
 
 
 def _spent_data(spent: Spent) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _in_full(job: Job) -> list[str]:
         ("Ended", _time(job.ended)),
         ("Charged", job.charged),
         ("Cost", _cost(job)),
-        ("Credits left", results.dollars(job.receipt.credits_left)),
+        ("Credits left", dollars(job.receipt.credits_left)),
         ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
         *(("Note", note) for note in job.notes if not problem),
         *([("Error", f"{problem.what} ({problem.code})"), ("Next", problem.next_step)] if problem else []),
@@ -166,7 +166,7 @@ def _image(image: Image) -> str:
 
 
 def _cost(job: Job) -> str:
-    return "no charge" if job.charged is Charged.NO else results.dollars(job.receipt.cost)
+    return "no charge" if job.charged is Charged.NO else dollars(job.receipt.cost)
 
 
 def _time(moment: datetime | None) -> str:

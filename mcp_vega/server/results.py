@@ -14,7 +14,7 @@ from mcp_vega.segmind.responses import quoted
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.peer import Peer
 from mcp_vega.studio.jobs import Image, Job
-from mcp_vega.studio.limits import Budget
+from mcp_vega.studio.limits import Budget, dollars
 from mcp_vega.studio.pictures import Mode, Preview
 from mcp_vega.studio.studio import Studio
 
@@ -134,11 +134,6 @@ def _quoted(prompt: str) -> str:
 
 def _plain(number: Decimal | None) -> str:
     return "unknown" if number is None else f"{number:f}"
-
-
-def dollars(amount: Decimal | None) -> str:
-    """An amount for people, exact."""
-    return "unknown" if amount is None else f"${amount:f}"
 
 
 # ---- the pictures ----

@@ -17,7 +17,7 @@ from mcp_vega.studio.accounts import Accounts, spent_on
 from mcp_vega.studio.catalogue import Catalogue, read_jobs
 from mcp_vega.studio.database import Database
 from mcp_vega.studio.jobs import OPERATOR, Job
-from mcp_vega.studio.limits import Limits
+from mcp_vega.studio.limits import Limits, dollars
 from mcp_vega.studio.servers import Servers
 
 # The same arguments within this time join a job whose result nobody received.
@@ -253,6 +253,6 @@ def _require_budget(database: sqlite3.Connection, job: Job, limits: Limits) -> N
     spent, estimate = spent_on(database, job.created.date()), job.parameters.expected_cost
     if spent + estimate > limits.usd_a_day:
         raise SpendingLimitReached(
-            f"The call is likely to cost ${estimate:f}, and ${spent:f} of today's ${limits.usd_a_day:f} are spent or "
-            "set aside for calls under way"
+            f"The call is likely to cost {dollars(estimate)}, and {dollars(spent)} of today's "
+            f"{dollars(limits.usd_a_day)} are spent"
         )

@@ -30,3 +30,8 @@ class Budget:
     def left(self) -> Decimal:
         """What can still be spent."""
         return max(self.limit - self.spent, Decimal(0))
+
+
+def dollars(amount: Decimal | None) -> str:
+    """An amount for people, exact."""
+    return "unknown" if amount is None else f"${amount.normalize():f}"

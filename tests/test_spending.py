@@ -1,0 +1,374 @@
+"""What may be spent: the day's limit, the calls a minute and at once, over all servers on a ledger."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from conftest import API, HISTORY, Sandbox, desk_over, handle, job_of, noise, text_of
+from mcp.client import Client
+from mcp_types import CallToolResult
+
+from mcp_vega import errors
+from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.server.app import build_server
+from mcp_vega.studio import turns
+from mcp_vega.studio.accounts import Spent
+from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.ledger import Ledger
+from mcp_vega.studio.limits import Limits
+from mcp_vega.studio.studio import Studio
+
+pytestmark = pytest.mark.anyio
+
+VEGA, RT = "generate_image_vega", "generate_image_vegart"
+
+
+def code_of(result: CallToolResult) -> str | None:
+    return (result.meta or {}).get("mcp-vega/error", {}).get("code")
+
+
+def a_day(usd: str) -> Limits:
+    return Limits(Decimal(usd))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():  # noqa: ASYNC110  nothing rings for a test
+            await anyio.sleep(0.01)
+
+
+def waits(studio: Studio, job: Job) -> bool:
+    """Whether a job says that it waits for its turn."""
+    return any(each.notes for each in studio.under_way if each.local_id == job.local_id)
+
+
+# ---- the day's limit ----
+
+
+async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        desk_over(sandbox.url, tmp_path, limits=a_day("0.005")) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        for seed in (1, 2):
+            job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": seed}))
+        refused = await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 3})
+        said = "The call is likely to cost $0.00225, and $0.0045 of today's $0.005 are spent"
+        assert text_of(refused).splitlines() == [
+            f"Error: {said} (spending_limit_reached).",
+            "Charged: no.",
+            "Next: Call again after midnight UTC, or have the user raise MCP_VEGA_SPENDING_LIMIT_USD.",
+        ]
+        assert refused.is_error
+        smaller = await agent.call_tool("submit_job", {"prompt": "a fox", "samples": 4})
+        assert code_of(smaller) == "spending_limit_reached"
+    assert sandbox.paid_requests == 2
+
+
+async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path, limits=a_day("1")) as desk, Client(build_server(desk)) as agent:
+        drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        assert "Cost: $0.00225\nCredits left: $9.99775\n" in text_of(drawn)
+        assert text_of(drawn).endswith("\nSpending limit: $0.99775 of $1 left today (UTC)")
+        spending = {"limit_usd": 1.0, "spent_usd": 0.00225, "left_usd": 0.99775}
+        assert (drawn.meta or {})["mcp-vega/spending"] == spending
+        queued = await agent.call_tool("submit_job", {"prompt": "an owl", "samples": 2})
+        assert "\nCost: about $0.0045\nSpending limit: $0.99325 of $1 left today (UTC)" in text_of(queued)
+
+
+async def test_without_a_limit_nothing_is_said_of_one(agent: Client) -> None:
+    result = await agent.call_tool(VEGA, {"prompt": "a fox"})
+    assert "Spending limit" not in text_of(result)
+    assert set(result.meta or {}) >= {"mcp-vega/job"}
+    assert "mcp-vega/spending" not in (result.meta or {})
+
+
+async def test_nothing_is_drawn_with_a_limit_of_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path, limits=a_day("0")) as desk, Client(build_server(desk)) as agent:
+        assert code_of(await agent.call_tool(RT, {"prompt": "a fox"})) == "spending_limit_reached"
+    assert sandbox.paid_requests == 0
+
+
+async def test_two_servers_on_a_ledger_keep_one_limit_however_many_calls_come_at_once(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    results: list[CallToolResult] = []
+
+    async def call(agent: Client, seed: int) -> None:
+        results.append(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": seed}))
+
+    home, limits = tmp_path / "home", a_day("0.0115")  # five calls, and a little
+    async with (
+        desk_over(sandbox.url, tmp_path / "one", home=home, limits=limits) as one,
+        desk_over(sandbox.url, tmp_path / "two", home=home, limits=limits) as two,
+        Client(build_server(one)) as first,
+        Client(build_server(two)) as second,
+        anyio.create_task_group() as tasks,
+    ):
+        for seed in range(10):
+            tasks.start_soon(call, first, seed)
+            tasks.start_soon(call, second, 100 + seed)
+    assert Counter(map(code_of, results)) == {None: 5, "spending_limit_reached": 15}
+    assert sandbox.paid_requests == 5
+
+
+async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        desk_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        for fault in ("402", "failed", "moderation"):
+            assert (await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})) is not None
+            await until(lambda: not desk.studio.under_way)
+        job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))
+
+
+async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.queue.history_status = 503
+    async with desk_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as desk, Client(build_server(desk)) as agent:
+        lost = await agent.call_tool(VEGA, {"prompt": "a fox [fault:500]", "seed": 1})
+        assert "Charged: unknown." in text_of(lost)
+        assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
+        sandbox.queue.history_status = 200
+        (job,) = await desk.studio.latest(1)
+        settled = await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 30})
+        assert code_of(settled) in {"never_ran", "outcome_unknown"}
+        with anyio.fail_after(60):
+            while not (job := await desk.studio.look(job.request_id)).error or job.open:
+                await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 5})
+        job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
+
+
+async def test_the_cost_that_the_api_tells_counts_in_the_place_of_the_estimate(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        response = handle(noise("JPEG", 64))(request)
+        if request.method == "POST":
+            response.headers["x-cost"] = "0.0101"
+        return response
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer), limits=a_day("0.02")) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        assert text_of(drawn).endswith("Spending limit: $0.0099 of $0.02 left today (UTC)")
+        job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
+        refused = await agent.call_tool(VEGA, {"prompt": "a cat"})
+        assert "$0.0202 of today's $0.02" in text_of(refused)
+
+
+async def test_the_next_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+    now = [datetime(2026, 11, 21, 23, 59, 59, 999_999, UTC)]
+    async with (
+        desk_over(sandbox.url, tmp_path, limits=a_day("0.0025"), clock=lambda: now[0]) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))
+        assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
+        now[0] += timedelta(microseconds=1)
+        job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
+
+
+async def test_a_call_that_is_joined_is_not_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        desk_over(sandbox.url, tmp_path, limits=a_day("0.0025"), wait_seconds=0) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        first = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        again = await agent.call_tool(VEGA, {"prompt": "a fox"})
+    assert not first.is_error
+    assert not again.is_error
+    assert sandbox.paid_requests == 1
+
+
+# ---- turns ----
+
+
+class Api:
+    """An API whose drawings take until they are let go; it counts how many are under way."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.most = 0
+        self.prompts: list[str] = []
+        self.go = anyio.Event()
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method != "POST":
+            return httpx.Response(503) if request.url.path == HISTORY else httpx.Response(404)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        self.prompts.append(json.loads(request.content)["prompt"])
+        await self.go.wait()
+        self.under_way -= 1
+        return httpx.Response(200, content=noise("JPEG", 64), headers={"x-cost": "0.002"})
+
+    async def reached(self, count: int) -> None:
+        await until(lambda: len(self.prompts) >= count)
+
+
+async def ended(studio: Studio, jobs: list[Job]) -> list[Job]:
+    found: list[Job] = []
+    for job in jobs:
+        seen = job
+        async for each in studio.follow(job, 60):
+            seen = each
+        found.append(seen)
+    return found
+
+
+async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
+    api, home = Api(), tmp_path / "home"
+    transport = httpx.MockTransport(api)
+    async with (
+        desk_over(API, tmp_path / "one", home=home, transport=transport, limits=Limits(calls_at_once=3)) as one,
+        desk_over(API, tmp_path / "two", home=home, transport=transport, limits=Limits(calls_at_once=3)) as two,
+    ):
+        jobs = [
+            await desk.studio.draw(VegaRTParameters(prompt=f"picture {number}"))
+            for number in range(5)
+            for desk in (one, two)
+        ]
+        await api.reached(3)
+        await anyio.sleep(turns.PATIENCE + 2 * turns.GLANCE)  # long enough for a fourth, if it could come
+        assert (api.under_way, api.most) == (3, 3)
+        waiting = [job for job in [await one.studio.look(job.local_id) for job in jobs] if job.notes]
+        assert len(waiting) == 7
+        assert waiting[0].notes == ("it waits for its turn: 3 paid calls at once are allowed",)
+        api.go.set()
+        done = await ended(one.studio, jobs[::2]) + await ended(two.studio, jobs[1::2])
+    assert {job.state for job in done} == {"COMPLETED"}
+    assert (api.most, len(api.prompts)) == (3, 10)
+
+
+async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> None:
+    api, uptime = Api(), [1000.0]
+    api.go.set()
+    async with (
+        desk_over(
+            API,
+            tmp_path,
+            transport=httpx.MockTransport(api),
+            limits=Limits(calls_a_minute=2),
+            uptime=lambda: uptime[0],
+            wait_seconds=turns.PATIENCE + 0.5,
+        ) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        for number in range(2):
+            job_of(await agent.call_tool(RT, {"prompt": f"picture {number}"}))
+        late = await agent.call_tool(RT, {"prompt": "picture 2"})
+        assert "(it waits for its turn: 16 paid calls at once and 2 a minute are allowed)" in text_of(late)
+        assert len(api.prompts) == 2
+        uptime[0] += 61
+        question = {"request_id": job_of(late)["request_id"], "wait_seconds": 20}
+        assert job_of(await agent.call_tool("check_job", question))["state"] == "COMPLETED"
+    assert len(api.prompts) == 3
+
+
+async def test_the_calls_of_one_caller_do_not_keep_those_of_another_waiting(tmp_path: Path) -> None:
+    api = Api()
+    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk:
+        jobs = [
+            await desk.studio.draw(VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
+            for number in range(6)
+        ]
+        await api.reached(1)
+        jobs.append(await desk.studio.draw(VegaRTParameters(prompt="the other's"), "another"))
+        await until(lambda: waits(desk.studio, jobs[-1]))
+        api.go.set()
+        await ended(desk.studio, jobs)
+    assert api.prompts.index("the other's") == 1
+    assert len(api.prompts) == 7
+
+
+async def test_a_server_in_a_loop_does_not_keep_another_server_waiting(tmp_path: Path) -> None:
+    api, home = Api(), tmp_path / "home"
+    transport, limits = httpx.MockTransport(api), Limits(calls_at_once=1)
+    async with (
+        desk_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
+        desk_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
+    ):
+        jobs = [await one.studio.draw(VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
+        await api.reached(1)
+        other = await two.studio.draw(VegaRTParameters(prompt="the other's"))
+        await until(lambda: waits(two.studio, other))
+        api.go.set()
+        await ended(two.studio, [other])
+        await ended(one.studio, jobs)
+    assert api.prompts.index("the other's") == 1
+
+
+async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LONGEST_TURN", turns.PATIENCE + 0.2)
+    api = Api()
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        first = await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        late = await agent.call_tool(RT, {"prompt": "too late"})
+        assert code_of(late) == "too_many_calls"
+        assert "Charged: no." in text_of(late)
+        api.go.set()
+        (done,) = await ended(desk.studio, [first])
+        job_of(await agent.call_tool(RT, {"prompt": "in time"}))
+    assert done.complete
+    assert api.prompts == ["the first", "in time"]
+
+
+async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp_path: Path) -> None:
+    api = Api()
+    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as desk:
+        first = await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        waiting = [await desk.studio.draw(VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
+        await until(lambda: all(waits(desk.studio, job) for job in waiting))
+        with pytest.raises(errors.TooManyCalls, match="5 calls wait"):
+            await desk.studio.draw(VegaParameters(prompt="one too many"), "bob")
+        api.go.set()
+        await ended(desk.studio, [first])
+    assert api.prompts == ["the first"]
+
+
+async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_path: Path) -> None:
+    api, home, limits = Api(), tmp_path / "home", Limits(calls_at_once=1)
+    async with desk_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as desk:
+        await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+    async with (
+        desk_over(sandbox.url, tmp_path, home=home, limits=limits) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        job_of(await agent.call_tool(RT, {"prompt": "the next"}))
+
+
+async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp_path: Path) -> None:
+    now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
+    home = tmp_path / "home"
+    async with (
+        desk_over(sandbox.url, tmp_path, home=home, clock=lambda: now[0]) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 2})
+        await agent.call_tool(RT, {"prompt": "a fox [fault:402]"})
+        now[0] += timedelta(days=1)
+        await agent.call_tool(VEGA, {"prompt": "an owl"})
+        await agent.call_tool(RT, {"prompt": "an owl"})
+        await agent.call_tool(RT, {"prompt": "an owl [fault:no-cost]"})
+        ledger = Ledger(home / "ledger.sqlite3")
+        spent = await ledger.accounts.by_day()
+        await ledger.close()
+    later, earlier = now[0].date(), now[0].date() - timedelta(days=1)
+    assert spent == [
+        Spent(later, "segmind-vega", 1, Decimal("0.00225"), Decimal(0)),
+        Spent(later, "segmind-vega-rt-v1", 2, Decimal("0.004"), Decimal("0.002")),
+        Spent(earlier, "segmind-vega", 1, Decimal("0.0045"), Decimal(0)),
+    ]
