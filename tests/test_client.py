@@ -17,6 +17,7 @@ from mcp_vega.errors import Charged
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind.answers import Credits, Generation, State, Submission
 from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.history import HistoryRow
 
 pytestmark = pytest.mark.anyio
 
@@ -536,6 +537,17 @@ async def test_history_rows_without_the_known_fields_are_read_as_empty() -> None
     page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), per_page=2)
     assert page.full
     assert [(row.request_id, row.inputs, row.urls, row.cost) for row in page.rows] == [("", {}, (), None)] * 2
+
+
+async def read_row(**fields: Any) -> HistoryRow:
+    client = answering(httpx.Response(200, json=[row(**fields)]))
+    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
+    return page.rows[0]
+
+
+@pytest.mark.parametrize("moment", [1763640000, 1763640000.5, ["2026-11-20"], {"at": 1}, True, None, ""])
+async def test_a_time_in_another_form_is_not_known(moment: Any) -> None:
+    assert (await read_row(model_created=moment)).created is None
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

@@ -124,6 +124,8 @@ def rate_limit_reset(answer: Answer) -> datetime | None:
 
 def as_moment(text: Any) -> datetime | None:
     """A time (UTC) from ISO 8601 with or without a zone, or from an HTTP date; None where it is neither."""
+    if not isinstance(text, str):  # the parser of HTTP dates trips over a number
+        return None
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = parse(text)
