@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_vega import errors
-from mcp_vega.segmind.answers import as_decimal
+from mcp_vega.segmind.answers import as_decimal, is_request_id
 from mcp_vega.segmind.responses import Answer, as_moment, as_object, quoted, refusal
 
 
@@ -75,7 +75,7 @@ def read_history_entry(answer: Answer) -> HistoryRow | None:
         raise refusal(answer)
     body = answer.fields
     row = as_object(body.get("data")) or body
-    if not row.get("request_id"):
+    if not _request_id(row.get("request_id")):
         raise errors.ServiceUnavailable("The API's request history came in an unknown form")
     return _history_row(row)
 
@@ -88,7 +88,7 @@ def joined(first: HistoryRow, second: HistoryRow) -> HistoryRow:
 def _history_row(row: dict[str, Any]) -> HistoryRow:
     url = row.get("generation_url")
     return HistoryRow(
-        request_id=str(row.get("request_id", "")),
+        request_id=_request_id(row.get("request_id")),
         model=str(row.get("model_name", "")),
         state=str(row.get("model_status", "")),
         cost=as_decimal(row.get("credits_deduction")),
@@ -97,6 +97,12 @@ def _history_row(row: dict[str, Any]) -> HistoryRow:
         urls=(url,) if isinstance(url, str) and url else (),
         error=quoted(str(row["error"])) if row.get("error") else "",
     )
+
+
+def _request_id(value: Any) -> str:
+    """A call's id; empty where it has none that can be asked for. `null` is none, and no call's name."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if is_request_id(text) else ""
 
 
 def _literal(text: Any) -> dict[str, Any]:
