@@ -561,6 +561,10 @@ async def test_a_call_without_an_id_that_can_be_asked_for_has_none(nobody: Any) 
         await client.history_entry("r1")
 
 
+async def test_a_call_with_a_number_that_python_does_not_write_has_no_inputs() -> None:
+    assert (await read_row(request_body=f"{{'seed': 0x{'f' * 5000}}}")).inputs == {}
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 async def test_one_call_can_be_asked_for_by_its_id(*, wrapped: bool) -> None:
     body = {"data": row()} if wrapped else row()

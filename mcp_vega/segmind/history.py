@@ -113,6 +113,8 @@ def _literal(text: Any) -> dict[str, Any]:
         return as_object(json.loads(text))
     except (ValueError, RecursionError):
         try:
-            return as_object(literal_eval(text))
+            inputs = as_object(literal_eval(text))
+            str(inputs)  # a number in another notation may be too long to be shown or compared
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return {}
+        return inputs
