@@ -8,6 +8,9 @@ import pytest
 from mcp.client import Client
 
 from mcp_vega import __version__
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.segmind.parameters import VegaParameters
+from mcp_vega.server.arguments import of_any_model, of_model
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +123,36 @@ async def test_the_server_says_who_it_is(agent: Client) -> None:
     assert info.icons
     assert info.icons[0].src.startswith("data:image/png;base64,")
     assert "Generate images" in (agent.instructions or "")
+
+
+def nested() -> list[Any]:
+    lists: list[Any] = []
+    for _ in range(100_000):  # Python 3.13 shows lists ten times as deep as 3.11
+        lists = [lists]
+    return lists
+
+
+DEEP = nested()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("\ud800", 1, r"has no parameter '\ud800'"),
+        ("seed", 10**5000, "seed is too large a number to be shown, but must be a whole number from -1 to"),
+        ("scheduler", DEEP, "scheduler is too large a value to be shown, but must be one of: DDIM"),
+        ("base64", DEEP, "base64 is too large a value to be shown, but must be true or false"),
+    ],
+    ids=["half a surrogate pair", "5000 digits", "no scheduler", "no boolean"],
+)
+def test_what_cannot_be_shown_is_refused_in_words_like_anything_else(name: str, value: Any, said: str) -> None:
+    """The name comes over HTTP: there the SDK reads JSON with Python's own parser."""
+    for taker in (of_model(VegaParameters, "generate_image_vega"), of_any_model()):
+        with pytest.raises(InvalidArguments) as caught:
+            taker.read({"prompt": "a fox", name: value})
+        assert said in caught.value.what
+
+
+def test_a_model_that_cannot_be_shown_is_refused_in_words() -> None:
+    with pytest.raises(InvalidArguments, match="model is too large a value to be shown"):
+        of_any_model().read({"prompt": "a fox", "model": DEEP})

@@ -128,23 +128,25 @@ def _allowance(schema: Schema) -> str:
 
 
 def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, taker: str) -> ReadT_co:
+    properties = schema["properties"]
+    # Unknown names are found here: pydantic does not name one that UTF-8 cannot carry.
+    sentences = [_unknown(name, schema, taker) for name in given if name not in properties]
     try:
-        left_out = {name for name in schema["properties"] if given.get(name) is None}
-        return model.model_validate({name: value for name, value in given.items() if name not in left_out})
+        read = model.model_validate({name: given[name] for name in properties if given.get(name) is not None})
     except ValidationError as error:
-        sentences: list[str] = []
         for each in error.errors(include_url=False):
             name = str(each["loc"][0])
             match each["type"]:
                 case "missing":
-                    sentences.append(f"{name} is missing: {schema['properties'][name]['description']}")
-                case "extra_forbidden":
-                    sentences.append(_unknown(name, schema, taker))
+                    sentences.append(f"{name} is missing: {properties[name]['description']}")
                 case "blank" | "string_too_short":
                     sentences.append(f"{name} is blank: it must say what to draw")
                 case _:
-                    sentences.append(_sentence(name, each["input"], schema["properties"][name]))
-        raise InvalidArguments("; ".join(text.rstrip(".") for text in sentences)) from None
+                    sentences.append(_sentence(name, each["input"], properties[name]))
+    else:
+        if not sentences:
+            return read
+    raise InvalidArguments("; ".join(text.rstrip(".") for text in sentences))
 
 
 def _unknown(name: str, schema: Schema, taker: str) -> str:
@@ -157,7 +159,8 @@ def _sentence(name: str, value: Any, schema: Schema) -> str:
     """`name` is `value`, but … is allowed."""
     said = f"{name} is {_shown(value)}, but "
     if "enum" in schema:
-        near = get_close_matches(str(value), list[str](schema["enum"]), n=1, cutoff=0.4)
+        given = value if isinstance(value, str) else ""
+        near = get_close_matches(given, list[str](schema["enum"]), n=1, cutoff=0.4)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         return f"{said}must be one of: {', '.join(schema['enum'])}{hint}"
     if "pattern" in schema:
@@ -170,5 +173,8 @@ def _sentence(name: str, value: Any, schema: Schema) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+        return f"too large {'a number' if isinstance(value, int) else 'a value'} to be shown"
     return text if len(text) <= 80 else f"{text[:79]}…"
