@@ -123,6 +123,12 @@ async def test_a_resource_that_is_not_there_is_an_error_that_says_what_there_is(
         assert "Next: " in caught.value.error.message
 
 
+async def test_a_uri_that_is_none_is_quoted_and_moves_no_cursor(agent: Client) -> None:
+    with pytest.raises(MCPError, match="No resource has the URI “vega://images/ \\[2Jx") as caught:
+        await agent.read_resource(f"vega://images/\x1b[2J{'x' * 5000}")
+    assert len(caught.value.error.message) < 600
+
+
 async def test_a_picture_whose_file_is_gone_is_an_error_that_names_it(agent: Client) -> None:
     (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
     Path(image["path"]).unlink()

@@ -106,7 +106,7 @@ async def read(desk: Desk, uri: str, peer: Peer) -> list[ReadResourceContents]:
         return [_as_json(results.record_of(await desk.studio.look(match[1], peer.owner), peer))]
     if uri.partition("?")[0] == GALLERY:
         return [_as_json(await _gallery(desk, uri, peer))]
-    raise InvalidArguments(f"No resource has the URI {uri}", next_step=f"Read one of {_KNOWN}")
+    raise InvalidArguments(f"No resource has the URI {quoted(uri)}", next_step=f"Read one of {_KNOWN}")
 
 
 async def completion(desk: Desk, template: str, argument: str, beginning: str, owner: str) -> Completion | None:
