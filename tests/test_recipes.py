@@ -124,6 +124,17 @@ def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> 
     assert recipes.read(recipes.written(picture("RGB", form), fits)) == fits
 
 
+def test_a_jpeg_with_a_segment_of_no_length_gets_its_recipe_behind_it() -> None:
+    """Decoders read over it, so it may come from anyone."""
+    plain = PICTURES["JPEG"]
+    before = plain[:2] + b"\xff\xe0" + bytes(18) + plain[2:]
+    after = recipes.written(before, RECIPE)
+    assert recipes.read(after) == RECIPE
+    assert recipes.written(after, RECIPE) == after
+    assert recipes.without(after) == before
+    assert pixels(after) == pixels(before)
+
+
 def test_webp_stays_as_it_came() -> None:
     webp = picture("RGB", "WEBP")
     assert recipes.written(webp, RECIPE) == webp

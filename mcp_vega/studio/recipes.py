@@ -136,7 +136,7 @@ def _place(picture: bytes) -> int:
         return 8 + 12 + int.from_bytes(picture[8:12])
     at = 2
     while picture[at : at + 2] == b"\xff\xe0":
-        at += 2 + int.from_bytes(picture[at + 2 : at + 4])
+        at += 2 + _length(picture, at)
     return at
 
 
@@ -170,9 +170,14 @@ def _segments(jpeg: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The kinds and contents of the segments before the picture itself."""
     at = 2
     while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] not in (b"\xda", b"\xd9", b""):
-        length = max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
+        length = _length(jpeg, at)
         yield jpeg[at + 1 : at + 2], jpeg[at + 4 : at + 2 + length]
         at += 2 + length
+
+
+def _length(jpeg: bytes, at: int) -> int:
+    """The length of the segment that begins here: at least that of the length itself, whatever the file says."""
+    return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
 
 
 # ---- PNG ----
