@@ -135,6 +135,13 @@ def test_a_jpeg_with_a_segment_of_no_length_gets_its_recipe_behind_it() -> None:
     assert pixels(after) == pixels(before)
 
 
+def test_a_recipe_that_stands_where_nobody_finds_it_is_written_again() -> None:
+    after = recipes.written(PICTURES["JPEG"], RECIPE)
+    before = PICTURES["JPEG"] + after[2:]
+    assert recipes.read(before) is None
+    assert recipes.read(recipes.written(before, RECIPE)) == RECIPE
+
+
 def test_webp_stays_as_it_came() -> None:
     webp = picture("RGB", "WEBP")
     assert recipes.written(webp, RECIPE) == webp

@@ -93,7 +93,7 @@ def written(picture: bytes, recipe: Recipe) -> bytes:
     else:
         return picture
     at, recipe_bytes = _place(picture), b"".join(pieces)
-    return picture if recipe_bytes in picture else picture[:at] + recipe_bytes + picture[at:]
+    return picture if picture.startswith(recipe_bytes, at) else picture[:at] + recipe_bytes + picture[at:]
 
 
 def without(picture: bytes) -> bytes:
