@@ -1,0 +1,316 @@
+"""What holds for anything at all: arguments, answers, picture bytes, names and addresses that nobody thought of."""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, date
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from conftest import KEY, pixels, text_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+from test_recipes import PICTURES, RECIPE, picture
+
+from mcp_vega.errors import Charged, InvalidArguments, SegmindError
+from mcp_vega.segmind import answers as api
+from mcp_vega.segmind.answers import REQUEST_ID
+from mcp_vega.segmind.history import HistoryPage, HistoryRow, read_history, read_history_entry
+from mcp_vega.segmind.media import SUFFIXES, WEBP, Allowance, find_pictures, recognise, whole
+from mcp_vega.segmind.parameters import MODELS, VegaParameters
+from mcp_vega.segmind.responses import Answer
+from mcp_vega.server.arguments import Question, of_any_model, of_model
+from mcp_vega.studio import recipes
+from mcp_vega.studio.gallery import Gallery, name_of
+from mcp_vega.studio.pictures import NoPictureError, measure
+from mcp_vega.studio.recipes import Recipe
+
+# The same examples each time, and none kept: a run says nothing about an earlier one.
+settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
+settings.load_profile("stable")
+# What a test was given serves all its examples: none changes it.
+few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+MEDIA = "https://images.segmind.com/generations/1.jpeg"
+LETTERS = st.text(st.characters(exclude_categories=[]))  # halves of surrogate pairs among them
+
+# ---- arguments ----
+
+TAKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    **{slug: of_model(model, slug).read for slug, model in MODELS.items()},
+    "submit_job": of_any_model().read,
+    "check_job": of_model(Question, "check_job").read,
+}
+NAMES = st.sampled_from(["model", *VegaParameters.model_fields, *Question.model_fields])
+SMALL = st.integers(-2, 105)
+NUMBERS = SMALL | st.integers() | st.floats() | st.sampled_from([1024, 10**15, 10**400, 10**4000, -(10**4000)])
+WORDS = LETTERS | st.sampled_from([*MODELS, "Euler", "DPM2 karras", "true", "nan", "1e999", KEY, "\ud800"])
+LEAVES = st.none() | st.booleans() | NUMBERS | SMALL.map(str) | st.floats().map(str) | WORDS
+DEEP = st.sampled_from([json.loads("[" * 900 + "]" * 900), json.loads('{"a":' * 400 + "1" + "}" * 400)])
+JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner), max_leaves=8)
+PROMPTS = st.sampled_from([{}, {"prompt": "a fox"}])
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@given(PROMPTS, st.dictionaries(NAMES | WORDS, JSON | DEEP, max_size=6))
+def test_arguments_are_within_the_limits_or_refused(taker: str, prompt: dict[str, Any], more: dict[str, Any]) -> None:
+    raw = more if taker == "check_job" else {**prompt, **more}
+    match outcome(TAKERS[taker], raw):
+        case InvalidArguments() as refused:
+            assert len(refused.what.splitlines()) == 1
+            assert len(refused.text.splitlines()) == 3
+            assert len(refused.what) < 600 * (len(raw) + 1)
+        case Question() as question:
+            assert 0 <= question.wait_seconds <= 45
+            assert re.fullmatch(f"({REQUEST_ID})?", question.request_id)
+        case parameters:
+            low, high = (20, 100) if isinstance(parameters, VegaParameters) else (4, 10)
+            assert low <= parameters.num_inference_steps <= high
+            assert parameters.prompt.strip()
+            assert -1 <= parameters.seed < 10**15
+            assert parameters.img_width == parameters.img_height == 1024
+            assert 1 <= parameters.pictures <= 4
+            assert 1 <= getattr(parameters, "guidance_scale", 1) <= 25
+            json.dumps(parameters.body(base64=False), allow_nan=False).encode()
+
+
+def outcome(read: Callable[..., Any], *given: Any) -> Any:
+    """What a reader gave, or its error of the tree; any other error is the end of the test."""
+    try:
+        return read(*given)
+    except (InvalidArguments, SegmindError) as error:
+        return error
+
+
+# ---- answers ----
+
+FORMATS = {name: PICTURES[name] for name in ("JPEG", "JPEG with Exif", "PNG", "PNG with a text")}
+FORMATS["WebP"] = picture("RGB", "WEBP")
+STATUSES = st.integers(100, 599) | st.sampled_from([200, 202, 400, 402, 406, 422, 429, 500])
+SAYINGS = ["FAILED", "COMPLETED", "[2.1]", "0.0025", "2026-11-20T11:59:58", MEDIA, f"{{'seed': 0x{'f' * 5000}}}"]
+FACES = LEAVES | st.sampled_from([*SAYINGS, *(b64encode(data).decode() for data in FORMATS.values())])
+FIELDS = [
+    *("status", "request_id", "image", "images", "output", "error", "message", "detail", "metrics", "cost", "seed"),
+    *("credits", "free-credits", "data", "generation_url", "credits_deduction", "model_created", "request_body", "url"),
+]
+FIELD = st.sampled_from(FIELDS)
+NEAR = st.recursive(
+    FACES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELD, inner, max_size=6), max_leaves=10
+)
+OBJECTS = st.dictionaries(FIELD, NEAR | DEEP, min_size=1, max_size=8)
+JSON_BODIES = (JSON | DEEP | OBJECTS | st.lists(OBJECTS, max_size=4)).map(lambda body: json.dumps(body).encode())
+BODIES = st.binary(max_size=200) | st.sampled_from(list(FORMATS.values())) | JSON_BODIES
+HEADERS = st.dictionaries(
+    st.sampled_from([f"x-{name}" for name in ("cost", "seed-value", "request-id", "remaining-credits")])
+    | st.sampled_from(["x-generation-time", "date", "content-type", "x-rate-limit-reset-at-utc"]),
+    FACES.map(str),
+)
+READERS: list[tuple[Callable[[Answer], Any], Any]] = [
+    (api.read_receipt, api.Receipt),
+    (lambda answer: api.read_generation(answer, paid=True), api.Generation | api.Submission | SegmindError),
+    (lambda answer: api.read_generation(answer, paid=False), api.Generation | api.Submission | SegmindError),
+    (api.read_submission, api.Submission | SegmindError),
+    (api.read_status, api.Status | SegmindError),
+    (api.read_credits, api.Credits | SegmindError),
+    (lambda answer: read_history(answer, 2), HistoryPage | SegmindError),
+    (read_history_entry, HistoryRow | None | SegmindError),
+]
+PAID = (1, 3)  # their places
+
+
+@settings(max_examples=600)
+@given(st.builds(Answer, STATUSES, HEADERS, BODIES))
+def test_every_answer_is_read_or_an_error_of_ours(answer: Answer) -> None:
+    check_answer(answer)
+
+
+def check_answer(answer: Answer) -> None:
+    """That every reader gives what it promises, or an error of the tree that tells no wrong price."""
+    for number, (read, kinds) in enumerate(READERS):
+        found = outcome(read, answer)
+        assert isinstance(found, kinds)
+        check_read(found)
+        if isinstance(found, SegmindError) and number in PAID:
+            said_so = answer.fields.get("error") or answer.fields.get("status") == api.State.FAILED
+            assert found.charged is not Charged.NO or not answer.ok or said_so
+            assert found.charged is Charged.UNKNOWN or answer.status < 500
+
+
+def check_read(found: Any) -> None:
+    """That what was read can be shown, reckoned with and asked for."""
+    match found:
+        case SegmindError():
+            assert len(lines := found.text.split("\n")) == 3
+            assert [line for line in lines if not line.isprintable() or len(line) > 1000] == []
+            assert not re.search("SG_[A-Za-z0-9_-]{4,}", found.text)
+        case api.Receipt(request_id, cost, credits_left, seconds, seed):
+            assert request_id is None or re.fullmatch(REQUEST_ID, request_id)
+            assert all(abs(figure) < 10**15 for figure in (cost, credits_left, seconds) if figure is not None)
+            assert seed is None or 0 <= seed < 10**15
+        case api.Submission(request_id):
+            assert re.fullmatch(REQUEST_ID, request_id)
+        case api.Generation(found_pictures, receipt):
+            check_read(receipt)
+            assert found_pictures
+            for each in found_pictures:
+                assert whole(each) == each if isinstance(each, bytes) else re.match("https?://", each.lower())
+        case api.Status(state, receipt, error):
+            check_read(receipt)
+            check_read(error)
+            assert (error is not None) == (state is api.State.FAILED)
+        case HistoryPage(rows):
+            for row in rows:
+                check_read(row)
+        case HistoryRow():
+            assert re.fullmatch(f"({REQUEST_ID})?", found.request_id)
+            assert found.created is None or found.created.tzinfo is UTC
+            assert str(found.inputs)
+            check_read(SegmindError(found.error))
+        case _:
+            pass
+
+
+# ---- picture bytes ----
+
+Cuts = list[tuple[int, int, bytes]]
+CUTS = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 12), st.binary(max_size=12)), max_size=3)
+
+
+def mutated(data: bytes, cuts: Cuts) -> bytes:
+    """Bytes with some taken out and others put in."""
+    for at, length, instead in cuts:
+        place = at % (len(data) + 1)
+        data = data[:place] + instead + data[place + length :]
+    return data
+
+
+def check_picture(data: bytes, *, decoded: bool = True) -> None:
+    """That picture bytes, however damaged, are looked at without harm, and a recipe in them is no change of them."""
+    found, after, bare = recognise(data), recipes.written(data, RECIPE), recipes.without(data)
+    assert isinstance(recipes.read(data), Recipe | None)
+    assert recognise(after) is found
+    assert len(bare) <= len(data) <= len(after)
+    assert found not in (None, WEBP) or after == bare == data
+    with suppress(SegmindError):
+        assert whole(data) is data
+        assert find_pictures({"image": b64encode(data).decode()}) == (data,)
+    with suppress(NoPictureError):
+        if decoded and measure(data) and found is not WEBP:
+            assert recipes.read(after) == RECIPE
+            assert recipes.written(after, RECIPE) == after
+            assert recipes.without(after) == bare
+            assert measure(after) == measure(data)
+            assert pixels(after) == pixels(data)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(list(FORMATS.values())), CUTS)
+def test_damaged_pictures_are_looked_at_without_harm(data: bytes, cuts: Cuts) -> None:
+    check_picture(mutated(data, cuts))
+    check_picture(mutated(recipes.written(data, RECIPE), cuts))
+
+
+@given(st.sampled_from(list(FORMATS.values())), st.text().filter(str.strip), st.text(), st.integers(-1, 10**15 - 1))
+def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, negative: str, seed: int) -> None:
+    recipe = Recipe(VegaParameters(prompt=prompt, negative_prompt=negative, seed=seed))
+    after = recipes.written(data, recipe)
+    assert recipes.read(after) == (None if recognise(data) is WEBP else recipe)
+    assert recipes.without(after) == data
+
+
+# ---- file names ----
+
+
+@given(LETTERS, st.integers(-1, 10**15 - 1), st.sampled_from(SUFFIXES))
+def test_a_file_name_is_plain_and_short_whatever_the_prompt(prompt: str, seed: int, suffix: str) -> None:
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}-(-1|[0-9]{1,15})\.(jpg|png|webp)", name_of(prompt, seed, suffix))
+
+
+@few
+@given(LETTERS | st.sampled_from(["../../etc/passwd", "C:\\x", "/root", ".."]), st.binary(max_size=20))
+@pytest.mark.anyio
+async def test_a_picture_is_kept_below_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
+    gallery, name = tmp_path / "gallery", name_of(prompt, 7, ".jpg")
+    path, why = await Gallery(gallery).keep(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
+    assert (why, path.parent) == ("", gallery.resolve() / "2026-11-20")
+    assert path.read_bytes() == data
+
+
+# ---- addresses ----
+
+ALLOWANCE = Allowance("http://api.example:8080", ("Cdn.example",))
+ALLOWED = [
+    MEDIA,
+    "http://api.example:8080/1.png",
+    "https://cdn.example/a?b#c",
+    "HTTPS://images.segmind.com/1",
+    "https://images.segmind.com:443/1",
+]
+# Among them a full stop in Chinese, a four in Arabic and a wide i.
+SIGNS = [*"@:/\\?#[]%.+_ \t0\u3002\u0664\uff49", "user@", ":443", "0x", "evil.example", "127.0.0.1", "[::1]"]
+SPELLINGS = st.tuples(
+    st.integers(0, 40), st.integers(0, 3), st.sampled_from(SIGNS).map(str.encode) | st.binary(max_size=2)
+)
+ADDRESSES = st.builds(mutated, st.sampled_from(ALLOWED).map(str.encode), st.lists(SPELLINGS, max_size=3))
+
+
+@settings(max_examples=1000)
+@given(ADDRESSES.map(lambda url: url.decode(errors="replace")) | LETTERS | LETTERS.map("https://{}".format))
+def test_no_permitted_address_can_be_read_as_one_on_another_host(url: str) -> None:
+    if ALLOWANCE.permits(url):
+        strict, fetched = urlsplit(url), httpx.URL(url)
+        assert (strict.scheme, strict.hostname) == (fetched.scheme, fetched.host)
+        origin = f"{strict.scheme}://{strict.netloc.lower()}"
+        assert re.fullmatch(r"http://api\.example:8080|https://(images\.segmind\.com|cdn\.example)(:443)?", origin)
+
+
+@pytest.mark.parametrize("url", ALLOWED)
+def test_an_allowed_address_in_its_usual_spelling_is_permitted(url: str) -> None:
+    assert ALLOWANCE.permits(url)
+
+
+# ---- ids and URIs, through the protocol ----
+
+IDS = st.from_regex(REQUEST_ID, fullmatch=True)
+TAILS = st.text(max_size=20) | IDS | st.text("0123456789abcdef/preview", max_size=45)
+URIS = ["vega://images/", "vega://jobs/", "vega://gallery?", "vega://gallery?q=", "vega://gallery?page=", "vega://", ""]
+# What is asked does not depend on the protocol's era.
+through_the_protocol = pytest.mark.parametrize("agent", ["auto"], indirect=True)
+
+
+@given(LETTERS | IDS | IDS.map("{}\n".format) | st.integers())
+def test_a_request_id_is_what_its_pattern_says(value: object) -> None:
+    assert api.is_request_id(value) == (isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9_-]{1,64}\Z", value)))
+
+
+@few
+@given(st.sampled_from(URIS), TAILS)
+@pytest.mark.anyio
+@through_the_protocol
+async def test_any_uri_gets_an_answer_or_an_error_in_our_words(agent: Client, beginning: str, tail: str) -> None:
+    try:
+        assert (await agent.read_resource(beginning + tail)).contents
+    except MCPError as error:
+        said = error.message
+    else:
+        return
+    assert re.fullmatch("Error: .*\nCharged: no\\.\nNext: .*", said)
+    assert "broke" not in said
+    assert said.replace("\n", "").isprintable()
+
+
+@few
+@given(TAILS)
+@pytest.mark.anyio
+@through_the_protocol
+async def test_check_job_answers_any_id_in_our_words(agent: Client, request_id: str) -> None:
+    said = text_of(await agent.call_tool("check_job", {"request_id": request_id}))
+    assert "broke" not in said
+    assert said.startswith("Error: ") or not request_id
