@@ -239,14 +239,14 @@ class Retired(Refused):
 
 
 class RateLimited(Refused):
-    """HTTP 429: too many requests. `until` is the moment the API named, if it named one (UTC)."""
+    """HTTP 429: too many requests."""
 
     next_step = "Wait a minute, then call again"
 
     def __init__(self, what: str, *, until: datetime | None = None) -> None:
         next_step = f"Call again after {until:%H:%M:%S} UTC" if until else None
         super().__init__(what, next_step=next_step)
-        self.until = until
+        self.until = until  # the moment that the API named, if it named one (UTC)
 
 
 class GenerationFailed(SegmindError):  # noqa: N818

@@ -115,6 +115,8 @@ class Settings(BaseModel):
             raise ValueError("is no URL") from error
         if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host))):
             raise ValueError("must begin with https:// (or http:// on loopback) and a host: the key is sent there")
+        if parsed.userinfo:
+            raise ValueError("must hold no user name or password: it is written down and shown")
         return url.rstrip("/")
 
     @field_validator("gallery", "home")

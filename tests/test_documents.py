@@ -12,8 +12,10 @@ import pytest
 from mcp.client import Client
 from PIL import Image, ImageChops, ImageStat
 
+from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.server.door import NotAdmitted
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
 from mcp_vega.studio.pictures import BUDGETS
@@ -94,6 +96,21 @@ def test_the_table_of_previews_is_what_the_modes_allow() -> None:
             assert said == "full size" if side == 1024 else f"up to {side} px" in said
         assert f"{budget.characters:,}" in together
     assert rows("mode")[-1][0] == "`off`"
+
+
+def kinds(of: type[VegaError] = VegaError) -> list[type[VegaError]]:
+    return [each for kind in of.__subclasses__() for each in (kind, *kinds(kind))]
+
+
+def test_the_table_of_errors_is_what_the_classes_say() -> None:
+    documented = [kind for kind in kinds() if kind not in (SegmindError, NotAdmitted)]  # these are never raised
+    table = [
+        f"| `{kind.code}` | {(kind.__doc__ or '').splitlines()[0]} | {kind.charged} | {kind.next_step}. |"
+        for kind in documented
+    ]
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("| `")] == table
+    assert len({kind.code for kind in documented}) == len(documented)
 
 
 def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from mcp_vega import __version__
 from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.responses import redacted
 from mcp_vega.server.desk import Desk
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.gallery import Gallery
@@ -108,7 +109,16 @@ class _HttpOnFirstUse(httpx.AsyncBaseTransport):
             await self._http.aclose()
 
 
+class _Discreet(logging.Formatter):
+    """Keeps keys out of the log, whoever logs them, also those in a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def log_to_stderr(settings: Settings) -> None:
     """Log to stderr, before the MCP SDK sets up a log of its own. httpx would log every URL."""
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)

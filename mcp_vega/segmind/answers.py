@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from mcp_vega import errors
 from mcp_vega.segmind.media import MAX_BYTES, find_pictures, recognise, whole
-from mcp_vega.segmind.responses import Answer, as_object, error_text, is_about_content, quoted, refusal
+from mcp_vega.segmind.responses import Answer, as_object, error_text, is_about_content, quoted, redacted, refusal
 
 REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
 
@@ -201,8 +201,8 @@ def _describe_unreadable(answer: Answer) -> str:
 
 
 def is_request_id(value: Any) -> TypeGuard[str]:
-    """Whether a foreign value can serve as a request id."""
-    return isinstance(value, str) and re.fullmatch(REQUEST_ID, value) is not None
+    """Whether a foreign value can serve as a request id; a key cannot."""
+    return isinstance(value, str) and re.fullmatch(REQUEST_ID, value) is not None and redacted(value) == value
 
 
 def read_receipt(answer: Answer) -> Receipt:

@@ -52,7 +52,8 @@ class Caller:
             async with _at_most(seconds), stream as response:
                 body = await _read(response, ANSWER_BYTES, even_cut=paid and response.is_success)
                 # A key that comes back in an answer goes no further.
-                return Answer(response.status_code, dict(response.headers), body.replace(key.encode(), b"SG_..."))
+                sent_back = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
+                return Answer(response.status_code, sent_back, body.replace(key.encode(), b"SG_..."))
 
         # A paid call that has to wait longer is a job that waits: whoever began it is to know.
         patience = min(self._patience, PAID_PATIENCE) if paid else self._patience
@@ -73,10 +74,7 @@ class Caller:
     async def _fetch(self, url: str, allowance: Allowance) -> Answer:
         for _ in range(REDIRECTS + 1):
             if not allowance.permits(url):
-                raise errors.MediaError(
-                    f"The picture was drawn, but its address is on a host that is not allowed: {quoted(url)}",
-                    next_step="Add the host to MCP_VEGA_MEDIA_HOSTS if you trust it, or open the address yourself",
-                )
+                raise _not_allowed(url)
             stream = self._http.stream("GET", url, timeout=ASKING)
             async with _at_most(MEDIA_SECONDS), stream as response:
                 if not response.has_redirect_location:
@@ -103,6 +101,15 @@ class Caller:
         if isinstance(outcome, Answer):
             return outcome
         raise _no_answer(outcome, paid=paid) from outcome
+
+
+def _not_allowed(url: str) -> errors.MediaError:
+    said = f"The picture was drawn, but its address is not allowed: {quoted(url)}"
+    if url.lower().startswith("https://"):
+        step = "Add the host to MCP_VEGA_MEDIA_HOSTS if you trust it, or open the address yourself"
+    else:
+        step = "Look for the picture in your request history at https://cloud.segmind.com; only https is fetched"
+    return errors.MediaError(said, next_step=step)
 
 
 def _joined(url: str, location: str) -> str:

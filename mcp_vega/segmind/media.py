@@ -98,7 +98,7 @@ def _medium(text: str) -> bytes | str:
         UnreadableAnswer: It is none of these, or no whole picture.
     """
     text = text.strip()
-    if re.match(r"https?://", text, re.IGNORECASE):
+    if re.match(r"[a-z][a-z0-9+.-]{0,20}://", text, re.IGNORECASE):
         return text
     digits = text.partition(",")[2] if text.startswith("data:") else text
     digits = digits.translate(_BASE64_FOR_URLS).rstrip("=")

@@ -5,6 +5,7 @@ Several servers have it open at once (WAL). Each write is on the disk before it 
 
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -169,7 +170,7 @@ class Database:
 
 def _opened(file: Path) -> sqlite3.Connection:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    _make_private(file)
     connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
@@ -181,6 +182,16 @@ def _opened(file: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make_private(file: Path) -> None:
+    """Make the file where it is not there, readable by this user alone; SQLite's files beside it follow it."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if sys.platform != "win32" and os.fstat(handle).st_uid == os.getuid():
+            os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
 
 
 def _share(connection: sqlite3.Connection) -> None:

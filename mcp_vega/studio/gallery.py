@@ -7,8 +7,6 @@ What came from the API in the place of a picture lies in <folder>/unreadable, un
 
 import os
 import re
-import secrets
-import sys
 import tempfile
 import time
 import unicodedata
@@ -22,6 +20,7 @@ import anyio.to_thread
 
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.segmind.media import MAX_BYTES, SUFFIXES, recognise
+from mcp_vega.studio import files
 from mcp_vega.studio.jobs import Image
 
 SLUG_LENGTH = 40
@@ -32,8 +31,6 @@ UNREADABLE_BYTES = 1_000_000
 # however many calls begin at once.
 ROOM = 4_000_000
 _PIECE = b"-" * 250_000
-# A file that was being written this long ago is being written no more.
-STALE_SECONDS = 600
 
 
 class Gallery:
@@ -47,6 +44,7 @@ class Gallery:
     def __init__(self, folder: Path, spares: Sequence[Path] = ()) -> None:
         self.folder = folder
         self._spares = spares
+        self._cleared: dict[Path, float] = {}
 
     @property
     def unreadable(self) -> Path:
@@ -63,7 +61,7 @@ class Gallery:
 
     def _prepare(self, day: date) -> None:
         try:
-            with tempfile.TemporaryFile(dir=_room(self.folder, day)) as file:
+            with tempfile.TemporaryFile(dir=files.room(self.folder, day.isoformat())) as file:
                 for _ in range(ROOM // len(_PIECE)):
                     file.write(_PIECE)
         except OSError as error:
@@ -86,18 +84,28 @@ class Gallery:
         Raises:
             GalleryError: No folder would take it. It was paid for.
         """
-        return await anyio.to_thread.run_sync(self._keep, data, name, image_id, day)
+        return await anyio.to_thread.run_sync(self._keep, data, name, image_id, day.isoformat())
 
-    def _keep(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+    def _keep(self, data: bytes, name: str, image_id: str, *names: str) -> tuple[Path, str]:
+        """Write a file into the folder of these names below the gallery's or, where that will not take it, a spare."""
         problem = ""
         for folder in (self.folder, *self._spares):
             try:
-                if folder in self._spares:
-                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                return _written(data, _room(folder, day), name, image_id), problem
+                room = files.room(files.own(folder) if folder in self._spares else folder, *names)
+                path = files.write(data, room, name, image_id)
             except OSError as error:
                 problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"
+            else:
+                self._clear(room)
+                return path, problem
         raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
+
+    def _clear(self, room: Path) -> None:
+        """Remove what servers left behind that died while they wrote; now and then, as it takes time."""
+        now = time.monotonic()
+        if now - self._cleared.get(room, -files.STALE_SECONDS) >= files.STALE_SECONDS:
+            self._cleared[room] = now
+            files.clear(room)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
         """Keep what came in the place of a picture that was paid for.
@@ -111,9 +119,9 @@ class Gallery:
             Its absolute path; None where no folder would take it.
         """
         data = data[: MAX_BYTES if recognise(data) else UNREADABLE_BYTES]
-        keep = Gallery(self.unreadable, [folder / UNREADABLE for folder in self._spares]).keep
+        names = (UNREADABLE, day.isoformat())
         with suppress(GalleryError):
-            return (await keep(data, name, sha256(data).hexdigest(), day))[0]
+            return (await anyio.to_thread.run_sync(self._keep, data, name, sha256(data).hexdigest(), *names))[0]
         return None
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
@@ -131,7 +139,8 @@ class Gallery:
         for folder in (self.folder, *self._spares):
             for digits in (image_id, image_id[:8]):
                 with suppress(OSError):
-                    return (folder / day.isoformat() / f"{beginning}-{digits}{suffix}").read_bytes()
+                    path = folder.resolve() / day.isoformat() / f"{beginning}-{digits}{suffix}"
+                    return files.read(path, (folder,))
         return None
 
     async def read(self, path: Path) -> bytes:
@@ -141,7 +150,7 @@ class Gallery:
             GalleryError: The file is gone or cannot be read.
         """
         try:
-            return await anyio.Path(path).read_bytes()
+            return await anyio.to_thread.run_sync(files.read, path, (self.folder, *self._spares))
         except OSError as error:
             raise GalleryError(
                 f"The picture {path} cannot be read: {error.strerror}", next_step="Put the file back, or draw it again"
@@ -198,76 +207,6 @@ def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:
     for file in folder.glob("*/*"):
         with suppress(OSError):
             yield file, file.stat().st_size
-
-
-def _room(folder: Path, day: date) -> Path:
-    room = folder.resolve() / day.isoformat()
-    room.mkdir(parents=True, exist_ok=True)
-    return room
-
-
-def _written(data: bytes, room: Path, name: str, image_id: str) -> Path:
-    """Write a picture under the short name or, where that is another picture's, under the long one."""
-    beginning, suffix = os.path.splitext(name)  # noqa: PTH122  a name, not a path
-    short, long = (room / f"{beginning}-{digits}{suffix}" for digits in (image_id[:8], image_id))
-    if _was_free(short, data) or short.read_bytes() == data:
-        return short
-    _was_free(long, data)
-    return long
-
-
-def _was_free(target: Path, data: bytes) -> bool:
-    """Write a file, unless its name is taken."""
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _place(temporary, target)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-        _clear(target.parent)
-    _sync(target.parent)
-    return True
-
-
-def _clear(room: Path) -> None:
-    """Remove what servers left behind that died while they wrote a picture."""
-    for part in room.glob(".*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                part.unlink()
-
-
-def _place(temporary: Path, target: Path) -> None:
-    """Give a finished file its name, unless the name is taken.
-
-    A link refuses a name that is taken; file systems without links get the name reserved by an empty file.
-    """
-    try:
-        os.link(temporary, target)
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except OSError:
-        target.touch(exist_ok=False)
-        try:
-            temporary.replace(target)
-        except OSError:
-            target.unlink(missing_ok=True)
-            raise
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder survive a power cut as well; Windows does so by itself."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def name_of(prompt: str, seed: int, suffix: str) -> str:
