@@ -204,6 +204,36 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
     assert sandbox.paid_requests == 1
 
 
+@pytest.mark.parametrize(("ordered", "pages", "state"), [(True, 1, "FAILED"), (False, 50, "UNKNOWN")])
+async def test_of_a_long_history_that_is_in_order_only_the_days_around_a_call_are_read(
+    tmp_path: Path, *, ordered: bool, pages: int, state: str
+) -> None:
+    asked: list[str] = []
+    now = datetime.now(UTC)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(500)
+        asked.append(request.url.params["page"])
+        moments = [now - timedelta(minutes=number) for number in range(100)]
+        rows = [
+            {"request_id": f"r{number}", "model_name": "segmind-vega", "request_body": {"seed": 1, "prompt": "other"}}
+            | {"model_created": moment.isoformat(), "model_status": "COMPLETED"}
+            for number, moment in enumerate(moments if ordered else reversed(moments))
+        ]
+        return httpx.Response(200, json={"data": rows})
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        lost = await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7})
+        await checked(agent, id_in(lost))
+        (job,) = await desk.studio.latest(1)
+    assert job.state == state
+    assert max(map(int, asked)) == pages
+
+
 async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_without_the_history(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

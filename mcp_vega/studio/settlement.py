@@ -1,6 +1,6 @@
 """How a call ended whose answer never came: found in the vendor's request history by model, seed and prompt."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,7 +13,8 @@ from mcp_vega.segmind.history import HistoryRow, joined
 from mcp_vega.studio.jobs import Job
 from mcp_vega.studio.ledger import Ledger
 
-PAGES = 10
+# More calls of a model than anyone makes in the days that are asked about.
+PAGES = 50
 # How far this machine's clock and the API's may differ.
 SKEW = timedelta(minutes=10)
 DAY = timedelta(days=1)
@@ -79,9 +80,16 @@ async def _rows(client: SegmindClient, job: Job, now: datetime) -> AsyncIterator
             )
         for row in page.rows:
             yield row
-        if not page.full:
+        if not page.full or _reaches_before(page.rows, job.created - SKEW):
             return
     raise ServiceUnavailable(f"The request history of those days is longer than {PAGES} pages")
+
+
+def _reaches_before(rows: Sequence[HistoryRow], moment: datetime) -> bool:
+    """Whether rows that are seen to be ordered by time, newest first, reach back before a moment."""
+    times = [row.created for row in rows if row.created]
+    in_order = len(times) == len(rows) and times == sorted(times, reverse=True)
+    return in_order and bool(times) and times[-1] < moment
 
 
 def is_call_of(row: HistoryRow, job: Job) -> bool | None:
