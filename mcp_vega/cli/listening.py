@@ -38,6 +38,7 @@ def configured(app: Starlette) -> uvicorn.Config:
         http=_Impatient,
         ws="none",
         log_config=None,
+        server_header=False,
         access_log=False,  # a URL may hold what a client should not have put there
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=0,

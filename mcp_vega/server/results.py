@@ -13,7 +13,7 @@ from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.server.desk import Desk
 from mcp_vega.server.peer import Peer
-from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.studio.jobs import OPERATOR, Image, Job
 from mcp_vega.studio.limits import Budget, dollars
 from mcp_vega.studio.pictures import Mode, Preview
 from mcp_vega.studio.studio import Studio
@@ -228,7 +228,8 @@ def iso(moment: datetime | None) -> str | None:
 def _image_data(image: Image, peer: Peer) -> dict[str, Any]:
     return {
         "id": image.id,
-        "path": str(image.path) if image.path and not image.deleted else None,
+        # Where a file lies is nobody's business but that of those who work at the machine.
+        "path": str(image.path) if image.path and not image.deleted and peer.owner == OPERATOR else None,
         "uri": image.uri,
         "mime_type": image.mime_type,
         "width": image.width,
