@@ -28,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     parser = _parser()
     options = parser.parse_args(argv)
-    if options.transport == "stdio" and (options.serve_host or options.serve_port is not None):
-        parser.error("--host and --port go with --transport sse or http")
+    over_network = options.serve_host or options.serve_port is not None or options.insecure
+    if options.transport == "stdio" and over_network:
+        parser.error("--host, --port and --insecure go with --transport sse or http")
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
