@@ -127,3 +127,16 @@ async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(
     result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
     assert job_of(result)["state"] == "COMPLETED"
     assert [call.route for call in sandbox.queue.calls.values()] == ["v1"]
+
+
+@pytest.mark.parametrize("words", ["", "[fault:failed]"])
+async def test_an_unreadable_answer_to_a_submission_does_not_say_that_it_was_charged(
+    agent: Client, sandbox: Sandbox, words: str
+) -> None:
+    first = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:html] {words}"})
+    assert "no usable request id" in text_of(first)
+    assert "Charged: unknown." in text_of(first)
+    request_id = text_of(first).partition("request_id ")[2].split()[0]
+    last = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    assert "Charged: no." in text_of(last) if words else job_of(last)["images"]
+    assert sandbox.paid_requests == 1

@@ -176,6 +176,21 @@ async def test_a_call_that_the_history_does_not_have_was_not_charged(sandbox: Sa
     assert (sandbox.paid_requests, len(sandbox.queue.calls)) == (1, 0)
 
 
+async def test_a_submission_that_was_accepted_is_not_said_to_have_never_run(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"data": []}) if request.method == "GET" else httpx.Response(200, text="?")
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await agent.call_tool("submit_job", {"prompt": "a fox"})
+        (job,) = await desk.studio.latest(1)
+        last = await checked(agent, job.local_id)
+    assert "the request history has no such call" in text_of(last)
+    assert "Charged: unknown." in text_of(last)
+
+
 async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -125,7 +125,8 @@ def read_submission(answer: Answer) -> Submission:
     request_id = answer.fields.get("request_id")
     if not is_request_id(request_id):
         said = "The API accepted the job but gave no usable request id"
-        raise errors.UnreadableAnswer(said, received=answer.body)
+        # A queued job is charged when it is drawn, and not where that fails.
+        raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=answer.body)
     return Submission(request_id)
 
 

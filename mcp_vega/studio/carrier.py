@@ -246,7 +246,8 @@ class Carrier:
         job = await self._now(job)
         # Whoever sent it elsewhere may still be waiting for its answer, for as long as a call may take.
         over = job.local_id in self.begun or self._age(job) > DRAWING_SECONDS
-        if not over or job.remote_id or job.charged is not Charged.UNKNOWN:
+        taken = isinstance(job.error, errors.UnreadableAnswer)  # the API said so, whatever else it said
+        if not over or taken or job.remote_id or job.charged is not Charged.UNKNOWN:
             return False
         said = f"{_obstacle(job).what}, and the API's request history has no such call"
         changes = {"state": State.FAILED, "error": errors.NeverRan(said), "open": False, "notes": ()}
