@@ -30,7 +30,7 @@ FAULTS = {
     "status-foreign": "v2 only: the submission names status and result addresses on another host",
     "late": "v2 only: the first two looks at a job find nothing",
     "poll-502": "v2 only: the first two looks at a job get an HTML page with 502",
-    "stuck": "v2 only: the job never ends",
+    "stuck": "the drawing never ends: v1 does not answer, a job stays queued",
     "expired": "v2 only: the result has expired when the job is completed",
     "media-403": "v2 only: the picture's address refuses",
     "media-foreign": "v2 only: the picture's address is on another host",
