@@ -1,0 +1,276 @@
+"""Every fault of the sandbox over every kind of connection, as an agent meets it through each tool.
+
+    python benchmarks/faults.py [--only FAULT ... | --write]
+
+Each case is a sandbox of its own on a port, a server in this process and one call of a tool; then check_job is asked
+until nobody works on the job any more and, where more could still be learnt, once more an hour later (by the clocks of
+the sandbox and of the ledger), at a server started then, over a plain connection. `--write` puts the table into
+docs/faults.md. Exits with 1 when a picture is lost that was paid for and could be had, a call is paid for twice, the
+agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is in a text, a
+log or a file, an answer comes too late, or the server breaks.
+
+So that it ends soon, `studios.hurried` sets constants of the product: the time-outs of calls, the pause before a
+question is repeated, for how long a job may be unknown to the API at first, and how long a call waits for its turn.
+"""
+
+import argparse
+import logging
+import re
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp.client import Client
+from mcp_types import CallToolResult, ImageContent
+from studios import HEARD, KEY, STRAY, hurried, listening, studio_in
+from wires import MANNERS, wire
+
+from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.faults import FAULTS
+from mcp_vega.sandbox.queue import Queue
+from mcp_vega.sandbox.serving import serving
+from mcp_vega.segmind.media import recognise
+from mcp_vega.server.app import build_server
+from mcp_vega.server.desk import Desk
+from mcp_vega.studio.gallery import UNREADABLE
+from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.studio import Studio
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
+REFUSED = (400, 401, 402, 403, 404, 405, 406, 410, 422, 429, 500, 502, 503, 504)
+STATUSES = {*map(str, REFUSED), "429*3", *(f"{status}-after" for status in (500, 502, 504))}
+ALL = sorted({"none", *STATUSES, *FAULTS} - {"NNN", "NNN-after"})
+# These meet every connection, the others the plain one.
+DISTURBED = ("none", "failed", "500-after", "output-base64")
+# The tools' calls, by the names that the table gives them.
+TOOLS: dict[str, dict[str, Any]] = {
+    "generate_image_vega": {},
+    "generate_image_vega, 2 samples": {"samples": 2},
+    "generate_image_vegart": {},
+    "submit_job": {},
+}
+CHECK = "check_job"
+# The pictures of these can never be had, of the latter where they have addresses (v2).
+SPOILT, GUARDED = ("truncated", "not-image", "empty"), ("media-403", "media-foreign", "media-redirect")
+# The sandbox is at once done, but where a fault takes its time.
+SPEEDS = {"cold-start": 0.22, "status-word": 0.05}
+WAIT, CHECK_WAIT, GRACE, CHECKS = 2.5, 3, 3, 4
+HOUR = timedelta(seconds=3700)
+AT_ONCE = 8
+HEADINGS = ("fault", "connection", "tool", "what the agent saw", "charged", "in the end", "gallery", "POSTs")
+INTRODUCTION = """\
+# What an agent sees when the API or the way to it fails
+
+Every fault of the sandbox, as each tool meets it, and some of them over bad connections. This makes the table, and
+checks in every row that no picture is lost, none is paid for twice, the agent is told the truth about the charge, the
+key is in no text, log or file, and every answer comes in time:
+
+```sh
+.venv/bin/python benchmarks/faults.py --write
+```
+
+A **fault** is what a prompt asks for with `[fault:NAME]`; `GET /_sandbox` lists what each means. `429*3` is met three
+times, `none` is no fault. One picture is drawn over v1, several are over v2, as is all that submit_job draws; a fault
+of the other way does nothing. The **connections**:
+
+{connections}
+
+The agent saw pictures, `still drawing` with a request id (a call waited for {wait} seconds, and other times were
+shortened, too), or the code of an error; **charged** is what it was told then. **In the end** is what check_job told
+when nobody worked on the job any more and, where more could still be learnt, an hour later at a server started then,
+over a plain connection. **gallery** counts the files there: pictures, and what came in the place of pictures. **POSTs**
+counts the paid calls that arrived at the API for the job, those that it refused apart. A row of check_job tells of the
+job in the row of submit_job before it.
+
+"""
+
+
+# An answer to an agent: of which tool, what it saw, whether that was charged.
+Answer = tuple[str, str, str]
+Row = tuple[str, ...]
+
+
+@dataclass
+class Case:
+    """One call over one connection: what the agent was told, and what was found wrong."""
+
+    fault: str
+    connection: str
+    tool: str
+    folder: Path
+    answers: list[Answer] = field(default_factory=list[Answer])
+    problems: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(speed=SPEEDS.get(self.fault, 0))
+        self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
+
+    async def run(self) -> list[Row]:
+        """Call, ask until it has ended, check; returns its rows."""
+        HEARD.set(heard := [])
+        async with serving(build_sandbox(self.queue)) as url:
+            async with wire(url, MANNERS[self.connection]) as way, self._server(way) as (studio, agent):
+                await self._ask(agent, self.tool, {"prompt": self.prompt, **TOOLS[self.tool]}, WAIT)
+                job = await self._settled(studio, agent)
+            if job.open:
+                self.queue.skip(HOUR.total_seconds())
+                async with self._server(url, lambda: datetime.now(UTC) + HOUR) as (studio, agent):
+                    await self._settled(studio, agent)
+        self._check_pictures()
+        self._check_money()
+        self._check_silence(heard)
+        return self._rows()
+
+    @asynccontextmanager
+    async def _server(
+        self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> AsyncGenerator[tuple[Studio, Client]]:
+        async with (
+            studio_in(self.folder, url=url, patience=2, clock=clock) as studio,
+            Client(build_server(Desk(studio, WAIT))) as agent,
+        ):
+            yield studio, agent
+
+    async def _settled(self, studio: Studio, agent: Client) -> Job:
+        """The job when it has ended, or nobody works on it any more."""
+        (job,) = await studio.latest(1)
+        for _ in range(CHECKS):
+            question = {"request_id": job.local_id, "wait_seconds": CHECK_WAIT}
+            await self._ask(agent, CHECK, question, CHECK_WAIT)
+            job = await studio.look(job.local_id)
+            if not (job.open and job.held):
+                break
+        return job
+
+    async def _ask(self, agent: Client, tool: str, arguments: dict[str, Any], wait: float) -> None:
+        started = time.monotonic()
+        result = await agent.call_tool(tool.partition(",")[0], arguments)
+        if (seconds := time.monotonic() - started) > wait + GRACE:
+            self.problems.append(f"{tool} answered after {seconds:.1f} s")
+        if leaks(result.model_dump_json()):
+            self.problems.append(f"{tool} told the key")
+        self.answers.append((tool, *told(result)))
+
+    # ---- what must hold ----
+
+    def _must(self, holds: bool, problem: str) -> None:  # noqa: FBT001  it is what is claimed
+        self.problems += [] if holds else [problem]
+
+    def _files(self, *, aside: bool) -> list[Path]:
+        files = [path for path in (self.folder / "gallery").rglob("*") if path.is_file()]
+        return [path for path in files if (UNREADABLE in path.parts) is aside]
+
+    def _check_pictures(self) -> None:
+        """What was drawn is in the gallery, whole, and the agent knows; or what came in its place is kept."""
+        drawn = [call for call in self.queue.calls.values() if call.state(self.queue.now) == "COMPLETED"]
+        guarded = any(call.route == "v2" for call in drawn) and self.fault in GUARDED
+        wanted = 0 if guarded or self.fault in SPOILT else sum(call.pictures for call in drawn)
+        kept = [path.read_bytes() for path in self._files(aside=False)]
+        whole = [(found := recognise(data)) and found.is_whole(data) for data in kept]
+        self._must(whole == [True] * wanted, f"{wanted} pictures could be had, kept are {len(whole)}")
+        told_of = sum(int(what.split()[0]) for _, what, _ in self.answers[-1:] if "picture" in what)
+        self._must(told_of == wanted, f"{wanted} pictures could be had, the agent was told of {told_of}")
+        unreadable = any(what == "unreadable_answer" for _, what, _ in self.answers) or self.fault in SPOILT
+        self._must(bool(self._files(aside=True)) or not unreadable or self.fault == "empty", "what came is not kept")
+
+    def _check_money(self) -> None:
+        """One call at most is charged, and nobody is told anything else."""
+        charged = sum(call.cost > 0 for call in self.queue.calls.values())
+        self._must(charged <= len(self.queue.calls) <= 1, "paid for twice")
+        for tool, what, said in self.answers:
+            self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
+        self._must(charged > 0 or self.answers[-1][2] == "no", "not told that it was not charged")
+
+    def _check_silence(self, heard: list[tuple[int, str]]) -> None:
+        """The key is nowhere, and nothing broke."""
+        files = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
+        self._must(not any(KEY.encode() in data for data in files), "the key is in a file")
+        self._must(not any(leaks(text) for _, text in heard), "the key is in the log")
+        self._must(not self.queue.requests["GET media with key"], "the key went to where the pictures are")
+        self._must(all(what != "internal_error" for _, what, _ in self.answers), "it broke")
+        self.problems += [f"logged: {text}" for level, text in heard if level >= logging.ERROR]
+
+    def _rows(self) -> list[Row]:
+        paid = len(self.queue.calls)
+        refused = sum(count for name, count in self.queue.requests.items() if name.startswith("POST")) - paid
+        # How often a call may be refused by the rate limit before it is given up is a matter of chance.
+        posts = [str(paid)] * (paid > 0) + [f"{refused if refused < 4 else 'several'} refused"] * (refused > 0)
+        _, what, charged = self.answers[-1]
+        end = what if charged == "–" or "picture" in what else f"{what}, charged: {charged}"
+        kept, aside = (len(self._files(aside=aside)) for aside in (False, True))
+        files = f"{kept} + {aside} unreadable" if aside else f"{kept}"
+        first = {tool: seen for tool, *seen in reversed(self.answers)}
+        tools = (self.tool, CHECK) if self.tool == "submit_job" else (self.tool,)
+        return [(self.fault, self.connection, tool, *first[tool], end, files, " + ".join(posts)) for tool in tools]
+
+
+def told(result: CallToolResult) -> tuple[str, str]:
+    """What an agent sees in a result, and whether that was charged."""
+    if error := (result.meta or {}).get("mcp-vega/error"):
+        return error["code"], error["charged"]
+    count = sum(isinstance(each, ImageContent) for each in result.content)
+    return (f"{count} picture{'s' * (count > 1)}", "yes") if count else ("still drawing", "–")
+
+
+def leaks(text: str) -> bool:
+    """Whether a key, or anything like one, stands in a text."""
+    return re.search("SG_[A-Za-z0-9_-]{4,}", text) is not None
+
+
+# ---- the table ----
+
+
+async def rows_of(faults: Sequence[str], connections: Sequence[str] = tuple(MANNERS)) -> tuple[list[Row], list[str]]:
+    """The table's rows of some faults over some connections, in their order, and what was found wrong."""
+    cases = [case for case in product(faults, connections, TOOLS) if case[1] == "plain" or case[0] in DISTURBED]
+    found: dict[tuple[str, ...], list[Row]] = {}
+    problems: list[str] = []
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def work(fault: str, connection: str, tool: str) -> None:
+        async with limiter:
+            with tempfile.TemporaryDirectory() as folder:
+                case = Case(fault, connection, tool, Path(folder))
+                found[fault, connection, tool] = await case.run()
+            problems.extend(f"{fault}, {connection}, {tool}: {problem}" for problem in case.problems)
+
+    with hurried(), listening():
+        async with anyio.create_task_group() as tasks:
+            for case in cases:
+                tasks.start_soon(work, *case)
+    problems += [f"logged: {text}" for level, text in STRAY if level >= logging.ERROR]
+    return [row for case in cases for row in found[case]], sorted(problems)
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """The table in Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows))
+
+
+def main() -> int:
+    """Call, check, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--only", metavar="FAULT", nargs="+", choices=ALL, default=ALL, help="these faults alone")
+    either.add_argument("--write", action="store_true", help="write docs/faults.md")
+    options = parser.parse_args()
+    rows, problems = anyio.run(rows_of, options.only)
+    print(table_of(rows), *problems, f"{len(rows)} rows, {len(problems)} problems", sep="\n")
+    if options.write and not problems:
+        each = "\n".join(f"- `{name}`: {manner.words};" for name, manner in MANNERS.items())
+        DOCUMENT.write_text(
+            INTRODUCTION.format(connections=f"{each[:-1]}.", wait=WAIT) + table_of(rows), encoding="utf-8"
+        )
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""docs/faults.md, the table of what an agent sees when the API fails, is whole and still true."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mcp_vega.sandbox.faults import FAULTS
+from mcp_vega.server.tools import DEFINITIONS
+
+ROOT = Path(__file__).parent.parent
+LINES = [line for line in (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+ROWS = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in LINES[2:]]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("faults")
+
+
+def test_the_table_has_every_fault_with_every_tool() -> None:
+    assert len(ROWS) == len(set(ROWS)) >= 60
+    tools = {definition.name for definition in DEFINITIONS}
+    for fault in {"none", "500", "500-after", *FAULTS} - {"NNN", "NNN-after"}:
+        assert {row[2].partition(",")[0] for row in ROWS if row[0] == fault} == tools, fault
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("faults", "connections"),
+    [
+        (["402", "500", "envelope", "html", "media-403", "output-list", "truncated"], ["plain"]),
+        (["failed", "none"], ["cut", "cut early", "cut later"]),
+    ],
+)
+async def test_rows_of_the_table_are_what_an_agent_sees_now(
+    program: ModuleType, faults: list[str], connections: list[str]
+) -> None:
+    rows, problems = await program.rows_of(faults, connections)
+    assert problems == []
+    assert rows == [row for row in ROWS if row[0] in faults and row[1] in connections]
