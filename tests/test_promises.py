@@ -219,6 +219,19 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
     assert sandbox.paid_requests == 1
 
 
+async def test_a_call_whose_pictures_came_in_part_gets_the_rest_when_it_is_repeated(
+    agent: Client, sandbox: Sandbox
+) -> None:
+    arguments = {"prompt": "two [fault:output-object]", "samples": 2}
+    first = await agent.call_tool(VEGA, arguments)
+    assert "1 of the 2 pictures did not arrive" in text_of(first)
+    with anyio.fail_after(20):
+        while len(job_of(again := await agent.call_tool(VEGA, arguments))["images"]) < 2:
+            pass
+    assert job_of(again)["request_id"] == job_of(first)["request_id"]
+    assert sandbox.paid_requests == 1
+
+
 @pytest.mark.parametrize(("ordered", "pages", "state"), [(True, 1, "FAILED"), (False, 50, "UNKNOWN")])
 async def test_of_a_long_history_that_is_in_order_only_the_days_around_a_call_are_read(
     tmp_path: Path, *, ordered: bool, pages: int, state: str

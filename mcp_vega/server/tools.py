@@ -49,14 +49,14 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
     """The answer to a call that began a job, after at most the wait.
 
     Whether it was what the caller wanted is noted: who calls again after it gets another picture; who was cancelled,
-    or told to wait, gets this one.
+    told to wait, or still lacks a picture of it, gets this one.
     """
     delivered = False
     try:
         job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
         delivered = job.error is not None and not job.open  # an error that is final is an answer, too
         result = await results.of_job(desk, job, ASKING.get())
-        delivered = until(job)
+        delivered = until(job) and (job.complete or not job.state.finished)
     finally:
         await desk.studio.answered(job, delivered=delivered)
     return result
@@ -70,7 +70,7 @@ async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) 
     job = await desk.studio.find(question.request_id, peer.owner)
     job = await _watched(desk.studio, job, question.wait_seconds, context)
     result = await results.of_job(desk, job, peer)
-    if job.state.finished:
+    if job.complete or not job.open:
         await desk.studio.delivered(job)
     return result
 
