@@ -132,6 +132,8 @@ class Settings(BaseModel):
     @field_validator("auth_tokens")
     @classmethod
     def _sendable(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not tokens:
+            raise ValueError("holds no token")
         if not all(re.fullmatch("[!-~]+", token.get_secret_value()) for token in tokens):
             raise ValueError("holds a token that no header can carry: use letters, digits and punctuation")
         return tokens

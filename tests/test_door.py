@@ -316,6 +316,34 @@ async def test_headers_that_drip_are_cut(desk: Desk, monkeypatch: pytest.MonkeyP
             await until_cut(stream)
 
 
+async def test_where_every_connection_is_at_work_one_more_is_turned_away(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "CONNECTIONS", 2)
+    head = f"GET /sse HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\n\r\n".encode()
+    async with served(desk, "sse") as house, await connected(house) as one, await connected(house) as two:
+        for stream in (one, two):
+            await stream.send(head)
+            assert b"200 OK" in await stream.receive()
+        async with await connected(house) as third:
+            with anyio.fail_after(10):
+                answer = b"".join([piece async for piece in third])
+    assert answer.startswith(b"HTTP/1.1 503 ")
+
+
+async def until_dropped(stream: anyio.abc.SocketStream, asking: bytes) -> None:
+    while True:
+        await stream.send(asking)
+
+
+async def test_a_client_that_does_not_read_is_dropped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 0.3)
+    asking = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n" * 200
+    async with served(desk, "http") as house, await connected(house) as stream:
+        with anyio.fail_after(60), pytest.raises((anyio.BrokenResourceError, ConnectionResetError)):
+            await until_dropped(stream, asking)
+
+
 async def test_a_request_that_takes_its_time_to_be_answered_is_not_cut(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,26 +1,34 @@
 """What must not happen: a key that gets out, an address that is asked, a file that is touched, a text that commands."""
 
+import gzip
 import json
 import logging
 import os
 import sqlite3
 import stat
 import sys
+import tracemalloc
+from collections.abc import AsyncGenerator
 from contextlib import closing
+from datetime import date
 from pathlib import Path
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from conftest import API, HISTORY, KEY, Sandbox, desk_over, images_of, job_of, noise, text_of
 from mcp.client import Client
+from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
-from mcp_vega.cli.wiring import log_to_stderr
+from mcp_vega.cli.wiring import log_to_stderr, no_cookies
+from mcp_vega.errors import GalleryError, InvalidSettings
 from mcp_vega.segmind.answers import is_request_id
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.responses import quoted, redacted
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
+from mcp_vega.studio.gallery import Gallery
 
 pytestmark = pytest.mark.anyio
 
@@ -105,8 +113,7 @@ def echoing(request: httpx.Request) -> httpx.Response:
     if request.url.path == HISTORY:
         row = {"request_id": key, "model_name": key, "model_status": key, "error": key, "request_body": key}
         return httpx.Response(200, json={"data": [row]}, headers=headers)
-    # A key of the usual shape is known in whatever letters it is spelt, one of another shape as it was sent.
-    spelt = "".join(f"\\u{ord(letter):04x}" for letter in key) if key == KEY else key
+    spelt = "".join(f"\\u{ord(letter):04x}" for letter in key)
     body = f'{{"error": "the key {key}, that is {spelt}", "request_id": "{key}", "status": "{key}"}}'
     return httpx.Response(
         json.loads(request.content or "{}").get("num_inference_steps", 0) + 396, text=body, headers=headers
@@ -132,6 +139,66 @@ async def test_a_key_that_the_api_sends_back_goes_nowhere(
     kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert key not in said
     assert key.encode() not in kept
+
+
+@pytest.mark.parametrize("spelt", ["{key}", "SG%5F{rest}", "".join(f"\\u{ord(each):04x}" for each in KEY)])
+async def test_no_address_that_holds_the_key_is_asked(tmp_path: Path, spelt: str) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(unquote(str(request.url)))
+        address = f"https://images.segmind.com/a.jpg?k={spelt.format(key=KEY, rest=KEY[3:])}"
+        return httpx.Response(200, text=f'{{"image": "{address}"}}')
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        assert (await agent.call_tool(RT, {"prompt": "a fox"})).is_error
+    assert not any(KEY in url for url in asked)
+
+
+async def test_no_cookie_of_the_api_is_sent_anywhere() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, headers={"set-cookie": f"sid={KEY}; Domain=segmind.com; Path=/"})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), cookies=no_cookies()) as http:
+        await http.get("https://api.segmind.com/v1")
+        await http.get("https://images.segmind.com/1.jpeg")
+        await http.get("https://api.segmind.com/v1")
+    assert not any("cookie" in request.headers for request in seen)
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip,deflate", "br", "zstd"])
+async def test_what_is_compressed_more_than_once_or_oddly_is_not_unpacked(tmp_path: Path, encoding: str) -> None:
+    bomb = gzip.compress(gzip.compress(bytes(50_000_000)))
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Raw(bomb), headers={"content-encoding": encoding})
+
+    tracemalloc.start()
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        result = await agent.call_tool(RT, {"prompt": "a fox"})
+        _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "Charged: yes." in text_of(result)
+    assert most < 20_000_000
+
+
+class Raw(httpx.AsyncByteStream):
+    """Bytes as they come over the network."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        yield self._data
 
 
 def test_a_key_is_in_no_representation() -> None:
@@ -184,11 +251,14 @@ def test_a_key_is_no_request_id() -> None:
 
 @pytest.mark.parametrize("variable", ["SEGMIND_BASE_URL", "SEGMIND_HISTORY_URL"])
 def test_an_address_with_a_password_is_refused(variable: str) -> None:
-    from mcp_vega.errors import InvalidSettings
-
     with pytest.raises(InvalidSettings, match="no user name or password") as caught:
         Settings.from_environment({variable: "https://me:hunter2@api.example"})
     assert "hunter2" not in caught.value.text
+
+
+def test_tokens_that_are_none_are_refused() -> None:
+    with pytest.raises(InvalidSettings, match="MCP_VEGA_AUTH_TOKENS cannot be used: holds no token"):
+        Settings.from_environment({"MCP_VEGA_AUTH_TOKENS": " , "})
 
 
 # ---- foreign text ----
@@ -238,6 +308,16 @@ async def test_a_link_in_the_gallery_leads_nowhere(sandbox: Sandbox, tmp_path: P
 
 
 @posix
+async def test_nothing_is_set_aside_or_made_behind_a_link(tmp_path: Path) -> None:
+    gallery, outside = tmp_path / "gallery", tmp_path / "outside"
+    outside.mkdir()
+    gallery.mkdir()
+    (gallery / "unreadable").symlink_to(outside, target_is_directory=True)
+    assert await Gallery(gallery).set_aside(b"data", "a-7.bin", date(2026, 11, 21)) is None
+    assert list(outside.iterdir()) == []
+
+
+@posix
 async def test_a_picture_that_was_replaced_by_a_link_is_not_read(sandbox: Sandbox, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret", encoding="utf-8")
@@ -246,8 +326,6 @@ async def test_a_picture_that_was_replaced_by_a_link_is_not_read(sandbox: Sandbo
         path = Path(job["images"][0]["path"])
         path.unlink()
         path.symlink_to(secret)
-        from mcp.shared.exceptions import MCPError
-
         with pytest.raises(MCPError, match="a link to a file elsewhere") as caught:
             await agent.read_resource(job["images"][0]["uri"])
         again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
@@ -271,11 +349,6 @@ async def test_a_gallery_that_was_moved_behind_a_link_is_still_read(sandbox: San
 async def test_another_users_folder_in_the_temporary_one_takes_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datetime import date
-
-    from mcp_vega.errors import GalleryError
-    from mcp_vega.studio.gallery import Gallery
-
     blocked = tmp_path / "file"
     blocked.touch()
     spare = tmp_path / "spare"
@@ -286,6 +359,9 @@ async def test_another_users_folder_in_the_temporary_one_takes_no_picture(
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(GalleryError):
         await gallery.keep(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
+    with pytest.raises(GalleryError, match="cannot be read"):
+        await gallery.read(path)
+    assert await gallery.find("a-7.jpg", "0" * 32, date(2026, 11, 21)) is None
     link = tmp_path / "link"
     link.symlink_to(spare, target_is_directory=True)
     monkeypatch.undo()

@@ -1,8 +1,10 @@
 """What may be spent: the day's limit, the calls a minute and at once, over all servers on a ledger."""
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +21,7 @@ from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.studio import turns
 from mcp_vega.studio.accounts import Spent
+from mcp_vega.studio.database import BUSY_SECONDS
 from mcp_vega.studio.jobs import Job
 from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.limits import Limits
@@ -336,6 +339,124 @@ async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp
         api.go.set()
         await ended(desk.studio, [first])
     assert api.prompts == ["the first"]
+
+
+async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_not_charged(tmp_path: Path) -> None:
+    api = Api()
+    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk:
+        first = await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        waiting = [await desk.studio.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        await until(lambda: all(waits(desk.studio, job) for job in waiting))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(desk.studio.finish, 5)
+            await until(lambda: len(desk.studio.under_way) == 1)
+            api.go.set()
+        ends = [await desk.studio.look(job.local_id) for job in (first, *waiting)]
+    assert ends[0].complete
+    assert {(job.error and job.error.code, str(job.charged), job.open) for job in ends[1:]} == {
+        ("server_closing", "no", False)
+    }
+    assert api.prompts == ["the first"]
+
+
+async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails_none(tmp_path: Path) -> None:
+    api, home = Api(), tmp_path / "home"
+    limits = Limits(calls_at_once=1)
+    async with desk_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as desk:
+        jobs = [await desk.studio.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        await api.reached(1)
+        await until(lambda: all(waits(desk.studio, job) for job in jobs[1:]))
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await anyio.sleep(BUSY_SECONDS + 0.5)
+        api.go.set()
+        done = await ended(desk.studio, jobs)
+    assert [job.state for job in done] == ["COMPLETED"] * 3
+
+
+async def test_a_turn_that_nobody_waits_for_is_given_back_once_the_ledger_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LEDGER_SECONDS", 0)
+    api, home = Api(), tmp_path / "home"
+    transport, limits = httpx.MockTransport(api), Limits(calls_at_once=1)
+    async with (
+        desk_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
+        desk_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
+    ):
+        first = await one.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        late = await one.studio.draw(VegaRTParameters(prompt="late"))
+        await until(lambda: waits(one.studio, late))
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await until(lambda: len(one.studio.under_way) == 1)
+        assert (await one.studio.look(late.local_id)).error
+        api.go.set()
+        await ended(one.studio, [first])
+        (done,) = await ended(two.studio, [await two.studio.draw(VegaRTParameters(prompt="the next"))])
+    assert done.complete
+
+
+async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def refuse(_: httpx.Request) -> httpx.Response:
+        asked.append(anyio.current_time())
+        past = datetime.now(UTC) - timedelta(seconds=90)
+        return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": past.isoformat()})
+
+    async with desk_over(API, tmp_path, transport=httpx.MockTransport(refuse)) as desk:
+        await desk.studio.draw(VegaRTParameters(prompt="a fox"))
+        await anyio.sleep(4)
+    assert 2 <= len(asked) <= 6
+
+
+async def test_a_cost_below_nothing_does_not_make_the_limit_grow(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        response = handle(noise("JPEG", 64))(request)
+        response.headers["x-cost"] = "-1"
+        return response
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer), limits=a_day("0.005")) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        codes = [code_of(await agent.call_tool(VEGA, {"prompt": f"{number}"})) for number in range(4)]
+    assert codes == [None, None, "spending_limit_reached", "spending_limit_reached"]
+
+
+async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None:
+    api = Api()
+    refused: list[errors.TooManyCalls] = []
+
+    async def draw(number: int) -> None:
+        try:
+            await desk.studio.draw(VegaRTParameters(prompt=f"{number}"))
+        except errors.TooManyCalls as error:
+            refused.append(error)
+
+    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as desk:
+        async with anyio.create_task_group() as tasks:
+            for number in range(40):
+                tasks.start_soon(draw, number)
+        assert len(refused) == 35
+        api.go.set()
+
+
+async def test_what_an_older_server_wrote_down_counts_with_its_estimate(sandbox: Sandbox, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with (
+        desk_over(sandbox.url, tmp_path, home=home, limits=a_day("1")) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await agent.call_tool(VEGA, {"prompt": "a fox [fault:no-cost]"})
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other, other:
+            other.execute("UPDATE jobs SET estimate = NULL")
+        budget = await desk.studio.budget()
+    assert budget
+    assert budget.spent == Decimal("0.00225")
 
 
 async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_path: Path) -> None:

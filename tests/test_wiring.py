@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Sandbox, text_of
+from conftest import HISTORY, KEY, Sandbox, text_of
 from mcp.client import Client
 
 from mcp_vega.cli.wiring import opened_desk
@@ -31,6 +31,20 @@ async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this
     stopped = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
     assert "No connection to the API could be made" in stopped
     assert "Charged: no." in stopped
+
+
+async def test_no_proxy_hears_of_a_history_on_this_machine(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")  # nothing listens there
+    variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_HISTORY_URL": f"{sandbox.url}{HISTORY}"}
+    folders = {"MCP_VEGA_GALLERY": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path / "home")}
+    settings = Settings.from_environment({**variables, **folders})
+    async with opened_desk(settings) as desk, Client(build_server(desk)) as agent:
+        await agent.call_tool("check_job", {"request_id": "not-known-here"})
+    assert sandbox.queue.requests["GET history_entry"] == 1
 
 
 async def test_the_sandbox_keeps_its_pictures_apart(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
 import httpx
@@ -32,11 +33,9 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         api = SANDBOX if settings.sandbox else settings.base_url
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
-        # No proxy leads to this machine, whatever the environment says.
-        trust_env = not is_loopback(httpx.URL(settings.base_url).host)
-        transport = _HttpOnFirstUse(trust_env=trust_env)
-        headers = {"user-agent": f"mcp-vega/{__version__}"}
-        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, headers=headers))
+        headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
+        client = httpx.AsyncClient(transport=_HttpOnFirstUse(), headers=headers, cookies=no_cookies())
+        http = await stack.enter_async_context(client)
         client = SegmindClient(
             http,
             settings.api_key,
@@ -77,6 +76,11 @@ async def opened_ledger(settings: Settings) -> AsyncGenerator[Ledger | None]:
         await ledger.close()
 
 
+def no_cookies() -> CookieJar:
+    """A jar that takes none: a cookie of the API would go to other hosts of its domain, whatever it holds."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
 def gallery_of(settings: Settings) -> Gallery:
     """The gallery, with the places where a paid picture goes when its disk is full."""
     spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
@@ -89,24 +93,24 @@ def _user() -> str:
 
 
 class _HttpOnFirstUse(httpx.AsyncBaseTransport):
-    """Opens the HTTP client at the first request: its TLS certificates take time that a handshake need not wait.
+    """Opens an HTTP client at the first request: its TLS certificates take time that a handshake need not wait.
 
-    Args:
-        trust_env: Whether the proxies of the environment are used.
+    The proxies of the environment are used, but for this machine itself, whatever the environment says.
     """
 
-    def __init__(self, *, trust_env: bool) -> None:
-        self._trust_env = trust_env
-        self._http: httpx.AsyncClient | None = None
+    def __init__(self) -> None:
+        self._clients: dict[bool, httpx.AsyncClient] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._http is None:
-            self._http = httpx.AsyncClient(trust_env=self._trust_env, limits=httpx.Limits(max_connections=None))
-        return await self._http.send(request, stream=True)
+        here = is_loopback(request.url.host)
+        if here not in self._clients:
+            limits = httpx.Limits(max_connections=None)
+            self._clients[here] = httpx.AsyncClient(trust_env=not here, limits=limits)
+        return await self._clients[here].send(request, stream=True)
 
     async def aclose(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
 
 class _Discreet(logging.Formatter):
@@ -117,8 +121,9 @@ class _Discreet(logging.Formatter):
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """Log to stderr, before the MCP SDK sets up a log of its own. httpx would log every URL."""
+    """Log to stderr, before the MCP SDK sets up a log of its own. httpx would log every URL, httpcore every header."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -214,7 +214,7 @@ def read_receipt(answer: Answer) -> Receipt:
     request_id = headers.get("x-request-id") or body.get("request_id")
     return Receipt(
         request_id=request_id if is_request_id(request_id) else None,
-        cost=_first(headers.get("x-cost"), metrics.get("cost")),
+        cost=as_cost(_first(headers.get("x-cost"), metrics.get("cost"))),
         credits_left=_first(headers.get("x-remaining-credits"), metrics.get("remaining_credits")),
         seconds=_first(headers.get("x-generation-time"), metrics.get("inference_time"), body.get("infer_time")),
         seed=int(seed) if seed is not None and 0 <= seed < 10**15 and seed == seed.to_integral_value() else None,
@@ -225,11 +225,17 @@ def _first(*values: Any) -> Decimal | None:
     return next((number for number in map(as_decimal, values) if number is not None), None)
 
 
+def as_cost(value: Any) -> Decimal | None:
+    """A price; one below nothing is none, or a spending limit would grow by it."""
+    cost = as_decimal(value)
+    return None if cost is None or cost < 0 else abs(cost)
+
+
 def as_decimal(value: Any) -> Decimal | None:
     """A finite decimal from a number or its text, also in brackets (`[2.1]`, one entry per picture: the first)."""
     if isinstance(value, list):
         value = value[0] if value else None  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     text = str(value).strip().strip("[]").split(",")[0].strip()
     # Longer than any figure of the API: nothing to convert, and a huge exponent would be slow.

@@ -1,5 +1,6 @@
 """How requests are sent: bounded in time and size, repeated as far as `retries` allows."""
 
+import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -52,8 +53,8 @@ class Caller:
             async with _at_most(seconds), stream as response:
                 body = await _read(response, ANSWER_BYTES, even_cut=paid and response.is_success)
                 # A key that comes back in an answer goes no further.
-                sent_back = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-                return Answer(response.status_code, sent_back, body.replace(key.encode(), b"SG_..."))
+                headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
+                return Answer(response.status_code, headers, _without(key, body))
 
         # A paid call that has to wait longer is a job that waits: whoever began it is to know.
         patience = min(self._patience, PAID_PATIENCE) if paid else self._patience
@@ -103,6 +104,18 @@ class Caller:
         raise _no_answer(outcome, paid=paid) from outcome
 
 
+def _without(key: str, body: bytes) -> bytes:
+    """A body without the key that was sent, also where JSON spells it in numbers."""
+    body = body.replace(key.encode(), b"SG_...")
+    if rb"\u" not in body:
+        return body
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body
+    return text.replace(key, "SG_...").encode(errors="replace") if key in text else body
+
+
 def _not_allowed(url: str) -> errors.MediaError:
     said = f"The picture was drawn, but its address is not allowed: {quoted(url)}"
     if url.lower().startswith("https://"):
@@ -123,12 +136,16 @@ def _joined(url: str, location: str) -> str:
 async def _read(response: httpx.Response, limit: int, *, even_cut: bool = False) -> bytes:
     """The first `limit` bytes of a body, or those before the place where its compression is broken.
 
+    Layers of compression, or one of an unusual kind, are left as they are: a few bytes could become more than there is
+    memory for before anybody counts them.
+
     With `even_cut` those before the place where the connection broke as well: the status of a paid call says that it
     ran, whatever became of its answer.
     """
     data = bytearray()
     with suppress(httpx.DecodingError, *([httpx.TransportError] if even_cut else [])):
-        async for piece in response.aiter_bytes():
+        usual = response.headers.get("content-encoding", "identity").strip().lower() in {"identity", "gzip", "deflate"}
+        async for piece in response.aiter_bytes() if usual else response.aiter_raw():
             data += piece
             if len(data) >= limit:
                 break

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import date
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import anyio
 import httpx
@@ -213,6 +213,8 @@ class SegmindClient:
         Raises:
             MediaError: The address is not allowed, or gave no whole picture.
         """
+        if self._key and self._key.get_secret_value() in unquote(url):
+            raise errors.MediaError("The picture was drawn, but its address holds the API key, so it is not asked")
         try:
             answer = await self._caller.fetch(url, self._allowance)
         except (errors.Unreachable, errors.ServiceUnavailable) as error:

@@ -8,8 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_vega import errors
-from mcp_vega.segmind.answers import as_decimal, is_request_id
+from mcp_vega.segmind.answers import as_cost, is_request_id
 from mcp_vega.segmind.responses import Answer, as_moment, as_object, quoted, refusal
+
+# Longer than any body that is sent: to read it could take all the time and memory there is.
+INPUTS_LENGTH = 100_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _history_row(row: dict[str, Any]) -> HistoryRow:
         request_id=_request_id(row.get("request_id")),
         model=str(row.get("model_name", "")),
         state=str(row.get("model_status", "")),
-        cost=as_decimal(row.get("credits_deduction")),
+        cost=as_cost(row.get("credits_deduction")),
         created=as_moment(row.get("model_created")),
         inputs=_literal(row.get("request_body")),
         urls=(url,) if isinstance(url, str) and url else (),
@@ -109,6 +112,8 @@ def _literal(text: Any) -> dict[str, Any]:
     """A call's inputs from the history: an object, its JSON, or the text of a Python dictionary."""
     if not isinstance(text, str):
         return as_object(text)
+    if len(text) > INPUTS_LENGTH:
+        return {}
     try:
         return as_object(json.loads(text))
     except (ValueError, RecursionError):

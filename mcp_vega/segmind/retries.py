@@ -31,7 +31,8 @@ def pause_before_retry(failure: Exception, attempt: int, now: datetime, *, paid:
         return None
     match failure:
         case errors.RateLimited(until=datetime() as until):
-            return max((until - now).total_seconds(), 0) + random.uniform(0.1, 0.5)  # noqa: S311  spreads callers
+            # The API's clock may be behind: a moment that is over is no leave to ask at once.
+            return max((until - now).total_seconds(), 0) + backoff(attempt)
         case errors.RateLimited():
             return backoff(attempt)
         case httpx.RequestError():

@@ -101,25 +101,24 @@ class Door:
             await self._app(scope, receive, send)
             return
         try:
+            headers = Headers(scope=scope)
+            _check_size(headers)
             if scope["path"] != HEALTH_PATH:
-                self._check_sender(Headers(scope=scope))
+                self._check_sender(headers)
                 self._name(scope)
             body = await _body(scope, receive)
         except NotAdmitted as error:
             logger.info(error.what)
             # What may still come of the request is not waited for.
-            headers = {"connection": "close"}
-            headers |= {"www-authenticate": "Bearer"} if isinstance(error, MissingToken) else {}
-            await PlainTextResponse(f"{error.text}\n", error.status, headers)(scope, receive, send)
+            said = {"connection": "close"}
+            said |= {"www-authenticate": "Bearer"} if isinstance(error, MissingToken) else {}
+            await PlainTextResponse(f"{error.text}\n", error.status, said)(scope, receive, send)
         else:
             await self._app(scope, _replayed(body, receive), send)
 
     # ---- who sent it ----
 
     def _check_sender(self, headers: Headers) -> None:
-        size = sum(len(name) + len(value) for name, value in headers.raw)
-        if size > HEADER_BYTES:
-            raise RequestTooLarge(f"The request's headers have {size:,} bytes, and at most {HEADER_BYTES:,} are read")
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._knows(hosts[0]):
             raise HostNotAllowed(f"The Host header {quoted(', '.join(hosts), 100)} is not allowed")
@@ -142,7 +141,7 @@ class Door:
             return
         given = Headers(scope=scope).getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        fingerprint = _fingerprint(token.strip())
+        fingerprint = _fingerprint(token.strip(" \t"))
         # Each is compared, and each to its end, so that the time tells nothing.
         matches = [owner for owner in self._owners if hmac.compare_digest(owner, fingerprint)]
         if scheme.lower() != "bearer" or not matches:
@@ -155,11 +154,22 @@ class Door:
 
 
 def _fingerprint(token: str) -> str:
-    """What stands for a token in the ledger; the token cannot be had from it."""
+    """What stands for a token in the ledger; a long random token cannot be had from it."""
     return sha256(f"mcp-vega {token}".encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 # ---- what it brings ----
+
+
+def _check_size(headers: Headers) -> None:
+    """Check that a request's headers are no larger than any that the server needs.
+
+    Raises:
+        RequestTooLarge: They are.
+    """
+    size = sum(len(name) + len(value) for name, value in headers.raw)
+    if size > HEADER_BYTES:
+        raise RequestTooLarge(f"The request's headers have {size:,} bytes, and at most {HEADER_BYTES:,} are taken")
 
 
 async def _body(scope: Scope, receive: Receive) -> Message:

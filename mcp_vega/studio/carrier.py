@@ -79,6 +79,8 @@ class Carrier:
 
     async def resume(self, job: Job) -> None:
         """Carry on with a job whose call was sent by a server that is gone, or earlier by this one."""
+        if job.sent is None and job.notes:
+            job = await self._board.change(job, notes=())  # it does not wait for its turn any more
         if any(image.data for image in job.images):
             await self._carry(job, self._keep_again)
         elif job.route is Route.V2 and job.remote_id and self._age(job) < RECORD_SECONDS:
@@ -277,4 +279,5 @@ class Carrier:
 
 def _obstacle(job: Job) -> VegaError:
     """What stands between a job and its pictures."""
-    return job.error or errors.OutcomeUnknown("The call was sent, and no picture has come of it yet")
+    sent = "The call was sent" if job.sent else "The server ended that was to send the call"
+    return job.error or errors.OutcomeUnknown(f"{sent}, and no picture has come of it yet")

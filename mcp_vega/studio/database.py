@@ -98,14 +98,15 @@ MIGRATIONS = (
     CREATE INDEX images_by_time ON images (created, owner) WHERE deleted IS NULL;
     CREATE INDEX images_by_words ON images (created, owner, words) WHERE deleted IS NULL;
     CREATE TABLE turns (
-        job TEXT PRIMARY KEY,
+        id TEXT PRIMARY KEY,
         caller TEXT NOT NULL,
         server TEXT NOT NULL,
         calls_a_minute INTEGER, -- its server's limit, if it has one
         asked REAL NOT NULL,    -- when it began to wait, in the machine's monotonic time
         taken REAL,             -- when its call was sent
         over INTEGER NOT NULL   -- whether its call has ended
-    )
+    );
+    CREATE INDEX turns_by_caller ON turns (caller, taken, over)
     """,
 )
 
@@ -176,6 +177,8 @@ def _opened(file: Path) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         _share(connection)
         connection.execute("PRAGMA synchronous = FULL")
+        connection.create_function("words", 5, records.words_of_columns, deterministic=True)
+        connection.create_function("estimate", 2, records.estimate_of_columns, deterministic=True)
         connection.execute("PRAGMA foreign_keys = ON")
         _migrate(connection)
     except BaseException:
@@ -215,8 +218,6 @@ def _migrate(connection: sqlite3.Connection) -> None:
     if version() < len(MIGRATIONS):
         # Every other server that opens the file now waits for the one that does this.
         connection.execute(f"PRAGMA busy_timeout = {MIGRATING_SECONDS * 1000:.0f}")
-        connection.create_function("words", 5, records.words_of_columns, deterministic=True)
-        connection.create_function("estimate", 2, records.estimate_of_columns, deterministic=True)
         with _transaction(connection, "BEGIN IMMEDIATE"):  # another server may have been quicker
             for script in MIGRATIONS[version() :]:
                 for statement in script.split(";"):

@@ -22,9 +22,9 @@ def room(root: Path, *names: str) -> Path:
     """
     root = root.resolve()
     folder = root.joinpath(*names)
-    folder.mkdir(parents=True, exist_ok=True)
     if not folder.resolve().is_relative_to(root):
         raise OSError(errno.ELOOP, f"a link at {folder} leads out of it")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -35,10 +35,19 @@ def own(folder: Path) -> Path:
         OSError: It cannot be made, or another user has made it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    require_own(folder)
+    return folder
+
+
+def require_own(folder: Path) -> None:
+    """Check that a folder is this user's, and no link.
+
+    Raises:
+        OSError: It is not, or it is not there.
+    """
     found = folder.lstat()
     if sys.platform != "win32" and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()):
         raise PermissionError(errno.EPERM, f"{folder} is another user's")
-    return folder
 
 
 def read(path: Path, roots: Iterable[Path]) -> bytes:

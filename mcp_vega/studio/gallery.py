@@ -140,7 +140,7 @@ class Gallery:
             for digits in (image_id, image_id[:8]):
                 with suppress(OSError):
                     path = folder.resolve() / day.isoformat() / f"{beginning}-{digits}{suffix}"
-                    return files.read(path, (folder,))
+                    return self._read(path)
         return None
 
     async def read(self, path: Path) -> bytes:
@@ -150,11 +150,17 @@ class Gallery:
             GalleryError: The file is gone or cannot be read.
         """
         try:
-            return await anyio.to_thread.run_sync(files.read, path, (self.folder, *self._spares))
+            return await anyio.to_thread.run_sync(self._read, path)
         except OSError as error:
             raise GalleryError(
                 f"The picture {path} cannot be read: {error.strerror}", next_step="Put the file back, or draw it again"
             ) from error
+
+    def _read(self, path: Path) -> bytes:
+        for spare in self._spares:  # one of them is in a folder that is everybody's
+            if path.is_relative_to(spare.resolve()):
+                files.require_own(spare)
+        return files.read(path, (self.folder, *self._spares))
 
     # ---- house-keeping ----
 

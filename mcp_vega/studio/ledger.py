@@ -6,7 +6,7 @@ the one that stands in `jobs.holder` while its row in `servers` says that it is 
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -193,25 +193,25 @@ class Ledger:
 
     # ---- whose turn it is ----
 
-    async def take_turns(self, waiting: Sequence[Job], over: Sequence[str], limits: Limits) -> set[str]:
+    async def take_turns(self, waiting: Mapping[str, str], over: Sequence[str], limits: Limits) -> set[str]:
         """Have as many calls sent as the limits and the other servers allow, in a fair order.
 
         Args:
-            waiting: The jobs of this server whose calls are to be sent next.
-            over: The local ids of the jobs whose turn is over.
+            waiting: The turns that this server's calls wait for, the first one first, each with the owner of its job.
+            over: The turns whose calls have ended, or wait no more.
             limits: The limits.
 
         Returns:
-            The local ids of the jobs whose turn it is now.
+            The turns that have come.
         """
         values = {"me": self._me, "calls_a_minute": limits.calls_a_minute}
-        asking = [{**values, "job": job.local_id, "caller": job.owner or self._me} for job in waiting]
+        asking = [{**values, "id": turn, "caller": owner or self._me} for turn, owner in waiting.items()]
 
         def take(database: sqlite3.Connection) -> set[str]:
             self._servers.say_alive(database)
             time = self._servers.time
             for statement in (statements.END_TURN, statements.STOP_WAITING):
-                database.executemany(statement, [{"job": local_id} for local_id in over])
+                database.executemany(statement, [{"id": turn} for turn in over])
             database.execute(statements.FORGET_TURNS, time)
             database.executemany(statements.ASK_FOR_TURN, [{**each, **time} for each in asking])
             return self._taken(database, limits, time)
@@ -219,7 +219,7 @@ class Ledger:
         return await self._database.write(take)
 
     def _taken(self, database: sqlite3.Connection, limits: Limits, time: dict[str, float]) -> set[str]:
-        granted = set[str]()
+        came = set[str]()
         while True:
             under_way, taken = (
                 database.execute(statement, time).fetchone()[0]
@@ -227,9 +227,9 @@ class Ledger:
             )
             following = database.execute(statements.NEXT_TURN, {**time, "taken": taken}).fetchone()
             if under_way >= limits.calls_at_once or following is None or following["server"] != self._me:
-                return granted
-            database.execute(statements.TAKE_TURN, {**time, "job": following["job"]})
-            granted.add(following["job"])
+                return came
+            database.execute(statements.TAKE_TURN, {**time, "id": following["id"]})
+            came.add(following["id"])
 
     # ---- the file ----
 

@@ -1,4 +1,4 @@
-"""The ledger's SQL, by name. Portable but for the names of parameters, `json_extract` and `INDEXED BY`.
+"""The ledger's SQL, by name. Portable but for the names of parameters, `json_extract`, `INDEXED BY` and `estimate`.
 
 :me is this server, :now the machine's uptime and :lease for how long a server counts as alive, both in seconds.
 """
@@ -67,14 +67,15 @@ IS_SHOWN = "(:owner = '' OR owner = :owner)"
 
 # ---- money and turns ----
 
-# What was not charged for certain was spent as far as anyone knows; the cost that was told counts, else the estimate.
+# What was not charged for certain was spent as far as anyone knows; the cost that was told counts, else the estimate
+# (which a server of an earlier version did not write down).
 SPENT = """
-    SELECT coalesce(cost, estimate) AS amount, count(*) AS calls FROM jobs
+    SELECT coalesce(cost, estimate, estimate(parameters, model)) AS amount, count(*) AS calls FROM jobs
     WHERE created BETWEEN :since AND :until AND charged != 'no' GROUP BY amount
 """
 SPENT_BY_DAY = """
-    SELECT substr(created, 1, 10) AS day, model, coalesce(cost, estimate) AS amount, cost IS NULL AS estimated,
-        count(*) AS calls
+    SELECT substr(created, 1, 10) AS day, model, coalesce(cost, estimate, estimate(parameters, model)) AS amount,
+        cost IS NULL AS estimated, count(*) AS calls
     FROM jobs WHERE charged != 'no' GROUP BY day, model, amount, estimated ORDER BY day DESC, model
 """
 
@@ -83,14 +84,13 @@ FORGET_TURNS = f"""
     DELETE FROM turns WHERE (over OR server NOT IN {ALIVE}) AND (taken IS NULL OR taken NOT BETWEEN :now - 60 AND :now)
 """  # noqa: S608
 ASK_FOR_TURN = """
-    INSERT INTO turns VALUES (:job, :caller, :me, :calls_a_minute, :now, NULL, 0)
-    ON CONFLICT (job) DO UPDATE SET server = :me, asked = :now, taken = NULL, over = 0 WHERE over OR server != :me
+    INSERT INTO turns VALUES (:id, :caller, :me, :calls_a_minute, :now, NULL, 0) ON CONFLICT (id) DO NOTHING
 """
 TURNS_UNDER_WAY = f"SELECT count(*) FROM turns WHERE taken IS NOT NULL AND NOT over AND server IN {ALIVE}"  # noqa: S608
 TURNS_TAKEN = "SELECT count(*) FROM turns WHERE taken BETWEEN :now - 60 AND :now"
 # The next is the caller's with the fewest calls under way, then his whose last turn is the longest ago.
 NEXT_TURN = f"""
-    SELECT job, server FROM turns AS waiting
+    SELECT id, server FROM turns AS waiting
     WHERE taken IS NULL AND server IN {ALIVE} AND (calls_a_minute IS NULL OR calls_a_minute > :taken)
     ORDER BY
         (SELECT count(*) FROM turns WHERE caller = waiting.caller AND taken IS NOT NULL AND NOT over),
@@ -98,9 +98,9 @@ NEXT_TURN = f"""
         asked, rowid
     LIMIT 1
 """  # noqa: S608
-TAKE_TURN = "UPDATE turns SET taken = :now WHERE job = :job"
-END_TURN = "UPDATE turns SET over = 1 WHERE job = :job AND taken IS NOT NULL"
-STOP_WAITING = "DELETE FROM turns WHERE job = :job AND taken IS NULL"
+TAKE_TURN = "UPDATE turns SET taken = :now WHERE id = :id"
+END_TURN = "UPDATE turns SET over = 1 WHERE id = :id AND taken IS NOT NULL"
+STOP_WAITING = "DELETE FROM turns WHERE id = :id AND taken IS NULL"
 
 # ---- the catalogue ----
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How often a job that nothing happens to is shown to those who follow it; hosts want to hear within five seconds.
+# How often a job is shown though nothing happens to it; hosts want to hear within five seconds.
 HEARTBEAT = 2.0
 # How often the ledger is asked about a job that another server works on.
 GLANCE = 0.25
@@ -109,13 +109,14 @@ class Studio:
     async def finish(self, grace: float) -> list[Job]:
         """Take no more jobs, and give those begun here `grace` seconds to be kept, counted from the first call.
 
-        What is not finished then stays in the ledger as under way, for another server or the next start.
+        What waits to be sent is refused; what is not finished then stays in the ledger, for another server or the next.
 
         Returns:
             The jobs begun here that were under way, as they stand now.
         """
         if self._finish_by is None:
             self._finish_by = anyio.current_time() + grace
+            self._turns.close()
         return await self._crew.finish(self._finish_by)
 
     def take_up_orphans(self) -> None:
@@ -151,22 +152,22 @@ class Studio:
         if joined := await self._ledger.join(job):
             self._crew.callers += 1
             return await self._taken_up(joined)
-        self._turns.require_room(owner)
-        await self._gallery.prepare(job.created.date())
-        await self._ledger.add(job, limits=self._limits)
-        if self.closing:
-            error = errors.ServerClosing("The server is about to exit, so the call was not sent")
-            await self._ledger.save(replace(job, state=State.FAILED, error=error, open=False))
-            raise error
-        self._crew.callers += 1
-        return self._crew.draw(job)
+        with self._turns.room(owner):
+            await self._gallery.prepare(job.created.date())
+            await self._ledger.add(job, limits=self._limits)
+            if self.closing:
+                error = errors.ServerClosing("The server is about to exit, so the call was not sent")
+                await self._ledger.save(replace(job, state=State.FAILED, error=error, open=False))
+                raise error
+            self._crew.callers += 1
+            return self._crew.draw(job)
 
     async def _taken_up(self, job: Job) -> Job:
         """A job, with someone who works on it if there is something to do and that is possible now."""
         return await _noted(self._crew.take_up(job)) or job
 
     async def answered(self, job: Job, *, delivered: bool) -> None:
-        """Note that the call that began or joined a job has ended, and whether its caller has the result."""
+        """Note that a call that began or joined a job has ended, and whether its caller has the result."""
         self._crew.callers -= 1
         await _noted(self._ledger.answer(job, self._clock(), delivered=delivered))
 
@@ -276,10 +277,8 @@ class Studio:
             UnknownImage: It was deleted.
         """
         if image.deleted:
-            raise errors.UnknownImage(
-                f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}",
-                next_step="Draw it again: its job tells with which parameters and seed",
-            )
+            said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}"
+            raise errors.UnknownImage(said, next_step="Draw it again: its job tells with which parameters and seed")
         return await self._gallery.read(image.path) if image.path else image.data or b""
 
     def expected_seconds(self, job: Job) -> float:

@@ -4,8 +4,9 @@ The limits hold for all servers on a ledger together, so it is there that turns 
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -15,7 +16,7 @@ import anyio
 from mcp_vega import errors
 from mcp_vega.segmind.answers import State
 from mcp_vega.studio.board import Board
-from mcp_vega.studio.jobs import Job
+from mcp_vega.studio.jobs import Job, new_id
 from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.limits import Limits
 
@@ -29,8 +30,11 @@ LONGEST_TURN = 300.0
 MOST_WAITING = 1000
 # Seconds after which a job says that it waits.
 PATIENCE = 1.0
-# How often the ledger is asked whether another server's turn is over.
+# How often the ledger is asked whether another server's turn is over, and for how long when it cannot say.
 GLANCE = 0.25
+LEDGER_SECONDS = 30.0
+# Seconds after the first refusal by the API's rate limit, at least; twice as many after each further one.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
 @dataclass(eq=False)
@@ -38,6 +42,7 @@ class _Waiting:
     """A job that waits for its turn: `called` is set once it has come, or `problem` keeps it from coming."""
 
     job: Job
+    turn: str = field(default_factory=new_id)
     called: anyio.Event = field(default_factory=anyio.Event)
     problem: errors.VegaError | None = None
 
@@ -57,21 +62,37 @@ class Turns:
         self._board = board
         self._clock = clock
         self._limits = limits
+        self._beginning = Counter[str]()
         self._waiting: list[_Waiting] = []
         self._over: list[str] = []
         self._news = anyio.Event()
+        self._broken_since: float | None = None
+        self._closing = anyio.Event()
+        self._closed = False
 
-    def require_room(self, owner: str) -> None:
-        """Check that another call of a caller may wait.
+    @contextmanager
+    def room(self, owner: str) -> Generator[None]:
+        """Have room for another call of a caller; it counts from here on.
 
         Raises:
             TooManyCalls: So many wait already that its turn would not come in time.
         """
-        count = sum(each.job.owner == owner for each in self._waiting)
+        unsent = sum(job.owner == owner and job.sent is None for job in self._board.live)
+        count = unsent + self._beginning[owner]
         a_minute = self._limits.calls_a_minute
         most = MOST_WAITING if a_minute is None else min(MOST_WAITING, a_minute * round(LONGEST_TURN / 60))
         if count >= most:
             raise errors.TooManyCalls(f"{count} calls wait for their turn already")
+        self._beginning[owner] += 1
+        try:
+            yield
+        finally:
+            self._beginning[owner] -= 1
+
+    def close(self) -> None:
+        """Send only those whose turn it is now, because the process is about to end; what waits on is told so."""
+        self._closing.set()
+        self._news.set()
 
     async def send(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
         """Send a job's call when it is its turn; refused by the API's rate limit, which costs nothing, it waits again.
@@ -87,26 +108,32 @@ class Turns:
         Raises:
             TooManyCalls: Its turn did not come.
             LedgerError: The ledger cannot be asked whose turn it is.
-            ServerClosing: Another server has taken the job up.
+            ServerClosing: The process ends, or another server has taken the job up.
             SegmindError: The call failed.
         """
         give_up = anyio.current_time() + LONGEST_TURN
+        pause = FIRST_PAUSE
         while True:
             try:
                 async with self._turn(job, give_up):
                     job = await self._board.change(job, state=state, sent=self._clock(), notes=())
                     return job, await call()
             except errors.RateLimited as error:
-                job = await self._refused(job, error, give_up)
+                job = await self._refused(job, error, pause, give_up)
+                pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _refused(self, job: Job, error: errors.RateLimited, give_up: float) -> Job:
-        # The API's clock and this machine's may differ: it is never asked again at once, nor for ever.
-        pause = max((error.until - self._clock()).total_seconds(), 1) if error.until else 0
-        if error.until is None or anyio.current_time() + pause > give_up:
+    async def _refused(self, job: Job, error: errors.RateLimited, pause: float, give_up: float) -> Job:
+        """Wait until the API takes calls again. Its clock and this machine's may differ."""
+        if error.until is None:
+            raise error
+        pause = max((error.until - self._clock()).total_seconds(), pause)
+        if anyio.current_time() + pause > give_up:
             raise error
         note = f"the API's rate limit lets it be sent at {error.until:%H:%M:%S} UTC"
         job = await self._board.change(job, state=State.QUEUED, sent=None, notes=(note,))
-        await anyio.sleep(pause)
+        with anyio.move_on_after(pause):
+            await self._closing.wait()
+            raise _closing()
         await self._require_held(job)
         return job
 
@@ -118,6 +145,8 @@ class Turns:
 
     @asynccontextmanager
     async def _turn(self, job: Job, give_up: float) -> AsyncGenerator[None]:
+        if self._closed:
+            raise _closing()
         waiting = _Waiting(job)
         self._waiting.append(waiting)
         self._news.set()
@@ -127,21 +156,23 @@ class Turns:
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-            self._over.append(job.local_id)
+            self._over.append(waiting.turn)
             self._news.set()
 
     async def _until_called(self, waiting: _Waiting, give_up: float) -> None:
         with anyio.move_on_after(PATIENCE):
             await waiting.called.wait()
-        if not waiting.called.is_set():
+        at_once = waiting.called.is_set()
+        if not at_once:
             await self._board.change(waiting.job, notes=(f"it waits for its turn: {self._rule}",))
             with anyio.move_on_after(give_up - anyio.current_time()):
                 await waiting.called.wait()
-                await self._require_held(waiting.job)
         if waiting.problem:
             raise waiting.problem
         if not waiting.called.is_set():
             raise errors.TooManyCalls(f"Its turn did not come in {LONGEST_TURN / 60:.0f} minutes: {self._rule}")
+        if not at_once:
+            await self._require_held(waiting.job)
 
     @property
     def _rule(self) -> str:
@@ -152,40 +183,61 @@ class Turns:
     # ---- whose turn it is ----
 
     async def run(self) -> None:
-        """Call one waiting job after the other, for as long as the server runs."""
-        while True:
+        """Call one waiting job after the other, until the server ends."""
+        while not self._closing.is_set():
             await self._news.wait()
-            self._news = anyio.Event()
             await self._call()
-            while self._waiting:
+            while (self._waiting or self._over) and not self._closing.is_set():
                 with anyio.move_on_after(GLANCE):
                     await self._news.wait()
-                self._news = anyio.Event()
                 await self._call()
+        await self._call()
+        self._closed = True
+        self._dismiss(_closing())
 
     async def _call(self) -> None:
         """Call those whose turn it is."""
+        self._news = anyio.Event()
         over = self._over[:]
         try:
-            called = await self._ledger.take_turns(self._foremost(), over, self._limits)
+            came = await self._ledger.take_turns(self._foremost(), over, self._limits)
         except errors.LedgerError as error:
-            for waiting in self._waiting:
-                waiting.problem = error
-                waiting.called.set()
-            self._waiting.clear()
+            self._lose_patience(error)
             return
+        self._broken_since = None
         del self._over[: len(over)]
-        for waiting in [each for each in self._waiting if each.job.local_id in called]:
+        for waiting in [each for each in self._waiting if each.turn in came]:
             self._waiting.remove(waiting)
             waiting.called.set()
-            called.remove(waiting.job.local_id)
-        self._over += called  # nobody waits for these any more
+            came.remove(waiting.turn)
+        self._over += came  # nobody waits for these any more
 
-    def _foremost(self) -> list[Job]:
-        """The jobs that have waited the longest, of each caller as many as may be under way at once."""
-        foremost: dict[str, list[Job]] = {}
+    def _lose_patience(self, error: errors.LedgerError) -> None:
+        """Fail the waiting jobs once the ledger could not be asked for a while: another program may have locked it."""
+        now = anyio.current_time()
+        if self._broken_since is None:
+            logger.warning(error.what)
+            self._broken_since = now
+        if now - self._broken_since > LEDGER_SECONDS:
+            self._dismiss(error)
+
+    def _dismiss(self, problem: errors.VegaError) -> None:
         for waiting in self._waiting:
-            jobs = foremost.setdefault(waiting.job.owner, [])
-            if len(jobs) < self._limits.calls_at_once:
-                jobs.append(waiting.job)
-        return [job for jobs in foremost.values() for job in jobs]
+            waiting.problem = problem
+            waiting.called.set()
+        self._waiting.clear()
+
+    def _foremost(self) -> dict[str, str]:
+        """The turns waited for the longest, of each caller as many as may be under way at once; and his name."""
+        owners = Counter[str]()
+        foremost: dict[str, str] = {}
+        for waiting in self._waiting:
+            owner = waiting.job.owner
+            if owners[owner] < self._limits.calls_at_once:
+                owners[owner] += 1
+                foremost[waiting.turn] = owner
+        return foremost
+
+
+def _closing() -> errors.ServerClosing:
+    return errors.ServerClosing("The server is about to exit, so the call was not sent")
