@@ -55,7 +55,8 @@ class Catalogue:
         if query.strip() and not patterns:
             return [], False  # nothing but punctuation
         values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
-        matches = " ".join(statements.MATCH.format(name=name) for name in values)
+        whose = [] if owner == OPERATOR else [statements.IS_OF]
+        matches = " ".join([*whose, *(statements.MATCH.format(name=name) for name in values)])
         index = "images_by_words" if patterns else "images_by_time"
         statement = statements.PAGE.format(index=index, matches=matches)
         limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
