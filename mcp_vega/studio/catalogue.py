@@ -57,7 +57,7 @@ class Catalogue:
         values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
         whose = [] if owner == OPERATOR else [statements.IS_OF]
         matches = " ".join([*whose, *(statements.MATCH.format(name=name) for name in values)])
-        index = "images_by_words" if patterns else "images_by_time"
+        index = "images_by_words" if patterns else "images_by_owner" if whose else "images_by_time"
         statement = statements.PAGE.format(index=index, matches=matches)
         limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
 

@@ -93,10 +93,9 @@ MIGRATIONS = (
     UPDATE jobs SET estimate = estimate(parameters, model);
     CREATE INDEX jobs_by_cost ON jobs (created, model, charged, cost, estimate);
     ALTER TABLE images ADD COLUMN owner TEXT NOT NULL DEFAULT ''; -- as of its job
-    DROP INDEX images_by_time;
     DROP INDEX images_by_words;
-    CREATE INDEX images_by_time ON images (created, owner) WHERE deleted IS NULL;
-    CREATE INDEX images_by_words ON images (created, owner, words) WHERE deleted IS NULL;
+    CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
+    CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
     CREATE TABLE turns (
         id TEXT PRIMARY KEY,
         caller TEXT NOT NULL,
