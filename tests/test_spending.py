@@ -85,6 +85,14 @@ async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox,
         assert "\nCost: about $0.0045\nSpending limit: $0.99325 of $1 left today (UTC)" in text_of(queued)
 
 
+async def test_the_list_of_jobs_says_what_is_left_too(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with desk_over(sandbox.url, tmp_path, limits=a_day("1")) as desk, Client(build_server(desk)) as agent:
+        for left in ("$1", "$0.998"):
+            listed = await agent.call_tool("check_job", {})
+            assert text_of(listed).endswith(f"\nSpending limit: {left} of $1 left today (UTC)")
+            await agent.call_tool(RT, {"prompt": "a fox"})
+
+
 async def test_without_a_limit_nothing_is_said_of_one(agent: Client) -> None:
     result = await agent.call_tool(VEGA, {"prompt": "a fox"})
     assert "Spending limit" not in text_of(result)

@@ -45,19 +45,20 @@ async def of_job(desk: Desk, job: Job, peer: Peer) -> CallToolResult:
     return _result(desk, text, meta, previews)
 
 
-def of_jobs(desk: Desk, jobs: list[Job], peer: Peer) -> CallToolResult:
+async def of_jobs(desk: Desk, jobs: list[Job], peer: Peer) -> CallToolResult:
     """A list of jobs, one line each."""
+    budget = await desk.studio.budget()
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return _result(desk, text)
+        return _result(desk, "\n".join([text, *_left(budget)]), _budget_data(budget) or None)
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [
         f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} "
         f"{_quoted(job.parameters.prompt)}"
         for job in jobs
     ]
-    meta = {"mcp-vega/jobs": [data_of(job, peer) for job in jobs]}
-    return _result(desk, "\n".join(lines), meta)
+    meta = {"mcp-vega/jobs": [data_of(job, peer) for job in jobs]} | _budget_data(budget)
+    return _result(desk, "\n".join([*lines, *_left(budget)]), meta)
 
 
 def of_error(desk: Desk, error: VegaError) -> CallToolResult:

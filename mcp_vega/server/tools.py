@@ -66,7 +66,7 @@ async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) 
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     peer = ASKING.get()
     if not question.request_id:
-        return results.of_jobs(desk, await desk.studio.latest(LATEST, peer.owner), peer)
+        return await results.of_jobs(desk, await desk.studio.latest(LATEST, peer.owner), peer)
     job = await desk.studio.find(question.request_id, peer.owner)
     job = await _watched(desk.studio, job, question.wait_seconds, context)
     result = await results.of_job(desk, job, peer)
