@@ -129,6 +129,14 @@ class Settings(BaseModel):
         except RuntimeError as error:
             raise ValueError("names the home folder of a user who has none") from error
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:(\d{1,5}|\*))?", host):
+                raise ValueError(f"must name hosts such as pictures.example or pictures.example:8000, not {host!r}")
+        return hosts
+
     @field_validator("auth_tokens")
     @classmethod
     def _sendable(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:

@@ -1,18 +1,20 @@
 """The server over HTTP: whom it lets in, and that each token sees its own alone."""
 
 import socket
+import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import httpx
 import pytest
 import uvicorn
-from conftest import Sandbox, desk_over, job_of, text_of
+from conftest import Sandbox, desk_over, job_of, noise, text_of
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -334,6 +336,51 @@ async def test_where_every_connection_is_at_work_one_more_is_turned_away(
 async def until_dropped(stream: anyio.abc.SocketStream, asking: bytes) -> None:
     while True:
         await stream.send(asking)
+
+
+async def test_connections_that_were_answered_do_not_keep_others_out(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "CONNECTIONS", 2)
+    asking = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with served(desk, "http") as house, AsyncExitStack() as stack:
+        for _ in range(5):
+            stream = await stack.enter_async_context(await connected(house))
+            await stream.send(asking)
+            with anyio.fail_after(10):
+                assert b"200 OK" in await stream.receive()
+
+
+def read_slowly(house: House, asking: str) -> bytes:
+    """The answer to a request, read in small pieces for some seconds."""
+    host, port = house.url.removeprefix("http://").split(":")
+    received = bytearray()
+    with socket.socket() as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        stream.settimeout(10)
+        stream.connect((host, int(port)))
+        stream.sendall(asking.encode())
+        while piece := stream.recv(128 * 1024):
+            received += piece
+            time.sleep(0.02)
+    return bytes(received)
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 0.8)
+    monkeypatch.setattr(listening, "HEADER_SECONDS", 0.4)
+    large = noise("PNG", 2400)
+    async with served(desk, "http") as house, house.agent(ALICE) as alice:
+        image = job_of(await alice.call_tool(RT, {"prompt": "a fox"}))["images"][0]
+        _, kept = await desk.studio.find_image(image["id"])
+        assert kept.path
+        kept.path.write_bytes(large)
+        head = f"host: localhost\r\nauthorization: Bearer {ALICE}\r\n\r\n"
+        started = anyio.current_time()
+        received = await anyio.to_thread.run_sync(read_slowly, house, f"GET /images/{image['id']} HTTP/1.1\r\n{head}")
+        took = anyio.current_time() - started
+    assert received.endswith(large)
+    assert took > 2
 
 
 async def test_a_client_that_does_not_read_is_dropped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,9 @@ def check_read(found: Any) -> None:
             check_read(receipt)
             assert found_pictures
             for each in found_pictures:
-                assert whole(each) == each if isinstance(each, bytes) else re.match("https?://", each.lower())
+                assert (
+                    whole(each) == each if isinstance(each, bytes) else re.match("[a-z][a-z0-9+.-]*://", each.lower())
+                )
         case api.Status(state, receipt, error):
             check_read(receipt)
             check_read(error)

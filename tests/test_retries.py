@@ -20,15 +20,19 @@ def test_pauses_grow_and_stay_bounded() -> None:
 
 def test_a_rate_limit_is_waited_for_until_its_reset() -> None:
     failure = errors.RateLimited("429", until=NOW + timedelta(seconds=30))
-    pause = retries.pause_before_retry(failure, 0, NOW, paid=True)
+    pause = retries.pause_before_retry(failure, 0, NOW, paid=False)
     assert pause is not None
     assert 30 < pause <= 30.5
 
 
 def test_a_reset_in_the_past_is_not_waited_for() -> None:
-    pause = retries.pause_before_retry(errors.RateLimited("429", until=NOW - timedelta(hours=1)), 0, NOW, paid=True)
+    pause = retries.pause_before_retry(errors.RateLimited("429", until=NOW - timedelta(hours=1)), 0, NOW, paid=False)
     assert pause is not None
     assert pause <= 0.5
+
+
+def test_a_paid_call_that_was_refused_is_for_the_turns_to_repeat() -> None:
+    assert retries.pause_before_retry(errors.RateLimited("429", until=NOW), 0, NOW, paid=True) is None
 
 
 @pytest.mark.parametrize("paid", [True, False])

@@ -141,6 +141,18 @@ async def test_a_key_that_the_api_sends_back_goes_nowhere(
     assert key.encode() not in kept
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-be"])
+async def test_a_key_that_is_sent_back_in_another_encoding_goes_nowhere(tmp_path: Path, encoding: str) -> None:
+    answer = httpx.Response(400, content=json.dumps({"error": f"invalid key {ODD_KEY}"}).encode(encoding))
+    transport = httpx.MockTransport(lambda _: answer)
+    async with (
+        desk_over(API, tmp_path, key=ODD_KEY, transport=transport) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        result = await agent.call_tool(RT, {"prompt": "a fox"})
+    assert "invalid key SG_..." in text_of(result)
+
+
 @pytest.mark.parametrize("spelt", ["{key}", "SG%5F{rest}", "".join(f"\\u{ord(each):04x}" for each in KEY)])
 async def test_no_address_that_holds_the_key_is_asked(tmp_path: Path, spelt: str) -> None:
     asked: list[str] = []
@@ -254,6 +266,27 @@ def test_an_address_with_a_password_is_refused(variable: str) -> None:
     with pytest.raises(InvalidSettings, match="no user name or password") as caught:
         Settings.from_environment({variable: "https://me:hunter2@api.example"})
     assert "hunter2" not in caught.value.text
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "gzip, identity", "identity,gzip", "identity", ""])
+async def test_one_layer_of_compression_is_unpacked(tmp_path: Path, encoding: str) -> None:
+    picture = noise("JPEG", 64)
+    sent = gzip.compress(picture) if "gzip" in encoding.lower() else picture
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Raw(sent), headers={"content-encoding": encoding})
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        assert len(images_of(await agent.call_tool(RT, {"prompt": "a fox"}))) == 1
+
+
+@pytest.mark.parametrize("host", ["https://pictures.example", "pictures.example/", "*", "*.example", "a b"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"must name hosts such as pictures\.example"):
+        Settings.from_environment({"MCP_VEGA_ALLOWED_HOSTS": host})
 
 
 def test_tokens_that_are_none_are_refused() -> None:

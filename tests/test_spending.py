@@ -421,6 +421,66 @@ async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_pat
     assert 2 <= len(asked) <= 6
 
 
+async def test_calls_that_the_api_refuses_count_among_those_of_a_minute(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": datetime.now(UTC).isoformat()})
+
+    limits = Limits(calls_a_minute=2)
+    async with desk_over(API, tmp_path, transport=httpx.MockTransport(refuse), limits=limits) as desk:
+        job = await desk.studio.draw(VegaRTParameters(prompt="a fox"))
+        await until(lambda: len(asked) == 2)
+        await until(lambda: "2 a minute" in "".join(desk.studio.under_way[0].notes))
+        assert (await desk.studio.look(job.local_id)).state == "QUEUED"
+    assert len(asked) == 2
+
+
+async def test_a_server_that_leaves_gives_its_turns_back_before_it_is_gone(tmp_path: Path) -> None:
+    api, other, home, limits = Api(), Api(), tmp_path / "home", Limits(calls_at_once=1)
+    async with (
+        desk_over(API, tmp_path / "one", home=home, transport=httpx.MockTransport(api), limits=limits) as one,
+        desk_over(API, tmp_path / "two", home=home, transport=httpx.MockTransport(other), limits=limits) as two,
+    ):
+        first = await one.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        late = await one.studio.draw(VegaRTParameters(prompt="late"))
+        await until(lambda: waits(one.studio, late))
+        next_one = await two.studio.draw(VegaRTParameters(prompt="the next"))
+        await until(lambda: waits(two.studio, next_one))
+        slow = await one.studio.look(first.local_id)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.studio.finish, 20)
+            await until(lambda: one.studio.closing)
+            api.go.set()
+            await other.reached(1)
+            other.go.set()
+        (done,) = await ended(two.studio, [next_one])
+    assert slow.state == "PROCESSING"
+    assert done.complete
+
+
+async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tmp_path: Path) -> None:
+    api = Api()
+    heard: list[str | None] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001  a callback
+        heard.append(message)
+
+    async with (
+        desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk,
+        Client(build_server(desk)) as agent,
+    ):
+        await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        with anyio.fail_after(20):
+            queued = await agent.call_tool("submit_job", {"prompt": "the next"}, progress_callback=hear)
+        assert "it waits for its turn" in text_of(queued)
+        assert "it waits for its turn" in (heard[-1] or "")
+        api.go.set()
+
+
 async def test_a_cost_below_nothing_does_not_make_the_limit_grow(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         response = handle(noise("JPEG", 64))(request)

@@ -57,56 +57,73 @@ class _Impatient(H11Protocol):
         server: What uvicorn gives.
     """
 
-    def __init__(self, waiting: dict[asyncio.Transport, asyncio.TimerHandle], **server: Any) -> None:
+    def __init__(self, waiting: "dict[_Impatient, asyncio.TimerHandle]", **server: Any) -> None:
         super().__init__(**server)
         self._waiting = waiting
-        self._unread: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn has it
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
             self._make_room()
+        self._check_reading()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._forget_unread()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._forget_unread()
-        _stop(self._waiting, self.transport)
+        self._over = True
+        self._reading.cancel()
+        self._stop_waiting()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes lie ready that the client has not taken."""
+        return self.transport.get_write_buffer_size()
+
+    def _check_reading(self) -> None:
+        """End the connection if its client has taken nothing of what lies ready since the last check."""
+        if self._unread and self.unread >= self._unread:
+            self.transport.abort()
+        self._unread = self.unread
+        self._reading = self.loop.call_later(UNREAD_SECONDS, self._check_reading)
 
     def _watch(self) -> None:
         first = self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  as it is until the first request
         if not first and not self.cycle.response_complete:
-            _stop(self._waiting, self.transport)
-        elif self.transport not in self._waiting:
-            self._waiting[self.transport] = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+            self._stop_waiting()
+        elif self not in self._waiting and not self._over:
+            self._waiting[self] = self.loop.call_later(HEADER_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        """End the connection, or wait on while its client still takes the last answer."""
+        self._stop_waiting()
+        if self.unread:
+            self._watch()
+        else:
+            self.transport.abort()
+
+    def _stop_waiting(self) -> None:
+        if timer := self._waiting.pop(self, None):
+            timer.cancel()
 
     def _make_room(self) -> None:
-        if self._waiting:
-            longest = next(iter(self._waiting))
-            _stop(self._waiting, longest)
-            longest.abort()
+        idle = next((each for each in self._waiting if not each.unread), None) or next(iter(self._waiting), None)
+        if idle:
+            idle.end()
         else:
             self.transport.write(FULL)
             self.transport.close()
 
-    def _forget_unread(self) -> None:
-        if self._unread:
-            self._unread.cancel()
-            self._unread = None
-
-
-def _stop(waiting: dict[asyncio.Transport, asyncio.TimerHandle], transport: asyncio.Transport) -> None:
-    if timer := waiting.pop(transport, None):
-        timer.cancel()
+    def end(self) -> None:
+        """End the connection at once."""
+        self._stop_waiting()
+        self.transport.abort()

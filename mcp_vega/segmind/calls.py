@@ -105,9 +105,9 @@ class Caller:
 
 
 def _without(key: str, body: bytes) -> bytes:
-    """A body without the key that was sent, also where JSON spells it in numbers."""
+    """A body without the key that was sent, also where JSON spells it in numbers or comes in UTF-16."""
     body = body.replace(key.encode(), b"SG_...")
-    if rb"\u" not in body:
+    if rb"\u" not in body and json.detect_encoding(body) == "utf-8":
         return body
     try:
         text = json.dumps(json.loads(body), ensure_ascii=False)
@@ -144,7 +144,9 @@ async def _read(response: httpx.Response, limit: int, *, even_cut: bool = False)
     """
     data = bytearray()
     with suppress(httpx.DecodingError, *([httpx.TransportError] if even_cut else [])):
-        usual = response.headers.get("content-encoding", "identity").strip().lower() in {"identity", "gzip", "deflate"}
+        named = [each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")]
+        layers = [each for each in named if each not in {"", "identity"}]
+        usual = len(layers) < 2 and {*layers} <= {"gzip", "deflate"}
         async for piece in response.aiter_bytes() if usual else response.aiter_raw():
             data += piece
             if len(data) >= limit:

@@ -1,7 +1,7 @@
 """When a call is repeated, and how long to wait before: arithmetic without a clock or a network of its own.
 
-A paid call is repeated only when it surely was not executed: it never left this machine, or it was refused with
-429. A question (GET) costs nothing and is repeated freely.
+A paid call is repeated only when it never left this machine. Refused with 429 it was not executed either, but when it
+is sent again is for whoever keeps the limits of all servers. A question (GET) costs nothing and is repeated freely.
 """
 
 import random
@@ -27,7 +27,7 @@ def pause_before_retry(failure: Exception, attempt: int, now: datetime, *, paid:
         now: The time (UTC).
         paid: Whether the call is charged when it runs.
     """
-    if attempt + 1 >= ATTEMPTS:
+    if attempt + 1 >= ATTEMPTS or (paid and isinstance(failure, errors.RateLimited)):
         return None
     match failure:
         case errors.RateLimited(until=datetime() as until):

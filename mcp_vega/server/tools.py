@@ -40,9 +40,9 @@ async def generate_image(desk: Desk, parameters: Parameters, context: Context[An
 
 
 async def submit_job(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
-    """Queue a job and answer with its request id as soon as it is on its way."""
+    """Queue a job and answer with its request id as soon as it is on its way, or waits for its turn."""
     job = await desk.studio.submit(parameters, ASKING.get().owner)
-    return await _answer(desk, job, context, until=lambda seen: seen.begun or seen.answered)
+    return await _answer(desk, job, context, until=lambda seen: seen.begun or seen.answered or bool(seen.notes))
 
 
 async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Callable[[Job], bool]) -> CallToolResult:
@@ -86,7 +86,8 @@ async def _watched(
     async for seen in studio.follow(job, seconds):
         job = seen
         elapsed, expected = studio.elapsed_seconds(job), studio.expected_seconds(job)
-        message = f"{job.state}: {elapsed:.0f} s of about {expected:.0f} s"
+        notes = f" ({'; '.join(job.notes)})" if job.notes else ""
+        message = f"{job.state}: {elapsed:.0f} s of about {expected:.0f} s{notes}"
         await context.report_progress(elapsed, max(elapsed, expected), message)
         if until(job):
             break

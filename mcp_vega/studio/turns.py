@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import anyio
@@ -33,8 +33,9 @@ PATIENCE = 1.0
 # How often the ledger is asked whether another server's turn is over, and for how long when it cannot say.
 GLANCE = 0.25
 LEDGER_SECONDS = 30.0
-# Seconds after the first refusal by the API's rate limit, at least; twice as many after each further one.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+# Seconds after the first refusal by the API's rate limit, at least; twice as many after each further one. Where the API
+# does not say when to come again, a pause up to the third figure is tried, and the rest left to the user.
+FIRST_PAUSE, LONGEST_PAUSE, LONGEST_GUESS = 1.0, 60.0, 4.0
 
 
 @dataclass(eq=False)
@@ -124,12 +125,14 @@ class Turns:
 
     async def _refused(self, job: Job, error: errors.RateLimited, pause: float, give_up: float) -> Job:
         """Wait until the API takes calls again. Its clock and this machine's may differ."""
-        if error.until is None:
+        if error.until:
+            pause = max((error.until - self._clock()).total_seconds(), pause)
+        elif pause > LONGEST_GUESS:
             raise error
-        pause = max((error.until - self._clock()).total_seconds(), pause)
         if anyio.current_time() + pause > give_up:
             raise error
-        note = f"the API's rate limit lets it be sent at {error.until:%H:%M:%S} UTC"
+        again = self._clock() + timedelta(seconds=pause)
+        note = f"the API's rate limit lets it be sent at {again:%H:%M:%S} UTC"
         job = await self._board.change(job, state=State.QUEUED, sent=None, notes=(note,))
         with anyio.move_on_after(pause):
             await self._closing.wait()
@@ -139,9 +142,20 @@ class Turns:
 
     async def _require_held(self, job: Job) -> None:
         """Check that a job which has waited is still this server's."""
-        if job.local_id not in await self._ledger.renew():
+        if job.local_id not in await self._held():
             step = f"Call check_job with the request_id {job.request_id}"
             raise errors.ServerClosing("Another server has taken the job up", next_step=step)
+
+    async def _held(self) -> set[str]:
+        """The local ids of this server's jobs; another program may have locked the ledger for a while."""
+        give_up = anyio.current_time() + LEDGER_SECONDS
+        while True:
+            try:
+                return await self._ledger.renew()
+            except errors.LedgerError:
+                if anyio.current_time() > give_up:
+                    raise
+                await anyio.sleep(GLANCE)
 
     @asynccontextmanager
     async def _turn(self, job: Job, give_up: float) -> AsyncGenerator[None]:
@@ -194,6 +208,9 @@ class Turns:
         await self._call()
         self._closed = True
         self._dismiss(_closing())
+        while True:  # what is over is given back to other servers
+            await self._news.wait()
+            await self._call()
 
     async def _call(self) -> None:
         """Call those whose turn it is."""
