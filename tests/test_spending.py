@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -405,6 +406,22 @@ async def test_a_turn_that_nobody_waits_for_is_given_back_once_the_ledger_can_be
         await ended(one.studio, [first])
         (done,) = await ended(two.studio, [await two.studio.draw(VegaRTParameters(prompt="the next"))])
     assert done.complete
+
+
+async def test_what_breaks_while_turns_are_taken_ends_neither_the_server_nor_the_call(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    take_turns, broken = Ledger.take_turns, [MemoryError()]
+
+    async def once_broken(ledger: Ledger, *arguments: Any) -> set[str]:
+        if broken:
+            raise broken.pop()
+        return await take_turns(ledger, *arguments)
+
+    monkeypatch.setattr(Ledger, "take_turns", once_broken)
+    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+        job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
+    assert "It cannot be told whose turn it is" in caplog.text
 
 
 async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_path: Path) -> None:

@@ -221,6 +221,10 @@ class Turns:
         except errors.LedgerError as error:
             self._lose_patience(error)
             return
+        except Exception as error:
+            logger.exception("It cannot be told whose turn it is")  # and takes no call under way with it
+            self._lose_patience(errors.LedgerError(f"The ledger cannot be asked ({type(error).__name__})"))
+            return
         self._broken_since = None
         del self._over[: len(over)]
         for waiting in [each for each in self._waiting if each.turn in came]:
