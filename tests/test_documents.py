@@ -12,12 +12,16 @@ import pytest
 from mcp.client import Client
 from PIL import Image, ImageChops, ImageStat
 
+from mcp_vega.cli import listening
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.sandbox.painter import paint
+from mcp_vega.segmind import calls, media
 from mcp_vega.segmind.parameters import MODELS
+from mcp_vega.server import door
 from mcp_vega.server.door import NotAdmitted
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
+from mcp_vega.studio.limits import Limits
 from mcp_vega.studio.pictures import BUDGETS
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +115,21 @@ def test_the_table_of_errors_is_what_the_classes_say() -> None:
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if line.startswith("| `")] == table
     assert len({kind.code for kind in documented}) == len(documented)
+
+
+def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
+    text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
+    for said in (
+        f"Not more than {Limits().calls_at_once} paid calls are under way at once",
+        f"A picture has at most {media.MAX_BYTES // 10**6} MB",
+        f"answer of the API {calls.ANSWER_BYTES // 10**6} MB",
+        f"A body has at most {door.BODY_BYTES // 10**6} MB and {door.BODY_SECONDS:.0f} seconds",
+        f"headers {door.HEADER_BYTES // 1000} kB and {listening.HEADER_SECONDS:.0f} seconds",
+        f"left unread for {listening.UNREAD_SECONDS:.0f} seconds",
+        f"at most {listening.CONNECTIONS} connections",
+    ):
+        assert said in text
+    assert calls.MEDIA_SECONDS == 120  # "two minutes"
 
 
 def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:

@@ -21,24 +21,26 @@ async def drawn(folder: Path, **variables: str) -> str:
         return text_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
 
 
-async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this_machine(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names a proxy where nothing listens."""
     monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
     for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:1")  # nothing listens there
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+
+
+@pytest.mark.usefixtures("dead_proxy")
+async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this_machine(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     assert "Image: " in await drawn(tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL=sandbox.url)
     stopped = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
     assert "No connection to the API could be made" in stopped
     assert "Charged: no." in stopped
 
 
-async def test_no_proxy_hears_of_a_history_on_this_machine(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
-    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:1")  # nothing listens there
+@pytest.mark.usefixtures("dead_proxy")
+async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp_path: Path) -> None:
     variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_HISTORY_URL": f"{sandbox.url}{HISTORY}"}
     folders = {"MCP_VEGA_GALLERY": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path / "home")}
     settings = Settings.from_environment({**variables, **folders})
