@@ -71,6 +71,10 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
             from mcp_vega.cli.gallery import run_gallery as run
         case "recipe":
             from mcp_vega.cli.recipe import run_recipe as run
+        case "install":
+            from mcp_vega.cli.install import run_install as run
+        case "uninstall":
+            from mcp_vega.cli.install import run_uninstall as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:
@@ -99,6 +103,8 @@ def _parser() -> ArgumentParser:
     _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
     _add_gallery(commands.add_parser("gallery", help="show the folder of the pictures, or delete old ones"))
     _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
+    _add_install(commands.add_parser("install", help="add this server to an MCP host"))
+    _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -158,6 +164,29 @@ def _add_recipe(parser: ArgumentParser) -> None:
     parser.description = "Print how a picture was drawn, as it stands in its file."
     parser.add_argument("file", metavar="FILE", help="a JPEG or PNG that mcp-vega kept")
     parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_install(parser: ArgumentParser) -> None:
+    from mcp_vega.hosts import NAMES
+
+    parser.description = "Add this server to an MCP host: one entry, vega, beside the servers that are there."
+    parser.add_argument("host", metavar="HOST", nargs="?", choices=NAMES, help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
+    _add_sandbox(parser, default=SUPPRESS)
+    _add_consent(parser)
+
+
+def _add_uninstall(parser: ArgumentParser) -> None:
+    from mcp_vega.hosts import NAMES
+
+    parser.description = "Take this server's entry, vega, out of an MCP host."
+    parser.add_argument("host", metavar="HOST", choices=NAMES, help=f"one of {', '.join(NAMES)}")
+    _add_consent(parser)
+
+
+def _add_consent(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:

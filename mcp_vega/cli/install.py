@@ -1,0 +1,192 @@
+"""`mcp-vega install` and `uninstall`: an entry for this server in a host's file, and out again."""
+
+import getpass
+import json
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from mcp_vega.cli.output import write
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.hosts import programs
+from mcp_vega.hosts.changes import FORMS, Change, installing, servers_in, uninstalling
+from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
+from mcp_vega.hosts.entry import KEY, NAME, Entry, lasting_command, passes
+from mcp_vega.hosts.known import HOSTS, Host, Surroundings
+from mcp_vega.settings import Settings
+
+PLACEHOLDER = "SG_your_key"
+ANY_HOST = Host("any", "any other host", lambda here: here.home, "")
+
+
+def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Put an entry for this server into a host's file, or print it; returns the exit code.
+
+    Raises:
+        InvalidArguments: No host is named, or there is nobody to ask.
+        HostConfigError: The file cannot be read or changed.
+    """
+    command, *rest = lasting_command(environment)
+    args = (*rest, *(("--sandbox",) if options.sandbox else ()))
+    if options.print:
+        host = HOSTS.get(options.host or "", ANY_HOST)
+        write(_block(host, Entry(command, args, "" if options.sandbox else PLACEHOLDER)))
+        return 0
+    if options.host is None:
+        raise InvalidArguments("No host is named", next_step=f"Name one of {', '.join(HOSTS)}, or add --print")
+    host = HOSTS[options.host]
+    file = _file_of(host, environment)
+    key = "" if options.sandbox else _key(host, file, environment, ask=not (options.yes or options.dry_run))
+    change = installing(host, file, Entry(command, args, key))
+    if passes(command):
+        sys.stderr.write(
+            f"Note: {command} lies where files are cleared away now and then; install mcp-vega elsewhere.\n"
+        )
+    if not options.sandbox and KEY not in _environment_of(change.after):
+        sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
+    return _carry_out(change, options, environment)
+
+
+def run_uninstall(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Take the entry for this server out of a host's file; returns the exit code.
+
+    Raises:
+        InvalidArguments: There is nobody to ask.
+        HostConfigError: The file cannot be read or changed.
+    """
+    host = HOSTS[options.host]
+    return _carry_out(uninstalling(host, _file_of(host, environment)), options, environment)
+
+
+def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
+    try:
+        return ConfigFile.read(host.file(Surroundings(environment, Path.home())))
+    except RuntimeError as error:
+        raise HostConfigError(
+            f"The file of {host.title} cannot be found: this user has no home folder", next_step="Set HOME"
+        ) from error
+
+
+def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: bool) -> str:
+    """The key to write down: the environment's, or what the user types; none where the entry has one already."""
+    key = environment.get(KEY, "")
+    known = KEY in _environment_of(servers_in(host, file).get(NAME))
+    if not key.strip() and not known and ask and sys.stdin.isatty():
+        key = getpass.getpass("Segmind API key (it is not shown; empty leaves it out): ")
+    secret = Settings.from_environment({KEY: key}).api_key
+    return secret.get_secret_value() if secret else ""
+
+
+def _block(host: Host, entry: Entry) -> str:
+    """An entry as it stands in a host's file."""
+    data = {**host.members, **entry.data}
+    if host.form == "toml":
+        return FORMS["toml"].put("", (host.section, NAME), data).rstrip("\n")
+    return json.dumps({host.section: {NAME: data}}, indent=2, ensure_ascii=False)
+
+
+# ---- the change ----
+
+
+def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str]) -> int:
+    """Show a change, ask, make it."""
+    own = _own_command(change, environment)
+    if not change.differs:
+        state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
+        write(f"{change.file.path} {state}; nothing to do.")
+        return 0
+    write("\n".join(_shown(change)))
+    if own:
+        write(f"  with {shlex.join(own)}")
+    if options.dry_run:
+        write("Nothing was changed (--dry-run).")
+        return 0
+    if not options.yes and not _agreed():
+        write("Nothing was changed.")
+        return 1
+    backup = change.file.back_up()
+    if own:
+        change = _by_its_own_command(change, own, environment)
+    if change.differs:
+        change.file.write(change.text)
+    write(f"Done.{f' What was there before: {backup}' if backup else ''}")
+    write(f"{change.host.then}.")
+    return 0
+
+
+def _own_command(change: Change, environment: Mapping[str, str]) -> list[str]:
+    """The host's own command, where it is there and does the same."""
+    program = change.host.program.found(environment) if change.host.program and change.arguments else None
+    return [program, *change.arguments] if program else []
+
+
+def _by_its_own_command(change: Change, own: list[str], environment: Mapping[str, str]) -> Change:
+    """Let the host's own command do it; returns what is left to be done then: the key, or all of it."""
+    if wrong := programs.run(own, environment):
+        sys.stderr.write(f"Note: {own[0]} failed ({wrong}), so the file is changed without it.\n")
+    file = ConfigFile.read(change.file.path)
+    if change.after is None:
+        left = uninstalling(change.host, file)
+    else:
+        key = _environment_of(change.after).get(KEY, "")
+        left = installing(change.host, file, Entry(change.after["command"], tuple(change.after["args"]), key))
+    if left.others != change.others:
+        sys.stderr.write("Note: other servers were changed by it, so that is undone.\n")
+        return replace(change, file=file)
+    return left
+
+
+def _shown(change: Change) -> Iterator[str]:
+    """What changes, line by line, without any secret: an environment may hold keys of other kinds, too."""
+    yield f"{change.host.title}: {change.file.path}{'' if change.file.raw is not None else ' (new)'}"
+    before, after = dict(_flat(change.before)), dict(_flat(change.after))
+    yield f"  {'+' if change.before is None else '-' if change.after is None else ' '} {NAME}"
+    for name in [*before, *(name for name in after if name not in before)]:
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            yield f"      {name}: {_public(name, new)}"
+            continue
+        if old is not None:
+            yield f"  -   {name}: {_public(name, old)}"
+        if new is not None:
+            yield f"  +   {name}: {_public(name, new)}"
+    if change.others:
+        yield f"  kept as they are: {', '.join(change.others)}"
+
+
+def _flat(entry: Any) -> Iterator[tuple[str, str]]:
+    """An entry's members as text, those of its environment each by itself."""
+    if not isinstance(entry, dict):
+        return
+    for name, value in cast("dict[str, Any]", entry).items():
+        if name == "env" and isinstance(value, dict):
+            yield from ((f"env {variable}", str(each)) for variable, each in cast("dict[str, Any]", value).items())
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _public(name: str, value: str | None) -> str:
+    shown = name in {"type", "command", "args", "startup_timeout_sec"}
+    return str(value) if shown else "(not shown)"
+
+
+def _environment_of(entry: Any) -> dict[str, Any]:
+    environment = cast("dict[str, Any]", entry).get("env") if isinstance(entry, dict) else None
+    return cast("dict[str, Any]", environment) if isinstance(environment, dict) else {}
+
+
+def _agreed() -> bool:
+    """Ask whether the change is to be made.
+
+    Raises:
+        InvalidArguments: There is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidArguments("It asks before it changes a file, and there is no terminal", next_step="Add --yes")
+    sys.stderr.write("Make this change? [Y/n] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"", "y", "yes"}

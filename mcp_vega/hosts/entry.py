@@ -1,0 +1,89 @@
+"""What is written for a host: a command that lasts, its arguments, the key."""
+
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+NAME = "vega"
+KEY = "SEGMIND_API_KEY"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a host starts this server.
+
+    Attributes:
+        command: An absolute path: hosts with windows do not have the PATH of a shell.
+        args: Its arguments.
+        key: The API key for the server's environment, where it is known.
+    """
+
+    command: str
+    args: tuple[str, ...] = ()
+    key: str = ""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The entry as most hosts spell it."""
+        return {"command": self.command, "args": list(self.args), **({"env": {KEY: self.key}} if self.key else {})}
+
+    @property
+    def downloads(self) -> bool:
+        """Whether the command may have to fetch the package before it starts."""
+        return Path(self.command).stem == "uvx"
+
+
+def lasting_command(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The command that starts this very installation, and still will next month: an absolute path and arguments.
+
+    Where uvx runs the package, its files lie in a cache that is cleared now and then: the command is uvx itself.
+    """
+    uvx = _uvx(environment)
+    if uvx:
+        source = _source()
+        return (uvx, *(("--from", source) if source else ()), "mcp-vega")
+    script = _script()
+    return (str(script),) if script else (sys.executable, "-m", "mcp_vega")
+
+
+def passes(command: str) -> bool:
+    """Whether a command lies where files are cleared away: in a cache, or among the temporary files."""
+    path = Path(command)
+    kept = {"cache", ".cache", "caches"} & {part.lower() for part in path.parts}
+    return bool(kept) or path.is_relative_to(tempfile.gettempdir())
+
+
+def _uvx(environment: Mapping[str, str]) -> str | None:
+    """The absolute path of uvx, if it is what runs this process."""
+    # An environment that uv made for one command is no tool and no project: it lies in uv's cache.
+    if "archive-v0" not in Path(sys.prefix).parts and "environments-v2" not in Path(sys.prefix).parts:
+        return None
+    uv = environment.get("UV", "")
+    beside = Path(uv).with_name(f"uvx{Path(uv).suffix}")
+    return str(beside) if uv and beside.is_file() else shutil.which("uvx", path=environment.get("PATH"))
+
+
+def _source() -> str:
+    """Where the package came from, if that was no registry: a folder, a wheel or a repository, as uvx takes it."""
+    try:
+        origin = json.loads(distribution("mcp-vega").read_text("direct_url.json") or "{}")
+    except (OSError, ValueError):
+        return ""
+    url = origin.get("url", "")
+    return f"{origin['vcs_info']['vcs']}+{url}" if "vcs_info" in origin else url
+
+
+def _script() -> Path | None:
+    """The installed command of this interpreter."""
+    name = "mcp-vega.exe" if sys.platform == "win32" else "mcp-vega"
+    folders = [sysconfig.get_path("scripts"), sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))]
+    scripts = [Path(folder) / name for folder in folders] + [Path(sys.argv[0]).absolute()]
+    return next((script for script in scripts if script.name == name and script.is_file()), None)
