@@ -57,8 +57,12 @@ def lasting_command(environment: Mapping[str, str] = os.environ) -> tuple[str, .
 def passes(command: str) -> bool:
     """Whether a command lies where files are cleared away: in a cache, or among the temporary files."""
     path = Path(command)
-    kept = {"cache", ".cache", "caches"} & {part.lower() for part in path.parts}
-    return bool(kept) or path.is_relative_to(tempfile.gettempdir())
+    if {"cache", ".cache", "caches"} & {part.lower() for part in path.parts}:
+        return True
+    try:
+        return path.is_relative_to(tempfile.gettempdir())
+    except OSError:  # there is no folder for them
+        return False
 
 
 def _uvx(environment: Mapping[str, str]) -> str | None:

@@ -150,7 +150,7 @@ def _written(value: Any, text: str, indentation: str) -> str:
     """A value as JSON in the text's own style, for a line with this indentation."""
     if _is_one_line(text):
         return json.dumps(value, ensure_ascii=False)
-    lines = json.dumps(value, indent=_indent_unit(text), ensure_ascii=False).splitlines()
+    lines = json.dumps(value, indent=_indent_unit(text), ensure_ascii=False).split("\n")
     return f"{_newline(text)}{indentation}".join(lines)
 
 

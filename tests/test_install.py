@@ -1,0 +1,616 @@
+"""`mcp-vega install` and `uninstall`: a host's file before and after, and the hosts' own commands."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from conftest import KEY
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp import ClientSession, StdioServerParameters, stdio_client
+from test_command_line import settings
+
+from mcp_vega import hosts
+from mcp_vega.cli.main import main
+from mcp_vega.hosts import jsonc, toml
+from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
+from mcp_vega.hosts.known import HOSTS, Surroundings
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = str(Path(sysconfig.get_path("scripts")) / "mcp-vega")
+FILES = {
+    "claude-desktop": ".config/Claude/claude_desktop_config.json",
+    "claude-code": ".claude.json",
+    "cursor": ".cursor/mcp.json",
+    "vscode": ".config/Code/User/mcp.json",
+    "windsurf": ".codeium/windsurf/mcp_config.json",
+    "codex": ".codex/config.toml",
+    "gemini": ".gemini/settings.json",
+    "zed": ".config/zed/settings.json",
+}
+JSON_HOSTS = [name for name in FILES if name != "codex"]
+WITH_PROGRAM = {"claude-code": "claude", "codex": "codex", "gemini": "gemini", "vscode": "code"}
+
+
+@dataclass
+class Said:
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """The command in an environment that holds a home folder and a PATH without any host."""
+    for name in list(os.environ):
+        if name not in {"PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER"}:
+            monkeypatch.delenv(name)
+    (home.parent / "bin").mkdir()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def run(*arguments: str, **variables: str) -> Said:
+        with monkeypatch.context() as patch:
+            for name, value in {"HOME": str(home), "PATH": str(home.parent / "bin"), **variables}.items():
+                patch.setenv(name, value)
+            try:
+                code = main(arguments)
+            except SystemExit as error:
+                code = int(str(error.code))
+        sys.stderr.flush()
+        out, err = capfdbinary.readouterr()
+        return Said(code, out.decode(), err.decode())
+
+    return run
+
+
+def file_of(host: str, home: Path, content: str | bytes | None = None) -> Path:
+    """The file of a host, with this in it."""
+    path = home / FILES[host]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def servers_in(host: str, home: Path) -> dict[str, Any]:
+    text = file_of(host, home).read_text(encoding="utf-8")
+    return (tomllib.loads(text) if host == "codex" else jsonc.parse(text))[HOSTS[host].section]
+
+
+def with_comments(host: str) -> str:
+    """A file with another server, comments and, where there can be, a trailing comma."""
+    if host == "codex":
+        return (
+            '# my model\nmodel = "o3"  # good\n\n[mcp_servers.files]\ncommand = "files" # keep\n'
+            'env = { TOKEN = "another-secret" }\n\n[profiles.x]\nmodel = "a" # tail\n'
+        )
+    return (
+        "// mine\n{\n"
+        '    "theme": "dark", // of course\n'
+        f'    "{HOSTS[host].section}": {{\n'
+        '        /* files */ "files": {"command": "files", "env": {"TOKEN": "another-secret"}, "args": ["a", ], },\n'
+        "        // the end of the servers\n"
+        "    },\n"
+        "}\n"
+    )
+
+
+def backups(host: str, home: Path) -> list[bytes]:
+    path = file_of(host, home)
+    return [backup.read_bytes() for backup in sorted(path.parent.glob(f"{path.name}.*.bak"))]
+
+
+# ---- what is written ----
+
+
+def test_the_names_of_the_hosts_are_those_of_their_table() -> None:
+    assert tuple(HOSTS) == hosts.NAMES
+    assert set(FILES) == set(HOSTS)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_without_a_file_gets_one_that_only_its_owner_reads(host: str, home: Path, run: Run) -> None:
+    said = run("install", host, "--yes", SEGMIND_API_KEY=KEY)
+    assert said.code == 0, said.err
+    extra = {"type": "stdio"} if host in {"claude-code", "vscode"} else {}
+    entry: dict[str, Any] = {**extra, "command": SCRIPT, "args": [], "env": {"SEGMIND_API_KEY": KEY}}
+    assert servers_in(host, home) == {"vega": entry}
+    assert file_of(host, home).stat().st_mode & 0o777 == 0o600
+    assert KEY not in said.out + said.err
+    assert backups(host, home) == []
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_other_server_and_every_comment_stays(host: str, home: Path, run: Run) -> None:
+    before = with_comments(host)
+    path = file_of(host, home, before)
+    said = run("install", host, "--yes", "--sandbox")
+    assert said.code == 0, said.err
+    after = path.read_text(encoding="utf-8")
+    lines = iter(after.splitlines())
+    assert all(line in lines for line in before.splitlines() if line), after
+    assert servers_in(host, home)["vega"]["args"] == ["--sandbox"]
+    assert servers_in(host, home)["files"]["env"] == {"TOKEN": "another-secret"}
+    assert "kept as they are: files" in said.out
+    assert "another-secret" not in said.out + said.err
+    assert backups(host, home) == [before.encode()]
+    # And out again.
+    assert run("uninstall", host, "--yes").code == 0
+    assert path.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("host", JSON_HOSTS)
+def test_an_older_entry_gets_the_new_command_and_keeps_what_else_is_set(host: str, home: Path, run: Run) -> None:
+    before = f"""{{
+  "{HOSTS[host].section}": {{
+    "vega": {{
+      // mine
+      "command": "/old/uvx", // of last year
+      "args": ["mcp-vega"],
+      "timeout": 99,
+      "env": {{ "SEGMIND_API_KEY": "SG_older", "MCP_VEGA_PREVIEW": "small" /* enough */ }}
+    }}
+  }}
+}}
+"""
+    path = file_of(host, home, before)
+    said = run("install", host, "--yes")
+    assert said.code == 0, said.err
+    wanted = before.replace('"/old/uvx"', json.dumps(SCRIPT)).replace('["mcp-vega"]', "[]")
+    if host in {"claude-code", "vscode"}:
+        wanted = wanted.replace("enough */ }\n", 'enough */ },\n      "type": "stdio"\n')
+    assert path.read_text(encoding="utf-8") == wanted
+    assert "without SEGMIND_API_KEY" not in said.err  # there is one already
+    run("install", host, "--yes", SEGMIND_API_KEY=KEY)
+    assert path.read_text(encoding="utf-8") == wanted.replace("SG_older", KEY)
+    assert "SG_older" not in said.out + said.err
+
+
+def test_an_older_entry_of_codex_keeps_its_comments_and_what_else_is_set(home: Path, run: Run) -> None:
+    before = (
+        '[mcp_servers.vega] # mine\ncommand = "/old/uvx" # old\nargs = ["mcp-vega"]\nstartup_timeout_sec = 30\n\n'
+        '[mcp_servers.vega.env]\nMCP_VEGA_PREVIEW = "small" # enough\n'
+    )
+    path = file_of("codex", home, before)
+    assert run("install", "codex", "--yes", SEGMIND_API_KEY=KEY).code == 0
+    wanted = before.replace("/old/uvx", SCRIPT).replace('["mcp-vega"]', "[]") + f'SEGMIND_API_KEY = "{KEY}"\n'
+    assert path.read_text(encoding="utf-8") == wanted
+
+
+def test_an_entry_for_a_server_elsewhere_is_replaced(home: Path, run: Run) -> None:
+    file_of("cursor", home, '{"mcpServers": {"vega": {"url": "https://old.example/mcp"}, "b": {"url": "x"}}}')
+    assert run("install", "cursor", "--yes", "--sandbox").code == 0
+    entry = {"command": SCRIPT, "args": ["--sandbox"]}
+    assert servers_in("cursor", home) == {"vega": entry, "b": {"url": "x"}}
+
+
+ODD_FILES = {
+    "empty": "",
+    "a line": "\n",
+    "only comments": "// nothing yet\n",
+    "an empty object": "{}",
+    "an empty object of two lines": "{\n}\n",
+    "one line": '{"a": 1, "SECTION": {"files": {"command": "files"}}}',
+    "one line without servers": '{ "a": "//, }" }',
+    "Windows lines": '{\r\n\t"a": [1, 2],\r\n\t"SECTION": {\r\n\t\t"files": {"command": "f"}\r\n\t}\r\n}\r\n',
+    "a byte order mark": '\ufeff{"a": "ü"}\n',
+    "a comment before the end": '{"a": 1 // one\n}',
+    "a comment instead of servers": '{\n  "SECTION": { /* none */ }\n}\n',
+}
+
+
+@pytest.mark.parametrize("case", ODD_FILES)
+def test_a_file_of_any_form_gets_the_entry_and_keeps_the_rest(case: str, home: Path, run: Run) -> None:
+    for host in ("claude-desktop", "vscode"):
+        before = ODD_FILES[case].replace("SECTION", HOSTS[host].section)
+        path = file_of(host, home, before)
+        assert run("install", host, "--yes", "--sandbox").code == 0
+        after = path.read_bytes().decode()
+        assert after.startswith("\ufeff") == before.startswith("\ufeff")
+        assert after.count("\r\n") == (after.count("\n") if "\r\n" in before else 0)
+        old, new = (jsonc.parse(text.removeprefix("\ufeff")) for text in (before, after))
+        vega = new[HOSTS[host].section].pop("vega")
+        assert vega["command"] == SCRIPT
+        assert new == {HOSTS[host].section: {}, **old}
+        for comment in ("// nothing yet", "// one", "/* none */"):
+            assert (comment in after) == (comment in before)
+        assert backups(host, home) == [before.encode()]
+        assert run("uninstall", host, "--yes").code == 0
+        left = jsonc.parse(path.read_bytes().decode().removeprefix("\ufeff"))
+        assert left == {HOSTS[host].section: {}, **old}
+
+
+BROKEN = {
+    "claude-desktop": {
+        "no JSON": b'{"mcpServers": {',
+        "a comma too many": b'{"a": 1,, "b": 2}',
+        "a list": b"[]",
+        "a list of servers": b'{"mcpServers": []}',
+        "null for servers": b'{"mcpServers": null}',
+        "not UTF-8": '{"name": "Jürgen"}'.encode("latin-1"),
+        "UTF-16": "{}".encode("utf-16"),
+        "nested without end": b"[" * 200_000,
+    },
+    "codex": {
+        "no TOML": b"[mcp_servers\n",
+        "a name twice": b"[a]\nb = 1\n[a]\nc = 1\n",
+        "a list of servers": b"mcp_servers = []\n",
+        "not UTF-8": 'name = "Jürgen"'.encode("latin-1"),
+    },
+}
+
+
+@pytest.mark.parametrize(("host", "case"), [(host, case) for host, cases in BROKEN.items() for case in cases])
+def test_a_file_that_cannot_be_read_is_refused_and_left(host: str, case: str, home: Path, run: Run) -> None:
+    path = file_of(host, home, BROKEN[host][case])
+    for command in ("install", "uninstall"):
+        said = run(command, host, "--yes", SEGMIND_API_KEY=KEY)
+        assert said.code == 1
+        assert said.out == ""
+        assert said.err.startswith("Error: ")
+        assert str(path) in said.err
+        assert said.err.count("\n") == 3
+        assert path.read_bytes() == BROKEN[host][case]
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(home: Path, run: Run) -> None:
+    file_of("cursor", home).mkdir()
+    said = run("install", "cursor", "--yes")
+    assert (said.code, "cannot be read" in said.err) == (1, True)
+
+
+def test_a_link_stays_a_link_and_permissions_stay(home: Path, run: Run) -> None:
+    dotfile = home / "dotfiles.json"
+    dotfile.write_text("{}", encoding="utf-8")
+    dotfile.chmod(0o640)
+    path = file_of("cursor", home)
+    path.symlink_to(dotfile)
+    assert run("install", "cursor", "--yes", "--sandbox").code == 0
+    assert path.is_symlink()
+    assert "vega" in dotfile.read_text(encoding="utf-8")
+    assert dotfile.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(home: Path) -> None:
+    path = file_of("cursor", home, "{}")
+    file = ConfigFile.read(path)
+    path.write_text('{"new": 1}', encoding="utf-8")
+    with pytest.raises(HostConfigError, match="was changed by another program"):
+        file.write("{}")
+    assert path.read_text(encoding="utf-8") == '{"new": 1}'
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file sizes")
+def test_a_full_disk_leaves_the_file_as_it_is(home: Path) -> None:
+    path = file_of("cursor", home, "{}")
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'ulimit -f 0; exec "{sys.executable}" -m mcp_vega install cursor --yes --sandbox'],
+        env={**settings(home), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "No backup of" in done.stderr) == (1, True), done.stderr
+    assert path.read_text(encoding="utf-8") == "{}"
+
+
+# ---- asking ----
+
+
+def test_a_dry_run_shows_the_change_and_makes_none(home: Path, run: Run) -> None:
+    path = file_of("codex", home, with_comments("codex"))
+    for command in ("install", "uninstall"):
+        said = run(command, "codex", "--dry-run", SEGMIND_API_KEY=KEY)
+        assert said.code == 0
+        assert path.read_text(encoding="utf-8") == with_comments("codex")
+        assert list(path.parent.iterdir()) == [path]
+    said = run("install", "codex", "--dry-run", SEGMIND_API_KEY=KEY)
+    assert f"  +   command: {SCRIPT}\n" in said.out
+    assert "  +   env SEGMIND_API_KEY: (not shown)\n" in said.out
+
+
+def test_without_a_terminal_it_asks_for_yes(home: Path, run: Run) -> None:
+    said = run("install", "cursor", SEGMIND_API_KEY=KEY)
+    assert (said.code, "Next: Add --yes.\n" in said.err) == (2, True)
+    assert not file_of("cursor", home).exists()
+
+
+def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
+    run("install", "zed", "--yes", SEGMIND_API_KEY=KEY)
+    before = file_of("zed", home).read_bytes()
+    said = run("install", "zed", SEGMIND_API_KEY=KEY)
+    assert (said.code, "nothing to do" in said.out) == (0, True)
+    assert file_of("zed", home).read_bytes() == before
+
+
+def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) -> None:
+    said = run("uninstall", "zed")
+    assert (said.code, "has no entry vega" in said.out) == (0, True)
+    assert list(home.iterdir()) == []
+
+
+def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
+    """The exit code, and what a person sees who types each answer at its question."""
+    import pty
+
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcp_vega", *arguments],
+        env={**settings(home), "HOME": str(home)},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509
+    )
+    os.close(terminal)
+    seen = b""
+    for question, answer in answers:
+        while question.encode() not in seen:
+            seen += os.read(controller, 1000)
+        os.write(controller, answer.encode())
+    while True:
+        try:
+            more = os.read(controller, 1000)
+        except OSError:  # the terminal is closed with the process
+            break
+        seen += more
+    os.close(controller)
+    return process.wait(10), seen.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_the_key_is_asked_for_without_an_echo(home: Path) -> None:
+    answers = [("Segmind API key", f"{KEY}\n"), ("Make this change?", "y\n")]
+    code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
+    assert code == 0, seen
+    assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+    assert KEY not in seen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_whoever_says_no_changes_nothing(home: Path) -> None:
+    answers = [("Segmind API key", "\n"), ("Make this change?", "n\n")]
+    code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
+    assert (code, "Nothing was changed." in seen, "without SEGMIND_API_KEY" in seen) == (1, True, True)
+    assert not file_of("cursor", home).exists()
+
+
+# ---- printing ----
+
+
+def test_what_is_printed_for_any_host_is_the_example(run: Run) -> None:
+    example = json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8"))
+    printed = json.loads(run("install", "--print", SEGMIND_API_KEY=KEY).out)
+    example["mcpServers"]["vega"] |= {"command": SCRIPT, "args": []}
+    assert printed == example
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_entry_is_printed_in_the_form_of_its_host(host: str, home: Path, run: Run) -> None:
+    said = run("install", host, "--print", "--sandbox")
+    data = tomllib.loads(said.out) if host == "codex" else json.loads(said.out)
+    assert data[HOSTS[host].section]["vega"]["args"] == ["--sandbox"]
+    assert list(home.iterdir()) == []
+
+
+def test_a_host_that_is_not_known_is_named_with_those_that_are(run: Run) -> None:
+    for arguments in (["install", "emacs"], ["install"], ["uninstall"]):
+        said = run(*arguments)
+        assert said.code == 2
+        for host in HOSTS if len(arguments) + (arguments[0] == "install") > 1 else ():
+            assert host in said.err
+
+
+# ---- the command that is written ----
+
+
+@pytest.mark.anyio
+async def test_every_host_that_starts_what_was_written_gets_the_tools(home: Path, run: Run) -> None:
+    for host in ("claude-desktop", "codex"):
+        assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
+        entry = servers_in(host, home)["vega"]
+        server = StdioServerParameters(command=entry["command"], args=entry["args"], env=entry["env"], cwd="/")
+        async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
+            await session.initialize()
+            assert len((await session.list_tools()).tools) == 4
+
+
+# ---- the hosts' own commands ----
+
+
+def own_command(home: Path, name: str, script: str) -> Path:
+    """A host's command on the PATH, which notes its arguments; returns that note."""
+    program, note = home.parent / "bin" / name, home.parent / "arguments"
+    program.write_text(f'#!/bin/sh\nfor each; do echo "$each" >> "{note}"; done\n{script}\n', encoding="utf-8")
+    program.chmod(0o755)
+    return note
+
+
+ADDED = {
+    "claude-code": ["mcp", "add", "--scope", "user", "vega", "--", SCRIPT],
+    "codex": ["mcp", "add", "vega", "--", SCRIPT],
+    "gemini": ["mcp", "add", "--scope", "user", "vega", SCRIPT],
+    "vscode": ["--add-mcp", json.dumps({"name": "vega", "type": "stdio", "command": SCRIPT, "args": []})],
+}
+
+
+@pytest.mark.parametrize("host", WITH_PROGRAM)
+def test_a_hosts_own_command_adds_the_entry_and_never_sees_the_key(host: str, home: Path, run: Run) -> None:
+    path = file_of(host, home)
+    writes = ConfigFile.read(path)
+    text = toml if host == "codex" else jsonc
+    content = text.put("", (HOSTS[host].section, "vega"), {"command": SCRIPT, "args": [], "mine": "too"})
+    note = own_command(home, WITH_PROGRAM[host], f"cat > '{path}' <<'END'\n{content}\nEND\n/usr/bin/env >&2\n")
+    said = run("install", host, "--yes", SEGMIND_API_KEY=KEY, PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
+    assert said.code == 0, said.err
+    assert writes.raw is None
+    assert note.read_text(encoding="utf-8").splitlines() == ADDED[host]
+    entry = servers_in(host, home)["vega"]
+    assert entry["mine"] == "too"
+    assert entry["env"] == {"SEGMIND_API_KEY": KEY}
+    assert KEY not in said.out + said.err
+
+
+@pytest.mark.parametrize("host", WITH_PROGRAM)
+def test_a_hosts_own_command_that_fails_or_does_nothing_is_not_relied_on(host: str, home: Path, run: Run) -> None:
+    for script in ("echo no such thing >&2; exit 3", "exit 0"):
+        file_of(host, home).unlink(missing_ok=True)
+        own_command(home, WITH_PROGRAM[host], script)
+        said = run("install", host, "--yes", "--sandbox")
+        assert said.code == 0
+        assert ("failed (exit code 3, no such thing)" in said.err) == ("3" in script)
+        assert servers_in(host, home)["vega"]["args"] == ["--sandbox"]
+
+
+def test_a_hosts_own_command_that_loses_other_servers_is_undone(home: Path, run: Run) -> None:
+    before = '{"mcpServers": {"files": {"command": "files"}}}'
+    path = file_of("gemini", home, before)
+    own_command(home, "gemini", f"echo '{{}}' > '{path}'")
+    said = run("install", "gemini", "--yes", "--sandbox", PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
+    assert (said.code, "other servers were changed" in said.err) == (0, True)
+    assert list(servers_in("gemini", home)) == ["files", "vega"]
+    assert backups("gemini", home) == [before.encode()]
+
+
+@pytest.mark.parametrize("host", WITH_PROGRAM)
+def test_a_hosts_own_command_is_not_used_where_it_would_lose_something(host: str, home: Path, run: Run) -> None:
+    note = own_command(home, WITH_PROGRAM[host], "exit 1")
+    file_of(host, home, with_comments(host))
+    assert run("install", host, "--yes", "--sandbox").code == 0
+    older = toml if host == "codex" else jsonc
+    file_of(host, home, older.put("", (HOSTS[host].section, "vega"), {"command": "/old", "args": [], "more": 1}))
+    assert run("install", host, "--yes", "--sandbox").code == 0
+    assert servers_in(host, home)["vega"]["more"] == 1
+    assert not note.exists()
+
+
+# ---- other systems ----
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "places"),
+    [
+        (
+            "darwin",
+            {},
+            {
+                "claude-desktop": "Library/Application Support/Claude/claude_desktop_config.json",
+                "vscode": "Library/Application Support/Code/User/mcp.json",
+                "zed": ".config/zed/settings.json",
+                "codex": ".codex/config.toml",
+            },
+        ),
+        (
+            "win32",
+            {},
+            {
+                "claude-desktop": "AppData/Roaming/Claude/claude_desktop_config.json",
+                "vscode": "AppData/Roaming/Code/User/mcp.json",
+                "zed": "AppData/Roaming/Zed/settings.json",
+                "cursor": ".cursor/mcp.json",
+                "windsurf": ".codeium/windsurf/mcp_config.json",
+            },
+        ),
+        ("linux", {"XDG_CONFIG_HOME": "HOME/conf"}, {"claude-desktop": "conf/Claude/claude_desktop_config.json"}),
+        ("linux", {"CODEX_HOME": "HOME/cx"}, {"codex": "cx/config.toml"}),
+        ("linux", {"CLAUDE_CONFIG_DIR": "HOME/cc"}, {"claude-code": "cc/.claude.json"}),
+        ("linux", {"GEMINI_CLI_HOME": "HOME/gg"}, {"gemini": "gg/.gemini/settings.json"}),
+    ],
+)
+def test_files_are_looked_for_where_the_hosts_document_them(
+    platform: str, variables: dict[str, str], places: dict[str, str], home: Path
+) -> None:
+    environment = {name: value.replace("HOME", str(home)) for name, value in variables.items()}
+    for host, place in places.items():
+        assert HOSTS[host].file(Surroundings(environment, home, platform)) == home / place
+
+
+def test_claude_desktop_from_a_windows_package_is_found_in_the_package(home: Path) -> None:
+    package = home / "AppData/Local/Packages/Claude_abc/LocalCache/Roaming/Claude"
+    package.mkdir(parents=True)
+    found = HOSTS["claude-desktop"].file(Surroundings({}, home, "win32"))
+    assert found == package / "claude_desktop_config.json"
+
+
+# ---- any file ----
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["//", "/*", "*/", '"', ",}", "\\"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+gaps = st.sampled_from(["", " ", "\n", "\n  ", " // c\n", "/* , } */", "\t", ' // "\n'])
+
+
+@st.composite
+def written(draw: st.DrawFn, value: Any) -> str:
+    """A value as JSON with space, comments and trailing commas at random."""
+    parts: list[str] = []
+    if isinstance(value, dict):
+        opening, closing = "{}"
+        for name, inner in cast("dict[str, Any]", value).items():
+            key, what = json.dumps(name), draw(written(inner))
+            parts.append(f"{draw(gaps)}{key}{draw(gaps)}:{draw(gaps)}{what}{draw(gaps)}")
+    elif isinstance(value, list):
+        opening, closing = "[]"
+        parts += (f"{draw(gaps)}{draw(written(inner))}{draw(gaps)}" for inner in cast("list[Any]", value))
+    else:
+        return json.dumps(value, ensure_ascii=draw(st.booleans()))
+    comma = f",{draw(gaps)}" if parts and draw(st.booleans()) else ""
+    return f"{opening}{draw(gaps)}{','.join(parts)}{comma}{closing}"
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[dict[str, Any], str]:
+    servers = draw(st.dictionaries(st.sampled_from(["a", "vega", "ü"]), values, max_size=3))
+    data = {**draw(st.dictionaries(st.text(max_size=3), values, max_size=2)), "mcpServers": servers}
+    return data, f"{draw(gaps)}{draw(written(data))}{draw(gaps)}"
+
+
+def left_in_order(text: str, longer: str) -> bool:
+    """Whether every character but space is in the longer text too, in the same order."""
+    rest: Iterator[str] = iter(longer)
+    return all(character in rest for character in text if not character.isspace())
+
+
+@given(files(), values)
+def test_any_json_with_comments_takes_an_entry_and_keeps_every_character(
+    file: tuple[dict[str, Any], str], value: Any
+) -> None:
+    data, text = file
+    assert jsonc.parse(text) == data
+    after = jsonc.put(text, ("mcpServers", "new"), value)
+    assert jsonc.parse(after) == {**data, "mcpServers": {**data["mcpServers"], "new": value}}
+    assert left_in_order(text, after)
+    back = jsonc.drop(after, ("mcpServers", "new"))
+    assert jsonc.parse(back) == data
+    assert left_in_order(text, back)
+    assert left_in_order(back, text) or data["mcpServers"]
