@@ -95,7 +95,7 @@ def file_of(host: str, home: Path, content: str | bytes | None = None) -> Path:
 
 def servers_in(host: str, home: Path) -> dict[str, Any]:
     text = file_of(host, home).read_text(encoding="utf-8")
-    return (tomllib.loads(text) if host == "codex" else jsonc.parse(text))[HOSTS[host].section]
+    return (tomllib.loads(text) if host == "codex" else jsonc.parse(text)).get(HOSTS[host].section, {})
 
 
 def with_comments(host: str) -> str:
