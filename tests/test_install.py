@@ -439,6 +439,25 @@ async def test_every_host_that_starts_what_was_written_gets_the_tools(home: Path
             assert len((await session.list_tools()).tools) == 4
 
 
+def test_a_package_that_is_not_installed_is_not_written_down(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "mcp_vega", "install", "cursor", "--yes", "--sandbox"],
+        cwd=ROOT,
+        # Its libraries by their folder, but no installed command beside the interpreter.
+        env={
+            "HOME": str(home),
+            "PYTHONPATH": sysconfig.get_path("purelib"),
+            "PYTHONHOME": sys.base_prefix,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "is not installed in" in done.stderr) == (1, True), done.stderr
+    assert list(home.iterdir()) == []
+
+
 # ---- the hosts' own commands ----
 
 

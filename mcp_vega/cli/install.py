@@ -29,6 +29,7 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     Raises:
         InvalidArguments: No host is named, or there is nobody to ask.
         HostConfigError: The file cannot be read or changed.
+        NotInstalled: There is no command that a host could start.
     """
     command, *rest = lasting_command(environment)
     args = (*rest, *(("--sandbox",) if options.sandbox else ()))

@@ -12,8 +12,16 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+from mcp_vega.errors import VegaError
+
 NAME = "vega"
 KEY = "SEGMIND_API_KEY"
+
+
+class NotInstalled(VegaError):  # noqa: N818  says what happened
+    """This package runs without being installed, so that there is no command for a host."""
+
+    next_step = "Install it with pip, pipx or uv, and run the installed mcp-vega"
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,18 @@ def lasting_command(environment: Mapping[str, str] = os.environ) -> tuple[str, .
     """The command that starts this very installation, and still will next month: an absolute path and arguments.
 
     Where uvx runs the package, its files lie in a cache that is cleared now and then: the command is uvx itself.
+
+    Raises:
+        NotInstalled: The package runs from a folder that no host would find.
     """
     uvx = _uvx(environment)
     if uvx:
         source = _source()
         return (uvx, *(("--from", source) if source else ()), "mcp-vega")
     script = _script()
-    return (str(script),) if script else (sys.executable, "-m", "mcp_vega")
+    if script is None:
+        raise NotInstalled(f"mcp-vega is not installed in {sys.executable}, so no host could start it")
+    return (str(script),)
 
 
 def passes(command: str) -> bool:
