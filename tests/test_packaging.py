@@ -1,5 +1,9 @@
-"""What is handed out: the wheel."""
+"""What is handed out: the wheel, the one-click bundle."""
 
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -7,16 +11,27 @@ import tomllib
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
-from zipfile import ZipFile
+from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import pytest
+from conftest import images_of, job_of, text_of
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from test_external import NODE, TOOLS, output_of
 from test_transports import environment
 
 from mcp_vega import __version__
+from mcp_vega.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+PACKAGING = ROOT / "packaging"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MANIFEST: dict[str, Any] = json.loads((PACKAGING / "manifest.json").read_text(encoding="utf-8"))
+VARIABLES = {field.alias for field in Settings.model_fields.values()}
+UV = "uv==0.13.9"
+MCPB = "@anthropic-ai/mcpb@2.1.2"
 
 
 # ---- the wheel and the source archive ----
@@ -95,3 +110,166 @@ def test_a_wheel_from_pip_draws_in_a_fresh_environment(tmp_path: Path) -> None:
     draw, env = [command, "draw", "a fox", "--sandbox"], environment(tmp_path / "gallery", HOME=str(tmp_path))
     drawn = subprocess.run(draw, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert Path(drawn.stdout.strip()).stat().st_size > 10_000
+
+
+# ---- the one-click bundle ----
+
+
+def bundled(folder: Path, root: Path = ROOT) -> Path:
+    """The bundle, built by the program, which prints where it is."""
+    command = [sys.executable, root / "packaging" / "bundle.py", folder]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundled(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def unpacked(bundle: Path, tmp_path: Path) -> Path:
+    """The bundle as a host unpacks it."""
+    folder = tmp_path / "extensions" / "mcp-vega"
+    for name, content in unzipped(bundle).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_the_bundle_holds_the_package_and_what_its_installation_needs(bundle: Path) -> None:
+    assert bundle.name == f"mcp-vega-{__version__}.mcpb"
+    files = unzipped(bundle)
+    assert json.loads(files.pop("manifest.json")) == {**MANIFEST, "version": __version__}
+    project = tomllib.loads(files.pop("pyproject.toml").decode())
+    assert project == {name: table for name, table in PROJECT.items() if name != "dependency-groups"}
+    assert files == {**package(), **{name: (ROOT / name).read_bytes() for name in ("README.md", "LICENSE")}}
+
+
+def test_the_same_sources_make_the_same_bundle_wherever_they_lie(bundle: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for folder in ("mcp_vega", "packaging"):
+        shutil.copytree(ROOT / folder, elsewhere / folder, copy_function=shutil.copyfile)  # with new dates
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, elsewhere / name)
+    (elsewhere / "mcp_vega" / "__pycache__").mkdir(exist_ok=True)
+    (elsewhere / "mcp_vega" / "__pycache__" / "left.pyc").write_bytes(b"by Python")
+    again = bundled(elsewhere / "dist", elsewhere)
+    assert again.read_bytes() == bundle.read_bytes()
+    with ZipFile(bundle) as archive:
+        described = {(entry.compress_type, entry.date_time) for entry in archive.infolist()}
+    assert described == {(ZIP_STORED, (1980, 1, 1, 0, 0, 0))}
+
+
+def test_the_manifest_asks_the_user_for_settings_that_there_are(bundle: Path) -> None:
+    server, asked = MANIFEST["server"], MANIFEST["user_config"]
+    given = server["mcp_config"]["env"]
+    assert given.keys() <= VARIABLES
+    assert sorted(given.values()) == sorted(f"${{user_config.{name}}}" for name in asked)
+    assert given["SEGMIND_API_KEY"] == "${user_config.api_key}"
+    assert [name for name, setting in asked.items() if setting.get("sensitive")] == ["api_key"]
+    assert not any(setting["required"] for setting in asked.values())  # the server starts without, and tells
+    # The reference implementation leaves variables in a default as they are.
+    assert "$" not in json.dumps([setting.get("default") for setting in asked.values()])
+    assert {MANIFEST["icon"], server["entry_point"]} <= unzipped(bundle).keys()
+    assert MANIFEST["compatibility"]["runtimes"]["python"] == PROJECT["project"]["requires-python"]
+
+
+@pytest.mark.anyio
+async def test_the_manifest_lists_the_tools_and_prompts_of_the_server(agent: Client) -> None:
+    tools, prompts = (await agent.list_tools()).tools, (await agent.list_prompts()).prompts
+    assert [tool["name"] for tool in MANIFEST["tools"]] == [tool.name for tool in tools]
+    assert [(prompt["name"], prompt["description"], prompt["arguments"]) for prompt in MANIFEST["prompts"]] == [
+        (prompt.name, prompt.description, [argument.name for argument in prompt.arguments or []]) for prompt in prompts
+    ]
+    for listed, prompt in zip(MANIFEST["prompts"], prompts, strict=True):
+        required = {argument.name for argument in prompt.arguments or [] if argument.required}
+        assert set(re.findall(r"\$\{arguments\.(\w+)\}", listed["text"])) == required
+
+
+def as_a_host(folder: Path, home: Path, **answers: str) -> StdioServerParameters:
+    """How a host starts an unpacked bundle: the manifest's command, with the user's answers put in."""
+
+    def filled(text: str) -> str:
+        values = {"__dirname": str(folder), **{f"user_config.{name}": answer for name, answer in answers.items()}}
+        return re.sub(r"\$\{(.+?)\}", lambda found: values.get(found[1], found[0]), text)
+
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    config = manifest["server"]["mcp_config"]
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    env = {**kept, "HOME": str(home), "MCP_VEGA_HOME": str(home / "ledger"), "PYTHONWARNINGS": "error"}
+    env |= {name: filled(value) for name, value in config["env"].items()}
+    return StdioServerParameters(command=config["command"], args=[filled(each) for each in config["args"]], env=env)
+
+
+def without_uv(host: StdioServerParameters, folder: Path) -> StdioServerParameters:
+    """The same without a network: this Python and its libraries, with the unpacked sources, in the place of uv's."""
+    assert [host.command, *host.args] == ["uv", "run", "--directory", str(folder), "mcp-vega"]
+    # In its working folder Python looks first.
+    return host.model_copy(update={"command": sys.executable, "args": ["-m", "mcp_vega"], "cwd": folder})
+
+
+@pytest.mark.anyio
+async def test_the_unpacked_bundle_draws_where_the_user_wants_the_pictures(unpacked: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "Pictures of mine"
+    host = as_a_host(
+        unpacked, tmp_path / "home", api_key="", gallery=str(pictures), spending_limit="0.1", sandbox="true"
+    )
+    # To see that it is not the package of the test's own environment that runs:
+    first = unpacked / "mcp_vega" / "__init__.py"
+    first.write_text(first.read_text(encoding="utf-8").replace(__version__, "0.0.7"), encoding="utf-8")
+    async with Client(stdio_client(without_uv(host, unpacked)), mode="legacy") as agent:
+        assert agent.server_info
+        assert agent.server_info.version == "0.0.7"
+        result = await agent.call_tool("generate_image_vegart", {"prompt": "a fox"})
+    assert len(images_of(result)) == 1
+    assert Path(job_of(result)["images"][0]["path"]).is_relative_to(pictures / "sandbox")
+    assert "of $0.1 left today" in text_of(result)
+
+
+@pytest.fixture(scope="session")
+def uv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `uv` and `uvx`: that of the PATH, or a fresh one."""
+    if found := shutil.which("uv"):
+        return Path(found).parent
+    venv = tmp_path_factory.mktemp("uv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", UV], check=True, timeout=300)
+    return (venv / Path(sys.executable).relative_to(sys.prefix)).parent
+
+
+def on_path(host: StdioServerParameters, folder: Path) -> StdioServerParameters:
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    command = str(shutil.which(host.command, path=path))
+    return host.model_copy(update={"command": command, "env": {**os.environ, **(host.env or {}), "PATH": path}})
+
+
+@pytest.mark.external
+@pytest.mark.anyio
+async def test_uv_runs_the_unpacked_bundle_as_its_manifest_says(unpacked: Path, tmp_path: Path, uv: Path) -> None:
+    answers = {"api_key": "", "gallery": str(tmp_path / "pictures"), "spending_limit": "1", "sandbox": "true"}
+    host = on_path(as_a_host(unpacked, tmp_path / "home", **answers), uv)
+    async with Client(stdio_client(host)) as agent:
+        assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
+        result = await agent.call_tool("generate_image_vega", {"prompt": "a fox"})
+    assert len(images_of(result)) == 1
+    assert Path(job_of(result)["images"][0]["path"]).is_relative_to(tmp_path / "pictures")
+    installed = {file.name.partition("-")[0] for file in unpacked.glob(".venv/**/*.dist-info")}
+    assert "mcp_vega" in installed
+    assert not installed & {"pytest", "ruff", "pyright"}
+
+
+@pytest.mark.external
+def test_uv_runs_the_entry_point_when_the_host_leaves_the_command_to_itself(unpacked: Path, uv: Path) -> None:
+    run = [str(uv / "uv"), "run", "--directory", str(unpacked), MANIFEST["server"]["entry_point"], "--version"]
+    assert output_of(*run, folder=unpacked) == f"mcp-vega {__version__}\n"
+
+
+@pytest.mark.external
+def test_the_makers_of_the_bundle_format_accept_it(bundle: Path, unpacked: Path, tmp_path: Path) -> None:
+    mcpb = ("npx", "--yes", "-p", NODE, "-p", MCPB, "mcpb")
+    assert "Manifest schema validation passes!" in output_of(*mcpb, "validate", str(unpacked), folder=tmp_path)
+    packed = output_of(*mcpb, "pack", str(unpacked), str(tmp_path / "packed.mcpb"), folder=tmp_path)
+    assert f"version: {__version__}" in packed
+    assert unzipped(tmp_path / "packed.mcpb") == unzipped(bundle)
+    # That it is not signed is said on stderr.
+    assert bundle.name in output_of(*mcpb, "info", str(bundle), folder=tmp_path)
