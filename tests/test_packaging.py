@@ -1,4 +1,4 @@
-"""What is handed out: the wheel, the one-click bundle."""
+"""What is handed out: the wheel, the one-click bundle, the registry's entry."""
 
 import json
 import os
@@ -29,6 +29,7 @@ PACKAGING = ROOT / "packaging"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MANIFEST: dict[str, Any] = json.loads((PACKAGING / "manifest.json").read_text(encoding="utf-8"))
+ENTRY: dict[str, Any] = json.loads((PACKAGING / "server.json").read_text(encoding="utf-8"))
 VARIABLES = {field.alias for field in Settings.model_fields.values()}
 UV = "uv==0.13.9"
 MCPB = "@anthropic-ai/mcpb@2.1.2"
@@ -273,3 +274,40 @@ def test_the_makers_of_the_bundle_format_accept_it(bundle: Path, unpacked: Path,
     assert unzipped(tmp_path / "packed.mcpb") == unzipped(bundle)
     # That it is not signed is said on stderr.
     assert bundle.name in output_of(*mcpb, "info", str(bundle), folder=tmp_path)
+
+
+# ---- the registry's entry ----
+
+
+def test_the_registry_entry_keeps_the_rules_of_its_schema() -> None:
+    """Those of 2025-12-11 for what the entry has: names, lengths, patterns, what is required, what is a choice."""
+    assert ENTRY["$schema"] == "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
+    assert ENTRY.keys() == {"$schema", "name", "title", "description", "version", "packages"}
+    assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", ENTRY["name"])
+    assert 3 <= len(ENTRY["name"]) <= 200
+    assert 1 <= len(ENTRY["title"]) <= 100
+    assert 1 <= len(ENTRY["description"]) <= 100
+    (listed,) = ENTRY["packages"]
+    required = {"registryType", "identifier", "transport"}
+    assert required <= listed.keys() <= required | {"version", "runtimeHint", "environmentVariables"}
+    assert listed["transport"] == {"type": "stdio"}
+    for variable in listed["environmentVariables"]:
+        assert {"name"} <= variable.keys() <= {"name", "description", "format", "isRequired", "isSecret"}
+        assert variable.get("format", "string") in {"string", "number", "boolean", "filepath"}
+
+
+def test_the_registry_entry_names_this_package_and_its_settings() -> None:
+    (listed,) = ENTRY["packages"]
+    assert (listed["registryType"], listed["identifier"]) == ("pypi", PROJECT["project"]["name"])
+    assert ENTRY["version"] == listed["version"] == __version__
+    variables = {variable["name"]: variable for variable in listed["environmentVariables"]}
+    assert variables.keys() <= VARIABLES
+    assert [name for name, variable in variables.items() if variable.get("isSecret")] == ["SEGMIND_API_KEY"]
+
+
+def test_the_readme_says_whose_the_registry_entry_is(wheel: Path) -> None:
+    """The registry looks for this line in the description that the package index shows."""
+    line = f"<!-- mcp-name: {ENTRY['name']} -->"
+    assert README.count("mcp-name:") == 1
+    assert line in README.splitlines()
+    assert line in str(metadata(wheel).get_payload()).splitlines()
