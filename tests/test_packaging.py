@@ -1,4 +1,4 @@
-"""What is handed out: the wheel, the one-click bundle, the registry's entry."""
+"""What is handed out: the wheel, the one-click bundle, the registry's entry, the install links."""
 
 import json
 import os
@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from base64 import b64decode
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 from zipfile import ZIP_STORED, ZipFile
 
 import pytest
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGING = ROOT / "packaging"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXAMPLE = json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8"))["mcpServers"]
 MANIFEST: dict[str, Any] = json.loads((PACKAGING / "manifest.json").read_text(encoding="utf-8"))
 ENTRY: dict[str, Any] = json.loads((PACKAGING / "server.json").read_text(encoding="utf-8"))
 VARIABLES = {field.alias for field in Settings.model_fields.values()}
@@ -311,3 +314,72 @@ def test_the_readme_says_whose_the_registry_entry_is(wheel: Path) -> None:
     assert README.count("mcp-name:") == 1
     assert line in README.splitlines()
     assert line in str(metadata(wheel).get_payload()).splitlines()
+
+
+# ---- the install links ----
+
+
+def links() -> dict[str, str]:
+    """The install links of the README, by scheme and host."""
+    section = README.partition("\n## Install links\n")[2].partition("\n## ")[0]
+    found = re.findall(r"\]\((\S+mcp\S+)\)", section)
+    return {f"{urlsplit(link).scheme}:{urlsplit(link).netloc}": link for link in found}
+
+
+def carried(link: str) -> tuple[str, dict[str, Any]]:
+    """The name and the configuration in a link, read as the hosts read it."""
+    parts = urlsplit(link)
+    if "url" in (query := parse_qs(parts.query)):
+        return carried(query["url"][0])
+    if parts.scheme == "vscode":
+        assert parts.path == "mcp/install"
+        server = json.loads(unquote(parts.query))
+        return server.pop("name"), server
+    assert parts.path == ("/en/install-mcp" if parts.scheme == "https" else "/mcp/install")
+    return query["name"][0], json.loads(b64decode(query["config"][0], validate=True))
+
+
+def test_there_are_links_for_cursor_and_vs_code() -> None:
+    assert links().keys() == {
+        "https:cursor.com",
+        "cursor:anysphere.cursor-deeplink",
+        "https:insiders.vscode.dev",
+        "vscode:",
+    }
+
+
+@pytest.mark.parametrize("host", links())
+def test_an_install_link_carries_the_example_configuration(host: str) -> None:
+    name, server = carried(links()[host])
+    ((example_name, example),) = EXAMPLE.items()
+    assert name == example_name
+    # uvx finds a command by the name of its package: the clone's command, the package and the script are all one.
+    command = Path(example["command"]).name
+    assert [server.pop("command"), *server.pop("args")] == ["uvx", command, *example.get("args", [])]
+    assert command == PROJECT["project"]["name"]
+    assert command in PROJECT["project"]["scripts"]
+    for asked in server.pop("inputs", []):
+        assert (asked["type"], asked["password"]) == ("promptString", True)
+        in_place = [key for key, value in server["env"].items() if value == f"${{input:{asked['id']}}}"]
+        assert in_place == ["SEGMIND_API_KEY"]
+        server["env"]["SEGMIND_API_KEY"] = example["env"]["SEGMIND_API_KEY"]
+    assert server == {"env": example["env"]}
+    assert server["env"].keys() <= VARIABLES
+
+
+def test_the_links_are_those_that_the_program_prints() -> None:
+    command = [sys.executable, PACKAGING / "links.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert [line.rpartition(" ")[2] for line in printed.splitlines()] == list(links().values())
+
+
+@pytest.mark.external
+@pytest.mark.anyio
+async def test_uvx_runs_what_the_links_carry_from_a_wheel(wheel: Path, tmp_path: Path, uv: Path) -> None:
+    """The package index is replaced by the wheel; the rest of the command is the link's."""
+    _, server = carried(links()["cursor:anysphere.cursor-deeplink"])
+    env = {**server["env"], "HOME": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path), "MCP_VEGA_GALLERY": str(tmp_path)}
+    args = ["--from", str(wheel), *server["args"]]
+    host = on_path(StdioServerParameters(command=server["command"], args=args, env=env), uv)
+    async with Client(stdio_client(host)) as agent:
+        assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
