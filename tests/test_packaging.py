@@ -1,14 +1,18 @@
-"""What is handed out: the wheel, the one-click bundle, the registry's entry, the install links."""
+"""What is handed out: the wheel, the one-click bundle, the registry's entry, the install links, the container."""
 
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tomllib
 from base64 import b64decode
+from collections.abc import Generator
+from contextlib import contextmanager
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
@@ -21,7 +25,7 @@ from conftest import images_of, job_of, text_of
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from test_external import NODE, TOOLS, output_of
-from test_transports import environment
+from test_transports import address, environment, seconds_until_exit
 
 from mcp_vega import __version__
 from mcp_vega.settings import Settings
@@ -36,6 +40,9 @@ ENTRY: dict[str, Any] = json.loads((PACKAGING / "server.json").read_text(encodin
 VARIABLES = {field.alias for field in Settings.model_fields.values()}
 UV = "uv==0.13.9"
 MCPB = "@anthropic-ai/mcpb@2.1.2"
+TOKEN = "the-token-of-a-test"
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the container runs Linux")
 
 
 # ---- the wheel and the source archive ----
@@ -383,3 +390,126 @@ async def test_uvx_runs_what_the_links_carry_from_a_wheel(wheel: Path, tmp_path:
     host = on_path(StdioServerParameters(command=server["command"], args=args, env=env), uv)
     async with Client(stdio_client(host)) as agent:
         assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
+
+
+# ---- the container ----
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile, in order."""
+    whole = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    return [(name, argument) for name, _, argument in (line.partition(" ") for line in whole.splitlines() if line)]
+
+
+DOCKERFILE = (PACKAGING / "Dockerfile").read_text(encoding="utf-8")
+STEPS = instructions(DOCKERFILE)
+LAST = dict(STEPS[[name for name, _ in STEPS].index("FROM", 1) :])
+COPIED = [
+    each
+    for name, argument in STEPS
+    if name == "COPY" and not argument.startswith("--from")
+    for each in shlex.split(argument)[:-1]
+]
+SETTINGS = dict(pair.split("=", 1) for pair in shlex.split(LAST["ENV"]))
+
+
+def test_the_image_runs_as_nobody_special_and_holds_no_secret() -> None:
+    assert int(LAST["USER"]) >= 1000
+    assert f"--uid {LAST['USER']} " in LAST["RUN"]
+    assert "ARG" not in dict(STEPS)
+    assert SETTINGS.keys() == {"PATH", "MCP_VEGA_GALLERY", "MCP_VEGA_HOME"}
+    assert sorted(json.loads(LAST["VOLUME"])) == sorted({SETTINGS["MCP_VEGA_GALLERY"], SETTINGS["MCP_VEGA_HOME"]})
+    arguments = json.loads(LAST["CMD"])
+    assert dict(zip(arguments[::2], arguments[1::2], strict=True))["--port"] == LAST["EXPOSE"]
+    assert f"'127.0.0.1', {LAST['EXPOSE']}," in LAST["HEALTHCHECK"]
+
+
+def test_the_image_is_made_of_what_is_committed_and_needed() -> None:
+    assert COPIED == ["pyproject.toml", "README.md", "LICENSE", "mcp_vega"]
+
+
+def in_image(folder: Path, binaries: Path) -> dict[str, str]:
+    """The container's environment, its folders laid into `folder`, and what its user passes in."""
+    places = {"/pictures": str(folder / "pictures"), "/ledger": str(folder / "ledger"), "/app/bin": str(binaries)}
+    env = {name: re.sub("|".join(places), lambda found: places[found[0]], value) for name, value in SETTINGS.items()}
+    env["PATH"] = env["PATH"].replace("$PATH", os.environ["PATH"])
+    return {**env, "HOME": str(folder / "home"), "MCP_VEGA_AUTH_TOKENS": TOKEN, "MCP_VEGA_SANDBOX": "1"}
+
+
+def healthy(port: str, env: dict[str, str]) -> bool:
+    command = json.loads(LAST["HEALTHCHECK"].partition(" CMD ")[2])
+    command = [each.replace(LAST["EXPOSE"], port) for each in command]
+    return subprocess.run(command, env=env, capture_output=True, timeout=20, check=False).returncode == 0
+
+
+def as_first_process() -> list[str]:
+    """What starts a command as process 1, which the kernel spares every signal that it has no handler for."""
+    alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    try:
+        able = subprocess.run([*alone, "true"], capture_output=True, timeout=20, check=False).returncode == 0
+    except FileNotFoundError:
+        able = False
+    if not able:
+        pytest.skip("this system lets nobody make a process 1 of their own (unshare --user --pid)")
+    return alone
+
+
+@contextmanager
+def container(folder: Path, binaries: Path, before: list[str]) -> Generator[tuple[subprocess.Popen[str], str, int]]:
+    """The image's command: its outermost process, its port, and the id of the server's own process."""
+    command = [*json.loads(LAST["ENTRYPOINT"]), *json.loads(LAST["CMD"])]
+    command = ["0" if each == LAST["EXPOSE"] else each for each in command]
+    with (
+        (folder / "stderr.txt").open("w", encoding="utf-8") as stderr,
+        subprocess.Popen([*before, *command], env=in_image(folder, binaries), stderr=stderr, text=True) as process,
+    ):
+        try:
+            port = urlsplit(address(folder)).port
+            inner = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            yield process, str(port), int(inner.read_text(encoding="utf-8")) if before else process.pid
+        finally:
+            process.kill()
+
+
+@posix
+@pytest.mark.parametrize("alone", [False, True], ids=["among others", "as process 1"])
+def test_the_container_is_healthy_until_it_is_stopped_and_stops_at_once(tmp_path: Path, *, alone: bool) -> None:
+    binaries = Path(sys.executable).parent
+    env = {**in_image(tmp_path, binaries), "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    with container(tmp_path, binaries, as_first_process() if alone else []) as (process, port, pid):
+        assert healthy(port, env)
+        os.kill(pid, signal.Signals[LAST["STOPSIGNAL"]])
+        assert seconds_until_exit(process) < 3
+        assert process.returncode == 0
+        assert not healthy(port, env)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the commands, made by the container's own steps with the paths of this machine."""
+    folder = tmp_path_factory.mktemp("image")
+    source = folder / dict(STEPS)["WORKDIR"].lstrip("/")
+    source.mkdir()
+    for each in COPIED:
+        (shutil.copytree if (ROOT / each).is_dir() else shutil.copyfile)(ROOT / each, source / each)
+    (run,) = [argument for name, argument in STEPS if name == "RUN" and "pip" in argument]
+    script = run.replace("/app", str(folder / "app"))
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(script, shell=True, cwd=source, env=env, check=True, timeout=300)  # noqa: S602  as RUN does
+    return folder / "app" / "bin"
+
+
+@pytest.mark.external
+@posix
+def test_what_the_image_installs_draws_into_its_volume(installed: Path, tmp_path: Path) -> None:
+    env = in_image(tmp_path, installed)
+    done = output_of(str(installed / "mcp-vega"), "--version", folder=tmp_path)
+    assert done == f"mcp-vega {__version__}\n"
+    command = [*json.loads(LAST["ENTRYPOINT"]), "draw", "a fox"]
+    drawn = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert Path(drawn.stdout.strip()).is_relative_to(tmp_path / "pictures")
+    assert list((tmp_path / "ledger").rglob("ledger.sqlite3"))
+    with container(tmp_path, installed, []) as (process, port, _):
+        assert healthy(port, env)
+        process.terminate()
+        assert seconds_until_exit(process) < 3
