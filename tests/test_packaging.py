@@ -237,6 +237,19 @@ async def test_the_unpacked_bundle_draws_where_the_user_wants_the_pictures(unpac
     assert "of $0.1 left today" in text_of(result)
 
 
+@pytest.mark.anyio
+async def test_the_bundle_starts_when_the_user_answered_nothing_and_tells_that_there_is_no_key(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    """Claude Desktop leaves `${user_config.…}` as it is where there is no answer and no default."""
+    host = as_a_host(unpacked, tmp_path / "home", sandbox="false")
+    async with Client(stdio_client(without_uv(host, unpacked))) as agent:
+        assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
+        result = await agent.call_tool("generate_image_vegart", {"prompt": "a fox"})
+    assert text_of(result).startswith("Error: No Segmind API key is set (missing_key).")
+    assert not list(tmp_path.rglob("*user_config*"))
+
+
 @pytest.fixture(scope="session")
 def uv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with `uv` and `uvx`: that of the PATH, or a fresh one."""
