@@ -13,7 +13,7 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import __version__
-from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.client import PATIENCE, SegmindClient
 from mcp_vega.segmind.responses import redacted
 from mcp_vega.server.desk import Desk
 from mcp_vega.settings import Settings, is_loopback
@@ -33,22 +33,28 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         api = SANDBOX if settings.sandbox else settings.base_url
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
-        headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
-        client = httpx.AsyncClient(transport=_HttpOnFirstUse(), headers=headers, cookies=no_cookies())
-        http = await stack.enter_async_context(client)
-        client = SegmindClient(
-            http,
-            settings.api_key,
-            base_url=settings.base_url,
-            history_url=settings.request_history_url,
-            media_hosts=settings.media_hosts,
-        )
+        client = await stack.enter_async_context(opened_client(settings))
         ledger = Ledger(settings.ledger_file)
         stack.push_async_callback(ledger.close)
         limits = Limits(settings.spending_limit_usd, settings.requests_per_minute)
         studio = Studio(client, gallery_of(settings), ledger, api=api, limits=limits)
         await stack.enter_async_context(studio)
         yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
+
+
+@asynccontextmanager
+async def opened_client(settings: Settings, *, patience: float = PATIENCE) -> AsyncGenerator[SegmindClient]:
+    """The API's client, for as long as the block runs; it repeats a refused or unsent call for `patience` seconds."""
+    headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
+    async with httpx.AsyncClient(transport=_HttpOnFirstUse(), headers=headers, cookies=no_cookies()) as http:
+        yield SegmindClient(
+            http,
+            settings.api_key,
+            base_url=settings.base_url,
+            history_url=settings.request_history_url,
+            media_hosts=settings.media_hosts,
+            patience=patience,
+        )
 
 
 @asynccontextmanager

@@ -23,6 +23,8 @@ from mcp_vega.segmind.responses import Answer, quoted
 REPLICATION_SECONDS = 15
 # For how long the API keeps the record of a request.
 RECORD_SECONDS = 3600
+# For how long a refused or unsent call is repeated, in seconds.
+PATIENCE = 40.0
 
 # They say nothing about a job; asking again may.
 PASSING = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
@@ -51,7 +53,7 @@ class SegmindClient:
         base_url: str,
         history_url: str,
         media_hosts: tuple[str, ...] = (),
-        patience: float = 40,
+        patience: float = PATIENCE,
     ) -> None:
         self._caller = Caller(http, patience)
         self._key = key

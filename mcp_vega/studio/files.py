@@ -5,6 +5,7 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -26,6 +27,24 @@ def room(root: Path, *names: str) -> Path:
         raise OSError(errno.ELOOP, f"a link at {folder} leads out of it")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def probe(folder: Path) -> bool:
+    """Whether a folder is there; nothing is left behind in it, and none is made.
+
+    Raises:
+        OSError: It, or the nearest folder above it that is there, cannot be written.
+    """
+    there = nearest(folder)
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(b"-")
+    return there == folder.absolute()
+
+
+def nearest(folder: Path) -> Path:
+    """A folder, or the nearest above it that is there, as far as names go: it may be a file or lead nowhere."""
+    folder = folder.absolute()
+    return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
 
 
 def own(folder: Path) -> Path:

@@ -164,6 +164,17 @@ class Gallery:
 
     # ---- house-keeping ----
 
+    def probe(self) -> bool:
+        """Whether the folder is there already; none is made.
+
+        Raises:
+            GalleryError: It could not be made or written.
+        """
+        try:
+            return files.probe(self.folder)
+        except OSError as error:
+            raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
+
     def sizes(self) -> list[int]:
         """The bytes of each picture in the folder, those of other programs among them.
 

@@ -18,7 +18,7 @@ from mcp_vega.studio.catalogue import Catalogue, read_jobs
 from mcp_vega.studio.database import Database
 from mcp_vega.studio.jobs import OPERATOR, Job
 from mcp_vega.studio.limits import Limits, dollars
-from mcp_vega.studio.servers import Servers
+from mcp_vega.studio.servers import Activity, Servers
 
 # The same arguments within this time join a job whose result nobody received.
 JOINING = timedelta(minutes=2)
@@ -143,6 +143,14 @@ class Ledger:
             return {row[0] for row in database.execute("SELECT local_id FROM jobs WHERE holder = ?", (self._me,))}
 
         return await self._database.write(renew)
+
+    async def activity(self) -> Activity:
+        """What the other servers do, and what is still to be done. The servers that are gone are forgotten.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        return await self._database.write(self._servers.activity)
 
     async def release(self, local_id: str) -> None:
         """Work on a job no more."""

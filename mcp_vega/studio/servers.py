@@ -5,6 +5,7 @@ import platform
 import sqlite3
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_vega.studio import statements
@@ -14,6 +15,23 @@ from mcp_vega.studio.jobs import new_id
 LEASE_SECONDS = 15.0
 # How often it says so.
 RENEWAL_SECONDS = LEASE_SECONDS / 3
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What is done on a ledger.
+
+    Attributes:
+        processes: Those of the servers that have work on it.
+        under_way: How many jobs have not ended.
+        unknown: How many have lost their answer, so that it is not known how they ended.
+        unattended: How many of all these no server works on.
+    """
+
+    processes: tuple[int, ...]
+    under_way: int
+    unknown: int
+    unattended: int
 
 
 class Servers:
@@ -45,6 +63,18 @@ class Servers:
         """Forget the servers that are gone."""
         database.execute(f"DELETE FROM servers WHERE id NOT IN {statements.ALIVE}", self.time)  # noqa: S608
         database.executemany("DELETE FROM servers WHERE id = ?", [(each,) for each in self.dead(database)])
+
+    def activity(self, database: sqlite3.Connection) -> Activity:
+        """Which of the others have work, and what is still to be done."""
+        self.bury(database)
+        others = database.execute("SELECT process FROM servers WHERE id != ? ORDER BY process", (self.me,))
+        rows = database.execute(statements.OPEN_JOBS, self.time).fetchall()
+        return Activity(
+            processes=tuple(row["process"] for row in others),
+            under_way=sum(row["jobs"] for row in rows if not row["lost"]),
+            unknown=sum(row["jobs"] for row in rows if row["lost"]),
+            unattended=sum(row["jobs"] for row in rows if not row["held"]),
+        )
 
     def dead(self, database: sqlite3.Connection) -> list[str]:
         """The servers of this machine whose process is gone although their time is not over."""

@@ -41,6 +41,11 @@ ORPHANS = f"""
     WHERE open AND base_url = :base_url AND (holder IS NULL OR holder NOT IN {ALIVE})
     ORDER BY created
 """  # noqa: S608
+OPEN_JOBS = f"""
+    SELECT error IS NOT NULL AND charged = 'unknown' AS lost, holder IS NOT NULL AND holder IN {ALIVE} AS held,
+        count(*) AS jobs
+    FROM jobs WHERE open GROUP BY lost, held
+"""  # noqa: S608
 JOIN = f"""
     UPDATE jobs SET awaited_by = :me, answered = :moment WHERE local_id = (
         SELECT local_id FROM jobs
