@@ -75,6 +75,8 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
             from mcp_vega.cli.install import run_install as run
         case "uninstall":
             from mcp_vega.cli.install import run_uninstall as run
+        case "doctor":
+            from mcp_vega.cli.doctor import run_doctor as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:
@@ -105,6 +107,7 @@ def _parser() -> ArgumentParser:
     _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
+    _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -187,6 +190,12 @@ def _add_uninstall(parser: ArgumentParser) -> None:
 def _add_consent(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     parser.add_argument("--yes", action="store_true", help="ask nothing")
+
+
+def _add_doctor(parser: ArgumentParser) -> None:
+    parser.description = "Look whether all that a server needs is there, and say how what is not can be mended."
+    parser.add_argument("--json", action="store_true", help="for programs")
+    _add_sandbox(parser, default=SUPPRESS)
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:
