@@ -4,8 +4,8 @@ import io
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -19,6 +19,7 @@ from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.queue import Queue
@@ -63,8 +64,14 @@ async def sandbox() -> AsyncGenerator[Sandbox]:
 def sandbox_in_thread() -> Iterator[Sandbox]:
     """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
     queue = Queue(speed=0)
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving(build_sandbox(queue))) as url:
+    with serving_in_thread(build_sandbox(queue)) as url:
         yield Sandbox(url, queue)
+
+
+@contextmanager
+def serving_in_thread(app: Starlette) -> Generator[str]:
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving(app)) as url:
+        yield url
 
 
 @asynccontextmanager

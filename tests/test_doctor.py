@@ -1,0 +1,494 @@
+"""`mcp-vega doctor`, run as a person runs it: what it finds, and that it leaves everything as it was."""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import anyio
+import pytest
+from conftest import KEY, Sandbox, serving_in_thread
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_vega import __version__
+from mcp_vega.cli import checks, handshake, installation
+from mcp_vega.cli.installation import is_within, look_at_hosts
+from mcp_vega.errors import GalleryError
+from mcp_vega.settings import Settings
+
+COMMAND = [sys.executable, "-m", "mcp_vega"]
+SCRIPTS = sysconfig.get_path("scripts")
+NAMES = [
+    *("python", "packages", "command", "settings", "api", "key", "balance", "gallery", "ledger", "servers", "jobs"),
+    *("handshake", "hosts"),
+]
+NOWHERE = "http://127.0.0.1:1"
+
+Found = dict[str, dict[str, str]]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """One with nothing of this machine's user, and no folder that is there already."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    own = {
+        "HOME": folder,
+        "MCP_VEGA_GALLERY": folder / "pictures" / "gallery",
+        "MCP_VEGA_HOME": folder / "data" / "home",
+    }
+    return {**kept, **{name: str(value) for name, value in own.items()}, "PYTHONWARNINGS": "error", **more}
+
+
+def doctor(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "doctor", *arguments],
+        cwd=folder,
+        env=environment(folder, **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+def found(folder: Path, *arguments: str, **variables: str) -> Found:
+    """What the doctor found, by name; its exit code says whether something is bad."""
+    done = doctor(folder, "--json", *arguments, **variables)
+    assert done.stderr == ""
+    checked: Found = {each["name"]: each for each in json.loads(done.stdout)}
+    states = {each["state"] for each in checked.values()}
+    assert states <= {"good", "bad", "note"}
+    assert done.returncode == int("bad" in states)
+    assert all(each["mend"] for each in checked.values() if each["state"] == "bad")
+    return checked
+
+
+def bad(checked: Found) -> list[str]:
+    return [name for name, check in checked.items() if check["state"] == "bad"]
+
+
+def ledger_in(folder: Path) -> Path:
+    file = folder / "data" / "home" / "ledger.sqlite3"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+@pytest.fixture
+def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
+    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+
+
+# ---- the page ----
+
+
+def test_where_all_is_well_every_line_is_good_and_nothing_is_left_behind(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    # Else a clone in the folder of temporary files is one that may vanish.
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    configure(tmp_path, sys.executable, args=["-m", "mcp_vega"], env={"SEGMIND_API_KEY": "SG_of_the_host"})
+    before = {*tmp_path.rglob("*")}
+    path = os.pathsep.join((SCRIPTS, os.environ["PATH"]))
+    done = doctor(tmp_path, **api, PATH=path, TMPDIR=str(temporary))
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    states = {name: (state, detail) for state, name, detail in lines[: len(NAMES)]}
+    assert [*states] == NAMES
+    assert {state for state, _ in states.values()} == {"good"}
+    assert f"mcp-vega {__version__}, mcp 2." in states["packages"][1]
+    assert states["command"][1] == f"{Path(SCRIPTS) / 'mcp-vega'}, the one on PATH"
+    assert states["balance"][1] == "$10"
+    assert re.fullmatch(r"answered in \d+\.\d s, 4 tools in \d+\.\d s; stdout is clean", states["handshake"][1])
+    assert states["hosts"][1] == "Cursor (with a key)"
+    assert done.stdout.splitlines()[-1] == "All that a server needs is there."
+    assert dict(sandbox_in_thread.queue.requests) == {"GET credits": 1}
+    assert {*tmp_path.rglob("*")} == before
+    assert "SG_" not in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_with_the_sandbox_no_key_and_no_network_are_needed(tmp_path: Path) -> None:
+    checked = found(tmp_path, "--sandbox", SEGMIND_BASE_URL=NOWHERE)
+    assert [*checked] == NAMES
+    assert checked["hosts"]["state"] == "note"
+    assert bad(checked) == []
+    assert {*checked["api"]} == {"name", "state", "detail", "mend"}
+    assert str(tmp_path / "pictures" / "gallery" / "sandbox") in checked["gallery"]["detail"]
+    assert str(tmp_path / "data" / "home" / "sandbox" / "ledger.sqlite3") in checked["ledger"]["detail"]
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_terminal_gets_colours_and_the_words_stay(tmp_path: Path) -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "doctor", "--sandbox"],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment(tmp_path, MCP_VEGA_GALLERY="/dev/null", TERM="xterm"),
+    ) as process:
+        assert process.wait(timeout=30) == 1
+    shown = os.read(controller, 100_000).decode()
+    os.close(controller)
+    os.close(terminal)
+    assert "\x1b[32mgood\x1b[0m  python" in shown
+    assert "\x1b[31mbad \x1b[0m  gallery" in shown
+    assert shown.rstrip().endswith("To be mended: gallery.")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")
+def test_a_disk_that_never_answers_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
+    (tmp_path / ".cursor").mkdir()
+    os.mkfifo(tmp_path / ".cursor" / "mcp.json")  # whoever reads it waits for somebody to write
+    program = "from mcp_vega.cli import doctor, main; doctor.SECONDS = 3; main.main(['doctor', '--sandbox'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(tmp_path),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "bad   hosts      no answer within 3 s" in done.stdout
+
+
+# ---- the key and the API ----
+
+
+def test_a_missing_key_is_bad_and_so_is_a_gallery_that_is_a_file(tmp_path: Path, api: dict[str, str]) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"], MCP_VEGA_GALLERY=str(tmp_path / "file"))
+    assert bad(checked) == ["key", "gallery"]
+    assert "No Segmind API key is set" in checked["key"]["detail"]
+    assert "https://cloud.segmind.com/console/api-keys" in checked["key"]["mend"]
+    assert "Not a directory" in checked["gallery"]["detail"]
+    assert "MCP_VEGA_GALLERY" in checked["gallery"]["mend"]
+    assert checked["balance"]["state"] == "note"
+
+
+def test_a_refused_key_is_bad_and_shown_nowhere_and_so_is_a_damaged_ledger(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    damaged = ledger_in(tmp_path)
+    damaged.write_bytes(b"This is no ledger. " * 100)
+    done = doctor(tmp_path, **{**api, "SEGMIND_API_KEY": "nokey-4711-nokey"})
+    assert done.returncode == 1
+    assert "To be mended: key, ledger." in done.stdout
+    assert "bad   key        The API answered with HTTP 401: “Invalid API key”" in done.stdout
+    assert "mend: Check SEGMIND_API_KEY" in done.stdout
+    assert f"The ledger {damaged} is damaged" in done.stdout
+    assert f"move {damaged} aside" in done.stdout
+    assert "4711" not in done.stdout + done.stderr
+    assert "nokey" not in done.stdout + done.stderr
+    assert damaged.read_bytes() == b"This is no ledger. " * 100
+    assert sandbox_in_thread.paid_requests == 0
+
+
+def test_an_api_that_is_down_is_bad_and_so_is_a_newer_ledger(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(ledger_in(tmp_path))) as ledger:
+        ledger.execute("PRAGMA user_version = 99")
+    checked = found(tmp_path, SEGMIND_BASE_URL=NOWHERE, SEGMIND_API_KEY=KEY)
+    assert bad(checked) == ["api", "ledger"]
+    assert f"{NOWHERE}: No connection to the API could be made (ConnectError)" in checked["api"]["detail"]
+    assert "was written by a newer mcp-vega" in checked["ledger"]["detail"]
+    assert checked["ledger"]["mend"] == "Update mcp-vega"
+    assert [checked[name]["state"] for name in ("key", "balance", "servers", "jobs")] == ["note"] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no folder that not even root can write")
+def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_made_is_bad(tmp_path: Path) -> None:
+    proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY"), "http://user:pass-4711@127.0.0.1:1")
+    variables = {"SEGMIND_BASE_URL": "https://api.example", "SEGMIND_API_KEY": KEY, "MCP_VEGA_HOME": "/proc/none"}
+    checked = found(tmp_path, **variables, **proxies)
+    assert bad(checked) == ["api", "ledger"]
+    assert checked["api"]["mend"].startswith("The proxy 127.0.0.1:1 is used for it")
+    assert "The folder /proc/none cannot be written" in checked["ledger"]["detail"]
+    assert "MCP_VEGA_HOME" in checked["ledger"]["mend"]
+    assert "4711" not in json.dumps(checked)
+
+
+ANSWERS: dict[str, tuple[Response, list[str], str]] = {
+    "503": (Response(status_code=503), ["api"], "HTTP 503"),
+    "429": (JSONResponse({"error": "Rate limit exceeded"}, 429), ["api"], "HTTP 429: “Rate limit exceeded”"),
+    "404": (Response(status_code=404), ["api"], "HTTP 404"),
+    "403": (Response(status_code=403), ["key"], "HTTP 403"),
+    "a login page": (HTMLResponse("<html>Welcome</html>"), ["api"], "not as the API does"),
+    "no credits": (JSONResponse({"credits": 0, "free-credits": 0}), ["balance"], "$0"),
+    "free credits": (JSONResponse({"credits": 0, "free-credits": 0.5}), [], "$0, and $0.5 free"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None:
+    response, wrong, words = ANSWERS[name]
+
+    async def answer(_: Request) -> Response:
+        return response
+
+    with serving_in_thread(Starlette(routes=[Route("/v1/get-user-credits", answer)])) as url:
+        looked = await checks.look_at_api(Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY}))
+    assert [check.name for check in looked] == ["api", "key", "balance"]
+    assert [check.name for check in looked if check.state == "bad"] == wrong
+    assert words in " ".join(check.detail for check in looked)
+    assert all(check.mend for check in looked if check.state == "bad")
+
+
+@pytest.mark.anyio
+async def test_an_api_that_does_not_answer_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait(request: Request) -> Response:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        return Response()
+
+    monkeypatch.setattr(checks, "API_SECONDS", 0.2)
+    with serving_in_thread(Starlette(routes=[Route("/v1/get-user-credits", wait)])) as url:
+        settings = Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY})
+        first, key, _ = await checks.look_at_api(settings)
+    assert (first.state, first.detail) == ("bad", f"{url}: The API did not answer within 0.2 s")
+    assert key.state == "note"
+
+
+# ---- the settings and the installation ----
+
+
+def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    # A package of another version than the one that is needed comes first on the path.
+    older = tmp_path / "older" / "mcp-1.9.0.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: mcp\nVersion: 1.9.0\n", encoding="utf-8")
+    wrong = {
+        "MCP_VEGA_WAIT_SECONDS": "long",
+        "MCP_VEGA_PREVIEW": "huge",
+        "SEGMIND_BASE_URL": "http://elsewhere.example",
+    }
+    checked = found(tmp_path, **{**api, **wrong}, PYTHONPATH=str(older.parent))
+    assert bad(checked) == ["packages", "settings"]
+    assert all(name in checked["settings"]["detail"] for name in wrong)
+    assert re.search(r"mcp is 1\.9\.0, but .*>=2\.3.* is needed", checked["packages"]["detail"])
+    for name in ("api", "key", "balance", "handshake"):
+        assert (checked[name]["state"], checked[name]["detail"]) == ("note", "not known, see settings")
+    assert checked["gallery"]["state"] == "good"
+    assert not sandbox_in_thread.queue.requests
+
+
+def test_a_name_that_is_nearly_a_setting_is_told() -> None:
+    (check,) = checks.look_at_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
+    assert (check.state, check.detail) == ("note", "This is no setting: MCP_VEGA_GALERY")
+    assert check.mend == "Did you mean MCP_VEGA_GALLERY?"
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "is_in"),
+    [
+        ("2.3.0", ">=2.3,<3", True),
+        ("2.3", "<3,>=2.3.0", True),
+        ("2.10.1", ">=2.3,<3", True),
+        ("3.0.0", ">=2.3,<3", False),
+        ("2.2.9", ">=2.3,<3", False),
+        ("3.12.0rc1", ">=3.11", True),
+        ("1.0", "", True),
+    ],
+)
+def test_a_version_is_within_its_bounds_by_numbers(version: str, wanted: str, is_in: bool) -> None:  # noqa: FBT001
+    assert is_within(version, wanted) is is_in
+
+
+@pytest.mark.parametrize(
+    ("command", "on_path", "state", "words"),
+    [
+        (("{kept}",), "kept", "good", "{kept}, the one on PATH"),
+        (("{kept}",), "", "good", "{kept}; it is not on PATH, so hosts need this absolute path"),
+        (("{kept}",), "other", "note", "{kept}, but another one comes first on PATH: {other}"),
+        (("{cached}",), "", "note", "{cached}, where files are cleared away now and then"),
+        (("/bin/uvx", "mcp-vega"), "", "good", "/bin/uvx mcp-vega, since this runs from uv's cache"),
+        (("/bin/python", "-m", "mcp_vega"), "", "note", "none was installed with this package"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="commands have other names there")
+def test_the_command_is_the_one_that_hosts_are_to_start(  # noqa: PLR0913, PLR0917  a table
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...], on_path: str, state: str, words: str
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/nowhere")
+    places = {name: tmp_path / name / "mcp-vega" for name in ("kept", "other", "cache")}
+    for place in places.values():
+        place.parent.mkdir()
+        place.touch(mode=0o755)
+    names = {"kept": str(places["kept"]), "other": str(places["other"]), "cached": str(places["cache"])}
+    lasting = tuple(each.format(**names) for each in command)
+    monkeypatch.setattr(installation, "lasting_command", MagicMock(return_value=lasting))
+    (check,) = installation.look_at_command({"PATH": str(tmp_path / (on_path or "nothing"))})
+    assert check.state == state
+    assert check.detail.startswith(words.format(**names))
+    assert bool(check.mend) is (state == "note")
+
+
+# ---- the hosts ----
+
+
+def configure(folder: Path, command: str, **more: Any) -> None:
+    """An entry for this server in the file of a host."""
+    file = folder / ".cursor" / "mcp.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"mcpServers": {"vega": {"command": command, **more}}}), encoding="utf-8")
+
+
+def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    (check,) = look_at_hosts({})
+    assert (check.state, check.detail) == ("note", "none has this server")
+    gone = str(tmp_path / "mcp-vega")
+    configure(tmp_path, gone)
+    (check,) = look_at_hosts({})
+    assert (check.state, check.detail) == ("bad", f"Cursor starts {gone}, which is not there")
+    assert check.mend == "`mcp-vega install cursor` writes an entry that works"
+    (tmp_path / ".cursor" / "mcp.json").unlink()
+    configure(tmp_path, "${userHome}/mcp-vega")
+    (check,) = look_at_hosts({})
+    assert (check.state, check.detail) == ("good", "Cursor")
+    (tmp_path / ".cursor" / "mcp.json").write_text("{", encoding="utf-8")
+    (check,) = look_at_hosts({})
+    assert check.state == "note"
+    assert "mcp.json cannot be read" in check.detail
+
+
+# ---- the disk and the ledger ----
+
+
+def test_a_disk_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", MagicMock(return_value=full))
+    with pytest.raises(GalleryError, match="is full"):
+        checks.look_at_gallery(Settings.from_environment({"MCP_VEGA_GALLERY": str(tmp_path)}))
+
+
+@contextmanager
+def server_at_work(folder: Path, **variables: str) -> Generator[subprocess.Popen[str]]:
+    """A server with a job that never ends and one whose answer was lost."""
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    calls: list[dict[str, Any]] = [
+        {"id": 1, "method": "initialize", "params": hello},
+        {"method": "notifications/initialized"},
+    ]
+    for number, prompt in enumerate(("[fault:stuck]", "[fault:504-after]"), 2):
+        arguments = {"name": "generate_image_vegart", "arguments": {"prompt": prompt}}
+        calls.append({"id": number, "method": "tools/call", "params": arguments})
+    with subprocess.Popen(
+        COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(folder, **variables),
+    ) as process:
+        assert process.stdin
+        for call in calls:
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", **call}) + "\n")
+        process.stdin.flush()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_lost_call(folder: Path) -> None:
+    """Wait until the ledger has both jobs, and knows that one has lost its answer."""
+    deadline = time.monotonic() + 20
+    query = "SELECT count(*), count(error) FROM jobs"
+    while True:
+        try:
+            with closing(sqlite3.connect(ledger_in(folder))) as ledger:
+                if ledger.execute(query).fetchone() == (2, 1):
+                    return
+        except sqlite3.OperationalError:
+            pass  # there is no table yet
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    sandbox_in_thread.queue.history_status = 503
+    with server_at_work(tmp_path, **api) as server:
+        wait_for_lost_call(tmp_path)
+        checked = found(tmp_path, **api)
+        paid = sandbox_in_thread.paid_requests
+        process = server.pid
+    assert bad(checked) == []
+    assert checked["servers"]["detail"] == f"1 at work on this ledger (process {process})"
+    assert checked["jobs"]["detail"] == "1 under way, 1 of unknown outcome"
+    assert checked["jobs"]["state"] == "note"
+    left = found(tmp_path, **api)
+    assert left["servers"]["detail"] == "none has work"
+    assert left["jobs"]["detail"] == "1 under way, 1 of unknown outcome; no server works on 2 of them"
+    assert sandbox_in_thread.paid_requests == paid == 2
+
+
+# ---- the handshake ----
+
+
+def test_a_server_that_prints_to_stdout_is_told_and_a_key_in_what_it_prints_is_not(tmp_path: Path) -> None:
+    # Only in the server, so that the page itself is clean.
+    program = "import os, sys\nif 'doctor' not in sys.orig_argv:\n    print('Loading', os.environ['SEGMIND_API_KEY'])\n"
+    (tmp_path / "sitecustomize.py").write_text(program, encoding="utf-8")
+    variables = {"PYTHONPATH": str(tmp_path), "SEGMIND_API_KEY": "nokey-4711-nokey"}
+    checked = found(tmp_path, "--sandbox", **variables)
+    assert bad(checked) == ["handshake"]
+    assert checked["handshake"]["detail"] == "the server's stdout carries what is no JSON-RPC: “Loading …”"
+    assert "sitecustomize" in checked["handshake"]["mend"]
+
+
+OTHER_TOOLS = """
+import json
+input()
+print(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}), flush=True)
+input(), input()
+print(json.dumps({"jsonrpc": "2.0", "id": 2, "result": {"tools": [{"name": "draw"}]}}))
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import sys; sys.exit('It broke')", "ended with exit code 1 and no answer to initialize: “It broke”"),
+        ("import time; time.sleep(60)", "no answer to initialize within 2 s"),
+        (
+            OTHER_TOOLS,
+            "lists other tools than it should: draw",
+        ),
+    ],
+)
+async def test_a_server_that_does_not_answer_as_it_should_is_told_and_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, words: str
+) -> None:
+    monkeypatch.setattr(handshake, "COMMAND", (sys.executable, "-c", program))
+    monkeypatch.setattr(handshake, "DEADLINE_SECONDS", 2)
+    with anyio.fail_after(5):
+        (check,) = await handshake.look_at_handshake(environment(tmp_path))
+    assert check.state == "bad"
+    assert words in check.detail
+    assert check.mend
