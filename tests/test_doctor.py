@@ -324,7 +324,6 @@ def test_a_version_is_within_its_bounds_by_numbers(version: str, wanted: str, is
         (("{kept}",), "other", "note", "{kept}, but another one comes first on PATH: {other}"),
         (("{cached}",), "", "note", "{cached}, where files are cleared away now and then"),
         (("/bin/uvx", "mcp-vega"), "", "good", "/bin/uvx mcp-vega, since this runs from uv's cache"),
-        (("/bin/python", "-m", "mcp_vega"), "", "note", "none was installed with this package"),
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="commands have other names there")
@@ -372,6 +371,23 @@ def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.Monkey
     (check,) = look_at_hosts({})
     assert check.state == "note"
     assert "mcp.json cannot be read" in check.detail
+
+
+def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, api: dict[str, str]) -> None:
+    configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "no-key-of-the-sandbox"})
+    checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"])
+    assert bad(checked) == ["key"]
+    assert checked["key"]["detail"].startswith("The API answered with HTTP 401")
+    assert checked["key"]["detail"].endswith(", the one in Cursor's file")
+    assert "no-key-of" not in json.dumps(checked)
+
+
+def test_a_variable_in_the_place_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "${input:key}"})
+    assert installation.key_of_a_host({}) == ("", "")
+    configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY})
+    assert installation.key_of_a_host({}) == (KEY, "Cursor")
 
 
 # ---- the disk and the ledger ----

@@ -22,7 +22,6 @@ from mcp_vega.errors import (
     GalleryError,
     InvalidSettings,
     LedgerError,
-    MissingKey,
     NotFound,
     SegmindError,
     ServiceUnavailable,
@@ -97,8 +96,13 @@ MEND_SETTINGS = "Correct it where it is set, for a host in the `env` block of th
 # ---- the API ----
 
 
-async def look_at_api(settings: Settings) -> list[Check]:
-    """Ask the API for the account's balance, which is free and proves the key: the checks api, key and balance."""
+async def look_at_api(settings: Settings, source: str = "") -> list[Check]:
+    """Ask the API for the account's balance, which is free and proves the key: the checks api, key and balance.
+
+    Args:
+        settings: With the key, if there is one.
+        source: The host in whose file the key stands, where it is not set here.
+    """
     if settings.sandbox:
         return [
             Check("api", State.GOOD, "the sandbox, inside the server, stands in its place"),
@@ -113,7 +117,11 @@ async def look_at_api(settings: Settings) -> list[Check]:
     except SegmindError as error:
         answer = error
     seconds = time.monotonic() - begun
-    return [_api_check(settings.base_url, answer, seconds), _key_check(unusable, answer), _balance_check(answer)]
+    return [
+        _api_check(settings.base_url, answer, seconds),
+        _key_check(unusable, answer, source),
+        _balance_check(answer),
+    ]
 
 
 async def _asked(settings: Settings) -> Credits:
@@ -184,19 +192,17 @@ def _proxy(url: str) -> str:
     return named.rpartition("@")[2].rpartition("//")[2].rstrip("/")
 
 
-def _key_check(unusable: InvalidSettings | None, answer: Credits | SegmindError) -> Check:
+def _key_check(unusable: InvalidSettings | None, answer: Credits | SegmindError, source: str) -> Check:
+    place = f", the one in {source}'s file" if source else ""
     if unusable:
-        unseen = "; one in a host's file is not looked at: set it here to have it checked"
-        return Check(
-            "key", State.BAD, unusable.what, unusable.next_step + (unseen if isinstance(unusable, MissingKey) else "")
-        )
+        return Check("key", State.BAD, unusable.what + place, unusable.next_step)
     match answer:
         case Unauthorized() | Forbidden():
-            return Check("key", State.BAD, answer.what, Unauthorized.next_step)
+            return Check("key", State.BAD, answer.what + place, Unauthorized.next_step)
         case SegmindError() | Credits(credits=None, free=None):
-            return Check("key", State.NOTE, "is set; whether it is accepted could not be asked")
+            return Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
         case Credits():
-            return Check("key", State.GOOD, "is accepted")
+            return Check("key", State.GOOD, f"is accepted{place}")
 
 
 def _balance_check(answer: Credits | SegmindError) -> Check:

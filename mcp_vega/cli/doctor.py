@@ -5,7 +5,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from mcp_vega.settings import Settings
 
 # When a look is given up. Those over a network or at a process end by themselves, and say more.
 SECONDS = 10.0
-NETWORK_SECONDS = checks.API_SECONDS + 5
+NETWORK_SECONDS = SECONDS + checks.API_SECONDS + 5
 PROCESS_SECONDS = handshake.DEADLINE_SECONDS + 5
 COLOURS = {State.GOOD: "32", State.BAD: "31", State.NOTE: "33"}
 # What is shorter is no secret, and stands in other words by chance.
@@ -45,31 +45,39 @@ class _Look:
     seconds: float | None = None
 
 
+@dataclass
+class _Heard:
+    """What is learnt on the way.
+
+    Attributes:
+        given_up: The names of the checks whose deadline came.
+        keys: Those in the hosts' files.
+    """
+
+    given_up: list[str] = field(default_factory=list[str])
+    keys: list[str] = field(default_factory=list[str])
+
+
 def run_doctor(options: Namespace, environment: Mapping[str, str]) -> int:
     """Print the page, or JSON for programs.
 
     Returns:
         The exit code: 1 if something is bad, else 0.
     """
-    given_up: list[str] = []
-    found = [_discreet(check, environment) for check in anyio.run(_examined, environment, given_up)]
+    heard = _Heard()
+    found = [_discreet(check, environment, heard.keys) for check in anyio.run(_examined, environment, heard)]
     if options.json:
         write(json.dumps([asdict(check) for check in found], indent=2, ensure_ascii=False))
     else:
         write("\n".join(_page(found, in_colour=_takes_colours(environment))))
     code = int(any(check.state is State.BAD for check in found))
-    if given_up:  # its thread cannot be stopped, and the process would wait for it
+    if heard.given_up:  # its thread cannot be stopped, and the process would wait for it
         os._exit(code)
     return code
 
 
-async def _examined(environment: Mapping[str, str], given_up: list[str]) -> list[Check]:
-    """All checks, in the page's order. They are made at once, each with a deadline.
-
-    Args:
-        environment: The variables.
-        given_up: Takes the names of the checks whose deadline came.
-    """
+async def _examined(environment: Mapping[str, str], heard: _Heard) -> list[Check]:
+    """All checks, in the page's order. They are made at once, each with a deadline."""
     settings, problems = read_settings(environment)
     every = tuple(str(field.alias) for field in Settings.model_fields.values())
     base, gallery, home = "SEGMIND_BASE_URL", "MCP_VEGA_GALLERY", "MCP_VEGA_HOME"
@@ -78,7 +86,7 @@ async def _examined(environment: Mapping[str, str], given_up: list[str]) -> list
         _Look(("packages",), _in_thread(installation.look_at_packages)),
         _Look(("command",), _in_thread(installation.look_at_command, environment)),
         _Look(("settings",), _in_thread(checks.look_at_settings, environment, problems)),
-        _Look(("api", "key", "balance"), partial(checks.look_at_api, settings), (base,), NETWORK_SECONDS),
+        _Look(("api", "key", "balance"), partial(_look_at_api, settings, environment, heard), (base,), NETWORK_SECONDS),
         _Look(("gallery",), _in_thread(checks.look_at_gallery, settings), (gallery,)),
         _Look(("ledger", "servers", "jobs"), _in_thread(checks.look_at_ledger, settings), (home,)),
         _Look(("handshake",), partial(handshake.look_at_handshake, environment), every, PROCESS_SECONDS),
@@ -90,7 +98,7 @@ async def _examined(environment: Mapping[str, str], given_up: list[str]) -> list
         if {*look.variables, *(["MCP_VEGA_SANDBOX"] if look.variables else [])} & problems.keys():
             found[look] = [unknown(name, "settings") for name in look.names]
         else:
-            found[look] = await _within_its_time(look, given_up)
+            found[look] = await _within_its_time(look, heard)
 
     async with anyio.create_task_group() as tasks:
         for look in looks:
@@ -103,14 +111,26 @@ def _in_thread(look: Callable[..., list[Check]], *arguments: Any) -> Callable[[]
     return partial(anyio.to_thread.run_sync, look, *arguments, abandon_on_cancel=True)
 
 
-async def _within_its_time(look: _Look, given_up: list[str]) -> list[Check]:
+async def _look_at_api(settings: Settings, environment: Mapping[str, str], heard: _Heard) -> list[Check]:
+    """Ask the API with the key that is set or, as who typed it at an installation has set none, with a host's."""
+    source = ""
+    if not environment.get("SEGMIND_API_KEY", "").strip() and not settings.sandbox:
+        with anyio.move_on_after(SECONDS):
+            look = partial(installation.key_of_a_host, environment)
+            key, source = await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+            heard.keys.append(key)
+            settings = read_settings({**environment, "SEGMIND_API_KEY": key})[0]
+    return await checks.look_at_api(settings, source)
+
+
+async def _within_its_time(look: _Look, heard: _Heard) -> list[Check]:
     name, *others = look.names
     seconds = look.seconds or SECONDS
     try:
         with anyio.fail_after(seconds):
             return await look.look()
     except TimeoutError:
-        given_up.append(name)
+        heard.given_up.append(name)
         bad = Check(name, State.BAD, f"no answer within {seconds:g} s", "Try again; check the network and the disk")
     except VegaError as error:
         bad = Check(name, State.BAD, error.what, error.next_step)
@@ -140,9 +160,9 @@ def _takes_colours(environment: Mapping[str, str]) -> bool:
     return sys.stdout.isatty() and not plain
 
 
-def _discreet(check: Check, environment: Mapping[str, str]) -> Check:
+def _discreet(check: Check, environment: Mapping[str, str], keys: Sequence[str]) -> Check:
     """A check whose words hold no key or token, whoever said them, and nothing that a terminal would obey."""
-    given = [environment.get("SEGMIND_API_KEY", ""), *environment.get("MCP_VEGA_AUTH_TOKENS", "").split(",")]
+    given = [environment.get("SEGMIND_API_KEY", ""), *keys, *environment.get("MCP_VEGA_AUTH_TOKENS", "").split(",")]
     secrets = [each.strip() for each in given if len(each.strip()) >= SECRET_LENGTH]
 
     def clean(text: str) -> str:

@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +15,7 @@ from mcp_vega.cli.checks import Check, State
 from mcp_vega.hosts.changes import servers_in
 from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
 from mcp_vega.hosts.entry import KEY, NAME, lasting_command, passes
-from mcp_vega.hosts.known import HOSTS, Surroundings
+from mcp_vega.hosts.known import HOSTS, Host, Surroundings
 from mcp_vega.segmind.responses import as_object
 
 PACKAGE = "mcp-vega"
@@ -60,13 +60,14 @@ def look_at_packages() -> list[Check]:
 
 
 def look_at_command(environment: Mapping[str, str]) -> list[Check]:
-    """What hosts are to start, and whether it will still be there next month: the check command."""
+    """What hosts are to start, and whether it will still be there next month: the check command.
+
+    Raises:
+        NotInstalled: There is no command that a host could start.
+    """
     program, *arguments = lasting_command(environment)
-    if arguments[-1:] == [PACKAGE]:
-        return [Check("command", State.GOOD, f"{shlex.join((program, *arguments))}, since this runs from uv's cache")]
     if arguments:
-        said = f"none was installed with this package; {shlex.join((program, *arguments))} does the same"
-        return [Check("command", State.NOTE, said, REINSTALL)]
+        return [Check("command", State.GOOD, f"{shlex.join((program, *arguments))}, since this runs from uv's cache")]
     if passes(program):
         mend = "Install mcp-vega elsewhere, or hosts will not find it one day"
         return [Check("command", State.NOTE, f"{program}, where files are cleared away now and then", mend)]
@@ -88,24 +89,41 @@ def _on_path(command: Path, environment: Mapping[str, str]) -> Check:
 
 def look_at_hosts(environment: Mapping[str, str]) -> list[Check]:
     """Which hosts have this server, and whether what they start is there: the check hosts."""
-    here = Surroundings(environment, Path.home())
     having: list[str] = []
     unread: list[str] = []
     gone: dict[str, str] = {}
+    for host, found in _entries(environment):
+        if isinstance(found, HostConfigError):
+            unread.append(found.what)
+            continue
+        words = _words(found)
+        having.append(f"{host.title}{' (with a key)' if _key_in(found) else ''}")
+        if words and not _is_there(words[0], environment):
+            gone[host.name] = f"{host.title} starts {words[0]}, which is not there"
+    return [_hosts_check(having, gone, unread)]
+
+
+def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The first key in a host's file, and that host's title; both empty where there is none."""
+    for host, found in _entries(environment):
+        key = "" if isinstance(found, HostConfigError) else _key_in(found)
+        if key and "$" not in key:  # which names a variable of the host's
+            return key, host.title
+    return "", ""
+
+
+def _entries(environment: Mapping[str, str]) -> Iterator[tuple[Host, dict[str, Any] | HostConfigError]]:
+    """The entries for this server in the hosts' files, or why a file could not be read."""
+    here = Surroundings(environment, Path.home())
     for host in HOSTS.values():
         try:
             servers = servers_in(host, ConfigFile.read(host.file(here)))
         except HostConfigError as error:
-            unread.append(error.what)
+            yield host, error
             continue
         for name, entry in servers.items():
-            words = _words(entry)
-            if name != NAME and not any(PACKAGE in word or "mcp_vega" in word for word in words):
-                continue
-            having.append(f"{host.title}{' (with a key)' if _has_key(entry) else ''}")
-            if words and not _is_there(words[0], environment):
-                gone[host.name] = f"{host.title} starts {words[0]}, which is not there"
-    return [_hosts_check(having, gone, unread)]
+            if name == NAME or any(PACKAGE in word or "mcp_vega" in word for word in _words(entry)):
+                yield host, as_object(entry)
 
 
 def _hosts_check(having: Sequence[str], gone: Mapping[str, str], unread: Sequence[str]) -> Check:
@@ -133,8 +151,8 @@ def _is_there(command: str, environment: Mapping[str, str]) -> bool:
     return "$" in command or shutil.which(command, path=environment.get("PATH")) is not None
 
 
-def _has_key(entry: Any) -> bool:
-    return bool(as_object(as_object(entry).get("env")).get(KEY))
+def _key_in(entry: dict[str, Any]) -> str:
+    return str(as_object(entry.get("env")).get(KEY) or "")
 
 
 # ---- packages and versions ----
