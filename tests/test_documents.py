@@ -1,7 +1,9 @@
-"""The documents agree with the code, the example with the README, the picture with the painter."""
+"""The documents agree with the code, the example with the README, the pictures with the painter."""
 
+import importlib
 import io
 import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -10,46 +12,36 @@ from typing import Any
 
 import pytest
 from mcp.client import Client
+from pages import PAGES, ROOT, of_language, read, rows
 from PIL import Image, ImageChops, ImageStat
 
+import mcp_vega
 from mcp_vega.cli import listening
 from mcp_vega.errors import SegmindError, VegaError
-from mcp_vega.hosts.config_file import HostConfigError
-from mcp_vega.hosts.entry import NotInstalled
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind import calls, media
+from mcp_vega.segmind.answers import State
 from mcp_vega.segmind.parameters import MODELS
-from mcp_vega.server import door
+from mcp_vega.server import door, prompts
 from mcp_vega.server.door import NotAdmitted
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
 from mcp_vega.studio.limits import Limits
 from mcp_vega.studio.pictures import BUDGETS
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def rows(first_column: str) -> list[list[str]]:
-    """The rows of the table whose first heading is `first_column`."""
-    table = README[README.index(f"| {first_column} |") :].partition("\n\n")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+README, TOOLS = read("README.md"), read("docs/tools.md")
 
 
 def test_the_first_two_commands_are_for_a_newcomer() -> None:
-    draw, test, *_ = blocks("sh")
-    assert draw.strip().endswith('.venv/bin/mcp-vega draw "a lighthouse at dusk" --sandbox -o lighthouse.jpg')
-    assert test.strip().endswith(".venv/bin/pytest")
-    assert draw.count("\n") == test.count("\n") == 1
+    draw, test = of_language(README, "sh")
+    assert draw.endswith('.venv/bin/mcp-vega draw "a lighthouse at dusk" --sandbox -o lighthouse.jpg')
+    assert test.endswith(".venv/bin/pytest")
+    assert "\n" not in draw + test
 
 
 def test_the_example_configuration_is_the_one_in_the_readme() -> None:
-    example = json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8"))
-    (shown,) = blocks("json")
+    example = json.loads(read("claude_desktop_config.example.json"))
+    (shown,) = of_language(README, "json")
     assert json.loads(shown) == example
     assert example["mcpServers"]["vega"]["command"].endswith("/.venv/bin/mcp-vega")
 
@@ -60,23 +52,30 @@ def test_the_table_of_settings_is_what_the_class_says() -> None:
             return "–"
         return f"`{int(default) if isinstance(default, bool) else default}`"
 
-    assert rows("variable") == [
+    assert rows(read("docs/settings.md"), "variable") == [
         [f"`{field.alias}`", shown(field.default), field.description] for field in Settings.model_fields.values()
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
+    named = set(re.findall(r"\b(?:SEGMIND|MCP_VEGA)_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
+    assert named <= {field.alias for field in Settings.model_fields.values()}
 
 
 @pytest.mark.anyio
 async def test_the_tables_of_tools_and_parameters_are_those_of_the_server(agent: Client) -> None:
     tools = (await agent.list_tools()).tools
-    assert [row[0].strip("`") for row in rows("tool")] == [tool.name for tool in tools]
-    costs = [row[2] for row in rows("tool")]
+    assert [row[0].strip("`") for row in rows(README, "tool")] == [tool.name for tool in tools]
+    assert re.findall(r"^\| \[`(\w+)`\]\(#\1\)", TOOLS, re.MULTILINE) == [tool.name for tool in tools]
+    costs = [row[2] for row in rows(README, "tool")]
     for model, cost in zip(MODELS.values(), costs, strict=False):
         assert cost.startswith(f"${model.average_cost}")
 
     for column, tool in enumerate(tools[:2], 1):
         documented = {
             name.strip("` "): row[column]
-            for row in rows("parameter")
+            for row in rows(TOOLS, "parameter")
             for name in row[0].split(",")
             if row[column] != "–"
         }
@@ -92,20 +91,39 @@ async def test_the_tables_of_tools_and_parameters_are_those_of_the_server(agent:
 
 
 def test_the_table_of_resources_is_what_the_server_reads() -> None:
-    assert [row[0].strip("`") for row in rows("resource")] == [template.uri_template for template in TEMPLATES]
+    assert [row[0].strip("`") for row in rows(TOOLS, "resource")] == [template.uri_template for template in TEMPLATES]
+
+
+def test_the_table_of_prompts_is_what_the_server_offers() -> None:
+    assert [[cell.strip("`") for cell in row[:1]] + [row[2]] for row in rows(TOOLS, "prompt")] == [
+        [prompt.name, ", ".join(f"`{argument.name}`" for argument in prompt.arguments or [])]
+        for prompt in (definition.shown for definition in prompts.DEFINITIONS)
+    ]
+
+
+def test_the_table_of_states_is_that_of_the_jobs() -> None:
+    assert [row[0].strip("`") for row in rows(read("docs/jobs-and-money.md"), "state")] == list(State)
 
 
 def test_the_table_of_previews_is_what_the_modes_allow() -> None:
-    for mode, one, several, together in rows("mode")[:-1]:
+    for mode, one, several, together in rows(TOOLS, "mode")[:-1]:
         budget = BUDGETS[mode.strip("`")]  # pyright: ignore[reportArgumentType]  the mode's name
         for said, side in ((one, budget.side), (several, budget.side_of_several)):
             assert said == "full size" if side == 1024 else f"up to {side} px" in said
         assert f"{budget.characters:,}" in together
-    assert rows("mode")[-1][0] == "`off`"
+    assert rows(TOOLS, "mode")[-1][0] == "`off`"
 
 
-def kinds(of: type[VegaError] = VegaError) -> list[type[VegaError]]:
-    return [each for kind in of.__subclasses__() for each in (kind, *kinds(kind))]
+def kinds() -> list[type[VegaError]]:
+    """The errors of the whole package, wherever they are defined."""
+    for module in pkgutil.walk_packages(mcp_vega.__path__, "mcp_vega."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    return below(VegaError)
+
+
+def below(kind: type[VegaError]) -> list[type[VegaError]]:
+    return [each for child in kind.__subclasses__() for each in (child, *below(child))]
 
 
 def test_the_table_of_errors_is_what_the_classes_say() -> None:
@@ -114,15 +132,21 @@ def test_the_table_of_errors_is_what_the_classes_say() -> None:
         f"| `{kind.code}` | {(kind.__doc__ or '').splitlines()[0]} | {kind.charged} | {kind.next_step}. |"
         for kind in documented
     ]
-    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    # Some are defined beside what raises them, so that their order depends on what was imported first.
+    text = read("docs/errors.md")
+    # Their order depends on what was imported first.
     assert sorted(line for line in text.splitlines() if line.startswith("| `")) == sorted(table)
     assert len({kind.code for kind in documented}) == len(documented)
-    assert {HostConfigError, NotInstalled} < set(documented)
+
+
+def test_what_a_symptom_is_told_by_is_an_error_that_there_is() -> None:
+    seen = re.findall(r"^\*\*You see\*\*.*?\n\n", read("docs/troubleshooting.md"), re.DOTALL | re.MULTILINE)
+    codes = {code for text in seen for code in re.findall("`((?!generate_)[a-z_]+)`", text)}
+    assert len(codes) > 5
+    assert codes <= {kind.code for kind in kinds()}
 
 
 def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
-    text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
+    text = " ".join(read("SECURITY.md").split())
     for said in (
         f"Not more than {Limits().calls_at_once} paid calls are under way at once",
         f"A picture has at most {media.MAX_BYTES // 10**6} MB",
@@ -136,19 +160,51 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
     assert calls.MEDIA_SECONDS == 120  # "two minutes"
 
 
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """How far two pictures are apart, from 0 to 255. Another Pillow may encode differently, so not to the byte."""
+    size = (one.width // 8, one.height // 8)
+    apart = ImageChops.difference(one.resize(size), other.resize(size))
+    return max(ImageStat.Stat(apart).mean)
+
+
 def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:
     with (
         Image.open(ROOT / "docs" / "lighthouse.jpg") as shown,
         Image.open(io.BytesIO(paint("a lighthouse at dusk", 7))) as painted,
     ):
-        difference = ImageChops.difference(shown.resize((128, 128)), painted.resize((128, 128)))
-    # Another Pillow may encode differently, so not to the byte.
-    assert max(ImageStat.Stat(difference).mean) < 3
+        assert difference(shown, painted.resize(shown.size)) < 3
+
+
+def test_the_four_pictures_are_those_that_the_sandbox_paints() -> None:
+    with Image.open(ROOT / "docs" / "four.jpg") as shown:
+        side, step = shown.height, (shown.width + 4) // 4
+        for index in range(4):
+            with Image.open(io.BytesIO(paint("a valley in the mountains at dawn", 7, index))) as painted:
+                part = shown.crop((index * step, 0, index * step + side, side))
+                assert difference(part, painted.resize(part.size)) < 3
+
+
+def test_the_picture_of_the_house_shows_its_rooms_by_day_and_by_night() -> None:
+    drawing = read("docs/way.svg")
+    shown = re.findall(r'class="name"[^>]*>([^<]+)<', drawing)
+    assert shown == ["host", "server", "studio", "segmind", "the API", "sandbox", "ledger", "gallery"]
+    package = ROOT / "mcp_vega"
+    assert all((package / room).is_dir() for room in ("server", "studio", "segmind", "sandbox"))
+    assert all((package / "studio" / f"{store}.py").is_file() for store in ("ledger", "gallery"))
+    day, night = drawing.partition("@media (prefers-color-scheme: dark)")[::2]
+    styled = re.compile(r"\.(\w+) \{")
+    assert set(re.findall(r'class="(\w+)"', drawing)) == set(styled.findall(day)) == set(styled.findall(night))
+
+
+def test_no_picture_of_the_documents_is_large() -> None:
+    pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix != ".md"]
+    assert {path.name for path in pictures} == {"lighthouse.jpg", "four.jpg", "way.svg"}
+    assert max(path.stat().st_size for path in pictures) < 100_000
 
 
 @pytest.mark.skipif(shutil.which("awk") is None, reason="CI has awk")
 def test_ci_runs_the_readmes_test_command() -> None:
-    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    script = read(".ci/run")
     (program,) = re.findall(r"awk '(.*?)' README\.md", script)
     command = subprocess.run(["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert command == blocks("sh")[1]
+    assert command.rstrip("\n") == of_language(README, "sh")[1]
