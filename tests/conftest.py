@@ -88,6 +88,7 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     uptime: Callable[[], float] = time.monotonic,
     limits: Limits | None = None,
+    pace: float = 0,
     **desk: Any,
 ) -> AsyncGenerator[Desk]:
     """The tools' desk over an API, with nothing of the machine's settings."""
@@ -101,7 +102,7 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
         )
         home = home or folder.with_name(f"{folder.name}-home")
         ledger = Ledger(home / "ledger.sqlite3", uptime=uptime)
-        async with Studio(client, Gallery(folder), ledger, api=api, pace=0, clock=clock, limits=limits) as studio:
+        async with Studio(client, Gallery(folder), ledger, api=api, pace=pace, clock=clock, limits=limits) as studio:
             yield Desk(studio, wait_seconds, **desk)
         await ledger.close()
 
