@@ -73,8 +73,8 @@ Every fault of the sandbox, as each tool meets it, and some of them over bad con
 checks in every row that no picture is lost, none is paid for twice, the agent is told the truth about the charge, the
 key is in no text, log or file, and every answer comes in time:
 
-```sh
-.venv/bin/python benchmarks/faults.py --write
+```console
+$ .venv/bin/python benchmarks/faults.py --write
 ```
 
 A **fault** is what a prompt asks for with `[fault:NAME]`; `GET /_sandbox` lists what each means. `429*3` is met three

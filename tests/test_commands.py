@@ -1,0 +1,231 @@
+"""Every command in the documents is run here, or stands in a list with the reason why not; links lead somewhere."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import KEY, Sandbox
+from pages import PAGES, ROOT, anchors, blocks, of_language, prose, read, rows
+from PIL import Image
+
+COMMAND = [sys.executable, "-m", "mcp_vega"]
+# Commands of a shell stand in the first two alone.
+LANGUAGES = {"sh", "console", "python", "json", "toml", "text"}
+SANDBOX_PAGE = "docs/sandbox.md"
+CURL = shutil.which("curl")
+PORT = "http://127.0.0.1:8765"
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the documents' commands are those of a POSIX shell")
+
+SERVES = "it serves until it is stopped, or is for that; tests/test_transports.py and test_door.py serve"
+BUILDS = "it writes into the checkout; tests/test_packaging.py runs it elsewhere"
+CONTAINS = "it needs a container engine; tests/test_packaging.py does by hand what the image does"
+DEVELOPMENT = "it is a part of this suite, or the whole of it, or as slow as that"
+NOT_RUN = {
+    ".venv/bin/mcp-vega install claude-desktop": "it asks, and changes a host's configuration; its own tests run it",
+    "claude mcp add vega --scope user -e SEGMIND_API_KEY=SG_your_key -- "
+    "/absolute/path/to/mcp_vega/.venv/bin/mcp-vega": "the host's program is needed, and it changes its configuration",
+    "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",
+    'mcp-vega draw "a valley in the mountains at dawn" --samples 4 --seed 7 --sandbox -o valley.jpg': "it takes ten "
+    "seconds, as the API would; tests/test_documents.py compares the pictures with the painter",
+    "mcp-vega --transport http": SERVES,
+    'export MCP_VEGA_AUTH_TOKENS=$(python3 -c "import secrets; print(secrets.token_urlsafe(32))")': SERVES,
+    "export MCP_VEGA_ALLOWED_HOSTS=pictures.example": SERVES,
+    "mcp-vega --transport http --host 0.0.0.0": SERVES,
+    "curl https://pictures.example/health": "there is no such host; tests/test_transports.py asks a server here",
+    'curl -H "Authorization: Bearer TOKEN" -o fox.jpg https://pictures.example/images/ID': "as above, test_door.py",
+    "python3 -m pip wheel --no-deps -w dist .": BUILDS,
+    "python3 -m pip wheel -q --no-deps -w dist . && uvx --from ./dist/mcp_vega-*.whl mcp-vega --version": "uv is "
+    "needed; tests/test_packaging.py runs a wheel with it",
+    "python3 packaging/bundle.py": BUILDS,
+    "python3 packaging/links.py": BUILDS,
+    "docker build -f packaging/Dockerfile -t mcp-vega .": CONTAINS,
+    "export SEGMIND_API_KEY=SG_your_key": CONTAINS,
+    "docker run -d --name vega -p 127.0.0.1:8000:8000 -e SEGMIND_API_KEY -e MCP_VEGA_AUTH_TOKENS -v "
+    "mcp-vega-pictures:/pictures -v mcp-vega-ledger:/ledger mcp-vega": CONTAINS,
+    ".venv/bin/pytest": DEVELOPMENT,
+    ".venv/bin/pytest -m external": "it needs Node.js, exiftool and a network",
+    ".venv/bin/ruff check . && .venv/bin/ruff format --check .": "it reads the whole checkout, whoever works in it",
+    ".venv/bin/pyright": "it needs a network when it is run for the first time",
+    "npx @modelcontextprotocol/inspector .venv/bin/mcp-vega --sandbox": "it needs Node.js and a network, and opens a "
+    "browser; tests/test_external.py runs it without one",
+    ".venv/bin/python -W ignore tests/fuzz.py answers -runs=1000000": "it takes minutes, and needs atheris",
+    ".venv/bin/python -W ignore tests/fuzz.py pictures -runs=1000000": "it takes minutes, and needs atheris",
+    ".venv/bin/python benchmarks/startup.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/delay.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/kill.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/servers.py --servers 4": DEVELOPMENT,
+    ".venv/bin/python benchmarks/soak.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/previews.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/gallery.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/faults.py": "it takes minutes; tests/test_fault_table.py runs a part of it",
+    ".venv/bin/python benchmarks/faults.py --write": "as above",
+}
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def unbroken(text: str) -> str:
+    """Commands with each on one line."""
+    return re.sub(r"\s*\\\n\s*", " ", text)
+
+
+def shown_only(page: str) -> list[str]:
+    """The commands of a page's console blocks, without their remarks; lines without a `$` are output."""
+    lines = [line.strip() for text in of_language(page, "console") for line in unbroken(text).splitlines()]
+    return [re.sub(r" {2,}#.*", "", line[2:]) for line in lines if line.startswith("$ ")]
+
+
+# ---- every command is in one of the two sets ----
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    assert {block.language for block in blocks(read(name_of(page)))} <= LANGUAGES
+
+
+def test_what_is_not_run_is_listed_with_the_reason_and_nothing_else_is() -> None:
+    shown = {command for page in PAGES for command in shown_only(read(name_of(page)))}
+    assert shown == set(NOT_RUN)
+
+
+def test_what_is_marked_as_run_is_run() -> None:
+    """The README's two are for a newcomer and CI (test_documents.py); those of the other pages are run below."""
+    marked = {name_of(page) for page in PAGES if of_language(read(name_of(page)), "sh")}
+    assert marked == {"README.md", SANDBOX_PAGE, *RUN_HERE}
+    assert len(of_language(read("README.md"), "sh")) == 2
+    assert {name_of(page) for page in PAGES if of_language(read(name_of(page)), "python")} == {SANDBOX_PAGE}
+
+
+# ---- those that are run ----
+
+RUN_HERE = ("docs/jobs-and-money.md", "docs/tools.md")
+
+
+def ran(*command: str, folder: Path, **variables: str) -> str:
+    """What a command of a reader says, run in a folder with nothing of this machine's user."""
+    environment = {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "HOME": str(folder),
+        "MCP_VEGA_HOME": str(folder / "home"),
+        "MCP_VEGA_GALLERY": str(folder / "gallery"),
+        **variables,
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ran_as_shell(block: str, folder: Path, **variables: str) -> str:
+    return ran("bash", "-euo", "pipefail", "-c", block, folder=folder, **variables)
+
+
+@posix
+@pytest.mark.parametrize("page", RUN_HERE)
+def test_the_commands_of_a_page_do_what_they_say(page: str, tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+    api = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    for block in of_language(read(page), "sh"):
+        ran_as_shell(block, tmp_path, **api)
+        for name in re.findall(r"-o (\S+\.jpg)", block):
+            with Image.open(tmp_path / name) as picture:
+                assert picture.size == (1024, 1024)
+
+
+@contextmanager
+def sandbox_of(block: str) -> Generator[str]:
+    """The address of the sandbox that a command starts; on a port that is free, for the usual one may not be."""
+    arguments = shlex.split(block)
+    assert arguments[0] == "mcp-vega"
+    with subprocess.Popen([*COMMAND, *arguments[1:], "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            yield process.stderr.readline().strip()
+        finally:
+            process.terminate()
+
+
+def curl_knows_json() -> bool:
+    """Whether curl is there, and is 7.82 or newer."""
+    said = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout if CURL else ""
+    return tuple(int(number) for number in re.findall(r"\d+", said)[:2]) >= (7, 82)
+
+
+@posix
+@pytest.mark.skipif(not curl_knows_json(), reason="the page asks for curl 7.82 or newer")
+def test_the_page_of_the_sandbox_does_what_it_says(tmp_path: Path) -> None:
+    page = read(SANDBOX_PAGE)
+    start, *others = of_language(page, "sh")
+    sdk, suite = of_language(page, "python")
+    with sandbox_of(start) as url:
+        first, second, faults, *_ = [ran_as_shell(block.replace(PORT, url), tmp_path) for block in others]
+        with Image.open(tmp_path / "fox.jpg") as picture:
+            assert picture.size == (1024, 1024)
+        assert all(word in first for word in ('"faults"', '"QUEUED"', '"free-credits"', '"request_body"'))
+        assert Path(second.strip()).exists()
+        assert "Payment Required" in faults
+        said = ran(sys.executable, "-c", sdk.replace(PORT, url), folder=tmp_path)
+        assert said.startswith("COMPLETED ['http")
+    (tmp_path / "test_mine.py").write_text(suite, encoding="utf-8")
+    assert "2 passed" in ran(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder=tmp_path)
+
+
+def test_the_page_of_the_doctor_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    page = read("docs/troubleshooting.md")
+    said = json.loads(ran(*COMMAND, "doctor", "--sandbox", "--json", folder=tmp_path))
+    checks = [check["name"] for check in said]
+    assert re.findall(r"^(?:good|bad|note) +(\w+)", of_language(page, "console")[0], re.MULTILINE) == checks
+    assert [name.strip("` ") for row in rows(page, "check") for name in row[0].split(",")] == checks
+
+
+# ---- commands and files that are named ----
+
+
+@cache
+def help_of(*command: str) -> str:
+    done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout
+
+
+def named(page: str) -> set[str]:
+    """The commands of this package that a page names, in its text and in its blocks."""
+    inline = [" ".join(text.split()) for text in re.findall(r"`(mcp-vega [^`]+)`", prose(page))]
+    lines = [*shown_only(page), *"\n".join(of_language(page, "sh")).splitlines()]
+    return {*inline, *(found[1] for line in lines if (found := re.search(r"(?:^|[ /])(mcp-vega .*)", line)))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_command_that_is_named_is_there_and_has_its_options(page: Path) -> None:
+    commands = set(re.findall(r"^    (\w+) ", help_of(), re.MULTILINE))
+    for line in named(read(name_of(page))):
+        words = shlex.split(re.sub(r" {2,}#.*", "", line))[1:]
+        command = [word for word in words[:1] if re.fullmatch("[a-z]+", word)]
+        assert commands.issuperset(command), line
+        options = [word for word in words if word.startswith("-")]
+        known = re.findall(r"(?<![\w-])--?[\w-]+", help_of(*command) + help_of())
+        assert set(options) <= set(known), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = prose(read(name_of(page)))
+    for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
+        place, _, anchor = "".join(target).partition("#")
+        if re.match("[a-z]+:", place):
+            continue
+        file = (page.parent / place).resolve() if place else page
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+    for path in re.findall(r"(?<![\w/.])(?:tests|docs|benchmarks|packaging|mcp_vega)/[\w/]+\.\w+", text):
+        assert (ROOT / path).is_file(), path
