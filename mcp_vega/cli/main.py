@@ -46,10 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Have somewhere to write to: whoever started the process with stdout or stderr closed does not want to read."""
-    for name in ("stdout", "stderr"):
+    """Have something in the place of streams that were closed before the start: nothing to read, nobody who reads.
+
+    In this order, so that each gets the number that is its own.
+    """
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  for the process's life
+            number = os.open(os.devnull, flags)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  for good
 
 
 def _run(options: Namespace) -> int:
