@@ -69,7 +69,8 @@ def of_error(desk: Desk, error: VegaError) -> CallToolResult:
 
 def error_data(error: VegaError) -> dict[str, str]:
     """An error for programs."""
-    return {"code": error.code, "what": error.what, "charged": str(error.charged), "next": error.next_step}
+    what = error.what.encode(errors="replace").decode()  # a folder's name may hold what no JSON can carry
+    return {"code": error.code, "what": what, "charged": str(error.charged), "next": error.next_step}
 
 
 def _result(

@@ -215,6 +215,8 @@ class Turns:
     async def _call(self) -> None:
         """Call those whose turn it is."""
         self._news = anyio.Event()
+        if not (self._waiting or self._over):
+            return  # a server that drew nothing leaves the ledger alone
         over = self._over[:]
         try:
             came = await self._ledger.take_turns(self._foremost(), over, self._limits)
