@@ -3,7 +3,8 @@
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+import string
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,17 +22,35 @@ def _comma_separated(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+# What pasting leaves around a key; a browser or a word processor adds some that nobody sees.
+_AROUND_A_KEY = "\"'`‘’‚“”„«»\ufeff\u200b" + string.whitespace  # noqa: RUF001  quotes of several languages
+NO_UTF8 = "not UTF-8, so no result could name it"
+
+
+def _bare(key: Any) -> Any:
+    return (key.strip(_AROUND_A_KEY) or None) if isinstance(key, str) else key
+
+
+def _is_utf8(folder: Path) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in str(folder))
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
 
 
 class Settings(BaseModel):
-    """The settings; each field's alias is its environment variable. An empty variable counts as unset."""
+    """The settings; each field's alias is its environment variable. An empty variable counts as unset.
+
+    So does one that is a placeholder `${user_config.…}` which a host did not fill.
+    """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    api_key: SecretStr | None = Field(
-        default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
+    api_key: Annotated[SecretStr | None, BeforeValidator(_bare)] = Field(
+        default=None,
+        alias="SEGMIND_API_KEY",
+        description="Your Segmind API key; quotes around it are taken off. Not needed with `--sandbox`.",
     )
     base_url: str = Field(
         default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The API; https, or http on loopback."
@@ -121,13 +140,16 @@ class Settings(BaseModel):
 
     @field_validator("gallery", "home")
     @classmethod
-    def _nameable(cls, folder: Path | None) -> Path | None:
+    def _anywhere_the_same(cls, folder: Path | None) -> Path | None:
         try:
-            return folder and Path(str(folder).encode().decode()).expanduser()
-        except UnicodeEncodeError as error:
-            raise ValueError("is not UTF-8, so no result could name it") from error
+            folder = folder and folder.expanduser()
         except RuntimeError as error:
             raise ValueError("names the home folder of a user who has none") from error
+        if folder and not _is_utf8(folder):
+            raise ValueError(f"is {NO_UTF8}")
+        if folder and not folder.is_absolute():
+            raise ValueError("must be an absolute path or begin with ~, because a host may start the server anywhere")
+        return folder
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -183,13 +205,35 @@ class Settings(BaseModel):
             InvalidSettings: A variable has a value that cannot be used.
         """
         names = {field.alias for field in cls.model_fields.values()}
-        given = {name: value.strip() for name, value in environment.items() if name in names and value.strip()}
+        stripped = {name: value.strip() for name, value in environment.items() if name in names}
         try:
-            return cls.model_validate(given)
+            return cls.model_validate({name: value for name, value in stripped.items() if _is_set(name, value)})
         except ValidationError as error:
             first = error.errors()[0]
             said = first["msg"].removeprefix("Value error, ")
             raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {said}") from None
+
+    @classmethod
+    def of_nothing(cls) -> Self:
+        """Settings for a server that cannot do anything, with folders in which nothing can be made."""
+        nowhere = Path(os.devnull).absolute()
+        return cls(MCP_VEGA_GALLERY=nowhere, MCP_VEGA_HOME=nowhere)
+
+    def require_folders(self) -> None:
+        """Check that the folders are known.
+
+        Raises:
+            InvalidSettings: One is not set, and this user has none that could be the default.
+        """
+        _ = self.gallery_folder, self.home_folder
+
+
+def _is_set(name: str, value: str) -> bool:
+    """Whether a variable has a value; a bundle's host passes a placeholder for what its user left empty.
+
+    That of the key is kept: the error names it.
+    """
+    return bool(value) and (name == "SEGMIND_API_KEY" or not re.fullmatch(r"\$\{user_config\.[^{}]*\}", value))
 
 
 def is_loopback(host: str) -> bool:
@@ -205,10 +249,30 @@ def is_loopback(host: str) -> bool:
 def _default_gallery() -> Path:
     from platformdirs import user_pictures_path
 
-    return user_pictures_path() / "mcp-vega"
+    return _known("MCP_VEGA_GALLERY", user_pictures_path) / "mcp-vega"
 
 
 def _default_home() -> Path:
     from platformdirs import user_data_path
 
-    return user_data_path("mcp-vega", appauthor=False)
+    return _known("MCP_VEGA_HOME", lambda: user_data_path("mcp-vega", appauthor=False))
+
+
+def _known(variable: str, find: Callable[[], Path]) -> Path:
+    """A folder of this user's that the platform knows.
+
+    Raises:
+        InvalidSettings: It knows none, or one that cannot be used.
+    """
+    step = f"Set {variable} to the absolute path of a folder that this user may write to"
+    try:
+        folder = find()
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():
+        raise InvalidSettings(
+            f"{variable} is not set, and this user has no home folder, or a relative one", next_step=step
+        )
+    if not _is_utf8(folder):
+        raise InvalidSettings(f"{variable} is not set, and its default, {folder}, is {NO_UTF8}", next_step=step)
+    return folder

@@ -152,13 +152,13 @@ def test_draw_that_is_interrupted_says_what_became_of_the_picture(
     assert words in said
 
 
-@pytest.mark.parametrize("key", ["“SG_abc”", "SG_abc def", "SG_kéy", "${user_config.api_key}"])
+@pytest.mark.parametrize("key", ["SG_abc def", "SG_kéy"])
 def test_a_key_that_no_header_could_carry_is_named_and_nothing_is_sent(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, key: str
 ) -> None:
     done = run("draw", "a fox", folder=tmp_path, **{**api, "SEGMIND_API_KEY": key})
     assert done.returncode == 1
-    assert "SEGMIND_API_KEY holds something that no key has" in done.stderr
+    assert "which no key has (invalid_settings)" in done.stderr
     assert "Charged: no." in done.stderr
     assert key not in done.stderr
     assert not sandbox_in_thread.queue.requests

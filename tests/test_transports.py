@@ -477,8 +477,8 @@ def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> 
         ("MCP_VEGA_SANDBOX", "perhaps"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_named_on_stderr(tmp_path: Path, variable: str, value: str) -> None:
-    with started(tmp_path, **{variable: value}) as process:
+def test_a_setting_that_cannot_be_used_is_named_on_stderr_over_http(tmp_path: Path, variable: str, value: str) -> None:
+    with started(tmp_path, "--transport", "http", "--port", "0", **{variable: value}) as process:
         output, _ = process.communicate(timeout=10)
     assert (output, process.returncode) == ("", 2)
     said = complaints(tmp_path)

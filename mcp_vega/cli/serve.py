@@ -10,7 +10,8 @@ import anyio
 from mcp.server.mcpserver import MCPServer
 
 from mcp_vega.cli.leaving import until_signal
-from mcp_vega.cli.wiring import log_to_stderr, opened_desk
+from mcp_vega.cli.wiring import log_to_stderr, opened_desk, warn, warn_of_key
+from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
 
@@ -19,23 +20,37 @@ logger = logging.getLogger(__name__)
 
 def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
     """Serve until the end; returns the exit code."""
-    settings = Settings.from_environment(environment)
     if options.transport == "stdio":
-        log_to_stderr(settings)
-        return anyio.run(_serve_stdio, settings)
+        return _run_stdio(environment)
     from mcp_vega.cli.serve_http import run_http
 
-    return run_http(options, settings)
+    return run_http(options, Settings.from_environment(environment))
 
 
-async def _serve_stdio(settings: Settings) -> int:
+def _run_stdio(environment: Mapping[str, str]) -> int:
+    """Serve whatever the settings are: hosts hide what is said on stderr, so the tools tell what is wrong with them."""
+    problem = None
+    try:
+        settings = Settings.from_environment(environment)
+        settings.require_folders()
+    except InvalidSettings as error:
+        settings, problem = Settings.of_nothing(), error
+    log_to_stderr(settings)
+    return anyio.run(_serve_stdio, settings, problem)
+
+
+async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> int:
     if sys.stdin.isatty():
         sys.stderr.write(
             "mcp-vega speaks MCP on stdin and stdout, so it is started by an MCP host, not by hand.\n"
             'To see a picture now: mcp-vega draw "a lighthouse at dusk" --sandbox. All commands: mcp-vega --help. '
             "To leave: Ctrl-C.\n"
         )
-    async with opened_desk(settings) as desk:
+    if problem:
+        warn(problem)
+    else:
+        warn_of_key(settings)
+    async with opened_desk(settings, problem) as desk:
         server = build_server(desk)
         await until_signal(desk.studio, lambda: _until_host_leaves(server))
     return 0

@@ -11,7 +11,7 @@ import uvicorn
 
 from mcp_vega.cli.leaving import finish
 from mcp_vega.cli.listening import configured, listening
-from mcp_vega.cli.wiring import log_to_stderr, opened_desk
+from mcp_vega.cli.wiring import log_to_stderr, opened_desk, warn_of_key
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.web import PATHS, build_application
 from mcp_vega.settings import Settings, is_loopback
@@ -38,6 +38,7 @@ def run_http(options: Namespace, settings: Settings) -> int:
             sys.stderr.write(_warning(host, settings))
         sys.stderr.flush()
         log_to_stderr(settings)
+        warn_of_key(settings)
         # Who asks for the very address that is served may have it, where it is one.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
         return anyio.run(_serve, settings, options.transport, listener, hosts)

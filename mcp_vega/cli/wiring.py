@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import __version__
+from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.segmind.client import PATIENCE, SegmindClient
+from mcp_vega.segmind.keys import require_usable
 from mcp_vega.segmind.responses import redacted
 from mcp_vega.server.desk import Desk
 from mcp_vega.settings import Settings, is_loopback
@@ -23,12 +25,17 @@ from mcp_vega.studio.ledger import Ledger
 from mcp_vega.studio.limits import Limits
 from mcp_vega.studio.studio import Studio
 
+logger = logging.getLogger(__name__)
+
 SANDBOX_KEY = SecretStr("SG_sandbox")
 
 
 @asynccontextmanager
-async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
-    """An open studio and what the tools need beside it, for as long as the block runs."""
+async def opened_desk(settings: Settings, problem: VegaError | None = None) -> AsyncGenerator[Desk]:
+    """An open studio and what the tools need beside it, for as long as the block runs.
+
+    Where there is a `problem`, that is all they answer with.
+    """
     async with AsyncExitStack() as stack:
         api = SANDBOX if settings.sandbox else settings.base_url
         if settings.sandbox:
@@ -39,7 +46,7 @@ async def opened_desk(settings: Settings) -> AsyncGenerator[Desk]:
         limits = Limits(settings.spending_limit_usd, settings.requests_per_minute)
         studio = Studio(client, gallery_of(settings), ledger, api=api, limits=limits)
         await stack.enter_async_context(studio)
-        yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox)
+        yield Desk(studio, settings.wait_seconds, settings.preview, settings.sandbox, problem)
 
 
 @asynccontextmanager
@@ -82,6 +89,20 @@ async def opened_ledger(settings: Settings) -> AsyncGenerator[Ledger | None]:
         await ledger.close()
 
 
+def warn_of_key(settings: Settings) -> None:
+    """Say on stderr, in one line, what is wrong with a key that cannot be used; the tools say it as well."""
+    try:
+        if not settings.sandbox:
+            require_usable(settings.api_key)
+    except InvalidSettings as error:
+        warn(error)
+
+
+def warn(error: VegaError) -> None:
+    """Say on stderr, in one line, what is wrong."""
+    logger.warning("%s. %s", error.what, error.next_step)
+
+
 def no_cookies() -> CookieJar:
     """A jar that takes none: a cookie of the API would go to other hosts of its domain, whatever it holds."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
@@ -89,7 +110,9 @@ def no_cookies() -> CookieJar:
 
 def gallery_of(settings: Settings) -> Gallery:
     """The gallery, with the places where a paid picture goes when its disk is full."""
-    spares = (settings.home_folder / "rescued", Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
+    spares = [settings.home_folder / "rescued"]
+    with suppress(FileNotFoundError):  # no folder for temporary files can be written
+        spares.append(Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
     return Gallery(settings.gallery_folder, spares)
 
 

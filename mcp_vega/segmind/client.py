@@ -1,6 +1,5 @@
 """The Segmind API's two Vega models: its endpoints as typed calls."""
 
-import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import date
@@ -12,7 +11,7 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import errors
-from mcp_vega.segmind import answers, history, retries
+from mcp_vega.segmind import answers, history, keys, retries
 from mcp_vega.segmind.answers import Credits, Generation, Status, Submission
 from mcp_vega.segmind.calls import Caller
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
@@ -61,20 +60,14 @@ class SegmindClient:
         self._history_url = history_url.rstrip("/")
         self._allowance = Allowance(base_url, media_hosts)
 
-    def require_key(self) -> None:
-        """Check that a call could be made at all.
+    def require_key(self) -> str:
+        """The key, where a call could be made with it at all.
 
         Raises:
-            InvalidSettings: The key has characters that no key has; no header could carry some of them.
-            MissingKey: No key is set.
+            InvalidSettings: It has something that no key has.
+            MissingKey: There is none, or a placeholder in its place.
         """
-        if self._key is None:
-            raise errors.MissingKey("No Segmind API key is set")
-        if not re.fullmatch("[A-Za-z0-9_-]+", self._key.get_secret_value()):
-            raise errors.InvalidSettings(
-                "SEGMIND_API_KEY holds something that no key has, such as a quote, a space or a placeholder's brackets",
-                next_step="Copy the key anew from https://cloud.segmind.com/console/api-keys, without quotes",
-            )
+        return keys.require_usable(self._key)
 
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the picture. Charged.
@@ -230,9 +223,7 @@ class SegmindClient:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"
 
     async def _call(self, method: str, url: str, *, paid: bool = False, **request: Any) -> Answer:
-        self.require_key()
-        assert self._key is not None  # noqa: S101  for the type checker; require_key has raised otherwise
-        return await self._caller.call(method, url, self._key.get_secret_value(), paid=paid, **request)
+        return await self._caller.call(method, url, self.require_key(), paid=paid, **request)
 
 
 def _lost_result(request_id: str, why: str) -> errors.MediaError:

@@ -30,6 +30,9 @@ AnswerT = TypeVar("AnswerT")
 # The errors of the one who asked.
 AT_FAULT = (InvalidArguments, UnknownImage, UnknownJob)
 
+# What asks the studio, beside the tools.
+OF_THE_STUDIO = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
+
 INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
 - generate_image_vega or generate_image_vegart draws and returns the image in the conversation.
@@ -70,9 +73,12 @@ class _VegaServer(MCPServer[Any]):
     async def _take_up_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
         ASKING.set(Peer.of(ctx))
+        if self._desk.problem and ctx.method in OF_THE_STUDIO:
+            raise _of_protocol(self._desk.problem)
         answer = await call_next(ctx)
         self._notices.notice(ctx, answer)
-        self._desk.studio.take_up_orphans()
+        if not self._desk.problem:
+            self._desk.studio.take_up_orphans()
         return answer
 
     async def call_tool(
@@ -82,6 +88,8 @@ class _VegaServer(MCPServer[Any]):
         if name not in known:
             error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
             return results.of_error(self._desk, error)
+        if self._desk.problem:
+            return results.of_error(self._desk, self._desk.problem)
         return await super().call_tool(name, arguments, context)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
@@ -134,8 +142,12 @@ async def _spoken(answer: Awaitable[AnswerT]) -> AnswerT:
     try:
         return await answer
     except VegaError as error:
-        code = mcp_types.INVALID_PARAMS if isinstance(error, AT_FAULT) else mcp_types.INTERNAL_ERROR
-        raise MCPError(code, error.text, results.error_data(error)) from error
+        raise _of_protocol(error) from error
+
+
+def _of_protocol(error: VegaError) -> MCPError:
+    code = mcp_types.INVALID_PARAMS if isinstance(error, AT_FAULT) else mcp_types.INTERNAL_ERROR
+    return MCPError(code, error.text, results.error_data(error))
 
 
 class _VegaTool(Tool):

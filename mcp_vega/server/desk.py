@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mcp_vega.errors import VegaError
 from mcp_vega.studio.pictures import Mode
 from mcp_vega.studio.studio import Studio
 
@@ -11,10 +12,12 @@ class Desk:
     """The studio, and how its jobs are answered for.
 
     `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
-    whether the API is the sandbox.
+    whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the studio is not
+    asked.
     """
 
     studio: Studio
     wait_seconds: float = 45
     preview: Mode = "auto"
     sandbox: bool = False
+    problem: VegaError | None = None
