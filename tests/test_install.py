@@ -338,6 +338,15 @@ def test_without_a_terminal_it_asks_for_yes(home: Path, run: Run) -> None:
     assert not file_of("cursor", home).exists()
 
 
+@pytest.mark.parametrize("key", ["SG_your_key", "${input:key}", "SG_two words", "Bearer SG_0123456789"])
+def test_what_is_no_key_is_not_written_down(key: str, home: Path, run: Run) -> None:
+    said = run("install", "cursor", "--yes", SEGMIND_API_KEY=key)
+    assert (said.code, "SEGMIND_API_KEY" in said.err) == (2, True)
+    assert not file_of("cursor", home).exists()
+    assert run("install", "cursor", "--yes", SEGMIND_API_KEY=f" '{KEY}' ").code == 0
+    assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+
+
 def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     run("install", "zed", "--yes", SEGMIND_API_KEY=KEY)
     before = file_of("zed", home).read_bytes()

@@ -17,6 +17,7 @@ from mcp_vega.hosts.changes import FORMS, Change, installing, servers_in, uninst
 from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
 from mcp_vega.hosts.entry import KEY, NAME, Entry, lasting_command, passes
 from mcp_vega.hosts.known import HOSTS, Host, Surroundings
+from mcp_vega.segmind.keys import require_usable
 from mcp_vega.settings import Settings
 
 PLACEHOLDER = "SG_your_key"
@@ -29,6 +30,7 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     Raises:
         InvalidArguments: No host is named, or there is nobody to ask.
         HostConfigError: The file cannot be read or changed.
+        InvalidSettings: The key cannot be one.
         NotInstalled: There is no command that a host could start.
     """
     command, *rest = lasting_command(environment)
@@ -73,13 +75,17 @@ def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
 
 
 def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: bool) -> str:
-    """The key to write down: the environment's, or what the user types; none where the entry has one already."""
+    """The key to write down: the environment's, or what the user types; none where the entry has one already.
+
+    Raises:
+        InvalidSettings: It is none, but a placeholder, or has something that no key has.
+    """
     key = environment.get(KEY, "")
     known = KEY in _environment_of(servers_in(host, file).get(NAME))
     if not key.strip() and not known and ask and sys.stdin.isatty():
         key = getpass.getpass("Segmind API key (it is not shown; empty leaves it out): ")
     secret = Settings.from_environment({KEY: key}).api_key
-    return secret.get_secret_value() if secret else ""
+    return require_usable(secret) if secret else ""
 
 
 def _block(host: Host, entry: Entry) -> str:
