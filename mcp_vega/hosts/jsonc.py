@@ -185,7 +185,9 @@ def _after_space(text: str, position: int) -> int:
 
 def _without_comments(text: str) -> str:
     """The text with spaces in the place of comments, so that everything else keeps its place."""
-    return _COMMENTS.sub(lambda found: found[0] if found[0].startswith('"') else re.sub(r"\S", " ", found[0]), text)
+    return _COMMENTS.sub(
+        lambda found: found[0] if found[0].startswith('"') else re.sub(r"[^ \t\r\n]", " ", found[0]), text
+    )
 
 
 def _without_trailing_commas(uncommented: str) -> str:
