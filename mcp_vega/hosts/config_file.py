@@ -1,7 +1,9 @@
 """A host's file of servers: read, backed up, and written whole or not at all."""
 
 import os
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,16 +57,19 @@ class ConfigFile:
             return None
         stem = f"{self.path.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
         try:
-            mode = self.path.stat().st_mode & 0o777
+            status = self.path.stat()
             for number in range(1, 100):
                 backup = self.path.with_name(f"{stem}{f'-{number}' if number > 1 else ''}.bak")
                 try:
                     descriptor = os.open(
-                        backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode
+                        backup,
+                        os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+                        status.st_mode & 0o777,
                     )
                 except FileExistsError:
                     continue
-                _write(descriptor, self.raw)
+                _write_new(backup, descriptor, self.raw)
+                _give(backup, status)
                 return backup
         except OSError as error:
             raise HostConfigError(f"No backup of {self.path} can be kept beside it: {error.strerror}") from error
@@ -84,25 +89,39 @@ class ConfigFile:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # Only its owner may read a new one: it may hold a key.
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            _write(descriptor, (mark + text).encode())
+            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            temporary = Path(name)
+            _write_new(temporary, descriptor, (mark + text).encode())
             if self.raw is not None:
-                Path(temporary).chmod(target.stat().st_mode & 0o777)
-            Path(temporary).replace(target)
+                status = target.stat()
+                _give(temporary, status)
+                temporary.chmod(status.st_mode & 0o777)
+            temporary.replace(target)
         except OSError as error:
             if temporary:
-                Path(temporary).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise HostConfigError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    """Write everything, onto the disk, and close."""
+def _write_new(path: Path, descriptor: int, data: bytes) -> None:
+    """Write everything, onto the disk, and close; a file that was written in part is deleted again."""
     try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _give(path: Path, status: os.stat_result) -> None:
+    """Give a file to the owner and group of another, as far as this user may: under sudo it would be root's."""
+    if sys.platform != "win32" and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        with suppress(PermissionError):
+            os.chown(path, status.st_uid, status.st_gid)
 
 
 def _content(path: Path) -> bytes | None:
