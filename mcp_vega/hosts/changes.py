@@ -129,6 +129,10 @@ def _checked(change: Change) -> Change:
     """The change, once it is sure that it touches this one entry alone, and loses no comment."""
     host, file = change.host, change.file
     changed = replace(file, text=change.text)
+    try:
+        change.text.encode()
+    except UnicodeEncodeError as error:
+        raise HostConfigError(f"{file.path} cannot be changed: the command's path is not UTF-8") from error
     wanted = change.others if change.after is None else {**change.others, NAME: change.after}
     if servers_in(host, changed) != wanted or _rest(host, file) != _rest(host, changed):
         raise HostConfigError(f"{file.path} cannot be changed without touching more than one entry")

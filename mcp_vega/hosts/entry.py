@@ -81,11 +81,15 @@ def passes(command: str) -> bool:
 def _uvx(environment: Mapping[str, str]) -> str | None:
     """The absolute path of uvx, if it is what runs this process."""
     # An environment that uv made for one command is no tool and no project: it lies in uv's cache.
-    if "archive-v0" not in Path(sys.prefix).parts and "environments-v2" not in Path(sys.prefix).parts:
+    if not {"archive-v0", "builds-v0", "environments-v2"} & set(Path(sys.prefix).parts):
         return None
-    uv = environment.get("UV", "")
-    beside = Path(uv).with_name(f"uvx{Path(uv).suffix}")
-    return str(beside) if uv and beside.is_file() else shutil.which("uvx", path=environment.get("PATH"))
+    if environment.get("UV"):  # older ones do not name themselves
+        uv = Path(environment["UV"]).absolute()
+        beside = uv.with_name(f"uvx{uv.suffix}")
+        if beside.is_file():
+            return str(beside)
+    found = shutil.which("uvx", path=environment.get("PATH"))
+    return os.path.abspath(found) if found else None  # noqa: PTH100  of a relative PATH
 
 
 def _source() -> str:
@@ -95,7 +99,10 @@ def _source() -> str:
     except (OSError, ValueError):
         return ""
     url = origin.get("url", "")
-    return f"{origin['vcs_info']['vcs']}+{url}" if "vcs_info" in origin else url
+    version = origin.get("vcs_info", {})
+    revision = f"@{version['requested_revision']}" if version.get("requested_revision") else ""
+    folder = f"#subdirectory={origin['subdirectory']}" if origin.get("subdirectory") else ""
+    return f"{version['vcs']}+{url}{revision}{folder}" if version else f"{url}{folder}"
 
 
 def _script() -> Path | None:
