@@ -5,8 +5,12 @@ puts it into the file afterwards.
 """
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,22 +44,39 @@ class Program:
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Run a host's own command; returns what was wrong, and nothing where all went well."""
-    without_key = {name: value for name, value in environment.items() if name != "SEGMIND_API_KEY"}
-    try:
-        done = subprocess.run(  # noqa: S603  a program of the user's own, without a shell
-            command,
-            env=without_key,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if not done.returncode:
-        return ""
-    said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-    return f"exit code {done.returncode}{f', {said[-1]}' if said else ''}"
+    public = {name: value for name, value in environment.items() if not name.startswith(("SEGMIND_", "MCP_VEGA_"))}
+    # No pipe for what it says: a child that outlives it would keep that open, and a minute would pass for nothing.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(  # noqa: S603  a program of the user's own, without a shell
+                command,
+                env=public,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return str(error)
+        try:
+            code = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"no end within {SECONDS} seconds"
+        finally:
+            _end(process)
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip().splitlines()
+    return f"exit code {code}{f', {said[-1]}' if said else ''}" if code else ""
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a program that has not ended by itself, and its children, which could change the file later."""
+    if process.poll() is None:
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _for_code(entry: Entry) -> Sequence[str]:
