@@ -68,6 +68,12 @@ def _claude_desktop(here: Surroundings) -> Path:
     return here.app_data / "Claude" / "claude_desktop_config.json"
 
 
+def _claude_code(here: Surroundings) -> Path:
+    """Where the file of its first versions is still there, that is the one that it reads."""
+    first = here.folder("CLAUDE_CONFIG_DIR", ".claude") / ".config.json"
+    return first if first.is_file() else here.folder("CLAUDE_CONFIG_DIR", ".") / ".claude.json"
+
+
 def _zed(here: Surroundings) -> Path:
     if here.platform == "win32":
         return here.app_data / "Zed" / "settings.json"
@@ -82,7 +88,7 @@ HOSTS = {
         Host(
             "claude-code",
             "Claude Code",
-            lambda here: here.folder("CLAUDE_CONFIG_DIR", ".") / ".claude.json",
+            _claude_code,
             "Start a new session of Claude Code; /mcp lists its servers",
             program=CLAUDE,
             members={"type": "stdio"},
