@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,8 @@ from mcp_vega.segmind.keys import require_usable
 from mcp_vega.settings import Settings
 
 PLACEHOLDER = "SG_your_key"
+# What is shown of any entry; of the arguments only this server's own: others take a key there.
+PLAIN = ("type", "command", "startup_timeout_sec")
 ANY_HOST = Host("any", "any other host", lambda here: here.home, "")
 
 
@@ -49,7 +51,7 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
         sys.stderr.write(
             f"Note: {command} lies where files are cleared away now and then; install mcp-vega elsewhere.\n"
         )
-    if not options.sandbox and KEY not in _environment_of(change.after):
+    if not options.sandbox and not _has_key(change.after):
         sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
     return _carry_out(change, options, environment)
 
@@ -81,9 +83,14 @@ def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: b
         InvalidSettings: It is none, but a placeholder, or has something that no key has.
     """
     key = environment.get(KEY, "")
-    known = KEY in _environment_of(servers_in(host, file).get(NAME))
-    if not key.strip() and not known and ask and sys.stdin.isatty():
-        key = getpass.getpass("Segmind API key (it is not shown; empty leaves it out): ")
+    known = _has_key(servers_in(host, file).get(NAME))
+    if not key.strip() and not known and ask and _is_terminal():
+        try:
+            key = getpass.getpass("Segmind API key (it is not shown; empty leaves it out): ")
+        except EOFError as error:
+            raise InvalidArguments(
+                "No key was typed", next_step=f"Press Enter to leave it out, or set {KEY}"
+            ) from error
     secret = Settings.from_environment({KEY: key}).api_key
     return require_usable(secret) if secret else ""
 
@@ -136,15 +143,23 @@ def _by_its_own_command(change: Change, own: list[str], environment: Mapping[str
     if wrong := programs.run(own, environment):
         sys.stderr.write(f"Note: {own[0]} failed ({wrong}), so the file is changed without it.\n")
     file = ConfigFile.read(change.file.path)
-    if change.after is None:
-        left = uninstalling(change.host, file)
-    else:
-        key = _environment_of(change.after).get(KEY, "")
-        left = installing(change.host, file, Entry(change.after["command"], tuple(change.after["args"]), key))
+    try:
+        left = _left(change, file)
+    except HostConfigError:
+        sys.stderr.write("Note: the file cannot be read after it, so that is undone.\n")
+        return replace(change, file=file)
     if left.others != change.others:
         sys.stderr.write("Note: other servers were changed by it, so that is undone.\n")
         return replace(change, file=file)
     return left
+
+
+def _left(change: Change, file: ConfigFile) -> Change:
+    """What is left to be done in the file as it is now."""
+    if change.after is None:
+        return uninstalling(change.host, file)
+    key = _environment_of(change.after).get(KEY, "")
+    return installing(change.host, file, Entry(change.after["command"], tuple(change.after["args"]), key))
 
 
 def _shown(change: Change) -> Iterator[str]:
@@ -155,12 +170,12 @@ def _shown(change: Change) -> Iterator[str]:
     for name in [*before, *(name for name in after if name not in before)]:
         old, new = before.get(name), after.get(name)
         if old == new:
-            yield f"      {name}: {_public(name, new)}"
+            yield f"      {name}: {_public(name, new, (*PLAIN, 'args'))}"
             continue
         if old is not None:
-            yield f"  -   {name}: {_public(name, old)}"
+            yield f"  -   {name}: {_public(name, old, PLAIN)}"
         if new is not None:
-            yield f"  +   {name}: {_public(name, new)}"
+            yield f"  +   {name}: {_public(name, new, (*PLAIN, 'args'))}"
     if change.others:
         yield f"  kept as they are: {', '.join(change.others)}"
 
@@ -172,13 +187,20 @@ def _flat(entry: Any) -> Iterator[tuple[str, str]]:
     for name, value in cast("dict[str, Any]", entry).items():
         if name == "env" and isinstance(value, dict):
             yield from ((f"env {variable}", str(each)) for variable, each in cast("dict[str, Any]", value).items())
+        elif isinstance(value, str):
+            yield name, value
         else:
-            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            # Some hosts had a command of several parts, its environment among them.
+            several = " (of several parts)" if name in PLAIN and isinstance(value, dict | list) else ""
+            yield name + several, json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _public(name: str, value: str | None) -> str:
-    shown = name in {"type", "command", "args", "startup_timeout_sec"}
-    return str(value) if shown else "(not shown)"
+def _public(name: str, value: str | None, plain: Sequence[str]) -> str:
+    return str(value) if name in plain else "(not shown)"
+
+
+def _has_key(entry: Any) -> bool:
+    return _environment_of(entry).get(KEY) not in {None, "", PLACEHOLDER}
 
 
 def _environment_of(entry: Any) -> dict[str, Any]:
@@ -192,8 +214,15 @@ def _agreed() -> bool:
     Raises:
         InvalidArguments: There is nobody to ask.
     """
-    if not sys.stdin.isatty():
+    if not _is_terminal():
         raise InvalidArguments("It asks before it changes a file, and there is no terminal", next_step="Add --yes")
     sys.stderr.write("Make this change? [Y/n] ")
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"", "y", "yes"}
+    # An empty line is a yes, the end of the input is none.
+    answer = sys.stdin.readline()
+    return bool(answer) and answer.strip().lower() in {"", "y", "yes"}
+
+
+def _is_terminal() -> bool:
+    """Whether there is somebody to ask; a process that was started with stdin closed has none."""
+    return sys.stdin is not None and sys.stdin.isatty()
