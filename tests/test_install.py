@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from mcp_vega import hosts
 from mcp_vega.cli.main import main
 from mcp_vega.hosts import jsonc, toml
 from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
+from mcp_vega.hosts.entry import lasting_command
 from mcp_vega.hosts.known import HOSTS, Surroundings
 
 ROOT = Path(__file__).parent.parent
@@ -205,6 +208,48 @@ def test_an_entry_for_a_server_elsewhere_is_replaced(home: Path, run: Run) -> No
     assert servers_in("cursor", home) == {"vega": entry, "b": {"url": "x"}}
 
 
+def test_comments_below_an_entry_of_codex_stay_when_it_goes_or_is_replaced(home: Path, run: Run) -> None:
+    above, below = '[mcp_servers.a]\ncommand = "a"\n\n# mine\n', '# off for now\n# [mcp_servers.c]\n# command = "c"\n'
+    for entry in (
+        'command = "old"',
+        'url = "https://old.example/mcp"',
+        'command = "old"\n\n[mcp_servers.vega.tools]\nx = 1',
+    ):
+        for tail in ("", '[mcp_servers.b]\ncommand = "b"\n'):
+            path = file_of("codex", home, f"{above}[mcp_servers.vega]\n{entry}\n\n{below}{tail}")
+            assert run("install", "codex", "--yes", "--sandbox").code == 0
+            assert below in path.read_text(encoding="utf-8")
+            assert run("uninstall", "codex", "--yes").code == 0
+            assert path.read_text(encoding="utf-8").rstrip() == f"{above}\n{below}{tail}".rstrip()
+
+
+def test_a_toml_file_with_a_number_that_is_none_can_be_changed(home: Path, run: Run) -> None:
+    file_of("codex", home, "x = nan\n")
+    assert run("install", "codex", "--yes", "--sandbox").code == 0
+
+
+def test_an_older_entry_is_shown_without_what_may_be_a_key(home: Path, run: Run) -> None:
+    secret = "SG_of_an_older_entry"
+    older: dict[str, Any] = {
+        "arguments": {"command": "npx", "args": ["server", "--api-key", secret]},
+        "parts": {"command": {"path": "/old", "args": [], "env": {"SEGMIND_API_KEY": secret}}},
+        "a list": {"command": ["npx", "server", secret]},
+    }
+    for entry in older.values():
+        file_of("zed", home, json.dumps({"context_servers": {"vega": entry}}))
+        for command in ("install", "uninstall"):
+            said = run(command, "zed", "--dry-run")
+            assert said.code == 0
+            assert secret not in said.out + said.err
+
+
+def test_an_older_entry_with_an_empty_key_or_the_example_has_none(home: Path, run: Run) -> None:
+    for key in ("", "SG_your_key"):
+        entry = {"command": "old", "env": {"SEGMIND_API_KEY": key}}
+        file_of("cursor", home, json.dumps({"mcpServers": {"vega": entry}}))
+        assert "without SEGMIND_API_KEY" in run("install", "cursor", "--yes").err
+
+
 ODD_FILES = {
     "empty": "",
     "a line": "\n",
@@ -216,6 +261,7 @@ ODD_FILES = {
     "Windows lines": '{\r\n\t"a": [1, 2],\r\n\t"SECTION": {\r\n\t\t"files": {"command": "f"}\r\n\t}\r\n}\r\n',
     "a byte order mark": '\ufeff{"a": "ü"}\n',
     "a comment before the end": '{"a": 1 // one\n}',
+    "odd space in a comment": '{ /* none\u00a0\u3000\u2028\u0085 */ "a": 1 }\n',
     "a comment instead of servers": '{\n  "SECTION": { /* none */ }\n}\n',
 }
 
@@ -256,6 +302,7 @@ BROKEN = {
         "no TOML": b"[mcp_servers\n",
         "a name twice": b"[a]\nb = 1\n[a]\nc = 1\n",
         "a list of servers": b"mcp_servers = []\n",
+        "nested without end": b"x = " + b"[" * 20_000,
         "not UTF-8": 'name = "Jürgen"'.encode("latin-1"),
     },
 }
@@ -279,6 +326,15 @@ def test_a_folder_in_the_place_of_the_file_is_refused(home: Path, run: Run) -> N
     file_of("cursor", home).mkdir()
     said = run("install", "cursor", "--yes")
     assert (said.code, "cannot be read" in said.err) == (1, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_and_its_backup_stay_their_owners(home: Path, run: Run) -> None:
+    path = file_of("cursor", home, "{}")
+    os.chown(path, 1234, 2345)
+    assert run("install", "cursor", "--yes", "--sandbox").code == 0
+    owners = {(each.stat().st_uid, each.stat().st_gid) for each in path.parent.iterdir()}
+    assert (owners, len(list(path.parent.iterdir()))) == ({(1234, 2345)}, 2)
 
 
 def test_a_link_stays_a_link_and_permissions_stay(home: Path, run: Run) -> None:
@@ -315,6 +371,7 @@ def test_a_full_disk_leaves_the_file_as_it_is(home: Path) -> None:
     )
     assert (done.returncode, "No backup of" in done.stderr) == (1, True), done.stderr
     assert path.read_text(encoding="utf-8") == "{}"
+    assert list(path.parent.iterdir()) == [path]
 
 
 # ---- asking ----
@@ -408,6 +465,22 @@ def test_whoever_says_no_changes_nothing(home: Path) -> None:
     assert not file_of("cursor", home).exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@pytest.mark.parametrize(("question", "options"), [("Make this change?", ["--sandbox"]), ("Segmind API key", [])])
+def test_whoever_ends_the_input_changes_nothing(question: str, options: list[str], home: Path) -> None:
+    code, seen = at_a_terminal(home, "install", "cursor", *options, answers=[(question, "\x04")])
+    assert code == (1 if options else 2)
+    assert "Traceback" not in seen
+    assert not file_of("cursor", home).exists()
+
+
+def test_without_stdin_it_asks_for_yes(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    said = run("install", "cursor")
+    assert (said.code, "Next: Add --yes.\n" in said.err) == (2, True)
+    assert not file_of("cursor", home).exists()
+
+
 # ---- printing ----
 
 
@@ -464,6 +537,49 @@ def test_a_package_that_is_not_installed_is_not_written_down(home: Path) -> None
         check=False,
     )
     assert (done.returncode, "is not installed in" in done.stderr) == (1, True), done.stderr
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["archive-v0", "builds-v0", "environments-v2"])
+def test_uvx_is_written_by_its_absolute_path_whether_or_not_it_names_itself(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uvx").touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.prefix", f"/cache/{folder}/x")
+    for environment in ({"PATH": "."}, {"PATH": str(tmp_path), "UV": ""}, {"UV": str(tmp_path / "uv")}):
+        assert lasting_command(environment)[0] == str(tmp_path / "uvx")
+
+
+@pytest.mark.parametrize(
+    ("origin", "wanted"),
+    [
+        ({"vcs_info": {"vcs": "git", "commit_id": "1", "requested_revision": "v2"}}, "git+https://h.example/r@v2"),
+        ({"vcs_info": {"vcs": "git", "commit_id": "1"}, "subdirectory": "a"}, "git+https://h.example/r#subdirectory=a"),
+        ({"archive_info": {}}, "https://h.example/r"),
+    ],
+)
+def test_uvx_gets_the_version_that_it_was_asked_for(
+    origin: dict[str, Any], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "direct_url.json").write_text(json.dumps({"url": "https://h.example/r", **origin}), encoding="utf-8")
+
+    def distribution(_: str) -> PathDistribution:
+        return PathDistribution(tmp_path)
+
+    monkeypatch.setattr("mcp_vega.hosts.entry.distribution", distribution)
+    monkeypatch.setattr("sys.prefix", "/cache/archive-v0/x")
+    (tmp_path / "uvx").touch(0o755)
+    assert lasting_command({"UV": str(tmp_path / "uv")})[1:] == ("--from", wanted, "mcp-vega")
+
+
+def test_a_command_whose_path_is_not_utf_8_is_refused(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(_: object) -> tuple[str]:
+        return ("/j\udcfcrgen/mcp-vega",)
+
+    monkeypatch.setattr("mcp_vega.cli.install.lasting_command", command)
+    said = run("install", "cursor", "--yes", "--sandbox")
+    assert (said.code, "is not UTF-8" in said.err) == (1, True)
     assert list(home.iterdir()) == []
 
 
@@ -524,6 +640,42 @@ def test_a_hosts_own_command_that_loses_other_servers_is_undone(home: Path, run:
     assert backups("gemini", home) == [before.encode()]
 
 
+def test_a_hosts_own_command_that_breaks_the_file_is_undone(home: Path, run: Run) -> None:
+    path = file_of("gemini", home, '{"mcpServers": {"files": {"command": "files"}}}')
+    own_command(home, "gemini", f"echo '{{ broken' > '{path}'")
+    said = run("install", "gemini", "--yes", "--sandbox", PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
+    assert (said.code, "cannot be read after it" in said.err) == (0, True)
+    assert list(servers_in("gemini", home)) == ["files", "vega"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script")
+def test_a_hosts_own_command_without_end_is_ended_with_its_children(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.hosts.programs.SECONDS", 0.2)
+    own_command(home, "gemini", f"mkfifo '{home}/lives'; /bin/sleep 600 > '{home}/lives' & cat '{home}/lives'; exit 0")
+    said = run("install", "gemini", "--yes", "--sandbox", PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
+    assert (said.code, "no end within" in said.err) == (0, True)
+    assert list(servers_in("gemini", home)) == ["vega"]
+
+
+def test_a_hosts_own_command_that_leaves_a_child_behind_is_not_waited_for(home: Path, run: Run) -> None:
+    own_command(home, "gemini", "/bin/sleep 5 &")
+    started = time.monotonic()
+    assert run("install", "gemini", "--yes", "--sandbox").err.count("failed") == 0
+    assert time.monotonic() - started < 4
+
+
+def test_a_hosts_own_command_gets_no_secret_of_this_server(home: Path, run: Run) -> None:
+    own_command(home, "gemini", f"/usr/bin/env > '{home}/env'")
+    tokens = "a-token-of-thirty-two-characters"
+    run("install", "gemini", "--yes", SEGMIND_API_KEY=KEY, MCP_VEGA_AUTH_TOKENS=tokens)
+    seen = (home / "env").read_text(encoding="utf-8")
+    assert "HOME=" in seen
+    assert KEY not in seen
+    assert tokens not in seen
+
+
 @pytest.mark.parametrize("host", WITH_PROGRAM)
 def test_a_hosts_own_command_is_not_used_where_it_would_lose_something(host: str, home: Path, run: Run) -> None:
     note = own_command(home, WITH_PROGRAM[host], "exit 1")
@@ -575,6 +727,13 @@ def test_files_are_looked_for_where_the_hosts_document_them(
     environment = {name: value.replace("HOME", str(home)) for name, value in variables.items()}
     for host, place in places.items():
         assert HOSTS[host].file(Surroundings(environment, home, platform)) == home / place
+
+
+def test_the_file_of_older_versions_of_claude_code_is_used_where_it_is_still_there(home: Path) -> None:
+    for environment, folder in (({}, home / ".claude"), ({"CLAUDE_CONFIG_DIR": str(home / "c")}, home / "c")):
+        folder.mkdir()
+        (folder / ".config.json").touch()
+        assert HOSTS["claude-code"].file(Surroundings(environment, home)) == folder / ".config.json"
 
 
 def test_claude_desktop_from_a_windows_package_is_found_in_the_package(home: Path) -> None:
