@@ -8,8 +8,9 @@ import sys
 import sysconfig
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +25,9 @@ from test_command_line import settings
 from mcp_vega import hosts
 from mcp_vega.cli.main import main
 from mcp_vega.hosts import jsonc, toml
+from mcp_vega.hosts.changes import installing, uninstalling
 from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
-from mcp_vega.hosts.entry import lasting_command
+from mcp_vega.hosts.entry import Entry, lasting_command
 from mcp_vega.hosts.known import HOSTS, Surroundings
 
 ROOT = Path(__file__).parent.parent
@@ -320,6 +322,13 @@ def test_a_file_that_cannot_be_read_is_refused_and_left(host: str, case: str, ho
         assert said.err.count("\n") == 3
         assert path.read_bytes() == BROKEN[host][case]
         assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
+def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(home: Path, run: Run) -> None:
+    os.mkfifo(file_of("cursor", home))
+    said = run("install", "cursor", "--yes")
+    assert (said.code, "is no file" in said.err) == (1, True)
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(home: Path, run: Run) -> None:
@@ -635,7 +644,7 @@ def test_a_hosts_own_command_that_loses_other_servers_is_undone(home: Path, run:
     path = file_of("gemini", home, before)
     own_command(home, "gemini", f"echo '{{}}' > '{path}'")
     said = run("install", "gemini", "--yes", "--sandbox", PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
-    assert (said.code, "other servers were changed" in said.err) == (0, True)
+    assert (said.code, "other servers or settings were changed" in said.err) == (0, True)
     assert list(servers_in("gemini", home)) == ["files", "vega"]
     assert backups("gemini", home) == [before.encode()]
 
@@ -674,6 +683,14 @@ def test_a_hosts_own_command_gets_no_secret_of_this_server(home: Path, run: Run)
     assert "HOME=" in seen
     assert KEY not in seen
     assert tokens not in seen
+
+
+def test_a_hosts_own_command_that_loses_other_settings_is_undone(home: Path, run: Run) -> None:
+    path = file_of("gemini", home, '{"theme": "dark"}')
+    own_command(home, "gemini", f"echo '{{}}' > '{path}'")
+    said = run("install", "gemini", "--yes", "--sandbox", PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
+    assert said.code == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["theme"] == "dark"
 
 
 @pytest.mark.parametrize("host", WITH_PROGRAM)
@@ -801,3 +818,64 @@ def test_any_json_with_comments_takes_an_entry_and_keeps_every_character(
     assert jsonc.parse(back) == data
     assert left_in_order(text, back)
     assert left_in_order(back, text) or data["mcpServers"]
+
+
+# What Codex's file may be made of, the values first; what is no TOML then is left aside.
+VALUES = (
+    "# ---- a heading ----\n",
+    'model = "o3" # mine\n',
+    'text = """\n# no comment, [mcp_servers.no]\n"""\n',
+    "other = '''#'''\n",
+    'mcp_servers.dotted.command = "d" # dotted\n',
+    'mcp_servers = { inline = { command = "i" } } # inline\n',
+)
+TABLES = (
+    "# ---- another heading ----\n",
+    "# [mcp_servers.off]\n# command = 1\n",
+    "\n",
+    "[mcp_servers]\n",
+    "[mcp_servers] # all of them\n",
+    '[mcp_servers.files]\ncommand = "f" # files\nargs = [\n  "a", # first\n]\n',
+    '[mcp_servers.files.env]\nTOKEN = "t" # secret\n',
+    '[mcp_servers.vega] # old\ncommand = "/old/uvx" # uvx\nargs = ["mcp-vega"]\nstartup_timeout_sec = 30\n',
+    '[mcp_servers.vega]\ncommand = "/old/uvx" # uvx\n\n[mcp_servers.vega.env]\nMCP_VEGA_PREVIEW = "small" # enough\n',
+    '[mcp_servers.vega]\nurl = "https://old.example"\n',
+    '["mcp_servers"."quoted"]\ncommand = "q"\n',
+    '[profiles.x]\nmodel = "a" # x\n',
+    "[[list]]\nnumber = 1 # one\n",
+    "[[list]]\nnumber = 2\n",
+)
+codex_files = st.tuples(
+    st.lists(st.sampled_from(VALUES), max_size=3, unique=True), st.lists(st.sampled_from(TABLES), max_size=7)
+).map(lambda pieces: "".join(pieces[0] + pieces[1]))
+
+
+@given(codex_files, st.booleans(), st.sampled_from(["", "SG_new"]))
+def test_any_file_of_codex_takes_the_entry_and_keeps_every_comment_or_is_refused(
+    text: str,
+    windows: bool,  # noqa: FBT001  by hypothesis
+    key: str,
+) -> None:
+    text = text.replace("\n", "\r\n" if windows else "\n")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return
+    codex, file = HOSTS["codex"], ConfigFile(Path("config.toml"), text.encode(), text)
+    try:
+        added = installing(codex, file, Entry("/new/mcp-vega", ("--sandbox",), key))
+        removed = uninstalling(codex, replace(file, text=added.text))
+    except HostConfigError:
+        # Rare forms, in which one table cannot be changed without others.
+        assert any(mark in text for mark in ("dotted", "inline", "[[list]]", "[mcp_servers]"))
+        return
+    assert tomllib.loads(added.text)["mcp_servers"]["vega"]["command"] == "/new/mcp-vega"
+    comments = Counter(toml.comments(text))
+    if "vega" not in data.get("mcp_servers", {}):
+        assert Counter(toml.comments(added.text)) == comments
+    left = tomllib.loads(removed.text)
+    data.get("mcp_servers", {}).pop("vega", None)
+    assert {**left, "mcp_servers": left.get("mcp_servers", {})} == {**data, "mcp_servers": data.get("mcp_servers", {})}
+    own = {"# old", "# uvx", "# enough"}
+    assert not {comment for comment in comments - Counter(toml.comments(removed.text)) if comment not in own}
+    assert added.text.count("\r\n") == (added.text.count("\n") if windows and text else 0)

@@ -148,8 +148,8 @@ def _by_its_own_command(change: Change, own: list[str], environment: Mapping[str
     except HostConfigError:
         sys.stderr.write("Note: the file cannot be read after it, so that is undone.\n")
         return replace(change, file=file)
-    if left.others != change.others:
-        sys.stderr.write("Note: other servers were changed by it, so that is undone.\n")
+    if left.others != change.others or not change.settings <= left.settings:
+        sys.stderr.write("Note: other servers or settings were changed by it, so that is undone.\n")
         return replace(change, file=file)
     return left
 

@@ -17,7 +17,7 @@ class Form(Protocol):
     """A form of files: the functions of `jsonc` and `toml`."""
 
     def parse(self, text: str, /) -> Any: ...  # noqa: D102  said there
-    def has_comments(self, text: str, /) -> bool: ...  # noqa: D102
+    def comments(self, text: str, /) -> list[str]: ...  # noqa: D102
     def put(self, text: str, path: Sequence[str], value: Any, /) -> str: ...  # noqa: D102
     def drop(self, text: str, path: Sequence[str], /) -> str: ...  # noqa: D102
 
@@ -36,6 +36,7 @@ class Change:
         before: The entry of this server as it is; None where there is none.
         after: The entry as it would be; None where it is taken out.
         others: The other servers in the file, by name.
+        settings: The names of what else is in the file.
         arguments: For the host's own command, where that does the same and loses nothing; else none.
     """
 
@@ -45,6 +46,7 @@ class Change:
     before: Any
     after: Any
     others: Mapping[str, Any]
+    settings: frozenset[str]
     arguments: Sequence[str]
 
     @property
@@ -81,7 +83,7 @@ def installing(host: Host, file: ConfigFile, entry: Entry) -> Change:
         raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
     # `codex mcp add` drops what else is set in an older entry, `claude mcp add` refuses it.
     arguments = host.program.adding(entry) if host.program and before is None else ()
-    return _checked(Change(host, file, text, before, after, _others(host, file), arguments))
+    return _checked(Change(host, file, text, before, after, _others(host, file), _settings(host, file), arguments))
 
 
 def uninstalling(host: Host, file: ConfigFile) -> Change:
@@ -90,7 +92,10 @@ def uninstalling(host: Host, file: ConfigFile) -> Change:
     Raises:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
     """
-    before = servers_in(host, file).get(NAME)
+    servers = servers_in(host, file)
+    before: Any = servers.get(NAME)
+    if before is None and NAME in servers:  # it is null
+        before = {}
     text = file.text
     if before is not None:
         try:
@@ -98,7 +103,7 @@ def uninstalling(host: Host, file: ConfigFile) -> Change:
         except ValueError as error:
             raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
     arguments = host.program.removing if host.program else ()
-    return _checked(Change(host, file, text, before, None, _others(host, file), arguments))
+    return _checked(Change(host, file, text, before, None, _others(host, file), _settings(host, file), arguments))
 
 
 def _merged(before: Any, host: Host, entry: Entry) -> dict[str, Any]:
@@ -137,11 +142,15 @@ def _checked(change: Change) -> Change:
     if servers_in(host, changed) != wanted or _rest(host, file) != _rest(host, changed):
         raise HostConfigError(f"{file.path} cannot be changed without touching more than one entry")
     # The hosts' own commands write some comments away.
-    return replace(change, arguments=()) if FORMS[host.form].has_comments(file.text) else change
+    return replace(change, arguments=()) if FORMS[host.form].comments(file.text) else change
 
 
 def _others(host: Host, file: ConfigFile) -> dict[str, Any]:
     return {name: server for name, server in servers_in(host, file).items() if name != NAME}
+
+
+def _settings(host: Host, file: ConfigFile) -> frozenset[str]:
+    return frozenset(_rest(host, file))
 
 
 def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:

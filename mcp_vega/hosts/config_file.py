@@ -1,6 +1,7 @@
 """A host's file of servers: read, backed up, and written whole or not at all."""
 
 import os
+import stat
 import sys
 import tempfile
 from contextlib import suppress
@@ -126,6 +127,8 @@ def _give(path: Path, status: os.stat_result) -> None:
 
 def _content(path: Path) -> bytes | None:
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # nobody may ever write into it
+            raise HostConfigError(f"{path} is no file")
         return path.read_bytes()
     except FileNotFoundError:
         return None

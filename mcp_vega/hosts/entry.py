@@ -83,12 +83,12 @@ def _uvx(environment: Mapping[str, str]) -> str | None:
     # An environment that uv made for one command is no tool and no project: it lies in uv's cache.
     if not {"archive-v0", "builds-v0", "environments-v2"} & set(Path(sys.prefix).parts):
         return None
-    if environment.get("UV"):  # older ones do not name themselves
-        uv = Path(environment["UV"]).absolute()
-        beside = uv.with_name(f"uvx{uv.suffix}")
-        if beside.is_file():
-            return str(beside)
+    named = Path(environment["UV"]).absolute() if environment.get("UV") else None  # older ones do not name themselves
+    beside = named.with_name(f"uvx{named.suffix}") if named else None
     found = shutil.which("uvx", path=environment.get("PATH"))
+    # Of one and the same the name on the PATH, which may be a link that outlives a version's folder.
+    if beside and beside.is_file() and not (found and beside.samefile(found)):
+        return str(beside)
     return os.path.abspath(found) if found else None  # noqa: PTH100  of a relative PATH
 
 

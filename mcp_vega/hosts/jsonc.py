@@ -5,8 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_COMMENTS = re.compile(r'"(?:\\.|[^"\\])*"|//[^\r\n]*|/\*.*?\*/', re.DOTALL)
-_TRAILING_COMMAS = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_COMMENTS = re.compile(rf"{_STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
+_TRAILING_COMMAS = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
 _SPACE = re.compile(r"\s*")
 _FIRST_INDENTED = re.compile(r'\{[^\S\r\n]*\r?\n([ \t]+)["/]')
 _DECODER = json.JSONDecoder()
@@ -34,9 +35,9 @@ def parse(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def has_comments(text: str) -> bool:
-    """Whether there is a comment in it."""
-    return _without_comments(text) != text
+def comments(text: str) -> list[str]:
+    """The comments, in order."""
+    return [found[0] for found in _COMMENTS.finditer(text) if not found[0].startswith('"')]
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:

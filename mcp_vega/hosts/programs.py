@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from mcp_vega.hosts.entry import NAME, Entry
 
 SECONDS = 60
+# How much is shown of what a command said, in characters.
+LINE = 200
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> str:
             _end(process)
         output.seek(0)
         said = output.read().decode(errors="replace").strip().splitlines()
-    return f"exit code {code}{f', {said[-1]}' if said else ''}" if code else ""
+    last = "".join(each if each.isprintable() else " " for each in said[-1])[:LINE] if said else ""
+    return f"exit code {code}{f', {last}' if last else ''}" if code else ""
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
