@@ -524,7 +524,9 @@ async def test_every_host_that_starts_what_was_written_gets_the_tools(home: Path
     for host in ("claude-desktop", "codex"):
         assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
         entry = servers_in(host, home)["vega"]
-        server = StdioServerParameters(command=entry["command"], args=entry["args"], env={**entry["env"], "HOME": str(home)}, cwd="/")
+        server = StdioServerParameters(
+            command=entry["command"], args=entry["args"], env={**entry["env"], "HOME": str(home)}, cwd="/"
+        )
         async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
             await session.initialize()
             assert len((await session.list_tools()).tools) == 4
