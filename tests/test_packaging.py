@@ -20,11 +20,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from zipfile import ZIP_STORED, ZipFile
 
+import anyio
 import pytest
 from conftest import images_of, job_of, text_of
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from test_external import NODE, TOOLS, output_of
+from test_install import servers_in
 from test_transports import address, environment, seconds_until_exit
 
 from mcp_vega import __version__
@@ -121,6 +123,22 @@ def test_a_wheel_from_pip_draws_in_a_fresh_environment(tmp_path: Path) -> None:
     draw, env = [command, "draw", "a fox", "--sandbox"], environment(tmp_path / "gallery", HOME=str(tmp_path))
     drawn = subprocess.run(draw, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert Path(drawn.stdout.strip()).stat().st_size > 10_000
+
+
+@pytest.mark.external
+@pytest.mark.anyio
+async def test_under_uvx_the_command_that_is_written_for_a_host_is_uvx_itself(
+    wheel: Path, uv: Path, tmp_path: Path
+) -> None:
+    env = {**os.environ, "HOME": str(tmp_path), "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_PYTHON": sys.executable}
+    command = [str(uv / "uvx"), "--from", str(wheel), "mcp-vega", "install", "codex", "--yes", "--sandbox"]
+    await anyio.run_process(command, env=env, cwd=tmp_path)
+    entry = servers_in("codex", tmp_path)["vega"]
+    args = ["--from", wheel.as_uri(), "mcp-vega", "--sandbox"]
+    assert entry == {"command": str(uv / "uvx"), "args": args, "startup_timeout_sec": 60}
+    host = StdioServerParameters(command=entry["command"], args=entry["args"], env=env, cwd="/")
+    async with Client(stdio_client(host)) as agent:
+        assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
 
 
 # ---- the one-click bundle ----

@@ -1,19 +1,16 @@
-"""The hosts themselves read what `mcp-vega install` wrote: Claude Code, Codex and Gemini CLI; uvx starts it.
+"""The hosts themselves read what `mcp-vega install` wrote: Claude Code, Codex and Gemini CLI.
 
-Needs Node.js, and the registries that npm and pip install from; run with `-m external`.
+Needs Node.js, and the registry that npm installs from; run with `-m external`.
 """
 
 import os
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from conftest import KEY
-from mcp import ClientSession, StdioServerParameters, stdio_client
-from test_install import FILES, ROOT, SCRIPT, servers_in, with_comments
+from test_install import FILES, SCRIPT, servers_in, with_comments
 
 pytestmark = pytest.mark.external
 
@@ -22,8 +19,6 @@ PACKAGES = {
     "codex": "@openai/codex@0.169.0",
     "gemini": "@google/gemini-cli@0.61.0",
 }
-UV = "uv==0.13.9"
-PIP = [sys.executable, "-m", "pip", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -93,34 +88,3 @@ def test_a_host_with_other_servers_and_comments_reads_what_was_merged(
     seen = asked(host, env, tmp_path)
     assert "--sandbox" in seen
     assert ("enabled: true" if host == "codex" else "Connected") in seen
-
-
-@pytest.fixture
-def uvx(tmp_path: Path) -> Path:
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
-    subprocess.run([*PIP, "--python", venv, "install", UV], check=True, timeout=110)
-    return venv / Path(sysconfig.get_path("scripts")).relative_to(sys.prefix) / "uvx"
-
-
-@pytest.fixture
-def wheel(tmp_path: Path) -> Path:
-    subprocess.run([*PIP, "wheel", "--no-deps", "-w", tmp_path / "wheels", ROOT], check=True, timeout=110)
-    (wheel,) = (tmp_path / "wheels").iterdir()
-    return wheel
-
-
-@pytest.mark.anyio
-async def test_under_uvx_the_command_written_is_uvx_itself_and_starts_the_server(
-    uvx: Path, wheel: Path, tmp_path: Path
-) -> None:
-    env = {**os.environ, "HOME": str(tmp_path), "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_PYTHON": sys.executable}
-    command = [str(uvx), "--from", str(wheel), "mcp-vega"]
-    said(*command, "install", "codex", "--yes", "--sandbox", env=env, cwd=tmp_path)
-    entry = servers_in("codex", tmp_path)["vega"]
-    args = ["--from", wheel.as_uri(), "mcp-vega", "--sandbox"]
-    assert entry == {"command": str(uvx), "args": args, "startup_timeout_sec": 60}
-    server = StdioServerParameters(command=entry["command"], args=args, env=env, cwd="/")
-    async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
-        await session.initialize()
-        assert len((await session.list_tools()).tools) == 4
