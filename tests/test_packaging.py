@@ -361,8 +361,7 @@ def test_the_readme_says_whose_the_registry_entry_is(wheel: Path) -> None:
 
 def links() -> dict[str, str]:
     """The install links of the README, by scheme and host."""
-    section = README.partition("\n## Install links\n")[2].partition("\n## ")[0]
-    found = re.findall(r"\]\((\S+mcp\S+)\)", section)
+    found = re.findall(r"^\[\S+\]: (\S+mcp\S+)$", README, re.MULTILINE)
     return {f"{urlsplit(link).scheme}:{urlsplit(link).netloc}": link for link in found}
 
 
