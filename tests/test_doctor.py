@@ -364,12 +364,15 @@ def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.Monkey
     gone = str(tmp_path / "mcp-vega")
     configure(tmp_path, gone)
     (check,) = look_at_hosts({})
-    assert (check.state, check.detail) == ("bad", f"Cursor starts {gone}, which is not there")
+    assert (check.state, check.detail) == ("bad", f"Cursor; Cursor starts {gone}, which is not there")
     assert check.mend == "`mcp-vega install cursor` writes an entry that works"
     (tmp_path / ".cursor" / "mcp.json").unlink()
     configure(tmp_path, "${userHome}/mcp-vega")
     (check,) = look_at_hosts({})
     assert (check.state, check.detail) == ("good", "Cursor")
+    configure(tmp_path, sys.executable, args=["-m", "mcp_vega", "--sandbox"])
+    (check,) = look_at_hosts({})
+    assert (check.state, check.detail) == ("good", "Cursor (sandbox)")
     (tmp_path / ".cursor" / "mcp.json").write_text("{", encoding="utf-8")
     (check,) = look_at_hosts({})
     assert check.state == "note"

@@ -160,6 +160,7 @@ def test_every_other_server_and_every_comment_stays(host: str, home: Path, run: 
     assert "kept as they are: files" in said.out
     assert "another-secret" not in said.out + said.err
     assert backups(host, home) == [before.encode()]
+    assert "still holds the key" not in said.out
     # And out again.
     assert run("uninstall", host, "--yes").code == 0
     assert path.read_text(encoding="utf-8") == before
@@ -421,6 +422,16 @@ def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     assert file_of("zed", home).read_bytes() == before
 
 
+def test_whoever_uninstalls_is_told_that_the_copy_holds_the_key(home: Path, run: Run) -> None:
+    run("install", "Cursor", "--yes", SEGMIND_API_KEY=KEY)  # in any spelling
+    said = run("uninstall", "cursor", "--yes")
+    assert said.out.endswith(
+        "Cursor forgets it with its next start.\nThe copy still holds the key; delete it when all is well.\n"
+    )
+    (copy,) = backups("cursor", home)
+    assert KEY.encode() in copy
+
+
 def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) -> None:
     said = run("uninstall", "zed")
     assert (said.code, "has no entry vega" in said.out) == (0, True)
@@ -464,6 +475,13 @@ def test_the_key_is_asked_for_without_an_echo(home: Path) -> None:
     assert code == 0, seen
     assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
     assert KEY not in seen
+    # One that was wrong is replaced in the same way, and an empty line keeps it.
+    answers = [("empty keeps the one that is there", "another-key\n"), ("Make this change?", "y\n")]
+    code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
+    assert (code, "Segmind's keys begin with SG_" in seen, "another-key" in seen) == (0, True, False)
+    assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": "another-key"}
+    code, seen = at_a_terminal(home, "install", "cursor", answers=[("empty keeps the one that is there", "\n")])
+    assert (code, "nothing to do" in seen, "Its key is kept" in seen) == (0, True, True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")

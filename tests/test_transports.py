@@ -231,12 +231,13 @@ def test_an_idle_server_leaves_within_a_second_of_a_signal(tmp_path: Path, numbe
 def test_an_idle_http_server_leaves_within_a_second_of_a_signal(
     tmp_path: Path, transport: str, number: signal.Signals
 ) -> None:
-    with started(tmp_path, "--transport", transport, "--port", "0", "--sandbox") as process:
+    with started(tmp_path, "--transport", transport, "--port", "0", SEGMIND_API_KEY=KEY) as process:
         url = address(tmp_path).rpartition("/")[0]
         assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "version": __version__}
         process.send_signal(number)
         assert seconds_until_exit(process) < 1
         assert process.returncode == 0
+    assert complaints(tmp_path).count("\n") == 1  # the address
 
 
 def wait_for_call(sandbox: Sandbox, count: int = 1) -> None:

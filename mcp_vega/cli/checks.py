@@ -194,11 +194,12 @@ def _proxy(url: str) -> str:
 
 def _key_check(unusable: InvalidSettings | None, answer: Credits | SegmindError, source: str) -> Check:
     place = f", the one in {source}'s file" if source else ""
+    mend = "; `mcp-vega install HOST` puts another one in its place" if source else ""
     if unusable:
-        return Check("key", State.BAD, unusable.what + place, unusable.next_step)
+        return Check("key", State.BAD, unusable.what + place, unusable.next_step + mend)
     match answer:
         case Unauthorized() | Forbidden():
-            return Check("key", State.BAD, answer.what + place, Unauthorized.next_step)
+            return Check("key", State.BAD, answer.what + place, Unauthorized.next_step + mend)
         case SegmindError() | Credits(credits=None, free=None):
             return Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
         case Credits():

@@ -16,6 +16,7 @@ from mcp_vega.cli import checks, handshake, installation
 from mcp_vega.cli.checks import Check, State, read_settings, unknown
 from mcp_vega.cli.output import write
 from mcp_vega.errors import VegaError
+from mcp_vega.segmind.keys import is_placeholder
 from mcp_vega.segmind.responses import redacted
 from mcp_vega.settings import Settings
 
@@ -163,7 +164,7 @@ def _takes_colours(environment: Mapping[str, str]) -> bool:
 def _discreet(check: Check, environment: Mapping[str, str], keys: Sequence[str]) -> Check:
     """A check whose words hold no key or token, whoever said them, and nothing that a terminal would obey."""
     given = [environment.get("SEGMIND_API_KEY", ""), *keys, *environment.get("MCP_VEGA_AUTH_TOKENS", "").split(",")]
-    secrets = [each.strip() for each in given if len(each.strip()) >= SECRET_LENGTH]
+    secrets = [each.strip() for each in given if len(each.strip()) >= SECRET_LENGTH and not is_placeholder(each)]
 
     def clean(text: str) -> str:
         for secret in secrets:

@@ -20,9 +20,11 @@ from mcp_vega.hosts.known import HOSTS, Host, Surroundings
 from mcp_vega.segmind.keys import require_usable
 from mcp_vega.settings import Settings
 
+KEY_START = "SG_"
 PLACEHOLDER = "SG_your_key"
 # What is shown of any entry; of the arguments only this server's own: others take a key there.
 PLAIN = ("type", "command", "startup_timeout_sec")
+OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
 ANY_HOST = Host("any", "any other host", lambda here: here.home, "")
 
 
@@ -77,22 +79,25 @@ def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
 
 
 def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: bool) -> str:
-    """The key to write down: the environment's, or what the user types; none where the entry has one already.
+    """The key to write down: the environment's, or what the user types; none leaves things as they are.
 
     Raises:
         InvalidSettings: It is none, but a placeholder, or has something that no key has.
     """
     key = environment.get(KEY, "")
     known = _has_key(servers_in(host, file).get(NAME))
-    if not key.strip() and not known and ask and _is_terminal():
+    if not key.strip() and ask and _is_terminal():
+        empty = "keeps the one that is there" if known else "leaves it out"
         try:
-            key = getpass.getpass("Segmind API key (it is not shown; empty leaves it out): ")
+            key = getpass.getpass(f"Segmind API key (it is not shown; empty {empty}): ")
         except EOFError as error:
-            raise InvalidArguments(
-                "No key was typed", next_step=f"Press Enter to leave it out, or set {KEY}"
-            ) from error
+            raise InvalidArguments("No key was typed", next_step=f"Press Enter for none, or set {KEY}") from error
     secret = Settings.from_environment({KEY: key}).api_key
-    return require_usable(secret) if secret else ""
+    if secret is None:
+        return ""
+    if not secret.get_secret_value().startswith(KEY_START):
+        sys.stderr.write(f"Note: Segmind's keys begin with {KEY_START}, and this one does not.\n")
+    return require_usable(secret)
 
 
 def _block(host: Host, entry: Entry) -> str:
@@ -112,6 +117,8 @@ def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str
     if not change.differs:
         state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
         write(f"{change.file.path} {state}; nothing to do.")
+        if _has_key(change.after) and not environment.get(KEY):
+            write(f"Its key is kept; with {KEY} set, it is replaced.")
         return 0
     write("\n".join(_shown(change)))
     if own:
@@ -122,13 +129,18 @@ def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str
     if not options.yes and not _agreed():
         write("Nothing was changed.")
         return 1
-    backup = change.file.back_up()
+    backup, taken_out = change.file.back_up(), change.after is None
     if own:
         change = _by_its_own_command(change, own, environment)
     if change.differs:
         change.file.write(change.text)
     write(f"Done.{f' What was there before: {backup}' if backup else ''}")
-    write(f"{change.host.then}.")
+    if taken_out:
+        write(f"{change.host.title} forgets it with its next start.")
+        if backup and KEY in _environment_of(change.before):
+            write("The copy still holds the key; delete it when all is well.")
+    else:
+        write(f"{change.host.then}.")
     return 0
 
 
@@ -173,7 +185,7 @@ def _shown(change: Change) -> Iterator[str]:
             yield f"      {name}: {_public(name, new, (*PLAIN, 'args'))}"
             continue
         if old is not None:
-            yield f"  -   {name}: {_public(name, old, PLAIN)}"
+            yield f"  -   {name}: {_public(name, old, (*PLAIN, *(['args'] if old in OWN_ARGUMENTS else [])))}"
         if new is not None:
             yield f"  +   {name}: {_public(name, new, (*PLAIN, 'args'))}"
     if change.others:
@@ -215,7 +227,9 @@ def _agreed() -> bool:
         InvalidArguments: There is nobody to ask.
     """
     if not _is_terminal():
-        raise InvalidArguments("It asks before it changes a file, and there is no terminal", next_step="Add --yes")
+        raise InvalidArguments(
+            "mcp-vega asks before it changes a host's file, and there is no terminal to ask at", next_step="Add --yes"
+        )
     sys.stderr.write("Make this change? [Y/n] ")
     sys.stderr.flush()
     # An empty line is a yes, the end of the input is none.

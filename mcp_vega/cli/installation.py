@@ -97,7 +97,7 @@ def look_at_hosts(environment: Mapping[str, str]) -> list[Check]:
             unread.append(found.what)
             continue
         words = _words(found)
-        having.append(f"{host.title}{' (with a key)' if _key_in(found) else ''}")
+        having.append(f"{host.title}{_kind(found)}")
         if words and not _is_there(words[0], environment):
             gone[host.name] = f"{host.title} starts {words[0]}, which is not there"
     return [_hosts_check(having, gone, unread)]
@@ -126,11 +126,17 @@ def _entries(environment: Mapping[str, str]) -> Iterator[tuple[Host, dict[str, A
                 yield host, as_object(entry)
 
 
+def _kind(entry: dict[str, Any]) -> str:
+    if "--sandbox" in _words(entry):
+        return " (sandbox)"
+    return " (with a key)" if _key_in(entry) else ""
+
+
 def _hosts_check(having: Sequence[str], gone: Mapping[str, str], unread: Sequence[str]) -> Check:
+    said = ", ".join(having) or "none has this server"
     if gone:
         mend = f"`mcp-vega install {next(iter(gone))}` writes an entry that works"
-        return Check("hosts", State.BAD, "; ".join(gone.values()), mend)
-    said = ", ".join(having) or "none has this server"
+        return Check("hosts", State.BAD, "; ".join((said, *gone.values(), *unread)), mend)
     if unread:
         return Check("hosts", State.NOTE, "; ".join((said, *unread)), "Mend the file, or its permissions")
     if not having:

@@ -1,6 +1,7 @@
 """The server's socket and its connections: how many there may be, how long one may take to say what it wants."""
 
 import asyncio
+import logging
 import socket
 from functools import partial
 from typing import Any
@@ -38,6 +39,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 def configured(app: Starlette) -> uvicorn.Config:
     """How the application is served."""
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     return uvicorn.Config(
         app,
         http=partial(_Impatient, {}),  # pyright: ignore[reportArgumentType]  it is called as a class is
@@ -47,6 +49,11 @@ def configured(app: Starlette) -> uvicorn.Config:
         access_log=False,  # a URL may hold what a client should not have put there
         timeout_graceful_shutdown=0,
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a log record is worth a line: at the end nothing is waited for, on purpose."""
+    return not str(record.msg).startswith("Cancel %s running task")
 
 
 class _Impatient(H11Protocol):

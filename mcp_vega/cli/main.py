@@ -177,7 +177,8 @@ def _add_install(parser: ArgumentParser) -> None:
     from mcp_vega.hosts import NAMES
 
     parser.description = "Add this server to an MCP host: one entry, vega, beside the servers that are there."
-    parser.add_argument("host", metavar="HOST", nargs="?", choices=NAMES, help=f"one of {', '.join(NAMES)}")
+    one_of = f"one of {', '.join(NAMES)}"
+    parser.add_argument("host", metavar="HOST", nargs="?", type=str.lower, choices=NAMES, help=one_of)
     parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
     _add_sandbox(parser, default=SUPPRESS)
     _add_consent(parser)
@@ -187,7 +188,7 @@ def _add_uninstall(parser: ArgumentParser) -> None:
     from mcp_vega.hosts import NAMES
 
     parser.description = "Take this server's entry, vega, out of an MCP host."
-    parser.add_argument("host", metavar="HOST", choices=NAMES, help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("host", metavar="HOST", type=str.lower, choices=NAMES, help=f"one of {', '.join(NAMES)}")
     _add_consent(parser)
 
 

@@ -127,7 +127,7 @@ HOSTS = {
             "gemini",
             "Gemini CLI",
             lambda here: here.folder("GEMINI_CLI_HOME", ".") / ".gemini" / "settings.json",
-            "Start a new session of Gemini CLI; /mcp lists its servers",
+            "Start Gemini CLI in a folder that it trusts (elsewhere it switches servers off); /mcp lists its servers",
             program=GEMINI,
         ),
         Host(

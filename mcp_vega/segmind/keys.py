@@ -38,9 +38,14 @@ def require_usable(key: SecretStr | None) -> str:
     return text
 
 
+def is_placeholder(text: str) -> bool:
+    """Whether a text surely stands in the place of a key; one with a digit in it could be a key itself."""
+    return bool(_PLACEHOLDER.fullmatch(text.strip())) and not re.search(r"\d", text)
+
+
 def _left(placeholder: str) -> errors.MissingKey:
-    """The error of a placeholder; one with a digit in it is not shown, as that could be a key."""
-    shown = "a placeholder" if re.search(r"\d", placeholder) else f"the placeholder {placeholder}"
+    """The error of a placeholder."""
+    shown = f"the placeholder {placeholder}" if is_placeholder(placeholder) else "a placeholder"
     step = None
     if placeholder.startswith("${user_config."):
         step = f"Enter a key from {KEYS_PAGE} in this extension's settings in the host, and start it again"
