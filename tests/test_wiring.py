@@ -39,6 +39,28 @@ async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this
     assert "Charged: no." in stopped
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTPS_PROXY", "gopher://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1"),
+        ("NO_PROXY", "[::1"),
+        ("SSL_CERT_FILE", "no-such-file"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+async def test_an_environment_in_which_nothing_can_be_sent_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv(variable, value)
+    told = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
+    assert "No connection to the API could be made" in told
+    assert "Charged: no." in told
+
+
 @pytest.mark.usefixtures("dead_proxy")
 async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp_path: Path) -> None:
     variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_HISTORY_URL": f"{sandbox.url}{HISTORY}"}

@@ -175,7 +175,12 @@ def _cause(error: SegmindError) -> str:
 def _network_mend(url: str, error: SegmindError) -> str:
     if error.__cause__ is None:  # it has answered
         return "Wait a minute, then look again"
-    if "CERTIFICATE" in str(error.__cause__):
+    said = str(error.__cause__)
+    if "SSL_CERT_FILE" in said:
+        return "Have SSL_CERT_FILE name a file of certificates in PEM, or unset it"
+    if "socksio" in said:
+        return "Install socksio beside mcp-vega (`uv tool install --with socksio mcp-vega`), or use a proxy of HTTP"
+    if "CERTIFICATE" in said:
         return "If the network opens TLS, have SSL_CERT_FILE name its certificates; if not, check this machine's clock"
     if proxy := _proxy(url):
         return f"The proxy {proxy} is used for it: check that, or name the API's host in NO_PROXY"

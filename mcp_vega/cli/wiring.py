@@ -133,13 +133,36 @@ class _HttpOnFirstUse(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         here = is_loopback(request.url.host)
         if here not in self._clients:
-            limits = httpx.Limits(max_connections=None)
-            self._clients[here] = httpx.AsyncClient(trust_env=not here, limits=limits)
+            self._clients[here] = _http_client(trust_env=not here)
         return await self._clients[here].send(request, stream=True)
 
     async def aclose(self) -> None:
         for client in self._clients.values():
             await client.aclose()
+
+
+def _http_client(*, trust_env: bool) -> httpx.AsyncClient:
+    """A client with as many connections as are asked for.
+
+    Raises:
+        httpx.ConnectError: What the environment says of proxies or certificates cannot be used. Nothing was sent.
+    """
+    try:
+        return httpx.AsyncClient(trust_env=trust_env, limits=httpx.Limits(max_connections=None))
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise httpx.ConnectError(_unusable(error)) from error
+
+
+def _unusable(error: Exception) -> str:
+    """What is wrong with the environment; an address of a proxy is left out, as it may hold a password."""
+    match error:
+        case ImportError():
+            return "the proxy is one of SOCKS, which needs the package socksio"
+        case OSError():
+            named = error.filename or "that SSL_CERT_FILE names"
+            return f"the file {named} cannot be used for TLS: {error.strerror or error}"
+        case _:
+            return "a proxy in the environment has an address that cannot be used"
 
 
 class _Discreet(logging.Formatter):
