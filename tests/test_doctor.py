@@ -230,6 +230,47 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
     assert "4711" not in json.dumps(checked)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("variable", "value", "mend"),
+    [
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio beside mcp-vega"),
+        ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "The proxy 127.0.0.1:1 is used for it"),
+        ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file of certificates"),
+    ],
+)
+async def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mend: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv(variable, value)
+    api, key, _ = await checks.look_at_api(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
+    assert (api.state, key.state) == ("bad", "note")
+    assert api.mend.startswith(mend)
+    assert "4711" not in api.detail + api.mend
+
+
+def test_a_name_that_is_never_resolved_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
+    program = """
+import socket, time
+from mcp_vega.cli import checks, main
+socket.getaddrinfo = lambda *address, **more: time.sleep(600)
+checks.API_SECONDS = 1
+main.main(["doctor"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL="https://api.example"),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "https://api.example: The API did not answer within 1 s" in done.stdout
+    assert "To be mended: api." in done.stdout
+
+
 ANSWERS: dict[str, tuple[Response, list[str], str]] = {
     "503": (Response(status_code=503), ["api"], "HTTP 503"),
     "429": (JSONResponse({"error": "Rate limit exceeded"}, 429), ["api"], "HTTP 429: “Rate limit exceeded”"),
@@ -379,6 +420,17 @@ def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.Monkey
     assert "mcp.json cannot be read" in check.detail
 
 
+def test_a_host_that_still_has_the_examples_key_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for key, state in {"SG_your_key": "bad", "${env:KEY}": "good", f' "{KEY}" ': "good", "nö-4711": "bad"}.items():
+        configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": key})
+        (check,) = look_at_hosts({})
+        assert check.state == state
+        assert "4711" not in check.detail
+    configure(tmp_path, sys.executable, args=["-m", "mcp_vega", "--sandbox"], env={"SEGMIND_API_KEY": "SG_your_key"})
+    assert look_at_hosts({})[0].state == "good"
+
+
 def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, api: dict[str, str]) -> None:
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "no-key-of-the-sandbox"})
     checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"])
@@ -481,6 +533,17 @@ def test_a_server_that_prints_to_stdout_is_told_and_a_key_in_what_it_prints_is_n
     assert bad(checked) == ["handshake"]
     assert checked["handshake"]["detail"] == "the server's stdout carries what is no JSON-RPC: “Loading …”"
     assert "sitecustomize" in checked["handshake"]["mend"]
+
+
+@pytest.mark.anyio
+async def test_without_a_folder_for_temporary_files_no_server_is_blamed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    (check,) = await handshake.look_at_handshake(environment(tmp_path))
+    assert check.state == "note"
+    assert "TMPDIR" in check.mend
 
 
 OTHER_TOOLS = """

@@ -65,15 +65,20 @@ def run_doctor(options: Namespace, environment: Mapping[str, str]) -> int:
     Returns:
         The exit code: 1 if something is bad, else 0.
     """
+    return anyio.run(_printed, options, environment)
+
+
+async def _printed(options: Namespace, environment: Mapping[str, str]) -> int:
+    """The page is printed inside the loop: its end waits for names that are still being resolved."""
     heard = _Heard()
-    found = [_discreet(check, environment, heard.keys) for check in anyio.run(_examined, environment, heard)]
+    found = [_discreet(check, environment, heard.keys) for check in await _examined(environment, heard)]
     if options.json:
         write(json.dumps([asdict(check) for check in found], indent=2, ensure_ascii=False))
     else:
         write("\n".join(_page(found, in_colour=_takes_colours(environment))))
     code = int(any(check.state is State.BAD for check in found))
     if heard.given_up:  # its thread cannot be stopped, and the process would wait for it
-        os._exit(code)
+        os._exit(code)  # what is printed is flushed
     return code
 
 
@@ -121,7 +126,11 @@ async def _look_at_api(settings: Settings, environment: Mapping[str, str], heard
             key, source = await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
             heard.keys.append(key)
             settings = read_settings({**environment, "SEGMIND_API_KEY": key})[0]
-    return await checks.look_at_api(settings, source)
+    begun = anyio.current_time()
+    found = await checks.look_at_api(settings, source)
+    if anyio.current_time() - begun >= checks.API_SECONDS:  # a thread may still be resolving its name
+        heard.given_up.append("api")
+    return found
 
 
 async def _within_its_time(look: _Look, heard: _Heard) -> list[Check]:

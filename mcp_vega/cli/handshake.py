@@ -49,8 +49,13 @@ async def look_at_handshake(environment: Mapping[str, str]) -> list[Check]:
 
     Its ledger is one of its own, so that it takes up no job.
     """
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="mcp-vega-", ignore_cleanup_errors=True)
+    except FileNotFoundError:  # a server needs none
+        said = "not tried, since no folder for temporary files can be written"
+        return [Check("handshake", State.NOTE, said, "Set TMPDIR to a folder that can, then look again")]
     talk = _Talk()
-    with tempfile.TemporaryDirectory(prefix="mcp-vega-", ignore_cleanup_errors=True) as folder:
+    with temporary as folder:
         complaints = Path(folder) / "stderr"
         with complaints.open("wb") as stderr, anyio.move_on_after(DEADLINE_SECONDS):
             variables = {**environment, "MCP_VEGA_HOME": folder}

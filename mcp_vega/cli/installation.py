@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from mcp_vega.cli.checks import Check, State
+from mcp_vega.errors import InvalidSettings
 from mcp_vega.hosts.changes import servers_in
 from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
 from mcp_vega.hosts.entry import KEY, NAME, lasting_command, passes
 from mcp_vega.hosts.known import HOSTS, Host, Surroundings
+from mcp_vega.segmind.keys import require_usable
 from mcp_vega.segmind.responses import as_object
+from mcp_vega.settings import Settings
 
 PACKAGE = "mcp-vega"
 SHOWN = ("mcp", "httpx", "pydantic", "anyio", "pillow")
@@ -91,7 +94,7 @@ def look_at_hosts(environment: Mapping[str, str]) -> list[Check]:
     """Which hosts have this server, and whether what they start is there: the check hosts."""
     having: list[str] = []
     unread: list[str] = []
-    gone: dict[str, str] = {}
+    wrong: dict[str, str] = {}
     for host, found in _entries(environment):
         if isinstance(found, HostConfigError):
             unread.append(found.what)
@@ -99,15 +102,20 @@ def look_at_hosts(environment: Mapping[str, str]) -> list[Check]:
         words = _words(found)
         having.append(f"{host.title}{_kind(found)}")
         if words and not _is_there(words[0], environment):
-            gone[host.name] = f"{host.title} starts {words[0]}, which is not there"
-    return [_hosts_check(having, gone, unread)]
+            wrong[f"{host.title} starts {words[0]}, which is not there"] = (
+                f"`mcp-vega install {host.name}` writes an entry that works"
+            )
+        elif problem := _key_problem(found):
+            # Without one in the environment, `install` leaves the key as it is.
+            wrong[f"{host.title}: {problem}"] = f"Set {KEY} and run `mcp-vega install {host.name}`"
+    return [_hosts_check(having, wrong, unread)]
 
 
 def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
     """The first key in a host's file, and that host's title; both empty where there is none."""
     for host, found in _entries(environment):
         key = "" if isinstance(found, HostConfigError) else _key_in(found)
-        if key and "$" not in key:  # which names a variable of the host's
+        if key and not _is_variable(key):
             return key, host.title
     return "", ""
 
@@ -132,11 +140,11 @@ def _kind(entry: dict[str, Any]) -> str:
     return " (with a key)" if _key_in(entry) else ""
 
 
-def _hosts_check(having: Sequence[str], gone: Mapping[str, str], unread: Sequence[str]) -> Check:
+def _hosts_check(having: Sequence[str], wrong: Mapping[str, str], unread: Sequence[str]) -> Check:
+    """The check, of what is wrong, each with its mend, before anything else."""
     said = ", ".join(having) or "none has this server"
-    if gone:
-        mend = f"`mcp-vega install {next(iter(gone))}` writes an entry that works"
-        return Check("hosts", State.BAD, "; ".join((said, *gone.values(), *unread)), mend)
+    if wrong:
+        return Check("hosts", State.BAD, "; ".join((said, *wrong, *unread)), next(iter(wrong.values())))
     if unread:
         return Check("hosts", State.NOTE, "; ".join((said, *unread)), "Mend the file, or its permissions")
     if not having:
@@ -159,6 +167,24 @@ def _is_there(command: str, environment: Mapping[str, str]) -> bool:
 
 def _key_in(entry: dict[str, Any]) -> str:
     return str(as_object(entry.get("env")).get(KEY) or "")
+
+
+def _is_variable(key: str) -> bool:
+    """Whether it names a variable, which the host fills."""
+    return "$" in key
+
+
+def _key_problem(entry: dict[str, Any]) -> str:
+    """What is wrong with the key of an entry that needs one; empty where that cannot be told, or nothing is."""
+    key = _key_in(entry)
+    variables = {name: str(value) for name, value in as_object(entry.get("env")).items()}
+    if not key or _is_variable(key) or "--sandbox" in _words(entry) or variables.get("MCP_VEGA_SANDBOX"):
+        return ""
+    try:
+        require_usable(Settings.from_environment({KEY: key}).api_key)
+    except InvalidSettings as error:
+        return error.what
+    return ""
 
 
 # ---- packages and versions ----
