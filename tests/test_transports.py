@@ -249,7 +249,7 @@ def wait_for_call(sandbox: Sandbox, count: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    "leave", ["stdin", pytest.param("SIGTERM", marks=signals), pytest.param("twice", marks=signals)]
+    "leave", ["stdin", *(pytest.param(each, marks=signals) for each in ("SIGTERM", "SIGHUP", "twice"))]
 )
 def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
     sandbox_in_thread: Sandbox, tmp_path: Path, leave: str
@@ -265,10 +265,25 @@ def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
             process.stdin.close()
         else:
             for _ in range(2 if leave == "twice" else 1):
-                process.terminate()
+                process.send_signal(signal.SIGTERM if leave == "twice" else signal.Signals[leave])
         assert seconds_until_exit(process) < 3.5
     (kept,) = tmp_path.glob("*/in-flight-*.jpg")
     assert kept.stat().st_size > 10_000
+
+
+@signals
+def test_a_server_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a process that is started now has from this one
+    try:
+        with started(tmp_path, "--sandbox") as process:
+            shake_hands(process)
+            process.send_signal(signal.SIGHUP)
+            send(process, "ping", 2)
+            assert receive(process)["id"] == 2
+            process.terminate()
+            assert seconds_until_exit(process) < 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @signals

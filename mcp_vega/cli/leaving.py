@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import anyio
@@ -14,8 +15,18 @@ from mcp_vega.studio.studio import Studio
 
 T = TypeVar("T")
 
+if sys.platform == "win32":
+    SIGNALS = ()
+else:
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # The official MCP clients kill a server 4 seconds after they closed its stdin: 3 for the pictures, the rest to close.
 GRACE_SECONDS = 3.0
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that end the process, without a SIGHUP that it is not to hear: `nohup` has it ignored."""
+    return [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN]
 
 
 async def finish(studio: Studio) -> None:
@@ -39,9 +50,9 @@ async def finish(studio: Studio) -> None:
 async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
     """Do the process's work, then give the studio's jobs a little time to be kept.
 
-    SIGINT and SIGTERM end the work, and then the process, with the exit code 128 + signal: a thread that reads stdin
-    cannot be stopped, so nothing waits for it. They are watched for until the last picture is kept, because hosts
-    send one after they closed stdin. On Windows there are none.
+    SIGINT, SIGTERM and SIGHUP (its terminal was closed) end the work, and then the process, with the exit code 128 +
+    signal: a thread that reads stdin cannot be stopped, so nothing waits for it. They are watched for until the last
+    picture is kept, because hosts send one after they closed stdin. On Windows there are none.
 
     Returns:
         What `work` gives.
@@ -49,13 +60,14 @@ async def until_signal(studio: Studio, work: Callable[[], Awaitable[T]]) -> T:
     scope = anyio.CancelScope()
 
     async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*heeded()) as signals:
             task_status.started()
             async for number in signals:
                 if studio.closing:
                     continue  # the work has ended by itself, and what follows is under way
                 scope.cancel()
-                await finish(studio)
+                with suppress(OSError):  # a terminal that was closed hears nothing
+                    await finish(studio)
                 os._exit(128 + number)
 
     async with anyio.create_task_group() as tasks:

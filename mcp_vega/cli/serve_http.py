@@ -1,6 +1,5 @@
 """Serving MCP over SSE or Streamable HTTP, until a signal comes."""
 
-import signal
 import socket
 import sys
 from argparse import Namespace
@@ -9,7 +8,7 @@ import anyio
 import anyio.abc
 import uvicorn
 
-from mcp_vega.cli.leaving import finish
+from mcp_vega.cli.leaving import finish, heeded
 from mcp_vega.cli.listening import configured, listening
 from mcp_vega.cli.wiring import log_to_stderr, opened_desk, warn_of_key
 from mcp_vega.errors import InvalidSettings
@@ -84,7 +83,7 @@ async def _stopping_on_signal(
     server: uvicorn.Server, studio: Studio, *, task_status: anyio.abc.TaskStatus[None]
 ) -> None:
     """Keeps what is paid for, then stops the server. Must run before the server: that would re-raise the signal."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with anyio.open_signal_receiver(*heeded()) as signals:
         task_status.started()
         async for _ in signals:
             await finish(studio)
