@@ -292,6 +292,24 @@ def test_closed_streams_end_nothing_and_break_nothing(tmp_path: Path) -> None:
             assert not list(Path(homes[row]).iterdir())  # a host that left at once leaves nothing behind
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file on a full disk")
+def test_a_stdout_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            MODULE,
+            input=json.dumps(message).encode() + b"\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={"HOME": home(tmp_path), "PATH": os.environ["PATH"], **SANDBOX},
+            timeout=30,
+            check=False,
+        )
+    (line,) = done.stderr.decode().splitlines()
+    assert "stdin or stdout cannot be used: [Errno 28]" in line
+    assert done.returncode == 1
+
+
 @posix
 def test_a_huge_environment_and_the_root_folder_do_no_harm(tmp_path: Path) -> None:
     huge = {f"V{number}": "x" * 100_000 for number in range(10)}

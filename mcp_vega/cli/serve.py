@@ -52,13 +52,25 @@ async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> i
         warn_of_key(settings)
     async with opened_desk(settings, problem) as desk:
         server = build_server(desk)
-        await until_signal(desk.studio, lambda: _until_host_leaves(server))
-    return 0
+        return await until_signal(desk.studio, lambda: _until_host_leaves(server))
 
 
-async def _until_host_leaves(server: MCPServer[Any]) -> None:
-    """Serve until stdin ends, or until nobody reads stdout any more because the host has died."""
+async def _until_host_leaves(server: MCPServer[Any]) -> int:
+    """Serve until stdin ends, or until nobody reads stdout any more because the host has died.
+
+    Returns:
+        The exit code: 1 if stdin cannot be read or stdout not be written, such as a file on a full disk.
+    """
+    code = 0
     try:
         await server.run_stdio_async()
     except* BrokenPipeError:
         logger.info("The host has died")
+    except* OSError as group:
+        code = 1
+        logger.error("stdin or stdout cannot be used: %s", _first(group))  # noqa: TRY400  no traceback on a start
+    return code
+
+
+def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group.exceptions[0], BaseExceptionGroup) else group.exceptions[0]
