@@ -338,6 +338,22 @@ def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_command_whose_output_has_no_room_says_so_in_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  a device
+        done = subprocess.run(
+            [*COMMAND, "gallery"],
+            env=settings(tmp_path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    said = "The output cannot be written: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 @pytest.mark.parametrize("end", ["| true", ">&-", "2>&-"])
 def test_a_command_whose_output_nobody_reads_is_no_crash(tmp_path: Path, end: str) -> None:
     command = f'"{sys.executable}" -m mcp_vega gallery {end}'

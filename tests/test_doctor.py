@@ -25,8 +25,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_vega import __version__
-from mcp_vega.cli import checks, handshake, installation
-from mcp_vega.cli.installation import is_within, look_at_hosts
+from mcp_vega.cli.checks import api as api_checks
+from mcp_vega.cli.checks import folders, handshake, hosts, installation
+from mcp_vega.cli.checks.hosts import look_at_hosts
+from mcp_vega.cli.checks.installation import is_within
+from mcp_vega.cli.checks.settings import look_at_settings
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
@@ -158,8 +161,9 @@ def test_a_terminal_gets_colours_and_the_words_stay(tmp_path: Path) -> None:
 def test_a_disk_that_never_answers_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
     program = """
 import time
-from mcp_vega.cli import doctor, installation, main
-installation.servers_in = lambda *file: time.sleep(600)
+from mcp_vega.cli import doctor, main
+from mcp_vega.cli.checks import hosts
+hosts.servers_in = lambda *file: time.sleep(600)
 doctor.SECONDS = 3
 main.main(["doctor", "--sandbox"])
 """
@@ -244,7 +248,7 @@ async def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_pa
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv(variable, value)
-    api, key, _ = await checks.look_at_api(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
+    api, key, _ = await api_checks.look_at_api(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
     assert (api.state, key.state) == ("bad", "note")
     assert api.mend.startswith(mend)
     assert "4711" not in api.detail + api.mend
@@ -253,9 +257,10 @@ async def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_pa
 def test_a_name_that_is_never_resolved_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
     program = """
 import socket, time
-from mcp_vega.cli import checks, main
+from mcp_vega.cli import main
+from mcp_vega.cli.checks import api
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
-checks.API_SECONDS = 1
+api.API_SECONDS = 1
 main.main(["doctor"])
 """
     done = subprocess.run(
@@ -291,7 +296,9 @@ async def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None
         return response
 
     with serving_in_thread(Starlette(routes=[Route("/v1/get-user-credits", answer)])) as url:
-        looked = await checks.look_at_api(Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY}))
+        looked = await api_checks.look_at_api(
+            Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY})
+        )
     assert [check.name for check in looked] == ["api", "key", "balance"]
     assert [check.name for check in looked if check.state == "bad"] == wrong
     assert words in " ".join(check.detail for check in looked)
@@ -305,10 +312,10 @@ async def test_an_api_that_does_not_answer_in_time_is_given_up(monkeypatch: pyte
             pass
         return Response()
 
-    monkeypatch.setattr(checks, "API_SECONDS", 0.2)
+    monkeypatch.setattr(api_checks, "API_SECONDS", 0.2)
     with serving_in_thread(Starlette(routes=[Route("/v1/get-user-credits", wait)])) as url:
         settings = Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY})
-        first, key, _ = await checks.look_at_api(settings)
+        first, key, _ = await api_checks.look_at_api(settings)
     assert (first.state, first.detail) == ("bad", f"{url}: The API did not answer within 0.2 s")
     assert key.state == "note"
 
@@ -339,7 +346,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
 
 
 def test_a_name_that_is_nearly_a_setting_is_told() -> None:
-    (check,) = checks.look_at_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
+    (check,) = look_at_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
     assert (check.state, check.detail) == ("note", "This is no setting: MCP_VEGA_GALERY")
     assert check.mend == "Did you mean MCP_VEGA_GALLERY?"
 
@@ -443,9 +450,9 @@ def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, 
 def test_a_variable_in_the_place_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "${input:key}"})
-    assert installation.key_of_a_host({}) == ("", "")
+    assert hosts.key_of_a_host({}) == ("", "")
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY})
-    assert installation.key_of_a_host({}) == (KEY, "Cursor")
+    assert hosts.key_of_a_host({}) == (KEY, "Cursor")
 
 
 # ---- the disk and the ledger ----
@@ -455,7 +462,7 @@ def test_a_disk_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", MagicMock(return_value=full))
     with pytest.raises(GalleryError, match="is full"):
-        checks.look_at_gallery(Settings.from_environment({"MCP_VEGA_GALLERY": str(tmp_path)}))
+        folders.look_at_gallery(Settings.from_environment({"MCP_VEGA_GALLERY": str(tmp_path)}))
 
 
 @contextmanager

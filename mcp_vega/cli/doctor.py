@@ -12,8 +12,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from mcp_vega.cli import checks, handshake, installation
-from mcp_vega.cli.checks import Check, State, read_settings, unknown
+from mcp_vega.cli.checks import api, folders, handshake, hosts, installation
+from mcp_vega.cli.checks.check import Check, State, unknown
+from mcp_vega.cli.checks.settings import look_at_settings, read_settings
 from mcp_vega.cli.output import write
 from mcp_vega.errors import VegaError
 from mcp_vega.segmind.keys import is_placeholder
@@ -22,7 +23,7 @@ from mcp_vega.settings import Settings
 
 # When a look is given up. Those over a network or at a process end by themselves, and say more.
 SECONDS = 10.0
-NETWORK_SECONDS = SECONDS + checks.API_SECONDS + 5
+NETWORK_SECONDS = SECONDS + api.API_SECONDS + 5
 PROCESS_SECONDS = handshake.DEADLINE_SECONDS + 5
 COLOURS = {State.GOOD: "32", State.BAD: "31", State.NOTE: "33"}
 # What is shorter is no secret, and stands in other words by chance.
@@ -91,12 +92,12 @@ async def _examined(environment: Mapping[str, str], heard: _Heard) -> list[Check
         _Look(("python",), _in_thread(installation.look_at_python)),
         _Look(("packages",), _in_thread(installation.look_at_packages)),
         _Look(("command",), _in_thread(installation.look_at_command, environment)),
-        _Look(("settings",), _in_thread(checks.look_at_settings, environment, problems)),
+        _Look(("settings",), _in_thread(look_at_settings, environment, problems)),
         _Look(("api", "key", "balance"), partial(_look_at_api, settings, environment, heard), (base,), NETWORK_SECONDS),
-        _Look(("gallery",), _in_thread(checks.look_at_gallery, settings), (gallery,)),
-        _Look(("ledger", "servers", "jobs"), _in_thread(checks.look_at_ledger, settings), (home,)),
+        _Look(("gallery",), _in_thread(folders.look_at_gallery, settings), (gallery,)),
+        _Look(("ledger", "servers", "jobs"), _in_thread(folders.look_at_ledger, settings), (home,)),
         _Look(("handshake",), partial(handshake.look_at_handshake, environment), every, PROCESS_SECONDS),
-        _Look(("hosts",), _in_thread(installation.look_at_hosts, environment)),
+        _Look(("hosts",), _in_thread(hosts.look_at_hosts, environment)),
     )
     found: dict[_Look, list[Check]] = {}
 
@@ -122,13 +123,13 @@ async def _look_at_api(settings: Settings, environment: Mapping[str, str], heard
     source = ""
     if not environment.get("SEGMIND_API_KEY", "").strip() and not settings.sandbox:
         with anyio.move_on_after(SECONDS):
-            look = partial(installation.key_of_a_host, environment)
+            look = partial(hosts.key_of_a_host, environment)
             key, source = await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
             heard.keys.append(key)
             settings = read_settings({**environment, "SEGMIND_API_KEY": key})[0]
     begun = anyio.current_time()
-    found = await checks.look_at_api(settings, source)
-    if anyio.current_time() - begun >= checks.API_SECONDS:  # a thread may still be resolving its name
+    found = await api.look_at_api(settings, source)
+    if anyio.current_time() - begun >= api.API_SECONDS:  # a thread may still be resolving its name
         heard.given_up.append("api")
     return found
 

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
         parser.error("--host, --port and --insecure go with --transport sse or http")
+    from mcp_vega.cli.output import Unwritable
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
     except KeyboardInterrupt:
         return 130
+    except Unwritable as error:
+        sys.stderr.write(f"The output cannot be written: {error}.\n")
+        return FAILED
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -1,4 +1,4 @@
-"""What `mcp-vega doctor` looks at in a server: whether it answers as a host wants it to, and says nothing else."""
+"""A server, started as a host starts it: whether it answers, and says nothing else."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteReceiveStream, Process
 
-from mcp_vega.cli.checks import Check, State
+from mcp_vega.cli.checks.check import Check, State
 from mcp_vega.segmind.responses import as_object, quoted
 
 COMMAND = (sys.executable, "-m", "mcp_vega")

@@ -1,27 +1,17 @@
-"""What `mcp-vega doctor` looks at in the world outside: the settings, the API, the gallery, the ledger.
+"""The API, the key, the balance."""
 
-Each look gives its checks, or raises the error that stands for the first of them. None changes anything, but that the
-ledger, where there is one, is opened as any server opens it.
-"""
-
-import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from enum import StrEnum
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
 from pydantic import SecretStr
 
-from mcp_vega.cli.wiring import gallery_of, opened_client, opened_ledger
+from mcp_vega.cli.checks.check import Check, State, unknown
+from mcp_vega.cli.wiring import opened_client
 from mcp_vega.errors import (
     Forbidden,
-    GalleryError,
     InvalidSettings,
-    LedgerError,
     NotFound,
     SegmindError,
     ServiceUnavailable,
@@ -31,69 +21,11 @@ from mcp_vega.errors import (
 from mcp_vega.segmind.answers import Credits
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.settings import Settings, is_loopback
-from mcp_vega.studio import files
-from mcp_vega.studio.gallery import ROOM
 from mcp_vega.studio.limits import dollars
-from mcp_vega.studio.servers import Activity
 
 API_SECONDS = 10.0
 # What is sent where there is no key: the API refuses it, and is there.
 NO_KEY = SecretStr("none")
-PREFIXES = ("MCP_VEGA_", "SEGMIND_")
-
-
-class State(StrEnum):
-    """How a check came out; a note is neither good nor bad."""
-
-    GOOD = "good"
-    BAD = "bad"
-    NOTE = "note"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the page: what was looked at, how it is and, where that is not good, what to do about it."""
-
-    name: str
-    state: State
-    detail: str
-    mend: str = ""
-
-
-# ---- settings ----
-
-
-def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, InvalidSettings]]:
-    """The settings without the variables that cannot be used, and what is wrong with each of these."""
-    problems: dict[str, InvalidSettings] = {}
-    for field in Settings.model_fields.values():
-        name = str(field.alias)
-        try:
-            Settings.from_environment({name: environment.get(name, "")})
-        except InvalidSettings as error:
-            problems[name] = error
-    usable = {name: value for name, value in environment.items() if name not in problems}
-    return Settings.from_environment(usable), problems
-
-
-def look_at_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
-    """Look whether each variable can be used, and whether one is misspelled: the check settings."""
-    if problems:
-        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND_SETTINGS)]
-    names = [str(field.alias) for field in Settings.model_fields.values()]
-    unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in names)
-    if unknown:
-        nearest = get_close_matches(unknown[0], names, n=1)
-        mend = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
-        return [Check("settings", State.NOTE, f"This is no setting: {', '.join(unknown)}", mend)]
-    given = [name for name in names if environment.get(name, "").strip()]
-    return [Check("settings", State.GOOD, f"set: {', '.join(given)}" if given else "none is set, so all have defaults")]
-
-
-MEND_SETTINGS = "Correct it where it is set, for a host in the `env` block of this server's entry in its configuration"
-
-
-# ---- the API ----
 
 
 async def look_at_api(settings: Settings, source: str = "") -> list[Check]:
@@ -218,79 +150,3 @@ def _balance_check(answer: Credits | SegmindError) -> Check:
     if (answer.credits or 0) + (answer.free or 0) <= 0:
         return Check("balance", State.BAD, said, "Add credits at https://cloud.segmind.com/billing")
     return Check("balance", State.GOOD, said)
-
-
-def unknown(name: str, reason: str) -> Check:
-    """A check that another one stands in the way of."""
-    return Check(name, State.NOTE, f"not known, see {reason}")
-
-
-# ---- the folders ----
-
-
-def look_at_gallery(settings: Settings) -> list[Check]:
-    """Look whether a picture could be kept: the check gallery.
-
-    Raises:
-        GalleryError: It could not.
-    """
-    gallery = gallery_of(settings)
-    is_there = gallery.probe()
-    free = shutil.disk_usage(files.nearest(gallery.folder)).free
-    if free < ROOM:
-        raise GalleryError(f"The disk of {gallery.folder} is full", next_step="Make room on the disk")
-    said = f"{gallery.folder} can be {'written' if is_there else 'made'}, {free / 1e9:,.1f} GB are free"
-    return [Check("gallery", State.GOOD, said)]
-
-
-def look_at_ledger(settings: Settings) -> list[Check]:
-    """Look who works on what, in a loop of its own: the checks ledger, servers and jobs.
-
-    Raises:
-        LedgerError: The ledger cannot be read or written, or could not be made.
-    """
-    activity = anyio.run(_activity, settings)
-    file = settings.ledger_file
-    if activity is None:
-        return [
-            Check("ledger", State.GOOD, f"{file} is not there yet and can be made"),
-            Check("servers", State.GOOD, "none has work"),
-            Check("jobs", State.GOOD, "none yet"),
-        ]
-    said = f"{file} can be read and written"
-    return [Check("ledger", State.GOOD, said), _servers_check(activity), _jobs_check(activity)]
-
-
-async def _activity(settings: Settings) -> Activity | None:
-    """What is done on the ledger; None where there is none yet."""
-    async with opened_ledger(settings) as ledger:
-        if ledger:
-            return await ledger.activity()
-    try:
-        files.probe(settings.home_folder)
-    except OSError as error:
-        raise LedgerError(f"The folder {settings.home_folder} cannot be written: {error.strerror}") from error
-    return None
-
-
-def _servers_check(activity: Activity) -> Check:
-    # Servers sign in with their first job, so those that idle are not seen.
-    if not activity.processes:
-        return Check("servers", State.GOOD, "none has work")
-    numbers = ", ".join(map(str, activity.processes))
-    return Check("servers", State.GOOD, f"{len(activity.processes)} at work on this ledger (process {numbers})")
-
-
-def _jobs_check(activity: Activity) -> Check:
-    total = activity.under_way + activity.unknown
-    if not total:
-        return Check("jobs", State.GOOD, "none under way")
-    said = f"{activity.under_way} under way, {activity.unknown} of unknown outcome"
-    if activity.unattended:
-        return Check(
-            "jobs",
-            State.NOTE,
-            f"{said}; no server works on {activity.unattended} of them",
-            "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them",
-        )
-    return Check("jobs", State.NOTE, said, "Wait: `mcp-vega jobs` shows how they end. Do not repeat them")

@@ -1,0 +1,12 @@
+"""What `mcp-vega doctor` looks at; each look gives its checks, or raises the error that stands for the first of them.
+
+check         one line of the page
+settings      the environment variables
+api           the API, the key, the balance
+folders       the gallery and the ledger
+installation  Python, the packages, the command
+hosts         the entries in the hosts' files
+handshake     a server, started as a host starts it
+
+None changes anything, but that the ledger, where there is one, is opened as any server opens it.
+"""
