@@ -6,6 +6,7 @@ Several servers have it open at once (WAL). Each write is on the disk before it 
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -120,7 +121,10 @@ class Database:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._connection: sqlite3.Connection | None = None
+        # Those who wait do so in the loop, not in threads of their own.
         self._one_at_a_time = anyio.CapacityLimiter(1)
+        # Before anyio 4.14 a limiter lets one too many in now and then: two would be in one transaction.
+        self._in_use = threading.Lock()
         self._busy_seconds = BUSY_SECONDS
 
     def hurry(self) -> None:
@@ -145,14 +149,15 @@ class Database:
 
     async def _do(self, begin: str, work: Work[T]) -> T:
         def do() -> T:
-            try:
-                if self._connection is None:
-                    self._connection = _opened(self.file)
-                self._connection.execute(f"PRAGMA busy_timeout = {self._busy_seconds * 1000:.0f}")
-                with _transaction(self._connection, begin):
-                    done = work(self._connection)
-            except (sqlite3.Error, OSError, ValueError) as error:
-                raise _explained(self.file, error) from error
+            with self._in_use:
+                try:
+                    if self._connection is None:
+                        self._connection = _opened(self.file)
+                    self._connection.execute(f"PRAGMA busy_timeout = {self._busy_seconds * 1000:.0f}")
+                    with _transaction(self._connection, begin):
+                        done = work(self._connection)
+                except (sqlite3.Error, OSError, ValueError) as error:
+                    raise _explained(self.file, error) from error
             return done
 
         # What is written here is money: once asked for it is done, whoever is cancelled.
@@ -162,10 +167,16 @@ class Database:
 
     async def close(self) -> None:
         """Close the file, if it was opened."""
-        connection, self._connection = self._connection, None
-        if connection:
+
+        def do() -> None:
+            with self._in_use:
+                connection, self._connection = self._connection, None
+                if connection:
+                    connection.close()
+
+        if self._connection:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(connection.close, limiter=self._one_at_a_time)
+                await anyio.to_thread.run_sync(do, limiter=self._one_at_a_time)
 
 
 def _opened(file: Path) -> sqlite3.Connection:
