@@ -17,7 +17,8 @@ from mcp_vega.hosts.changes import FORMS, Change, installing, servers_in, uninst
 from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
 from mcp_vega.hosts.entry import KEY, NAME, Entry, lasting_command, passes
 from mcp_vega.hosts.known import HOSTS, Host, Surroundings
-from mcp_vega.segmind.keys import require_usable
+from mcp_vega.segmind.keys import is_placeholder, require_usable
+from mcp_vega.segmind.responses import as_object
 from mcp_vega.settings import Settings
 
 KEY_START = "SG_"
@@ -25,7 +26,8 @@ PLACEHOLDER = "SG_your_key"
 # What is shown of any entry; of the arguments only this server's own: others take a key there.
 PLAIN = ("type", "command", "startup_timeout_sec")
 OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
-ANY_HOST = Host("any", "any other host", lambda here: here.home, "")
+# Whose form most others take.
+USUAL = "claude-desktop"
 
 
 def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
@@ -40,7 +42,7 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     command, *rest = lasting_command(environment)
     args = (*rest, *(("--sandbox",) if options.sandbox else ()))
     if options.print:
-        host = HOSTS.get(options.host or "", ANY_HOST)
+        host = HOSTS[options.host or USUAL]
         write(_block(host, Entry(command, args, "" if options.sandbox else PLACEHOLDER)))
         return 0
     if options.host is None:
@@ -212,12 +214,13 @@ def _public(name: str, value: str | None, plain: Sequence[str]) -> str:
 
 
 def _has_key(entry: Any) -> bool:
-    return _environment_of(entry).get(KEY) not in {None, "", PLACEHOLDER}
+    """Whether an entry has a key, or a variable of the host's that gives one."""
+    key = str(_environment_of(entry).get(KEY) or "")
+    return bool(key) and ("$" in key or not is_placeholder(key))
 
 
 def _environment_of(entry: Any) -> dict[str, Any]:
-    environment = cast("dict[str, Any]", entry).get("env") if isinstance(entry, dict) else None
-    return cast("dict[str, Any]", environment) if isinstance(environment, dict) else {}
+    return as_object(as_object(entry).get("env"))
 
 
 def _agreed() -> bool:

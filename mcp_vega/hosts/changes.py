@@ -35,8 +35,6 @@ class Change:
         text: As it would be.
         before: The entry of this server as it is; None where there is none.
         after: The entry as it would be; None where it is taken out.
-        others: The other servers in the file, by name.
-        settings: The names of what else is in the file.
         arguments: For the host's own command, where that does the same and loses nothing; else none.
     """
 
@@ -45,14 +43,22 @@ class Change:
     text: str
     before: Any
     after: Any
-    others: Mapping[str, Any]
-    settings: frozenset[str]
     arguments: Sequence[str]
 
     @property
     def differs(self) -> bool:
         """Whether there is anything to do."""
         return self.before != self.after
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The other servers in the file, by name."""
+        return {name: server for name, server in servers_in(self.host, self.file).items() if name != NAME}
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """The names of what else is in the file."""
+        return frozenset(_rest(self.host, self.file))
 
 
 def servers_in(host: Host, file: ConfigFile) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def installing(host: Host, file: ConfigFile, entry: Entry) -> Change:
         raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
     # `codex mcp add` drops what else is set in an older entry, `claude mcp add` refuses it.
     arguments = host.program.adding(entry) if host.program and before is None else ()
-    return _checked(Change(host, file, text, before, after, _others(host, file), _settings(host, file), arguments))
+    return _checked(Change(host, file, text, before, after, arguments))
 
 
 def uninstalling(host: Host, file: ConfigFile) -> Change:
@@ -103,7 +109,7 @@ def uninstalling(host: Host, file: ConfigFile) -> Change:
         except ValueError as error:
             raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
     arguments = host.program.removing if host.program else ()
-    return _checked(Change(host, file, text, before, None, _others(host, file), _settings(host, file), arguments))
+    return _checked(Change(host, file, text, before, None, arguments))
 
 
 def _merged(before: Any, host: Host, entry: Entry) -> dict[str, Any]:
@@ -143,14 +149,6 @@ def _checked(change: Change) -> Change:
         raise HostConfigError(f"{file.path} cannot be changed without touching more than one entry")
     # The hosts' own commands write some comments away.
     return replace(change, arguments=()) if FORMS[host.form].comments(file.text) else change
-
-
-def _others(host: Host, file: ConfigFile) -> dict[str, Any]:
-    return {name: server for name, server in servers_in(host, file).items() if name != NAME}
-
-
-def _settings(host: Host, file: ConfigFile) -> frozenset[str]:
-    return frozenset(_rest(host, file))
 
 
 def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mcp_vega.errors import (
     Unreachable,
 )
 from mcp_vega.segmind.answers import Credits
+from mcp_vega.segmind.keys import require_usable
 from mcp_vega.segmind.responses import quoted
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.studio.limits import dollars
@@ -42,7 +43,7 @@ async def look_at_api(settings: Settings, source: str = "") -> list[Check]:
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
     begun = time.monotonic()
-    unusable = await _key_problem(settings)
+    unusable = _key_problem(settings)
     answer: Credits | SegmindError
     try:
         answer = await _asked(settings.model_copy(update={"api_key": NO_KEY}) if unusable else settings)
@@ -70,13 +71,12 @@ async def _asked(settings: Settings) -> Credits:
         raise ServiceUnavailable(f"The API did not answer within {API_SECONDS:g} s") from error
 
 
-async def _key_problem(settings: Settings) -> InvalidSettings | None:
+def _key_problem(settings: Settings) -> InvalidSettings | None:
     """Why no call could be made with the key that is set, or not set."""
-    async with opened_client(settings) as client:
-        try:
-            client.require_key()
-        except InvalidSettings as error:
-            return error
+    try:
+        require_usable(settings.api_key)
+    except InvalidSettings as error:
+        return error
     return None
 
 

@@ -61,9 +61,13 @@ def _entries(environment: Mapping[str, str]) -> Iterator[tuple[Host, dict[str, A
 
 
 def _kind(entry: dict[str, Any]) -> str:
-    if "--sandbox" in _words(entry):
+    if _is_sandbox(entry):
         return " (sandbox)"
     return " (with a key)" if _key_in(entry) else ""
+
+
+def _is_sandbox(entry: dict[str, Any]) -> bool:
+    return "--sandbox" in _words(entry) or bool(as_object(entry.get("env")).get("MCP_VEGA_SANDBOX"))
 
 
 def _hosts_check(having: Sequence[str], wrong: Mapping[str, str], unread: Sequence[str]) -> Check:
@@ -103,8 +107,7 @@ def _is_variable(key: str) -> bool:
 def _key_problem(entry: dict[str, Any]) -> str:
     """What is wrong with the key of an entry that needs one; empty where that cannot be told, or nothing is."""
     key = _key_in(entry)
-    variables = {name: str(value) for name, value in as_object(entry.get("env")).items()}
-    if not key or _is_variable(key) or "--sandbox" in _words(entry) or variables.get("MCP_VEGA_SANDBOX"):
+    if not key or _is_variable(key) or _is_sandbox(entry):
         return ""
     try:
         require_usable(Settings.from_environment({KEY: key}).api_key)

@@ -1,14 +1,15 @@
 """Python, the packages, the command."""
 
 import platform
-import re
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
-from itertools import zip_longest
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from mcp_vega.cli.checks.check import Check, State
 from mcp_vega.hosts.entry import lasting_command, passes
@@ -19,8 +20,6 @@ REINSTALL = (
     "Install mcp-vega anew, in an environment of its own (`uv tool install mcp-vega` or `pipx install mcp-vega`)"
 )
 
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;()]*)\)?\s*(;.*)?")
-
 
 def look_at_python() -> list[Check]:
     """Whether this Python is one that the package was written for: the check python."""
@@ -28,7 +27,7 @@ def look_at_python() -> list[Check]:
     said = f"{found}, {sys.executable}"
     installed = _installed()
     wanted = str(installed.metadata["Requires-Python"] or "") if installed else ""
-    if not is_within(found, wanted):
+    if not SpecifierSet(wanted).contains(found, prereleases=True):
         return [Check("python", State.BAD, f"{said}: {wanted} is needed", "Install mcp-vega with a newer Python")]
     return [Check("python", State.GOOD, said)]
 
@@ -40,13 +39,14 @@ def look_at_packages() -> list[Check]:
         return [Check("packages", State.BAD, f"{PACKAGE} itself is not installed, only its files are here", REINSTALL)]
     wrong: list[str] = []
     versions = {PACKAGE: installed.version}
-    for name, wanted in _required(installed):
+    for required in _required(installed):
+        name, wanted = required.name, required.specifier
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             wrong.append(f"{name} is not installed")
             continue
-        if not is_within(versions[name], wanted):
+        if not wanted.contains(versions[name], prereleases=True):
             wrong.append(f"{name} is {versions[name]}, but {wanted} is needed")
     if wrong:
         return [Check("packages", State.BAD, "; ".join(wrong), REINSTALL)]
@@ -79,9 +79,6 @@ def _on_path(command: Path, environment: Mapping[str, str]) -> Check:
     return Check("command", State.NOTE, f"{command}, but another one comes first on PATH: {found}", mend)
 
 
-# ---- packages and versions ----
-
-
 def _installed() -> Distribution | None:
     try:
         return distribution(PACKAGE)
@@ -89,27 +86,7 @@ def _installed() -> Distribution | None:
         return None
 
 
-def _required(installed: Distribution) -> list[tuple[str, str]]:
-    """The packages that are needed always, each with its range."""
-    found = (_REQUIREMENT.fullmatch(line.strip()) for line in installed.requires or ())
-    return [(each[1], each[2].replace(" ", "")) for each in found if each and not each[3]]
-
-
-def is_within(found: str, wanted: str) -> bool:
-    """Whether a version is in a range of lower and upper bounds such as `>=2.3,<3`; no other kind is judged."""
-    bounds = re.findall(r"(>=|<)\s*([\d.]+)", wanted)
-    return all(_is_before(found, bound) == (sign == "<") for sign, bound in bounds)
-
-
-def _is_before(one: str, other: str) -> bool:
-    """Whether one version's numbers are lower; what follows them (rc1, .post1) is left aside."""
-    numbers = ([int(each) for each in _numbers(text).split(".")] for text in (one, other))
-    for mine, yours in zip_longest(*numbers, fillvalue=0):
-        if mine != yours:
-            return mine < yours
-    return False
-
-
-def _numbers(text: str) -> str:
-    found = re.match(r"\d+(\.\d+)*", text)
-    return found[0] if found else "0"
+def _required(installed: Distribution) -> list[Requirement]:
+    """The packages that are needed here."""
+    found = [Requirement(line) for line in installed.requires or ()]
+    return [each for each in found if each.marker is None or each.marker.evaluate()]

@@ -8,6 +8,7 @@ from mcp_vega.errors import InvalidSettings
 from mcp_vega.settings import Settings
 
 PREFIXES = ("MCP_VEGA_", "SEGMIND_")
+MEND = "Correct it where it is set, for a host in the `env` block of this server's entry in its configuration"
 
 
 def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, InvalidSettings]]:
@@ -26,7 +27,7 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
 def look_at_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
     """Look whether each variable can be used, and whether one is misspelled: the check settings."""
     if problems:
-        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND_SETTINGS)]
+        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND)]
     names = [str(field.alias) for field in Settings.model_fields.values()]
     unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in names)
     if unknown:
@@ -35,6 +36,3 @@ def look_at_settings(environment: Mapping[str, str], problems: Mapping[str, Inva
         return [Check("settings", State.NOTE, f"This is no setting: {', '.join(unknown)}", mend)]
     given = [name for name in names if environment.get(name, "").strip()]
     return [Check("settings", State.GOOD, f"set: {', '.join(given)}" if given else "none is set, so all have defaults")]
-
-
-MEND_SETTINGS = "Correct it where it is set, for a host in the `env` block of this server's entry in its configuration"
