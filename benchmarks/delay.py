@@ -21,12 +21,12 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 from segmind import SegmindClient as VendorClient  # pyright: ignore[reportMissingTypeStubs]
 
+from mcp_vega.jobs.worker import QUEUE_SECONDS
+from mcp_vega.parameters import VegaParameters
+from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.segmind.parameters import VegaParameters
-from mcp_vega.studio.carrier import QUEUE_SECONDS
 
 KEY = "SG_benchmark"
 SLUG = VegaParameters.slug
@@ -80,7 +80,7 @@ def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
 
 def measured(run: Run, jobs: int, at_once: int) -> tuple[float, float]:
     """The median delay in seconds and the status requests a job, of one way."""
-    queue = Queue(credits=Decimal(1000))
+    queue = Account(credits=Decimal(1000))
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(serving(build_sandbox(queue))) as url,

@@ -30,19 +30,19 @@ from typing import Any
 import anyio
 from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent
-from studios import HEARD, KEY, STRAY, hurried, listening, studio_in
+from services import HEARD, KEY, STRAY, hurried, listening, service_in
 from wires import MANNERS, wire
 
+from mcp_vega.imaging.formats import recognise
+from mcp_vega.job import Job
+from mcp_vega.jobs.service import JobService
+from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.faults import FAULTS
-from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
-from mcp_vega.segmind.media import recognise
 from mcp_vega.server.app import build_server
-from mcp_vega.server.desk import Desk
-from mcp_vega.studio.gallery import UNREADABLE
-from mcp_vega.studio.jobs import Job
-from mcp_vega.studio.studio import Studio
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.images.folder import UNREADABLE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
 REFUSED = (400, 401, 402, 403, 404, 405, 406, 410, 422, 429, 500, 502, 503, 504)
@@ -94,7 +94,7 @@ job in the row of submit_job before it.
 
 
 # An answer to an agent: of which tool, what it saw, whether that was charged.
-Answer = tuple[str, str, str]
+ApiResponse = tuple[str, str, str]
 Row = tuple[str, ...]
 
 
@@ -106,24 +106,24 @@ class Case:
     connection: str
     tool: str
     folder: Path
-    answers: list[Answer] = field(default_factory=list[Answer])
+    answers: list[ApiResponse] = field(default_factory=list[ApiResponse])
     problems: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.queue = Queue(speed=SPEEDS.get(self.fault, 0))
+        self.queue = Account(speed=SPEEDS.get(self.fault, 0))
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
     async def run(self) -> list[Row]:
         """Call, ask until it has ended, check; returns its rows."""
         HEARD.set(heard := [])
         async with serving(build_sandbox(self.queue)) as url:
-            async with wire(url, MANNERS[self.connection]) as way, self._server(way) as (studio, agent):
+            async with wire(url, MANNERS[self.connection]) as way, self._server(way) as (service, agent):
                 await self._ask(agent, self.tool, {"prompt": self.prompt, **TOOLS[self.tool]}, WAIT)
-                job = await self._settled(studio, agent)
+                job = await self._settled(service, agent)
             if job.open:
                 self.queue.skip(HOUR.total_seconds())
-                async with self._server(url, lambda: datetime.now(UTC) + HOUR) as (studio, agent):
-                    await self._settled(studio, agent)
+                async with self._server(url, lambda: datetime.now(UTC) + HOUR) as (service, agent):
+                    await self._settled(service, agent)
         self._check_pictures()
         self._check_money()
         self._check_silence(heard)
@@ -132,20 +132,20 @@ class Case:
     @asynccontextmanager
     async def _server(
         self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> AsyncGenerator[tuple[Studio, Client]]:
+    ) -> AsyncGenerator[tuple[JobService, Client]]:
         async with (
-            studio_in(self.folder, url=url, patience=2, clock=clock) as studio,
-            Client(build_server(Desk(studio, WAIT))) as agent,
+            service_in(self.folder, url=url, patience=2, clock=clock) as service,
+            Client(build_server(AppContext(service, WAIT))) as agent,
         ):
-            yield studio, agent
+            yield service, agent
 
-    async def _settled(self, studio: Studio, agent: Client) -> Job:
+    async def _settled(self, service: JobService, agent: Client) -> Job:
         """The job when it has ended, or nobody works on it any more."""
-        (job,) = await studio.latest(1)
+        (job,) = await service.latest(1)
         for _ in range(CHECKS):
             question = {"request_id": job.local_id, "wait_seconds": CHECK_WAIT}
             await self._ask(agent, CHECK, question, CHECK_WAIT)
-            job = await studio.look(job.local_id)
+            job = await service.look(job.local_id)
             if not (job.open and job.held):
                 break
         return job

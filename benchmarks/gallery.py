@@ -31,16 +31,15 @@ import anyio
 import httpx
 from mcp.client import Client
 from mcp_types import ResourceTemplateReference, TextResourceContents
-from studios import API, studio_in
+from services import API, service_in
 
-from mcp_vega.segmind.answers import Receipt, State
-from mcp_vega.segmind.parameters import VegaParameters
+from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.parameters import VegaParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.server.desk import Desk
-from mcp_vega.studio import records, statements
-from mcp_vega.studio.catalogue import PAGE
-from mcp_vega.studio.jobs import Image, Job, Route
-from mcp_vega.studio.ledger import Ledger
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.database import queries, rows
+from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.database.search import PAGE
 
 FEW = 100
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -56,7 +55,7 @@ Ask = Callable[[Client], Awaitable[int]]
 
 
 @dataclass(frozen=True)
-class Question:
+class CheckJobArguments:
     """What is asked, in the words for each ledger, and how long the answer may take.
 
     `most_times` is the large ledger's time over the small one's, `most_milliseconds` is meant for either; `finds` is
@@ -113,14 +112,14 @@ def drawn(count: int) -> Iterator[Job]:
 async def fill(folder: Path, jobs: Sequence[Job]) -> None:
     """Have the ledger make its file, and write the jobs into it at once: each on its own would take an hour."""
     file = folder / "home" / "ledger.sqlite3"
-    ledger = Ledger(file)
-    await ledger.latest(1)
-    await ledger.close()
+    store = JobStore(file)
+    await store.latest(1)
+    await store.close()
     # Whoever drew them is long gone.
     fixed = {"me": None, "awaited_by": None, "delivered": True}
     with closing(sqlite3.connect(file)) as database, database:
-        database.executemany(statements.ADD, ({**records.as_row(job), **fixed} for job in jobs))
-        database.executemany(statements.SAVE_IMAGE, (row for job in jobs for row in records.as_image_rows(job)))
+        database.executemany(queries.ADD, ({**rows.as_row(job), **fixed} for job in jobs))
+        database.executemany(queries.SAVE_IMAGE, (row for job in jobs for row in rows.as_image_rows(job)))
 
 
 # ---- the questions ----
@@ -153,21 +152,21 @@ def complete(template: str, argument: str, beginning: str) -> Ask:
     return ask
 
 
-def search(name: str, *words: str, finds: int | None = None) -> Question:
+def search(name: str, *words: str, finds: int | None = None) -> CheckJobArguments:
     """Search for words, one query for each ledger or the same one for both."""
     asks = [read(f"?q={quote_plus(each)}") for each in words]
     asks *= 2 if len(asks) == 1 else 1
-    return Question(f"search: {name}", asks, most_milliseconds=MOST_MILLISECONDS, finds=finds)
+    return CheckJobArguments(f"search: {name}", asks, most_milliseconds=MOST_MILLISECONDS, finds=finds)
 
 
-def questions(ledgers: Sequence[Sequence[Job]]) -> list[Question]:
+def questions(ledgers: Sequence[Sequence[Job]]) -> list[CheckJobArguments]:
     """What is asked. Seeds and ids are those of the picture in the middle, so that each ledger has them."""
     middles = [jobs[len(jobs) // 2] for jobs in ledgers]
     images, requests = "vega://images/{id}", "vega://jobs/{request_id}"
     return [
-        Question("first page", [read("")] * 2, MOST_TIMES, finds=PAGE),
-        Question("last page", [read(f"?page={math.ceil(len(jobs) / PAGE)}") for jobs in ledgers]),
-        Question("resources/list", [list_resources] * 2),
+        CheckJobArguments("first page", [read("")] * 2, MOST_TIMES, finds=PAGE),
+        CheckJobArguments("last page", [read(f"?page={math.ceil(len(jobs) / PAGE)}") for jobs in ledgers]),
+        CheckJobArguments("resources/list", [list_resources] * 2),
         search("a rare word", RARE, finds=1),
         search("a word nobody used", UNUSED, finds=0),
         search("two common words", f"{WORDS[2]} {WORDS[4]}"),
@@ -175,8 +174,10 @@ def questions(ledgers: Sequence[Sequence[Job]]) -> list[Question]:
         search("a seed", *(str(job.seed) for job in middles), finds=1),
         search("the first day", FIRST_DAY.date().isoformat()),
         search("a month", f"{FIRST_DAY:%Y-%m}"),
-        Question("image id, 4 digits", [complete(images, "id", job.images[0].id[:4]) for job in middles]),
-        Question("request id, 4 digits", [complete(requests, "request_id", job.request_id[:4]) for job in middles]),
+        CheckJobArguments("image id, 4 digits", [complete(images, "id", job.images[0].id[:4]) for job in middles]),
+        CheckJobArguments(
+            "request id, 4 digits", [complete(requests, "request_id", job.request_id[:4]) for job in middles]
+        ),
     ]
 
 
@@ -190,7 +191,7 @@ async def timed(ask: Ask, agent: Client) -> tuple[float, int]:
     return (time.perf_counter() - started) * 1000, count
 
 
-async def measure(question: Question, agents: Sequence[Client], runs: int) -> bool:
+async def measure(question: CheckJobArguments, agents: Sequence[Client], runs: int) -> bool:
     """Ask both ledgers in turn and print a line; returns whether the promises hold."""
     pairs = list(zip(question.ask, agents, strict=True))
     found = [(await timed(*pair))[1] for pair in pairs]  # uncounted: the first look reads from the disk
@@ -219,9 +220,9 @@ async def run(pictures: int, runs: int) -> bool:
         for number, jobs in enumerate(ledgers):
             folder = Path(name, str(number))
             await fill(folder, jobs)
-            studio = await stack.enter_async_context(studio_in(folder, nowhere))
+            service = await stack.enter_async_context(service_in(folder, nowhere))
             # Nothing is to come from a client's own memory.
-            agents.append(await stack.enter_async_context(Client(build_server(Desk(studio)), cache=None)))
+            agents.append(await stack.enter_async_context(Client(build_server(AppContext(service)), cache=None)))
         print(f"{'':34} {'milliseconds':>17} {'':6} {'things found':>14}")
         print(f"{'pictures':34} {FEW:8,} {pictures:8,} {'ratio':>6} {FEW:7,} {pictures:6,}")
         return all([await measure(question, agents, runs) for question in questions(ledgers)])

@@ -24,8 +24,8 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 from host import Host
 
+from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 
 # Seconds: a kill falls into one of these spans, so that the first moments get as many as the later ones.
@@ -75,7 +75,7 @@ def settle(folder: Path, url: str) -> None:
     host.leave()
 
 
-def report(folder: Path, queue: Queue) -> bool:
+def report(folder: Path, queue: Account) -> bool:
     """Compare the sandbox, the ledger and the gallery; returns whether the promises hold."""
     jobs = {
         job["prompt"]: job for job in rows(folder, "SELECT *, json_extract(parameters, '$.prompt') AS prompt FROM jobs")
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     random.seed(options.seed)
-    queue = Queue(speed=0.4, credits=Decimal(1000))
+    queue = Account(speed=0.4, credits=Decimal(1000))
     queue.history_status = options.history_status
     sandbox = serving(build_sandbox(queue))
     with (

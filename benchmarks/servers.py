@@ -22,15 +22,15 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 from host import Host
 
+from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 
 AT_ONCE = 25
-Question = tuple[str, dict[str, Any]]
+CheckJobArguments = tuple[str, dict[str, Any]]
 
 
-def ask(host: Host, questions: Sequence[Question]) -> list[dict[str, Any]]:
+def ask(host: Host, questions: Sequence[CheckJobArguments]) -> list[dict[str, Any]]:
     """Call tools of one server, some at a time; returns the jobs that they tell of."""
     waiting = list(reversed(questions))
     jobs: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ def ask(host: Host, questions: Sequence[Question]) -> list[dict[str, Any]]:
     return jobs
 
 
-def at_each(hosts: Sequence[Host], questions: Callable[[int], list[Question]]) -> list[list[dict[str, Any]]]:
+def at_each(hosts: Sequence[Host], questions: Callable[[int], list[CheckJobArguments]]) -> list[list[dict[str, Any]]]:
     """Ask every server its questions, all at the same time."""
     with ThreadPoolExecutor(len(hosts)) as pool:
         return list(pool.map(ask, hosts, [questions(number) for number in range(len(hosts))]))
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=500)
     options = parser.parse_args()
-    queue = Queue(speed=0.2, credits=Decimal(1000))
+    queue = Account(speed=0.2, credits=Decimal(1000))
     with (
         tempfile.TemporaryDirectory() as name,
         start_blocking_portal() as portal,
@@ -72,7 +72,7 @@ def main() -> int:
         for host in hosts:
             host.shake_hands()
 
-        def beginnings(number: int) -> list[Question]:
+        def beginnings(number: int) -> list[CheckJobArguments]:
             mine = range(number, options.jobs, len(hosts))
             tools = ("generate_image_vegart", "submit_job")
             return [(tools[each // len(hosts) % 2], {"prompt": f"picture {each}"}) for each in mine]
@@ -80,7 +80,7 @@ def main() -> int:
         started = time.monotonic()
         begun = at_each(hosts, beginnings)
 
-        def others(number: int) -> list[Question]:
+        def others(number: int) -> list[CheckJobArguments]:
             ids = [job["request_id"] for job in begun[(number + 1) % len(hosts)]]
             return [("check_job", {"request_id": request_id, "wait_seconds": 45}) for request_id in ids]
 
@@ -91,7 +91,7 @@ def main() -> int:
         return report(folder, queue, finished, options.jobs, seconds)
 
 
-def report(folder: Path, queue: Queue, finished: list[dict[str, Any]], jobs: int, seconds: float) -> int:
+def report(folder: Path, queue: Account, finished: list[dict[str, Any]], jobs: int, seconds: float) -> int:
     """Print the counts; returns the exit code."""
     queued = sum(call.route == "v2" for call in queue.calls.values())
     with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:

@@ -190,7 +190,7 @@ def whole(job: dict[str, Any]) -> int:
     return sum(sha256(Path(image["path"]).read_bytes()).hexdigest() == image["sha256"] for image in job["images"])
 
 
-def accounts(folder: Path, api: str, calls: int) -> tuple[dict[str, Any], dict[str, bool]]:
+def spending(folder: Path, api: str, calls: int) -> tuple[dict[str, Any], dict[str, bool]]:
     """What the sandbox and the ledger say of the calls, and which promises hold by that."""
     state = httpx.get(f"{api}/_sandbox", trust_env=False, timeout=60).json()
     command = [*COMMAND, "jobs", "--json", "--limit", "100000"]
@@ -230,7 +230,7 @@ def main() -> int:
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
             answers, memory = anyio.run(soak, url, server, calls, at_once)
         settle(folder)
-        figures, promises = accounts(folder, api, calls)
+        figures, promises = spending(folder, api, calls)
     fifth = len(memory) // 5
     pings, wakings = (spread(each) for each in times)
     medians = [round(statistics.median(memory[part * fifth : (part + 1) * fifth]), 1) for part in range(5)]

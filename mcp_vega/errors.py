@@ -2,7 +2,7 @@
 
 Each knows what went wrong, whether the call was charged and what to do next, and has a code that programs can rely on:
 its name in lower case, with underscores. docs/errors.md lists them for users, with those of the door of the server
-over HTTP (server/door.py).
+over HTTP (server/http/auth.py).
 
     VegaError
     ├── InvalidArguments         an argument is missing, unknown or out of range

@@ -21,16 +21,16 @@ from PIL import Image
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
+from mcp_vega.job import Limits
+from mcp_vega.jobs.service import JobService
+from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.server.app import build_server
-from mcp_vega.server.desk import Desk
-from mcp_vega.studio.gallery import Gallery
-from mcp_vega.studio.ledger import Ledger
-from mcp_vega.studio.limits import Limits
-from mcp_vega.studio.studio import Studio
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.images.folder import ImageFolder
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
@@ -41,7 +41,7 @@ class Sandbox:
     """A sandbox that is being served."""
 
     url: str
-    queue: Queue
+    queue: Account
 
     @property
     def paid_requests(self) -> int:
@@ -55,7 +55,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def sandbox() -> AsyncGenerator[Sandbox]:
-    queue = Queue(speed=0)
+    queue = Account(speed=0)
     async with serving(build_sandbox(queue)) as url:
         yield Sandbox(url, queue)
 
@@ -63,7 +63,7 @@ async def sandbox() -> AsyncGenerator[Sandbox]:
 @pytest.fixture
 def sandbox_in_thread() -> Iterator[Sandbox]:
     """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
-    queue = Queue(speed=0)
+    queue = Account(speed=0)
     with serving_in_thread(build_sandbox(queue)) as url:
         yield Sandbox(url, queue)
 
@@ -75,7 +75,7 @@ def serving_in_thread(app: Starlette) -> Generator[str]:
 
 
 @asynccontextmanager
-async def desk_over(  # noqa: PLR0913  what the tests vary
+async def app_over(  # noqa: PLR0913  what the tests vary
     base_url: str,
     folder: Path,
     *,
@@ -89,8 +89,8 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
     uptime: Callable[[], float] = time.monotonic,
     limits: Limits | None = None,
     pace: float = 0,
-    **desk: Any,
-) -> AsyncGenerator[Desk]:
+    **app: Any,
+) -> AsyncGenerator[AppContext]:
     """The tools' desk over an API, with nothing of the machine's settings."""
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         client = SegmindClient(
@@ -101,22 +101,24 @@ async def desk_over(  # noqa: PLR0913  what the tests vary
             patience=patience,
         )
         home = home or folder.with_name(f"{folder.name}-home")
-        ledger = Ledger(home / "ledger.sqlite3", uptime=uptime)
-        async with Studio(client, Gallery(folder), ledger, api=api, pace=pace, clock=clock, limits=limits) as studio:
-            yield Desk(studio, wait_seconds, **desk)
-        await ledger.close()
+        store = JobStore(home / "ledger.sqlite3", uptime=uptime)
+        async with JobService(
+            client, ImageFolder(folder), store, api=api, pace=pace, clock=clock, limits=limits
+        ) as service:
+            yield AppContext(service, wait_seconds, **app)
+        await store.close()
 
 
 @pytest.fixture
-async def desk(sandbox: Sandbox, tmp_path: Path) -> AsyncGenerator[Desk]:
-    async with desk_over(sandbox.url, tmp_path) as desk:
-        yield desk
+async def app(sandbox: Sandbox, tmp_path: Path) -> AsyncGenerator[AppContext]:
+    async with app_over(sandbox.url, tmp_path) as app:
+        yield app
 
 
 @pytest.fixture(params=["auto", "legacy"])
-async def agent(desk: Desk, request: pytest.FixtureRequest) -> AsyncGenerator[Client]:
+async def agent(app: AppContext, request: pytest.FixtureRequest) -> AsyncGenerator[Client]:
     """An MCP client in memory, once for each era of the protocol."""
-    async with Client(build_server(desk), mode=request.param) as client:
+    async with Client(build_server(app), mode=request.param) as client:
         yield client
 
 
@@ -160,8 +162,8 @@ def api_that_draws(data: bytes) -> httpx.MockTransport:
 async def drawn(data: bytes, folder: Path, preview: str = "auto", **arguments: Any) -> CallToolResult:
     """The result of a call to an API whose every picture is `data`."""
     async with (
-        desk_over(API, folder, transport=api_that_draws(data), preview=preview) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, folder, transport=api_that_draws(data), preview=preview) as app,
+        Client(build_server(app)) as agent,
     ):
         return await agent.call_tool("generate_image_vega", {"prompt": "a fox", **arguments})
 

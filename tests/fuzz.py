@@ -24,8 +24,8 @@ atheris: Any = import_module("atheris")
 with atheris.instrument_imports(include=["mcp_vega"]):
     import test_properties as properties
 
-    from mcp_vega.segmind.responses import Answer
-    from mcp_vega.studio import recipes
+    from mcp_vega.imaging import metadata
+    from mcp_vega.segmind.response import ApiResponse
 
 FIGURES = [None, True, 0, -1, 1e999, 10**14, 0.0025]
 TEXTS = ["", "r1", "SUCCESS", '{"seed": 7}', "\ud800\x1b[2J", properties.KEY, *properties.SAYINGS]
@@ -56,7 +56,7 @@ def answers(data: bytes) -> None:
     digits = status.strip()
     pairs = (line.partition(": ") for line in lines)
     properties.check_answer(
-        Answer(
+        ApiResponse(
             100 + int(digits) % 500 if digits.isascii() and digits.isdecimal() and len(digits) < 5 else 200,
             {name.lower(): value for name, _, value in pairs},
             body,
@@ -105,7 +105,7 @@ def beginnings_of_answers() -> list[bytes]:
 def beginnings_of_pictures() -> list[bytes]:
     """A picture of each kind, without and with its recipe."""
     found = list(properties.FORMATS.values())
-    return [*found, *(recipes.written(each, properties.RECIPE) for each in found)]
+    return [*found, *(metadata.written(each, properties.RECIPE) for each in found)]
 
 
 WORDS = ["FAILED", "COMPLETED", "request_id", "images", "image_url", "metrics", "model_created", "request_body", "null"]

@@ -14,10 +14,11 @@ from pydantic import SecretStr
 
 from mcp_vega import errors
 from mcp_vega.errors import Charged
+from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint
-from mcp_vega.segmind.answers import Credits, Generation, State, Submission
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.segmind.parsing import Credits, Generation, Submission
 
 pytestmark = pytest.mark.anyio
 

@@ -26,10 +26,10 @@ from starlette.routing import Route
 from test_command_line import run
 
 from mcp_vega import __version__
-from mcp_vega.cli.checks import api as api_checks
-from mcp_vega.cli.checks import folders, handshake, hosts, installation
-from mcp_vega.cli.checks.hosts import look_at_hosts
-from mcp_vega.cli.checks.settings import look_at_settings
+from mcp_vega.cli.doctor import api as api_checks
+from mcp_vega.cli.doctor import folders, handshake, hosts, installation
+from mcp_vega.cli.doctor.hosts import look_at_hosts
+from mcp_vega.cli.doctor.settings import look_at_settings
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
@@ -159,8 +159,9 @@ def test_a_terminal_gets_colours_and_the_words_stay(tmp_path: Path) -> None:
 def test_a_disk_that_never_answers_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
     program = """
 import time
-from mcp_vega.cli import doctor, main
-from mcp_vega.cli.checks import hosts
+from mcp_vega.cli import main
+from mcp_vega.cli.doctor import command as doctor
+from mcp_vega.cli.doctor import hosts
 hosts.servers_in = lambda *file: time.sleep(600)
 doctor.SECONDS = 3
 main.main(["doctor", "--sandbox"])
@@ -201,8 +202,8 @@ def test_a_refused_key_is_bad_and_shown_nowhere_and_so_is_a_damaged_ledger(
 
 
 def test_an_api_that_is_down_is_bad_and_so_is_a_newer_ledger(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(ledger_in(tmp_path))) as ledger:
-        ledger.execute("PRAGMA user_version = 99")
+    with closing(sqlite3.connect(ledger_in(tmp_path))) as store:
+        store.execute("PRAGMA user_version = 99")
     checked = found(tmp_path, SEGMIND_BASE_URL=NOWHERE, SEGMIND_API_KEY=KEY)
     assert bad(checked) == ["api", "ledger"]
     assert f"{NOWHERE}: No connection to the API could be made (ConnectError)" in checked["api"]["detail"]
@@ -247,7 +248,7 @@ def test_a_name_that_is_never_resolved_keeps_neither_the_page_nor_the_process(tm
     program = """
 import socket, time
 from mcp_vega.cli import main
-from mcp_vega.cli.checks import api
+from mcp_vega.cli.doctor import api
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
 api.API_SECONDS = 1
 main.main(["doctor"])
@@ -480,8 +481,8 @@ def wait_for_lost_call(folder: Path) -> None:
     query = "SELECT count(*), count(error) FROM jobs"
     while True:
         try:
-            with closing(sqlite3.connect(ledger_in(folder))) as ledger:
-                if ledger.execute(query).fetchone() == (2, 1):
+            with closing(sqlite3.connect(ledger_in(folder))) as store:
+                if store.execute(query).fetchone() == (2, 1):
                     return
         except sqlite3.OperationalError:
             pass  # there is no table yet

@@ -16,18 +16,18 @@ from pages import PAGES, ROOT, of_language, read, rows
 from PIL import Image, ImageChops, ImageStat
 
 import mcp_vega
-from mcp_vega.cli import listening
 from mcp_vega.errors import SegmindError, VegaError
+from mcp_vega.imaging.formats import MAX_BYTES
+from mcp_vega.imaging.preview import BUDGETS
+from mcp_vega.job import Limits, State
+from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.painter import paint
-from mcp_vega.segmind import calls, media
-from mcp_vega.segmind.answers import State
-from mcp_vega.segmind.parameters import MODELS
-from mcp_vega.server import door, prompts
-from mcp_vega.server.door import NotAdmitted
+from mcp_vega.segmind import http as segmind_http
+from mcp_vega.server import prompts
+from mcp_vega.server.http import auth, listener
+from mcp_vega.server.http.auth import RequestRejected
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
-from mcp_vega.studio.limits import Limits
-from mcp_vega.studio.pictures import BUDGETS
 
 README, TOOLS = read("README.md"), read("docs/tools.md")
 
@@ -127,7 +127,7 @@ def below(kind: type[VegaError]) -> list[type[VegaError]]:
 
 
 def test_the_table_of_errors_is_what_the_classes_say() -> None:
-    documented = [kind for kind in kinds() if kind not in (SegmindError, NotAdmitted)]  # these are never raised
+    documented = [kind for kind in kinds() if kind not in (SegmindError, RequestRejected)]  # these are never raised
     table = [
         f"| `{kind.code}` | {(kind.__doc__ or '').splitlines()[0]} | {kind.charged} | {kind.next_step}. |"
         for kind in documented
@@ -149,15 +149,15 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
     text = " ".join(read("SECURITY.md").split())
     for said in (
         f"Not more than {Limits().calls_at_once} paid calls are under way at once",
-        f"A picture has at most {media.MAX_BYTES // 10**6} MB",
-        f"answer of the API {calls.ANSWER_BYTES // 10**6} MB",
-        f"A body has at most {door.BODY_BYTES // 10**6} MB and {door.BODY_SECONDS:.0f} seconds",
-        f"headers {door.HEADER_BYTES // 1000} kB and {listening.HEADER_SECONDS:.0f} seconds",
-        f"left unread for {listening.UNREAD_SECONDS:.0f} seconds",
-        f"at most {listening.CONNECTIONS} connections",
+        f"A picture has at most {MAX_BYTES // 10**6} MB",
+        f"answer of the API {segmind_http.ANSWER_BYTES // 10**6} MB",
+        f"A body has at most {auth.BODY_BYTES // 10**6} MB and {auth.BODY_SECONDS:.0f} seconds",
+        f"headers {auth.HEADER_BYTES // 1000} kB and {listener.HEADER_SECONDS:.0f} seconds",
+        f"left unread for {listener.UNREAD_SECONDS:.0f} seconds",
+        f"at most {listener.CONNECTIONS} connections",
     ):
         assert said in text
-    assert calls.MEDIA_SECONDS == 120  # "two minutes"
+    assert segmind_http.MEDIA_SECONDS == 120  # "two minutes"
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -184,13 +184,12 @@ def test_the_four_pictures_are_those_that_the_sandbox_paints() -> None:
                 assert difference(part, painted.resize(part.size)) < 3
 
 
-def test_the_picture_of_the_house_shows_its_rooms_by_day_and_by_night() -> None:
+def test_the_drawing_of_a_call_names_the_packages_and_works_in_light_and_dark() -> None:
     drawing = read("docs/way.svg")
     shown = re.findall(r'class="name"[^>]*>([^<]+)<', drawing)
-    assert shown == ["host", "server", "studio", "segmind", "the API", "sandbox", "ledger", "gallery"]
+    assert shown == ["host", "server", "jobs", "segmind", "the API", "sandbox", "ledger", "gallery"]
     package = ROOT / "mcp_vega"
-    assert all((package / room).is_dir() for room in ("server", "studio", "segmind", "sandbox"))
-    assert all((package / "studio" / f"{store}.py").is_file() for store in ("ledger", "gallery"))
+    assert all((package / name).is_dir() for name in ("server", "jobs", "segmind", "sandbox", "storage"))
     day, night = drawing.partition("@media (prefers-color-scheme: dark)")[::2]
     styled = re.compile(r"\.(\w+) \{")
     assert set(re.findall(r'class="(\w+)"', drawing)) == set(styled.findall(day)) == set(styled.findall(night))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Sandbox, desk_over, text_of
+from conftest import Sandbox, app_over, text_of
 from mcp.client import Client
 from pages import ROOT, blocks, of_language, read
 
-from mcp_vega.hosts.entry import NAME, Entry
-from mcp_vega.hosts.known import HOSTS, Surroundings
+from mcp_vega.cli.install.entry import NAME, Entry
+from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 
@@ -68,7 +68,7 @@ async def test_a_call_gives_the_text_that_the_documents_show(
     submitted = scene[0][0] == "submit_job"
     sandbox.queue.speed, pace = (1000, 0.2) if submitted else (0, 0)
     ids: dict[str, str] = {}
-    async with desk_over(sandbox.url, tmp_path, sandbox=True, pace=pace) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, sandbox=True, pace=pace) as app, Client(build_server(app)) as agent:
         for tool, arguments, shown in scene:
             given = json.loads(arguments)
             if "request_id" in given:
@@ -135,7 +135,7 @@ def test_the_entries_for_other_hosts_start_the_same_command() -> None:
 def test_the_file_of_a_host_is_where_install_looks_for_it(name: str, platform: str) -> None:
     windows = platform == "win32"
     home = Path("%USERPROFILE%" if windows else "~")
-    file = HOSTS[name].file(Surroundings({"APPDATA": "%APPDATA%"} if windows else {}, home, platform))
+    file = HOSTS[name].file(UserEnvironment({"APPDATA": "%APPDATA%"} if windows else {}, home, platform))
     said = host_sections()[HOSTS[name].title][2]
     # Where the name of the file is the same everywhere, the folder may stand for it.
     places = [file.as_posix(), f"{file.parent.as_posix()}/"]

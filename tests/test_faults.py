@@ -115,7 +115,7 @@ async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(
     taken = sandbox.queue.take
 
     def only_v1(route: str, *rest: object) -> object:
-        from mcp_vega.sandbox.queue import Refusal
+        from mcp_vega.sandbox.account import Refusal
 
         if route == "v2":
             raise Refusal(404, "Model not found")

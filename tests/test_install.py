@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from test_command_line import settings
 
-from mcp_vega import hosts
+from mcp_vega.cli import install as hosts
+from mcp_vega.cli.install import jsonc, toml
+from mcp_vega.cli.install.change import installing, uninstalling
+from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
+from mcp_vega.cli.install.entry import Entry, lasting_command
+from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.cli.main import main
-from mcp_vega.hosts import jsonc, toml
-from mcp_vega.hosts.changes import installing, uninstalling
-from mcp_vega.hosts.config_file import ConfigFile, HostConfigError
-from mcp_vega.hosts.entry import Entry, lasting_command
-from mcp_vega.hosts.known import HOSTS, Surroundings
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(Path(sysconfig.get_path("scripts")) / "mcp-vega")
@@ -596,7 +596,7 @@ def test_uvx_gets_the_version_that_it_was_asked_for(
     def distribution(_: str) -> PathDistribution:
         return PathDistribution(tmp_path)
 
-    monkeypatch.setattr("mcp_vega.hosts.entry.distribution", distribution)
+    monkeypatch.setattr("mcp_vega.cli.install.entry.distribution", distribution)
     monkeypatch.setattr("sys.prefix", "/cache/archive-v0/x")
     (tmp_path / "uvx").touch(0o755)
     assert lasting_command({"UV": str(tmp_path / "uv")})[1:] == ("--from", wanted, "mcp-vega")
@@ -606,7 +606,7 @@ def test_a_command_whose_path_is_not_utf_8_is_refused(home: Path, run: Run, monk
     def command(_: object) -> tuple[str]:
         return ("/j\udcfcrgen/mcp-vega",)
 
-    monkeypatch.setattr("mcp_vega.cli.install.lasting_command", command)
+    monkeypatch.setattr("mcp_vega.cli.install.command.lasting_command", command)
     said = run("install", "cursor", "--yes", "--sandbox")
     assert (said.code, "is not UTF-8" in said.err) == (1, True)
     assert list(home.iterdir()) == []
@@ -681,7 +681,7 @@ def test_a_hosts_own_command_that_breaks_the_file_is_undone(home: Path, run: Run
 def test_a_hosts_own_command_without_end_is_ended_with_its_children(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_vega.hosts.programs.SECONDS", 0.2)
+    monkeypatch.setattr("mcp_vega.cli.install.host_commands.SECONDS", 0.2)
     own_command(home, "gemini", f"mkfifo '{home}/lives'; /bin/sleep 600 > '{home}/lives' & cat '{home}/lives'; exit 0")
     said = run("install", "gemini", "--yes", "--sandbox", PATH=f"{home.parent / 'bin'}:/usr/bin:/bin")
     assert (said.code, "no end within" in said.err) == (0, True)
@@ -763,20 +763,20 @@ def test_files_are_looked_for_where_the_hosts_document_them(
 ) -> None:
     environment = {name: value.replace("HOME", str(home)) for name, value in variables.items()}
     for host, place in places.items():
-        assert HOSTS[host].file(Surroundings(environment, home, platform)) == home / place
+        assert HOSTS[host].file(UserEnvironment(environment, home, platform)) == home / place
 
 
 def test_the_file_of_older_versions_of_claude_code_is_used_where_it_is_still_there(home: Path) -> None:
     for environment, folder in (({}, home / ".claude"), ({"CLAUDE_CONFIG_DIR": str(home / "c")}, home / "c")):
         folder.mkdir()
         (folder / ".config.json").touch()
-        assert HOSTS["claude-code"].file(Surroundings(environment, home)) == folder / ".config.json"
+        assert HOSTS["claude-code"].file(UserEnvironment(environment, home)) == folder / ".config.json"
 
 
 def test_claude_desktop_from_a_windows_package_is_found_in_the_package(home: Path) -> None:
     package = home / "AppData/Local/Packages/Claude_abc/LocalCache/Roaming/Claude"
     package.mkdir(parents=True)
-    found = HOSTS["claude-desktop"].file(Surroundings({}, home, "win32"))
+    found = HOSTS["claude-desktop"].file(UserEnvironment({}, home, "win32"))
     assert found == package / "claude_desktop_config.json"
 
 

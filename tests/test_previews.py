@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from conftest import API, api_that_draws, desk_over, drawn, handle, images_of, job_of, noise, pixels, text_of
+from conftest import API, api_that_draws, app_over, drawn, handle, images_of, job_of, noise, pixels, text_of
 from mcp.client import Client
 from PIL import Image
 
@@ -78,8 +78,8 @@ async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path:
         return handle(easy.getvalue() if request.url.path == "/0.jpeg" else hard)(request)
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 2})
     first, second = images_of(result)
@@ -100,14 +100,14 @@ async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, prev
 
 
 async def test_a_preview_is_made_beside_the_event_loop_and_one_at_a_time(tmp_path: Path) -> None:
-    async with desk_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as desk:
-        darkroom = desk.studio.darkroom
-        limiter = darkroom._one_at_a_time  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  nothing else tells
+    async with app_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as app:
+        processor = app.service.processor
+        limiter = processor._one_at_a_time  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  nothing else tells
         made: list[Any] = []
         seen: list[int] = []
 
         async def make() -> None:
-            made.append(await darkroom.previews([noise("PNG")], "auto"))
+            made.append(await processor.previews([noise("PNG")], "auto"))
 
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
@@ -216,8 +216,8 @@ async def test_what_came_in_the_place_of_one_picture_of_several_is_kept_aside_to
         return handle(b"no picture" if request.url.path == "/3.jpeg" else noise("JPEG", 64))(request)
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         result = await agent.call_tool("generate_image_vega", {"prompt": "noise", "samples": 4})
     assert len(images_of(result)) == 3
@@ -233,8 +233,8 @@ async def test_fewer_pictures_than_asked_for_are_counted_honestly(tmp_path: Path
         return handle(noise("JPEG", 256))(request)
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         result = await agent.call_tool("generate_image_vega", {"prompt": "noise", "samples": 4})
     sentence, note, *_ = text_of(result).splitlines()

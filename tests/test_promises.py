@@ -16,15 +16,15 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import API, KEY, Sandbox, desk_over, images_of, job_of, noise, text_of
+from conftest import API, KEY, Sandbox, app_over, images_of, job_of, noise, text_of
 from mcp.client import Client
 from mcp_types import CallToolResult
 
+from mcp_vega.imaging import metadata
 from mcp_vega.sandbox import bodies
-from mcp_vega.sandbox.queue import Call
+from mcp_vega.sandbox.account import Call
 from mcp_vega.server.app import build_server
-from mcp_vega.studio import recipes
-from mcp_vega.studio.gallery import Gallery
+from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
 
@@ -66,8 +66,8 @@ async def test_a_job_is_written_down_before_its_call_leaves_and_after_each_chang
             return await super().handle_async_request(request)
 
     async with (
-        desk_over(sandbox.url, tmp_path, transport=Watching()) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, transport=Watching()) as app,
+        Client(build_server(app)) as agent,
     ):
         v1 = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "num_inference_steps": "30"}))
         v2 = job_of(await agent.call_tool("submit_job", {"prompt": "two", "samples": 2}))
@@ -91,12 +91,12 @@ async def test_a_job_is_written_down_before_its_call_leaves_and_after_each_chang
 async def test_a_finished_job_is_known_after_a_restart_and_after_the_api_forgot_it(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         submitted = job_of(await agent.call_tool("submit_job", {"prompt": "a fox"}))
         before = await checked(agent, submitted["request_id"])
     sandbox.queue.skip(30 * 24 * 3600)
     asked = sandbox.queue.requests.copy()
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         after = await agent.call_tool("check_job", {"request_id": submitted["request_id"]})
         assert text_of(after) == text_of(before)
         assert images_of(after) == images_of(before)
@@ -111,19 +111,19 @@ async def test_a_finished_job_is_known_after_a_restart_and_after_the_api_forgot_
 async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         sandbox.queue.speed = 0.5
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "left behind"}))["request_id"]
     assert await holder_of(tmp_path) is None
     sandbox.queue.skip(60)
-    async with desk_over(sandbox.url, tmp_path) as desk:
+    async with app_over(sandbox.url, tmp_path) as app:
         asked = sandbox.queue.requests.copy()
-        await desk.studio.latest(1)
+        await app.service.latest(1)
         await anyio.wait_all_tasks_blocked()
         assert sandbox.queue.requests == asked
-        async with Client(build_server(desk)):
-            job = await desk.studio.find(request_id)
-            async for _ in desk.studio.follow(job, 20):
+        async with Client(build_server(app)):
+            job = await app.service.find(request_id)
+            async for _ in app.service.follow(job, 20):
                 pass
     assert len(list(tmp_path.glob("*/left-behind-*.jpg"))) == 1
     (job,) = rows(tmp_path, "SELECT * FROM jobs")
@@ -142,7 +142,7 @@ async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_on
     sandbox: Sandbox, tmp_path: Path, fault: str
 ) -> None:
     """The sandbox's media are whole where the answer was not, except for the faults of the picture itself."""
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool(RT, {"prompt": f"a fox [fault:{fault}]"})
         assert failed.is_error
         assert "Charged: no" not in text_of(failed)
@@ -166,7 +166,7 @@ async def mend_media(sandbox: Sandbox) -> None:
 
 
 async def test_a_call_that_the_history_does_not_have_was_not_charged(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool(RT, {"prompt": "a fox [fault:500]"})
         assert "Charged: unknown." in text_of(failed)
         settled = await checked(agent, id_in(failed))
@@ -181,11 +181,11 @@ async def test_a_submission_that_was_accepted_is_not_said_to_have_never_run(tmp_
         return httpx.Response(200, json={"data": []}) if request.method == "GET" else httpx.Response(200, text="?")
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         await agent.call_tool("submit_job", {"prompt": "a fox"})
-        (job,) = await desk.studio.latest(1)
+        (job,) = await app.service.latest(1)
         last = await checked(agent, job.local_id)
     assert "the request history has no such call" in text_of(last)
     assert "Charged: unknown." in text_of(last)
@@ -194,7 +194,7 @@ async def test_a_submission_that_was_accepted_is_not_said_to_have_never_run(tmp_
 async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool(RT, {"prompt": "a fox [fault:failed]"})
         assert "Charged: unknown." in text_of(failed)
         settled = text_of(await checked(agent, id_in(failed)))
@@ -207,7 +207,7 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
 ) -> None:
     monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
     sandbox.queue.history_status = 503
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
         unknown = await checked(agent, request_id)
         assert unknown.is_error
@@ -252,12 +252,12 @@ async def test_of_a_long_history_that_is_in_order_only_the_days_around_a_call_ar
         return httpx.Response(200, json={"data": rows})
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         lost = await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7})
         await checked(agent, id_in(lost))
-        (job,) = await desk.studio.latest(1)
+        (job,) = await app.service.latest(1)
     assert job.state == state
     assert max(map(int, asked)) == pages
 
@@ -265,20 +265,20 @@ async def test_of_a_long_history_that_is_in_order_only_the_days_around_a_call_ar
 async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_without_the_history(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         before = job_of(await agent.call_tool(VEGA, ASKED))["images"]
         (local_id,) = (row["local_id"] for row in rows(tmp_path, "SELECT local_id FROM jobs"))
     change(tmp_path, "DELETE FROM images")
     change(tmp_path, "UPDATE jobs SET state = 'PROCESSING', open = 1, remote_id = NULL, ended = NULL")
     sandbox.queue.history_status = 503
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, local_id))["images"] == before
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
 
 
 async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:504-after*1]", "seed": 5}
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         delivered = job_of(await agent.call_tool(RT, {"prompt": "warm up", "seed": 5}))
         failed = await agent.call_tool(RT, arguments)
         first = job_of(await checked(agent, id_in(failed)))
@@ -296,7 +296,7 @@ async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves
         return [{**row, "request_body": None} for row in rows_of(call, base, now)]
 
     monkeypatch.setattr(bodies, "history_rows", silent)
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
         text = text_of(await checked(agent, id_in(failed)))
         assert "does not tell enough to be sure" in text
@@ -313,8 +313,8 @@ async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one
     (call,) = sandbox.queue.calls.values()
     call.created -= 3600
     async with (
-        desk_over(sandbox.url, tmp_path, transport=LosingPosts()) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, transport=LosingPosts()) as app,
+        Client(build_server(app)) as agent,
     ):
         failed = await agent.call_tool(RT, arguments)
         text = text_of(await checked(agent, id_in(failed)))
@@ -333,8 +333,8 @@ class LosingPosts(httpx.AsyncHTTPTransport):
 
 async def test_a_call_that_was_lost_on_its_way_was_not_charged(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
-        desk_over(sandbox.url, tmp_path, transport=LosingPosts()) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, transport=LosingPosts()) as app,
+        Client(build_server(app)) as agent,
     ):
         for tool in (RT, "submit_job"):
             failed = await agent.call_tool(tool, {"prompt": "a fox"})
@@ -346,7 +346,7 @@ async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_the
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.queue.speed = 0.2
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after]"})
         job = job_of(await checked(agent, id_in(failed)))
         assert job["request_id"] in sandbox.queue.calls
@@ -356,7 +356,7 @@ async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_the
 
 
 async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]", "samples": 2}))[
             "request_id"
         ]
@@ -364,7 +364,7 @@ async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandb
     call.queue_seconds = 0
     sandbox.queue.skip(2 * 3600)
     later = datetime.now(UTC) + timedelta(hours=2)
-    async with desk_over(sandbox.url, tmp_path, clock=lambda: later) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
         job = job_of(await checked(agent, request_id))
     assert len(job["images"]) == 2
     assert sandbox.paid_requests == 1
@@ -373,12 +373,12 @@ async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandb
 async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
     sandbox.queue.calls[request_id].queue_seconds = 0
     sandbox.queue.skip(8 * 24 * 3600)
     later = datetime.now(UTC) + timedelta(days=8)
-    async with desk_over(sandbox.url, tmp_path, clock=lambda: later) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
         text = text_of(await checked(agent, request_id))
     assert "answered with HTTP 404" in text
     assert "Charged: yes." in text
@@ -398,7 +398,7 @@ async def test_a_job_that_only_the_api_knows_is_adopted(sandbox: Sandbox, tmp_pa
     request_id = await submitted_elsewhere(sandbox, prompt="from elsewhere", seed=9, samples=2, base64=True)
     sandbox.queue.skip(age)
     later = datetime.now(UTC) + timedelta(seconds=age)
-    async with desk_over(sandbox.url, tmp_path, clock=lambda: later) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
         job = job_of(await checked(agent, request_id))
         assert (job["seed"], job["parameters"]["prompt"], len(job["images"])) == (9, "from elsewhere", 2)
         assert [each["request_id"] for each in await listed(agent)] == [request_id]
@@ -406,7 +406,7 @@ async def test_a_job_that_only_the_api_knows_is_adopted(sandbox: Sandbox, tmp_pa
 
 
 async def test_an_id_that_nobody_knows_is_never_heard_of(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         for request_id in ("f" * 32, f"local-{'0' * 32}"):
             result = await agent.call_tool("check_job", {"request_id": request_id})
             assert result.is_error
@@ -416,10 +416,10 @@ async def test_an_id_that_nobody_knows_is_never_heard_of(sandbox: Sandbox, tmp_p
 
 
 async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
     asked = sandbox.queue.requests.copy()
-    async with desk_over(sandbox.url, tmp_path, api="another") as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, api="another") as app, Client(build_server(app)) as agent:
         result = await checked(agent, request_id)
         assert f"begun with another API, {sandbox.url}" in text_of(result)
     assert sandbox.queue.requests == asked
@@ -455,16 +455,16 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
     same: bool,  # noqa: FBT001
 ) -> None:
     async with (
-        desk_over(sandbox.url, tmp_path, wait_seconds=wait) as first_desk,
-        desk_over(sandbox.url, tmp_path) as second_desk,
+        app_over(sandbox.url, tmp_path, wait_seconds=wait) as first_desk,
+        app_over(sandbox.url, tmp_path) as second_desk,
         Client(build_server(first_desk)) as first,
         Client(build_server(second_desk)) as second,
     ):
         await leave(first, sandbox)
         (begun,) = await listed(first)
         if finished:
-            job = await first_desk.studio.find(begun["request_id"])
-            async for _ in first_desk.studio.follow(job, 20):
+            job = await first_desk.service.find(begun["request_id"])
+            async for _ in first_desk.service.follow(job, 20):
                 pass
         agent = first if same and wait else second
         job = job_of(await agent.call_tool(VEGA, ASKED))
@@ -476,7 +476,7 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
 
 
 async def test_other_arguments_are_never_joined(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path, wait_seconds=0) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         for arguments in ({"prompt": "a fox"}, {"prompt": "a fox", "seed": 1}, {"prompt": "a fox", "samples": 2}):
             await agent.call_tool(VEGA, arguments)
         await agent.call_tool(RT, {"prompt": "a fox"})
@@ -486,8 +486,8 @@ async def test_other_arguments_are_never_joined(sandbox: Sandbox, tmp_path: Path
 async def test_a_call_is_not_joined_two_minutes_later(sandbox: Sandbox, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     async with (
-        desk_over(sandbox.url, tmp_path, wait_seconds=0, clock=lambda: now) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, wait_seconds=0, clock=lambda: now) as app,
+        Client(build_server(app)) as agent,
     ):
         for _ in range(2):
             await agent.call_tool(VEGA, ASKED)
@@ -500,7 +500,7 @@ async def test_a_call_is_not_joined_two_minutes_later(sandbox: Sandbox, tmp_path
 async def test_calls_at_the_same_time_with_the_same_arguments_are_calls_of_their_own(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
             for tool in (VEGA, VEGA, "submit_job", "submit_job"):
                 tasks.start_soon(agent.call_tool, tool, ASKED)
@@ -511,7 +511,7 @@ async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     arguments = {"prompt": "a fox [fault:504-after]"}
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = id_in(await agent.call_tool(RT, arguments))
         await checked(agent, request_id)
         failed = await agent.call_tool(RT, arguments)
@@ -528,9 +528,9 @@ async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
     async def never(*_: object) -> None:
         await anyio.sleep_forever()
 
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         with monkeypatch.context() as patch:
-            patch.setattr(desk.studio.darkroom, "previews", never)
+            patch.setattr(app.service.processor, "previews", never)
             with anyio.move_on_after(1.5):
                 await agent.call_tool(RT, ASKED)
         (job,) = await listed(agent)
@@ -540,7 +540,7 @@ async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
 
 
 async def test_a_refused_call_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402*1]"})).is_error
         assert job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:402*1]"}))["images"]
 
@@ -553,8 +553,8 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
 ) -> None:
     sandbox.queue.rate_limit = 1
     async with (
-        desk_over(sandbox.url, tmp_path, wait_seconds=0.2) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, wait_seconds=0.2) as app,
+        Client(build_server(app)) as agent,
     ):
         await agent.call_tool(RT, {"prompt": "first"})
         sandbox.queue._taken[0] -= 58  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  two seconds to go
@@ -568,8 +568,8 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
 async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.queue.rate_limit = 1
     async with (
-        desk_over(sandbox.url, tmp_path, wait_seconds=0.2, patience=90) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, wait_seconds=0.2, patience=90) as app,
+        Client(build_server(app)) as agent,
     ):
         await agent.call_tool(RT, {"prompt": "first"})
         text = text_of(await agent.call_tool("submit_job", {"prompt": "second"}))
@@ -582,7 +582,7 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.queue.rate_limit = 1
-    async with desk_over(sandbox.url, tmp_path, patience=0) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, patience=0) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "first"})
         sandbox.queue._taken[0] += 3600  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  an hour's limit
         text = text_of(await agent.call_tool(RT, {"prompt": "second"}))
@@ -598,8 +598,8 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
 async def two_servers(sandbox: Sandbox, folder: Path) -> AsyncGenerator[tuple[Client, Client]]:
     """Agents of two servers on one ledger and one gallery."""
     async with (
-        desk_over(sandbox.url, folder) as one,
-        desk_over(sandbox.url, folder) as other,
+        app_over(sandbox.url, folder) as one,
+        app_over(sandbox.url, folder) as other,
         Client(build_server(one)) as first,
         Client(build_server(other)) as second,
     ):
@@ -622,7 +622,7 @@ async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox
 async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
 ) -> None:
-    monkeypatch.setattr("mcp_vega.studio.studio.HEARTBEAT", 0.05)
+    monkeypatch.setattr("mcp_vega.jobs.service.HEARTBEAT", 0.05)
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -643,13 +643,13 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
 
 
 async def test_after_a_server_was_killed_the_same_call_is_joined_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path, wait_seconds=0) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         sandbox.queue.speed = 0.2
         begun = job_of(await agent.call_tool(VEGA, ASKED))
         # As a killed server leaves it: a caller waits at a server whose process is gone, but whose time is not over.
         change(tmp_path, "UPDATE servers SET id = 'gone', process = ?", number_of_no_process())
         change(tmp_path, "UPDATE jobs SET awaited_by = 'gone', holder = 'gone'")
-        async with desk_over(sandbox.url, tmp_path) as next_desk, Client(build_server(next_desk)) as next_agent:
+        async with app_over(sandbox.url, tmp_path) as next_desk, Client(build_server(next_desk)) as next_agent:
             job = job_of(await next_agent.call_tool(VEGA, ASKED))
             job = job_of(await checked(next_agent, job["request_id"]))
         assert job["seed"] == begun["seed"]
@@ -676,7 +676,7 @@ async def test_a_clock_that_is_wrong_all_the_time_does_not_hide_a_call_that_ran(
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(hours=hours)
 
-    async with desk_over(sandbox.url, tmp_path, clock=clock) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, clock=clock) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
         assert job_of(await checked(agent, id_in(failed)))["images"]
         chosen = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]", "seed": 5})
@@ -686,7 +686,7 @@ async def test_a_clock_that_is_wrong_all_the_time_does_not_hide_a_call_that_ran(
 
 async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:failed*1] [fault:504-after]", "seed": 5}
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         first = await agent.call_tool(RT, arguments)
         assert "ran out of memory" in text_of(await checked(agent, id_in(first)))
         second = await agent.call_tool(RT, arguments)
@@ -696,7 +696,7 @@ async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox:
 
 async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:504-after]", "seed": 5}
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
             for _ in range(2):
                 tasks.start_soon(agent.call_tool, RT, arguments)
@@ -733,8 +733,8 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
     monkeypatch.setattr(bodies, "history_rows", backwards)
     sandbox.queue.history_status = 503
     async with (
-        desk_over(sandbox.url, tmp_path, transport=Flaky(1)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, transport=Flaky(1)) as app,
+        Client(build_server(app)) as agent,
     ):
         partly = await agent.call_tool(VEGA, {"prompt": "three", "samples": 3})
         job = job_of(partly)
@@ -744,7 +744,7 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         assert [image["id"] for image in job_of(again)["images"]][:2] == [image["id"] for image in job["images"]]
         kept = Path(job["images"][0]["path"])
         if since == "without recipe":  # as versions before the recipe kept it
-            kept.write_bytes(recipes.without(kept.read_bytes()))
+            kept.write_bytes(metadata.without(kept.read_bytes()))
         elif since == "edited":
             kept.write_bytes(b"edited")
         elif since == "moved":
@@ -753,7 +753,7 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         whole = job_of(await checked(agent, job["request_id"]))
     assert [image["id"] for image in whole["images"]] == list(dict.fromkeys(image["id"] for image in whole["images"]))
     assert len(whole["images"]) == 3
-    pictures = {recipes.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
+    pictures = {metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
     assert len(pictures - {b"edited"}) == (2 if since == "edited" else 3)
 
 
@@ -772,16 +772,16 @@ async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_m
             return await super().handle_async_request(request)
 
     async with (
-        desk_over(sandbox.url, tmp_path, transport=Late()) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, transport=Late()) as app,
+        Client(build_server(app)) as agent,
     ):
         job = job_of(await agent.call_tool(VEGA, {"prompt": "four", "samples": 4}))
         assert len(job["images"]) == 3
         first = Path(job["images"][0]["path"])
-        first.write_bytes(recipes.without(first.read_bytes()))  # so that its sum tells nothing
+        first.write_bytes(metadata.without(first.read_bytes()))  # so that its sum tells nothing
         first.rename(first.with_name("moved.jpg"))
         with anyio.fail_after(20):
-            while late or len({recipes.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) < 4:
+            while late or len({metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) < 4:
                 await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1})
     assert sandbox.paid_requests == 1
 
@@ -796,8 +796,8 @@ async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_th
         return httpx.Response(200, json={"image": pictures})
 
     async with (
-        desk_over(API, gallery, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, gallery, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         first = await agent.call_tool(RT, ASKED)
         job = job_of(first)
@@ -808,7 +808,7 @@ async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_th
             while None in [image["path"] for image in job["images"]]:
                 asked = {"request_id": job["request_id"], "wait_seconds": 1}
                 job = job_of(await agent.call_tool("check_job", asked))
-    kept = {recipes.without(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
+    kept = {metadata.without(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
     assert kept == {noise("JPEG", 64), noise("JPEG", 65)}
 
 
@@ -821,8 +821,8 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
         return datetime.now(UTC) + timedelta(hours=1)
 
     async with (
-        desk_over(sandbox.url, tmp_path, wait_seconds=1.5, patience=0, clock=clock) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, wait_seconds=1.5, patience=0, clock=clock) as app,
+        Client(build_server(app)) as agent,
     ):
         await agent.call_tool(RT, {"prompt": "first"})
         await agent.call_tool(RT, {"prompt": "second"})
@@ -832,14 +832,14 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
 async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
-        prepare = Gallery.prepare
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+        prepare = ImageFolder.prepare
 
-        async def slow(gallery: Gallery, day: date) -> None:
+        async def slow(gallery: ImageFolder, day: date) -> None:
             await prepare(gallery, day)
-            await desk.studio.finish(0)
+            await app.service.finish(0)
 
-        monkeypatch.setattr(Gallery, "prepare", slow)
+        monkeypatch.setattr(ImageFolder, "prepare", slow)
         text = text_of(await agent.call_tool(RT, ASKED))
     assert "about to exit" in text
     assert "Charged: no." in text
@@ -847,12 +847,12 @@ async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(
 
 
 async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         broken = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
         left = job_of(await agent.call_tool("submit_job", {"prompt": "left [fault:stuck]"}))["request_id"]
     change(tmp_path, "UPDATE jobs SET cost = 'x', holder = NULL WHERE remote_id = ?", broken)
     sandbox.queue.calls[left].queue_seconds = 0
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, left))["images"]
         assert [job["request_id"] for job in await listed(agent)] == [left]
         result = await agent.call_tool("check_job", {"request_id": broken})

@@ -9,7 +9,7 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, TextContent
 
-from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
 
 pytestmark = pytest.mark.anyio
 

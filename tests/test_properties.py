@@ -17,20 +17,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
-from test_recipes import PICTURES, RECIPE, picture
+from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
-from mcp_vega.segmind import answers as api
-from mcp_vega.segmind.answers import REQUEST_ID
+from mcp_vega.imaging import metadata
+from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, whole
+from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.imaging.preview import InvalidImageError, measure
+from mcp_vega.parameters import MODELS, VegaParameters
+from mcp_vega.segmind import parsing as api
 from mcp_vega.segmind.history import HistoryPage, HistoryRow, read_history, read_history_entry
-from mcp_vega.segmind.media import SUFFIXES, WEBP, Allowance, find_pictures, recognise, whole
-from mcp_vega.segmind.parameters import MODELS, VegaParameters
-from mcp_vega.segmind.responses import Answer
-from mcp_vega.server.arguments import Question, of_any_model, of_model
-from mcp_vega.studio import recipes
-from mcp_vega.studio.gallery import Gallery, name_of
-from mcp_vega.studio.pictures import NoPictureError, measure
-from mcp_vega.studio.recipes import Recipe
+from mcp_vega.segmind.media_urls import AllowedUrls
+from mcp_vega.segmind.parsing import REQUEST_ID, find_pictures
+from mcp_vega.segmind.response import ApiResponse
+from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
+from mcp_vega.storage.images.folder import ImageFolder, name_of
 
 # The same examples each time, and none kept: a run says nothing about an earlier one.
 settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
@@ -46,9 +47,9 @@ LETTERS = st.text(st.characters(exclude_categories=[]))  # halves of surrogate p
 TAKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     **{slug: of_model(model, slug).read for slug, model in MODELS.items()},
     "submit_job": of_any_model().read,
-    "check_job": of_model(Question, "check_job").read,
+    "check_job": of_model(CheckJobArguments, "check_job").read,
 }
-NAMES = st.sampled_from(["model", *VegaParameters.model_fields, *Question.model_fields])
+NAMES = st.sampled_from(["model", *VegaParameters.model_fields, *CheckJobArguments.model_fields])
 SMALL = st.integers(-2, 105)
 NUMBERS = SMALL | st.integers() | st.floats() | st.sampled_from([1024, 10**15, 10**400, 10**4000, -(10**4000)])
 WORDS = LETTERS | st.sampled_from([*MODELS, "Euler", "DPM2 karras", "true", "nan", "1e999", KEY, "\ud800"])
@@ -67,7 +68,7 @@ def test_arguments_are_within_the_limits_or_refused(taker: str, prompt: dict[str
             assert len(refused.what.splitlines()) == 1
             assert len(refused.text.splitlines()) == 3
             assert len(refused.what) < 600 * (len(raw) + 1)
-        case Question() as question:
+        case CheckJobArguments() as question:
             assert 0 <= question.wait_seconds <= 45
             assert re.fullmatch(f"({REQUEST_ID})?", question.request_id)
         case parameters:
@@ -112,7 +113,7 @@ HEADERS = st.dictionaries(
     | st.sampled_from(["x-generation-time", "date", "content-type", "x-rate-limit-reset-at-utc"]),
     FACES.map(str),
 )
-READERS: list[tuple[Callable[[Answer], Any], Any]] = [
+READERS: list[tuple[Callable[[ApiResponse], Any], Any]] = [
     (api.read_receipt, api.Receipt),
     (lambda answer: api.read_generation(answer, paid=True), api.Generation | api.Submission | SegmindError),
     (lambda answer: api.read_generation(answer, paid=False), api.Generation | api.Submission | SegmindError),
@@ -126,12 +127,12 @@ PAID = (1, 3)  # their places
 
 
 @settings(max_examples=600)
-@given(st.builds(Answer, STATUSES, HEADERS, BODIES))
-def test_every_answer_is_read_or_an_error_of_ours(answer: Answer) -> None:
+@given(st.builds(ApiResponse, STATUSES, HEADERS, BODIES))
+def test_every_answer_is_read_or_an_error_of_ours(answer: ApiResponse) -> None:
     check_answer(answer)
 
 
-def check_answer(answer: Answer) -> None:
+def check_answer(answer: ApiResponse) -> None:
     """That every reader gives what it promises, or an error of the tree that tells no wrong price."""
     for number, (read, kinds) in enumerate(READERS):
         found = outcome(read, answer)
@@ -195,19 +196,19 @@ def mutated(data: bytes, cuts: Cuts) -> bytes:
 
 def check_picture(data: bytes, *, decoded: bool = True) -> None:
     """That picture bytes, however damaged, are looked at without harm, and a recipe in them is no change of them."""
-    found, after, bare = recognise(data), recipes.written(data, RECIPE), recipes.without(data)
-    assert isinstance(recipes.read(data), Recipe | None)
+    found, after, bare = recognise(data), metadata.written(data, RECIPE), metadata.without(data)
+    assert isinstance(metadata.read(data), Recipe | None)
     assert recognise(after) is found
     assert len(bare) <= len(data) <= len(after)
     assert found not in (None, WEBP) or after == bare == data
     with suppress(SegmindError):
         assert whole(data) is data
         assert find_pictures({"image": b64encode(data).decode()}) == (data,)
-    with suppress(NoPictureError):
+    with suppress(InvalidImageError):
         if decoded and measure(data) and found is not WEBP:
-            assert recipes.read(after) == RECIPE
-            assert recipes.written(after, RECIPE) == after
-            assert recipes.without(after) == bare
+            assert metadata.read(after) == RECIPE
+            assert metadata.written(after, RECIPE) == after
+            assert metadata.without(after) == bare
             assert measure(after) == measure(data)
             assert pixels(after) == pixels(data)
 
@@ -216,15 +217,15 @@ def check_picture(data: bytes, *, decoded: bool = True) -> None:
 @given(st.sampled_from(list(FORMATS.values())), CUTS)
 def test_damaged_pictures_are_looked_at_without_harm(data: bytes, cuts: Cuts) -> None:
     check_picture(mutated(data, cuts))
-    check_picture(mutated(recipes.written(data, RECIPE), cuts))
+    check_picture(mutated(metadata.written(data, RECIPE), cuts))
 
 
 @given(st.sampled_from(list(FORMATS.values())), st.text().filter(str.strip), st.text(), st.integers(-1, 10**15 - 1))
 def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, negative: str, seed: int) -> None:
     recipe = Recipe(VegaParameters(prompt=prompt, negative_prompt=negative, seed=seed))
-    after = recipes.written(data, recipe)
-    assert recipes.read(after) == (None if recognise(data) is WEBP else recipe)
-    assert recipes.without(after) == data
+    after = metadata.written(data, recipe)
+    assert metadata.read(after) == (None if recognise(data) is WEBP else recipe)
+    assert metadata.without(after) == data
 
 
 # ---- file names ----
@@ -240,14 +241,14 @@ def test_a_file_name_is_plain_and_short_whatever_the_prompt(prompt: str, seed: i
 @pytest.mark.anyio
 async def test_a_picture_is_kept_below_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
     gallery, name = tmp_path / "gallery", name_of(prompt, 7, ".jpg")
-    path, why = await Gallery(gallery).keep(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
+    path, why = await ImageFolder(gallery).keep(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
     assert (why, path.parent) == ("", gallery.resolve() / "2026-11-20")
     assert path.read_bytes() == data
 
 
 # ---- addresses ----
 
-ALLOWANCE = Allowance("http://api.example:8080", ("Cdn.example",))
+ALLOWANCE = AllowedUrls("http://api.example:8080", ("Cdn.example",))
 ALLOWED = [
     MEDIA,
     "http://api.example:8080/1.png",

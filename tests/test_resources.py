@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import anyio
 import httpx
 import pytest
-from conftest import API, Sandbox, api_that_draws, desk_over, images_of, job_of, noise, text_of
+from conftest import API, Sandbox, api_that_draws, app_over, images_of, job_of, noise, text_of
 from mcp.client import Client, IncomingMessage
 from mcp.client.sse import sse_client
 from mcp.shared.exceptions import MCPError
@@ -28,11 +28,11 @@ from mcp_types import (
 )
 from PIL import Image
 
+from mcp_vega.imaging import metadata
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
-from mcp_vega.server.web import PATHS, build_application
-from mcp_vega.studio import recipes
-from mcp_vega.studio.database import MIGRATIONS
+from mcp_vega.server.http.app import PATHS, build_application
+from mcp_vega.storage.database.sqlite import MIGRATIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -68,8 +68,8 @@ async def test_a_picture_is_a_resource_with_its_real_mime_type(agent: Client) ->
 
 async def test_a_picture_that_is_a_png_says_so(tmp_path: Path) -> None:
     async with (
-        desk_over(API, tmp_path, transport=api_that_draws(noise("PNG", 64))) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=api_that_draws(noise("PNG", 64))) as app,
+        Client(build_server(app)) as agent,
     ):
         (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
         assert (await blob(agent, image["uri"]))[1] == "image/png"
@@ -162,7 +162,7 @@ async def visitor(sandbox: Sandbox, tmp_path: Path) -> Any:
     def clock() -> datetime:
         return now
 
-    async with desk_over(sandbox.url, tmp_path, clock=clock) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, clock=clock) as app, Client(build_server(app)) as agent:
         for tool, prompt, seed in (
             (VEGA, "a red fox in the snow", 7),
             (RT, "Ein Füchslein, 100% wach", 77),
@@ -243,7 +243,7 @@ async def test_the_gallery_has_pages_that_lead_on(agent: Client) -> None:
 
 
 async def test_a_job_that_cannot_be_read_does_not_end_the_pages(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         for number in range(6):
             await agent.call_tool(VEGA, {"prompt": f"picture {number}", "samples": 4})
         with (
@@ -273,10 +273,10 @@ async def test_words_behind_a_nul_are_found(agent: Client) -> None:
     assert await prompts(agent, "vega://gallery?q=snow+7") == ["a fox\0in the snow"]
 
 
-def made_older(ledger: Path, version: int) -> None:
+def made_older(store: Path, version: int) -> None:
     """Have a ledger's jobs and pictures stand in a file of an earlier version."""
-    newer = ledger.rename(ledger.with_suffix(".newer"))
-    with closing(sqlite3.connect(ledger)) as database, database:
+    newer = store.rename(store.with_suffix(".newer"))
+    with closing(sqlite3.connect(store)) as database, database:
         for name, count in (("words", 5), ("estimate", 2)):
             database.create_function(name, count, lambda *_: "")
         database.executescript(";".join(MIGRATIONS[:version]))
@@ -292,7 +292,7 @@ async def test_pictures_of_a_ledger_of_an_earlier_version_are_found(
     sandbox: Sandbox, tmp_path: Path, version: int
 ) -> None:
     folder, home = tmp_path / "gallery", tmp_path / "home"
-    async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, folder, home=home) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
         await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
     made_older(home / "ledger.sqlite3", version)
@@ -302,7 +302,7 @@ async def test_pictures_of_a_ledger_of_an_earlier_version_are_found(
             "INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256) "
             "VALUES ('stray', 'nowhere', '/x.jpg', 'image/jpeg', 1, 1, 1, '')"
         )
-    async with desk_over(sandbox.url, folder, home=home) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, folder, home=home) as app, Client(build_server(app)) as agent:
         for query in ("füchslein", "7", "vegart", "segmind-vega-rt-v1", datetime.now(UTC).date().isoformat()):
             assert await prompts(agent, f"vega://gallery?q={query}") == ["ein FÜCHSLEIN"]
 
@@ -351,7 +351,7 @@ async def test_ids_are_completed(agent: Client) -> None:
 
 
 async def test_a_client_that_listens_hears_of_new_pictures_and_of_its_job(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         capabilities = agent.server_capabilities.resources
         assert capabilities is not None
         assert (capabilities.list_changed, capabilities.subscribe) == (True, True)
@@ -375,8 +375,8 @@ async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox:
             heard.set()
 
     async with (
-        desk_over(sandbox.url, tmp_path) as desk,
-        Client(build_server(desk), mode="legacy", message_handler=handle) as agent,
+        app_over(sandbox.url, tmp_path) as app,
+        Client(build_server(app), mode="legacy", message_handler=handle) as agent,
     ):
         capabilities = agent.server_capabilities.resources
         assert capabilities is not None
@@ -391,8 +391,8 @@ async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox:
 
 async def over_http(folder: Path, transport: str, mode: str, data: bytes, check: Callable[[Client, str], Any]) -> None:
     """Check something of a server over HTTP whose pictures are all `data`."""
-    async with desk_over(API, folder, transport=api_that_draws(data)) as desk:
-        application = build_application(desk, transport)
+    async with app_over(API, folder, transport=api_that_draws(data)) as app:
+        application = build_application(app, transport)
         # The loopback server of the sandbox runs no lifespan.
         async with application.router.lifespan_context(application), serving(application) as url:
             address = f"{url}{PATHS[transport]}"
@@ -468,11 +468,11 @@ async def test_a_picture_that_a_transport_cannot_carry_comes_as_large_as_it_can_
 
 async def test_on_stdio_and_in_memory_any_size_is_read_whole(tmp_path: Path) -> None:
     async with (
-        desk_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as desk,
-        Client(build_server(desk), mode="legacy") as agent,
+        app_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as app,
+        Client(build_server(app), mode="legacy") as agent,
     ):
         (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
         data, mime_type = await blob(agent, image["uri"])
     assert mime_type == "image/png"
     assert len(data) > 3_000_000
-    assert recipes.read(data) is not None
+    assert metadata.read(data) is not None

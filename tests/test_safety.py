@@ -16,19 +16,19 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from conftest import API, HISTORY, KEY, Sandbox, desk_over, images_of, job_of, noise, text_of
+from conftest import API, HISTORY, KEY, Sandbox, app_over, images_of, job_of, noise, text_of
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
-from mcp_vega.cli.wiring import log_to_stderr, no_cookies
+from mcp_vega.cli.application import log_to_stderr, no_cookies
 from mcp_vega.errors import GalleryError, InvalidSettings
-from mcp_vega.segmind.answers import is_request_id
+from mcp_vega.redaction import quoted, redacted
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.segmind.responses import quoted, redacted
+from mcp_vega.segmind.parsing import is_request_id
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
-from mcp_vega.studio.gallery import Gallery
+from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
 
@@ -85,8 +85,8 @@ async def test_no_address_but_those_allowed_is_asked_whatever_the_answer_names(
 ) -> None:
     api = Pointing(address, redirected=redirected)
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(api)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(api)) as app,
+        Client(build_server(app)) as agent,
     ):
         queued = job_of(await agent.call_tool("submit_job", {"prompt": "a fox"}))
         result = await agent.call_tool("check_job", {"request_id": queued["request_id"], "wait_seconds": 10})
@@ -128,8 +128,8 @@ async def test_a_key_that_the_api_sends_back_goes_nowhere(
     caplog.set_level(logging.DEBUG)
     home = tmp_path / "home"
     async with (
-        desk_over(API, tmp_path / "g", home=home, key=key, transport=httpx.MockTransport(echoing)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path / "g", home=home, key=key, transport=httpx.MockTransport(echoing)) as app,
+        Client(build_server(app)) as agent,
     ):
         results = [await agent.call_tool(RT, {"prompt": "a fox", "num_inference_steps": steps})]
         results.append(await agent.call_tool("submit_job", {"prompt": "an owl"}))
@@ -146,8 +146,8 @@ async def test_a_key_that_is_sent_back_in_another_encoding_goes_nowhere(tmp_path
     answer = httpx.Response(400, content=json.dumps({"error": f"invalid key {ODD_KEY}"}).encode(encoding))
     transport = httpx.MockTransport(lambda _: answer)
     async with (
-        desk_over(API, tmp_path, key=ODD_KEY, transport=transport) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, key=ODD_KEY, transport=transport) as app,
+        Client(build_server(app)) as agent,
     ):
         result = await agent.call_tool(RT, {"prompt": "a fox"})
     assert "invalid key SG_..." in text_of(result)
@@ -163,8 +163,8 @@ async def test_no_address_that_holds_the_key_is_asked(tmp_path: Path, spelt: str
         return httpx.Response(200, text=f'{{"image": "{address}"}}')
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         assert (await agent.call_tool(RT, {"prompt": "a fox"})).is_error
     assert not any(KEY in url for url in asked)
@@ -193,8 +193,8 @@ async def test_what_is_compressed_more_than_once_or_oddly_is_not_unpacked(tmp_pa
 
     tracemalloc.start()
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         result = await agent.call_tool(RT, {"prompt": "a fox"})
         _, most = tracemalloc.get_traced_memory()
@@ -277,8 +277,8 @@ async def test_one_layer_of_compression_is_unpacked(tmp_path: Path, encoding: st
         return httpx.Response(200, stream=Raw(sent), headers={"content-encoding": encoding})
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         assert len(images_of(await agent.call_tool(RT, {"prompt": "a fox"}))) == 1
 
@@ -310,8 +310,8 @@ async def test_an_error_of_the_api_cannot_speak_as_this_server(tmp_path: Path) -
     )
     answer = httpx.Response(400, json={"error": words})
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(lambda _: answer)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(lambda _: answer)) as app,
+        Client(build_server(app)) as agent,
     ):
         result = await agent.call_tool(RT, {"prompt": "a fox"})
     said, charged, next_step = text_of(result).splitlines()
@@ -328,7 +328,7 @@ async def test_a_link_in_the_gallery_leads_nowhere(sandbox: Sandbox, tmp_path: P
     gallery, outside = tmp_path / "gallery", tmp_path / "outside"
     gallery.mkdir()
     outside.mkdir()
-    async with desk_over(sandbox.url, gallery) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, gallery) as app, Client(build_server(app)) as agent:
         first = job_of(await agent.call_tool(RT, {"prompt": "a fox"}))["images"][0]
         day = Path(first["path"]).parent
         day.rename(tmp_path / "moved")
@@ -346,7 +346,7 @@ async def test_nothing_is_set_aside_or_made_behind_a_link(tmp_path: Path) -> Non
     outside.mkdir()
     gallery.mkdir()
     (gallery / "unreadable").symlink_to(outside, target_is_directory=True)
-    assert await Gallery(gallery).set_aside(b"data", "a-7.bin", date(2026, 11, 21)) is None
+    assert await ImageFolder(gallery).set_aside(b"data", "a-7.bin", date(2026, 11, 21)) is None
     assert list(outside.iterdir()) == []
 
 
@@ -354,7 +354,7 @@ async def test_nothing_is_set_aside_or_made_behind_a_link(tmp_path: Path) -> Non
 async def test_a_picture_that_was_replaced_by_a_link_is_not_read(sandbox: Sandbox, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret", encoding="utf-8")
-    async with desk_over(sandbox.url, tmp_path / "gallery") as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path / "gallery") as app, Client(build_server(app)) as agent:
         job = job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
         path = Path(job["images"][0]["path"])
         path.unlink()
@@ -370,7 +370,7 @@ async def test_a_picture_that_was_replaced_by_a_link_is_not_read(sandbox: Sandbo
 @posix
 async def test_a_gallery_that_was_moved_behind_a_link_is_still_read(sandbox: Sandbox, tmp_path: Path) -> None:
     gallery = tmp_path / "gallery"
-    async with desk_over(sandbox.url, gallery) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, gallery) as app, Client(build_server(app)) as agent:
         job = job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
         gallery.rename(tmp_path / "larger-disk")
         gallery.symlink_to(tmp_path / "larger-disk", target_is_directory=True)
@@ -386,7 +386,7 @@ async def test_another_users_folder_in_the_temporary_one_takes_no_picture(
     blocked.touch()
     spare = tmp_path / "spare"
     spare.mkdir()
-    gallery = Gallery(blocked / "gallery", [spare])
+    gallery = ImageFolder(blocked / "gallery", [spare])
     path, _ = await gallery.keep(b"data", "a-7.jpg", "0" * 32, date(2026, 11, 21))
     assert path.is_relative_to(spare)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
@@ -399,7 +399,7 @@ async def test_another_users_folder_in_the_temporary_one_takes_no_picture(
     link.symlink_to(spare, target_is_directory=True)
     monkeypatch.undo()
     with pytest.raises(GalleryError):
-        await Gallery(blocked / "gallery", [link]).keep(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
+        await ImageFolder(blocked / "gallery", [link]).keep(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
 
 
 @posix
@@ -410,7 +410,7 @@ async def test_the_ledger_can_be_read_by_its_user_alone(sandbox: Sandbox, tmp_pa
         database.execute("PRAGMA user_version = 0")
     (home / "ledger.sqlite3").touch()
     (home / "ledger.sqlite3").chmod(0o644)
-    async with desk_over(sandbox.url, tmp_path / "g", home=home) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path / "g", home=home) as app, Client(build_server(app)) as agent:
         job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in home.iterdir()}
     assert len(modes) == 3
@@ -437,7 +437,7 @@ NAMES = [
 async def test_no_prompt_leads_out_of_the_gallery(tmp_path: Path, prompt: str) -> None:
     gallery = tmp_path / "gallery"
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=noise("JPEG", 64)))
-    async with desk_over(API, gallery, transport=transport) as desk, Client(build_server(desk)) as agent:
+    async with app_over(API, gallery, transport=transport) as app, Client(build_server(app)) as agent:
         path = Path(job_of(await agent.call_tool(RT, {"prompt": prompt}))["images"][0]["path"])
     assert path.parent.parent == gallery
     assert path.name.isascii()

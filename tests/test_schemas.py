@@ -9,8 +9,8 @@ from mcp.client import Client
 
 from mcp_vega import __version__
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.segmind.parameters import VegaParameters
-from mcp_vega.server.arguments import of_any_model, of_model
+from mcp_vega.parameters import VegaParameters
+from mcp_vega.server.schemas import of_any_model, of_model
 
 pytestmark = pytest.mark.anyio
 

@@ -13,20 +13,19 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import API, HISTORY, Sandbox, desk_over, handle, job_of, noise, text_of
+from conftest import API, HISTORY, Sandbox, app_over, handle, job_of, noise, text_of
 from mcp.client import Client
 from mcp_types import CallToolResult
 
 from mcp_vega import errors
-from mcp_vega.segmind.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.job import Job, Limits
+from mcp_vega.jobs import rate_limiter
+from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.studio import turns
-from mcp_vega.studio.accounts import Spent
-from mcp_vega.studio.database import BUSY_SECONDS
-from mcp_vega.studio.jobs import Job
-from mcp_vega.studio.ledger import Ledger
-from mcp_vega.studio.limits import Limits
-from mcp_vega.studio.studio import Studio
+from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.database.spending import Spent
+from mcp_vega.storage.database.sqlite import BUSY_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -47,9 +46,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
-def waits(studio: Studio, job: Job) -> bool:
+def waits(service: JobService, job: Job) -> bool:
     """Whether a job says that it waits for its turn."""
-    return any(each.notes for each in studio.under_way if each.local_id == job.local_id)
+    return any(each.notes for each in service.under_way if each.local_id == job.local_id)
 
 
 # ---- the day's limit ----
@@ -57,8 +56,8 @@ def waits(studio: Studio, job: Job) -> bool:
 
 async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
-        desk_over(sandbox.url, tmp_path, limits=a_day("0.005")) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, limits=a_day("0.005")) as app,
+        Client(build_server(app)) as agent,
     ):
         for seed in (1, 2):
             job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": seed}))
@@ -76,7 +75,7 @@ async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sand
 
 
 async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path, limits=a_day("1")) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, limits=a_day("1")) as app, Client(build_server(app)) as agent:
         drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
         assert "Cost: $0.00225\nCredits left: $9.99775\n" in text_of(drawn)
         assert text_of(drawn).endswith("\nSpending limit: $0.99775 of $1 left today (UTC)")
@@ -87,7 +86,7 @@ async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox,
 
 
 async def test_the_list_of_jobs_says_what_is_left_too(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path, limits=a_day("1")) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, limits=a_day("1")) as app, Client(build_server(app)) as agent:
         for left in ("$1", "$0.998"):
             listed = await agent.call_tool("check_job", {})
             assert text_of(listed).endswith(f"\nSpending limit: {left} of $1 left today (UTC)")
@@ -102,7 +101,7 @@ async def test_without_a_limit_nothing_is_said_of_one(agent: Client) -> None:
 
 
 async def test_nothing_is_drawn_with_a_limit_of_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path, limits=a_day("0")) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, limits=a_day("0")) as app, Client(build_server(app)) as agent:
         assert code_of(await agent.call_tool(RT, {"prompt": "a fox"})) == "spending_limit_reached"
     assert sandbox.paid_requests == 0
 
@@ -117,8 +116,8 @@ async def test_two_servers_on_a_ledger_keep_one_limit_however_many_calls_come_at
 
     home, limits = tmp_path / "home", a_day("0.0115")  # five calls, and a little
     async with (
-        desk_over(sandbox.url, tmp_path / "one", home=home, limits=limits) as one,
-        desk_over(sandbox.url, tmp_path / "two", home=home, limits=limits) as two,
+        app_over(sandbox.url, tmp_path / "one", home=home, limits=limits) as one,
+        app_over(sandbox.url, tmp_path / "two", home=home, limits=limits) as two,
         Client(build_server(one)) as first,
         Client(build_server(two)) as second,
         anyio.create_task_group() as tasks,
@@ -132,27 +131,27 @@ async def test_two_servers_on_a_ledger_keep_one_limit_however_many_calls_come_at
 
 async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
-        desk_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app,
+        Client(build_server(app)) as agent,
     ):
         for fault in ("402", "failed", "moderation"):
             assert (await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})) is not None
-            await until(lambda: not desk.studio.under_way)
+            await until(lambda: not app.service.under_way)
         job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))
 
 
 async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.queue.history_status = 503
-    async with desk_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app, Client(build_server(app)) as agent:
         lost = await agent.call_tool(VEGA, {"prompt": "a fox [fault:500]", "seed": 1})
         assert "Charged: unknown." in text_of(lost)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
         sandbox.queue.history_status = 200
-        (job,) = await desk.studio.latest(1)
+        (job,) = await app.service.latest(1)
         settled = await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 30})
         assert code_of(settled) in {"never_ran", "outcome_unknown"}
         with anyio.fail_after(60):
-            while not (job := await desk.studio.look(job.request_id)).error or job.open:
+            while not (job := await app.service.look(job.request_id)).error or job.open:
                 await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 5})
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
 
@@ -165,8 +164,8 @@ async def test_the_cost_that_the_api_tells_counts_in_the_place_of_the_estimate(t
         return response
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer), limits=a_day("0.02")) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer), limits=a_day("0.02")) as app,
+        Client(build_server(app)) as agent,
     ):
         drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
         assert text_of(drawn).endswith("Spending limit: $0.0099 of $0.02 left today (UTC)")
@@ -178,8 +177,8 @@ async def test_the_cost_that_the_api_tells_counts_in_the_place_of_the_estimate(t
 async def test_the_next_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
     now = [datetime(2026, 11, 21, 23, 59, 59, 999_999, UTC)]
     async with (
-        desk_over(sandbox.url, tmp_path, limits=a_day("0.0025"), clock=lambda: now[0]) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, limits=a_day("0.0025"), clock=lambda: now[0]) as app,
+        Client(build_server(app)) as agent,
     ):
         job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
@@ -189,8 +188,8 @@ async def test_the_next_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: P
 
 async def test_a_call_that_is_joined_is_not_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
-        desk_over(sandbox.url, tmp_path, limits=a_day("0.0025"), wait_seconds=0) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, limits=a_day("0.0025"), wait_seconds=0) as app,
+        Client(build_server(app)) as agent,
     ):
         first = await agent.call_tool(VEGA, {"prompt": "a fox"})
         again = await agent.call_tool(VEGA, {"prompt": "a fox"})
@@ -225,11 +224,11 @@ class Api:
         await until(lambda: len(self.prompts) >= count)
 
 
-async def ended(studio: Studio, jobs: list[Job]) -> list[Job]:
+async def ended(service: JobService, jobs: list[Job]) -> list[Job]:
     found: list[Job] = []
     for job in jobs:
         seen = job
-        async for each in studio.follow(job, 60):
+        async for each in service.follow(job, 60):
             seen = each
         found.append(seen)
     return found
@@ -239,22 +238,22 @@ async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     transport = httpx.MockTransport(api)
     async with (
-        desk_over(API, tmp_path / "one", home=home, transport=transport, limits=Limits(calls_at_once=3)) as one,
-        desk_over(API, tmp_path / "two", home=home, transport=transport, limits=Limits(calls_at_once=3)) as two,
+        app_over(API, tmp_path / "one", home=home, transport=transport, limits=Limits(calls_at_once=3)) as one,
+        app_over(API, tmp_path / "two", home=home, transport=transport, limits=Limits(calls_at_once=3)) as two,
     ):
         jobs = [
-            await desk.studio.draw(VegaRTParameters(prompt=f"picture {number}"))
+            await app.service.draw(VegaRTParameters(prompt=f"picture {number}"))
             for number in range(5)
-            for desk in (one, two)
+            for app in (one, two)
         ]
         await api.reached(3)
-        await anyio.sleep(turns.PATIENCE + 2 * turns.GLANCE)  # long enough for a fourth, if it could come
+        await anyio.sleep(rate_limiter.PATIENCE + 2 * rate_limiter.GLANCE)  # long enough for a fourth, if it could come
         assert (api.under_way, api.most) == (3, 3)
-        waiting = [job for job in [await one.studio.look(job.local_id) for job in jobs] if job.notes]
+        waiting = [job for job in [await one.service.look(job.local_id) for job in jobs] if job.notes]
         assert len(waiting) == 7
         assert waiting[0].notes == ("it waits for its turn: 3 paid calls at once are allowed",)
         api.go.set()
-        done = await ended(one.studio, jobs[::2]) + await ended(two.studio, jobs[1::2])
+        done = await ended(one.service, jobs[::2]) + await ended(two.service, jobs[1::2])
     assert {job.state for job in done} == {"COMPLETED"}
     assert (api.most, len(api.prompts)) == (3, 10)
 
@@ -263,15 +262,15 @@ async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> 
     api, uptime = Api(), [1000.0]
     api.go.set()
     async with (
-        desk_over(
+        app_over(
             API,
             tmp_path,
             transport=httpx.MockTransport(api),
             limits=Limits(calls_a_minute=2),
             uptime=lambda: uptime[0],
-            wait_seconds=turns.PATIENCE + 0.5,
-        ) as desk,
-        Client(build_server(desk)) as agent,
+            wait_seconds=rate_limiter.PATIENCE + 0.5,
+        ) as app,
+        Client(build_server(app)) as agent,
     ):
         for number in range(2):
             job_of(await agent.call_tool(RT, {"prompt": f"picture {number}"}))
@@ -286,16 +285,16 @@ async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> 
 
 async def test_the_calls_of_one_caller_do_not_keep_those_of_another_waiting(tmp_path: Path) -> None:
     api = Api()
-    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk:
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
         jobs = [
-            await desk.studio.draw(VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
+            await app.service.draw(VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
             for number in range(6)
         ]
         await api.reached(1)
-        jobs.append(await desk.studio.draw(VegaRTParameters(prompt="the other's"), "another"))
-        await until(lambda: waits(desk.studio, jobs[-1]))
+        jobs.append(await app.service.draw(VegaRTParameters(prompt="the other's"), "another"))
+        await until(lambda: waits(app.service, jobs[-1]))
         api.go.set()
-        await ended(desk.studio, jobs)
+        await ended(app.service, jobs)
     assert api.prompts.index("the other's") == 1
     assert len(api.prompts) == 7
 
@@ -304,33 +303,33 @@ async def test_a_server_in_a_loop_does_not_keep_another_server_waiting(tmp_path:
     api, home = Api(), tmp_path / "home"
     transport, limits = httpx.MockTransport(api), Limits(calls_at_once=1)
     async with (
-        desk_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
-        desk_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
+        app_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
+        app_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
     ):
-        jobs = [await one.studio.draw(VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
+        jobs = [await one.service.draw(VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
         await api.reached(1)
-        other = await two.studio.draw(VegaRTParameters(prompt="the other's"))
-        await until(lambda: waits(two.studio, other))
+        other = await two.service.draw(VegaRTParameters(prompt="the other's"))
+        await until(lambda: waits(two.service, other))
         api.go.set()
-        await ended(two.studio, [other])
-        await ended(one.studio, jobs)
+        await ended(two.service, [other])
+        await ended(one.service, jobs)
     assert api.prompts.index("the other's") == 1
 
 
 async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LONGEST_TURN", turns.PATIENCE + 0.2)
+    monkeypatch.setattr(rate_limiter, "LONGEST_TURN", rate_limiter.PATIENCE + 0.2)
     api = Api()
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app,
+        Client(build_server(app)) as agent,
     ):
-        first = await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        first = await app.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
         late = await agent.call_tool(RT, {"prompt": "too late"})
         assert code_of(late) == "too_many_calls"
         assert "Charged: no." in text_of(late)
         api.go.set()
-        (done,) = await ended(desk.studio, [first])
+        (done,) = await ended(app.service, [first])
         job_of(await agent.call_tool(RT, {"prompt": "in time"}))
     assert done.complete
     assert api.prompts == ["the first", "in time"]
@@ -338,30 +337,30 @@ async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path, m
 
 async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp_path: Path) -> None:
     api = Api()
-    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as desk:
-        first = await desk.studio.draw(VegaRTParameters(prompt="the first"))
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as app:
+        first = await app.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        waiting = [await desk.studio.draw(VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
-        await until(lambda: all(waits(desk.studio, job) for job in waiting))
+        waiting = [await app.service.draw(VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
+        await until(lambda: all(waits(app.service, job) for job in waiting))
         with pytest.raises(errors.TooManyCalls, match="5 calls wait"):
-            await desk.studio.draw(VegaParameters(prompt="one too many"), "bob")
+            await app.service.draw(VegaParameters(prompt="one too many"), "bob")
         api.go.set()
-        await ended(desk.studio, [first])
+        await ended(app.service, [first])
     assert api.prompts == ["the first"]
 
 
 async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_not_charged(tmp_path: Path) -> None:
     api = Api()
-    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk:
-        first = await desk.studio.draw(VegaRTParameters(prompt="the first"))
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
+        first = await app.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        waiting = [await desk.studio.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
-        await until(lambda: all(waits(desk.studio, job) for job in waiting))
+        waiting = [await app.service.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        await until(lambda: all(waits(app.service, job) for job in waiting))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(desk.studio.finish, 5)
-            await until(lambda: len(desk.studio.under_way) == 1)
+            tasks.start_soon(app.service.finish, 5)
+            await until(lambda: len(app.service.under_way) == 1)
             api.go.set()
-        ends = [await desk.studio.look(job.local_id) for job in (first, *waiting)]
+        ends = [await app.service.look(job.local_id) for job in (first, *waiting)]
     assert ends[0].complete
     assert {(job.error and job.error.code, str(job.charged), job.open) for job in ends[1:]} == {
         ("server_closing", "no", False)
@@ -372,54 +371,54 @@ async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_no
 async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails_none(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     limits = Limits(calls_at_once=1)
-    async with desk_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as desk:
-        jobs = [await desk.studio.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+    async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as app:
+        jobs = [await app.service.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
         await api.reached(1)
-        await until(lambda: all(waits(desk.studio, job) for job in jobs[1:]))
+        await until(lambda: all(waits(app.service, job) for job in jobs[1:]))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
             await anyio.sleep(BUSY_SECONDS + 0.5)
         api.go.set()
-        done = await ended(desk.studio, jobs)
+        done = await ended(app.service, jobs)
     assert [job.state for job in done] == ["COMPLETED"] * 3
 
 
 async def test_a_turn_that_nobody_waits_for_is_given_back_once_the_ledger_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "LEDGER_SECONDS", 0)
+    monkeypatch.setattr(rate_limiter, "LEDGER_SECONDS", 0)
     api, home = Api(), tmp_path / "home"
     transport, limits = httpx.MockTransport(api), Limits(calls_at_once=1)
     async with (
-        desk_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
-        desk_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
+        app_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
+        app_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
     ):
-        first = await one.studio.draw(VegaRTParameters(prompt="the first"))
+        first = await one.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await one.studio.draw(VegaRTParameters(prompt="late"))
-        await until(lambda: waits(one.studio, late))
+        late = await one.service.draw(VegaRTParameters(prompt="late"))
+        await until(lambda: waits(one.service, late))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
-            await until(lambda: len(one.studio.under_way) == 1)
-        assert (await one.studio.look(late.local_id)).error
+            await until(lambda: len(one.service.under_way) == 1)
+        assert (await one.service.look(late.local_id)).error
         api.go.set()
-        await ended(one.studio, [first])
-        (done,) = await ended(two.studio, [await two.studio.draw(VegaRTParameters(prompt="the next"))])
+        await ended(one.service, [first])
+        (done,) = await ended(two.service, [await two.service.draw(VegaRTParameters(prompt="the next"))])
     assert done.complete
 
 
 async def test_what_breaks_while_turns_are_taken_ends_neither_the_server_nor_the_call(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    take_turns, broken = Ledger.take_turns, [MemoryError()]
+    take_turns, broken = JobStore.take_turns, [MemoryError()]
 
-    async def once_broken(ledger: Ledger, *arguments: Any) -> set[str]:
+    async def once_broken(store: JobStore, *arguments: Any) -> set[str]:
         if broken:
             raise broken.pop()
-        return await take_turns(ledger, *arguments)
+        return await take_turns(store, *arguments)
 
-    monkeypatch.setattr(Ledger, "take_turns", once_broken)
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    monkeypatch.setattr(JobStore, "take_turns", once_broken)
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
     assert "It cannot be told whose turn it is" in caplog.text
 
@@ -432,8 +431,8 @@ async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_pat
         past = datetime.now(UTC) - timedelta(seconds=90)
         return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": past.isoformat()})
 
-    async with desk_over(API, tmp_path, transport=httpx.MockTransport(refuse)) as desk:
-        await desk.studio.draw(VegaRTParameters(prompt="a fox"))
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse)) as app:
+        await app.service.draw(VegaRTParameters(prompt="a fox"))
         await anyio.sleep(4)
     assert 2 <= len(asked) <= 6
 
@@ -446,34 +445,34 @@ async def test_calls_that_the_api_refuses_count_among_those_of_a_minute(tmp_path
         return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": datetime.now(UTC).isoformat()})
 
     limits = Limits(calls_a_minute=2)
-    async with desk_over(API, tmp_path, transport=httpx.MockTransport(refuse), limits=limits) as desk:
-        job = await desk.studio.draw(VegaRTParameters(prompt="a fox"))
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse), limits=limits) as app:
+        job = await app.service.draw(VegaRTParameters(prompt="a fox"))
         await until(lambda: len(asked) == 2)
-        await until(lambda: "2 a minute" in "".join(desk.studio.under_way[0].notes))
-        assert (await desk.studio.look(job.local_id)).state == "QUEUED"
+        await until(lambda: "2 a minute" in "".join(app.service.under_way[0].notes))
+        assert (await app.service.look(job.local_id)).state == "QUEUED"
     assert len(asked) == 2
 
 
 async def test_a_server_that_leaves_gives_its_turns_back_before_it_is_gone(tmp_path: Path) -> None:
     api, other, home, limits = Api(), Api(), tmp_path / "home", Limits(calls_at_once=1)
     async with (
-        desk_over(API, tmp_path / "one", home=home, transport=httpx.MockTransport(api), limits=limits) as one,
-        desk_over(API, tmp_path / "two", home=home, transport=httpx.MockTransport(other), limits=limits) as two,
+        app_over(API, tmp_path / "one", home=home, transport=httpx.MockTransport(api), limits=limits) as one,
+        app_over(API, tmp_path / "two", home=home, transport=httpx.MockTransport(other), limits=limits) as two,
     ):
-        first = await one.studio.draw(VegaRTParameters(prompt="the first"))
+        first = await one.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await one.studio.draw(VegaRTParameters(prompt="late"))
-        await until(lambda: waits(one.studio, late))
-        next_one = await two.studio.draw(VegaRTParameters(prompt="the next"))
-        await until(lambda: waits(two.studio, next_one))
-        slow = await one.studio.look(first.local_id)
+        late = await one.service.draw(VegaRTParameters(prompt="late"))
+        await until(lambda: waits(one.service, late))
+        next_one = await two.service.draw(VegaRTParameters(prompt="the next"))
+        await until(lambda: waits(two.service, next_one))
+        slow = await one.service.look(first.local_id)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(one.studio.finish, 20)
-            await until(lambda: one.studio.closing)
+            tasks.start_soon(one.service.finish, 20)
+            await until(lambda: one.service.closing)
             api.go.set()
             await other.reached(1)
             other.go.set()
-        (done,) = await ended(two.studio, [next_one])
+        (done,) = await ended(two.service, [next_one])
     assert slow.state == "PROCESSING"
     assert done.complete
 
@@ -486,10 +485,10 @@ async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tm
         heard.append(message)
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app,
+        Client(build_server(app)) as agent,
     ):
-        await desk.studio.draw(VegaRTParameters(prompt="the first"))
+        await app.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
         with anyio.fail_after(20):
             queued = await agent.call_tool("submit_job", {"prompt": "the next"}, progress_callback=hear)
@@ -505,8 +504,8 @@ async def test_a_cost_below_nothing_does_not_make_the_limit_grow(tmp_path: Path)
         return response
 
     async with (
-        desk_over(API, tmp_path, transport=httpx.MockTransport(answer), limits=a_day("0.005")) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer), limits=a_day("0.005")) as app,
+        Client(build_server(app)) as agent,
     ):
         codes = [code_of(await agent.call_tool(VEGA, {"prompt": f"{number}"})) for number in range(4)]
     assert codes == [None, None, "spending_limit_reached", "spending_limit_reached"]
@@ -518,11 +517,11 @@ async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None
 
     async def draw(number: int) -> None:
         try:
-            await desk.studio.draw(VegaRTParameters(prompt=f"{number}"))
+            await app.service.draw(VegaRTParameters(prompt=f"{number}"))
         except errors.TooManyCalls as error:
             refused.append(error)
 
-    async with desk_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as desk:
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as app:
         async with anyio.create_task_group() as tasks:
             for number in range(40):
                 tasks.start_soon(draw, number)
@@ -533,25 +532,25 @@ async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None
 async def test_what_an_older_server_wrote_down_counts_with_its_estimate(sandbox: Sandbox, tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with (
-        desk_over(sandbox.url, tmp_path, home=home, limits=a_day("1")) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, home=home, limits=a_day("1")) as app,
+        Client(build_server(app)) as agent,
     ):
         await agent.call_tool(VEGA, {"prompt": "a fox [fault:no-cost]"})
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other, other:
             other.execute("UPDATE jobs SET estimate = NULL")
-        budget = await desk.studio.budget()
+        budget = await app.service.budget()
     assert budget
     assert budget.spent == Decimal("0.00225")
 
 
 async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_path: Path) -> None:
     api, home, limits = Api(), tmp_path / "home", Limits(calls_at_once=1)
-    async with desk_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as desk:
-        await desk.studio.draw(VegaRTParameters(prompt="the first"))
+    async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as app:
+        await app.service.draw(VegaRTParameters(prompt="the first"))
         await api.reached(1)
     async with (
-        desk_over(sandbox.url, tmp_path, home=home, limits=limits) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, home=home, limits=limits) as app,
+        Client(build_server(app)) as agent,
     ):
         job_of(await agent.call_tool(RT, {"prompt": "the next"}))
 
@@ -560,8 +559,8 @@ async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp
     now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
     home = tmp_path / "home"
     async with (
-        desk_over(sandbox.url, tmp_path, home=home, clock=lambda: now[0]) as desk,
-        Client(build_server(desk)) as agent,
+        app_over(sandbox.url, tmp_path, home=home, clock=lambda: now[0]) as app,
+        Client(build_server(app)) as agent,
     ):
         await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 2})
         await agent.call_tool(RT, {"prompt": "a fox [fault:402]"})
@@ -569,9 +568,9 @@ async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp
         await agent.call_tool(VEGA, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl [fault:no-cost]"})
-        ledger = Ledger(home / "ledger.sqlite3")
-        spent = await ledger.accounts.by_day()
-        await ledger.close()
+        store = JobStore(home / "ledger.sqlite3")
+        spent = await store.spending.by_day()
+        await store.close()
     later, earlier = now[0].date(), now[0].date() - timedelta(days=1)
     assert spent == [
         Spent(later, "segmind-vega", 1, Decimal("0.00225"), Decimal(0)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import KEY, Sandbox, desk_over, images_of, job_of, text_of
+from conftest import KEY, Sandbox, app_over, images_of, job_of, text_of
 from mcp.client import Client
 from PIL import Image
 
@@ -156,7 +156,7 @@ async def test_generate_hands_back_a_request_id_when_the_picture_takes_longer_th
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.queue.speed = 0.2
-    async with desk_over(sandbox.url, tmp_path, wait_seconds=0) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         early = job_of(await agent.call_tool("generate_image_vega", {"prompt": "slow"}))
         assert early["state"] in ("QUEUED", "PROCESSING")
         assert early["request_id"].startswith("local-")
@@ -186,7 +186,7 @@ async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp
         heard.append((progress, total, message))
 
     sandbox.queue.speed = 0.2
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}, progress_callback=hear)
         await anyio.wait_all_tasks_blocked()
     states = [message.partition(":")[0] for _, _, message in heard if message]
@@ -209,7 +209,7 @@ async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(a
 async def test_without_a_key_a_call_says_what_to_set_and_where_to_get_it(
     sandbox: Sandbox, tmp_path: Path, tool: str
 ) -> None:
-    async with desk_over(sandbox.url, tmp_path, key=None) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, key=None) as app, Client(build_server(app)) as agent:
         assert len((await agent.list_tools()).tools) == 4
         result = await agent.call_tool(tool, {"prompt": "a fox"})
     assert result.is_error
@@ -234,7 +234,7 @@ async def test_the_key_goes_to_the_api_and_nowhere_else(agent: Client, sandbox: 
 
 async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.queue.speed = 0.2
-    async with desk_over(sandbox.url, tmp_path) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         with anyio.move_on_after(0.1):
             await agent.call_tool("generate_image_vega", {"prompt": "left alone"})
         listed = (await agent.call_tool("check_job", {})).meta or {}
@@ -254,7 +254,7 @@ async def test_a_picture_whose_file_is_gone_does_not_hide_the_others(agent: Clie
 
 
 async def test_submit_job_does_not_wait_longer_than_the_wait(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with desk_over(sandbox.url, tmp_path, wait_seconds=0.1) as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path, wait_seconds=0.1) as app, Client(build_server(app)) as agent:
         job = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:hang]"}))
     assert job["state"] == "QUEUED"
     assert job["request_id"].startswith("local-")
@@ -264,7 +264,7 @@ async def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_pa
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    async with desk_over(sandbox.url, tmp_path / "file") as desk, Client(build_server(desk)) as agent:
+    async with app_over(sandbox.url, tmp_path / "file") as app, Client(build_server(app)) as agent:
         result = await agent.call_tool("generate_image_vega", {"prompt": "a fox"})
     assert result.is_error
     assert "Charged: no." in text_of(result)

@@ -21,7 +21,7 @@ from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_vega import __version__
-from mcp_vega.cli.listening import CONNECTIONS
+from mcp_vega.server.http.listener import CONNECTIONS
 
 pytestmark = pytest.mark.anyio
 

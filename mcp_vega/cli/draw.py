@@ -13,17 +13,17 @@ import anyio
 from mcp.client import Client
 from mcp_types import CallToolResult, TextContent
 
-from mcp_vega.cli.leaving import until_signal
+from mcp_vega.cli.application import log_to_stderr, open_application
 from mcp_vega.cli.output import write
 from mcp_vega.cli.recipe import recipe_in
-from mcp_vega.cli.wiring import log_to_stderr, opened_desk
+from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import Charged, GalleryError, InvalidArguments
-from mcp_vega.segmind.parameters import MODELS, Parameters, VegaParameters
+from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
-from mcp_vega.studio.recipes import Recipe
-from mcp_vega.studio.studio import Studio
 
 OPTIONS = ("negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
 WAIT_SECONDS = 45
@@ -119,32 +119,32 @@ def _check(tool: str, arguments: dict[str, Any], output: Path | None, gallery: P
 
 
 async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> CallToolResult:
-    async with opened_desk(settings) as desk:
+    async with open_application(settings) as app:
 
         async def work() -> CallToolResult:
-            async with Client(build_server(desk)) as client:
-                return await _called(desk.studio, client, tool, arguments)
+            async with Client(build_server(app)) as client:
+                return await _called(app.service, client, tool, arguments)
 
-        return await until_signal(desk.studio, work)
+        return await until_signal(app.service, work)
 
 
-async def _called(studio: Studio, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+async def _called(service: JobService, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
     """The tool's result with the pictures, however long they take, or with how the call ended without them."""
     started = datetime.now(UTC)
     result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
-    while request_id := _unfinished(studio, result, started):
+    while request_id := _unfinished(service, result, started):
         question = {"request_id": request_id, "wait_seconds": WAIT_SECONDS}
         result = await client.call_tool("check_job", question, progress_callback=_show_progress)
     _end_progress()
     return result
 
 
-def _unfinished(studio: Studio, result: CallToolResult, started: datetime) -> str | None:
+def _unfinished(service: JobService, result: CallToolResult, started: datetime) -> str | None:
     """The job to wait for after a result: one that has not finished, or whose outcome is being looked up here."""
     if not result.is_error:
         job = _job(result)
         return None if job["state"] == "COMPLETED" else job["request_id"]
-    lost = (job.request_id for job in studio.under_way if job.error and job.open and job.created >= started)
+    lost = (job.request_id for job in service.under_way if job.error and job.open and job.created >= started)
     return next(lost, None)
 
 

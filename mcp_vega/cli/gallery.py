@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
+from mcp_vega.cli.application import image_folder_of, open_job_store
 from mcp_vega.cli.output import write
-from mcp_vega.cli.wiring import gallery_of, opened_ledger
 from mcp_vega.errors import GalleryError, InvalidArguments
+from mcp_vega.job import Image
 from mcp_vega.settings import Settings
-from mcp_vega.studio.catalogue import Catalogue
-from mcp_vega.studio.gallery import Gallery
-from mcp_vega.studio.jobs import Image
+from mcp_vega.storage.database.search import ImageSearch
+from mcp_vega.storage.images.folder import ImageFolder
 
 OPENERS = {"darwin": "open", "win32": "explorer"}
 
@@ -31,17 +31,17 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
         VegaError: The folder cannot be opened, the ledger not be read, or a picture not be deleted.
     """
     settings = Settings.from_environment(environment)
-    gallery = gallery_of(settings)
+    image_folder = image_folder_of(settings)
     if options.yes and options.prune is None:
         raise InvalidArguments("--yes goes with --prune", next_step="Add --prune DAYS, or leave --yes out")
     if options.prune is not None:
-        anyio.run(_prune, settings, gallery, options.prune, options.yes)
-    sizes, aside = gallery.sizes(), gallery.sizes_aside()
-    write(f"{gallery.folder}\n{_counted(sizes)}")
+        anyio.run(_prune, settings, image_folder, options.prune, options.yes)
+    sizes, aside = image_folder.sizes(), image_folder.sizes_aside()
+    write(f"{image_folder.folder}\n{_counted(sizes)}")
     if aside:
-        write(f"Beside them {len(aside):,} that came in the place of pictures, in {gallery.unreadable}")
+        write(f"Beside them {len(aside):,} that came in the place of pictures, in {image_folder.unreadable}")
     if options.open:
-        _open(gallery.folder)
+        _open(image_folder.folder)
     return 0
 
 
@@ -71,19 +71,19 @@ def _open(folder: Path) -> None:
 # ---- pruning ----
 
 
-async def _prune(settings: Settings, gallery: Gallery, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
+async def _prune(settings: Settings, image_folder: ImageFolder, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
     """Delete the pictures of jobs that were begun so many days ago or earlier, after asking."""
     now = datetime.now(UTC)
-    async with opened_ledger(settings) as ledger:
-        kept = await ledger.catalogue.before(now - timedelta(days=days)) if ledger else []
-        unchanged = [image for _, image in kept if gallery.holds(image)]
-        if not ledger or not unchanged:
+    async with open_job_store(settings) as store:
+        kept = await store.search.before(now - timedelta(days=days)) if store else []
+        unchanged = [image for _, image in kept if image_folder.holds(image)]
+        if not store or not unchanged:
             sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
-        elif confirmed or _agreed(unchanged, gallery.folder):
+        elif confirmed or _agreed(unchanged, image_folder.folder):
             count = 0
             try:
                 for image in unchanged:
-                    count += await _deleted(image, gallery, ledger.catalogue, now)
+                    count += await _deleted(image, image_folder, store.search, now)
             finally:
                 sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
         else:
@@ -92,16 +92,16 @@ async def _prune(settings: Settings, gallery: Gallery, days: int, confirmed: boo
             sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
 
 
-async def _deleted(image: Image, gallery: Gallery, catalogue: Catalogue, now: datetime) -> bool:
+async def _deleted(image: Image, image_folder: ImageFolder, search: ImageSearch, now: datetime) -> bool:
     """Whether a picture could be deleted: while a question stands, anything may happen to a file."""
-    if not gallery.holds(image):
+    if not image_folder.holds(image):
         return False
     # First the word, then the deed: a file that is gone without a word would be looked for, for ever.
-    await catalogue.mark_deleted(image.id, now)
+    await search.mark_deleted(image.id, now)
     try:
-        gallery.delete(image)
+        image_folder.delete(image)
     except GalleryError as error:
-        await catalogue.mark_deleted(image.id, None)
+        await search.mark_deleted(image.id, None)
         sys.stderr.write(f"{error.text}\n")
         return False
     return True

@@ -11,16 +11,15 @@ from typing import Any
 
 import anyio
 
+from mcp_vega.cli.application import open_job_store
 from mcp_vega.cli.output import write
-from mcp_vega.cli.wiring import opened_ledger
 from mcp_vega.errors import Charged, InvalidArguments, UnknownJob
-from mcp_vega.segmind.parameters import MODELS
-from mcp_vega.segmind.responses import quoted
+from mcp_vega.job import Budget, Image, Job, dollars
+from mcp_vega.parameters import MODELS
+from mcp_vega.redaction import quoted
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
-from mcp_vega.studio.accounts import Spent
-from mcp_vega.studio.jobs import Image, Job
-from mcp_vega.studio.limits import Budget, dollars
+from mcp_vega.storage.database.spending import Spent
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
 SPENT_HEADINGS = ("DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED")
@@ -78,8 +77,8 @@ def _run_spent(options: Namespace, settings: Settings) -> int:
 
 
 async def _read_spent(settings: Settings) -> list[Spent]:
-    async with opened_ledger(settings) as ledger:
-        return await ledger.accounts.by_day() if ledger else []
+    async with open_job_store(settings) as store:
+        return await store.spending.by_day() if store else []
 
 
 def _spent_row(spent: Spent) -> tuple[str, ...]:
@@ -99,12 +98,12 @@ def _spent_data(spent: Spent) -> dict[str, Any]:
 
 
 async def _read(settings: Settings, request_id: str | None, limit: int) -> list[Job]:
-    async with opened_ledger(settings) as ledger:
-        if ledger is None:
+    async with open_job_store(settings) as store:
+        if store is None:
             return []
         if request_id is None:
-            return await ledger.latest(limit)
-        job = await ledger.find(request_id)
+            return await store.latest(limit)
+        job = await store.find(request_id)
         return [job] if job else []
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
         parser.error("--host, --port and --insecure go with --transport sse or http")
-    from mcp_vega.cli.output import Unwritable
+    from mcp_vega.cli.output import OutputError
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
     except KeyboardInterrupt:
         return 130
-    except Unwritable as error:
+    except OutputError as error:
         sys.stderr.write(f"The output cannot be written: {error}.\n")
         return FAILED
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -80,11 +80,11 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
         case "recipe":
             from mcp_vega.cli.recipe import run_recipe as run
         case "install":
-            from mcp_vega.cli.install import run_install as run
+            from mcp_vega.cli.install.command import run_install as run
         case "uninstall":
-            from mcp_vega.cli.install import run_uninstall as run
+            from mcp_vega.cli.install.command import run_uninstall as run
         case "doctor":
-            from mcp_vega.cli.doctor import run_doctor as run
+            from mcp_vega.cli.doctor.command import run_doctor as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:
@@ -178,7 +178,7 @@ def _add_recipe(parser: ArgumentParser) -> None:
 
 
 def _add_install(parser: ArgumentParser) -> None:
-    from mcp_vega.hosts import NAMES
+    from mcp_vega.cli.install import NAMES
 
     parser.description = "Add this server to an MCP host: one entry, vega, beside the servers that are there."
     one_of = f"one of {', '.join(NAMES)}"
@@ -189,7 +189,7 @@ def _add_install(parser: ArgumentParser) -> None:
 
 
 def _add_uninstall(parser: ArgumentParser) -> None:
-    from mcp_vega.hosts import NAMES
+    from mcp_vega.cli.install import NAMES
 
     parser.description = "Take this server's entry, vega, out of an MCP host."
     parser.add_argument("host", metavar="HOST", type=str.lower, choices=NAMES, help=f"one of {', '.join(NAMES)}")

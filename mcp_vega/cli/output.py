@@ -4,7 +4,7 @@ import os
 import sys
 
 
-class Unwritable(Exception):  # noqa: N818  says what happened
+class OutputError(Exception):
     """What a command has to say cannot be written."""
 
 
@@ -27,4 +27,4 @@ def write(text: str) -> None:
         raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it would be tried again at the end
-        raise Unwritable(error.strerror) from error
+        raise OutputError(error.strerror) from error

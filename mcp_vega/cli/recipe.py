@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.segmind.media import MAX_BYTES, recognise
-from mcp_vega.segmind.responses import printable
-from mcp_vega.studio import recipes
-from mcp_vega.studio.recipes import Recipe
+from mcp_vega.imaging import metadata
+from mcp_vega.imaging.formats import MAX_BYTES, recognise
+from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.redaction import printable
 
 
 def run_recipe(options: Namespace, _: Mapping[str, str]) -> int:
@@ -47,7 +47,7 @@ def recipe_in(file: Path) -> Recipe:
         raise InvalidArguments(f"{file} cannot be read: {said}", next_step="Name a picture's file") from error
     if recognise(data) is None:
         raise InvalidArguments(f"{file} is no JPEG, PNG or WebP picture", next_step="Name a picture's file")
-    recipe = recipes.read(data)
+    recipe = metadata.read(data)
     if recipe is None:
         raise InvalidArguments(
             f"{file} holds no recipe of mcp-vega",

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 import anyio
 
 from mcp_vega.errors import PortTaken
+from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.queue import Queue
 from mcp_vega.sandbox.serving import serving
 
 
 def run_sandbox(options: Namespace, _: Mapping[str, str]) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    queue = Queue(speed=float(options.speed), credits=options.credits, rate_limit=options.rate_limit)
+    queue = Account(speed=float(options.speed), credits=options.credits, rate_limit=options.rate_limit)
     anyio.run(_serve, queue, options.host, options.port)
     return 0
 
 
-async def _serve(queue: Queue, host: str, port: int) -> None:
+async def _serve(queue: Account, host: str, port: int) -> None:
     try:
         async with serving(build_sandbox(queue), host=host, port=port) as url:
             sys.stderr.write(

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 from mcp.server.mcpserver import MCPServer
 
-from mcp_vega.cli.leaving import until_signal
-from mcp_vega.cli.wiring import log_to_stderr, opened_desk, warn, warn_of_key
+from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn_of_key
+from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
@@ -50,9 +50,9 @@ async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> i
         warn(problem)
     else:
         warn_of_key(settings)
-    async with opened_desk(settings, problem) as desk:
-        server = build_server(desk)
-        return await until_signal(desk.studio, lambda: _until_host_leaves(server))
+    async with open_application(settings, problem) as app:
+        server = build_server(app)
+        return await until_signal(app.service, lambda: _until_host_leaves(server))
 
 
 async def _until_host_leaves(server: MCPServer[Any]) -> int:

@@ -8,13 +8,13 @@ import anyio
 import anyio.abc
 import uvicorn
 
-from mcp_vega.cli.leaving import finish, heeded
-from mcp_vega.cli.listening import configured, listening
-from mcp_vega.cli.wiring import log_to_stderr, opened_desk, warn_of_key
+from mcp_vega.cli.application import log_to_stderr, open_application, warn_of_key
+from mcp_vega.cli.shutdown import finish, heeded
 from mcp_vega.errors import InvalidSettings
-from mcp_vega.server.web import PATHS, build_application
+from mcp_vega.jobs.service import JobService
+from mcp_vega.server.http.app import PATHS, build_application
+from mcp_vega.server.http.listener import configured, listening
 from mcp_vega.settings import Settings, is_loopback
-from mcp_vega.studio.studio import Studio
 
 HOST, PORT = "127.0.0.1", 8000
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  compared with, not bound
@@ -67,24 +67,24 @@ def _warning(host: str, settings: Settings) -> str:
 
 
 async def _serve(settings: Settings, transport: str, listener: socket.socket, hosts: tuple[str, ...]) -> int:
-    async with opened_desk(settings) as desk, anyio.create_task_group() as tasks:
-        app = build_application(desk, transport, hosts, settings.auth_tokens)
-        server = uvicorn.Server(configured(app))
+    async with open_application(settings) as app, anyio.create_task_group() as tasks:
+        asgi = build_application(app, transport, hosts, settings.auth_tokens)
+        server = uvicorn.Server(configured(asgi))
         if sys.platform != "win32":
-            await tasks.start(_stopping_on_signal, server, desk.studio)
+            await tasks.start(_stopping_on_signal, server, app.service)
         await server.serve([listener])
-        if not desk.studio.closing:  # no signal came: the server ended by itself
-            await finish(desk.studio)
+        if not app.service.closing:  # no signal came: the server ended by itself
+            await finish(app.service)
         tasks.cancel_scope.cancel()
     return 0
 
 
 async def _stopping_on_signal(
-    server: uvicorn.Server, studio: Studio, *, task_status: anyio.abc.TaskStatus[None]
+    server: uvicorn.Server, service: JobService, *, task_status: anyio.abc.TaskStatus[None]
 ) -> None:
     """Keeps what is paid for, then stops the server. Must run before the server: that would re-raise the signal."""
     with anyio.open_signal_receiver(*heeded()) as signals:
         task_status.started()
         async for _ in signals:
-            await finish(studio)
+            await finish(service)
             server.should_exit = True

@@ -28,12 +28,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox import bodies
+from mcp_vega.sandbox.account import Account, Call, Refusal
 from mcp_vega.sandbox.faults import FAULTS, FOREIGN, Faults
 from mcp_vega.sandbox.painter import paint
-from mcp_vega.sandbox.queue import Call, Queue, Refusal
 from mcp_vega.sandbox.replies import Json, disturbed, error
-from mcp_vega.segmind.parameters import MODELS
 
 RETIRED = ("segmind-vega-v0",)
 FIRST_LOOKS = 2
@@ -42,7 +42,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _painted = lru_cache(maxsize=64)(paint)
 
 
-def build_sandbox(queue: Queue) -> Starlette:
+def build_sandbox(queue: Account) -> Starlette:
     """The sandbox as an ASGI application over the given state."""
     api = Api(queue)
     history = "/inference-request/request-history"
@@ -66,7 +66,7 @@ def build_sandbox(queue: Queue) -> Starlette:
 class Api:
     """The endpoints over one state; a `Refusal` raised in one becomes its answer."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Account) -> None:
         self._queue = queue
 
     def with_key(self, endpoint: Endpoint) -> Endpoint:

@@ -4,8 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import FOREIGN
-from mcp_vega.sandbox.queue import Call
 
 
 def receipt_headers(call: Call) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from mcp_vega.sandbox.queue import Call
+from mcp_vega.sandbox.account import Call
 
 # Errors of the gateway before the API come as pages.
 HTML_STATUSES = (403, 405, 502, 504)

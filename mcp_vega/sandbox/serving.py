@@ -9,7 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 
-class _Guest(uvicorn.Server):
+class _EmbeddedServer(uvicorn.Server):
     """A server that leaves the signals to the program it runs in."""
 
     @contextmanager
@@ -45,7 +45,7 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
             timeout_graceful_shutdown=0,
             date_header=False,  # the application has a time of its own
         )
-        server = _Guest(config)
+        server = _EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
             yield f"http://{host}:{listener.getsockname()[1]}"

@@ -11,12 +11,13 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import errors
-from mcp_vega.segmind import answers, history, keys, retries
-from mcp_vega.segmind.answers import Credits, Generation, Status, Submission
-from mcp_vega.segmind.calls import Caller
+from mcp_vega.redaction import quoted
+from mcp_vega.segmind import api_key, history, parsing, retries
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
-from mcp_vega.segmind.media import Allowance
-from mcp_vega.segmind.responses import Answer, quoted
+from mcp_vega.segmind.http import Caller
+from mcp_vega.segmind.media_urls import AllowedUrls
+from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
+from mcp_vega.segmind.response import ApiResponse
 
 # A request that was just queued may not have reached every replica of the API yet.
 REPLICATION_SECONDS = 15
@@ -58,7 +59,7 @@ class SegmindClient:
         self._key = key
         self.base_url = base_url.rstrip("/")
         self._history_url = history_url.rstrip("/")
-        self._allowance = Allowance(base_url, media_hosts)
+        self._allowed_urls = AllowedUrls(base_url, media_hosts)
 
     def require_key(self) -> str:
         """The key, where a call could be made with it at all.
@@ -67,7 +68,7 @@ class SegmindClient:
             InvalidSettings: It has something that no key has.
             MissingKey: There is none, or a placeholder in its place.
         """
-        return keys.require_usable(self._key)
+        return api_key.require_usable(self._key)
 
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the picture. Charged.
@@ -79,7 +80,7 @@ class SegmindClient:
             SegmindError: See `errors`; each knows whether the call was charged.
         """
         answer = await self._call("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
-        return answers.read_generation(answer, paid=True)
+        return parsing.read_generation(answer, paid=True)
 
     async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission:
         """`POST /v2/{slug}`: queue a job. Charged, each time.
@@ -87,7 +88,7 @@ class SegmindClient:
         Raises:
             SegmindError: See `errors`; each knows whether the call was charged.
         """
-        return answers.read_submission(await self._call("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
+        return parsing.read_submission(await self._call("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
         """Look at a queued job again and again until it has finished; yields what each look shows.
@@ -130,7 +131,7 @@ class SegmindClient:
         Raises:
             SegmindError: The API does not know the job, or could not be asked.
         """
-        return answers.read_status(await self._call("GET", f"{self._request_url(request_id)}/status"))
+        return parsing.read_status(await self._call("GET", f"{self._request_url(request_id)}/status"))
 
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
@@ -148,7 +149,7 @@ class SegmindClient:
             elapsed = time.monotonic() - started
             try:
                 answer = await self._call("GET", self._request_url(request_id))
-                generation = answers.read_generation(answer, paid=False)
+                generation = parsing.read_generation(answer, paid=False)
             except PASSING as error:
                 why, tolerated = error.what, elapsed < deadline
             except errors.NotFound as error:
@@ -197,7 +198,7 @@ class SegmindClient:
         Raises:
             SegmindError: The key is not valid, or the API could not be asked.
         """
-        return answers.read_credits(await self._call("GET", f"{self.base_url}/v1/get-user-credits"))
+        return parsing.read_credits(await self._call("GET", f"{self.base_url}/v1/get-user-credits"))
 
     async def download(self, url: str) -> bytes:
         """Fetch a finished picture, without the key, from an address that the settings allow.
@@ -211,18 +212,18 @@ class SegmindClient:
         if self._key and self._key.get_secret_value() in unquote(url):
             raise errors.MediaError("The picture was drawn, but its address holds the API key, so it is not asked")
         try:
-            answer = await self._caller.fetch(url, self._allowance)
+            answer = await self._caller.fetch(url, self._allowed_urls)
         except (errors.Unreachable, errors.ServiceUnavailable) as error:
             raise errors.MediaError(
                 f"The picture was drawn, but {quoted(url)} could not be reached",
                 next_step=f"Open {quoted(url)} within seven days",
             ) from error
-        return answers.read_medium(answer, url)
+        return parsing.read_medium(answer, url)
 
     def _request_url(self, request_id: str) -> str:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"
 
-    async def _call(self, method: str, url: str, *, paid: bool = False, **request: Any) -> Answer:
+    async def _call(self, method: str, url: str, *, paid: bool = False, **request: Any) -> ApiResponse:
         return await self._caller.call(method, url, self.require_key(), paid=paid, **request)
 
 

@@ -8,8 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_vega import errors
-from mcp_vega.segmind.answers import as_cost, is_request_id
-from mcp_vega.segmind.responses import Answer, as_moment, as_object, quoted, refusal
+from mcp_vega.redaction import quoted
+from mcp_vega.segmind.parsing import as_cost, is_request_id
+from mcp_vega.segmind.response import ApiResponse, as_moment, as_object, refusal
 
 # Longer than any body that is sent: to read it could take all the time and memory there is.
 INPUTS_LENGTH = 100_000
@@ -44,7 +45,7 @@ class HistoryPage:
     asked: datetime | None
 
 
-def read_history(answer: Answer, per_page: int) -> HistoryPage:
+def read_history(answer: ApiResponse, per_page: int) -> HistoryPage:
     """Read a page of the request history: one row per call, where the API sends one per picture.
 
     Raises:
@@ -66,7 +67,7 @@ def read_history(answer: Answer, per_page: int) -> HistoryPage:
     return HistoryPage(tuple(calls.values()), full, as_moment(answer.headers.get("date")))
 
 
-def read_history_entry(answer: Answer) -> HistoryRow | None:
+def read_history_entry(answer: ApiResponse) -> HistoryRow | None:
     """Read one call from the request history; None where it has no such call.
 
     Raises:

@@ -18,9 +18,9 @@ from pydantic import AnyUrl, PrivateAttr
 from mcp_vega import __version__
 from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, UnknownJob, VegaError
 from mcp_vega.server import resources, results
-from mcp_vega.server.desk import Desk
-from mcp_vega.server.notices import Notices
-from mcp_vega.server.peer import ASKING, Peer
+from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
+from mcp_vega.server.context import AppContext
+from mcp_vega.server.notifications import Notifications
 from mcp_vega.server.tools import DEFINITIONS, Definition
 
 logger = logging.getLogger(__name__)
@@ -43,19 +43,19 @@ out or says that it is still drawing, ask check_job instead of repeating it. The
 parameters, draws the same image again."""
 
 
-def build_server(desk: Desk) -> MCPServer[Any]:
+def build_server(app: AppContext) -> MCPServer[Any]:
     """The server with its four tools, the pictures as resources, and the prompts.
 
     Args:
-        desk: What the tools work with; its studio must stay open while the server runs.
+        app: What the tools work with; its studio must stay open while the server runs.
     """
-    return _VegaServer(desk)
+    return _VegaServer(app)
 
 
 class _VegaServer(MCPServer[Any]):
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._notices = Notices(desk.studio)
+    def __init__(self, app: AppContext) -> None:
+        self._app = app
+        self._notifications = Notifications(app.service)
         super().__init__(
             "mcp-vega",
             title="Vega image generation",
@@ -63,22 +63,22 @@ class _VegaServer(MCPServer[Any]):
             instructions=INSTRUCTIONS,
             version=__version__,
             icons=[_icon()],
-            tools=[_VegaTool.over(desk, definition) for definition in DEFINITIONS],
-            lifespan=self._notices.connected,
-            subscriptions=self._notices.bus,
+            tools=[_VegaTool.over(app, definition) for definition in DEFINITIONS],
+            lifespan=self._notifications.connected,
+            subscriptions=self._notifications.bus,
             middleware=[self._take_up_after_handshake],
         )
         self.completion()(self._complete)
 
     async def _take_up_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
-        ASKING.set(Peer.of(ctx))
-        if self._desk.problem and ctx.method in OF_THE_STUDIO:
-            raise _of_protocol(self._desk.problem)
+        CURRENT_CLIENT.set(ClientInfo.of(ctx))
+        if self._app.problem and ctx.method in OF_THE_STUDIO:
+            raise _of_protocol(self._app.problem)
         answer = await call_next(ctx)
-        self._notices.notice(ctx, answer)
-        if not self._desk.problem:
-            self._desk.studio.take_up_orphans()
+        self._notifications.notice(ctx, answer)
+        if not self._app.problem:
+            self._app.service.take_up_orphans()
         return answer
 
     async def call_tool(
@@ -87,13 +87,13 @@ class _VegaServer(MCPServer[Any]):
         known = [definition.name for definition in DEFINITIONS]
         if name not in known:
             error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
-            return results.of_error(self._desk, error)
-        if self._desk.problem:
-            return results.of_error(self._desk, self._desk.problem)
+            return results.of_error(self._app, error)
+        if self._app.problem:
+            return results.of_error(self._app, self._app.problem)
         return await super().call_tool(name, arguments, context)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
-        return await _spoken(resources.listed(self._desk, ASKING.get().owner))
+        return await _spoken(resources.listed(self._app, CURRENT_CLIENT.get().owner))
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
@@ -104,7 +104,7 @@ class _VegaServer(MCPServer[Any]):
         context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
     ) -> Iterable[ReadResourceContents]:
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
-        return await _spoken(resources.read(self._desk, str(uri), ASKING.get()))
+        return await _spoken(resources.read(self._app, str(uri), CURRENT_CLIENT.get()))
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
         from mcp_vega.server import prompts
@@ -119,7 +119,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> mcp_types.GetPromptResult:
         from mcp_vega.server import prompts
 
-        return await _spoken(prompts.get(self._desk, name, arguments or {}, ASKING.get().owner))
+        return await _spoken(prompts.get(self._app, name, arguments or {}, CURRENT_CLIENT.get().owner))
 
     async def _complete(
         self,
@@ -127,13 +127,13 @@ class _VegaServer(MCPServer[Any]):
         argument: mcp_types.CompletionArgument,
         _: mcp_types.CompletionContext | None,
     ) -> mcp_types.Completion | None:
-        owner = ASKING.get().owner
+        owner = CURRENT_CLIENT.get().owner
         if isinstance(reference, mcp_types.PromptReference):
             from mcp_vega.server import prompts
 
-            answer = prompts.completion(self._desk, reference.name, argument.name, argument.value, owner)
+            answer = prompts.completion(self._app, reference.name, argument.name, argument.value, owner)
         else:
-            answer = resources.completion(self._desk, reference.uri, argument.name, argument.value, owner)
+            answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
         return await _spoken(answer)
 
 
@@ -153,11 +153,11 @@ def _of_protocol(error: VegaError) -> MCPError:
 class _VegaTool(Tool):
     """A tool that reads its own arguments and speaks of errors in our own words."""
 
-    _desk: Desk = PrivateAttr()
+    _app: AppContext = PrivateAttr()
     _definition: Definition = PrivateAttr()
 
     @classmethod
-    def over(cls, desk: Desk, definition: Definition) -> "_VegaTool":
+    def over(cls, app: AppContext, definition: Definition) -> "_VegaTool":
         tool = cls(
             fn=definition.run,
             name=definition.name,
@@ -170,7 +170,7 @@ class _VegaTool(Tool):
             context_kwarg=None,
             annotations=definition.annotations,
         )
-        tool._desk, tool._definition = desk, definition
+        tool._app, tool._definition = app, definition
         return tool
 
     async def run(
@@ -181,16 +181,16 @@ class _VegaTool(Tool):
     ) -> Any:
         definition = self._definition
         try:
-            return await definition.run(self._desk, definition.arguments.read(arguments), context)
+            return await definition.run(self._app, definition.arguments.read(arguments), context)
         except VegaError as error:
             logger.info("%s: %s", definition.name, error.what)
-            return results.of_error(self._desk, error)
+            return results.of_error(self._app, error)
         except MCPError:
             raise
         except Exception as error:
             logger.exception("%s broke", definition.name)
             broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
-            return results.of_error(self._desk, broken)
+            return results.of_error(self._app, broken)
 
 
 def _icon() -> mcp_types.Icon:

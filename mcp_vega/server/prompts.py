@@ -11,12 +11,12 @@ from mcp_types import Completion, GetPromptResult, Prompt, PromptArgument, Promp
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
-from mcp_vega.segmind.parameters import Scheduler, VegaParameters, VegaRTParameters
-from mcp_vega.server import arguments, resources
-from mcp_vega.server.arguments import Arguments
-from mcp_vega.server.desk import Desk
-from mcp_vega.studio.catalogue import Kept
-from mcp_vega.studio.jobs import Image, Job
+from mcp_vega.job import Image, Job
+from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
+from mcp_vega.server import resources, schemas
+from mcp_vega.server.context import AppContext
+from mcp_vega.server.schemas import Arguments
+from mcp_vega.storage.database.search import JobImage
 
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 WAITING = (
@@ -67,7 +67,7 @@ class Definition:
     title: str
     description: str
     arguments: Arguments[Any]
-    write: Callable[[Desk, Any, str], Awaitable[str]]
+    write: Callable[[AppContext, Any, str], Awaitable[str]]
 
     @property
     def shown(self) -> Prompt:
@@ -80,7 +80,7 @@ class Definition:
         return Prompt(name=self.name, title=self.title, description=self.description, arguments=given)
 
 
-async def get(desk: Desk, name: str, given: dict[str, Any], owner: str) -> GetPromptResult:
+async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> GetPromptResult:
     """A prompt with its arguments filled in, for `owner`, whose pictures it may speak of.
 
     Raises:
@@ -93,12 +93,12 @@ async def get(desk: Desk, name: str, given: dict[str, Any], owner: str) -> GetPr
         raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
     # Hosts send an empty text for an argument that was left out.
     filled = {key: value for key, value in given.items() if str(value).strip()}
-    text = await definition.write(desk, definition.arguments.read(filled), owner)
+    text = await definition.write(app, definition.arguments.read(filled), owner)
     message = PromptMessage(role="user", content=TextContent(type="text", text=text))
     return GetPromptResult(description=definition.description, messages=[message])
 
 
-async def completion(desk: Desk, name: str, argument: str, beginning: str, owner: str) -> Completion | None:
+async def completion(app: AppContext, name: str, argument: str, beginning: str, owner: str) -> Completion | None:
     """What an argument of a prompt may be completed to: a scheduler, or the id of a picture.
 
     Raises:
@@ -110,13 +110,13 @@ async def completion(desk: Desk, name: str, argument: str, beginning: str, owner
     if argument == "scheduler":
         fitting = [each for each in SCHEDULERS if each.casefold().startswith(beginning.casefold())]
         return Completion(values=fitting, total=len(fitting), has_more=False)
-    return await resources.offered_images(desk, beginning, owner) if argument == "image" else None
+    return await resources.offered_images(app, beginning, owner) if argument == "image" else None
 
 
 # ---- the texts ----
 
 
-async def _illustrate(_desk: Desk, asked: Illustration, _owner: str) -> str:
+async def _illustrate(_app: AppContext, asked: Illustration, _owner: str) -> str:
     one = asked.pictures == 1
     style = f" Style of {'the picture' if one else 'every picture'}: {asked.style}." if asked.style else ""
     together = (
@@ -141,7 +141,7 @@ ${VegaParameters.average_cost}. {WAITING}
 </passage>"""
 
 
-async def _explore(_desk: Desk, asked: Exploration, _owner: str) -> str:
+async def _explore(_app: AppContext, asked: Exploration, _owner: str) -> str:
     finished = VegaParameters(prompt=asked.idea, num_inference_steps=40, guidance_scale=9)
     seeds = ", ".join(str(SystemRandom().randrange(10**6)) for _ in range(asked.drafts))
     return f"""\
@@ -158,8 +158,8 @@ follows the draft's prompt rather than its exact lines. It costs about ${finishe
 5. Show it with its path or URL and its seed."""
 
 
-async def _vary(desk: Desk, asked: Variation, owner: str) -> str:
-    job, image = await _found(desk, asked.image, owner)
+async def _vary(app: AppContext, asked: Variation, owner: str) -> str:
+    job, image = await _found(app, asked.image, owner)
     number = job.index_of(image) + 1
     count = job.parameters.pictures
     which = (
@@ -198,7 +198,7 @@ def _or_in_negative(job: Job) -> str:
     return ", or name what should disappear in the negative_prompt" if known else ""
 
 
-async def _found(desk: Desk, named: str, owner: str) -> Kept:
+async def _found(app: AppContext, named: str, owner: str) -> JobImage:
     """The picture that a user names, with its job.
 
     Raises:
@@ -207,12 +207,12 @@ async def _found(desk: Desk, named: str, owner: str) -> Kept:
     name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
     if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
         beginning = short[1].lower()
-        name = next(iter(await desk.studio.catalogue.image_ids(beginning, 1, owner)), name)
+        name = next(iter(await app.service.search.image_ids(beginning, 1, owner)), name)
     try:
-        return await desk.studio.find_image(name, owner)
+        return await app.service.find_image(name, owner)
     except UnknownImage as error:
         try:
-            job = await desk.studio.look(name, owner)
+            job = await app.service.look(name, owner)
         except UnknownJob:
             raise error from None
         if not job.images:
@@ -225,21 +225,21 @@ DEFINITIONS = (
         name="illustrate",
         title="Illustrate a passage",
         description="Illustrate a passage of text with one or more pictures.",
-        arguments=arguments.of_model(Illustration, "illustrate"),
+        arguments=schemas.of_model(Illustration, "illustrate"),
         write=_illustrate,
     ),
     Definition(
         name="explore",
         title="Explore an idea",
         description="Several quick drafts of an idea, then the chosen one drawn with care.",
-        arguments=arguments.of_model(Exploration, "explore"),
+        arguments=schemas.of_model(Exploration, "explore"),
         write=_explore,
     ),
     Definition(
         name="vary",
         title="Vary a picture",
         description="A finished picture once more, changed in one respect.",
-        arguments=arguments.of_model(Variation, "vary"),
+        arguments=schemas.of_model(Variation, "vary"),
         write=_vary,
     ),
 )

@@ -15,13 +15,12 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp_types import Annotations, Completion, Resource, ResourceTemplate
 
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.segmind.answers import REQUEST_ID
-from mcp_vega.segmind.responses import quoted
+from mcp_vega.job import REQUEST_ID, Image
+from mcp_vega.redaction import quoted
 from mcp_vega.server import results
-from mcp_vega.server.desk import Desk
-from mcp_vega.server.peer import Peer
-from mcp_vega.studio.catalogue import Kept
-from mcp_vega.studio.jobs import Image
+from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.database.search import JobImage
 
 GALLERY = "vega://gallery"
 JSON = "application/json"
@@ -64,7 +63,7 @@ _JOB = re.compile(f"vega://jobs/({REQUEST_ID})")
 _KNOWN = ", ".join(template.uri_template for template in TEMPLATES)
 
 
-async def listed(desk: Desk, owner: str) -> list[Resource]:
+async def listed(app: AppContext, owner: str) -> list[Resource]:
     """The gallery, and the latest pictures that `owner` may see."""
     gallery = Resource(
         uri=GALLERY,
@@ -73,11 +72,11 @@ async def listed(desk: Desk, owner: str) -> list[Resource]:
         description=f"All generated images as JSON, newest first; {GALLERY}?q=WORDS searches them.",
         mime_type=JSON,
     )
-    kept, _ = await desk.studio.catalogue.page(size=LATEST, owner=owner)
+    kept, _ = await app.service.search.page(size=LATEST, owner=owner)
     return [gallery, *(_listed(each) for each in kept)]
 
 
-def _listed(kept: Kept) -> Resource:
+def _listed(kept: JobImage) -> Resource:
     job, image = kept
     return Resource(
         uri=image.uri,
@@ -90,7 +89,7 @@ def _listed(kept: Kept) -> Resource:
     )
 
 
-async def read(desk: Desk, uri: str, peer: Peer) -> list[ReadResourceContents]:
+async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResourceContents]:
     """The contents of a resource.
 
     Raises:
@@ -100,16 +99,16 @@ async def read(desk: Desk, uri: str, peer: Peer) -> list[ReadResourceContents]:
         VegaError: It cannot be read.
     """
     if match := _IMAGE.fullmatch(uri):
-        _, image = await desk.studio.find_image(match[1], peer.owner)
-        return await (_preview(desk, image) if match[2] else _picture(desk, image, peer))
+        _, image = await app.service.find_image(match[1], client.owner)
+        return await (_preview(app, image) if match[2] else _picture(app, image, client))
     if match := _JOB.fullmatch(uri):
-        return [_as_json(results.record_of(await desk.studio.look(match[1], peer.owner), peer))]
+        return [_as_json(results.record_of(await app.service.look(match[1], client.owner), client))]
     if uri.partition("?")[0] == GALLERY:
-        return [_as_json(await _gallery(desk, uri, peer))]
+        return [_as_json(await _gallery(app, uri, client))]
     raise InvalidArguments(f"No resource has the URI {quoted(uri)}", next_step=f"Read one of {_KNOWN}")
 
 
-async def completion(desk: Desk, template: str, argument: str, beginning: str, owner: str) -> Completion | None:
+async def completion(app: AppContext, template: str, argument: str, beginning: str, owner: str) -> Completion | None:
     """The ids that an argument of a template may be completed to; None where it takes none.
 
     Raises:
@@ -117,19 +116,19 @@ async def completion(desk: Desk, template: str, argument: str, beginning: str, o
     """
     known = any(template == each.uri_template for each in TEMPLATES) and f"{{{argument}}}" in template
     if known and argument == "id":
-        return await offered_images(desk, beginning, owner)
+        return await offered_images(app, beginning, owner)
     if known and argument == "request_id":
-        return _offered(await desk.studio.catalogue.request_ids(beginning, OFFERED + 1, owner))
+        return _offered(await app.service.search.request_ids(beginning, OFFERED + 1, owner))
     return None
 
 
-async def offered_images(desk: Desk, beginning: str, owner: str) -> Completion:
+async def offered_images(app: AppContext, beginning: str, owner: str) -> Completion:
     """The ids of pictures that begin like this, the newest first.
 
     Raises:
         LedgerError: The ledger cannot be read.
     """
-    return _offered(await desk.studio.catalogue.image_ids(beginning, OFFERED + 1, owner))
+    return _offered(await app.service.search.image_ids(beginning, OFFERED + 1, owner))
 
 
 def _offered(ids: list[str]) -> Completion:
@@ -139,15 +138,15 @@ def _offered(ids: list[str]) -> Completion:
 # ---- pictures ----
 
 
-async def _picture(desk: Desk, image: Image, peer: Peer) -> list[ReadResourceContents]:
+async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[ReadResourceContents]:
     """A picture's bytes; where the transport cannot carry them, the largest that it can and where the original is."""
-    data = await desk.studio.read(image)
-    if peer.read_limit is None or len(data) <= peer.read_limit:
+    data = await app.service.read(image)
+    if client.read_limit is None or len(data) <= client.read_limit:
         return [ReadResourceContents(content=data, mime_type=image.mime_type)]
-    shown = await desk.studio.darkroom.preview(data, "full")
+    shown = await app.service.processor.preview(data, "full")
     said = (
         f"The original, {image.mime_type} of {len(data):,} bytes, is more than this connection carries; this is a "
-        f"JPEG of {shown.width}×{shown.height}. The original is at {peer.place(image)}"
+        f"JPEG of {shown.width}×{shown.height}. The original is at {client.place(image)}"
     )
     return [
         ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type),
@@ -155,8 +154,8 @@ async def _picture(desk: Desk, image: Image, peer: Peer) -> list[ReadResourceCon
     ]
 
 
-async def _preview(desk: Desk, image: Image) -> list[ReadResourceContents]:
-    shown = await desk.studio.darkroom.preview(await desk.studio.read(image), "auto")
+async def _preview(app: AppContext, image: Image) -> list[ReadResourceContents]:
+    shown = await app.service.processor.preview(await app.service.read(image), "auto")
     return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
 
 
@@ -167,14 +166,14 @@ def _as_json(data: dict[str, Any]) -> ReadResourceContents:
     return ReadResourceContents(content=json.dumps(data, indent=1, ensure_ascii=False), mime_type=JSON)
 
 
-async def _gallery(desk: Desk, uri: str, peer: Peer) -> dict[str, Any]:
+async def _gallery(app: AppContext, uri: str, client: ClientInfo) -> dict[str, Any]:
     query, number = _asked(uri)
-    kept, more = await desk.studio.catalogue.page(query, number, owner=peer.owner)
+    kept, more = await app.service.search.page(query, number, owner=client.owner)
     following = {"q": query, "page": number + 1} if query else {"page": number + 1}
     return {
         "query": query,
         "page": number,
-        "pictures": [_picture_data(each, peer) for each in kept],
+        "pictures": [_picture_data(each, client) for each in kept],
         "next": f"{GALLERY}?{urlencode(following)}" if more else None,
     }
 
@@ -197,12 +196,12 @@ def _asked(uri: str) -> tuple[str, int]:
     return asked.get("q", "").strip(), int(page)
 
 
-def _picture_data(kept: Kept, peer: Peer) -> dict[str, Any]:
+def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
     job, image = kept
     return {
         "uri": image.uri,
         "preview": f"{image.uri}/preview",
-        "file": peer.place(image),
+        "file": client.place(image),
         "mime_type": image.mime_type,
         "width": image.width,
         "height": image.height,

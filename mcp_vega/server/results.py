@@ -10,23 +10,22 @@ from typing import Any
 from mcp_types import CallToolResult, ImageContent, TextContent
 
 from mcp_vega.errors import GalleryError, VegaError
-from mcp_vega.segmind.responses import quoted
-from mcp_vega.server.desk import Desk
-from mcp_vega.server.peer import Peer
-from mcp_vega.studio.jobs import OPERATOR, Image, Job
-from mcp_vega.studio.limits import Budget, dollars
-from mcp_vega.studio.pictures import Mode, Preview
-from mcp_vega.studio.studio import Studio
+from mcp_vega.imaging.preview import Mode, Preview
+from mcp_vega.job import OPERATOR, Budget, Image, Job, dollars
+from mcp_vega.jobs.service import JobService
+from mcp_vega.redaction import quoted
+from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.server.context import AppContext
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
 
 # Seconds after which to ask again for a job that takes longer than usual.
 OVERDUE = 10
 
-LOCAL = Peer()
+LOCAL = ClientInfo()
 
 
-async def of_job(desk: Desk, job: Job, peer: Peer) -> CallToolResult:
+async def of_job(app: AppContext, job: Job, client: ClientInfo) -> CallToolResult:
     """The result of a job as it stands, for the client that asked.
 
     Raises:
@@ -34,36 +33,36 @@ async def of_job(desk: Desk, job: Job, peer: Peer) -> CallToolResult:
     """
     if job.problem:
         raise job.problem.with_traceback(None)  # else it grows with every check
-    budget = await desk.studio.budget()
-    meta = {"mcp-vega/job": data_of(job, peer)} | _budget_data(budget)
+    budget = await app.service.budget()
+    meta = {"mcp-vega/job": data_of(job, client)} | _budget_data(budget)
     if not job.state.finished:
-        return _result(desk, "\n".join([_under_way(desk.studio, job), *_left(budget)]), meta)
+        return _result(app, "\n".join([_under_way(app.service, job), *_left(budget)]), meta)
     # A picture that no disk would take is in its result or nowhere.
     full = job.parameters.base64 or any(image.data for image in job.images)
-    previews, notes = await _previews(desk.studio, job, "full" if full else desk.preview)
-    text = "\n".join([_finished(job, peer), *_left(budget), *(f"Note: {note}." for note in notes)])
-    return _result(desk, text, meta, previews)
+    previews, notes = await _previews(app.service, job, "full" if full else app.preview)
+    text = "\n".join([_finished(job, client), *_left(budget), *(f"Note: {note}." for note in notes)])
+    return _result(app, text, meta, previews)
 
 
-async def of_jobs(desk: Desk, jobs: list[Job], peer: Peer) -> CallToolResult:
+async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
     """A list of jobs, one line each."""
-    budget = await desk.studio.budget()
+    budget = await app.service.budget()
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return _result(desk, "\n".join([text, *_left(budget)]), _budget_data(budget) or None)
+        return _result(app, "\n".join([text, *_left(budget)]), _budget_data(budget) or None)
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [
         f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} "
         f"{_quoted(job.parameters.prompt)}"
         for job in jobs
     ]
-    meta = {"mcp-vega/jobs": [data_of(job, peer) for job in jobs]} | _budget_data(budget)
-    return _result(desk, "\n".join([*lines, *_left(budget)]), meta)
+    meta = {"mcp-vega/jobs": [data_of(job, client) for job in jobs]} | _budget_data(budget)
+    return _result(app, "\n".join([*lines, *_left(budget)]), meta)
 
 
-def of_error(desk: Desk, error: VegaError) -> CallToolResult:
+def of_error(app: AppContext, error: VegaError) -> CallToolResult:
     """The result of a call that failed."""
-    text = TextContent(type="text", text=_marked(desk, error.text))
+    text = TextContent(type="text", text=_marked(app, error.text))
     return CallToolResult(content=[text], is_error=True, _meta={"mcp-vega/error": error_data(error)})
 
 
@@ -74,26 +73,26 @@ def error_data(error: VegaError) -> dict[str, str]:
 
 
 def _result(
-    desk: Desk, text: str, meta: dict[str, Any] | None = None, previews: Sequence[ImageContent] = ()
+    app: AppContext, text: str, meta: dict[str, Any] | None = None, previews: Sequence[ImageContent] = ()
 ) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=_marked(desk, text)), *previews], _meta=meta)
+    return CallToolResult(content=[TextContent(type="text", text=_marked(app, text)), *previews], _meta=meta)
 
 
-def _marked(desk: Desk, text: str) -> str:
+def _marked(app: AppContext, text: str) -> str:
     """The text, with a line that says so where the API is the sandbox."""
-    return f"{text}\n{SANDBOX}" if desk.sandbox else text
+    return f"{text}\n{SANDBOX}" if app.sandbox else text
 
 
 # ---- the text ----
 
 
-def _finished(job: Job, peer: Peer) -> str:
+def _finished(job: Job, client: ClientInfo) -> str:
     count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
     lines = [f"{job.parameters.title} drew {count} of {_quoted(job.parameters.prompt)}."]
     lines += [f"Note: {note}." for note in job.notes]
     for image in job.images:
         if not image.deleted:
-            lines += [f"Image: {place}"] if (place := peer.place(image)) else []
+            lines += [f"Image: {place}"] if (place := client.place(image)) else []
             lines += [f"URI: {image.uri}"]
     receipt = job.receipt
     lines += [
@@ -107,14 +106,14 @@ def _finished(job: Job, peer: Peer) -> str:
     return "\n".join(lines)
 
 
-def _under_way(studio: Studio, job: Job) -> str:
-    if job.base_url != studio.api:
+def _under_way(service: JobService, job: Job) -> str:
+    if job.base_url != service.api:
         return (
             f"The job was begun with another API, {job.base_url}, and has not finished; a server with that "
             f"SEGMIND_BASE_URL finishes it. Do not repeat the call.\nState: {job.state}\nRequest id: {job.request_id}"
         )
-    left = studio.expected_seconds(job) - studio.elapsed_seconds(job)
-    late = "" if left > 0 else f", which takes longer than the usual {studio.expected_seconds(job):.0f} s"
+    left = service.expected_seconds(job) - service.elapsed_seconds(job)
+    late = "" if left > 0 else f", which takes longer than the usual {service.expected_seconds(job):.0f} s"
     notes = f" ({'; '.join(job.notes)})" if job.notes else ""
     return (
         f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}{notes}; call check_job "
@@ -141,7 +140,7 @@ def _plain(number: Decimal | None) -> str:
 # ---- the pictures ----
 
 
-async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
+async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
     """The previews of a job's pictures, and what there is to say about them."""
     here = [image for image in job.images if not image.deleted]
     notes = [_deleted(image) for image in job.images if image.deleted]
@@ -150,10 +149,10 @@ async def _previews(studio: Studio, job: Job, mode: Mode) -> tuple[list[ImageCon
     data: dict[Image, bytes] = {}
     for image in here:
         try:
-            data[image] = await studio.read(image)
+            data[image] = await service.read(image)
         except GalleryError as error:
             notes.append(error.what)
-    made = await studio.darkroom.previews([*data.values()], mode)
+    made = await service.processor.previews([*data.values()], mode)
     shown = [preview for preview in made if preview]
     broken = [image.path for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"the file {path} is no whole picture any more" for path in broken]
@@ -181,7 +180,7 @@ def _reduced(previews: list[Preview], count: int, whole: str) -> str:
 # ---- the data ----
 
 
-def data_of(job: Job, peer: Peer) -> dict[str, Any]:
+def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
     """A job for programs."""
     return {
         "request_id": job.request_id,
@@ -192,7 +191,7 @@ def data_of(job: Job, peer: Peer) -> dict[str, Any]:
         "cost_usd": _number(job.receipt.cost),
         "credits_left": _number(job.receipt.credits_left),
         "seconds": _number(job.receipt.seconds),
-        "images": [_image_data(image, peer) for image in job.images],
+        "images": [_image_data(image, client) for image in job.images],
     }
 
 
@@ -204,11 +203,11 @@ def _budget_data(budget: Budget | None) -> dict[str, Any]:
     return {"mcp-vega/spending": {name: _number(figure) for name, figure in figures.items()}}
 
 
-def record_of(job: Job, peer: Peer = LOCAL) -> dict[str, Any]:
+def record_of(job: Job, client: ClientInfo = LOCAL) -> dict[str, Any]:
     """All that is known of a job, for programs."""
     problem = job.problem
     return {
-        **data_of(job, peer),
+        **data_of(job, client),
         "local_id": job.local_id,
         "route": str(job.route),
         "base_url": job.base_url,
@@ -227,18 +226,18 @@ def iso(moment: datetime | None) -> str | None:
     return moment and moment.isoformat()
 
 
-def _image_data(image: Image, peer: Peer) -> dict[str, Any]:
+def _image_data(image: Image, client: ClientInfo) -> dict[str, Any]:
     return {
         "id": image.id,
         # Where a file lies is nobody's business but that of those who work at the machine.
-        "path": str(image.path) if image.path and not image.deleted and peer.owner == OPERATOR else None,
+        "path": str(image.path) if image.path and not image.deleted and client.owner == OPERATOR else None,
         "uri": image.uri,
         "mime_type": image.mime_type,
         "width": image.width,
         "height": image.height,
         "bytes": image.bytes,
         "sha256": image.sha256,
-        **({"url": None if image.deleted else peer.place(image)} if peer.base_url is not None else {}),
+        **({"url": None if image.deleted else client.place(image)} if client.base_url is not None else {}),
         **({"deleted": iso(image.deleted)} if image.deleted else {}),
     }
 

@@ -7,13 +7,13 @@ from typing import Any
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ToolAnnotations
 
-from mcp_vega.segmind.parameters import Parameters, VegaParameters, VegaRTParameters
-from mcp_vega.server import arguments, results
-from mcp_vega.server.arguments import Arguments, Question
-from mcp_vega.server.desk import Desk
-from mcp_vega.server.peer import ASKING
-from mcp_vega.studio.jobs import Job
-from mcp_vega.studio.studio import Studio
+from mcp_vega.job import Job
+from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
+from mcp_vega.server import results, schemas
+from mcp_vega.server.client_info import CURRENT_CLIENT
+from mcp_vega.server.context import AppContext
+from mcp_vega.server.schemas import Arguments, CheckJobArguments
 
 LATEST = 10
 
@@ -30,22 +30,24 @@ class Definition:
     description: str
     arguments: Arguments[Any]
     annotations: ToolAnnotations
-    run: Callable[[Desk, Any, Context[Any, Any]], Awaitable[CallToolResult]]
+    run: Callable[[AppContext, Any, Context[Any, Any]], Awaitable[CallToolResult]]
 
 
-async def generate_image(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
+async def generate_image(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
-    job = await desk.studio.draw(parameters, ASKING.get().owner)
-    return await _answer(desk, job, context, until=lambda seen: seen.answered)
+    job = await app.service.draw(parameters, CURRENT_CLIENT.get().owner)
+    return await _answer(app, job, context, until=lambda seen: seen.answered)
 
 
-async def submit_job(desk: Desk, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
+async def submit_job(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Queue a job and answer with its request id as soon as it is on its way, or waits for its turn."""
-    job = await desk.studio.submit(parameters, ASKING.get().owner)
-    return await _answer(desk, job, context, until=lambda seen: seen.begun or seen.answered or bool(seen.notes))
+    job = await app.service.submit(parameters, CURRENT_CLIENT.get().owner)
+    return await _answer(app, job, context, until=lambda seen: seen.begun or seen.answered or bool(seen.notes))
 
 
-async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Callable[[Job], bool]) -> CallToolResult:
+async def _answer(
+    app: AppContext, job: Job, context: Context[Any, Any], until: Callable[[Job], bool]
+) -> CallToolResult:
     """The answer to a call that began a job, after at most the wait.
 
     Whether it was what the caller wanted is noted: who calls again after it gets another picture; who was cancelled,
@@ -53,39 +55,39 @@ async def _answer(desk: Desk, job: Job, context: Context[Any, Any], until: Calla
     """
     delivered = False
     try:
-        job = await _watched(desk.studio, job, desk.wait_seconds, context, until)
+        job = await _watched(app.service, job, app.wait_seconds, context, until)
         delivered = job.error is not None and not job.open  # an error that is final is an answer, too
-        result = await results.of_job(desk, job, ASKING.get())
+        result = await results.of_job(app, job, CURRENT_CLIENT.get())
         delivered = until(job) and (job.complete or not job.state.finished)
     finally:
-        await desk.studio.answered(job, delivered=delivered)
+        await app.service.answered(job, delivered=delivered)
     return result
 
 
-async def check_job(desk: Desk, question: Question, context: Context[Any, Any]) -> CallToolResult:
+async def check_job(app: AppContext, question: CheckJobArguments, context: Context[Any, Any]) -> CallToolResult:
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
-    peer = ASKING.get()
+    client = CURRENT_CLIENT.get()
     if not question.request_id:
-        return await results.of_jobs(desk, await desk.studio.latest(LATEST, peer.owner), peer)
-    job = await desk.studio.find(question.request_id, peer.owner)
-    job = await _watched(desk.studio, job, question.wait_seconds, context)
-    result = await results.of_job(desk, job, peer)
+        return await results.of_jobs(app, await app.service.latest(LATEST, client.owner), client)
+    job = await app.service.find(question.request_id, client.owner)
+    job = await _watched(app.service, job, question.wait_seconds, context)
+    result = await results.of_job(app, job, client)
     if job.complete or not job.open:
-        await desk.studio.delivered(job)
+        await app.service.delivered(job)
     return result
 
 
 async def _watched(
-    studio: Studio,
+    service: JobService,
     job: Job,
     seconds: float,
     context: Context[Any, Any],
     until: Callable[[Job], bool] = lambda seen: not seen.open,
 ) -> Job:
     """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
-    async for seen in studio.follow(job, seconds):
+    async for seen in service.follow(job, seconds):
         job = seen
-        elapsed, expected = studio.elapsed_seconds(job), studio.expected_seconds(job)
+        elapsed, expected = service.elapsed_seconds(job), service.expected_seconds(job)
         notes = f" ({'; '.join(job.notes)})" if job.notes else ""
         message = f"{job.state}: {elapsed:.0f} s of about {expected:.0f} s{notes}"
         await context.report_progress(elapsed, max(elapsed, expected), message)
@@ -116,7 +118,7 @@ DEFINITIONS = (
             "for quality: negative prompt, scheduler, guidance, up to 4 images a call. Each image "
             f"{_speed(VegaParameters)}; more steps and samples take and cost proportionally more. {_WHAT_COMES_BACK}"
         ),
-        arguments=arguments.of_model(VegaParameters, VegaParameters.slug),
+        arguments=schemas.of_model(VegaParameters, VegaParameters.slug),
         annotations=PAID,
         run=generate_image,
     ),
@@ -128,7 +130,7 @@ DEFINITIONS = (
             f"choice for speed and drafts: one image a call, few steps. It {_speed(VegaRTParameters)}. "
             f"{_WHAT_COMES_BACK}"
         ),
-        arguments=arguments.of_model(VegaRTParameters, VegaRTParameters.slug),
+        arguments=schemas.of_model(VegaRTParameters, VegaRTParameters.slug),
         annotations=PAID,
         run=generate_image,
     ),
@@ -142,7 +144,7 @@ DEFINITIONS = (
             f"${VegaRTParameters.average_cost}) and is paid for once, however often it is checked. Takes the chosen "
             "model's parameters; one that the model does not have is refused."
         ),
-        arguments=arguments.of_any_model(),
+        arguments=schemas.of_any_model(),
         annotations=PAID,
         run=submit_job,
     ),
@@ -154,7 +156,7 @@ DEFINITIONS = (
             "generate_image_vega returns them, again and again. Costs nothing. wait_seconds waits for the end. "
             "Without a request id it lists the latest jobs, newest first."
         ),
-        arguments=arguments.of_model(Question, "check_job"),
+        arguments=schemas.of_model(CheckJobArguments, "check_job"),
         annotations=FREE,
         run=check_job,
     ),

@@ -1,0 +1,180 @@
+"""Puts the rooms together: from the settings to an open studio, and everything closed again afterwards."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import httpx
+from pydantic import SecretStr
+
+from mcp_vega import __version__
+from mcp_vega.errors import InvalidSettings, VegaError
+from mcp_vega.job import SANDBOX, Limits
+from mcp_vega.jobs.service import JobService
+from mcp_vega.redaction import redacted
+from mcp_vega.segmind.api_key import require_usable
+from mcp_vega.segmind.client import PATIENCE, SegmindClient
+from mcp_vega.server.context import AppContext
+from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.images.folder import ImageFolder
+
+logger = logging.getLogger(__name__)
+
+SANDBOX_KEY = SecretStr("SG_sandbox")
+
+
+@asynccontextmanager
+async def open_application(settings: Settings, problem: VegaError | None = None) -> AsyncGenerator[AppContext]:
+    """An open studio and what the tools need beside it, for as long as the block runs.
+
+    Where there is a `problem`, that is all they answer with.
+    """
+    async with AsyncExitStack() as stack:
+        api = SANDBOX if settings.sandbox else settings.base_url
+        if settings.sandbox:
+            settings = await stack.enter_async_context(_in_sandbox(settings))
+        client = await stack.enter_async_context(open_client(settings))
+        store = JobStore(settings.ledger_file)
+        stack.push_async_callback(store.close)
+        limits = Limits(settings.spending_limit_usd, settings.requests_per_minute)
+        service = JobService(client, image_folder_of(settings), store, api=api, limits=limits)
+        await stack.enter_async_context(service)
+        yield AppContext(service, settings.wait_seconds, settings.preview, settings.sandbox, problem)
+
+
+@asynccontextmanager
+async def open_client(settings: Settings, *, patience: float = PATIENCE) -> AsyncGenerator[SegmindClient]:
+    """The API's client, for as long as the block runs; it repeats a refused or unsent call for `patience` seconds."""
+    headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
+    async with httpx.AsyncClient(transport=_LazyTransport(), headers=headers, cookies=no_cookies()) as http:
+        yield SegmindClient(
+            http,
+            settings.api_key,
+            base_url=settings.base_url,
+            history_url=settings.request_history_url,
+            media_hosts=settings.media_hosts,
+            patience=patience,
+        )
+
+
+@asynccontextmanager
+async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
+    """The settings with the sandbox in the place of the API; the user's key is left out of it."""
+    from mcp_vega.sandbox.account import Account
+    from mcp_vega.sandbox.app import build_sandbox
+    from mcp_vega.sandbox.serving import serving
+
+    async with serving(build_sandbox(Account())) as url:
+        yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
+
+
+@asynccontextmanager
+async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
+    """The ledger, for a command that makes none; None where there is none yet."""
+    try:
+        is_there = settings.ledger_file.exists()
+    except OSError:
+        is_there = True  # it cannot be looked at, which is the ledger's to explain
+    store = JobStore(settings.ledger_file)
+    try:
+        yield store if is_there else None
+    finally:
+        await store.close()
+
+
+def warn_of_key(settings: Settings) -> None:
+    """Say on stderr, in one line, what is wrong with a key that cannot be used; the tools say it as well."""
+    try:
+        if not settings.sandbox:
+            require_usable(settings.api_key)
+    except InvalidSettings as error:
+        warn(error)
+
+
+def warn(error: VegaError) -> None:
+    """Say on stderr, in one line, what is wrong."""
+    logger.warning("%s. %s", error.what, error.next_step)
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes none: a cookie of the API would go to other hosts of its domain, whatever it holds."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def image_folder_of(settings: Settings) -> ImageFolder:
+    """The gallery, with the places where a paid picture goes when its disk is full."""
+    spares = [settings.home_folder / "rescued"]
+    with suppress(FileNotFoundError):  # no folder for temporary files can be written
+        spares.append(Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
+    return ImageFolder(settings.gallery_folder, spares)
+
+
+def _user() -> str:
+    """What tells this user's folder from others' in a folder that is everybody's; on Windows there is one for each."""
+    return "" if sys.platform == "win32" else f"-{os.getuid()}"
+
+
+class _LazyTransport(httpx.AsyncBaseTransport):
+    """Opens an HTTP client at the first request: its TLS certificates take time that a handshake need not wait.
+
+    The proxies of the environment are used, but for this machine itself, whatever the environment says.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[bool, httpx.AsyncClient] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        here = is_loopback(request.url.host)
+        if here not in self._clients:
+            self._clients[here] = _http_client(trust_env=not here)
+        return await self._clients[here].send(request, stream=True)
+
+    async def aclose(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+
+def _http_client(*, trust_env: bool) -> httpx.AsyncClient:
+    """A client with as many connections as are asked for.
+
+    Raises:
+        httpx.ConnectError: What the environment says of proxies or certificates cannot be used. Nothing was sent.
+    """
+    try:
+        return httpx.AsyncClient(trust_env=trust_env, limits=httpx.Limits(max_connections=None))
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise httpx.ConnectError(_unusable(error)) from error
+
+
+def _unusable(error: Exception) -> str:
+    """What is wrong with the environment; an address of a proxy is left out, as it may hold a password."""
+    match error:
+        case ImportError():
+            return "the proxy is one of SOCKS, which needs the package socksio"
+        case OSError():
+            named = error.filename or "that SSL_CERT_FILE names"
+            return f"the file {named} cannot be used for TLS: {error.strerror or error}"
+        case _:
+            return "a proxy in the environment has an address that cannot be used"
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Keeps keys out of the log, whoever logs them, also those in a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """Log to stderr, before the MCP SDK sets up a log of its own. httpx would log every URL, httpcore every header."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

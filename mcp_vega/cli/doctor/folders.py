@@ -1,0 +1,81 @@
+"""The gallery and the ledger."""
+
+import shutil
+
+import anyio
+
+from mcp_vega.cli.application import image_folder_of, open_job_store
+from mcp_vega.cli.doctor.check import Check, State
+from mcp_vega.errors import GalleryError, LedgerError
+from mcp_vega.settings import Settings
+from mcp_vega.storage.database.server_lease import Activity
+from mcp_vega.storage.images import atomic_write
+from mcp_vega.storage.images.folder import ROOM
+
+
+def look_at_gallery(settings: Settings) -> list[Check]:
+    """Look whether a picture could be kept: the check gallery.
+
+    Raises:
+        GalleryError: It could not.
+    """
+    image_folder = image_folder_of(settings)
+    is_there = image_folder.probe()
+    free = shutil.disk_usage(atomic_write.nearest(image_folder.folder)).free
+    if free < ROOM:
+        raise GalleryError(f"The disk of {image_folder.folder} is full", next_step="Make room on the disk")
+    said = f"{image_folder.folder} can be {'written' if is_there else 'made'}, {free / 1e9:,.1f} GB are free"
+    return [Check("gallery", State.GOOD, said)]
+
+
+def look_at_ledger(settings: Settings) -> list[Check]:
+    """Look who works on what, in a loop of its own: the checks ledger, servers and jobs.
+
+    Raises:
+        LedgerError: The ledger cannot be read or written, or could not be made.
+    """
+    activity = anyio.run(_activity, settings)
+    file = settings.ledger_file
+    if activity is None:
+        return [
+            Check("ledger", State.GOOD, f"{file} is not there yet and can be made"),
+            Check("servers", State.GOOD, "none has work"),
+            Check("jobs", State.GOOD, "none yet"),
+        ]
+    said = f"{file} can be read and written"
+    return [Check("ledger", State.GOOD, said), _servers_check(activity), _jobs_check(activity)]
+
+
+async def _activity(settings: Settings) -> Activity | None:
+    """What is done on the ledger; None where there is none yet."""
+    async with open_job_store(settings) as store:
+        if store:
+            return await store.activity()
+    try:
+        atomic_write.probe(settings.home_folder)
+    except OSError as error:
+        raise LedgerError(f"The folder {settings.home_folder} cannot be written: {error.strerror}") from error
+    return None
+
+
+def _servers_check(activity: Activity) -> Check:
+    # Servers sign in with their first job, so those that idle are not seen.
+    if not activity.processes:
+        return Check("servers", State.GOOD, "none has work")
+    numbers = ", ".join(map(str, activity.processes))
+    return Check("servers", State.GOOD, f"{len(activity.processes)} at work on this ledger (process {numbers})")
+
+
+def _jobs_check(activity: Activity) -> Check:
+    total = activity.under_way + activity.unknown
+    if not total:
+        return Check("jobs", State.GOOD, "none under way")
+    said = f"{activity.under_way} under way, {activity.unknown} of unknown outcome"
+    if activity.unattended:
+        return Check(
+            "jobs",
+            State.NOTE,
+            f"{said}; no server works on {activity.unattended} of them",
+            "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them",
+        )
+    return Check("jobs", State.NOTE, said, "Wait: `mcp-vega jobs` shows how they end. Do not repeat them")

@@ -1,0 +1,38 @@
+"""The environment variables."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from mcp_vega.cli.doctor.check import Check, State
+from mcp_vega.errors import InvalidSettings
+from mcp_vega.settings import Settings
+
+PREFIXES = ("MCP_VEGA_", "SEGMIND_")
+MEND = "Correct it where it is set, for a host in the `env` block of this server's entry in its configuration"
+
+
+def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, InvalidSettings]]:
+    """The settings without the variables that cannot be used, and what is wrong with each of these."""
+    problems: dict[str, InvalidSettings] = {}
+    for field in Settings.model_fields.values():
+        name = str(field.alias)
+        try:
+            Settings.from_environment({name: environment.get(name, "")})
+        except InvalidSettings as error:
+            problems[name] = error
+    usable = {name: value for name, value in environment.items() if name not in problems}
+    return Settings.from_environment(usable), problems
+
+
+def look_at_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
+    """Look whether each variable can be used, and whether one is misspelled: the check settings."""
+    if problems:
+        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND)]
+    names = [str(field.alias) for field in Settings.model_fields.values()]
+    unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in names)
+    if unknown:
+        nearest = get_close_matches(unknown[0], names, n=1)
+        mend = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
+        return [Check("settings", State.NOTE, f"This is no setting: {', '.join(unknown)}", mend)]
+    given = [name for name in names if environment.get(name, "").strip()]
+    return [Check("settings", State.GOOD, f"set: {', '.join(given)}" if given else "none is set, so all have defaults")]

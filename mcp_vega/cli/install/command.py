@@ -1,0 +1,245 @@
+"""`mcp-vega install` and `uninstall`: an entry for this server in a host's file, and out again."""
+
+import getpass
+import json
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from mcp_vega.cli.install import host_commands
+from mcp_vega.cli.install.change import FORMS, Change, installing, servers_in, uninstalling
+from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
+from mcp_vega.cli.install.entry import KEY, NAME, Entry, lasting_command, passes
+from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
+from mcp_vega.cli.output import write
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.segmind.api_key import is_placeholder, require_usable
+from mcp_vega.segmind.response import as_object
+from mcp_vega.settings import Settings
+
+KEY_START = "SG_"
+PLACEHOLDER = "SG_your_key"
+# What is shown of any entry; of the arguments only this server's own: others take a key there.
+PLAIN = ("type", "command", "startup_timeout_sec")
+OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
+# Whose form most others take.
+USUAL = "claude-desktop"
+
+
+def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Put an entry for this server into a host's file, or print it; returns the exit code.
+
+    Raises:
+        InvalidArguments: No host is named, or there is nobody to ask.
+        HostConfigError: The file cannot be read or changed.
+        InvalidSettings: The key cannot be one.
+        NotInstalled: There is no command that a host could start.
+    """
+    command, *rest = lasting_command(environment)
+    args = (*rest, *(("--sandbox",) if options.sandbox else ()))
+    if options.print:
+        host = HOSTS[options.host or USUAL]
+        write(_block(host, Entry(command, args, "" if options.sandbox else PLACEHOLDER)))
+        return 0
+    if options.host is None:
+        raise InvalidArguments("No host is named", next_step=f"Name one of {', '.join(HOSTS)}, or add --print")
+    host = HOSTS[options.host]
+    file = _file_of(host, environment)
+    key = "" if options.sandbox else _key(host, file, environment, ask=not (options.yes or options.dry_run))
+    change = installing(host, file, Entry(command, args, key))
+    if passes(command):
+        sys.stderr.write(
+            f"Note: {command} lies where files are cleared away now and then; install mcp-vega elsewhere.\n"
+        )
+    if not options.sandbox and not _has_key(change.after):
+        sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
+    return _carry_out(change, options, environment)
+
+
+def run_uninstall(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Take the entry for this server out of a host's file; returns the exit code.
+
+    Raises:
+        InvalidArguments: There is nobody to ask.
+        HostConfigError: The file cannot be read or changed.
+    """
+    host = HOSTS[options.host]
+    return _carry_out(uninstalling(host, _file_of(host, environment)), options, environment)
+
+
+def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
+    try:
+        return ConfigFile.read(host.file(UserEnvironment(environment, Path.home())))
+    except RuntimeError as error:
+        raise HostConfigError(
+            f"The file of {host.title} cannot be found: this user has no home folder", next_step="Set HOME"
+        ) from error
+
+
+def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: bool) -> str:
+    """The key to write down: the environment's, or what the user types; none leaves things as they are.
+
+    Raises:
+        InvalidSettings: It is none, but a placeholder, or has something that no key has.
+    """
+    key = environment.get(KEY, "")
+    known = _has_key(servers_in(host, file).get(NAME))
+    if not key.strip() and ask and _is_terminal():
+        empty = "keeps the one that is there" if known else "leaves it out"
+        try:
+            key = getpass.getpass(f"Segmind API key (it is not shown; empty {empty}): ")
+        except EOFError as error:
+            raise InvalidArguments("No key was typed", next_step=f"Press Enter for none, or set {KEY}") from error
+    secret = Settings.from_environment({KEY: key}).api_key
+    if secret is None:
+        return ""
+    if not secret.get_secret_value().startswith(KEY_START):
+        sys.stderr.write(f"Note: Segmind's keys begin with {KEY_START}, and this one does not.\n")
+    return require_usable(secret)
+
+
+def _block(host: Host, entry: Entry) -> str:
+    """An entry as it stands in a host's file."""
+    data = {**host.members, **entry.data}
+    if host.form == "toml":
+        return FORMS["toml"].put("", (host.section, NAME), data).rstrip("\n")
+    return json.dumps({host.section: {NAME: data}}, indent=2, ensure_ascii=False)
+
+
+# ---- the change ----
+
+
+def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str]) -> int:
+    """Show a change, ask, make it."""
+    own = _own_command(change, environment)
+    if not change.differs:
+        state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
+        write(f"{change.file.path} {state}; nothing to do.")
+        if _has_key(change.after) and not environment.get(KEY):
+            write(f"Its key is kept; with {KEY} set, it is replaced.")
+        return 0
+    write("\n".join(_shown(change)))
+    if own:
+        write(f"  with {shlex.join(own)}")
+    if options.dry_run:
+        write("Nothing was changed (--dry-run).")
+        return 0
+    if not options.yes and not _agreed():
+        write("Nothing was changed.")
+        return 1
+    backup, taken_out = change.file.back_up(), change.after is None
+    if own:
+        change = _by_its_own_command(change, own, environment)
+    if change.differs:
+        change.file.write(change.text)
+    write(f"Done.{f' What was there before: {backup}' if backup else ''}")
+    if taken_out:
+        write(f"{change.host.title} forgets it with its next start.")
+        if backup and KEY in _environment_of(change.before):
+            write("The copy still holds the key; delete it when all is well.")
+    else:
+        write(f"{change.host.then}.")
+    return 0
+
+
+def _own_command(change: Change, environment: Mapping[str, str]) -> list[str]:
+    """The host's own command, where it is there and does the same."""
+    program = change.host.program.found(environment) if change.host.program and change.arguments else None
+    return [program, *change.arguments] if program else []
+
+
+def _by_its_own_command(change: Change, own: list[str], environment: Mapping[str, str]) -> Change:
+    """Let the host's own command do it; returns what is left to be done then: the key, or all of it."""
+    if wrong := host_commands.run(own, environment):
+        sys.stderr.write(f"Note: {own[0]} failed ({wrong}), so the file is changed without it.\n")
+    file = ConfigFile.read(change.file.path)
+    try:
+        left = _left(change, file)
+    except HostConfigError:
+        sys.stderr.write("Note: the file cannot be read after it, so that is undone.\n")
+        return replace(change, file=file)
+    if left.others != change.others or not change.settings <= left.settings:
+        sys.stderr.write("Note: other servers or settings were changed by it, so that is undone.\n")
+        return replace(change, file=file)
+    return left
+
+
+def _left(change: Change, file: ConfigFile) -> Change:
+    """What is left to be done in the file as it is now."""
+    if change.after is None:
+        return uninstalling(change.host, file)
+    key = _environment_of(change.after).get(KEY, "")
+    return installing(change.host, file, Entry(change.after["command"], tuple(change.after["args"]), key))
+
+
+def _shown(change: Change) -> Iterator[str]:
+    """What changes, line by line, without any secret: an environment may hold keys of other kinds, too."""
+    yield f"{change.host.title}: {change.file.path}{'' if change.file.raw is not None else ' (new)'}"
+    before, after = dict(_flat(change.before)), dict(_flat(change.after))
+    yield f"  {'+' if change.before is None else '-' if change.after is None else ' '} {NAME}"
+    for name in [*before, *(name for name in after if name not in before)]:
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            yield f"      {name}: {_public(name, new, (*PLAIN, 'args'))}"
+            continue
+        if old is not None:
+            yield f"  -   {name}: {_public(name, old, (*PLAIN, *(['args'] if old in OWN_ARGUMENTS else [])))}"
+        if new is not None:
+            yield f"  +   {name}: {_public(name, new, (*PLAIN, 'args'))}"
+    if change.others:
+        yield f"  kept as they are: {', '.join(change.others)}"
+
+
+def _flat(entry: Any) -> Iterator[tuple[str, str]]:
+    """An entry's members as text, those of its environment each by itself."""
+    if not isinstance(entry, dict):
+        return
+    for name, value in cast("dict[str, Any]", entry).items():
+        if name == "env" and isinstance(value, dict):
+            yield from ((f"env {variable}", str(each)) for variable, each in cast("dict[str, Any]", value).items())
+        elif isinstance(value, str):
+            yield name, value
+        else:
+            # Some hosts had a command of several parts, its environment among them.
+            several = " (of several parts)" if name in PLAIN and isinstance(value, dict | list) else ""
+            yield name + several, json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _public(name: str, value: str | None, plain: Sequence[str]) -> str:
+    return str(value) if name in plain else "(not shown)"
+
+
+def _has_key(entry: Any) -> bool:
+    """Whether an entry has a key, or a variable of the host's that gives one."""
+    key = str(_environment_of(entry).get(KEY) or "")
+    return bool(key) and ("$" in key or not is_placeholder(key))
+
+
+def _environment_of(entry: Any) -> dict[str, Any]:
+    return as_object(as_object(entry).get("env"))
+
+
+def _agreed() -> bool:
+    """Ask whether the change is to be made.
+
+    Raises:
+        InvalidArguments: There is nobody to ask.
+    """
+    if not _is_terminal():
+        raise InvalidArguments(
+            "mcp-vega asks before it changes a host's file, and there is no terminal to ask at", next_step="Add --yes"
+        )
+    sys.stderr.write("Make this change? [Y/n] ")
+    sys.stderr.flush()
+    # An empty line is a yes, the end of the input is none.
+    answer = sys.stdin.readline()
+    return bool(answer) and answer.strip().lower() in {"", "y", "yes"}
+
+
+def _is_terminal() -> bool:
+    """Whether there is somebody to ask; a process that was started with stdin closed has none."""
+    return sys.stdin is not None and sys.stdin.isatty()

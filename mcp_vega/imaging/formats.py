@@ -1,0 +1,63 @@
+"""The picture formats that are taken: told by their first bytes, and whether all bytes of a picture are there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_vega import errors
+
+# The largest picture that is taken.
+MAX_BYTES = 25_000_000
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    # The end marker cannot stand inside a scan; what follows it (padding, metadata) is nobody's loss.
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+
+
+def _png_is_whole(data: bytes) -> bool:
+    return b"IEND\xaeB`\x82" in data
+
+
+def _webp_is_whole(data: bytes) -> bool:
+    return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A picture format: its MIME type, its file name's ending, and whether bytes of it are all there."""
+
+    mime_type: str
+    suffix: str
+    is_whole: Callable[[bytes], bool]
+
+
+JPEG = Format("image/jpeg", ".jpg", _jpeg_is_whole)
+PNG = Format("image/png", ".png", _png_is_whole)
+WEBP = Format("image/webp", ".webp", _webp_is_whole)
+SUFFIXES = (JPEG.suffix, PNG.suffix, WEBP.suffix)
+
+
+def recognise(data: bytes) -> Format | None:
+    """The format of picture bytes by their first bytes, or None; no header or file name is believed."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PNG
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WEBP
+    return None
+
+
+def whole(data: bytes) -> bytes:
+    """`data` itself.
+
+    Raises:
+        UnreadableAnswer: It is not the bytes of a whole picture.
+    """
+    found = recognise(data)
+    if found is None:
+        said = "The API's answer holds bytes that are no JPEG, PNG or WebP picture"
+        raise errors.UnreadableAnswer(said, received=data)
+    if not found.is_whole(data):
+        raise errors.UnreadableAnswer("The picture in the API's answer is cut off", received=data)
+    return data

@@ -1,0 +1,187 @@
+"""Picture bytes: measured, and made small enough for a conversation.
+
+Pure functions; they take a while, so they are called in the darkroom. Pillow is imported on first use, because the
+handshake does without it.
+"""
+
+import io
+from base64 import b64encode
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+# Four times the pixels that either model draws: anything larger is no picture of theirs.
+MAX_PIXELS = 4 * 1024 * 1024
+# A message of more than 1 MiB ends the connection of several clients; as base64 these are 933,332 characters.
+MESSAGE_BYTES = 700_000
+SHRINK = (1, 0.75, 0.5, 0.33)
+
+Mode = Literal["auto", "small", "full", "off"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The room for all previews of one result: their longest sides in pixels, their base64 in characters.
+
+    `qualities` are those that a JPEG is tried at before its size goes down.
+    """
+
+    side: int
+    side_of_several: int
+    characters: int
+    qualities: tuple[int, ...] = (80, 65, 50, 35)
+
+
+BUDGETS: dict[Mode, Budget] = {
+    "auto": Budget(768, 512, 137_000),
+    "small": Budget(512, 320, 60_000),
+    "full": Budget(1024, 1024, MESSAGE_BYTES // 3 * 4, (95, 88, 80, 65, 50, 35)),
+}
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture as it goes into a conversation. `unchanged` says that it is the very file, `width` is in pixels."""
+
+    bytes: bytes
+    mime_type: str
+    width: int
+    height: int
+    unchanged: bool = False
+
+    @property
+    def base64(self) -> str:
+        """Its bytes as base64."""
+        return b64encode(self.bytes).decode()
+
+
+class InvalidImageError(ValueError):
+    """What is no whole picture; its text says why, as the end of a sentence."""
+
+
+def measure(data: bytes) -> tuple[Format, int, int]:
+    """The format, and width and height in pixels, of a picture that can be decoded to its end.
+
+    Raises:
+        NoPictureError: It cannot, or it claims to be larger than any picture of the models.
+    """
+    with _opened(data) as (found, picture):
+        picture.load()
+        return found, *picture.size
+
+
+def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
+    """The pictures of one result, together within the mode's budget: None for what is no whole picture.
+
+    Each gets an equal share of the room that those before it have left; with the mode `off` there are none.
+    """
+    if mode == "off":
+        return []
+    budget = BUDGETS[mode]
+    side = budget.side if len(pictures) == 1 else budget.side_of_several
+    made: list[Preview | None] = []
+    room = budget.characters
+    for left, data in zip(range(len(pictures), 0, -1), pictures, strict=True):
+        try:
+            preview = _preview(data, side, room // left, budget.qualities)
+        except InvalidImageError:
+            made.append(None)
+        else:
+            made.append(preview)
+            room -= encoded_length(preview.bytes)
+    return made
+
+
+def encoded_length(data: bytes) -> int:
+    """How many characters of base64 some bytes become."""
+    return (len(data) + 2) // 3 * 4
+
+
+def _preview(data: bytes, side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
+    """The largest, then finest form of a picture that fits: itself, else a JPEG of at most `side` pixels."""
+    with _opened(data) as (found, picture):
+        if found in (JPEG, PNG) and max(picture.size) <= side and encoded_length(data) <= characters:
+            picture.load()
+            return Preview(data, found.mime_type, *picture.size, unchanged=True)
+        *_, last = _until(characters, _ladder(picture, side, qualities))
+    return last
+
+
+def _until(characters: int, steps: Iterator[Preview]) -> Iterator[Preview]:
+    """The steps down to the first that fits."""
+    for step in steps:
+        yield step
+        if encoded_length(step.bytes) <= characters:
+            return
+
+
+def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iterator[Preview]:
+    """Ever smaller JPEGs of a picture: the quality goes down first, then the size."""
+    for share in SHRINK:
+        size = round(side * share)
+        picture.draft("RGB", (size, size))  # libjpeg decodes at a half or a quarter where that is enough
+        picture.load()
+        smaller = _as_rgb(picture)
+        smaller.thumbnail((size, size))
+        smaller.info.clear()  # Pillow would write the recipe into each preview again, however long it is
+        for quality in qualities:
+            buffer = io.BytesIO()
+            smaller.save(buffer, "JPEG", quality=quality, optimize=True)
+            yield Preview(buffer.getvalue(), JPEG.mime_type, *smaller.size)
+
+
+def _as_rgb(picture: "ImageFile") -> "Image":
+    """A picture as every JPEG can hold it: eight bits a colour, on white, the right side up."""
+    from PIL import Image, ImageOps
+
+    upright: Image.Image = picture
+    with suppress(Exception):  # whatever a broken Exif brings Pillow to, the picture beside it is whole
+        upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):  # 16 bits of grey
+        upright = upright.convert("I").point(lambda value: value / 256).convert("L")
+    if upright.has_transparency_data:
+        white = Image.new("RGBA", upright.size, "white")
+        white.alpha_composite(upright.convert("RGBA"))
+        upright = white
+    return upright.convert("RGB")
+
+
+@contextmanager
+def _opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
+    """A picture's format, and the picture, not decoded yet and not too large to be.
+
+    Raises:
+        NoPictureError: It is no picture, is damaged, or claims to be larger than any picture of the models.
+    """
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    # The format by its first bytes, and no other: Pillow's own search would try more, and only warn of some bombs.
+    kinds = {JPEG: JpegImageFile, PNG: PngImageFile, WEBP: WebPImageFile}
+    found = recognise(data)
+    if found is None:
+        raise InvalidImageError("is no picture")
+    try:
+        with kinds[found](io.BytesIO(data)) as picture:
+            _check_size(*picture.size)
+            yield found, picture
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InvalidImageError("claims a size that is too large to be true") from error
+    except InvalidImageError:
+        raise
+    except Exception as error:  # of any kind: foreign bytes may bring a decoder to anything
+        raise InvalidImageError("is damaged") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InvalidImageError(f"claims to be {width} × {height} pixels, too large to be true")

@@ -1,0 +1,50 @@
+"""The darkroom: works on picture bytes off the event loop, one picture at a time.
+
+Decoding takes the most memory and time of all that this server does; two at once would take twice of both.
+"""
+
+import anyio
+import anyio.to_thread
+
+from mcp_vega.errors import GalleryError, UnreadableAnswer
+from mcp_vega.imaging import preview
+from mcp_vega.imaging.formats import Format
+from mcp_vega.imaging.preview import InvalidImageError, Mode, Preview
+
+
+class ImageProcessor:
+    """Measures pictures and makes previews."""
+
+    def __init__(self) -> None:
+        self._one_at_a_time = anyio.CapacityLimiter(1)
+
+    async def measure(self, data: bytes) -> tuple[Format, int, int]:
+        """The format, and width and height in pixels, of a picture that the API sent.
+
+        Raises:
+            UnreadableAnswer: It cannot be decoded to its end, or claims to be larger than any picture of the models.
+        """
+        try:
+            return await anyio.to_thread.run_sync(preview.measure, data, limiter=self._one_at_a_time)
+        except InvalidImageError as error:
+            raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
+
+    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
+        """The pictures of one result, together within the mode's budget: None for what is no whole picture any more.
+
+        With the mode `off` there are none.
+        """
+        return await anyio.to_thread.run_sync(preview.previews, data, mode, limiter=self._one_at_a_time)
+
+    async def preview(self, data: bytes, mode: Mode) -> Preview:
+        """A picture on its own, within the budget of a mode that is not `off`.
+
+        Raises:
+            GalleryError: It is no whole picture any more.
+        """
+        for made in await self.previews([data], mode):
+            if made:
+                return made
+        raise GalleryError(
+            "The picture's file is no whole picture any more", next_step="Put the file back, or draw it again"
+        )

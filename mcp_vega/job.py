@@ -1,0 +1,257 @@
+"""A job: one paid call, from the moment it is begun to its kept pictures or its error."""
+
+import secrets
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+from mcp_vega.errors import Charged, VegaError
+from mcp_vega.parameters import Parameters
+
+Data = bytes  # a field of `Image` hides the name
+
+
+# What an id of a job or of a request looks like.
+REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
+# More than any call draws; what a job has too many stands behind its own.
+MOST_PICTURES = 100
+# What the ledger calls the sandbox inside a server, whose port is another each time.
+SANDBOX = "sandbox"
+# Who works at the machine itself: over stdio, on the command line, or over HTTP where no tokens are asked for. All
+# jobs are theirs to see; an access token sees its own alone.
+OPERATOR = ""
+
+
+def new_id() -> str:
+    """32 hex digits that nobody can guess."""
+    return uuid.uuid4().hex
+
+
+class Route(StrEnum):
+    """How a job travels: v1 answers with the picture, v2 queues."""
+
+    V1 = "v1"
+    V2 = "v2"
+
+
+class State(StrEnum):
+    """The four states that the API documents, and that of a call whose outcome is not known (yet)."""
+
+    QUEUED = "QUEUED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (State.COMPLETED, State.FAILED)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the API says about a call; None is unknown, never zero.
+
+    `cost` and `credits_left` are US dollars, `seconds` is the time of the drawing on the API's machine.
+    """
+
+    request_id: str | None = None
+    cost: Decimal | None = None
+    credits_left: Decimal | None = None
+    seconds: Decimal | None = None
+    seed: int | None = None
+
+    def filled(self, other: "Receipt") -> "Receipt":
+        """What either receipt knows; where both do, this one."""
+        known = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return replace(other, **known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A kept picture. `width` and `height` are pixels; `sha256` is that of the file.
+
+    Where no disk would take it, `path` is None and `data` holds the picture while the server runs. Once its file was
+    deleted from the gallery, `deleted` is when that was (UTC).
+    """
+
+    id: str
+    path: Path | None
+    mime_type: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    data: Data | None = field(default=None, repr=False)
+    deleted: datetime | None = None
+
+    @property
+    def uri(self) -> str:
+        """The picture's address as an MCP resource."""
+        return f"vega://images/{self.id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One paid call.
+
+    Attributes:
+        parameters: The recipe, with the seed that was really sent.
+        arguments: What the caller gave, before the seed was drawn.
+        route: How it travels.
+        base_url: The API that draws it.
+        owner: Who began it: `OPERATOR`, or what stands for an access token.
+        created: When it was begun; `sent` when its call last left, `ended` when it came to its end (UTC).
+        open: Whether more can be learnt or fetched, at the latest at the next start.
+        held: Whether a server is working on it.
+        notes: What is worth knowing about it beside its state.
+        error: What it failed with, or why its outcome is not known.
+    """
+
+    parameters: Parameters
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+    route: Route
+    base_url: str
+    owner: str = OPERATOR
+    created: datetime
+    sent: datetime | None = None
+    ended: datetime | None = None
+    local_id: str = field(default_factory=lambda: f"local-{new_id()}")
+    remote_id: str | None = None
+    state: State = State.QUEUED
+    open: bool = True
+    held: bool = False
+    receipt: Receipt = field(default_factory=Receipt)
+    images: tuple[Image, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: VegaError | None = None
+
+    @classmethod
+    def of_call(cls, parameters: Parameters, route: Route, base_url: str, owner: str, created: datetime) -> Self:
+        """A new job. A seed of -1 is drawn here, so that the picture can be made again and the call be found again."""
+        given = parameters.model_dump(mode="json", exclude_unset=True)
+        if parameters.seed == -1:
+            parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
+        return cls(parameters=parameters, arguments=given, route=route, base_url=base_url, owner=owner, created=created)
+
+    @property
+    def request_id(self) -> str:
+        """The id that users see: the API's once it is known."""
+        return self.remote_id or self.local_id
+
+    @property
+    def uri(self) -> str:
+        """The job's address as an MCP resource."""
+        return self.uris[0]
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """All addresses that it has, by the id that users see and by the one it had before that was known."""
+        return tuple(f"vega://jobs/{each}" for each in dict.fromkeys((self.request_id, self.local_id)))
+
+    def is_shown_to(self, owner: str) -> bool:
+        """Whether it is one that they may know of."""
+        return owner in (OPERATOR, self.owner)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the API has given it an id, or it has left the queue."""
+        return self.remote_id is not None or self.state is not State.QUEUED
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its pictures are here."""
+        return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is something to say about its outcome, be it that it is not known."""
+        return self.state.finished or self.error is not None
+
+    @property
+    def charged(self) -> Charged:
+        """Whether it was paid for, as far as that is known."""
+        if self.error:
+            return self.error.charged
+        return Charged.YES if self.state is State.COMPLETED else Charged.UNKNOWN
+
+    @property
+    def problem(self) -> VegaError | None:
+        """Its error in the words of this moment: what is being done about it, or can be."""
+        error = self.error
+        if error is None or not self.open:
+            return error
+        asking = f"all check_job with the request_id {self.request_id}"
+        if not self.held:
+            step = f"{error.next_step}; or c{asking} to have it looked up again"
+        elif error.charged is Charged.UNKNOWN:
+            step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
+        else:
+            step = f"{error.next_step}; or c{asking} in about a minute: its picture is being looked for"
+        said = "; ".join(dict.fromkeys((error.what, *self.notes)))
+        return type(error)(said, next_step=step, charged=error.charged)
+
+    @property
+    def model(self) -> str:
+        """The model's slug."""
+        return self.parameters.slug
+
+    @property
+    def seed(self) -> int:
+        """The seed of the first picture: the API's word where it gave one, else the one that was sent."""
+        return self.parameters.seed if self.receipt.seed is None else self.receipt.seed
+
+    def index_of(self, image: Image) -> int:
+        """Which of its pictures one is, from 0; `MOST_PICTURES` where it is none."""
+        return next((index for index in range(MOST_PICTURES) if self.image_id(index) == image.id), MOST_PICTURES)
+
+    def in_order(self, images: Iterable[Image]) -> tuple[Image, ...]:
+        """Pictures of it in the order in which they were asked for, however they arrived."""
+        return tuple(sorted(images, key=self.index_of))
+
+    def image_id(self, index: int) -> str:
+        """The id of its picture number `index`, from 0: always the same, so that none is kept twice."""
+        return sha256(f"{self.local_id}/{index}".encode()).hexdigest()[:32]
+
+
+# ---- what may be spent ----
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits that all servers on a ledger keep together; None is no limit.
+
+    Attributes:
+        usd_a_day: US dollars a UTC day.
+        calls_a_minute: Paid calls in any sixty seconds.
+        calls_at_once: Paid calls whose answer has not come yet.
+    """
+
+    usd_a_day: Decimal | None = None
+    calls_a_minute: int | None = None
+    calls_at_once: int = 16
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A UTC day's spending limit and what was spent of it, in US dollars."""
+
+    limit: Decimal
+    spent: Decimal
+
+    @property
+    def left(self) -> Decimal:
+        """What can still be spent."""
+        return max(self.limit - self.spent, Decimal(0))
+
+
+def dollars(amount: Decimal | None) -> str:
+    """An amount for people, exact."""
+    return "unknown" if amount is None else f"${amount.normalize():f}"

@@ -1,0 +1,84 @@
+"""A job that the API knows and the ledger does not: made elsewhere with the same account, or lost with its ledger."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from mcp_vega import errors
+from mcp_vega.job import Job, Route
+from mcp_vega.parameters import MODELS, Parameters
+from mcp_vega.redaction import quoted
+from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
+from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.storage.database.job_store import JobStore
+
+
+async def adopted(client: SegmindClient, request_id: str, base_url: str, now: datetime) -> Job:
+    """The job with an id of the API's, with its recipe from the request history.
+
+    Args:
+        client: Asks the API.
+        request_id: The id.
+        base_url: What the ledger calls the API.
+        now: The time (UTC).
+
+    Raises:
+        UnknownJob: The API does not know it either, it is none that this server could draw, or no key is set to ask.
+        SegmindError: The API could not be asked.
+    """
+    try:
+        client.require_key()
+    except errors.InvalidSettings as error:
+        said = f"This server has no job with the id {request_id!r}, and the API cannot be asked: {error.what}"
+        raise errors.UnknownJob(said) from error
+    row = await client.history_entry(request_id)
+    if row is None:
+        await _require_known(client, request_id)
+        raise errors.ServiceUnavailable(
+            f"The API knows job {request_id}, but its request history does not have the job's parameters yet"
+        )
+    created = row.created or now
+    # Old or new: the queue's record is asked for first where there may be one.
+    route = Route.V2 if (now - created).total_seconds() < RECORD_SECONDS else Route.V1
+    return Job(
+        parameters=_parameters(row),
+        route=route,
+        base_url=base_url,
+        created=created,
+        sent=created,
+        remote_id=request_id,
+    )
+
+
+async def lost_twin(store: JobStore, job: Job, request_id: str) -> Job | None:
+    """The job of the ledger that lost its id of the API's and is this one; it has the id from now on.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+    """
+    recipe = job.parameters.model_dump(exclude={"base64"})
+    for twin in await store.twins(job):
+        same = twin.parameters.model_dump(exclude={"base64"}) == recipe
+        if same and not twin.held and await store.assign(twin, request_id):
+            return replace(twin, remote_id=request_id)
+    return None
+
+
+async def _require_known(client: SegmindClient, request_id: str) -> None:
+    try:
+        await client.status(request_id)
+    except errors.NotFound as error:
+        raise errors.UnknownJob(f"Neither this server nor the API has a job with the id {request_id!r}") from error
+
+
+def _parameters(row: HistoryRow) -> Parameters:
+    model = MODELS.get(row.model)
+    if model is None:
+        raise errors.UnknownJob(f"Job {row.request_id} is one of {quoted(row.model)}, which this server does not draw")
+    known = {name: value for name, value in row.inputs.items() if name in model.model_fields and value is not None}
+    try:
+        return model.model_validate({**known, "base64": False})
+    except ValidationError as error:
+        said = f"Job {row.request_id} was not made with parameters that {row.model} takes"
+        raise errors.UnknownJob(said) from error

@@ -1,0 +1,191 @@
+"""The sandbox's state: an account, the calls it made and where each of them stands at a moment."""
+
+import random
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from pydantic import ValidationError
+
+from mcp_vega.parameters import MODELS, Parameters
+from mcp_vega.sandbox.faults import Faults
+
+RESULT_SECONDS = 3600
+MEDIA_SECONDS = 7 * 24 * 3600
+COLD_START_SECONDS = 20
+NEVER = 10**9
+
+
+@dataclass
+class Call:
+    """One call that the sandbox took; seconds are already scaled by its speed."""
+
+    id: str
+    slug: str
+    route: str
+    body: dict[str, Any]
+    faults: Faults
+    created: float
+    queue_seconds: float
+    run_seconds: float
+    cost: Decimal
+    credits_left: Decimal
+    seed: int
+    pictures: int
+    problem: str = ""
+    looks: int = field(default=0, compare=False)
+
+    @property
+    def done(self) -> float:
+        """When it ends, in the sandbox's time."""
+        return self.created + self.queue_seconds + self.run_seconds
+
+    def state(self, now: float) -> str:
+        """Where it stands at a moment."""
+        if now < self.created + self.queue_seconds:
+            return "QUEUED"
+        if now < self.done:
+            return "PROCESSING"
+        return "FAILED" if self.problem else "COMPLETED"
+
+
+class Refusal(Exception):  # noqa: N818  it says what happens to the call
+    """A request that is not answered with success: HTTP status, the API's words, headers."""
+
+    def __init__(self, status: int, text: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+
+class Account:
+    """The account and its calls.
+
+    Args:
+        speed: What the documented times are multiplied by: 1 is realistic, 0 answers at once.
+        credits: The balance in US dollars.
+        rate_limit: Paid calls a minute; 0 is no limit.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        speed: float = 1,
+        credits: Decimal = Decimal(10),  # noqa: A002  the API's word for the balance
+        rate_limit: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.speed = speed
+        self.credits = credits
+        self.rate_limit = rate_limit
+        self.history_status = 200
+        self.calls: dict[str, Call] = {}
+        self.requests = Counter[str]()
+        self._clock = clock
+        self._skipped = 0.0
+        self._taken = deque[float]()
+        self._prompts = Counter[str]()
+
+    @property
+    def now(self) -> float:
+        """The sandbox's time."""
+        return self._clock() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self._skipped += seconds
+
+    def admit(self) -> datetime | None:
+        """Count a paid call against the rate limit; or say when the next one is admitted, if this one is not."""
+        while self._taken and self._taken[0] <= self.now - 60:
+            self._taken.popleft()
+        if self.rate_limit and len(self._taken) >= self.rate_limit:
+            return datetime.fromtimestamp(self._taken[0] + 60, UTC)
+        self._taken.append(self.now)
+        return None
+
+    def faults_of(self, prompt: object) -> Faults:
+        """The faults that a prompt asks for; counts the prompt as sent."""
+        key = str(prompt)
+        self._prompts[key] += 1
+        return Faults(prompt, self._prompts[key] - 1)
+
+    def take(self, route: str, slug: str, body: dict[str, Any], faults: Faults) -> Call:
+        """Take a call and book its charge.
+
+        Raises:
+            Refusal: The credits are used up; or (v1) the body is wrong. v2 queues a wrong body and fails it later.
+        """
+        if self.credits <= 0:
+            raise Refusal(406 if route == "v1" else 402, "Insufficient credits. Please add credits to your account.")
+        parameters = _read(slug, body)
+        if isinstance(parameters, Refusal) and route == "v1":
+            raise parameters
+        problem = _problem(parameters, faults)
+        call = self._call(route, slug, body, faults, problem, None if isinstance(parameters, Refusal) else parameters)
+        self.credits = call.credits_left
+        self.calls[call.id] = call
+        return call
+
+    def _call(  # noqa: PLR0913, PLR0917  a call is what it is made of
+        self, route: str, slug: str, body: dict[str, Any], faults: Faults, problem: str, parameters: Parameters | None
+    ) -> Call:
+        effort = parameters.effort if parameters else 0.0
+        model = MODELS[slug]
+        cost = Decimal(0) if problem else (model.average_cost * Decimal(str(effort))).normalize()
+        run = model.average_seconds * effort + (COLD_START_SECONDS if "cold-start" in faults else 0)
+        seed = parameters.seed if parameters else 0
+        return Call(
+            id=uuid.uuid4().hex,
+            slug=slug,
+            route=route,
+            body=body,
+            faults=faults,
+            created=self.now,
+            queue_seconds=NEVER if "stuck" in faults else random.uniform(0.1, 0.3) * self.speed,  # noqa: S311
+            run_seconds=run * self.speed,
+            cost=cost,
+            credits_left=self.credits - cost,
+            seed=random.randrange(10**10) if seed == -1 else seed,  # noqa: S311
+            pictures=parameters.pictures if parameters else 0,
+            problem=problem,
+        )
+
+    def find(self, request_id: str) -> Call | None:
+        """A queued job, while the API remembers it: an hour after its end."""
+        call = self.calls.get(request_id)
+        if call is None or self.now > call.done + RESULT_SECONDS:
+            return None
+        return None if "expired" in call.faults and self.now >= call.done else call
+
+    def find_media(self, request_id: str) -> Call | None:
+        """A call whose pictures are still there: seven days after its end."""
+        call = self.calls.get(request_id)
+        return call if call and call.done <= self.now <= call.done + MEDIA_SECONDS else None
+
+
+def _read(slug: str, body: dict[str, Any]) -> Parameters | Refusal:
+    """The body as parameters, names that are not the model's left aside; or what v1 says to a wrong one."""
+    model = MODELS[slug]
+    known = {name: value for name, value in body.items() if name in model.model_fields}
+    try:
+        return model.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = f"{first['loc'][0]}: {first['msg']}"
+        return Refusal(406 if first["type"] == "literal_error" else 400, said)
+
+
+def _problem(parameters: Parameters | Refusal, faults: Faults) -> str:
+    if isinstance(parameters, Refusal):
+        return parameters.text
+    if "moderation" in faults:
+        return "Content policy violation: the prompt was flagged by moderation"
+    return "The model ran out of memory" if "failed" in faults else ""

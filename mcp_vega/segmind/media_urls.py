@@ -1,0 +1,43 @@
+"""Which pictures are taken: where they stand in an answer, what whole ones look like, which addresses may be asked."""
+
+import re
+
+import httpx
+
+VENDOR_HOSTS = ("images.segmind.com",)
+
+
+# A host in letters, digits, dots, - and _, or an address in brackets; a port without zeros or signs in front.
+_PLAIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?([/?#]|\Z)", re.IGNORECASE | re.ASCII)
+
+
+class AllowedUrls:
+    """The addresses that media may be fetched from.
+
+    https from the vendor's media host and from the hosts the user named, and the API's own scheme, host and port.
+
+    Args:
+        base_url: The API's base URL.
+        hosts: Further host names, exact.
+    """
+
+    def __init__(self, base_url: str, hosts: tuple[str, ...] = ()) -> None:
+        self._own = _origin(httpx.URL(base_url))
+        self._hosts = {host.lower() for host in (*VENDOR_HOSTS, *hosts)}
+
+    def permits(self, url: str) -> bool:
+        """Whether `url` may be fetched; one with credentials, that cannot be read or is oddly spelt may not."""
+        # Whatever needs mending (`:+443`, `images。segmind.com`), another program on the way may mend differently.
+        if not _PLAIN.match(url):
+            return False
+        try:
+            # The parser of the library that will fetch it: two parsers could disagree about the host.
+            scheme, host, port = _origin(httpx.URL(url))
+        except (httpx.InvalidURL, ValueError):
+            return False
+        return (scheme, host, port) == self._own or (scheme == "https" and port is None and host in self._hosts)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, the scheme's own port as None."""
+    return url.scheme, url.host, url.port

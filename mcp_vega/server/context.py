@@ -1,0 +1,23 @@
+"""What the tools work with."""
+
+from dataclasses import dataclass
+
+from mcp_vega.errors import VegaError
+from mcp_vega.imaging.preview import Mode
+from mcp_vega.jobs.service import JobService
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """The studio, and how its jobs are answered for.
+
+    `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
+    whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the studio is not
+    asked.
+    """
+
+    service: JobService
+    wait_seconds: float = 45
+    preview: Mode = "auto"
+    sandbox: bool = False
+    problem: VegaError | None = None

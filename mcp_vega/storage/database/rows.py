@@ -1,0 +1,202 @@
+"""Jobs as rows of the ledger, and back: pure functions."""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from mcp_vega import errors
+from mcp_vega.errors import Charged, VegaError
+from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.parameters import MODELS, Parameters
+
+Row = Mapping[str, Any]
+# What stands between words (nothing that is written behind a NUL would be found); and the i without a dot.
+PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
+
+
+def as_row(job: Job) -> dict[str, Any]:
+    """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
+    receipt = job.receipt
+    state, error, charged = job.state, job.error, job.charged
+    if job.images and not any(image.path for image in job.images):
+        # They end with this server, because no disk would take them: the next one is to fetch them again.
+        state, error = State.PROCESSING, errors.MediaError("The picture was drawn, but no disk would take it")
+    return {
+        "local_id": job.local_id,
+        "remote_id": job.remote_id,
+        "base_url": job.base_url,
+        "owner": job.owner,
+        "model": job.model,
+        "route": str(job.route),
+        "arguments": as_text(job.arguments),
+        "parameters": job.parameters.model_dump_json(),
+        "state": str(state),
+        "open": job.open,
+        "charged": str(charged),
+        "created": moment(job.created),
+        "sent": moment(job.sent),
+        "ended": moment(job.ended),
+        "estimate": _text(job.parameters.expected_cost),
+        "cost": _text(receipt.cost),
+        "credits_left": _text(receipt.credits_left),
+        "seconds": _text(receipt.seconds),
+        "reported_id": receipt.request_id,
+        "reported_seed": receipt.seed,
+        "notes": json.dumps(job.notes),
+        "error": _error_text(error),
+    }
+
+
+def as_image_rows(job: Job) -> list[dict[str, Any]]:
+    """The columns of a job's pictures; those that no disk would take are left out."""
+    return [
+        {
+            "id": image.id,
+            "job": job.local_id,
+            "path": str(image.path),
+            "mime_type": image.mime_type,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
+            "sha256": image.sha256,
+            "created": moment(job.created),
+            "words": _words(job.parameters, job.seed, job.created, image.id),
+            "owner": job.owner,
+        }
+        for image in job.images
+        if image.path
+    ]
+
+
+def words_of_columns(parameters: str, reported_seed: int | None, model: str, created: str, image_id: str) -> str:
+    """What a picture is found by, from columns; nothing where a job cannot be read."""
+    try:
+        read = MODELS[model].model_validate_json(parameters)
+        seed = read.seed if reported_seed is None else reported_seed
+        return _words(read, seed, datetime.fromisoformat(created), image_id)
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def estimate_of_columns(parameters: str, model: str) -> str | None:
+    """What a job was likely to cost, from columns; nothing where it cannot be read."""
+    try:
+        return _text(MODELS[model].model_validate_json(parameters).expected_cost)
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _words(parameters: Parameters, seed: int, created: datetime, image_id: str) -> str:
+    """What a picture is found by; a whole word has a space on each side."""
+    day = created.date()
+    facts = (parameters.prompt, "seed", seed, parameters.slug, parameters.alias, day, day.year, image_id[:8])
+    return f" {words(' '.join(map(str, facts)))} "
+
+
+def words(text: str) -> str:
+    """The words of a text in one form: no accents, no capitals, no punctuation, one space between them."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    bare = "".join(each for each in plain if not unicodedata.combining(each) and not _is_unseen(each))
+    return " ".join(bare.translate(PLAIN).split())
+
+
+def _is_unseen(letter: str) -> bool:
+    """Whether a letter only says how others look: a joiner, a soft hyphen, a variation selector."""
+    return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
+
+
+def from_row(row: Row, images: Iterable[Row]) -> Job:
+    """A job from its columns and those of its pictures.
+
+    Raises:
+        ValueError: They were not written by this version or an earlier one.
+    """
+    try:
+        return _from_row(row, images)
+    except (LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        raise ValueError(f"the job {row['local_id']} cannot be read ({type(error).__name__})") from error
+
+
+def _from_row(row: Row, images: Iterable[Row]) -> Job:
+    receipt = Receipt(
+        request_id=row["reported_id"],
+        cost=number(row["cost"]),
+        credits_left=number(row["credits_left"]),
+        seconds=number(row["seconds"]),
+        seed=row["reported_seed"],
+    )
+    if row["model"] not in MODELS:
+        raise ValueError(f"unknown model {row['model']!r}")
+    job = Job(
+        parameters=MODELS[row["model"]].model_validate_json(row["parameters"]),
+        arguments=json.loads(row["arguments"]),
+        route=Route(row["route"]),
+        base_url=row["base_url"],
+        owner=row["owner"],
+        created=datetime.fromisoformat(row["created"]),
+        sent=_moment(row["sent"]),
+        ended=_moment(row["ended"]),
+        local_id=row["local_id"],
+        remote_id=row["remote_id"],
+        state=State(row["state"]),
+        open=bool(row["open"]),
+        held=bool(row["held"]),
+        receipt=receipt,
+        notes=tuple(json.loads(row["notes"])),
+        error=_error(row["error"]),
+    )
+    return replace(job, images=job.in_order(image_from_row(image) for image in images))
+
+
+def image_from_row(row: Row) -> Image:
+    """A picture from its columns."""
+    columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
+    return Image(path=Path(row["path"]), deleted=_moment(row["deleted"]), **{name: row[name] for name in columns})
+
+
+def as_text(arguments: Mapping[str, Any]) -> str:
+    """Arguments as the same text whenever they are the same."""
+    return json.dumps(arguments, sort_keys=True)
+
+
+def moment(time: datetime | None) -> str | None:
+    """A time as a text that sorts like the times."""
+    return time and time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _text(number: Decimal | None) -> str | None:
+    return None if number is None else f"{number:f}"
+
+
+def number(text: str | None) -> Decimal | None:
+    """The exact number that a column's text stands for."""
+    return None if text is None else Decimal(text)
+
+
+# ---- errors ----
+
+
+def _error_text(error: VegaError | None) -> str | None:
+    if error is None:
+        return None
+    kept = {"type": type(error).__name__, "what": error.what, "next_step": error.next_step, "charged": error.charged}
+    return json.dumps(kept)
+
+
+def _error(text: str | None) -> VegaError | None:
+    if text is None:
+        return None
+    kept = json.loads(text)
+    kind = getattr(errors, kept["type"], VegaError)
+    error = kind(kept["what"])
+    error.next_step, error.charged = kept["next_step"], Charged(kept["charged"])
+    return error

@@ -1,0 +1,174 @@
+"""The catalogue: finds again what stands in the ledger, pictures by words and ids by their beginnings."""
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.job import OPERATOR, Image, Job
+from mcp_vega.parameters import MODELS
+from mcp_vega.storage.database import queries, rows
+from mcp_vega.storage.database.sqlite import Database
+
+logger = logging.getLogger(__name__)
+
+PAGE = 20
+# More words than anyone searches for; each is looked for on its own.
+WORDS, LETTERS = 50, 200
+
+JobImage = tuple[Job, Image]
+
+
+class ImageSearch:
+    """Looks into the ledger's file.
+
+    Args:
+        database: The file.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self, query: str = "", number: int = 1, size: int = PAGE, owner: str = OPERATOR
+    ) -> tuple[list[JobImage], bool]:
+        """A page of the kept pictures, the newest first, with the job of each.
+
+        Args:
+            query: Words that all must be found in the prompt, the seed, the model or the day; upper and lower case
+                are the same. A number or a model's name has to match a whole word, other words a part of one.
+            number: Which page, from 1.
+            size: How many pictures a page has.
+            owner: Who may see them.
+
+        Returns:
+            The pictures, and whether there are more.
+
+        Raises:
+            InvalidArguments: The query has too many words.
+            LedgerError: The ledger cannot be read.
+        """
+        patterns = _patterns(query)
+        if query.strip() and not patterns:
+            return [], False  # nothing but punctuation
+        values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
+        whose = [] if owner == OPERATOR else [queries.IS_OF]
+        matches = " ".join([*whose, *(queries.MATCH.format(name=name) for name in values)])
+        index = "images_by_words" if patterns else "images_by_owner" if whose else "images_by_time"
+        statement = queries.PAGE.format(index=index, matches=matches)
+        limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
+
+        def look(database: sqlite3.Connection) -> tuple[list[JobImage], bool]:
+            rows = database.execute(statement, {**values, **limits}).fetchall()
+            return _kept(database, rows[:size]), len(rows) > size
+
+        return await self._database.read(look)
+
+    async def picture(self, image_id: str) -> JobImage | None:
+        """The picture with this id and its job.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return next(iter(await self._found("SELECT id, job FROM images WHERE id = :id", id=image_id)), None)
+
+    async def before(self, moment: datetime) -> list[JobImage]:
+        """The pictures of finished jobs that were begun before a moment and answered for, the oldest first.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return await self._found(queries.BEFORE, moment=rows.moment(moment))
+
+    async def _found(self, statement: str, **values: str | None) -> list[JobImage]:
+        def look(database: sqlite3.Connection) -> list[JobImage]:
+            return _kept(database, database.execute(statement, values).fetchall())
+
+        return await self._database.read(look)
+
+    async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
+        """Note when a picture's file was deleted, or that it was not; how it was drawn stays.
+
+        Raises:
+            LedgerError: The ledger cannot be written.
+        """
+        values = {"id": image_id, "moment": rows.moment(moment)}
+        await self._database.write(lambda database: database.execute(queries.MARK_DELETED, values))
+
+    async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
+        """The ids of kept pictures that begin like this, the newest first.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return await self._ids(queries.IMAGE_IDS, queries.IMAGE_ID_BEGINS, beginning, limit, owner)
+
+    async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
+        """The request ids of jobs that begin like this, the newest first.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return await self._ids(queries.REQUEST_IDS, queries.REQUEST_ID_BEGINS, beginning, limit, owner)
+
+    async def _ids(self, statement: str, begins: str, beginning: str, limit: int, owner: str) -> list[str]:
+        statement = statement.format(matches=begins if beginning else "")
+        values: dict[str, Any] = {"limit": limit, "owner": owner}
+        # No id has a letter beyond this last one.
+        values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
+
+        def look(database: sqlite3.Connection) -> list[str]:
+            return [row[0] for row in database.execute(statement, values)]
+
+        return await self._database.read(look)
+
+
+def _patterns(query: str) -> list[str]:
+    """What the words of a picture have to be like to hold those of a query.
+
+    What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
+    the spaces beside it are found everywhere.
+
+    Raises:
+        InvalidArguments: There are too many words.
+    """
+    words = list(dict.fromkeys(rows.words(query).split()))
+    if len(words) > WORDS or any(len(word) > LETTERS for word in words):
+        said = f"Pictures are searched by at most {WORDS} words of at most {LETTERS} letters"
+        raise InvalidArguments(said, next_step="Search with fewer or shorter words")
+    names = {name for slug, model in MODELS.items() for name in (slug, model.alias)}
+    literals = {word: re.sub(r"[%_\\]", r"\\\g<0>", word) for word in words}
+    longest = sorted(words, key=lambda word: (word in names, -len(word)))
+    whole = [word for word in longest if word in names or word.isdecimal()]
+    return [f"%{literals[word]}%" for word in longest] + [f"% {literals[word]} %" for word in whole]
+
+
+def read_jobs(database: sqlite3.Connection, found: Iterable[rows.Row], *, readable: bool = False) -> list[Job]:
+    """Jobs from their rows, with their pictures; with `readable`, without those that an accident made unreadable.
+
+    Raises:
+        ValueError: One was not written by this version or an earlier one.
+    """
+    jobs: list[Job] = []
+    for row in found:
+        images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],)).fetchall()
+        try:
+            jobs.append(rows.from_row(row, images))
+        except ValueError as error:
+            if not readable:
+                raise
+            logger.warning("In the ledger, %s", error)
+    return jobs
+
+
+def _kept(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> list[JobImage]:
+    """Pictures from their ids and those of their jobs; without those of a job that cannot be read."""
+    kept: list[JobImage] = []
+    for image_id, local_id in found:
+        rows = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,))
+        for job in read_jobs(database, rows.fetchall(), readable=True):
+            kept += [(job, image) for image in job.images if image.id == image_id]
+    return kept

@@ -1,0 +1,94 @@
+"""The rooms put together from the settings, as the command does it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import HISTORY, KEY, Sandbox, text_of
+from mcp.client import Client
+
+from mcp_vega.cli.application import open_application
+from mcp_vega.server.app import build_server
+from mcp_vega.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+async def drawn(folder: Path, **variables: str) -> str:
+    settings = Settings.from_environment(
+        {"MCP_VEGA_GALLERY": str(folder), "MCP_VEGA_HOME": str(folder / "home"), **variables}
+    )
+    async with open_application(settings) as app, Client(build_server(app)) as agent:
+        return text_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
+
+
+@pytest.fixture
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names a proxy where nothing listens."""
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+
+
+@pytest.mark.usefixtures("dead_proxy")
+async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this_machine(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    assert "Image: " in await drawn(tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL=sandbox.url)
+    stopped = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
+    assert "No connection to the API could be made" in stopped
+    assert "Charged: no." in stopped
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTPS_PROXY", "gopher://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1"),
+        ("NO_PROXY", "[::1"),
+        ("SSL_CERT_FILE", "no-such-file"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+async def test_an_environment_in_which_nothing_can_be_sent_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+) -> None:
+    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv(variable, value)
+    told = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
+    assert "No connection to the API could be made" in told
+    assert "Charged: no." in told
+
+
+@pytest.mark.usefixtures("dead_proxy")
+async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp_path: Path) -> None:
+    variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_HISTORY_URL": f"{sandbox.url}{HISTORY}"}
+    folders = {"MCP_VEGA_GALLERY": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path / "home")}
+    settings = Settings.from_environment({**variables, **folders})
+    async with open_application(settings) as app, Client(build_server(app)) as agent:
+        await agent.call_tool("check_job", {"request_id": "not-known-here"})
+    assert sandbox.queue.requests["GET history_entry"] == 1
+
+
+async def test_the_sandbox_keeps_its_pictures_apart(tmp_path: Path) -> None:
+    text = await drawn(tmp_path, MCP_VEGA_SANDBOX="1")
+    assert f"Image: {tmp_path}/sandbox/" in text.replace("\\", "/")
+    assert text.splitlines()[-1].startswith("Sandbox: ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "https://api.spotprod.segmind.com/inference-request/request-history"),
+        ({"SEGMIND_BASE_URL": "https://other.example/"}, "https://other.example/inference-request/request-history"),
+        ({"SEGMIND_HISTORY_URL": "https://h.example/rows"}, "https://h.example/rows"),
+    ],
+)
+async def test_the_address_of_the_history_follows_the_base_url(variables: dict[str, str], address: str) -> None:
+    assert Settings.from_environment(variables).request_history_url == address
+
+
+async def test_a_setting_that_is_empty_counts_as_unset_and_a_key_is_never_shown() -> None:
+    assert Settings.from_environment({"SEGMIND_API_KEY": " ", "MCP_VEGA_PREVIEW": ""}) == Settings()
+    assert KEY not in repr(Settings.from_environment({"SEGMIND_API_KEY": KEY}))

@@ -1,0 +1,87 @@
+"""How the package is put together: imports point down, and nothing happens on import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mcp_vega
+
+ROOT = Path(mcp_vega.__file__).parent
+# Imports point down: a package may import from itself and from those named here.
+BASE = {"errors", "parameters", "job", "redaction"}
+MAY_IMPORT = {
+    "errors": set[str](),
+    "redaction": set[str](),
+    "settings": {"errors"},
+    "parameters": set[str](),
+    "job": {"errors", "parameters"},
+    "imaging": BASE,
+    "segmind": BASE | {"imaging"},
+    "storage": BASE | {"imaging"},
+    "jobs": BASE | {"imaging", "segmind", "storage"},
+    "server": BASE | {"imaging", "segmind", "storage", "jobs", "__version__"},
+    # Of the client only what the documents say: so that client and sandbox are two readings of the API.
+    "sandbox": {"parameters", "imaging"},
+    "cli": BASE | {"imaging", "segmind", "storage", "jobs", "server", "sandbox", "settings", "__version__"},
+    "__main__": {"cli"},
+    "__init__": set[str](),
+}
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+def imports_of(module: Path) -> set[str]:
+    """The modules of this package that a module imports, without the package's name."""
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mcp_vega":
+            names |= {f"{node.module}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {each.name for each in node.names if each.name.split(".")[0] == "mcp_vega"}
+    return {name.partition(".")[2] for name in names}
+
+
+def package_of(name: str) -> str:
+    return name.replace("/", ".").split(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_point_down(module: Path) -> None:
+    package = package_of(module.as_posix())
+    imported = {package_of(name) for name in imports_of(module)}
+    assert imported - MAY_IMPORT[package] - {package} == set()
+
+
+def test_http_is_spoken_in_one_package_alone() -> None:
+    users = {module.as_posix() for module in MODULES if "import httpx" in (ROOT / module).read_text(encoding="utf-8")}
+    # The command opens the client, the settings only read URLs.
+    assert {name for name in users if not name.startswith("segmind/")} == {"cli/application.py", "settings.py"}
+
+
+def test_sql_is_spoken_in_one_package_alone() -> None:
+    users = {module.as_posix() for module in MODULES if "import sqlite3" in (ROOT / module).read_text(encoding="utf-8")}
+    assert all(name.startswith("storage/database/") for name in users)
+
+
+def test_importing_the_package_opens_and_prints_nothing() -> None:
+    names = [".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__") for module in MODULES]
+    imported = "; ".join(f"import {name}" for name in names if not name.endswith("__main__"))
+    # The events of Python's audit hooks: what an import of ours must not cause.
+    program = f"""
+import sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.mkdir", "sqlite3.connect"):
+        raise SystemExit(f"{{event}} {{arguments}}")
+sys.addaudithook(watch)
+{imported}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_file_is_two_files() -> None:
+    lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    assert {module: length for module, length in lengths.items() if length > 300} == {}

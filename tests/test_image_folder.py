@@ -1,0 +1,293 @@
+"""The pictures' folder: whole files under names that any system takes, and none overwritten."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from conftest import Sandbox, app_over, job_of, text_of
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import TextResourceContents
+from test_command_line import COMMAND, run, settings
+
+from mcp_vega.errors import Charged, GalleryError
+from mcp_vega.server.app import build_server
+from mcp_vega.storage.images.folder import ImageFolder, name_of
+
+pytestmark = pytest.mark.anyio
+
+DAY = date(2026, 11, 20)
+
+
+ID, OTHER = "0123456789abcdef" * 2, "01234567" + "f" * 24
+
+
+def names(path: Path) -> list[str]:
+    return sorted(each.name for each in path.parent.iterdir())
+
+
+async def test_a_picture_is_kept_under_its_day(tmp_path: Path) -> None:
+    path, note = await ImageFolder(tmp_path).keep(b"data", "a-7.jpg", ID, DAY)
+    assert (path, note) == (tmp_path / "2026-11-20" / "a-7-01234567.jpg", "")
+    assert path.read_bytes() == b"data"
+    assert names(path) == ["a-7-01234567.jpg"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+async def test_a_file_is_never_overwritten_with_or_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    gallery = ImageFolder(tmp_path)
+    first, _ = await gallery.keep(b"first", "a-7.jpg", ID, DAY)
+    second, _ = await gallery.keep(b"second", "a-7.jpg", OTHER, DAY)
+    assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
+    assert names(first) == ["a-7-01234567.jpg", f"a-7-{OTHER}.jpg"]
+
+
+async def test_a_picture_that_is_there_already_is_not_kept_twice(tmp_path: Path) -> None:
+    gallery = ImageFolder(tmp_path)
+    first = await gallery.keep(b"data", "a-7.jpg", ID, DAY)
+    assert await gallery.keep(b"data", "a-7.jpg", ID, DAY) == first
+    assert names(first[0]) == ["a-7-01234567.jpg"]
+
+
+async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "2026-11-20").mkdir()
+    left = tmp_path / "2026-11-20" / ".another-9-89abcdef.1234.part"
+    left.write_bytes(b"da")
+    os.utime(left, (0, 0))
+    path, _ = await ImageFolder(tmp_path).keep(b"data", "a-7.jpg", ID, DAY)
+    assert names(path) == ["a-7-01234567.jpg"]
+
+
+async def test_a_picture_that_its_folder_will_not_take_goes_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    gallery = ImageFolder(tmp_path / "file", [tmp_path / "file" / "x", tmp_path / "spare"])
+    path, note = await gallery.keep(b"data", "a-7.jpg", ID, DAY)
+    assert path == tmp_path / "spare" / "2026-11-20" / "a-7-01234567.jpg"
+    assert note == f"The folder {tmp_path / 'file'} could not be written: Not a directory"
+    with pytest.raises(GalleryError) as caught:
+        await ImageFolder(tmp_path / "file").keep(b"data", "a-7.jpg", ID, DAY)
+    assert caught.value.charged is Charged.YES
+
+
+async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path) -> None:
+    gallery = ImageFolder(tmp_path)
+    for data in (b"no picture", b"another", b"a third", b"another"):
+        path = await gallery.set_aside(data, "a-7.bin", DAY)
+        assert path is not None
+        assert path.read_bytes() == data
+        assert path.parent == tmp_path / "unreadable" / "2026-11-20"
+    assert len(list(path.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "slug"),
+    [
+        ("A Lighthouse, at dusk!", "a-lighthouse-at-dusk"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("C:\\CON NUL", "c-con-nul"),
+        ("Füchslein im Schnee", "fuchslein-im-schnee"),
+        ("狐", "picture"),
+        ("\0\n", "picture"),
+        ("x" * 500, "x" * 40),
+    ],
+)
+def test_a_file_name_is_made_of_harmless_words(prompt: str, slug: str) -> None:
+    assert name_of(prompt, 7, ".jpg") == f"{slug}-7.jpg"
+
+
+async def test_a_picture_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="cannot be read"):
+        await ImageFolder(tmp_path).read(tmp_path / "gone.jpg")
+
+
+# ---- on the command line ----
+
+
+async def drawn(sandbox: Sandbox, folder: Path, prompt: str, days_ago: int) -> Path:
+    """A picture that was drawn some days ago, in the folders of `run`."""
+
+    def clock() -> datetime:
+        return datetime.now(UTC) - timedelta(days=days_ago)
+
+    async with (
+        app_over(sandbox.url, folder / "gallery", home=folder / "home", clock=clock) as app,
+        Client(build_server(app)) as agent,
+    ):
+        (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": prompt}))["images"]
+    return Path(image["path"])
+
+
+async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox, tmp_path: Path) -> None:
+    nothing = run("gallery", folder=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (0, f"{tmp_path / 'gallery'}\n0 pictures, 0 bytes\n")
+    assert not (tmp_path / "home").exists(), "a question makes no ledger"
+    size = (await drawn(sandbox, tmp_path, "a fox", 0)).stat().st_size
+    one = run("gallery", folder=tmp_path).stdout
+    assert one == f"{tmp_path / 'gallery'}\n1 picture, {size / 1000:.1f} kB\n"
+    (tmp_path / "gallery" / "unreadable" / "2026-11-20").mkdir(parents=True)
+    (tmp_path / "gallery" / "unreadable" / "2026-11-20" / "a-fox-7-0.bin").write_bytes(b"no picture")
+    said = run("gallery", folder=tmp_path).stdout
+    assert said.startswith(one)
+    aside = tmp_path / "gallery" / "unreadable"
+    assert said.endswith(f"Beside them 1 that came in the place of pictures, in {aside}\n")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
+def test_gallery_opens_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "gallery").mkdir()
+    opener = tmp_path / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
+    opener.chmod(0o755)
+    assert run("gallery", "--open", folder=tmp_path, PATH=f"{opener.parent}:/bin:/usr/bin").returncode == 0
+    assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
+    without = run("gallery", "--open", folder=tmp_path, PATH="/nowhere")
+    assert without.returncode == 1
+    assert f"Next: Open {tmp_path / 'gallery'} yourself." in without.stderr
+
+
+async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_drawn(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    old, edited, moved, new = [
+        await drawn(sandbox, tmp_path, prompt, days)
+        for prompt, days in (("old", 31), ("edited", 31), ("moved", 40), ("new", 1))
+    ]
+    edited.write_bytes(edited.read_bytes() + b"edited")
+    moved.rename(tmp_path / "moved.jpg")
+    own = old.with_name("a-picture-of-the-users-own.jpg")
+    own.write_bytes(b"own")
+    asked = run("gallery", "--prune", "30", folder=tmp_path)
+    assert (asked.returncode, old.exists()) == (2, True)
+    assert "Next: Add --yes." in asked.stderr
+    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert done.stderr.splitlines() == [
+        "Deleted: 1. The ledger still tells how each was drawn.",
+        "Left as they are: 2 that were changed, moved or kept in another folder.",
+    ]
+    assert [file.exists() for file in (old, edited, own, new, tmp_path / "moved.jpg")] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
+    jobs = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
+    assert [job["parameters"]["prompt"] for job in jobs] == ["new", "edited", "old", "moved"]
+    async with (
+        app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home") as app,
+        Client(build_server(app)) as agent,
+    ):
+        listed = [each.title for each in (await agent.list_resources()).resources[1:]]
+        assert "“old”" not in listed
+        again = await agent.call_tool("check_job", {"request_id": jobs[2]["request_id"]})
+        (image,) = job_of(again)["images"]
+        for uri in (image["uri"], f"{image['uri']}/preview"):
+            with pytest.raises(MCPError, match="was deleted from the gallery on ") as caught:
+                await agent.read_resource(uri)
+            assert caught.value.error.code == -32602
+        varied = await agent.get_prompt("vary", {"image": image["id"], "change": "at night"})
+        assert "there is nothing to compare with" in varied.model_dump_json()
+    assert f"Note: the picture {image['id']} was deleted from the gallery on " in text_of(again)
+    assert (image["path"], "Image: " in text_of(again)) == (None, False)
+    assert f"Seed: {jobs[2]['seed']}" in text_of(again)
+    assert run("jobs", folder=tmp_path).stdout.splitlines()[3].endswith("“old”     deleted")
+    assert (
+        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} ("
+        in run("jobs", jobs[2]["request_id"], folder=tmp_path).stdout
+    )
+    nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
+
+
+async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", wait_seconds=0) as app,
+        Client(build_server(app)) as agent,
+    ):
+        request_id = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["request_id"]
+        shown: dict[str, Any] = {"state": ""}
+        with anyio.fail_after(10):
+            while shown["state"] != "COMPLETED":
+                (content,) = (await agent.read_resource(f"vega://jobs/{request_id}")).contents
+                assert isinstance(content, TextResourceContents)
+                shown = json.loads(content.text)
+                await anyio.sleep(0.01)
+        path = Path(shown["images"][0]["path"])
+        for left in (True, False):
+            run("gallery", "--prune", "0", "--yes", folder=tmp_path)
+            assert path.exists() is left
+            await agent.call_tool("check_job", {"request_id": request_id})
+
+
+async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = await drawn(sandbox, tmp_path, "a fox", 31)
+    elsewhere = tmp_path / "elsewhere"
+    path.parent.rename(elsewhere)
+    path.parent.symlink_to(elsewhere)
+    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert done.stderr.splitlines()[1] == "Left as they are: 1 that were changed, moved or kept in another folder."
+    assert (elsewhere / path.name).exists()
+
+
+async def test_prune_deletes_nothing_that_it_cannot_note(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = await drawn(sandbox, tmp_path, "a fox", 31)
+    with closing(sqlite3.connect(tmp_path / "home" / "ledger.sqlite3", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        locked = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert (locked.returncode, path.exists()) == (1, True)
+    assert locked.stderr.startswith("Deleted: 0. ")
+    assert "is locked by another program" in locked.stderr
+    assert run("gallery", "--prune", "30", "--yes", folder=tmp_path).stderr.startswith("Deleted: 1. ")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--yes"], ["--prune", "-1"], ["--prune", "x"], ["--prune", "100000"]])
+def test_gallery_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
+    done = run("gallery", *arguments, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def answered(answer: str, *arguments: str, folder: Path) -> str:
+    """What a command says to a person at a terminal who answers its question."""
+    import pty
+
+    person, terminal = pty.openpty()
+    os.write(person, f"{answer}\n".encode())
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env=settings(folder / "gallery", folder),
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    os.close(person)
+    os.close(terminal)
+    return done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no terminal of this kind")
+@pytest.mark.parametrize(("answer", "left"), [("", True), ("n", True), ("y", False), ("Yes", False)])
+async def test_prune_asks_first(sandbox: Sandbox, tmp_path: Path, answer: str, *, left: bool) -> None:
+    path = await drawn(sandbox, tmp_path, "a fox", 31)
+    said = answered(answer, "gallery", "--prune", "30", folder=tmp_path)
+    assert said.startswith("1 picture, ")
+    assert "Delete them? [y/N] " in said
+    assert path.exists() is left

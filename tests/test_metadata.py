@@ -1,0 +1,300 @@
+"""The recipe in a picture's file: there for other programs, read back by this one, and no pixel touched for it."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import KEY, Sandbox, drawn, job_of, noise, pixels
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from test_command_line import run
+
+from mcp_vega.imaging import metadata
+from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
+
+pytestmark = pytest.mark.anyio
+
+RECIPE = Recipe(VegaParameters(prompt="a fox in Föhr, 狐 🦊", negative_prompt="blur, noise", seed=7, samples=4), 2)
+TEXT = """\
+a fox in Föhr, 狐 🦊
+Negative prompt: blur, noise
+Steps: 25, Sampler: DPM2 Karras, CFG scale: 7.5, Seed: 7, Size: 1024x1024, Model: segmind-vega, Batch size: 4, \
+Batch pos: 1"""
+
+
+def picture(mode: str, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    shape = Image.radial_gradient("L").resize((64, 48))
+    colours = Image.merge("RGB", [shape, shape.rotate(90), shape.rotate(180)])
+    if mode in ("RGBA", "LA"):
+        colours.putalpha(shape)
+    colours.convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def exif() -> bytes:
+    given = Image.Exif()
+    given[0x010E] = "a description of the API's own"
+    return given.tobytes()
+
+
+def png_text() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Title", "a title of the API's own")
+    return info
+
+
+PICTURES = {
+    "JPEG": picture("RGB", "JPEG"),
+    "grey JPEG": picture("L", "JPEG"),
+    "CMYK JPEG": picture("CMYK", "JPEG"),
+    "progressive JPEG": picture("RGB", "JPEG", progressive=True),
+    "JPEG with Exif": picture("RGB", "JPEG", exif=exif()),
+    "JPEG with a comment": picture("RGB", "JPEG", comment="a comment of the API's own"),
+    "JPEG with a colour profile": picture("RGB", "JPEG", icc_profile=bytes(3000)),
+    "PNG": picture("RGB", "PNG"),
+    "PNG with alpha": picture("RGBA", "PNG"),
+    "PNG with a palette": picture("P", "PNG"),
+    "grey PNG": picture("L", "PNG"),
+    "PNG with a text": picture("RGB", "PNG", pnginfo=png_text()),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_recipe_goes_in_and_comes_back_and_the_pixels_stay_as_they_were(name: str) -> None:
+    before = PICTURES[name]
+    after = metadata.written(before, RECIPE)
+    assert metadata.read(before) is None
+    assert metadata.read(after) == RECIPE
+    assert pixels(after) == pixels(before)
+    assert metadata.written(after, RECIPE) == after
+    assert len(after) > len(before)
+    assert metadata.without(after) == metadata.without(before) == before
+
+
+def test_a_jpeg_that_says_which_side_is_up_goes_on_saying_so() -> None:
+    given = Image.Exif()
+    given[0x0112] = 6  # to be turned by 90°
+    before = picture("RGB", "JPEG", exif=given.tobytes())
+    after = metadata.written(before, RECIPE)
+    with Image.open(io.BytesIO(after)) as shown:
+        assert ImageOps.exif_transpose(shown).size == (48, 64)
+    assert metadata.read(after) == RECIPE
+    assert metadata.without(after) == before
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
+def test_the_text_that_stable_diffusion_tools_read_is_in_the_file(name: str) -> None:
+    with Image.open(io.BytesIO(metadata.written(PICTURES[name], RECIPE))) as after:
+        if name == "PNG":
+            assert after.info["parameters"] == TEXT
+            assert json.loads(after.info["mcp-vega"]) == RECIPE.data
+        else:
+            comment = after.getexif().get_ifd(0x8769)[0x9286]
+            assert comment[:8] == b"UNICODE\0"
+            assert comment[8:].decode("utf-16-be") == TEXT
+            assert json.loads(after.info["comment"]) == RECIPE.data
+
+
+def test_a_model_without_scheduler_and_guidance_names_none() -> None:
+    recipe = Recipe(VegaRTParameters(prompt="a fox", seed=7))
+    assert recipe.text == "a fox\nSteps: 4, Seed: 7, Size: 1024x1024, Model: segmind-vega-rt-v1"
+
+
+def test_a_seed_that_is_not_known_is_not_named() -> None:
+    """That of a call which was made elsewhere, with a random seed."""
+    recipe = Recipe(VegaRTParameters(prompt="a fox"))
+    assert recipe.text == "a fox\nSteps: 4, Size: 1024x1024, Model: segmind-vega-rt-v1"
+    assert metadata.read(metadata.written(picture("RGB", "JPEG"), recipe)) == recipe
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> None:
+    long = Recipe(VegaParameters(prompt="狐" * 40_000, seed=7))
+    after = metadata.written(picture("RGB", form), long)
+    assert pixels(after) == pixels(picture("RGB", form))
+    assert metadata.read(after) == (None if form == "JPEG" else long)
+    fits = Recipe(VegaParameters(prompt="x" * 32_000, seed=7))
+    assert metadata.read(metadata.written(picture("RGB", form), fits)) == fits
+
+
+def test_a_jpeg_with_a_segment_of_no_length_gets_its_recipe_behind_it() -> None:
+    """Decoders read over it, so it may come from anyone."""
+    plain = PICTURES["JPEG"]
+    before = plain[:2] + b"\xff\xe0" + bytes(18) + plain[2:]
+    after = metadata.written(before, RECIPE)
+    assert metadata.read(after) == RECIPE
+    assert metadata.written(after, RECIPE) == after
+    assert metadata.without(after) == before
+    assert pixels(after) == pixels(before)
+
+
+def test_a_recipe_that_stands_where_nobody_finds_it_is_written_again() -> None:
+    after = metadata.written(PICTURES["JPEG"], RECIPE)
+    before = PICTURES["JPEG"] + after[2:]
+    assert metadata.read(before) is None
+    assert metadata.read(metadata.written(before, RECIPE)) == RECIPE
+
+
+def test_webp_stays_as_it_came() -> None:
+    webp = picture("RGB", "WEBP")
+    assert metadata.written(webp, RECIPE) == webp
+    assert metadata.read(webp) is None
+
+
+def with_comment(text: str) -> bytes:
+    return picture("RGB", "JPEG", comment=text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no picture",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xfe\xff\xff",
+        b"\xff\xd8\xff\xfe\0\0" * 20,
+        b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffiTXt",
+        with_comment("{"),
+        with_comment("[1]"),
+        with_comment('{"software": "mcp-vega"}'),
+        with_comment("[" * 60_000),
+        with_comment(json.dumps({**RECIPE.data, "model": "another"})),
+        with_comment(json.dumps({**RECIPE.data, "picture": 0})),
+        with_comment(json.dumps({**RECIPE.data, "picture": float("inf")})),
+        with_comment(json.dumps({**RECIPE.data, "picture": "1"})),
+        with_comment(json.dumps({**RECIPE.data, "parameters": {"prompt": "", "seed": 7}})),
+    ],
+)
+def test_what_is_no_recipe_is_none(data: bytes) -> None:
+    assert metadata.read(data) is None
+
+
+# ---- kept pictures ----
+
+
+async def test_every_kept_picture_tells_how_it_was_drawn(tmp_path: Path) -> None:
+    result = await drawn(noise("JPEG", 64), tmp_path, samples=3, seed=-1, guidance_scale=9, base64=True)
+    job = job_of(result)
+    for number, image in enumerate(job["images"], 1):
+        recipe = metadata.read(Path(image["path"]).read_bytes())
+        assert recipe is not None
+        assert recipe.picture == number
+        assert recipe.parameters.seed == job["seed"] >= 0
+        assert {**recipe.data["parameters"], "base64": True} == job["parameters"]
+        assert "base64" not in recipe.data["parameters"]
+
+
+# ---- on the command line ----
+
+
+def file_with(recipe: Recipe, folder: Path) -> Path:
+    file = folder / "picture.jpg"
+    file.write_bytes(metadata.written(picture("RGB", "JPEG"), recipe))
+    return file
+
+
+def test_recipe_prints_how_a_picture_was_drawn(tmp_path: Path) -> None:
+    file = file_with(RECIPE, tmp_path)
+    done = run("recipe", str(file), folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{TEXT}\nPicture 2 of 4 of one call\n"
+    done = run("recipe", str(file), "--json", folder=tmp_path)
+    assert json.loads(done.stdout) == RECIPE.data
+
+
+def test_a_recipe_moves_no_cursor(tmp_path: Path) -> None:
+    """The file may come from anyone."""
+    file = file_with(Recipe(VegaParameters(prompt="a fox\x1b[2J\x9b31m", seed=7)), tmp_path)
+    assert run("recipe", str(file), folder=tmp_path).stdout.startswith("a fox [2J 31m\n")
+    assert "\x9b" not in run("recipe", str(file), "--json", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["nothing.jpg", "folder", "words.txt", "plain.png", "pipe"])
+@pytest.mark.parametrize("command", [["recipe"], ["draw", "--sandbox", "--like"]])
+def test_a_file_without_a_recipe_is_refused_with_the_next_step(tmp_path: Path, command: list[str], name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "words.txt").write_text("no picture", encoding="utf-8")
+    (tmp_path / "plain.png").write_bytes(picture("RGB", "PNG"))
+    done = run(*command, name, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {name} ")
+    assert "Charged: no." in done.stderr
+    assert "Next: Name a " in done.stderr
+
+
+def test_draw_like_a_picture_draws_it_again(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    first = run("draw", "a fox", "--model", "vegart", "--steps", "6", folder=tmp_path, **variables).stdout.strip()
+    again = run("draw", "--like", first, folder=tmp_path, **variables)
+    assert again.returncode == 0, again.stderr
+    before, after = sandbox_in_thread.queue.calls.values()
+    assert (after.slug, after.body) == (before.slug, before.body)
+    assert pixels(Path(again.stdout.strip()).read_bytes()) == pixels(Path(first).read_bytes())
+
+
+def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
+    tmp_path: Path, sandbox_in_thread: Sandbox
+) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    parameters = VegaParameters(prompt="a fox", seed=7, samples=2, num_inference_steps=20, scheduler="UniPC")
+    file = file_with(Recipe(parameters, 2), tmp_path)
+    done = run("draw", "--like", str(file), folder=tmp_path, **variables)
+    assert done.stderr.startswith("It is picture 2 of 2 of one call, so 2 are drawn\n")
+    assert len(done.stdout.splitlines()) == 2
+    (call,) = sandbox_in_thread.queue.calls.values()
+    assert call.body == parameters.body(base64=False)
+
+
+def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    parameters = VegaParameters(prompt="a fox", seed=7, num_inference_steps=60, scheduler="UniPC", guidance_scale=9)
+    like = ["draw", "--like", str(file_with(Recipe(parameters), tmp_path))]
+    assert run(*like, "--seed", "8", "a", "hare", folder=tmp_path, **variables).returncode == 0
+    other = run(*like, "--model", "vegart", folder=tmp_path, **variables)
+    assert other.stderr.startswith(
+        "It was drawn by segmind-vega: segmind-vega-rt-v1 draws another picture, and num_inference_steps, scheduler, "
+        "guidance_scale of the recipe left out\n"
+    )
+    first, second = sandbox_in_thread.queue.calls.values()
+    assert first.body == parameters.model_copy(update={"seed": 8, "prompt": "a hare"}).body(base64=False)
+    assert second.body == VegaRTParameters(prompt="a fox", seed=7).body(base64=False)
+
+
+def test_like_a_picture_whose_seed_is_not_known_draws_another_and_says_so(
+    tmp_path: Path, sandbox_in_thread: Sandbox
+) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+    file = file_with(Recipe(VegaRTParameters(prompt="a fox")), tmp_path)
+    done = run("draw", "--like", str(file), folder=tmp_path, **variables)
+    assert done.returncode == 0
+    assert done.stderr.startswith("Its seed is not known, so another picture is drawn\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    file = file_with(RECIPE, tmp_path)
+    command = f'"{sys.executable}" -m mcp_vega recipe "{file}" | true'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+
+
+def test_a_picture_of_the_sandbox_says_so(tmp_path: Path) -> None:
+    done = run("draw", "a fox", "--model", "vegart", "--sandbox", folder=tmp_path)
+    path = done.stdout.strip()
+    recipe = metadata.read(Path(path).read_bytes())
+    assert recipe is not None
+    assert recipe.sandbox
+    assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
+    assert "Painted by the sandbox in the model's place\n" in run("recipe", path, folder=tmp_path).stdout
+    refused = run("draw", "--like", path, folder=tmp_path)
+    assert refused.stderr.startswith("It was painted by the sandbox: the model itself draws another picture\n")
+    assert "No Segmind API key is set" in refused.stderr
