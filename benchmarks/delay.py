@@ -21,7 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 from segmind import SegmindClient as VendorClient  # pyright: ignore[reportMissingTypeStubs]
 
-from mcp_vega.jobs.worker import QUEUE_SECONDS
+from mcp_vega.jobs.polling import QUEUE_SECONDS
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox

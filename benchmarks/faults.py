@@ -9,7 +9,7 @@ docs/faults.md. Exits with 1 when a picture is lost that was paid for and could 
 agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is in a text, a
 log or a file, an answer comes too late, or the server breaks.
 
-So that it ends soon, `studios.hurried` sets constants of the product: the time-outs of calls, the pause before a
+So that it ends soon, `services.hurried` sets constants of the product: the time-outs of calls, the pause before a
 question is repeated, for how long a job may be unknown to the API at first, and how long a call waits for its turn.
 """
 
@@ -134,7 +134,7 @@ class Case:
         self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> AsyncGenerator[tuple[JobService, Client]]:
         async with (
-            service_in(self.folder, url=url, patience=2, clock=clock) as service,
+            service_in(self.folder, url=url, patience=2, clock=clock, longest_wait=9) as service,
             Client(build_server(AppContext(service, WAIT))) as agent,
         ):
             yield service, agent
@@ -145,7 +145,7 @@ class Case:
         for _ in range(CHECKS):
             question = {"request_id": job.local_id, "wait_seconds": CHECK_WAIT}
             await self._ask(agent, CHECK, question, CHECK_WAIT)
-            job = await service.look(job.local_id)
+            job = await service.get(job.local_id)
             if not (job.open and job.held):
                 break
         return job

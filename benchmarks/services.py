@@ -1,4 +1,4 @@
-"""A studio in a folder, for benchmarks that ask the server in their own process."""
+"""A job service in a folder, for benchmarks that ask the server in their own process."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -12,7 +12,7 @@ from unittest.mock import patch
 import httpx
 from pydantic import SecretStr
 
-from mcp_vega.jobs import rate_limiter
+from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind import client, retries
@@ -38,22 +38,25 @@ async def service_in(
     transport: httpx.MockTransport | None = None,
     url: str = API,
     patience: float = 40,
+    longest_wait: float = 300,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncGenerator[JobService]:
-    """A studio over an API of one's own that expects every answer at once.
+    """A job service over an API of one's own that expects every answer at once.
 
     Args:
         folder: Where its gallery and its ledger are, as a `Host` has them.
         transport: Answers for the API, where that is not served at `url`.
         url: The API's base URL; whatever it is, the jobs in the folder are its own.
         patience: Seconds that a refused or unsent call is repeated for.
+        longest_wait: Seconds that a call waits until the limits let it be sent.
         clock: The time (UTC).
     """
     store = JobStore(folder / "home" / "ledger.sqlite3")
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         history = f"{url}/inference-request/request-history"
         segmind = SegmindClient(http, SecretStr(KEY), base_url=url, history_url=history, patience=patience)
-        async with JobService(segmind, ImageFolder(folder / "gallery"), store, api=API, pace=0, clock=clock) as service:
+        config = JobConfig(api=API, pace=0, longest_wait=longest_wait, clock=clock)
+        async with JobService(segmind, ImageFolder(folder / "gallery"), store, config) as service:
             yield service
         await store.close()
 
@@ -72,7 +75,6 @@ def hurried() -> Generator[None]:
         patch.multiple(segmind_http, **times),
         patch.object(retries, "FIRST_PAUSE", 0.05),
         patch.object(client, "REPLICATION_SECONDS", 0.6),
-        patch.object(rate_limiter, "LONGEST_TURN", 9),
         patch("mcp_vega.sandbox.app._painted", painted),
     ):
         yield

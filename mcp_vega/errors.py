@@ -1,47 +1,27 @@
 """Every error that this package raises on purpose, as one tree.
 
 Each knows what went wrong, whether the call was charged and what to do next, and has a code that programs can rely on:
-its name in lower case, with underscores. docs/errors.md lists them for users, with those of the door of the server
-over HTTP (server/http/auth.py).
+its name in lower case, with underscores. docs/errors.md lists them for users, with those that only a server over HTTP
+answers with (server/http/auth.py).
 
     VegaError
-    ├── InvalidArguments         an argument is missing, unknown or out of range
-    ├── InvalidSettings          an environment variable cannot be used
-    │   ├── MissingKey           no API key is set
-    │   └── PortTaken            a port cannot be listened on
-    ├── UnknownJob               no job has this request id
-    ├── UnknownImage             no picture has this id
-    ├── SpendingLimitReached     the day's spending limit would be passed
-    ├── TooManyCalls             too many calls wait for their turn
-    ├── ServerClosing            the server takes no new work
-    ├── InternalError            the server broke
-    ├── GalleryError             the pictures' folder cannot be written or read
-    ├── LedgerError              the ledger cannot be written or read
-    └── SegmindError             the API, or the way to it
-        ├── Refused              it said no before it drew (4xx)
-        │   ├── BadRequest           400, 422
-        │   ├── Unauthorized         401
-        │   ├── InsufficientCredits  402, 406
-        │   ├── Forbidden            403
-        │   ├── NotFound             404
-        │   ├── MethodNotAllowed     405
-        │   ├── NotAcceptable        406
-        │   ├── Retired              410
-        │   └── RateLimited          429
-        ├── GenerationFailed     it tried and failed
-        │   └── ContentBlocked       it would not draw this
-        ├── Unreachable          no connection was made
-        ├── NeverRan             a paid call was sent, but the API has no record of it
-        ├── ServiceUnavailable   it could not answer a question (5xx, connection lost)
-        ├── OutcomeUnknown       a paid call was sent and its outcome is not known
-        ├── UnreadableAnswer     it said yes, but what came is no picture
-        └── MediaError           the picture exists, but could not be fetched
+    ├── InvalidArguments, UnknownJob, UnknownImage           what was asked for
+    ├── InvalidSettings (MissingKey, PortTaken)              how the server was started
+    ├── SpendingLimitReached, TooManyCalls, ServerClosing    not now
+    ├── InternalError, GalleryError, LedgerError             this machine
+    └── SegmindError                                         the API, or the way to it
+        ├── Refused: it said no before it drew (4xx)
+        │   └── BadRequest, Unauthorized, InsufficientCredits, Forbidden, NotFound,
+        │       MethodNotAllowed, NotAcceptable, Retired, RateLimited
+        ├── GenerationFailed (ContentBlocked): it tried and failed
+        ├── Unreachable, NeverRan, ServiceUnavailable
+        └── OutcomeUnknown, UnreadableAnswer, MediaError: charged, or maybe
 """
 
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Charged(StrEnum):
@@ -55,13 +35,12 @@ class Charged(StrEnum):
 class VegaError(Exception):
     """The root of the tree.
 
-    Args:
-        what: What went wrong, one sentence, in words a person understands.
-        next_step: What to do about it, one sentence; each class has a default.
-        charged: Whether the call was paid for; each class has a default.
+    `what` went wrong and the `next_step` are one sentence each, in words that a person understands. Each class has a
+    default for the step, and for whether the call was `charged`.
     """
 
     code: ClassVar[str] = "vega_error"
+    by_code: ClassVar[dict[str, type["VegaError"]]] = {}
     charged: Charged = Charged.NO
     next_step: str = "Try again"
 
@@ -75,6 +54,22 @@ class VegaError(Exception):
 
     def __init_subclass__(cls) -> None:
         cls.code = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        VegaError.by_code[cls.code] = cls
+
+    @classmethod
+    def from_code(cls, code: str, what: str, next_step: str, charged: Charged) -> "VegaError":
+        """An error that was written down by its code, whatever its class takes to be made anew."""
+        kind = cls.by_code.get(code, VegaError)
+        return kind.__new__(kind, what)._filled(what=what, next_step=next_step, charged=charged)
+
+    def reworded(self, what: str, next_step: str | None = None) -> Self:
+        """The same error in other words; what else it knows it keeps."""
+        words = {"what": what, "next_step": next_step or self.next_step}
+        return type(self).__new__(type(self), what)._filled(**{**self.__dict__, **words})
+
+    def _filled(self, **attributes: object) -> Self:
+        self.__dict__.update(attributes)
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VegaError) and self._said == other._said
@@ -181,6 +176,8 @@ class SegmindError(VegaError):
     `received` is what came in the place of a picture, where something did.
     """
 
+    received: bytes = b""
+
     def __init__(
         self, what: str, *, next_step: str | None = None, charged: Charged | None = None, received: bytes = b""
     ) -> None:
@@ -242,11 +239,11 @@ class RateLimited(Refused):
     """HTTP 429: too many requests."""
 
     next_step = "Wait a minute, then call again"
+    until: datetime | None = None  # when the API takes calls again (UTC), where it said so
 
     def __init__(self, what: str, *, until: datetime | None = None) -> None:
-        next_step = f"Call again after {until:%H:%M:%S} UTC" if until else None
-        super().__init__(what, next_step=next_step)
-        self.until = until  # the moment that the API named, if it named one (UTC)
+        super().__init__(what, next_step=f"Call again after {until:%H:%M:%S} UTC" if until else None)
+        self.until = until
 
 
 class GenerationFailed(SegmindError):  # noqa: N818

@@ -1,4 +1,4 @@
-"""A job: one paid call, from the moment it is begun to its kept pictures or its error."""
+"""A job: one paid call, from its beginning to its kept pictures or its error; and what may be spent on such calls."""
 
 import secrets
 import uuid
@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.parameters import Parameters
@@ -68,7 +68,7 @@ class Receipt:
     seconds: Decimal | None = None
     seed: int | None = None
 
-    def filled(self, other: "Receipt") -> "Receipt":
+    def or_else(self, other: "Receipt") -> "Receipt":
         """What either receipt knows; where both do, this one."""
         known = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
         return replace(other, **known)
@@ -161,7 +161,7 @@ class Job:
         return owner in (OPERATOR, self.owner)
 
     @property
-    def begun(self) -> bool:
+    def accepted(self) -> bool:
         """Whether the API has given it an id, or it has left the queue."""
         return self.remote_id is not None or self.state is not State.QUEUED
 
@@ -171,8 +171,8 @@ class Job:
         return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
 
     @property
-    def answered(self) -> bool:
-        """Whether there is something to say about its outcome, be it that it is not known."""
+    def has_outcome(self) -> bool:
+        """Whether there is something to say about how it ended, be it that this is not known."""
         return self.state.finished or self.error is not None
 
     @property
@@ -195,8 +195,7 @@ class Job:
             step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
         else:
             step = f"{error.next_step}; or c{asking} in about a minute: its picture is being looked for"
-        said = "; ".join(dict.fromkeys((error.what, *self.notes)))
-        return type(error)(said, next_step=step, charged=error.charged)
+        return error.reworded("; ".join(dict.fromkeys((error.what, *self.notes))), step)
 
     @property
     def model(self) -> str:
@@ -207,6 +206,10 @@ class Job:
     def seed(self) -> int:
         """The seed of the first picture: the API's word where it gave one, else the one that was sent."""
         return self.parameters.seed if self.receipt.seed is None else self.receipt.seed
+
+    def age(self, now: datetime) -> float:
+        """Seconds since its call was sent or, if it was not, since it was begun; never less than 0."""
+        return max((now - (self.sent or self.created)).total_seconds(), 0)
 
     def index_of(self, image: Image) -> int:
         """Which of its pictures one is, from 0; `MOST_PICTURES` where it is none."""
@@ -219,6 +222,13 @@ class Job:
     def image_id(self, index: int) -> str:
         """The id of its picture number `index`, from 0: always the same, so that none is kept twice."""
         return sha256(f"{self.local_id}/{index}".encode()).hexdigest()[:32]
+
+
+class JobImage(NamedTuple):
+    """A kept picture and the job that it is one of."""
+
+    job: Job
+    image: Image
 
 
 # ---- what may be spent ----

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from PIL import Image
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
-from mcp_vega.job import Limits
+from mcp_vega.imaging.preview import Mode
+from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
@@ -30,6 +30,7 @@ from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.database.sqlite import BUSY_SECONDS
 from mcp_vega.storage.images.folder import ImageFolder
 
 KEY = "SG_0123456789abcdef"
@@ -82,16 +83,16 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     key: str | None = KEY,
     transport: httpx.AsyncBaseTransport | None = None,
     wait_seconds: float = 45,
+    preview: Mode = "auto",
+    sandbox: bool = False,
     patience: float = 5,
     home: Path | None = None,
-    api: str | None = None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    images: ImageFolder | None = None,
     uptime: Callable[[], float] = time.monotonic,
-    limits: Limits | None = None,
-    pace: float = 0,
-    **app: Any,
+    busy_seconds: float = BUSY_SECONDS,
+    **config: Any,
 ) -> AsyncGenerator[AppContext]:
-    """The tools' desk over an API, with nothing of the machine's settings."""
+    """The server's context over an API, with nothing of the machine's settings; `config` is for the jobs."""
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         client = SegmindClient(
             http,
@@ -101,11 +102,10 @@ async def app_over(  # noqa: PLR0913  what the tests vary
             patience=patience,
         )
         home = home or folder.with_name(f"{folder.name}-home")
-        store = JobStore(home / "ledger.sqlite3", uptime=uptime)
-        async with JobService(
-            client, ImageFolder(folder), store, api=api, pace=pace, clock=clock, limits=limits
-        ) as service:
-            yield AppContext(service, wait_seconds, **app)
+        store = JobStore(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
+        config = {"api": base_url, "pace": 0, **config}
+        async with JobService(client, images or ImageFolder(folder), store, JobConfig(**config)) as service:
+            yield AppContext(service, wait_seconds, preview, sandbox)
         await store.close()
 
 
@@ -159,7 +159,7 @@ def api_that_draws(data: bytes) -> httpx.MockTransport:
     return httpx.MockTransport(handle(data))
 
 
-async def drawn(data: bytes, folder: Path, preview: str = "auto", **arguments: Any) -> CallToolResult:
+async def drawn(data: bytes, folder: Path, preview: Mode = "auto", **arguments: Any) -> CallToolResult:
     """The result of a call to an API whose every picture is `data`."""
     async with (
         app_over(API, folder, transport=api_that_draws(data), preview=preview) as app,

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageStat
 import mcp_vega
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging.formats import MAX_BYTES
-from mcp_vega.imaging.preview import BUDGETS
+from mcp_vega.imaging.preview import PREVIEW_LIMITS
 from mcp_vega.job import Limits, State
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.painter import paint
@@ -107,7 +107,7 @@ def test_the_table_of_states_is_that_of_the_jobs() -> None:
 
 def test_the_table_of_previews_is_what_the_modes_allow() -> None:
     for mode, one, several, together in rows(TOOLS, "mode")[:-1]:
-        budget = BUDGETS[mode.strip("`")]  # pyright: ignore[reportArgumentType]  the mode's name
+        budget = PREVIEW_LIMITS[mode.strip("`")]  # pyright: ignore[reportArgumentType]  the mode's name
         for said, side in ((one, budget.side), (several, budget.side_of_several)):
             assert said == "full size" if side == 1024 else f"up to {side} px" in said
         assert f"{budget.characters:,}" in together

@@ -185,7 +185,7 @@ async def test_with_a_token_the_tools_work(house: House) -> None:
 async def test_what_one_token_makes_is_not_there_for_another(house: House, app: AppContext) -> None:
     async with house.agent(ALICE) as alice, house.agent(BOB) as bob:
         job = job_of(await alice.call_tool(RT, {"prompt": "a fox", "seed": 7}))
-        local = await app.service.look(job["request_id"])
+        local = await app.service.get(job["request_id"])
         (image,) = job["images"]
         for request_id in (job["request_id"], local.local_id):
             denied = await bob.call_tool("check_job", {"request_id": request_id})
@@ -371,7 +371,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(app: AppContext, monkey
     large = noise("PNG", 2400)
     async with served(app, "http") as house, house.agent(ALICE) as alice:
         image = job_of(await alice.call_tool(RT, {"prompt": "a fox"}))["images"][0]
-        _, kept = await app.service.find_image(image["id"])
+        _, kept = await app.service.get_image(image["id"])
         assert kept.path
         kept.path.write_bytes(large)
         head = f"host: localhost\r\nauthorization: Bearer {ALICE}\r\n\r\n"

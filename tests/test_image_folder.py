@@ -20,7 +20,7 @@ from test_command_line import COMMAND, run, settings
 
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.images.folder import ImageFolder, name_of
+from mcp_vega.storage.images.folder import ImageFolder, file_name
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ def names(path: Path) -> list[str]:
 
 
 async def test_a_picture_is_kept_under_its_day(tmp_path: Path) -> None:
-    path, note = await ImageFolder(tmp_path).keep(b"data", "a-7.jpg", ID, DAY)
+    path, note = await ImageFolder(tmp_path).save(b"data", "a-7.jpg", ID, DAY)
     assert (path, note) == (tmp_path / "2026-11-20" / "a-7-01234567.jpg", "")
     assert path.read_bytes() == b"data"
     assert names(path) == ["a-7-01234567.jpg"]
@@ -51,16 +51,16 @@ async def test_a_file_is_never_overwritten_with_or_without_links(
     if not links:
         monkeypatch.setattr("os.link", refuse)
     gallery = ImageFolder(tmp_path)
-    first, _ = await gallery.keep(b"first", "a-7.jpg", ID, DAY)
-    second, _ = await gallery.keep(b"second", "a-7.jpg", OTHER, DAY)
+    first, _ = await gallery.save(b"first", "a-7.jpg", ID, DAY)
+    second, _ = await gallery.save(b"second", "a-7.jpg", OTHER, DAY)
     assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
     assert names(first) == ["a-7-01234567.jpg", f"a-7-{OTHER}.jpg"]
 
 
 async def test_a_picture_that_is_there_already_is_not_kept_twice(tmp_path: Path) -> None:
     gallery = ImageFolder(tmp_path)
-    first = await gallery.keep(b"data", "a-7.jpg", ID, DAY)
-    assert await gallery.keep(b"data", "a-7.jpg", ID, DAY) == first
+    first = await gallery.save(b"data", "a-7.jpg", ID, DAY)
+    assert await gallery.save(b"data", "a-7.jpg", ID, DAY) == first
     assert names(first[0]) == ["a-7-01234567.jpg"]
 
 
@@ -69,18 +69,18 @@ async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tm
     left = tmp_path / "2026-11-20" / ".another-9-89abcdef.1234.part"
     left.write_bytes(b"da")
     os.utime(left, (0, 0))
-    path, _ = await ImageFolder(tmp_path).keep(b"data", "a-7.jpg", ID, DAY)
+    path, _ = await ImageFolder(tmp_path).save(b"data", "a-7.jpg", ID, DAY)
     assert names(path) == ["a-7-01234567.jpg"]
 
 
 async def test_a_picture_that_its_folder_will_not_take_goes_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     gallery = ImageFolder(tmp_path / "file", [tmp_path / "file" / "x", tmp_path / "spare"])
-    path, note = await gallery.keep(b"data", "a-7.jpg", ID, DAY)
+    path, note = await gallery.save(b"data", "a-7.jpg", ID, DAY)
     assert path == tmp_path / "spare" / "2026-11-20" / "a-7-01234567.jpg"
     assert note == f"The folder {tmp_path / 'file'} could not be written: Not a directory"
     with pytest.raises(GalleryError) as caught:
-        await ImageFolder(tmp_path / "file").keep(b"data", "a-7.jpg", ID, DAY)
+        await ImageFolder(tmp_path / "file").save(b"data", "a-7.jpg", ID, DAY)
     assert caught.value.charged is Charged.YES
 
 
@@ -107,7 +107,7 @@ async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path
     ],
 )
 def test_a_file_name_is_made_of_harmless_words(prompt: str, slug: str) -> None:
-    assert name_of(prompt, 7, ".jpg") == f"{slug}-7.jpg"
+    assert file_name(prompt, 7, ".jpg") == f"{slug}-7.jpg"
 
 
 async def test_a_picture_that_is_gone_is_an_error(tmp_path: Path) -> None:

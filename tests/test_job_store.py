@@ -8,7 +8,7 @@ from base64 import b64decode
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -26,9 +26,9 @@ from mcp_vega.errors import Charged, GalleryError, MediaError, OutcomeUnknown
 from mcp_vega.job import Image, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.database import sqlite as databases
 from mcp_vega.storage.database.job_store import JobStore
 from mcp_vega.storage.database.server_lease import LEASE_SECONDS
+from mcp_vega.storage.database.sqlite import APPLICATION_ID, FINGERPRINT
 from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
@@ -79,12 +79,12 @@ async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
     async with ledgers(tmp_path) as (_, (one, other)):
         await one.add(job)
         await one.save(job)
-        found = await other.find("r1")
+        found = await other.get("r1")
         assert found is not None
         assert found.error is not None
         assert (type(found.error), found.error.text) == (MediaError, job.error and job.error.text)
         assert replace(found, error=None) == replace(job, error=None, held=True)
-        kept = await other.search.picture("0" * 32)
+        kept = await other.search.image("0" * 32)
         assert kept is not None
         assert (kept[0].local_id, kept[1]) == (job.local_id, image)
         assert [each.local_id for each in await other.latest(5)] == [job.local_id]
@@ -182,23 +182,6 @@ async def test_many_servers_open_a_new_ledger_at_the_same_moment(tmp_path: Path)
             tasks.start_soon(each.latest, 1)
 
 
-async def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = a_job()
-    async with ledgers(tmp_path, 1) as (_, (old,)):
-        await old.add(job)
-    migrations = (*databases.MIGRATIONS, "ALTER TABLE jobs ADD COLUMN later TEXT NOT NULL DEFAULT 'x'")
-    monkeypatch.setattr(databases, "MIGRATIONS", migrations)
-    async with ledgers(tmp_path, 1) as (_, (new,)):
-        found = await new.find(job.local_id)
-        assert found is not None
-        assert found.parameters == job.parameters
-    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as database:
-        assert database.execute("SELECT later FROM jobs").fetchall() == [("x",)]
-        assert database.execute("PRAGMA user_version").fetchone() == (len(migrations),)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="other permissions there")
 async def test_the_ledger_is_for_its_user_alone(tmp_path: Path) -> None:
     async with ledgers(tmp_path / "new", 1) as (_, (store,)):
@@ -211,9 +194,18 @@ async def test_the_ledger_is_for_its_user_alone(tmp_path: Path) -> None:
 
 
 @contextmanager
-def newer(file: Path) -> Generator[None]:
+def other_schema(file: Path) -> Generator[None]:
     with closing(sqlite3.connect(file)) as database:
-        database.execute("PRAGMA user_version = 99")
+        database.execute("CREATE TABLE jobs (id TEXT)")
+    yield
+
+
+@contextmanager
+def changed_schema(file: Path) -> Generator[None]:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {FINGERPRINT + 1}")
+        database.execute("CREATE TABLE jobs (id TEXT)")
     yield
 
 
@@ -242,20 +234,23 @@ def locked(file: Path) -> Generator[None]:
 @pytest.mark.parametrize(
     ("trouble", "words", "step"),
     [
-        (newer, "was written by a newer mcp-vega", "Update mcp-vega"),
+        (other_schema, "was not written by this version of mcp-vega", "aside"),
+        (changed_schema, "was not written by this version of mcp-vega", "aside"),
         (damaged, "is damaged", "aside"),
         (folder_in_the_way, "cannot be opened", "MCP_VEGA_HOME"),
         (locked, "is locked by another program", "Close the program"),
     ],
 )
-async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_paid(  # noqa: PLR0913, PLR0917  a table
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Any, words: str, step: str
+async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_paid(
+    sandbox: Sandbox, tmp_path: Path, trouble: Any, words: str, step: str
 ) -> None:
-    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.2)
     home = tmp_path / "home"
     home.mkdir()
     with trouble(home / "ledger.sqlite3"):
-        async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+        async with (
+            app_over(sandbox.url, tmp_path, home=home, busy_seconds=0.2) as app,
+            Client(build_server(app)) as agent,
+        ):
             assert len((await agent.list_tools()).tools) == 4
             for tool, arguments in ((RT, {"prompt": "a fox"}), ("submit_job", {"prompt": "a fox"}), ("check_job", {})):
                 with anyio.fail_after(8):
@@ -276,12 +271,14 @@ async def called(sandbox: Sandbox) -> None:
 
 
 async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.2)
     home = tmp_path / "home"
     sandbox.queue.speed = 0.3
-    async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+    async with (
+        app_over(sandbox.url, tmp_path, home=home, busy_seconds=0.2) as app,
+        Client(build_server(app)) as agent,
+    ):
         await agent.call_tool("check_job", {})
         results: list[CallToolResult] = []
 
@@ -368,25 +365,27 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
     assert sandbox.paid_requests == 1
 
 
-async def test_pictures_that_only_the_memory_holds_stay_apart_until_a_disk_takes_them(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep = ImageFolder._keep  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+class SmallFolder(ImageFolder):
+    """A folder that takes so many pictures more."""
+
     room = 1
 
-    def keep_some(gallery: ImageFolder, *picture: Any) -> tuple[Path, str]:
-        nonlocal room
-        room -= 1
-        if room < 0:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+        self.room -= 1
+        if self.room < 0:
             raise GalleryError("No room", charged=Charged.YES)
-        return keep(gallery, *picture)
+        return await super().save(data, name, image_id, day)
 
-    monkeypatch.setattr(ImageFolder, "_keep", keep_some)
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+
+async def test_pictures_that_only_the_memory_holds_stay_apart_until_a_disk_takes_them(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    images = SmallFolder(tmp_path)
+    async with app_over(sandbox.url, tmp_path, images=images) as app, Client(build_server(app)) as agent:
         job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "four", "samples": 4}))
         again = job
         for space in (0, 1, 4):
-            room = space
+            images.room = space
             question = {"request_id": job["request_id"], "wait_seconds": 20}
             again = job_of(await agent.call_tool("check_job", question))
             assert {image["sha256"] for image in again["images"]} == {image["sha256"] for image in job["images"]}

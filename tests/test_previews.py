@@ -15,12 +15,17 @@ from conftest import API, api_that_draws, app_over, drawn, handle, images_of, jo
 from mcp.client import Client
 from PIL import Image
 
+from mcp_vega.imaging.preview import Mode
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
 
 
-LIMITS = {"auto": (137_000, 768, 512), "small": (60_000, 512, 320), "full": (933_332, 1024, 1024)}
+LIMITS: dict[Mode, tuple[int, int, int]] = {
+    "auto": (137_000, 768, 512),
+    "small": (60_000, 512, 320),
+    "full": (933_332, 1024, 1024),
+}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +33,7 @@ LIMITS = {"auto": (137_000, 768, 512), "small": (60_000, 512, 320), "full": (933
 )
 @pytest.mark.parametrize("preview", ["auto", "small", "full"])
 async def test_previews_stay_within_the_budget_of_their_mode(
-    tmp_path: Path, form: str, preview: str, samples: int
+    tmp_path: Path, form: str, preview: Mode, samples: int
 ) -> None:
     characters, side_of_one, side_of_several = LIMITS[preview]
     result = await drawn(noise(form), tmp_path, preview, samples=samples)
@@ -88,7 +93,7 @@ async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path:
 
 
 @pytest.mark.parametrize("preview", ["auto", "small"])
-async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, preview: str) -> None:
+async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, preview: Mode) -> None:
     """The recipe is in the file, and Pillow would copy it into each preview."""
     result = await drawn(noise("JPEG", 1024), tmp_path, preview, prompt="a fox " * 5000, samples=4)
     characters, _, side = LIMITS[preview]
@@ -102,7 +107,7 @@ async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, prev
 async def test_a_preview_is_made_beside_the_event_loop_and_one_at_a_time(tmp_path: Path) -> None:
     async with app_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as app:
         processor = app.service.processor
-        limiter = processor._one_at_a_time  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  nothing else tells
+        limiter = processor.limiter
         made: list[Any] = []
         seen: list[int] = []
 

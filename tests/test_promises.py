@@ -122,7 +122,7 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
         await anyio.wait_all_tasks_blocked()
         assert sandbox.queue.requests == asked
         async with Client(build_server(app)):
-            job = await app.service.find(request_id)
+            job = await app.service.check(request_id)
             async for _ in app.service.follow(job, 20):
                 pass
     assert len(list(tmp_path.glob("*/left-behind-*.jpg"))) == 1
@@ -463,7 +463,7 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
         await leave(first, sandbox)
         (begun,) = await listed(first)
         if finished:
-            job = await first_desk.service.find(begun["request_id"])
+            job = await first_desk.service.check(begun["request_id"])
             async for _ in first_desk.service.follow(job, 20):
                 pass
         agent = first if same and wait else second

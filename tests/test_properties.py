@@ -31,7 +31,7 @@ from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import REQUEST_ID, find_pictures
 from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
-from mcp_vega.storage.images.folder import ImageFolder, name_of
+from mcp_vega.storage.images.folder import ImageFolder, file_name
 
 # The same examples each time, and none kept: a run says nothing about an earlier one.
 settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
@@ -233,15 +233,15 @@ def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, 
 
 @given(LETTERS, st.integers(-1, 10**15 - 1), st.sampled_from(SUFFIXES))
 def test_a_file_name_is_plain_and_short_whatever_the_prompt(prompt: str, seed: int, suffix: str) -> None:
-    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}-(-1|[0-9]{1,15})\.(jpg|png|webp)", name_of(prompt, seed, suffix))
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}-(-1|[0-9]{1,15})\.(jpg|png|webp)", file_name(prompt, seed, suffix))
 
 
 @few
 @given(LETTERS | st.sampled_from(["../../etc/passwd", "C:\\x", "/root", ".."]), st.binary(max_size=20))
 @pytest.mark.anyio
 async def test_a_picture_is_kept_below_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
-    gallery, name = tmp_path / "gallery", name_of(prompt, 7, ".jpg")
-    path, why = await ImageFolder(gallery).keep(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
+    gallery, name = tmp_path / "gallery", file_name(prompt, 7, ".jpg")
+    path, why = await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
     assert (why, path.parent) == ("", gallery.resolve() / "2026-11-20")
     assert path.read_bytes() == data
 

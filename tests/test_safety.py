@@ -387,19 +387,19 @@ async def test_another_users_folder_in_the_temporary_one_takes_no_picture(
     spare = tmp_path / "spare"
     spare.mkdir()
     gallery = ImageFolder(blocked / "gallery", [spare])
-    path, _ = await gallery.keep(b"data", "a-7.jpg", "0" * 32, date(2026, 11, 21))
+    path, _ = await gallery.save(b"data", "a-7.jpg", "0" * 32, date(2026, 11, 21))
     assert path.is_relative_to(spare)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(GalleryError):
-        await gallery.keep(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
+        await gallery.save(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
     with pytest.raises(GalleryError, match="cannot be read"):
         await gallery.read(path)
-    assert await gallery.find("a-7.jpg", "0" * 32, date(2026, 11, 21)) is None
+    assert await gallery.read_unrecorded("a-7.jpg", "0" * 32, date(2026, 11, 21)) is None
     link = tmp_path / "link"
     link.symlink_to(spare, target_is_directory=True)
     monkeypatch.undo()
     with pytest.raises(GalleryError):
-        await ImageFolder(blocked / "gallery", [link]).keep(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
+        await ImageFolder(blocked / "gallery", [link]).save(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
 
 
 @posix

@@ -24,7 +24,7 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.spending import Spent
+from mcp_vega.storage.database.spending import DailySpending
 from mcp_vega.storage.database.sqlite import BUSY_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def waits(service: JobService, job: Job) -> bool:
     """Whether a job says that it waits for its turn."""
-    return any(each.notes for each in service.under_way if each.local_id == job.local_id)
+    return any(each.notes for each in service.active if each.local_id == job.local_id)
 
 
 # ---- the day's limit ----
@@ -136,7 +136,7 @@ async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_pa
     ):
         for fault in ("402", "failed", "moderation"):
             assert (await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})) is not None
-            await until(lambda: not app.service.under_way)
+            await until(lambda: not app.service.active)
         job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))
 
 
@@ -151,7 +151,7 @@ async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox:
         settled = await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 30})
         assert code_of(settled) in {"never_ran", "outcome_unknown"}
         with anyio.fail_after(60):
-            while not (job := await app.service.look(job.request_id)).error or job.open:
+            while not (job := await app.service.get(job.request_id)).error or job.open:
                 await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 5})
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
 
@@ -242,14 +242,14 @@ async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
         app_over(API, tmp_path / "two", home=home, transport=transport, limits=Limits(calls_at_once=3)) as two,
     ):
         jobs = [
-            await app.service.draw(VegaRTParameters(prompt=f"picture {number}"))
+            await app.service.generate(VegaRTParameters(prompt=f"picture {number}"))
             for number in range(5)
             for app in (one, two)
         ]
         await api.reached(3)
         await anyio.sleep(rate_limiter.PATIENCE + 2 * rate_limiter.GLANCE)  # long enough for a fourth, if it could come
         assert (api.under_way, api.most) == (3, 3)
-        waiting = [job for job in [await one.service.look(job.local_id) for job in jobs] if job.notes]
+        waiting = [job for job in [await one.service.get(job.local_id) for job in jobs] if job.notes]
         assert len(waiting) == 7
         assert waiting[0].notes == ("it waits for its turn: 3 paid calls at once are allowed",)
         api.go.set()
@@ -287,11 +287,11 @@ async def test_the_calls_of_one_caller_do_not_keep_those_of_another_waiting(tmp_
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
         jobs = [
-            await app.service.draw(VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
+            await app.service.generate(VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
             for number in range(6)
         ]
         await api.reached(1)
-        jobs.append(await app.service.draw(VegaRTParameters(prompt="the other's"), "another"))
+        jobs.append(await app.service.generate(VegaRTParameters(prompt="the other's"), "another"))
         await until(lambda: waits(app.service, jobs[-1]))
         api.go.set()
         await ended(app.service, jobs)
@@ -306,9 +306,9 @@ async def test_a_server_in_a_loop_does_not_keep_another_server_waiting(tmp_path:
         app_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
         app_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
     ):
-        jobs = [await one.service.draw(VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
+        jobs = [await one.service.generate(VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
         await api.reached(1)
-        other = await two.service.draw(VegaRTParameters(prompt="the other's"))
+        other = await two.service.generate(VegaRTParameters(prompt="the other's"))
         await until(lambda: waits(two.service, other))
         api.go.set()
         await ended(two.service, [other])
@@ -323,7 +323,7 @@ async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path, m
         app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app,
         Client(build_server(app)) as agent,
     ):
-        first = await app.service.draw(VegaRTParameters(prompt="the first"))
+        first = await app.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
         late = await agent.call_tool(RT, {"prompt": "too late"})
         assert code_of(late) == "too_many_calls"
@@ -338,12 +338,12 @@ async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path, m
 async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as app:
-        first = await app.service.draw(VegaRTParameters(prompt="the first"))
+        first = await app.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        waiting = [await app.service.draw(VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
+        waiting = [await app.service.generate(VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
         await until(lambda: all(waits(app.service, job) for job in waiting))
         with pytest.raises(errors.TooManyCalls, match="5 calls wait"):
-            await app.service.draw(VegaParameters(prompt="one too many"), "bob")
+            await app.service.generate(VegaParameters(prompt="one too many"), "bob")
         api.go.set()
         await ended(app.service, [first])
     assert api.prompts == ["the first"]
@@ -352,15 +352,15 @@ async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp
 async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_not_charged(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
-        first = await app.service.draw(VegaRTParameters(prompt="the first"))
+        first = await app.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        waiting = [await app.service.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        waiting = [await app.service.generate(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
         await until(lambda: all(waits(app.service, job) for job in waiting))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.service.finish, 5)
-            await until(lambda: len(app.service.under_way) == 1)
+            await until(lambda: len(app.service.active) == 1)
             api.go.set()
-        ends = [await app.service.look(job.local_id) for job in (first, *waiting)]
+        ends = [await app.service.get(job.local_id) for job in (first, *waiting)]
     assert ends[0].complete
     assert {(job.error and job.error.code, str(job.charged), job.open) for job in ends[1:]} == {
         ("server_closing", "no", False)
@@ -372,7 +372,7 @@ async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails
     api, home = Api(), tmp_path / "home"
     limits = Limits(calls_at_once=1)
     async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as app:
-        jobs = [await app.service.draw(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        jobs = [await app.service.generate(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
         await api.reached(1)
         await until(lambda: all(waits(app.service, job) for job in jobs[1:]))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
@@ -393,17 +393,17 @@ async def test_a_turn_that_nobody_waits_for_is_given_back_once_the_ledger_can_be
         app_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
         app_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
     ):
-        first = await one.service.draw(VegaRTParameters(prompt="the first"))
+        first = await one.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await one.service.draw(VegaRTParameters(prompt="late"))
+        late = await one.service.generate(VegaRTParameters(prompt="late"))
         await until(lambda: waits(one.service, late))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
-            await until(lambda: len(one.service.under_way) == 1)
-        assert (await one.service.look(late.local_id)).error
+            await until(lambda: len(one.service.active) == 1)
+        assert (await one.service.get(late.local_id)).error
         api.go.set()
         await ended(one.service, [first])
-        (done,) = await ended(two.service, [await two.service.draw(VegaRTParameters(prompt="the next"))])
+        (done,) = await ended(two.service, [await two.service.generate(VegaRTParameters(prompt="the next"))])
     assert done.complete
 
 
@@ -432,7 +432,7 @@ async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_pat
         return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": past.isoformat()})
 
     async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse)) as app:
-        await app.service.draw(VegaRTParameters(prompt="a fox"))
+        await app.service.generate(VegaRTParameters(prompt="a fox"))
         await anyio.sleep(4)
     assert 2 <= len(asked) <= 6
 
@@ -446,10 +446,10 @@ async def test_calls_that_the_api_refuses_count_among_those_of_a_minute(tmp_path
 
     limits = Limits(calls_a_minute=2)
     async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse), limits=limits) as app:
-        job = await app.service.draw(VegaRTParameters(prompt="a fox"))
+        job = await app.service.generate(VegaRTParameters(prompt="a fox"))
         await until(lambda: len(asked) == 2)
-        await until(lambda: "2 a minute" in "".join(app.service.under_way[0].notes))
-        assert (await app.service.look(job.local_id)).state == "QUEUED"
+        await until(lambda: "2 a minute" in "".join(app.service.active[0].notes))
+        assert (await app.service.get(job.local_id)).state == "QUEUED"
     assert len(asked) == 2
 
 
@@ -459,13 +459,13 @@ async def test_a_server_that_leaves_gives_its_turns_back_before_it_is_gone(tmp_p
         app_over(API, tmp_path / "one", home=home, transport=httpx.MockTransport(api), limits=limits) as one,
         app_over(API, tmp_path / "two", home=home, transport=httpx.MockTransport(other), limits=limits) as two,
     ):
-        first = await one.service.draw(VegaRTParameters(prompt="the first"))
+        first = await one.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await one.service.draw(VegaRTParameters(prompt="late"))
+        late = await one.service.generate(VegaRTParameters(prompt="late"))
         await until(lambda: waits(one.service, late))
-        next_one = await two.service.draw(VegaRTParameters(prompt="the next"))
+        next_one = await two.service.generate(VegaRTParameters(prompt="the next"))
         await until(lambda: waits(two.service, next_one))
-        slow = await one.service.look(first.local_id)
+        slow = await one.service.get(first.local_id)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.service.finish, 20)
             await until(lambda: one.service.closing)
@@ -488,7 +488,7 @@ async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tm
         app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app,
         Client(build_server(app)) as agent,
     ):
-        await app.service.draw(VegaRTParameters(prompt="the first"))
+        await app.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
         with anyio.fail_after(20):
             queued = await agent.call_tool("submit_job", {"prompt": "the next"}, progress_callback=hear)
@@ -517,7 +517,7 @@ async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None
 
     async def draw(number: int) -> None:
         try:
-            await app.service.draw(VegaRTParameters(prompt=f"{number}"))
+            await app.service.generate(VegaRTParameters(prompt=f"{number}"))
         except errors.TooManyCalls as error:
             refused.append(error)
 
@@ -546,7 +546,7 @@ async def test_what_an_older_server_wrote_down_counts_with_its_estimate(sandbox:
 async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_path: Path) -> None:
     api, home, limits = Api(), tmp_path / "home", Limits(calls_at_once=1)
     async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as app:
-        await app.service.draw(VegaRTParameters(prompt="the first"))
+        await app.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
     async with (
         app_over(sandbox.url, tmp_path, home=home, limits=limits) as app,
@@ -573,7 +573,7 @@ async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp
         await store.close()
     later, earlier = now[0].date(), now[0].date() - timedelta(days=1)
     assert spent == [
-        Spent(later, "segmind-vega", 1, Decimal("0.00225"), Decimal(0)),
-        Spent(later, "segmind-vega-rt-v1", 2, Decimal("0.004"), Decimal("0.002")),
-        Spent(earlier, "segmind-vega", 1, Decimal("0.0045"), Decimal(0)),
+        DailySpending(later, "segmind-vega", 1, Decimal("0.00225"), Decimal(0)),
+        DailySpending(later, "segmind-vega-rt-v1", 2, Decimal("0.004"), Decimal("0.002")),
+        DailySpending(earlier, "segmind-vega", 1, Decimal("0.0045"), Decimal(0)),
     ]

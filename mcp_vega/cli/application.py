@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from mcp_vega import __version__
 from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import SANDBOX, Limits
+from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import redacted
 from mcp_vega.segmind.api_key import require_usable
@@ -42,8 +43,8 @@ async def open_application(settings: Settings, problem: VegaError | None = None)
         client = await stack.enter_async_context(open_client(settings))
         store = JobStore(settings.ledger_file)
         stack.push_async_callback(store.close)
-        limits = Limits(settings.spending_limit_usd, settings.requests_per_minute)
-        service = JobService(client, image_folder_of(settings), store, api=api, limits=limits)
+        config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
+        service = JobService(client, image_folder_of(settings), store, config)
         await stack.enter_async_context(service)
         yield AppContext(service, settings.wait_seconds, settings.preview, settings.sandbox, problem)
 

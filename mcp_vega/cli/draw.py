@@ -144,7 +144,7 @@ def _unfinished(service: JobService, result: CallToolResult, started: datetime) 
     if not result.is_error:
         job = _job(result)
         return None if job["state"] == "COMPLETED" else job["request_id"]
-    lost = (job.request_id for job in service.under_way if job.error and job.open and job.created >= started)
+    lost = (job.request_id for job in service.active if job.error and job.open and job.created >= started)
     return next(lost, None)
 
 

@@ -19,7 +19,7 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
 from mcp_vega.server import results
 from mcp_vega.settings import Settings
-from mcp_vega.storage.database.spending import Spent
+from mcp_vega.storage.database.spending import DailySpending
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
 SPENT_HEADINGS = ("DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED")
@@ -76,18 +76,18 @@ def _run_spent(options: Namespace, settings: Settings) -> int:
     return 0
 
 
-async def _read_spent(settings: Settings) -> list[Spent]:
+async def _read_spent(settings: Settings) -> list[DailySpending]:
     async with open_job_store(settings) as store:
         return await store.spending.by_day() if store else []
 
 
-def _spent_row(spent: Spent) -> tuple[str, ...]:
+def _spent_row(spent: DailySpending) -> tuple[str, ...]:
     model = MODELS[spent.model].alias if spent.model in MODELS else spent.model
     estimated = dollars(spent.estimated_usd) if spent.estimated_usd else "–"
     return (str(spent.day), model, str(spent.calls), dollars(spent.usd), estimated)
 
 
-def _spent_data(spent: Spent) -> dict[str, Any]:
+def _spent_data(spent: DailySpending) -> dict[str, Any]:
     return {
         "day": str(spent.day),
         "model": spent.model,
@@ -103,7 +103,7 @@ async def _read(settings: Settings, request_id: str | None, limit: int) -> list[
             return []
         if request_id is None:
             return await store.latest(limit)
-        job = await store.find(request_id)
+        job = await store.get(request_id)
         return [job] if job else []
 
 

@@ -1,7 +1,7 @@
-"""Picture bytes: measured, and made small enough for a conversation.
+"""How large a picture is, and pictures small enough for a conversation.
 
-Pure functions; they take a while, so they are called in the darkroom. Pillow is imported on first use, because the
-handshake does without it.
+Pure functions that take a while: `ImageProcessor` calls them off the event loop. Pillow is imported on first use,
+because the handshake does without it.
 """
 
 import io
@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
 
@@ -27,7 +27,7 @@ Mode = Literal["auto", "small", "full", "off"]
 
 
 @dataclass(frozen=True)
-class Budget:
+class PreviewLimit:
     """The room for all previews of one result: their longest sides in pixels, their base64 in characters.
 
     `qualities` are those that a JPEG is tried at before its size goes down.
@@ -39,10 +39,10 @@ class Budget:
     qualities: tuple[int, ...] = (80, 65, 50, 35)
 
 
-BUDGETS: dict[Mode, Budget] = {
-    "auto": Budget(768, 512, 137_000),
-    "small": Budget(512, 320, 60_000),
-    "full": Budget(1024, 1024, MESSAGE_BYTES // 3 * 4, (95, 88, 80, 65, 50, 35)),
+PREVIEW_LIMITS: dict[Mode, PreviewLimit] = {
+    "auto": PreviewLimit(768, 512, 137_000),
+    "small": PreviewLimit(512, 320, 60_000),
+    "full": PreviewLimit(1024, 1024, MESSAGE_BYTES // 3 * 4, (95, 88, 80, 65, 50, 35)),
 }
 
 
@@ -62,35 +62,43 @@ class Preview:
         return b64encode(self.bytes).decode()
 
 
+class Measured(NamedTuple):
+    """The format of a picture, and its width and height in pixels."""
+
+    format: Format
+    width: int
+    height: int
+
+
 class InvalidImageError(ValueError):
     """What is no whole picture; its text says why, as the end of a sentence."""
 
 
-def measure(data: bytes) -> tuple[Format, int, int]:
-    """The format, and width and height in pixels, of a picture that can be decoded to its end.
+def measure(data: bytes) -> Measured:
+    """The format and size of a picture that can be decoded to its end.
 
     Raises:
-        NoPictureError: It cannot, or it claims to be larger than any picture of the models.
+        InvalidImageError: It cannot, or it claims to be larger than any picture of the models.
     """
     with _opened(data) as (found, picture):
         picture.load()
-        return found, *picture.size
+        return Measured(found, *picture.size)
 
 
 def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
-    """The pictures of one result, together within the mode's budget: None for what is no whole picture.
+    """The pictures of one result, together within the mode's limit: None for what is no whole picture.
 
     Each gets an equal share of the room that those before it have left; with the mode `off` there are none.
     """
     if mode == "off":
         return []
-    budget = BUDGETS[mode]
-    side = budget.side if len(pictures) == 1 else budget.side_of_several
+    limit = PREVIEW_LIMITS[mode]
+    side = limit.side if len(pictures) == 1 else limit.side_of_several
     made: list[Preview | None] = []
-    room = budget.characters
+    room = limit.characters
     for left, data in zip(range(len(pictures), 0, -1), pictures, strict=True):
         try:
-            preview = _preview(data, side, room // left, budget.qualities)
+            preview = _preview(data, side, room // left, limit.qualities)
         except InvalidImageError:
             made.append(None)
         else:
@@ -158,7 +166,7 @@ def _opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
     """A picture's format, and the picture, not decoded yet and not too large to be.
 
     Raises:
-        NoPictureError: It is no picture, is damaged, or claims to be larger than any picture of the models.
+        InvalidImageError: It is no picture, is damaged, or claims to be larger than any picture of the models.
     """
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile

@@ -1,4 +1,4 @@
-"""The darkroom: works on picture bytes off the event loop, one picture at a time.
+"""Works on picture bytes off the event loop, one picture at a time.
 
 Decoding takes the most memory and time of all that this server does; two at once would take twice of both.
 """
@@ -8,24 +8,23 @@ import anyio.to_thread
 
 from mcp_vega.errors import GalleryError, UnreadableAnswer
 from mcp_vega.imaging import preview
-from mcp_vega.imaging.formats import Format
-from mcp_vega.imaging.preview import InvalidImageError, Mode, Preview
+from mcp_vega.imaging.preview import InvalidImageError, Measured, Mode, Preview
 
 
 class ImageProcessor:
     """Measures pictures and makes previews."""
 
     def __init__(self) -> None:
-        self._one_at_a_time = anyio.CapacityLimiter(1)
+        self.limiter = anyio.CapacityLimiter(1)
 
-    async def measure(self, data: bytes) -> tuple[Format, int, int]:
-        """The format, and width and height in pixels, of a picture that the API sent.
+    async def measure(self, data: bytes) -> Measured:
+        """The format and size of a picture that the API sent.
 
         Raises:
             UnreadableAnswer: It cannot be decoded to its end, or claims to be larger than any picture of the models.
         """
         try:
-            return await anyio.to_thread.run_sync(preview.measure, data, limiter=self._one_at_a_time)
+            return await anyio.to_thread.run_sync(preview.measure, data, limiter=self.limiter)
         except InvalidImageError as error:
             raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
 
@@ -34,7 +33,7 @@ class ImageProcessor:
 
         With the mode `off` there are none.
         """
-        return await anyio.to_thread.run_sync(preview.previews, data, mode, limiter=self._one_at_a_time)
+        return await anyio.to_thread.run_sync(preview.previews, data, mode, limiter=self.limiter)
 
     async def preview(self, data: bytes, mode: Mode) -> Preview:
         """A picture on its own, within the budget of a mode that is not `off`.

@@ -1,7 +1,8 @@
-"""The keeper: puts a job's pictures into the gallery, from wherever they are, with the recipe in each."""
+"""Puts a job's pictures into their folder, from wherever they are, with the recipe in each."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,78 +12,83 @@ from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import SUFFIXES, recognise, whole
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import SANDBOX, Image, Job
+from mcp_vega.job import SANDBOX, Image, Job, Receipt, State
+from mcp_vega.jobs.config import JobConfig
+from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.storage.images.folder import ImageFolder, name_of
+from mcp_vega.storage.images.folder import ImageFolder, file_name
 
 logger = logging.getLogger(__name__)
 
-# Pictures, what there is to say about them, and the last problem.
-Outcome = tuple[tuple[Image, ...], tuple[str, ...], VegaError | None]
+
+@dataclass
+class _Saved:
+    """What came of saving a job's pictures: those that are here, by id, what there is to say, the last problem."""
+
+    images: dict[str, Image]
+    new: set[str] = field(default_factory=set[str])
+    notes: list[str] = field(default_factory=list[str])
+    problem: VegaError | None = None
 
 
 class ImageSaver:
-    """Keeps each picture of a job once.
+    """Keeps each picture of a job once."""
 
-    Args:
-        client: Fetches pictures.
-        gallery: Takes them.
-        darkroom: Measures them.
-    """
-
-    def __init__(self, client: SegmindClient, image_folder: ImageFolder, processor: ImageProcessor) -> None:
+    def __init__(
+        self,
+        client: SegmindClient,
+        folder: ImageFolder,
+        processor: ImageProcessor,
+        running: RunningJobs,
+        config: JobConfig,
+    ) -> None:
         self._client = client
-        self._image_folder = image_folder
+        self._folder = folder
         self._processor = processor
+        self._running = running
+        self._config = config
 
-    async def keep(self, job: Job, drawn: Sequence[bytes | str]) -> Outcome:
-        """Keep the pictures of a job that are not kept yet; one that cannot be had does not cost the others.
+    async def save(self, job: Job, pictures: Sequence[bytes | str], receipt: Receipt) -> None:
+        """Keep the pictures of a job that are not kept yet. That ends the job, or leaves it open where some are missing.
 
         Args:
             job: The job, with the pictures kept so far.
-            drawn: Its pictures in their order: the bytes, an address, or nothing where it is not to be had.
+            pictures: Its pictures in their order: the bytes, an address, or nothing where one is not to be had.
+            receipt: What the API said about the call.
 
-        Returns:
-            All its pictures that are here now, what there is to say about them, and the last problem.
+        Raises:
+            VegaError: No picture could be had.
         """
-        images = {image.id: image for image in job.images}
-        # Lists of addresses come in any order, so those of a job that is partly kept are told apart by what they give.
-        refilling = any(image.path for image in job.images)
-        told: set[str] = set()
-        notes: list[str] = []
-        problem: VegaError | None = None
-        for index, picture in enumerate(drawn):
-            by_content = refilling and isinstance(picture, str)
-            if not picture or (not by_content and _kept(images, job.image_id(index))):
-                continue
-            try:
-                data = picture if isinstance(picture, bytes) else await self._client.download(picture)
-                place = await self._place_of(job, images, data, told) if by_content else index
-                if place is None:
-                    continue
-                image, note = await self._keep_one(job, place, data)
-            except VegaError as error:
-                problem = await self.with_received_kept(job, error)
-            except Exception as error:
-                logger.exception("A picture of job %s broke", job.local_id)
-                problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
-            else:
-                images[image.id] = image
-                told.add(image.id)
-                notes += [note] if note and note not in notes else []
-        missing = job.parameters.pictures - len(images)
-        if missing > 0:
-            why = f": {problem.what}" if problem else ""
-            notes.append(f"{missing} of the {job.parameters.pictures} pictures did not arrive{why}")
-        return job.in_order(images.values()), tuple(notes), problem
+        job = replace(job, receipt=receipt.or_else(job.receipt), remote_id=job.remote_id or receipt.request_id)
+        saved = await self._save_each(job, pictures)
+        if saved.problem and not saved.images:
+            await self._running.update(job)
+            raise saved.problem
+        images, wanted = job.in_order(saved.images.values()), job.parameters.pictures
+        if len(images) < wanted:
+            why = f": {saved.problem.what}" if saved.problem else ""
+            saved.notes.append(f"{wanted - len(images)} of the {wanted} pictures did not arrive{why}")
+        is_open = bool(saved.problem) or len(images) < wanted or any(not image.path for image in images)
+        ends = {"state": State.COMPLETED, "error": None, "ended": self._config.clock(), "open": is_open}
+        await self._running.update(job, images=images, notes=tuple(saved.notes), **ends)
 
-    async def find(self, job: Job) -> list[bytes]:
+    async def save_from_memory(self, job: Job) -> None:
+        """Keep the pictures on a disk that no disk would take before.
+
+        Raises:
+            VegaError: No picture could be had.
+        """
+        data = {image.id: image.data for image in job.images if image.data}
+        indexes = range(max(job.parameters.pictures, len(job.images)))
+        await self.save(job, [data.get(job.image_id(index), b"") for index in indexes], job.receipt)
+
+    async def unrecorded(self, job: Job) -> list[bytes]:
         """The pictures of a job that a server kept just before it died; none unless all are there and whole."""
         found: list[bytes] = []
         for index in range(job.parameters.pictures):
             for suffix in SUFFIXES:
-                name = name_of(job.parameters.prompt, job.seed, suffix)
-                data = await self._image_folder.find(name, job.image_id(index), job.created.date())
+                name = file_name(job.parameters.prompt, job.seed, suffix)
+                data = await self._folder.read_unrecorded(name, job.image_id(index), job.created.date())
                 if data:
                     found.append(data)
                     break
@@ -91,80 +97,95 @@ class ImageSaver:
         except errors.UnreadableAnswer:
             return []
 
-    async def with_received_kept(self, job: Job, error: VegaError) -> VegaError:
-        """An error that names the file in which what came in the place of a picture is kept, where something did."""
-        received = error.received if isinstance(error, SegmindError) else b""
-        if not received:
+    async def keep_received(self, job: Job, error: VegaError) -> VegaError:
+        """Keep what came in the place of a picture, where something did; the error then names its file."""
+        if not isinstance(error, SegmindError) or not error.received:
             return error
-        found = recognise(received)
-        name = name_of(job.parameters.prompt, job.seed, found.suffix if found else ".bin")
-        path = await self._image_folder.set_aside(received, name, job.created.date())
-        said = f"{error.what}; what came is kept at {path}" if path else error.what
-        return type(error)(said, next_step=error.next_step, charged=error.charged)
+        found = recognise(error.received)
+        name = file_name(job.parameters.prompt, job.seed, found.suffix if found else ".bin")
+        path = await self._folder.set_aside(error.received, name, job.created.date())
+        shorter = error.reworded(f"{error.what}; what came is kept at {path}" if path else error.what)
+        shorter.received = b""
+        return shorter
 
-    async def _place_of(self, job: Job, images: Mapping[str, Image], data: bytes, told: set[str]) -> int | None:
+    # ---- each picture ----
+
+    async def _save_each(self, job: Job, pictures: Sequence[bytes | str]) -> _Saved:
+        """Keep one picture after the other; one that cannot be had does not cost the others."""
+        saved = _Saved({image.id: image for image in job.images})
+        # Addresses come in any order, so those of a job that is partly kept are told apart by what they give.
+        refilling = any(image.path for image in job.images)
+        for index, picture in enumerate(pictures):
+            by_content = refilling and isinstance(picture, str)
+            known = saved.images.get(job.image_id(index))
+            if not picture or (not by_content and known and known.path):
+                continue
+            try:
+                data = picture if isinstance(picture, bytes) else await self._client.download(picture)
+                place = await self._place_of(job, saved, data) if by_content else index
+                if place is not None:
+                    await self._save_one(job, place, data, saved)
+            except VegaError as error:
+                saved.problem = await self.keep_received(job, error)
+            except Exception as error:
+                logger.exception("A picture of job %s broke", job.local_id)
+                saved.problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
+        return saved
+
+    async def _place_of(self, job: Job, saved: _Saved, data: bytes) -> int | None:
         """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept.
 
         Where none is free, a kept picture was changed since and cannot be told: one too many is kept, and not one lost.
-
-        Args:
-            job: The job.
-            images: Its pictures that are here.
-            data: What came.
-            told: The ids of the pictures that came already; this one is added.
         """
         free: list[int] = []
-        for index in range(max(job.parameters.pictures, len(images))):
-            image = images.get(job.image_id(index))
+        for index in range(max(job.parameters.pictures, len(saved.images))):
+            image = saved.images.get(job.image_id(index))
             if image is None:
                 free.append(index)
-            elif image.id not in told and await self._is_the_same(image, data, _with_recipe(job, index, data)):
-                told.add(image.id)
+            elif image.id not in saved.new and await self._is_same(image, data, _with_recipe(job, index, data)):
+                saved.new.add(image.id)
                 return None if image.path else index
-        return free[0] if free else len(images)
+        return free[0] if free else len(saved.images)
 
-    async def _is_the_same(self, image: Image, data: bytes, with_recipe: bytes) -> bool:
+    async def _is_same(self, image: Image, data: bytes, with_recipe: bytes) -> bool:
         """Whether what came is a picture that is here, whatever recipe was written into that, wherever its file is."""
         if image.sha256 == sha256(with_recipe).hexdigest():
             return True
         try:
-            kept = await self._image_folder.read(image.path) if image.path else image.data
+            kept = await self._folder.read(image.path) if image.path else image.data
         except errors.GalleryError:
             return False
         return kept is not None and metadata.without(kept) == metadata.without(data)
 
-    async def _keep_one(self, job: Job, index: int, data: bytes) -> tuple[Image, str]:
-        """Keep a picture; where no disk takes it, it stays in memory. Returns what there is to say about that too."""
-        found, width, height = await self._processor.measure(data)
+    async def _save_one(self, job: Job, index: int, data: bytes, saved: _Saved) -> None:
+        """Keep a picture; where no disk takes it, it stays in memory."""
+        measured = await self._processor.measure(data)
         data = _with_recipe(job, index, data)
         image_id = job.image_id(index)
-        name = name_of(job.parameters.prompt, job.seed, found.suffix)
+        name = file_name(job.parameters.prompt, job.seed, measured.format.suffix)
         path: Path | None = None
         try:
-            path, note = await self._image_folder.keep(data, name, image_id, job.created.date())
+            path, note = await self._folder.save(data, name, image_id, job.created.date())
         except errors.GalleryError as error:
             note = (
                 f"{error.what}: it is in this result and this server's memory alone. Save it; or make room on a disk "
                 "and call check_job"
             )
-        image = Image(
+        saved.images[image_id] = Image(
             id=image_id,
             path=path,
-            mime_type=found.mime_type,
-            width=width,
-            height=height,
+            mime_type=measured.format.mime_type,
+            width=measured.width,
+            height=measured.height,
             bytes=len(data),
             sha256=sha256(data).hexdigest(),
             data=None if path else data,
         )
-        return image, note
+        saved.new.add(image_id)
+        saved.notes += [note] if note and note not in saved.notes else []
 
 
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
     # Nothing of the call's own time or price: the same picture is to become the same file whenever it is fetched.
     parameters = job.parameters.model_copy(update={"seed": job.seed})
     return metadata.written(data, Recipe(parameters, index + 1, sandbox=job.base_url == SANDBOX))
-
-
-def _kept(images: Mapping[str, Image], image_id: str) -> bool:
-    return image_id in images and images[image_id].path is not None

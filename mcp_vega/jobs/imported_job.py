@@ -1,4 +1,4 @@
-"""A job that the API knows and the ledger does not: made elsewhere with the same account, or lost with its ledger."""
+"""Makes a job of a call that the API knows and the ledger does not: made elsewhere, or lost with its ledger."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -14,13 +14,13 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.storage.database.job_store import JobStore
 
 
-async def adopted(client: SegmindClient, request_id: str, base_url: str, now: datetime) -> Job:
+async def import_job(client: SegmindClient, request_id: str, api: str, now: datetime) -> Job:
     """The job with an id of the API's, with its recipe from the request history.
 
     Args:
         client: Asks the API.
         request_id: The id.
-        base_url: What the ledger calls the API.
+        api: What the ledger calls the API.
         now: The time (UTC).
 
     Raises:
@@ -34,7 +34,10 @@ async def adopted(client: SegmindClient, request_id: str, base_url: str, now: da
         raise errors.UnknownJob(said) from error
     row = await client.history_entry(request_id)
     if row is None:
-        await _require_known(client, request_id)
+        try:
+            await client.status(request_id)
+        except errors.NotFound as error:
+            raise errors.UnknownJob(f"Neither this server nor the API has a job with the id {request_id!r}") from error
         raise errors.ServiceUnavailable(
             f"The API knows job {request_id}, but its request history does not have the job's parameters yet"
         )
@@ -44,32 +47,25 @@ async def adopted(client: SegmindClient, request_id: str, base_url: str, now: da
     return Job(
         parameters=_parameters(row),
         route=route,
-        base_url=base_url,
+        base_url=api,
         created=created,
         sent=created,
         remote_id=request_id,
     )
 
 
-async def lost_twin(store: JobStore, job: Job, request_id: str) -> Job | None:
-    """The job of the ledger that lost its id of the API's and is this one; it has the id from now on.
+async def job_without_id(store: JobStore, job: Job, request_id: str) -> Job | None:
+    """The ledger's job that is this one and lost its id of the API's; it has the id from now on.
 
     Raises:
-        LedgerError: The ledger cannot be used.
+        LedgerError: The store cannot be used.
     """
     recipe = job.parameters.model_dump(exclude={"base64"})
-    for twin in await store.twins(job):
-        same = twin.parameters.model_dump(exclude={"base64"}) == recipe
-        if same and not twin.held and await store.assign(twin, request_id):
-            return replace(twin, remote_id=request_id)
+    for other in await store.open_with_recipe_of(job):
+        same = other.parameters.model_dump(exclude={"base64"}) == recipe
+        if same and not other.held and await store.assign(other, request_id):
+            return replace(other, remote_id=request_id)
     return None
-
-
-async def _require_known(client: SegmindClient, request_id: str) -> None:
-    try:
-        await client.status(request_id)
-    except errors.NotFound as error:
-        raise errors.UnknownJob(f"Neither this server nor the API has a job with the id {request_id!r}") from error
 
 
 def _parameters(row: HistoryRow) -> Parameters:

@@ -1,37 +1,52 @@
-"""The board: the jobs that this server works on, where each of them stands, and a bell for those who follow one."""
+"""The jobs that this server works on: where each of them stands, and who hears of a change."""
 
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Protocol
 
 import anyio
 
-from mcp_vega.errors import LedgerError
-from mcp_vega.job import Job
+from mcp_vega.errors import Charged, LedgerError, VegaError
+from mcp_vega.job import Job, JobImage, State
 from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.search import JobImage
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class _Pinned:
-    """A job on the board.
+@dataclass(eq=False)
+class RunningJob:
+    """A job that is here because this server works on it, or because memory holds more of it than the store.
 
-    `live` while it is worked on, `saved` while the ledger knows how it stands; `note` is what to say where it does not.
+    Attributes:
+        job: As it stands now.
+        started_here: Whether this server begins it, rather than carrying on with what another one began.
+        active: Whether it is being worked on.
+        saved: Whether the store knows how it stands.
+        note: What to say where the store does not.
+        changed: Set at the next change.
+        scope: Ends the work on it.
     """
 
     job: Job
-    bell: anyio.Event = field(default_factory=anyio.Event)
-    live: bool = True
+    started_here: bool = False
+    active: bool = True
     saved: bool = True
     note: str = ""
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     @property
     def shown(self) -> Job:
+        """The job as others see it."""
         return replace(self.job, notes=(*self.job.notes, self.note)) if self.note else self.job
+
+    def announce(self) -> None:
+        """Wake those who wait for a change."""
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
 
 
 class Listener(Protocol):
@@ -43,146 +58,157 @@ class Listener(Protocol):
 
 
 class RunningJobs:
-    """Has every change written into the ledger, and goes on without it where a call is paid for already.
+    """Has every change saved, and goes on without the store where a call is paid for already.
 
     Args:
-        ledger: The ledger.
+        store: Where all jobs are kept.
     """
 
     def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._pinned: dict[str, _Pinned] = {}
+        self.store = store
+        self._jobs: dict[str, RunningJob] = {}
         self._listeners: list[Listener] = []
 
     @property
-    def live(self) -> list[Job]:
-        """The jobs that are worked on here."""
-        return [pinned.job for pinned in self._pinned.values() if pinned.live]
+    def active(self) -> list[RunningJob]:
+        """The jobs that are being worked on."""
+        return [running for running in self._jobs.values() if running.active]
 
-    def pin(self, job: Job) -> Job:
-        """Put a job on the board that this server now works on; the ledger has it. Returns it as it now stands."""
-        earlier = self._pinned.get(job.local_id)
+    def add(self, job: Job, *, started_here: bool) -> RunningJob:
+        """Add a job that this server now works on; the store has it."""
+        earlier = self._jobs.get(job.local_id)
         if earlier:
-            job = earlier.job  # it is still here because it holds more than the ledger
-        self._pinned[job.local_id] = _Pinned(replace(job, held=True), saved=earlier is None or earlier.saved)
-        return self._pinned[job.local_id].job
+            job = earlier.job  # it is still here because it holds more than the store
+            started_here = started_here or earlier.started_here
+        running = RunningJob(replace(job, held=True), started_here, saved=earlier is None or earlier.saved)
+        self._jobs[job.local_id] = running
+        return running
 
-    async def change(self, job: Job, **changes: Any) -> Job:
-        """Write a change of a job down and tell those who follow it; returns the job as it now is."""
-        pinned = self._pinned[job.local_id]
-        kept = len(changes.get("images", ())) > len(pinned.job.images)
-        pinned.job = replace(job, **changes)
-        await self._save(pinned)
-        self._ring(pinned)
+    def get_active(self, job: Job) -> RunningJob | None:
+        """The running job of a job; None where it is not worked on here."""
+        running = self._jobs.get(job.local_id)
+        return running if running and running.active else None
+
+    async def update(self, job: Job, **changes: Any) -> Job:
+        """Save a change of a job and tell those who follow it; returns the job as it now is."""
+        running = self._jobs[job.local_id]
+        kept = len(changes.get("images", ())) > len(running.job.images)
+        running.job = replace(job, **changes)
+        try:
+            await self.store.save(running.job)
+            running.saved = True
+        except LedgerError as error:
+            if running.saved:
+                logger.warning("%s; the job goes on, and is written down as soon as that is possible", error.what)
+            running.saved = False
+        running.announce()
         for listener in [*self._listeners]:
-            listener(pinned.job, kept=kept)
-        return pinned.job
+            listener(running.job, kept=kept)
+        return running.job
+
+    async def fail(self, error: VegaError, job: Job, now: datetime) -> Job:
+        """Note what a job failed with, unless what is known says more; returns the job as it now is."""
+        job = await self.get(job.local_id) or job
+        paid = job.error is not None and job.error.charged is Charged.YES
+        if job.images or (paid and error.charged is Charged.UNKNOWN):
+            return job
+        state = State.UNKNOWN if error.charged is Charged.UNKNOWN else State.FAILED
+        is_open = error.charged is not Charged.NO
+        return await self.update(job, state=state, error=error, open=is_open, ended=now)
+
+    async def remove(self, running: RunningJob) -> None:
+        """Work on a job no more; it stays here only where the store does not have all of it."""
+        try:
+            if not running.saved:
+                await self.store.save(running.job)
+                running.saved = True
+            await self.store.release(running.job.local_id)
+        except LedgerError as error:
+            running.note = f"{error.what}, so this job is not written down"
+            running.saved = False
+        # Until here it counts as worked on, so that nobody else here begins.
+        running.active, running.job = False, replace(running.job, held=False)
+        if running.saved and not any(image.data for image in running.job.images):
+            self._forget(running)
+        running.announce()
+
+    def _forget(self, running: RunningJob) -> None:
+        """Drop it, unless the work on its job has begun anew meanwhile."""
+        if self._jobs.get(running.job.local_id) is running:
+            del self._jobs[running.job.local_id]
+
+    # ---- what the store lacks ----
+
+    @property
+    def all_saved(self) -> bool:
+        """Whether the store has everything that stands here."""
+        return all(running.saved for running in self._jobs.values())
+
+    async def save_again(self) -> None:
+        """Save what the store would not take before.
+
+        Raises:
+            LedgerError: It still does not.
+        """
+        for running in [*self._jobs.values()]:
+            if running.saved or self._jobs.get(running.job.local_id) is not running:
+                continue
+            await self.store.save(running.job)
+            running.saved, running.note = True, ""
+            if not running.active:
+                await self.remove(running)
+
+    async def forget_if_kept(self, job: Job) -> None:
+        """Forget a job that is in memory alone, where another server has kept all its pictures."""
+        running = self._jobs.get(job.local_id)
+        if running and not running.active:
+            known = await self.store.get(job.local_id)
+            if known and known.complete and not running.active:
+                self._forget(running)
+
+    # ---- looking ----
 
     @contextmanager
     def listening(self, listener: Listener) -> Generator[None]:
-        """Have every change of a job that is worked on here told, for as long as the block runs."""
+        """Have every change of a running job told, for as long as the block runs."""
         self._listeners.append(listener)
         try:
             yield
         finally:
             self._listeners.remove(listener)
 
-    async def _save(self, pinned: _Pinned) -> None:
-        try:
-            await self._store.save(pinned.job)
-            pinned.saved = True
-        except LedgerError as error:
-            if pinned.saved:
-                logger.warning("%s; the job goes on, and is written down as soon as that is possible", error.what)
-            pinned.saved = False
-
-    async def unpin(self, local_id: str) -> None:
-        """Take a job down that is no longer worked on, unless it is nowhere else."""
-        pinned = self._pinned[local_id]
-        try:
-            if not pinned.saved:
-                await self._store.save(pinned.job)
-                pinned.saved = True
-            await self._store.release(local_id)
-        except LedgerError as error:
-            pinned.note = f"{error.what}, so this job is not written down"
-            pinned.saved = False
-        # Until here it counts as worked on, so that nobody else here begins.
-        pinned.live, pinned.job = False, replace(pinned.job, held=False)
-        if pinned.saved and not any(image.data for image in pinned.job.images):
-            del self._pinned[local_id]
-        self._ring(pinned)
-
-    def _ring(self, pinned: _Pinned) -> None:
-        bell, pinned.bell = pinned.bell, anyio.Event()
-        bell.set()
-
-    def bell(self, job: Job) -> anyio.Event | None:
-        """What rings at a job's next change; None where it is not worked on here."""
-        pinned = self._pinned.get(job.local_id)
-        return pinned.bell if pinned and pinned.live else None
-
-    async def until_answered(self, job: Job) -> None:
-        """Wait until there is something to say about a job's outcome, or nobody works on it here."""
-        while (pinned := self._pinned.get(job.local_id)) and pinned.live and not pinned.job.answered:
-            await pinned.bell.wait()
-
-    @property
-    def unsaved(self) -> bool:
-        """Whether the ledger lacks something that stands here."""
-        return any(not pinned.saved for pinned in self._pinned.values())
-
-    async def save_again(self) -> None:
-        """Write down what the ledger would not take before.
+    async def get(self, request_id: str) -> Job | None:
+        """The job with this id, the API's or the local one, from here or from the store.
 
         Raises:
-            LedgerError: It still does not.
+            LedgerError: It is not here, and the store cannot be read.
         """
-        for local_id, pinned in [*self._pinned.items()]:
-            if pinned.saved or self._pinned.get(local_id) is not pinned:
-                continue
-            await self._store.save(pinned.job)
-            pinned.saved, pinned.note = True, ""
-            if not pinned.live and self._pinned.get(local_id) is pinned:
-                await self.unpin(local_id)
+        for running in self._jobs.values():
+            if request_id in (running.job.local_id, running.job.remote_id):
+                return running.shown
+        return await self.store.get(request_id)
 
-    async def forget_if_kept(self, job: Job) -> None:
-        """Forget a job that is in memory alone, where another server has kept all its pictures."""
-        pinned = self._pinned.get(job.local_id)
-        if pinned and not pinned.live:
-            known = await self._store.find(job.local_id)
-            if known and known.complete and self._pinned.get(job.local_id) is pinned:
-                del self._pinned[job.local_id]
-
-    # ---- looking ----
-
-    async def find(self, request_id: str) -> Job | None:
-        """The job with this id, from here or from the ledger.
-
-        Raises:
-            LedgerError: It is not here, and the ledger cannot be read.
-        """
-        for pinned in self._pinned.values():
-            if request_id in (pinned.job.local_id, pinned.job.remote_id):
-                return pinned.shown
-        return await self._store.find(request_id)
-
-    async def seen(self, job: Job) -> Job:
-        """A job as it stands now; as it was where the ledger cannot be read."""
+    async def current(self, job: Job) -> Job:
+        """A job as it stands now; as it was where the store cannot be read."""
         try:
-            return await self.find(job.local_id) or job
+            return await self.get(job.local_id) or job
         except LedgerError as error:
             logger.warning(error.what)
             return job
 
-    async def find_image(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job, from here or from the ledger.
+    async def get_image(self, image_id: str) -> JobImage | None:
+        """The picture with this id and its job, from here or from the store.
 
         Raises:
-            LedgerError: It is not here, and the ledger cannot be read.
+            LedgerError: It is not here, and the store cannot be read.
         """
-        for pinned in self._pinned.values():
-            for image in pinned.job.images:
+        for running in self._jobs.values():
+            for image in running.job.images:
                 if image.id == image_id:
-                    return pinned.shown, image
-        return await self._store.search.picture(image_id)
+                    return JobImage(running.shown, image)
+        return await self.store.search.image(image_id)
+
+    async def until_outcome(self, running: RunningJob) -> None:
+        """Wait until there is something to say about how a job ended, or nobody works on it here."""
+        while running.active and not running.job.has_outcome:
+            await running.changed.wait()

@@ -209,15 +209,15 @@ async def _found(app: AppContext, named: str, owner: str) -> JobImage:
         beginning = short[1].lower()
         name = next(iter(await app.service.search.image_ids(beginning, 1, owner)), name)
     try:
-        return await app.service.find_image(name, owner)
+        return await app.service.get_image(name, owner)
     except UnknownImage as error:
         try:
-            job = await app.service.look(name, owner)
+            job = await app.service.get(name, owner)
         except UnknownJob:
             raise error from None
         if not job.images:
             raise UnknownImage(f"The job {name} has no picture", next_step="Name one that has been drawn") from None
-        return job, job.images[0]
+        return JobImage(job, job.images[0])
 
 
 DEFINITIONS = (

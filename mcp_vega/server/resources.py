@@ -99,10 +99,10 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
         VegaError: It cannot be read.
     """
     if match := _IMAGE.fullmatch(uri):
-        _, image = await app.service.find_image(match[1], client.owner)
+        _, image = await app.service.get_image(match[1], client.owner)
         return await (_preview(app, image) if match[2] else _picture(app, image, client))
     if match := _JOB.fullmatch(uri):
-        return [_as_json(results.record_of(await app.service.look(match[1], client.owner), client))]
+        return [_as_json(results.record_of(await app.service.get(match[1], client.owner), client))]
     if uri.partition("?")[0] == GALLERY:
         return [_as_json(await _gallery(app, uri, client))]
     raise InvalidArguments(f"No resource has the URI {quoted(uri)}", next_step=f"Read one of {_KNOWN}")
@@ -140,7 +140,7 @@ def _offered(ids: list[str]) -> Completion:
 
 async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[ReadResourceContents]:
     """A picture's bytes; where the transport cannot carry them, the largest that it can and where the original is."""
-    data = await app.service.read(image)
+    data = await app.service.read_image(image)
     if client.read_limit is None or len(data) <= client.read_limit:
         return [ReadResourceContents(content=data, mime_type=image.mime_type)]
     shown = await app.service.processor.preview(data, "full")
@@ -155,7 +155,7 @@ async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[Re
 
 
 async def _preview(app: AppContext, image: Image) -> list[ReadResourceContents]:
-    shown = await app.service.processor.preview(await app.service.read(image), "auto")
+    shown = await app.service.processor.preview(await app.service.read_image(image), "auto")
     return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
 
 

@@ -107,7 +107,7 @@ def _finished(job: Job, client: ClientInfo) -> str:
 
 
 def _under_way(service: JobService, job: Job) -> str:
-    if job.base_url != service.api:
+    if job.base_url != service.config.api:
         return (
             f"The job was begun with another API, {job.base_url}, and has not finished; a server with that "
             f"SEGMIND_BASE_URL finishes it. Do not repeat the call.\nState: {job.state}\nRequest id: {job.request_id}"
@@ -149,7 +149,7 @@ async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[Ima
     data: dict[Image, bytes] = {}
     for image in here:
         try:
-            data[image] = await service.read(image)
+            data[image] = await service.read_image(image)
         except GalleryError as error:
             notes.append(error.what)
     made = await service.processor.previews([*data.values()], mode)

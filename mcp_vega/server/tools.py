@@ -35,14 +35,14 @@ class Definition:
 
 async def generate_image(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
-    job = await app.service.draw(parameters, CURRENT_CLIENT.get().owner)
-    return await _answer(app, job, context, until=lambda seen: seen.answered)
+    job = await app.service.generate(parameters, CURRENT_CLIENT.get().owner)
+    return await _answer(app, job, context, until=lambda seen: seen.has_outcome)
 
 
 async def submit_job(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Queue a job and answer with its request id as soon as it is on its way, or waits for its turn."""
     job = await app.service.submit(parameters, CURRENT_CLIENT.get().owner)
-    return await _answer(app, job, context, until=lambda seen: seen.begun or seen.answered or bool(seen.notes))
+    return await _answer(app, job, context, until=lambda seen: seen.accepted or seen.has_outcome or bool(seen.notes))
 
 
 async def _answer(
@@ -60,7 +60,7 @@ async def _answer(
         result = await results.of_job(app, job, CURRENT_CLIENT.get())
         delivered = until(job) and (job.complete or not job.state.finished)
     finally:
-        await app.service.answered(job, delivered=delivered)
+        await app.service.end_wait(job, delivered=delivered)
     return result
 
 
@@ -69,11 +69,11 @@ async def check_job(app: AppContext, question: CheckJobArguments, context: Conte
     client = CURRENT_CLIENT.get()
     if not question.request_id:
         return await results.of_jobs(app, await app.service.latest(LATEST, client.owner), client)
-    job = await app.service.find(question.request_id, client.owner)
+    job = await app.service.check(question.request_id, client.owner)
     job = await _watched(app.service, job, question.wait_seconds, context)
     result = await results.of_job(app, job, client)
     if job.complete or not job.open:
-        await app.service.delivered(job)
+        await app.service.mark_delivered(job)
     return result
 
 

@@ -1,1 +1,1 @@
-"""x."""
+"""What is kept: jobs and money in a database, pictures in a folder."""

@@ -9,8 +9,8 @@ from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.errors import GalleryError, LedgerError
 from mcp_vega.settings import Settings
 from mcp_vega.storage.database.server_lease import Activity
-from mcp_vega.storage.images import atomic_write
-from mcp_vega.storage.images.folder import ROOM
+from mcp_vega.storage.images import confinement
+from mcp_vega.storage.images.folder import WANTED_BYTES
 
 
 def look_at_gallery(settings: Settings) -> list[Check]:
@@ -21,8 +21,8 @@ def look_at_gallery(settings: Settings) -> list[Check]:
     """
     image_folder = image_folder_of(settings)
     is_there = image_folder.probe()
-    free = shutil.disk_usage(atomic_write.nearest(image_folder.folder)).free
-    if free < ROOM:
+    free = shutil.disk_usage(confinement.nearest(image_folder.folder)).free
+    if free < WANTED_BYTES:
         raise GalleryError(f"The disk of {image_folder.folder} is full", next_step="Make room on the disk")
     said = f"{image_folder.folder} can be {'written' if is_there else 'made'}, {free / 1e9:,.1f} GB are free"
     return [Check("gallery", State.GOOD, said)]
@@ -52,7 +52,7 @@ async def _activity(settings: Settings) -> Activity | None:
         if store:
             return await store.activity()
     try:
-        atomic_write.probe(settings.home_folder)
+        confinement.probe(settings.home_folder)
     except OSError as error:
         raise LedgerError(f"The folder {settings.home_folder} cannot be written: {error.strerror}") from error
     return None

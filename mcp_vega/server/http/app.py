@@ -61,8 +61,8 @@ def _add_routes(server: MCPServer, app: AppContext) -> None:
 async def _image(app: AppContext, image_id: str, owner: str) -> Response:
     """A picture's file."""
     try:
-        _, image = await app.service.find_image(image_id, owner)
-        data = await app.service.read(image)
+        _, image = await app.service.get_image(image_id, owner)
+        data = await app.service.read_image(image)
     except UnknownImage as error:
         return PlainTextResponse(error.text, 404)
     except VegaError as error:

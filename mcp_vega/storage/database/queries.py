@@ -1,4 +1,4 @@
-"""The ledger's SQL, by name. Portable but for the names of parameters, `json_extract`, `INDEXED BY` and `estimate`.
+"""The statements, by name. Portable but for the names of parameters, `json_extract` and `INDEXED BY`.
 
 :me is this server, :now the machine's uptime and :lease for how long a server counts as alive, both in seconds.
 """
@@ -6,7 +6,7 @@
 # A time further ahead than any lease was written before the machine started anew.
 ALIVE = "(SELECT id FROM servers WHERE alive_until BETWEEN :now AND :now + :lease)"
 SELECT = f"SELECT *, holder IN {ALIVE} AS held FROM jobs"  # noqa: S608  nothing in these statements comes from outside
-I_AM_ALIVE = """
+RENEW_LEASE = """
     INSERT INTO servers VALUES (:me, :machine, :process, :now + :lease)
     ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
 """
@@ -16,7 +16,7 @@ COLUMNS = (
     *("reported_seed", "notes", "error"),
 )
 ADD = f"""
-    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, answered)
+    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, last_call)
     SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
 """  # noqa: S608
@@ -47,10 +47,10 @@ OPEN_JOBS = f"""
     FROM jobs WHERE open GROUP BY lost, held
 """  # noqa: S608
 JOIN = f"""
-    UPDATE jobs SET awaited_by = :me, answered = :moment WHERE local_id = (
+    UPDATE jobs SET awaited_by = :me, last_call = :moment WHERE local_id = (
         SELECT local_id FROM jobs
         WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url AND owner = :owner
-            AND answered BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
+            AND last_call BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
             AND (awaited_by IS NULL OR awaited_by NOT IN {ALIVE})
         ORDER BY created LIMIT 1
     )
@@ -61,7 +61,7 @@ ASSIGN = """
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
     RETURNING local_id
 """
-TWINS = """
+OPEN_WITH_RECIPE = """
     SELECT local_id FROM jobs WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url
         AND model = :model AND json_extract(parameters, '$.seed') = :seed
         AND json_extract(parameters, '$.prompt') = :prompt
@@ -70,44 +70,44 @@ TWINS = """
 # What a job is to be seen by; '' sees all.
 IS_SHOWN = "(:owner = '' OR owner = :owner)"
 
-# ---- money and turns ----
+# ---- money and slots ----
 
-# What was not charged for certain was spent as far as anyone knows; the cost that was told counts, else the estimate
-# (which a server of an earlier version did not write down).
+# What was not charged for certain was spent as far as anyone knows; the cost that was told counts, else the estimate.
 SPENT = """
-    SELECT coalesce(cost, estimate, estimate(parameters, model)) AS amount, count(*) AS calls FROM jobs
+    SELECT coalesce(cost, estimate) AS amount, count(*) AS calls FROM jobs
     WHERE created BETWEEN :since AND :until AND charged != 'no' GROUP BY amount
 """
 SPENT_BY_DAY = """
-    SELECT substr(created, 1, 10) AS day, model, coalesce(cost, estimate, estimate(parameters, model)) AS amount,
-        cost IS NULL AS estimated, count(*) AS calls
+    SELECT substr(created, 1, 10) AS day, model, coalesce(cost, estimate) AS amount, cost IS NULL AS estimated,
+        count(*) AS calls
     FROM jobs WHERE charged != 'no' GROUP BY day, model, amount, estimated ORDER BY day DESC, model
 """
 
-# A turn is taken when a paid call is sent; a minute after it is over nobody asks for it any more.
-FORGET_TURNS = f"""
-    DELETE FROM turns WHERE (over OR server NOT IN {ALIVE}) AND (taken IS NULL OR taken NOT BETWEEN :now - 60 AND :now)
+# A slot is taken when a paid call is sent; it counts for the calls of a minute, and is then forgotten.
+FORGET_SLOTS = f"""
+    DELETE FROM slots
+    WHERE (released OR server NOT IN {ALIVE}) AND (taken IS NULL OR taken NOT BETWEEN :now - 60 AND :now)
 """  # noqa: S608
-ASK_FOR_TURN = """
-    INSERT INTO turns VALUES (:id, :caller, :me, :calls_a_minute, :now, NULL, 0) ON CONFLICT (id) DO NOTHING
+REQUEST_SLOT = """
+    INSERT INTO slots VALUES (:id, :caller, :me, :calls_a_minute, :now, NULL, 0) ON CONFLICT (id) DO NOTHING
 """
-TURNS_UNDER_WAY = f"SELECT count(*) FROM turns WHERE taken IS NOT NULL AND NOT over AND server IN {ALIVE}"  # noqa: S608
-TURNS_TAKEN = "SELECT count(*) FROM turns WHERE taken BETWEEN :now - 60 AND :now"
-# The next is the caller's with the fewest calls under way, then his whose last turn is the longest ago.
-NEXT_TURN = f"""
-    SELECT id, server FROM turns AS waiting
-    WHERE taken IS NULL AND server IN {ALIVE} AND (calls_a_minute IS NULL OR calls_a_minute > :taken)
+SLOTS_IN_USE = f"SELECT count(*) FROM slots WHERE taken IS NOT NULL AND NOT released AND server IN {ALIVE}"  # noqa: S608
+CALLS_IN_MINUTE = "SELECT count(*) FROM slots WHERE taken BETWEEN :now - 60 AND :now"
+# The next is for the caller with the fewest calls under way, then for the one whose last slot is the longest ago.
+NEXT_SLOT = f"""
+    SELECT id, server FROM slots AS waiting
+    WHERE taken IS NULL AND server IN {ALIVE} AND (calls_a_minute IS NULL OR calls_a_minute > :in_minute)
     ORDER BY
-        (SELECT count(*) FROM turns WHERE caller = waiting.caller AND taken IS NOT NULL AND NOT over),
-        (SELECT coalesce(max(taken), 0) FROM turns WHERE caller = waiting.caller),
-        asked, rowid
+        (SELECT count(*) FROM slots WHERE caller = waiting.caller AND taken IS NOT NULL AND NOT released),
+        (SELECT coalesce(max(taken), 0) FROM slots WHERE caller = waiting.caller),
+        requested, rowid
     LIMIT 1
 """  # noqa: S608
-TAKE_TURN = "UPDATE turns SET taken = :now WHERE id = :id"
-END_TURN = "UPDATE turns SET over = 1 WHERE id = :id AND taken IS NOT NULL"
-STOP_WAITING = "DELETE FROM turns WHERE id = :id AND taken IS NULL"
+TAKE_SLOT = "UPDATE slots SET taken = :now WHERE id = :id"
+RELEASE_SLOT = "UPDATE slots SET released = 1 WHERE id = :id AND taken IS NOT NULL"
+STOP_WAITING = "DELETE FROM slots WHERE id = :id AND taken IS NULL"
 
-# ---- the catalogue ----
+# ---- search ----
 
 # A page and a search each read one index that holds all they need: the table's own rows are many times as long.
 PAGE = """

@@ -9,8 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mcp_vega import errors
-from mcp_vega.errors import Charged, VegaError
+from mcp_vega.errors import Charged, MediaError, VegaError
 from mcp_vega.job import Image, Job, Receipt, Route, State
 from mcp_vega.parameters import MODELS, Parameters
 
@@ -25,7 +24,7 @@ def as_row(job: Job) -> dict[str, Any]:
     state, error, charged = job.state, job.error, job.charged
     if job.images and not any(image.path for image in job.images):
         # They end with this server, because no disk would take them: the next one is to fetch them again.
-        state, error = State.PROCESSING, errors.MediaError("The picture was drawn, but no disk would take it")
+        state, error = State.PROCESSING, MediaError("The picture was drawn, but no disk would take it")
     return {
         "local_id": job.local_id,
         "remote_id": job.remote_id,
@@ -73,24 +72,6 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
     ]
 
 
-def words_of_columns(parameters: str, reported_seed: int | None, model: str, created: str, image_id: str) -> str:
-    """What a picture is found by, from columns; nothing where a job cannot be read."""
-    try:
-        read = MODELS[model].model_validate_json(parameters)
-        seed = read.seed if reported_seed is None else reported_seed
-        return _words(read, seed, datetime.fromisoformat(created), image_id)
-    except (ValueError, LookupError, TypeError):
-        return ""
-
-
-def estimate_of_columns(parameters: str, model: str) -> str | None:
-    """What a job was likely to cost, from columns; nothing where it cannot be read."""
-    try:
-        return _text(MODELS[model].model_validate_json(parameters).expected_cost)
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
 def _words(parameters: Parameters, seed: int, created: datetime, image_id: str) -> str:
     """What a picture is found by; a whole word has a space on each side."""
     day = created.date()
@@ -114,7 +95,7 @@ def from_row(row: Row, images: Iterable[Row]) -> Job:
     """A job from its columns and those of its pictures.
 
     Raises:
-        ValueError: They were not written by this version or an earlier one.
+        ValueError: They were not written by this version.
     """
     try:
         return _from_row(row, images)
@@ -188,7 +169,7 @@ def number(text: str | None) -> Decimal | None:
 def _error_text(error: VegaError | None) -> str | None:
     if error is None:
         return None
-    kept = {"type": type(error).__name__, "what": error.what, "next_step": error.next_step, "charged": error.charged}
+    kept = {"code": error.code, "what": error.what, "next_step": error.next_step, "charged": error.charged}
     return json.dumps(kept)
 
 
@@ -196,7 +177,4 @@ def _error(text: str | None) -> VegaError | None:
     if text is None:
         return None
     kept = json.loads(text)
-    kind = getattr(errors, kept["type"], VegaError)
-    error = kind(kept["what"])
-    error.next_step, error.charged = kept["next_step"], Charged(kept["charged"])
-    return error
+    return VegaError.from_code(kept["code"], kept["what"], kept["next_step"], Charged(kept["charged"]))

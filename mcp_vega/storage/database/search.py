@@ -1,4 +1,4 @@
-"""The catalogue: finds again what stands in the ledger, pictures by words and ids by their beginnings."""
+"""Finds kept pictures by words, and ids by their beginnings."""
 
 import logging
 import re
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.job import OPERATOR, Image, Job
+from mcp_vega.job import OPERATOR, Job, JobImage
 from mcp_vega.parameters import MODELS
 from mcp_vega.storage.database import queries, rows
 from mcp_vega.storage.database.sqlite import Database
@@ -19,15 +19,9 @@ PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
 WORDS, LETTERS = 50, 200
 
-JobImage = tuple[Job, Image]
-
 
 class ImageSearch:
-    """Looks into the ledger's file.
-
-    Args:
-        database: The file.
-    """
+    """The pictures in the ledger. Every method raises a `LedgerError` where the file cannot be read or written."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -49,7 +43,6 @@ class ImageSearch:
 
         Raises:
             InvalidArguments: The query has too many words.
-            LedgerError: The ledger cannot be read.
         """
         patterns = _patterns(query)
         if query.strip() and not patterns:
@@ -62,56 +55,36 @@ class ImageSearch:
         limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
 
         def look(database: sqlite3.Connection) -> tuple[list[JobImage], bool]:
-            rows = database.execute(statement, {**values, **limits}).fetchall()
-            return _kept(database, rows[:size]), len(rows) > size
+            found = database.execute(statement, {**values, **limits}).fetchall()
+            return _images(database, found[:size]), len(found) > size
 
         return await self._database.read(look)
 
-    async def picture(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job.
-
-        Raises:
-            LedgerError: The ledger cannot be read.
-        """
+    async def image(self, image_id: str) -> JobImage | None:
+        """The picture with this id and its job."""
         return next(iter(await self._found("SELECT id, job FROM images WHERE id = :id", id=image_id)), None)
 
     async def before(self, moment: datetime) -> list[JobImage]:
-        """The pictures of finished jobs that were begun before a moment and answered for, the oldest first.
-
-        Raises:
-            LedgerError: The ledger cannot be read.
-        """
+        """The pictures of finished jobs that were begun before a moment and answered for, the oldest first."""
         return await self._found(queries.BEFORE, moment=rows.moment(moment))
 
     async def _found(self, statement: str, **values: str | None) -> list[JobImage]:
         def look(database: sqlite3.Connection) -> list[JobImage]:
-            return _kept(database, database.execute(statement, values).fetchall())
+            return _images(database, database.execute(statement, values).fetchall())
 
         return await self._database.read(look)
 
     async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
-        """Note when a picture's file was deleted, or that it was not; how it was drawn stays.
-
-        Raises:
-            LedgerError: The ledger cannot be written.
-        """
+        """Note when a picture's file was deleted, or that it was not; how it was drawn stays."""
         values = {"id": image_id, "moment": rows.moment(moment)}
         await self._database.write(lambda database: database.execute(queries.MARK_DELETED, values))
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
-        """The ids of kept pictures that begin like this, the newest first.
-
-        Raises:
-            LedgerError: The ledger cannot be read.
-        """
+        """The ids of kept pictures that begin like this, the newest first."""
         return await self._ids(queries.IMAGE_IDS, queries.IMAGE_ID_BEGINS, beginning, limit, owner)
 
     async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
-        """The request ids of jobs that begin like this, the newest first.
-
-        Raises:
-            LedgerError: The ledger cannot be read.
-        """
+        """The request ids of jobs that begin like this, the newest first."""
         return await self._ids(queries.REQUEST_IDS, queries.REQUEST_ID_BEGINS, beginning, limit, owner)
 
     async def _ids(self, statement: str, begins: str, beginning: str, limit: int, owner: str) -> list[str]:
@@ -150,7 +123,7 @@ def read_jobs(database: sqlite3.Connection, found: Iterable[rows.Row], *, readab
     """Jobs from their rows, with their pictures; with `readable`, without those that an accident made unreadable.
 
     Raises:
-        ValueError: One was not written by this version or an earlier one.
+        ValueError: One was not written by this version.
     """
     jobs: list[Job] = []
     for row in found:
@@ -164,11 +137,11 @@ def read_jobs(database: sqlite3.Connection, found: Iterable[rows.Row], *, readab
     return jobs
 
 
-def _kept(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> list[JobImage]:
+def _images(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> list[JobImage]:
     """Pictures from their ids and those of their jobs; without those of a job that cannot be read."""
     kept: list[JobImage] = []
     for image_id, local_id in found:
-        rows = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,))
-        for job in read_jobs(database, rows.fetchall(), readable=True):
-            kept += [(job, image) for image in job.images if image.id == image_id]
+        jobs = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,)).fetchall()
+        for job in read_jobs(database, jobs, readable=True):
+            kept += [JobImage(job, image) for image in job.images if image.id == image_id]
     return kept

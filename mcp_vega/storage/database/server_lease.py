@@ -1,4 +1,4 @@
-"""The servers on a ledger: which of them are alive, so that each job and each turn belongs to one that is."""
+"""Which servers on a ledger are alive, so that each job and each slot belongs to one that is."""
 
 import os
 import platform
@@ -34,8 +34,8 @@ class Activity:
     unattended: int
 
 
-class ServerLeases:
-    """This server among the others, within transactions that are open already.
+class ServerLease:
+    """This server's lease among those of the others, within transactions that are open already.
 
     Args:
         uptime: The machine's monotonic time in seconds, the same for all its processes.
@@ -45,41 +45,41 @@ class ServerLeases:
         self._uptime = uptime
         self.me = new_id()
         self._machine = _machine()
-        self.said_alive = False
+        self.taken = False
 
     @property
     def time(self) -> dict[str, float]:
         """The values by which statements tell who is alive."""
         return {"now": self._uptime(), "lease": LEASE_SECONDS}
 
-    def say_alive(self, database: sqlite3.Connection) -> None:
+    def renew(self, database: sqlite3.Connection) -> None:
         """Say that this server is alive, and that those are not which are seen to be gone."""
         values = {"me": self.me, "machine": self._machine, "process": os.getpid(), **self.time}
-        database.execute(queries.I_AM_ALIVE, values)
-        self.bury(database)
-        self.said_alive = True
+        database.execute(queries.RENEW_LEASE, values)
+        self.remove_expired(database)
+        self.taken = True
 
-    def bury(self, database: sqlite3.Connection) -> None:
+    def remove_expired(self, database: sqlite3.Connection) -> None:
         """Forget the servers that are gone."""
         database.execute(f"DELETE FROM servers WHERE id NOT IN {queries.ALIVE}", self.time)  # noqa: S608
-        database.executemany("DELETE FROM servers WHERE id = ?", [(each,) for each in self.dead(database)])
+        database.executemany("DELETE FROM servers WHERE id = ?", [(each,) for each in self.gone(database)])
+
+    def gone(self, database: sqlite3.Connection) -> list[str]:
+        """The servers of this machine whose process is gone although their lease runs."""
+        found = database.execute("SELECT id, process FROM servers WHERE machine = ?", (self._machine,)).fetchall()
+        return [row["id"] for row in found if not _runs(row["process"])]
 
     def activity(self, database: sqlite3.Connection) -> Activity:
         """Which of the others have work, and what is still to be done."""
-        self.bury(database)
+        self.remove_expired(database)
         others = database.execute("SELECT process FROM servers WHERE id != ? ORDER BY process", (self.me,))
-        rows = database.execute(queries.OPEN_JOBS, self.time).fetchall()
+        counts = database.execute(queries.OPEN_JOBS, self.time).fetchall()
         return Activity(
             processes=tuple(row["process"] for row in others),
-            under_way=sum(row["jobs"] for row in rows if not row["lost"]),
-            unknown=sum(row["jobs"] for row in rows if row["lost"]),
-            unattended=sum(row["jobs"] for row in rows if not row["held"]),
+            under_way=sum(row["jobs"] for row in counts if not row["lost"]),
+            unknown=sum(row["jobs"] for row in counts if row["lost"]),
+            unattended=sum(row["jobs"] for row in counts if not row["held"]),
         )
-
-    def dead(self, database: sqlite3.Connection) -> list[str]:
-        """The servers of this machine whose process is gone although their time is not over."""
-        rows = database.execute("SELECT id, process FROM servers WHERE machine = ?", (self._machine,)).fetchall()
-        return [row["id"] for row in rows if not _runs(row["process"])]
 
 
 def _machine() -> str:

@@ -1,9 +1,10 @@
-"""The ledger's SQLite file: opened, brought to this version's schema, read and written in a thread.
+"""The ledger's SQLite file: made with this version's schema, read and written in a thread.
 
 Several servers have it open at once (WAL). Each write is on the disk before it counts as done.
 """
 
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -12,12 +13,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from zlib import crc32
 
 import anyio
 import anyio.to_thread
 
 from mcp_vega.errors import LedgerError
-from mcp_vega.storage.database import rows
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -25,11 +26,11 @@ Work = Callable[[sqlite3.Connection], T]
 # How long another program may keep the file to itself before an operation is given up.
 BUSY_SECONDS = 2.0
 HURRIED_SECONDS = 0.1
-MIGRATING_SECONDS = 30.0
+CREATION_SECONDS = 30.0
 
-# One script a version (a semicolon ends a statement); a file of an earlier version gets those it lacks.
-MIGRATIONS = (
-    """
+# Tells a ledger from other files of SQLite ("vega" in ASCII).
+APPLICATION_ID = 0x76656761
+SCHEMA = """
     CREATE TABLE servers (
         id TEXT PRIMARY KEY,
         machine TEXT NOT NULL,
@@ -40,6 +41,7 @@ MIGRATIONS = (
         local_id TEXT PRIMARY KEY,
         remote_id TEXT,
         base_url TEXT NOT NULL,
+        owner TEXT NOT NULL,      -- '' is who works at the machine itself
         model TEXT NOT NULL,
         route TEXT NOT NULL,
         arguments TEXT NOT NULL,  -- JSON, as the caller gave them
@@ -50,7 +52,8 @@ MIGRATIONS = (
         created TEXT NOT NULL,    -- ISO 8601, UTC, as all times of day
         sent TEXT,
         ended TEXT,
-        cost TEXT,                -- USD, the exact decimal (NULL: unknown, as in the next columns)
+        estimate TEXT NOT NULL,   -- USD, the exact decimal: what it is likely to cost
+        cost TEXT,                -- USD, too (NULL: unknown, as in the next columns)
         credits_left TEXT,
         seconds TEXT,
         reported_id TEXT,
@@ -60,11 +63,12 @@ MIGRATIONS = (
         holder TEXT,              -- the server that works on it
         awaited_by TEXT,          -- the server whose caller waits for it
         delivered INTEGER NOT NULL,
-        answered TEXT NOT NULL    -- when a call for it last began or ended
+        last_call TEXT NOT NULL   -- when a call for it last began or ended
     );
     CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
     CREATE INDEX jobs_by_time ON jobs (created);
     CREATE INDEX jobs_open ON jobs (base_url) WHERE open;
+    CREATE INDEX jobs_by_cost ON jobs (created, model, charged, cost, estimate);
     CREATE TABLE images (
         id TEXT PRIMARY KEY,
         job TEXT NOT NULL REFERENCES jobs,
@@ -73,42 +77,29 @@ MIGRATIONS = (
         width INTEGER NOT NULL,
         height INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
-        sha256 TEXT NOT NULL
+        sha256 TEXT NOT NULL,
+        created TEXT NOT NULL,    -- as of its job
+        owner TEXT NOT NULL,      -- as of its job
+        words TEXT NOT NULL,      -- what it is found by
+        deleted TEXT              -- when its file was deleted, if it was
     );
     CREATE INDEX images_by_job ON images (job);
-    """,
-    """
-    ALTER TABLE images ADD COLUMN created TEXT NOT NULL DEFAULT ''; -- as of its job
-    ALTER TABLE images ADD COLUMN words TEXT NOT NULL DEFAULT '';   -- what it is found by
-    ALTER TABLE images ADD COLUMN deleted TEXT;                     -- when its file was deleted, if it was
-    UPDATE images SET (created, words) = (
-        SELECT created, words(parameters, reported_seed, model, created, images.id)
-        FROM jobs WHERE local_id = images.job
-    ) WHERE job IN (SELECT local_id FROM jobs);
     CREATE INDEX images_by_time ON images (created) WHERE deleted IS NULL;
-    CREATE INDEX images_by_words ON images (created, words) WHERE deleted IS NULL
-    """,
-    """
-    ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';   -- '' is who works at the machine itself
-    ALTER TABLE jobs ADD COLUMN estimate TEXT;                    -- USD, what it is likely to cost
-    UPDATE jobs SET estimate = estimate(parameters, model);
-    CREATE INDEX jobs_by_cost ON jobs (created, model, charged, cost, estimate);
-    ALTER TABLE images ADD COLUMN owner TEXT NOT NULL DEFAULT ''; -- as of its job
-    DROP INDEX images_by_words;
     CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
     CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
-    CREATE TABLE turns (
+    CREATE TABLE slots (
         id TEXT PRIMARY KEY,
         caller TEXT NOT NULL,
         server TEXT NOT NULL,
-        calls_a_minute INTEGER, -- its server's limit, if it has one
-        asked REAL NOT NULL,    -- when it began to wait, in the machine's monotonic time
-        taken REAL,             -- when its call was sent
-        over INTEGER NOT NULL   -- whether its call has ended
+        calls_a_minute INTEGER,   -- its server's limit, if it has one
+        requested REAL NOT NULL,  -- when it began to wait, in the machine's monotonic time
+        taken REAL,               -- when its call was sent
+        released INTEGER NOT NULL -- whether its call has ended
     );
-    CREATE INDEX turns_by_caller ON turns (caller, taken, over)
-    """,
-)
+    CREATE INDEX slots_by_caller ON slots (caller, taken, released)
+"""
+# Kept in the file, so that one of another schema is not taken for one of this; comments and space do not count.
+FINGERPRINT = crc32(" ".join(re.sub("--.*", "", SCHEMA).split()).encode()) & 0x7FFFFFFF
 
 
 class Database:
@@ -116,16 +107,17 @@ class Database:
 
     Args:
         file: It and its folder are made when they are not there, for this user alone.
+        busy_seconds: How long another program may keep it to itself before an operation is given up.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, busy_seconds: float = BUSY_SECONDS) -> None:
         self.file = file
         self._connection: sqlite3.Connection | None = None
         # Those who wait do so in the loop, not in threads of their own.
         self._one_at_a_time = anyio.CapacityLimiter(1)
         # Before anyio 4.14 a limiter lets one too many in now and then: two would be in one transaction.
         self._in_use = threading.Lock()
-        self._busy_seconds = BUSY_SECONDS
+        self._busy_seconds = busy_seconds
 
     def hurry(self) -> None:
         """Wait for nobody from now on, because the process is about to end."""
@@ -152,7 +144,7 @@ class Database:
             with self._in_use:
                 try:
                     if self._connection is None:
-                        self._connection = _opened(self.file)
+                        self._connection = _opened(self.file, self._busy_seconds)
                     self._connection.execute(f"PRAGMA busy_timeout = {self._busy_seconds * 1000:.0f}")
                     with _transaction(self._connection, begin):
                         done = work(self._connection)
@@ -179,18 +171,17 @@ class Database:
                 await anyio.to_thread.run_sync(do, limiter=self._one_at_a_time)
 
 
-def _opened(file: Path) -> sqlite3.Connection:
+def _opened(file: Path, busy_seconds: float) -> sqlite3.Connection:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _make_private(file)
-    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        _share(connection)
+        if _fingerprint(connection) != FINGERPRINT:
+            _create(connection)
+        _share(connection, busy_seconds)
         connection.execute("PRAGMA synchronous = FULL")
-        connection.create_function("words", 5, rows.words_of_columns, deterministic=True)
-        connection.create_function("estimate", 2, rows.estimate_of_columns, deterministic=True)
         connection.execute("PRAGMA foreign_keys = ON")
-        _migrate(connection)
     except BaseException:
         connection.close()
         raise
@@ -207,9 +198,9 @@ def _make_private(file: Path) -> None:
         os.close(handle)
 
 
-def _share(connection: sqlite3.Connection) -> None:
+def _share(connection: sqlite3.Connection, busy_seconds: float) -> None:
     """Let others read while one writes. This one statement does not wait for a lock by itself."""
-    give_up = time.monotonic() + BUSY_SECONDS
+    give_up = time.monotonic() + busy_seconds
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -221,24 +212,32 @@ def _share(connection: sqlite3.Connection) -> None:
             return
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    def version() -> int:
-        return connection.execute("PRAGMA user_version").fetchone()[0]
+def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables in an empty file; every other server that opens it now waits.
 
-    if version() < len(MIGRATIONS):
-        # Every other server that opens the file now waits for the one that does this.
-        connection.execute(f"PRAGMA busy_timeout = {MIGRATING_SECONDS * 1000:.0f}")
-        with _transaction(connection, "BEGIN IMMEDIATE"):  # another server may have been quicker
-            for script in MIGRATIONS[version() :]:
-                for statement in script.split(";"):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-    if version() > len(MIGRATIONS):
-        raise _NewerError
+    Raises:
+        _OtherSchemaError: It is not empty, and not of this schema.
+    """
+    connection.execute(f"PRAGMA busy_timeout = {CREATION_SECONDS * 1000:.0f}")
+    with _transaction(connection, "BEGIN IMMEDIATE"):
+        if _fingerprint(connection) == FINGERPRINT:
+            return  # another server was quicker
+        if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise _OtherSchemaError
+        for statement in SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FINGERPRINT}")
 
 
-class _NewerError(ValueError):
-    """The file was written by a later version."""
+def _fingerprint(connection: sqlite3.Connection) -> int:
+    """The fingerprint of the schema that a ledger has; 0 where the file is no ledger."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    return connection.execute("PRAGMA user_version").fetchone()[0] if application_id == APPLICATION_ID else 0
+
+
+class _OtherSchemaError(ValueError):
+    """The file holds other tables."""
 
 
 @contextmanager
@@ -257,8 +256,12 @@ def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a
     """What keeps the ledger from its work, and what to do about it."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the lowest byte is the kind, the rest its details
     match error:
-        case _NewerError():
-            return LedgerError(f"The ledger {file} was written by a newer mcp-vega", next_step="Update mcp-vega")
+        case _OtherSchemaError():
+            return LedgerError(
+                f"The ledger {file} was not written by this version of mcp-vega",
+                next_step=f"End all servers, then update mcp-vega, or move {file} aside and start again: a new one is "
+                "made, and the pictures stay where they are",
+            )
         case ValueError():
             return LedgerError(f"In the ledger {file}, {error}", next_step="Update mcp-vega, or do without this job")
         case OSError():

@@ -1,4 +1,4 @@
-"""The pictures, in a folder of the user's: the only module that writes into it.
+"""The pictures, in a folder of the user's. Nothing else writes into it.
 
 <folder>/2026-11-20/<words of the prompt>-<seed>-<8 digits of the id>.jpg
 
@@ -21,7 +21,7 @@ import anyio.to_thread
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.imaging.formats import MAX_BYTES, SUFFIXES, recognise
 from mcp_vega.job import Image
-from mcp_vega.storage.images import atomic_write
+from mcp_vega.storage.images import atomic_write, confinement
 
 SLUG_LENGTH = 40
 UNREADABLE = "unreadable"
@@ -29,7 +29,7 @@ UNREADABLE = "unreadable"
 UNREADABLE_BYTES = 1_000_000
 # What must fit on the disk before a picture is paid for: four large JPEGs. It is written from one piece of memory,
 # however many calls begin at once.
-ROOM = 4_000_000
+WANTED_BYTES = 4_000_000
 _PIECE = b"-" * 250_000
 
 
@@ -61,20 +61,20 @@ class ImageFolder:
 
     def _prepare(self, day: date) -> None:
         try:
-            with tempfile.TemporaryFile(dir=atomic_write.room(self.folder, day.isoformat())) as file:
-                for _ in range(ROOM // len(_PIECE)):
+            with tempfile.TemporaryFile(dir=confinement.subfolder(self.folder, day.isoformat())) as file:
+                for _ in range(WANTED_BYTES // len(_PIECE)):
                     file.write(_PIECE)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
-    async def keep(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
         """Write a picture so that it is whole on the disk or not there at all.
 
         A picture that is there already, because a server died before it could note that, stays the one.
 
         Args:
             data: The picture.
-            name: The beginning of its file name, from `name_of`, and its suffix.
+            name: The beginning of its file name, from `file_name`, and its suffix.
             image_id: Its id.
             day: The folder below the gallery's.
 
@@ -84,35 +84,36 @@ class ImageFolder:
         Raises:
             GalleryError: No folder would take it. It was paid for.
         """
-        return await anyio.to_thread.run_sync(self._keep, data, name, image_id, day.isoformat())
+        return await anyio.to_thread.run_sync(self._save, data, name, image_id, day.isoformat())
 
-    def _keep(self, data: bytes, name: str, image_id: str, *names: str) -> tuple[Path, str]:
+    def _save(self, data: bytes, name: str, image_id: str, *names: str) -> tuple[Path, str]:
         """Write a file into the folder of these names below the gallery's or, where that will not take it, a spare."""
         problem = ""
         for folder in (self.folder, *self._spares):
             try:
-                room = atomic_write.room(atomic_write.own(folder) if folder in self._spares else folder, *names)
-                path = atomic_write.write(data, room, name, image_id)
+                root = confinement.own_folder(folder) if folder in self._spares else folder
+                subfolder = confinement.subfolder(root, *names)
+                path = atomic_write.write(data, subfolder, name, image_id)
             except OSError as error:
                 problem = problem or f"The folder {self.folder} could not be written: {error.strerror}"
             else:
-                self._clear(room)
+                self._clear(subfolder)
                 return path, problem
         raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
 
-    def _clear(self, room: Path) -> None:
+    def _clear(self, subfolder: Path) -> None:
         """Remove what servers left behind that died while they wrote; now and then, as it takes time."""
         now = time.monotonic()
-        if now - self._cleared.get(room, -atomic_write.STALE_SECONDS) >= atomic_write.STALE_SECONDS:
-            self._cleared[room] = now
-            atomic_write.clear(room)
+        if now - self._cleared.get(subfolder, -atomic_write.STALE_SECONDS) >= atomic_write.STALE_SECONDS:
+            self._cleared[subfolder] = now
+            atomic_write.clear(subfolder)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
         """Keep what came in the place of a picture that was paid for.
 
         Args:
             data: What came; of what does not even begin like a picture, the first million bytes are kept.
-            name: The beginning of its file name, from `name_of`, and its suffix.
+            name: The beginning of its file name, from `file_name`, and its suffix.
             day: The folder below that of all such.
 
         Returns:
@@ -121,20 +122,20 @@ class ImageFolder:
         data = data[: MAX_BYTES if recognise(data) else UNREADABLE_BYTES]
         names = (UNREADABLE, day.isoformat())
         with suppress(GalleryError):
-            return (await anyio.to_thread.run_sync(self._keep, data, name, sha256(data).hexdigest(), *names))[0]
+            return (await anyio.to_thread.run_sync(self._save, data, name, sha256(data).hexdigest(), *names))[0]
         return None
 
-    async def find(self, name: str, image_id: str, day: date) -> bytes | None:
+    async def read_unrecorded(self, name: str, image_id: str, day: date) -> bytes | None:
         """A picture that was kept by these words, though nobody noted it; None where there is none.
 
         Args:
-            name: The beginning of its file name, from `name_of`, and its suffix.
+            name: The beginning of its file name, from `file_name`, and its suffix.
             image_id: Its id.
             day: The folder below the gallery's.
         """
-        return await anyio.to_thread.run_sync(self._find, name, image_id, day)
+        return await anyio.to_thread.run_sync(self._read_unrecorded, name, image_id, day)
 
-    def _find(self, name: str, image_id: str, day: date) -> bytes | None:
+    def _read_unrecorded(self, name: str, image_id: str, day: date) -> bytes | None:
         beginning, suffix = os.path.splitext(name)  # noqa: PTH122  a name, not a path
         for folder in (self.folder, *self._spares):
             for digits in (image_id, image_id[:8]):
@@ -159,8 +160,8 @@ class ImageFolder:
     def _read(self, path: Path) -> bytes:
         for spare in self._spares:  # one of them is in a folder that is everybody's
             if path.is_relative_to(spare.resolve()):
-                atomic_write.require_own(spare)
-        return atomic_write.read(path, (self.folder, *self._spares))
+                confinement.require_own(spare)
+        return confinement.read(path, (self.folder, *self._spares))
 
     # ---- house-keeping ----
 
@@ -171,7 +172,7 @@ class ImageFolder:
             GalleryError: It could not be made or written.
         """
         try:
-            return atomic_write.probe(self.folder)
+            return confinement.probe(self.folder)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
@@ -226,7 +227,7 @@ def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:
             yield file, file.stat().st_size
 
 
-def name_of(prompt: str, seed: int, suffix: str) -> str:
+def file_name(prompt: str, seed: int, suffix: str) -> str:
     """What a picture's file is called, but for its id, in words that any system takes."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain)[:SLUG_LENGTH].strip("-") or "picture"
