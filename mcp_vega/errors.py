@@ -21,7 +21,9 @@ answers with (server/http/auth.py).
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
+
+ErrorT = TypeVar("ErrorT", bound="VegaError")
 
 
 class Charged(StrEnum):
@@ -59,17 +61,12 @@ class VegaError(Exception):
     @classmethod
     def from_code(cls, code: str, what: str, next_step: str, charged: Charged) -> "VegaError":
         """An error that was written down by its code, whatever its class takes to be made anew."""
-        kind = cls.by_code.get(code, VegaError)
-        return kind.__new__(kind, what)._filled(what=what, next_step=next_step, charged=charged)
+        return _without_init(cls.by_code.get(code, VegaError), what=what, next_step=next_step, charged=charged)
 
     def reworded(self, what: str, next_step: str | None = None) -> Self:
         """The same error in other words; what else it knows it keeps."""
         words = {"what": what, "next_step": next_step or self.next_step}
-        return type(self).__new__(type(self), what)._filled(**{**self.__dict__, **words})
-
-    def _filled(self, **attributes: object) -> Self:
-        self.__dict__.update(attributes)
-        return self
+        return _without_init(type(self), **{**self.__dict__, **words})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VegaError) and self._said == other._said
@@ -89,6 +86,12 @@ class VegaError(Exception):
         # One line each, whatever foreign text is in them, and nothing that UTF-8 cannot carry.
         said = "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
         return said.encode(errors="replace").decode()
+
+
+def _without_init(kind: type[ErrorT], **attributes: Any) -> ErrorT:
+    error = kind.__new__(kind, attributes["what"])
+    error.__dict__.update(attributes)
+    return error
 
 
 class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing

@@ -45,9 +45,9 @@ LETTERS = st.text(st.characters(exclude_categories=[]))  # halves of surrogate p
 # ---- arguments ----
 
 TAKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    **{slug: of_model(model, slug).read for slug, model in MODELS.items()},
-    "submit_job": of_any_model().read,
-    "check_job": of_model(CheckJobArguments, "check_job").read,
+    **{slug: of_model(model, slug).parse for slug, model in MODELS.items()},
+    "submit_job": of_any_model().parse,
+    "check_job": of_model(CheckJobArguments, "check_job").parse,
 }
 NAMES = st.sampled_from(["model", *VegaParameters.model_fields, *CheckJobArguments.model_fields])
 SMALL = st.integers(-2, 105)

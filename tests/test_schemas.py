@@ -149,10 +149,10 @@ def test_what_cannot_be_shown_is_refused_in_words_like_anything_else(name: str, 
     """The name comes over HTTP: there the SDK reads JSON with Python's own parser."""
     for taker in (of_model(VegaParameters, "generate_image_vega"), of_any_model()):
         with pytest.raises(InvalidArguments) as caught:
-            taker.read({"prompt": "a fox", name: value})
+            taker.parse({"prompt": "a fox", name: value})
         assert said in caught.value.what
 
 
 def test_a_model_that_cannot_be_shown_is_refused_in_words() -> None:
     with pytest.raises(InvalidArguments, match="model is too large a value to be shown"):
-        of_any_model().read({"prompt": "a fox", "model": DEEP})
+        of_any_model().parse({"prompt": "a fox", "model": DEEP})

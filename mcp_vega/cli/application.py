@@ -1,4 +1,4 @@
-"""Puts the rooms together: from the settings to an open studio, and everything closed again afterwards."""
+"""Puts the parts together: from the settings to an open job service, and everything closed again afterwards."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ SANDBOX_KEY = SecretStr("SG_sandbox")
 
 @asynccontextmanager
 async def open_application(settings: Settings, problem: VegaError | None = None) -> AsyncGenerator[AppContext]:
-    """An open studio and what the tools need beside it, for as long as the block runs.
+    """An open job service and what the tools need beside it, for as long as the block runs.
 
     Where there is a `problem`, that is all they answer with.
     """
@@ -112,13 +112,10 @@ def image_folder_of(settings: Settings) -> ImageFolder:
     """The gallery, with the places where a paid picture goes when its disk is full."""
     spares = [settings.home_folder / "rescued"]
     with suppress(FileNotFoundError):  # no folder for temporary files can be written
-        spares.append(Path(tempfile.gettempdir()) / f"mcp-vega{_user()}")
+        # What tells this user's folder from others' in a folder that is everybody's; on Windows each has one.
+        user = "" if sys.platform == "win32" else f"-{os.getuid()}"
+        spares.append(Path(tempfile.gettempdir()) / f"mcp-vega{user}")
     return ImageFolder(settings.gallery_folder, spares)
-
-
-def _user() -> str:
-    """What tells this user's folder from others' in a folder that is everybody's; on Windows there is one for each."""
-    return "" if sys.platform == "win32" else f"-{os.getuid()}"
 
 
 class _LazyTransport(httpx.AsyncBaseTransport):
@@ -133,24 +130,17 @@ class _LazyTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         here = is_loopback(request.url.host)
         if here not in self._clients:
-            self._clients[here] = _http_client(trust_env=not here)
+            try:
+                # As many connections as are asked for.
+                client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
+            except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+                raise httpx.ConnectError(_unusable(error)) from error  # nothing was sent
+            self._clients[here] = client
         return await self._clients[here].send(request, stream=True)
 
     async def aclose(self) -> None:
         for client in self._clients.values():
             await client.aclose()
-
-
-def _http_client(*, trust_env: bool) -> httpx.AsyncClient:
-    """A client with as many connections as are asked for.
-
-    Raises:
-        httpx.ConnectError: What the environment says of proxies or certificates cannot be used. Nothing was sent.
-    """
-    try:
-        return httpx.AsyncClient(trust_env=trust_env, limits=httpx.Limits(max_connections=None))
-    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        raise httpx.ConnectError(_unusable(error)) from error
 
 
 def _unusable(error: Exception) -> str:

@@ -108,7 +108,7 @@ def _model(name: str) -> type[Parameters]:
 def _check(tool: str, arguments: dict[str, Any], output: Path | None, gallery: Path) -> None:
     """Find what is wrong with the command before anything is opened or paid for."""
     definition = next(each for each in DEFINITIONS if each.name == tool)
-    definition.arguments.read(arguments)
+    definition.arguments.parse(arguments)
     if output is None:
         return
     # The functions of pathlib raise for an odd name.

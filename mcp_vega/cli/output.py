@@ -14,7 +14,7 @@ def write(text: str) -> None:
     A path comes out byte for byte, also one that is not UTF-8.
 
     Raises:
-        Unwritable: There is no room for it, for example.
+        OutputError: There is no room for it, for example.
     """
     try:
         data = text.encode(errors="surrogateescape")

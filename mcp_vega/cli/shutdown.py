@@ -48,7 +48,7 @@ async def finish(service: JobService) -> None:
 
 
 async def until_signal(service: JobService, work: Callable[[], Awaitable[T]]) -> T:
-    """Do the process's work, then give the studio's jobs a little time to be kept.
+    """Do the process's work, then give the jobs under way a little time to be kept.
 
     SIGINT, SIGTERM and SIGHUP (its terminal was closed) end the work, and then the process, with the exit code 128 +
     signal: a thread that reads stdin cannot be stopped, so nothing waits for it. They are watched for until the last

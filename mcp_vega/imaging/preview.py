@@ -28,7 +28,7 @@ Mode = Literal["auto", "small", "full", "off"]
 
 @dataclass(frozen=True)
 class PreviewLimit:
-    """The room for all previews of one result: their longest sides in pixels, their base64 in characters.
+    """What all previews of one result may take: their longest sides in pixels, their base64 in characters.
 
     `qualities` are those that a JPEG is tried at before its size goes down.
     """
@@ -88,22 +88,22 @@ def measure(data: bytes) -> Measured:
 def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
     """The pictures of one result, together within the mode's limit: None for what is no whole picture.
 
-    Each gets an equal share of the room that those before it have left; with the mode `off` there are none.
+    Each gets an equal share of what those before it have left; with the mode `off` there are none.
     """
     if mode == "off":
         return []
     limit = PREVIEW_LIMITS[mode]
     side = limit.side if len(pictures) == 1 else limit.side_of_several
     made: list[Preview | None] = []
-    room = limit.characters
+    characters = limit.characters
     for left, data in zip(range(len(pictures), 0, -1), pictures, strict=True):
         try:
-            preview = _preview(data, side, room // left, limit.qualities)
+            preview = _preview(data, side, characters // left, limit.qualities)
         except InvalidImageError:
             made.append(None)
         else:
             made.append(preview)
-            room -= encoded_length(preview.bytes)
+            characters -= encoded_length(preview.bytes)
     return made
 
 

@@ -49,7 +49,7 @@ class ImageSaver:
         self._config = config
 
     async def save(self, job: Job, pictures: Sequence[bytes | str], receipt: Receipt) -> None:
-        """Keep the pictures of a job that are not kept yet. That ends the job, or leaves it open where some are missing.
+        """Keep the pictures of a job that are not kept yet; that ends it, or leaves it open where some are missing.
 
         Args:
             job: The job, with the pictures kept so far.

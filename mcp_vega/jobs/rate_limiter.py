@@ -83,7 +83,7 @@ class RateLimiter:
         self._wake.set()
 
     async def send(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
-        """Send a job's call when the limits let it; refused by the API's rate limit, which costs nothing, it waits again.
+        """Send a job's call when the limits let it. Refused by the API's rate limit, which is free, it waits again.
 
         Args:
             job: The job.

@@ -144,7 +144,7 @@ class Recovery:
         """
         self._leaving = True
         under_way = await self._worker.finish(deadline)
-        self._store.hurry()
+        self._store.shorten_waits()
         await self.leave()
         return [await self._running.current(each.job) for each in under_way]
 

@@ -174,7 +174,7 @@ class JobService:
                 if changed:
                     await changed.wait()
                 else:  # another server works on it, and its changes are not announced here
-                    while await self._running.current(job) == job:
+                    while await self._running.current(job) == job:  # noqa: ASYNC110  as said
                         await anyio.sleep(POLL_SECONDS)
 
     def _change_of(self, job: Job) -> anyio.Event | None:
@@ -183,7 +183,7 @@ class JobService:
         return running and running.changed
 
     async def check(self, request_id: str, owner: str = OPERATOR) -> Job:
-        """The job with this id; work that is left and that nobody does is begun, and the API is asked for an id of its own.
+        """The job with this id, which may be one of the API's alone; work on it that nobody does is begun.
 
         Raises:
             VegaError: It is not known, or cannot be looked up.

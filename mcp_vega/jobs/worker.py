@@ -52,7 +52,7 @@ class Worker:
         return running.job
 
     def resume(self, job: Job) -> Job:
-        """Carry on with a job that the store says is this server's, whoever sent its call. Returns it as it now stands."""
+        """Carry on with a job that the store says is this server's, whoever sent its call; returns it as it stands."""
         running = self._running.add(job, started_here=False)
         job = running.job
         work = self._reconciler.settle

@@ -1,4 +1,4 @@
-"""The MCP server over a studio, and the one place where errors become answers."""
+"""The MCP server over the job service, and the one place where errors become answers."""
 
 import logging
 from base64 import b64encode
@@ -21,17 +21,17 @@ from mcp_vega.server import resources, results
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.notifications import Notifications
-from mcp_vega.server.tools import DEFINITIONS, Definition
+from mcp_vega.server.tools import DEFINITIONS, ToolDefinition
 
 logger = logging.getLogger(__name__)
 
-AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
 
-# The errors of the one who asked.
-AT_FAULT = (InvalidArguments, UnknownImage, UnknownJob)
+# What the caller can correct.
+CALLERS_ERRORS = (InvalidArguments, UnknownImage, UnknownJob)
 
-# What asks the studio, beside the tools.
-OF_THE_STUDIO = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
+# What needs the job service, beside the tools.
+NEED_SERVICE = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
 
 INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
@@ -47,7 +47,7 @@ def build_server(app: AppContext) -> MCPServer[Any]:
     """The server with its four tools, the pictures as resources, and the prompts.
 
     Args:
-        app: What the tools work with; its studio must stay open while the server runs.
+        app: What the tools work with; its service must stay open while the server runs.
     """
     return _VegaServer(app)
 
@@ -63,20 +63,20 @@ class _VegaServer(MCPServer[Any]):
             instructions=INSTRUCTIONS,
             version=__version__,
             icons=[_icon()],
-            tools=[_VegaTool.over(app, definition) for definition in DEFINITIONS],
+            tools=[_VegaTool.of(app, definition) for definition in DEFINITIONS],
             lifespan=self._notifications.connected,
             subscriptions=self._notifications.bus,
-            middleware=[self._take_up_after_handshake],
+            middleware=[self._around_each_request],
         )
         self.completion()(self._complete)
 
-    async def _take_up_after_handshake(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """What an earlier server left unfinished is taken up once a host has its first answer, not before."""
+    async def _around_each_request(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Say who asks, and take up what an earlier server left unfinished once a host has its first answer."""
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
-        if self._app.problem and ctx.method in OF_THE_STUDIO:
-            raise _of_protocol(self._app.problem)
+        if self._app.problem and ctx.method in NEED_SERVICE:
+            raise _protocol_error(self._app.problem)
         answer = await call_next(ctx)
-        self._notifications.notice(ctx, answer)
+        self._notifications.note_client(ctx, answer)
         if not self._app.problem:
             self._app.service.take_up_orphans()
         return answer
@@ -93,7 +93,7 @@ class _VegaServer(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
-        return await _spoken(resources.listed(self._app, CURRENT_CLIENT.get().owner))
+        return await _with_protocol_errors(resources.listed(self._app, CURRENT_CLIENT.get().owner))
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
@@ -104,7 +104,7 @@ class _VegaServer(MCPServer[Any]):
         context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
     ) -> Iterable[ReadResourceContents]:
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
-        return await _spoken(resources.read(self._app, str(uri), CURRENT_CLIENT.get()))
+        return await _with_protocol_errors(resources.read(self._app, str(uri), CURRENT_CLIENT.get()))
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
         from mcp_vega.server import prompts
@@ -119,7 +119,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> mcp_types.GetPromptResult:
         from mcp_vega.server import prompts
 
-        return await _spoken(prompts.get(self._app, name, arguments or {}, CURRENT_CLIENT.get().owner))
+        return await _with_protocol_errors(prompts.get(self._app, name, arguments or {}, CURRENT_CLIENT.get().owner))
 
     async def _complete(
         self,
@@ -134,37 +134,37 @@ class _VegaServer(MCPServer[Any]):
             answer = prompts.completion(self._app, reference.name, argument.name, argument.value, owner)
         else:
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
-        return await _spoken(answer)
+        return await _with_protocol_errors(answer)
 
 
-async def _spoken(answer: Awaitable[AnswerT]) -> AnswerT:
-    """An answer that is no tool's; its error becomes one of the protocol, in our words."""
+async def _with_protocol_errors(answer: Awaitable[ResultT]) -> ResultT:
+    """A result that is no tool's; its error becomes one of the protocol, in our words."""
     try:
         return await answer
     except VegaError as error:
-        raise _of_protocol(error) from error
+        raise _protocol_error(error) from error
 
 
-def _of_protocol(error: VegaError) -> MCPError:
-    code = mcp_types.INVALID_PARAMS if isinstance(error, AT_FAULT) else mcp_types.INTERNAL_ERROR
+def _protocol_error(error: VegaError) -> MCPError:
+    code = mcp_types.INVALID_PARAMS if isinstance(error, CALLERS_ERRORS) else mcp_types.INTERNAL_ERROR
     return MCPError(code, error.text, results.error_data(error))
 
 
 class _VegaTool(Tool):
-    """A tool that reads its own arguments and speaks of errors in our own words."""
+    """A tool that parses its own arguments and answers with our own errors."""
 
     _app: AppContext = PrivateAttr()
-    _definition: Definition = PrivateAttr()
+    _definition: ToolDefinition = PrivateAttr()
 
     @classmethod
-    def over(cls, app: AppContext, definition: Definition) -> "_VegaTool":
+    def of(cls, app: AppContext, definition: ToolDefinition) -> "_VegaTool":
         tool = cls(
             fn=definition.run,
             name=definition.name,
             title=definition.title,
             description=definition.description,
             parameters=definition.arguments.schema,
-            # `run` below reads the arguments; the SDK only asks this for an output schema, and there is none.
+            # `run` below parses the arguments; the SDK only asks this for an output schema, and there is none.
             fn_metadata=FuncMetadata(arg_model=ArgModelBase),
             is_async=True,
             context_kwarg=None,
@@ -181,7 +181,7 @@ class _VegaTool(Tool):
     ) -> Any:
         definition = self._definition
         try:
-            return await definition.run(self._app, definition.arguments.read(arguments), context)
+            return await definition.run(self._app, definition.arguments.parse(arguments), context)
         except VegaError as error:
             logger.info("%s: %s", definition.name, error.what)
             return results.of_error(self._app, error)

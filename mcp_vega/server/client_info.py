@@ -20,7 +20,7 @@ OWNER = "mcp_vega.owner"
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """A client, as far as an answer depends on it.
+    """A client, as far as a result depends on it.
 
     Attributes:
         base_url: The address under which it reaches this server; None where that is not over HTTP, but on one machine.
@@ -46,7 +46,7 @@ class ClientInfo:
         limit = MESSAGE_BYTES if limited else None
         return cls(str(request.base_url).rstrip("/"), limit, over_sse, owner_of(request.scope))
 
-    def place(self, image: Image) -> str | None:
+    def location(self, image: Image) -> str | None:
         """Where the client finds a picture's file: its path on the same machine, else a URL of this server."""
         if self.base_url is not None:
             return f"{self.base_url}{IMAGES_PATH}/{image.id}"

@@ -1,4 +1,4 @@
-"""What the tools work with."""
+"""What tools, resources and prompts work with."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from mcp_vega.jobs.service import JobService
 
 @dataclass(frozen=True)
 class AppContext:
-    """The studio, and how its jobs are answered for.
+    """The job service, and how results of its jobs look.
 
     `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
-    whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the studio is not
+    whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the service is not
     asked.
     """
 

@@ -1,4 +1,4 @@
-"""Notices to the clients that there is a new picture, or news of a job.
+"""Notifications to the clients of a new picture, or of a change of a job.
 
 A client of the 2026 protocol asks for them with `subscriptions/listen`. An older one hears, unasked, that the list of
 resources has changed, where its transport has a channel beside the answers: stdio and SSE.
@@ -24,8 +24,8 @@ from mcp_vega.server.resources import GALLERY
 
 logger = logging.getLogger(__name__)
 
-# A client that does not read is not waited for.
-PATIENCE = 5.0
+# How long a client that does not read is waited for, in seconds.
+SEND_SECONDS = 5.0
 
 
 @dataclass
@@ -46,24 +46,20 @@ class _Bus(InMemorySubscriptionBus):
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         owner = CURRENT_CLIENT.get().owner
 
-        def hear(event: ServerEvent) -> None:
+        def receive(event: ServerEvent) -> None:
             if self._job is None or self._job.is_shown_to(owner):
                 listener(event)
 
-        return super().subscribe(hear)
+        return super().subscribe(receive)
 
-    async def publish_of(self, job: Job, event: ServerEvent) -> None:
+    async def publish_for(self, job: Job, event: ServerEvent) -> None:
         """Tell of a change of a job."""
         self._job = job  # the listeners hear it before anything else can happen
         await self.publish(event)
 
 
 class Notifications:
-    """Has every change of a job told to the clients.
-
-    Args:
-        studio: Where the changes happen.
-    """
+    """Tells the clients of every change of a job."""
 
     def __init__(self, service: JobService) -> None:
         self._service = service
@@ -88,7 +84,7 @@ class Notifications:
                 self._connections.remove(connection)
                 tasks.cancel_scope.cancel()
 
-    def notice(self, context: ServerRequestContext[Any, Any], answer: Any) -> None:
+    def note_client(self, context: ServerRequestContext[Any, Any], answer: Any) -> None:
         """Note who asks, and tell an older client at its handshake what it will hear."""
         if context.protocol_version in MODERN_PROTOCOL_VERSIONS or not ClientInfo.of(context).has_channel:
             return
@@ -100,7 +96,7 @@ class Notifications:
 
     async def _tell(self, connection: _Connection, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
         try:
-            with anyio.move_on_after(PATIENCE):
+            with anyio.move_on_after(SEND_SECONDS):
                 if connection is self._connections[0]:  # all share the bus
                     await self._publish(job, kept=kept)
                 if kept and connection.session and job.is_shown_to(connection.owner):
@@ -110,7 +106,7 @@ class Notifications:
 
     async def _publish(self, job: Job, *, kept: bool) -> None:
         for uri in job.uris:
-            await self.bus.publish_of(job, ResourceUpdated(uri=uri))
+            await self.bus.publish_for(job, ResourceUpdated(uri=uri))
         if kept:
-            await self.bus.publish_of(job, ResourceUpdated(uri=GALLERY))
-            await self.bus.publish_of(job, ResourcesListChanged())
+            await self.bus.publish_for(job, ResourceUpdated(uri=GALLERY))
+            await self.bus.publish_for(job, ResourcesListChanged())

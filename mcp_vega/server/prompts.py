@@ -15,7 +15,7 @@ from mcp_vega.job import Image, Job
 from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.schemas import Arguments
+from mcp_vega.server.schemas import ArgumentSchema
 from mcp_vega.storage.database.search import JobImage
 
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
@@ -60,13 +60,13 @@ class Variation(_Asked):
 
 
 @dataclass(frozen=True)
-class Definition:
+class PromptDefinition:
     """A prompt: its words for the user, its arguments, and the text it becomes."""
 
     name: str
     title: str
     description: str
-    arguments: Arguments[Any]
+    arguments: ArgumentSchema[Any]
     write: Callable[[AppContext, Any, str], Awaitable[str]]
 
     @property
@@ -93,7 +93,7 @@ async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> 
         raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
     # Hosts send an empty text for an argument that was left out.
     filled = {key: value for key, value in given.items() if str(value).strip()}
-    text = await definition.write(app, definition.arguments.read(filled), owner)
+    text = await definition.write(app, definition.arguments.parse(filled), owner)
     message = PromptMessage(role="user", content=TextContent(type="text", text=text))
     return GetPromptResult(description=definition.description, messages=[message])
 
@@ -221,21 +221,21 @@ async def _found(app: AppContext, named: str, owner: str) -> JobImage:
 
 
 DEFINITIONS = (
-    Definition(
+    PromptDefinition(
         name="illustrate",
         title="Illustrate a passage",
         description="Illustrate a passage of text with one or more pictures.",
         arguments=schemas.of_model(Illustration, "illustrate"),
         write=_illustrate,
     ),
-    Definition(
+    PromptDefinition(
         name="explore",
         title="Explore an idea",
         description="Several quick drafts of an idea, then the chosen one drawn with care.",
         arguments=schemas.of_model(Exploration, "explore"),
         write=_explore,
     ),
-    Definition(
+    PromptDefinition(
         name="vary",
         title="Vary a picture",
         description="A finished picture once more, changed in one respect.",

@@ -146,7 +146,7 @@ async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[Re
     shown = await app.service.processor.preview(data, "full")
     said = (
         f"The original, {image.mime_type} of {len(data):,} bytes, is more than this connection carries; this is a "
-        f"JPEG of {shown.width}×{shown.height}. The original is at {client.place(image)}"
+        f"JPEG of {shown.width}×{shown.height}. The original is at {client.location(image)}"
     )
     return [
         ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type),
@@ -201,7 +201,7 @@ def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
     return {
         "uri": image.uri,
         "preview": f"{image.uri}/preview",
-        "file": client.place(image),
+        "file": client.location(image),
         "mime_type": image.mime_type,
         "width": image.width,
         "height": image.height,

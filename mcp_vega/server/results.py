@@ -92,7 +92,7 @@ def _finished(job: Job, client: ClientInfo) -> str:
     lines += [f"Note: {note}." for note in job.notes]
     for image in job.images:
         if not image.deleted:
-            lines += [f"Image: {place}"] if (place := client.place(image)) else []
+            lines += [f"Image: {location}"] if (location := client.location(image)) else []
             lines += [f"URI: {image.uri}"]
     receipt = job.receipt
     lines += [
@@ -237,7 +237,7 @@ def _image_data(image: Image, client: ClientInfo) -> dict[str, Any]:
         "height": image.height,
         "bytes": image.bytes,
         "sha256": image.sha256,
-        **({"url": None if image.deleted else client.place(image)} if client.base_url is not None else {}),
+        **({"url": None if image.deleted else client.location(image)} if client.base_url is not None else {}),
         **({"deleted": iso(image.deleted)} if image.deleted else {}),
     }
 

@@ -1,4 +1,4 @@
-"""The raw arguments of a tool or a prompt: the schema that describes them, and the reading that checks them.
+"""The arguments of a tool or a prompt: the schema that describes them, and the parsing that checks them.
 
 Hosts send numbers as strings and null for what is left out: both are taken. An unknown name or a value out of range
 is refused in words that name the parameter, what is allowed and the nearest name.
@@ -16,15 +16,15 @@ from mcp_vega.job import REQUEST_ID
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 
 Schema = dict[str, Any]
-ReadT_co = TypeVar("ReadT_co", bound=BaseModel, covariant=True)
+ModelT_co = TypeVar("ModelT_co", bound=BaseModel, covariant=True)
 
 
 @dataclass(frozen=True)
-class Arguments(Generic[ReadT_co]):
-    """What a tool takes: `schema` for the agent, `read` for the call (raises `InvalidArguments`)."""
+class ArgumentSchema(Generic[ModelT_co]):
+    """What a tool takes: `schema` for the agent, `parse` for the call (raises `InvalidArguments`)."""
 
     schema: Schema
-    read: Callable[[dict[str, Any]], ReadT_co]
+    parse: Callable[[dict[str, Any]], ModelT_co]
 
 
 class CheckJobArguments(BaseModel):
@@ -43,20 +43,20 @@ class CheckJobArguments(BaseModel):
     )
 
 
-def of_model(model: type[ReadT_co], taker: str) -> Arguments[ReadT_co]:
+def of_model(model: type[ModelT_co], taker: str) -> ArgumentSchema[ModelT_co]:
     """The arguments of a tool that takes the fields of one pydantic model; `taker` is its name in errors."""
     schema = _schema(model)
 
-    def read(given: dict[str, Any]) -> ReadT_co:
+    def parse(given: dict[str, Any]) -> ModelT_co:
         return _validated(model, given, schema, taker)
 
-    return Arguments(schema, read)
+    return ArgumentSchema(schema, parse)
 
 
-def of_any_model() -> Arguments[Parameters]:
+def of_any_model() -> ArgumentSchema[Parameters]:
     """The arguments of `submit_job`: a model, and the parameters of all models in one flat schema.
 
-    A parameter's limits span those of the models; the description names them per model, and `read` checks by the
+    A parameter's limits span those of the models; the description names them per model, and `parse` checks by the
     model that was chosen. No default is published but that of `model`, because they differ.
     """
     each = {slug: _schema(model) for slug, model in MODELS.items()}
@@ -75,7 +75,7 @@ def of_any_model() -> Arguments[Parameters]:
         "additionalProperties": False,
     }
 
-    def read(given: dict[str, Any]) -> Parameters:
+    def parse(given: dict[str, Any]) -> Parameters:
         rest = dict(given)
         slug = rest.pop("model", None)
         slug = VegaParameters.slug if slug is None else slug
@@ -85,7 +85,7 @@ def of_any_model() -> Arguments[Parameters]:
             raise InvalidArguments(_unknown(unknown[0], schema, "submit_job"))
         return _validated(MODELS[slug], rest, each[slug], slug)
 
-    return Arguments(schema, read)
+    return ArgumentSchema(schema, parse)
 
 
 def _schema(model: type[BaseModel]) -> Schema:
@@ -127,7 +127,7 @@ def _allowed_urls(schema: Schema) -> str:
 # ---- checking ----
 
 
-def _validated(model: type[ReadT_co], given: dict[str, Any], schema: Schema, taker: str) -> ReadT_co:
+def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, taker: str) -> ModelT_co:
     properties = schema["properties"]
     # Unknown names are found here: pydantic does not name one that UTF-8 cannot carry.
     sentences = [_unknown(name, schema, taker) for name in given if name not in properties]

@@ -13,7 +13,7 @@ from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.schemas import Arguments, CheckJobArguments
+from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 
 LATEST = 10
 
@@ -22,13 +22,13 @@ FREE = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_h
 
 
 @dataclass(frozen=True)
-class Definition:
-    """A tool: its words for the agent, its arguments, its function."""
+class ToolDefinition:
+    """A tool: what an agent reads of it, its arguments, its function."""
 
     name: str
     title: str
     description: str
-    arguments: Arguments[Any]
+    arguments: ArgumentSchema[Any]
     annotations: ToolAnnotations
     run: Callable[[AppContext, Any, Context[Any, Any]], Awaitable[CallToolResult]]
 
@@ -55,7 +55,7 @@ async def _answer(
     """
     delivered = False
     try:
-        job = await _watched(app.service, job, app.wait_seconds, context, until)
+        job = await _followed(app.service, job, app.wait_seconds, context, until)
         delivered = job.error is not None and not job.open  # an error that is final is an answer, too
         result = await results.of_job(app, job, CURRENT_CLIENT.get())
         delivered = until(job) and (job.complete or not job.state.finished)
@@ -64,20 +64,20 @@ async def _answer(
     return result
 
 
-async def check_job(app: AppContext, question: CheckJobArguments, context: Context[Any, Any]) -> CallToolResult:
+async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[Any, Any]) -> CallToolResult:
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     client = CURRENT_CLIENT.get()
-    if not question.request_id:
+    if not asked.request_id:
         return await results.of_jobs(app, await app.service.latest(LATEST, client.owner), client)
-    job = await app.service.check(question.request_id, client.owner)
-    job = await _watched(app.service, job, question.wait_seconds, context)
+    job = await app.service.check(asked.request_id, client.owner)
+    job = await _followed(app.service, job, asked.wait_seconds, context)
     result = await results.of_job(app, job, client)
     if job.complete or not job.open:
         await app.service.mark_delivered(job)
     return result
 
 
-async def _watched(
+async def _followed(
     service: JobService,
     job: Job,
     seconds: float,
@@ -110,7 +110,7 @@ _WHAT_COMES_BACK = (
 )
 
 DEFINITIONS = (
-    Definition(
+    ToolDefinition(
         name="generate_image_vega",
         title="Generate image with Segmind-Vega",
         description=(
@@ -122,7 +122,7 @@ DEFINITIONS = (
         annotations=PAID,
         run=generate_image,
     ),
-    Definition(
+    ToolDefinition(
         name="generate_image_vegart",
         title="Generate image with Segmind-VegaRT",
         description=(
@@ -134,7 +134,7 @@ DEFINITIONS = (
         annotations=PAID,
         run=generate_image,
     ),
-    Definition(
+    ToolDefinition(
         name="submit_job",
         title="Submit image job",
         description=(
@@ -148,7 +148,7 @@ DEFINITIONS = (
         annotations=PAID,
         run=submit_job,
     ),
-    Definition(
+    ToolDefinition(
         name="check_job",
         title="Check image job",
         description=(

@@ -237,9 +237,9 @@ class JobStore:
 
     # ---- the file ----
 
-    def hurry(self) -> None:
+    def shorten_waits(self) -> None:
         """Wait for no other program from now on, because the process is about to end."""
-        self._database.hurry()
+        self._database.shorten_waits()
 
     async def close(self) -> None:
         """Close the file."""

@@ -25,7 +25,7 @@ Work = Callable[[sqlite3.Connection], T]
 
 # How long another program may keep the file to itself before an operation is given up.
 BUSY_SECONDS = 2.0
-HURRIED_SECONDS = 0.1
+CLOSING_SECONDS = 0.1
 CREATION_SECONDS = 30.0
 
 # Tells a ledger from other files of SQLite ("vega" in ASCII).
@@ -119,9 +119,9 @@ class Database:
         self._in_use = threading.Lock()
         self._busy_seconds = busy_seconds
 
-    def hurry(self) -> None:
+    def shorten_waits(self) -> None:
         """Wait for nobody from now on, because the process is about to end."""
-        self._busy_seconds = HURRIED_SECONDS
+        self._busy_seconds = CLOSING_SECONDS
 
     async def read(self, work: Work[T]) -> T:
         """Ask something, of one moment's state.

@@ -27,14 +27,16 @@ SLUG_LENGTH = 40
 UNREADABLE = "unreadable"
 # How much is kept of what does not even begin like a picture.
 UNREADABLE_BYTES = 1_000_000
-# What must fit on the disk before a picture is paid for: four large JPEGs. It is written from one piece of memory,
-# however many calls begin at once.
+# What must fit on the disk before a picture is paid for: four large JPEGs. Written in pieces, to save memory.
 WANTED_BYTES = 4_000_000
 _PIECE = b"-" * 250_000
 
 
 class ImageFolder:
     """Keeps pictures below one folder and never overwrites one.
+
+    A picture's `name` is that of `file_name`, without the digits of its id; its `day` is the folder that it lies in.
+    What cannot be written or read is a `GalleryError`.
 
     Args:
         folder: It is made when the first picture is asked for.
@@ -52,11 +54,7 @@ class ImageFolder:
         return self.folder / UNREADABLE
 
     async def prepare(self, day: date) -> None:
-        """Make sure that a picture could be kept, before one is paid for.
-
-        Raises:
-            GalleryError: The folder cannot be made or written.
-        """
+        """Make sure that a picture could be kept, before one is paid for."""
         await anyio.to_thread.run_sync(self._prepare, day)
 
     def _prepare(self, day: date) -> None:
@@ -72,17 +70,8 @@ class ImageFolder:
 
         A picture that is there already, because a server died before it could note that, stays the one.
 
-        Args:
-            data: The picture.
-            name: The beginning of its file name, from `file_name`, and its suffix.
-            image_id: Its id.
-            day: The folder below the gallery's.
-
         Returns:
             Its absolute path; and, where that is not in the gallery's folder, why.
-
-        Raises:
-            GalleryError: No folder would take it. It was paid for.
         """
         return await anyio.to_thread.run_sync(self._save, data, name, image_id, day.isoformat())
 
@@ -109,15 +98,9 @@ class ImageFolder:
             atomic_write.clear(subfolder)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
-        """Keep what came in the place of a picture that was paid for.
+        """Keep what came in the place of a picture that was paid for; returns its path, None where nothing took it.
 
-        Args:
-            data: What came; of what does not even begin like a picture, the first million bytes are kept.
-            name: The beginning of its file name, from `file_name`, and its suffix.
-            day: The folder below that of all such.
-
-        Returns:
-            Its absolute path; None where no folder would take it.
+        Of what does not even begin like a picture, the first million bytes are kept.
         """
         data = data[: MAX_BYTES if recognise(data) else UNREADABLE_BYTES]
         names = (UNREADABLE, day.isoformat())
@@ -126,13 +109,7 @@ class ImageFolder:
         return None
 
     async def read_unrecorded(self, name: str, image_id: str, day: date) -> bytes | None:
-        """A picture that was kept by these words, though nobody noted it; None where there is none.
-
-        Args:
-            name: The beginning of its file name, from `file_name`, and its suffix.
-            image_id: Its id.
-            day: The folder below the gallery's.
-        """
+        """A picture that was saved, though its server died before it could note that; None where there is none."""
         return await anyio.to_thread.run_sync(self._read_unrecorded, name, image_id, day)
 
     def _read_unrecorded(self, name: str, image_id: str, day: date) -> bytes | None:
@@ -145,11 +122,7 @@ class ImageFolder:
         return None
 
     async def read(self, path: Path) -> bytes:
-        """The bytes of a kept picture.
-
-        Raises:
-            GalleryError: The file is gone or cannot be read.
-        """
+        """The bytes of a kept picture."""
         try:
             return await anyio.to_thread.run_sync(self._read, path)
         except OSError as error:
@@ -163,25 +136,17 @@ class ImageFolder:
                 confinement.require_own(spare)
         return confinement.read(path, (self.folder, *self._spares))
 
-    # ---- house-keeping ----
+    # ---- the folder as a whole ----
 
     def probe(self) -> bool:
-        """Whether the folder is there already; none is made.
-
-        Raises:
-            GalleryError: It could not be made or written.
-        """
+        """Whether the folder is there already; none is made."""
         try:
             return confinement.probe(self.folder)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
     def sizes(self) -> list[int]:
-        """The bytes of each picture in the folder, those of other programs among them.
-
-        Raises:
-            GalleryError: It is no folder, or cannot be read.
-        """
+        """The bytes of each picture in the folder, those of other programs among them."""
         if self.folder.exists() and not self.folder.is_dir():
             raise GalleryError(f"{self.folder} is no folder")
         return [
@@ -204,11 +169,7 @@ class ImageFolder:
             return False
 
     def delete(self, image: Image) -> None:
-        """Delete a picture's file, and its day's folder once that is empty.
-
-        Raises:
-            GalleryError: It cannot be deleted.
-        """
+        """Delete a picture's file, and its day's folder once that is empty."""
         if image.path is None:
             return
         try:
