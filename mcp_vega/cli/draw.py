@@ -25,7 +25,7 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
 
-OPTIONS = ("negative_prompt", "samples", "scheduler", "num_inference_steps", "guidance_scale", "seed")
+# The longest that check_job waits.
 WAIT_SECONDS = 45
 
 
@@ -40,19 +40,19 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     """
     settings = Settings.from_environment(environment)
     log_to_stderr(settings)
-    model, arguments = _asked(options, sandbox=settings.sandbox)
+    model, arguments = _model_and_arguments(options, sandbox=settings.sandbox)
     tool = f"generate_image_{model.alias}"
     output = None if options.output is None else Path(options.output)
     _check(tool, arguments, output, settings.gallery_folder)
     result = anyio.run(_draw, settings, tool, arguments)
-    sys.stderr.write(f"{_text(result)}\n")
+    sys.stderr.write("".join(f"{each.text}\n" for each in result.content if isinstance(each, TextContent)))
     if result.is_error:
         return 1
     images = _job(result)["images"]
     for number, image in enumerate(images, 1):
         if image["path"] is not None:
             kept = Path(image["path"])
-            write(str(_copied(kept, output, number) if output else kept))
+            write(str(_copy(kept, output, number) if output else kept))
     if any(image["path"] is None for image in images):
         raise GalleryError(
             "A picture was drawn, but no disk would take it",
@@ -62,22 +62,26 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     return 0
 
 
-def _asked(options: Namespace, *, sandbox: bool) -> tuple[type[Parameters], dict[str, Any]]:
+def _model_and_arguments(options: Namespace, *, sandbox: bool) -> tuple[type[Parameters], dict[str, Any]]:
     """The model and its arguments: those of the recipe to follow, if there is one, changed by what was given."""
-    model: type[Parameters] = VegaParameters if options.model is None else _model(options.model)
+    names = {name: model for model in MODELS.values() for name in (model.alias, model.slug)}
+    model: type[Parameters] = names.get(options.model or VegaParameters.alias, Parameters)
+    if model is Parameters:
+        raise InvalidArguments(f"--model is {options.model!r}, but must be one of: {', '.join(names)}")
     arguments: dict[str, Any] = {}
     if options.like is not None:
         recipe = recipe_in(Path(options.like))
         model = model if options.model else type(recipe.parameters)
-        arguments = _followed(recipe, model, several=options.samples is None, sandbox=sandbox)
+        arguments = _arguments_of(recipe, model, several=options.samples is None, sandbox=sandbox)
     elif not options.prompt:
         raise InvalidArguments("PROMPT is missing: say what to draw, or name a picture to draw --like")
-    arguments |= {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
-    arguments |= {"prompt": " ".join(options.prompt)} if options.prompt else {}
+    given = {**vars(options), "prompt": " ".join(options.prompt) or None}
+    known = {name for each in MODELS.values() for name in each.model_fields}
+    arguments |= {name: value for name, value in given.items() if name in known and value is not None}
     return model, arguments
 
 
-def _followed(recipe: Recipe, model: type[Parameters], *, several: bool, sandbox: bool) -> dict[str, Any]:
+def _arguments_of(recipe: Recipe, model: type[Parameters], *, several: bool, sandbox: bool) -> dict[str, Any]:
     """A recipe's parameters for a model; what will be otherwise than the picture is said on stderr."""
     arguments = recipe.parameters.model_dump(mode="json", exclude_defaults=True)
     if model is not type(recipe.parameters):
@@ -95,14 +99,6 @@ def _followed(recipe: Recipe, model: type[Parameters], *, several: bool, sandbox
     if (count := arguments.get("samples", 1)) > 1 and several:
         sys.stderr.write(f"It is picture {recipe.picture} of {count} of one call, so {count} are drawn\n")
     return arguments
-
-
-def _model(name: str) -> type[Parameters]:
-    for model in MODELS.values():
-        if name in (model.alias, model.slug):
-            return model
-    known = ", ".join(name for model in MODELS.values() for name in (model.alias, model.slug))
-    raise InvalidArguments(f"--model is {name!r}, but must be one of: {known}")
 
 
 def _check(tool: str, arguments: dict[str, Any], output: Path | None, gallery: Path) -> None:
@@ -123,19 +119,20 @@ async def _draw(settings: Settings, tool: str, arguments: dict[str, Any]) -> Cal
 
         async def work() -> CallToolResult:
             async with Client(build_server(app)) as client:
-                return await _called(app.service, client, tool, arguments)
+                return await _call(app.service, client, tool, arguments)
 
         return await until_signal(app.service, work)
 
 
-async def _called(service: JobService, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+async def _call(service: JobService, client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
     """The tool's result with the pictures, however long they take, or with how the call ended without them."""
     started = datetime.now(UTC)
     result = await client.call_tool(tool, arguments, progress_callback=_show_progress)
     while request_id := _unfinished(service, result, started):
         question = {"request_id": request_id, "wait_seconds": WAIT_SECONDS}
         result = await client.call_tool("check_job", question, progress_callback=_show_progress)
-    _end_progress()
+    if sys.stderr.isatty():
+        sys.stderr.write(CLEAR_LINE)
     return result
 
 
@@ -148,15 +145,11 @@ def _unfinished(service: JobService, result: CallToolResult, started: datetime) 
     return next(lost, None)
 
 
-def _text(result: CallToolResult) -> str:
-    return next((each.text for each in result.content if isinstance(each, TextContent)), "")
-
-
 def _job(result: CallToolResult) -> dict[str, Any]:
     return (result.meta or {})["mcp-vega/job"]
 
 
-def _copied(kept: Path, output: Path, number: int) -> Path:
+def _copy(kept: Path, output: Path, number: int) -> Path:
     """Copy a picture to where the user wants it: a folder, or a file, numbered from the second picture on."""
     try:
         if output.is_dir():
@@ -176,6 +169,7 @@ def _copied(kept: Path, output: Path, number: int) -> Path:
 # ---- the progress bar ----
 
 BAR = 24
+CLEAR_LINE = "\r\x1b[K"
 
 
 async def _show_progress(progress: float, total: float | None, message: str | None) -> None:
@@ -185,8 +179,3 @@ async def _show_progress(progress: float, total: float | None, message: str | No
         sys.stderr.flush()
     else:
         sys.stderr.write(f"{message}\n")
-
-
-def _end_progress() -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")

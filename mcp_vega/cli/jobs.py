@@ -14,7 +14,7 @@ import anyio
 from mcp_vega.cli.application import open_job_store
 from mcp_vega.cli.output import write
 from mcp_vega.errors import Charged, InvalidArguments, UnknownJob
-from mcp_vega.job import Budget, Image, Job, dollars
+from mcp_vega.job import Budget, Job, dollars
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
 from mcp_vega.server import results
@@ -48,7 +48,7 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
     elif options.id:
         write("\n".join(_in_full(jobs[0])))
     elif jobs:
-        write("\n".join(_table(jobs)))
+        write("\n".join(_aligned([HEADINGS, *(_row(job) for job in jobs)])))
     else:
         sys.stderr.write(f"No jobs yet in {settings.ledger_file}\n")
     return 0
@@ -110,10 +110,6 @@ async def _read(settings: Settings, request_id: str | None, limit: int) -> list[
 # ---- for people ----
 
 
-def _table(jobs: Sequence[Job]) -> list[str]:
-    return _aligned([HEADINGS, *(_row(job) for job in jobs)])
-
-
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows with their columns under one another, as wide as the terminal is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -154,14 +150,11 @@ def _in_full(job: Job) -> list[str]:
         ("Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds),
         *(("Note", note) for note in job.notes if not problem),
         *([("Error", f"{problem.what} ({problem.code})"), ("Next", problem.next_step)] if problem else []),
-        *(("Image", _image(image)) for image in job.images),
     ]
+    for image in job.images:
+        place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path
+        facts += [("Image", f"{place} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})")]
     return [f"{f'{name}:':14}{value}" for name, value in facts]
-
-
-def _image(image: Image) -> str:
-    place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path
-    return f"{place} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})"
 
 
 def _cost(job: Job) -> str:
