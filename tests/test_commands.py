@@ -25,7 +25,7 @@ CURL = shutil.which("curl")
 PORT = "http://127.0.0.1:8765"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the documents' commands are those of a POSIX shell")
 
-SERVES = "it serves until it is stopped, or is for that; tests/test_transports.py and test_door.py serve"
+SERVES = "it serves until it is stopped, or is for that; tests/test_transports.py and test_http_access.py serve"
 BUILDS = "it writes into the checkout; tests/test_packaging.py runs it elsewhere"
 CONTAINS = "it needs a container engine; tests/test_packaging.py does by hand what the image does"
 DEVELOPMENT = "it is a part of this suite, or the whole of it, or as slow as that"
@@ -41,7 +41,7 @@ NOT_RUN = {
     "export MCP_VEGA_ALLOWED_HOSTS=pictures.example": SERVES,
     "mcp-vega --transport http --host 0.0.0.0": SERVES,
     "curl https://pictures.example/health": "there is no such host; tests/test_transports.py asks a server here",
-    'curl -H "Authorization: Bearer TOKEN" -o fox.jpg https://pictures.example/images/ID': "as above, test_door.py",
+    'curl -H "Authorization: Bearer TOKEN" -o fox.jpg https://pictures.example/images/ID': "as above",
     "python3 -m pip wheel --no-deps -w dist .": BUILDS,
     "python3 -m pip wheel -q --no-deps -w dist . && uvx --from ./dist/mcp_vega-*.whl mcp-vega --version": "uv is "
     "needed; tests/test_packaging.py runs a wheel with it",
@@ -51,6 +51,8 @@ NOT_RUN = {
     "export SEGMIND_API_KEY=SG_your_key": CONTAINS,
     "docker run -d --name vega -p 127.0.0.1:8000:8000 -e SEGMIND_API_KEY -e MCP_VEGA_AUTH_TOKENS -v "
     "mcp-vega-pictures:/pictures -v mcp-vega-ledger:/ledger mcp-vega": CONTAINS,
+    "python3 -m venv --without-pip .venv && python3 -m pip --python .venv install -q pip": DEVELOPMENT,
+    ".venv/bin/pip install -q -e . --group dev": DEVELOPMENT,
     ".venv/bin/pytest": DEVELOPMENT,
     ".venv/bin/pytest -m external": "it needs Node.js, exiftool and a network",
     ".venv/bin/ruff check . && .venv/bin/ruff format --check .": "it reads the whole checkout, whoever works in it",

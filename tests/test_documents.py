@@ -7,6 +7,8 @@ import pkgutil
 import re
 import shutil
 import subprocess
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pages import PAGES, ROOT, of_language, read, rows
 from PIL import Image, ImageChops, ImageStat
 
 import mcp_vega
+from mcp_vega.cli.main import build_parser
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.preview import PREVIEW_LIMITS
@@ -55,6 +58,24 @@ def test_the_table_of_settings_is_what_the_class_says() -> None:
     assert rows(read("docs/settings.md"), "variable") == [
         [f"`{field.alias}`", shown(field.default), field.description] for field in Settings.model_fields.values()
     ]
+
+
+def options_of(parser: ArgumentParser, command: str = "mcp-vega") -> Iterator[list[str]]:
+    """The options of a command, and of those below it, as the table spells them."""
+    for action in parser._actions:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  argparse shows them nowhere else
+        if isinstance(action.choices, dict):
+            commands: dict[str, ArgumentParser] = action.choices  # pyright: ignore[reportUnknownVariableType]
+            for name, below in commands.items():
+                yield from options_of(below, name)
+        elif action.dest != "help":
+            option = ", ".join(action.option_strings)
+            choices = f"{{{','.join(action.choices)}}}" if action.choices else option.rpartition("-")[2].upper()
+            value = "" if action.nargs == 0 else f" {action.metavar or choices}"
+            yield [f"`{command}`", f"`{f'{option}{value}'.strip()}`", str(action.help)]
+
+
+def test_the_table_of_options_is_what_the_commands_take() -> None:
+    assert rows(read("docs/settings.md"), "command") == [*options_of(build_parser())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -185,7 +206,7 @@ def test_the_four_pictures_are_those_that_the_sandbox_paints() -> None:
 
 
 def test_the_drawing_of_a_call_names_the_packages_and_works_in_light_and_dark() -> None:
-    drawing = read("docs/way.svg")
+    drawing = read("docs/call.svg")
     shown = re.findall(r'class="name"[^>]*>([^<]+)<', drawing)
     assert shown == ["host", "server", "jobs", "segmind", "the API", "sandbox", "ledger", "gallery"]
     package = ROOT / "mcp_vega"
@@ -197,7 +218,7 @@ def test_the_drawing_of_a_call_names_the_packages_and_works_in_light_and_dark() 
 
 def test_no_picture_of_the_documents_is_large() -> None:
     pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix != ".md"]
-    assert {path.name for path in pictures} == {"lighthouse.jpg", "four.jpg", "way.svg"}
+    assert {path.name for path in pictures} == {"lighthouse.jpg", "four.jpg", "call.svg"}
     assert max(path.stat().st_size for path in pictures) < 100_000
 
 

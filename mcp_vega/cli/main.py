@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
-    parser = _parser()
+    parser = build_parser()
     options = parser.parse_args(argv)
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
@@ -92,7 +92,8 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
     return run
 
 
-def _parser() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
+    """The commands and their options, as docs/settings.md lists them."""
     parser = ArgumentParser(
         prog="mcp-vega",
         description="An MCP server that draws pictures with Segmind's Vega models. Without a command it serves.",
