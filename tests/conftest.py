@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -66,6 +67,16 @@ def wait_until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(LOOK_SECONDS)
     return found
+
+
+def with_grace(seconds: float) -> list[str]:
+    """The command `mcp-vega`, giving the jobs under way so many seconds when it ends, however slow the machine is."""
+    program = "from mcp_vega.cli import main, shutdown; shutdown.GRACE_SECONDS = {}; raise SystemExit(main.main())"
+    return [sys.executable, "-c", program.format(seconds)]
+
+
+# Whoever waits for the end of this grace hangs.
+PATIENT = with_grace(3600)
 
 
 # ---- the sandbox ----

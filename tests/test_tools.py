@@ -129,7 +129,7 @@ async def test_a_submitted_job_is_fetched_with_check_job_exactly_as_generate_ret
     assert request_id in sandbox.queue.calls
     assert f"Request id: {request_id}" in text_of(submitted)
 
-    fetched = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    fetched = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     generated = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": 5})
     assert images_of(fetched) == images_of(generated)
     shape = [re.sub(r": .*", "", line) for line in text_of(fetched).splitlines()]
@@ -160,7 +160,7 @@ async def test_generate_hands_back_a_request_id_when_the_picture_takes_longer_th
         early = job_of(await agent.call_tool("generate_image_vega", {"prompt": "slow"}))
         assert early["state"] in ("QUEUED", "PROCESSING")
         assert early["request_id"].startswith("local-")
-        late = job_of(await agent.call_tool("check_job", {"request_id": early["request_id"], "wait_seconds": 20}))
+        late = job_of(await agent.call_tool("check_job", {"request_id": early["request_id"], "wait_seconds": 45}))
         assert late["state"] == "COMPLETED"
         assert late["request_id"] in sandbox.queue.calls
     assert sandbox.paid_requests == 1
@@ -247,7 +247,7 @@ async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tm
         sandbox.let_go()
         listed = (await agent.call_tool("check_job", {})).meta or {}
         (job,) = listed["mcp-vega/jobs"]
-        result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 20})
+        result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
         assert Path(job_of(result)["images"][0]["path"]).exists()
     assert sandbox.paid_requests == 1
 
