@@ -3,14 +3,18 @@
 import io
 import json
 import random
+import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -19,6 +23,7 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 from pydantic import SecretStr
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.jobs.config import JobConfig
@@ -36,6 +41,47 @@ from mcp_vega.storage.images.folder import ImageFolder
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
 
+# ---- waiting ----
+
+# Seconds after which a test gives up: only what hangs takes so long, however busy the machine is.
+HANG_SECONDS = 60
+# Seconds between two looks.
+LOOK_SECONDS = 0.01
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """What a condition gives, as soon as that counts as true."""
+    with anyio.fail_after(HANG_SECONDS):
+        while True:
+            found = condition()
+            if isawaitable(found):
+                found = await found
+            if found:
+                return found
+            await anyio.sleep(LOOK_SECONDS)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """As `until`, in a test that is not in a loop."""
+    deadline = time.monotonic() + HANG_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(LOOK_SECONDS)
+    return found
+
+
+def with_grace(seconds: float) -> list[str]:
+    """The command `mcp-vega`, giving the jobs under way so many seconds when it ends, however slow the machine is."""
+    program = "from mcp_vega.cli import main, shutdown; shutdown.GRACE_SECONDS = {}; raise SystemExit(main.main())"
+    return [sys.executable, "-c", program.format(seconds)]
+
+
+# Whoever waits for the end of this grace hangs.
+PATIENT = with_grace(3600)
+
+
+# ---- the sandbox ----
+
 
 @dataclass
 class Sandbox:
@@ -43,6 +89,15 @@ class Sandbox:
 
     url: str
     queue: Account
+    answers: threading.Event = field(default_factory=threading.Event)
+
+    def hold(self) -> None:
+        """Hold the answers to calls of v1 from now on: they are drawn and charged, and stay under way."""
+        self.answers.clear()
+
+    def let_go(self) -> None:
+        """Let the answers go."""
+        self.answers.set()
 
     @property
     def paid_requests(self) -> int:
@@ -56,17 +111,40 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def sandbox() -> AsyncGenerator[Sandbox]:
-    queue = Account(speed=0)
-    async with serving(build_sandbox(queue)) as url:
-        yield Sandbox(url, queue)
+    queue, answers = Account(speed=0), threading.Event()
+    async with serving(holding(build_sandbox(queue), answers)) as url:
+        yield Sandbox(url, queue, answers)
 
 
 @pytest.fixture
 def sandbox_in_thread() -> Iterator[Sandbox]:
     """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
-    queue = Account(speed=0)
-    with serving_in_thread(build_sandbox(queue)) as url:
-        yield Sandbox(url, queue)
+    queue, answers = Account(speed=0), threading.Event()
+    with serving_in_thread(holding(build_sandbox(queue), answers)) as url:
+        yield Sandbox(url, queue, answers)
+
+
+class HeldAnswers:
+    """An application whose answers to calls of v1 are held until they are let go."""
+
+    def __init__(self, app: ASGIApp, answers: threading.Event) -> None:
+        self._app = app
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def later(message: Message) -> None:
+            while not self._answers.is_set():  # noqa: ASYNC110  it is set in another thread
+                await anyio.sleep(LOOK_SECONDS)
+            await send(message)
+
+        drawing = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith("/v1/")
+        await self._app(scope, receive, later if drawing else send)
+
+
+def holding(sandbox: Starlette, answers: threading.Event) -> Starlette:
+    answers.set()
+    sandbox.add_middleware(HeldAnswers, answers=answers)
+    return sandbox
 
 
 @contextmanager
@@ -88,6 +166,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     patience: float = 5,
     home: Path | None = None,
     images: ImageFolder | None = None,
+    store_of: type[JobStore] = JobStore,
     uptime: Callable[[], float] = time.monotonic,
     busy_seconds: float = BUSY_SECONDS,
     **config: Any,
@@ -102,7 +181,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
             patience=patience,
         )
         home = home or folder.with_name(f"{folder.name}-home")
-        store = JobStore(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
+        store = store_of(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
         config = {"api": base_url, "pace": 0, **config}
         async with JobService(client, images or ImageFolder(folder), store, JobConfig(**config)) as service:
             yield AppContext(service, wait_seconds, preview, sandbox)

@@ -6,12 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Sandbox
+from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
 from PIL import Image
 
 from mcp_vega import __version__
@@ -133,21 +132,22 @@ def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
-@pytest.mark.parametrize(("fault", "words"), [("", "Kept: "), ("[fault:hang]", "was still being drawn")])
-def test_draw_that_is_interrupted_says_what_became_of_the_picture(
-    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, fault: str, words: str
+@pytest.mark.parametrize(
+    ("command", "fault", "words"),
+    [(PATIENT, "", "Kept: "), (with_grace(0.2), "[fault:hang]", "was still being drawn")],
+)
+def test_draw_that_is_interrupted_says_what_became_of_the_picture(  # noqa: PLR0913, PLR0917  a table
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, command: list[str], fault: str, words: str
 ) -> None:
-    sandbox_in_thread.queue.speed = 0.4
+    sandbox_in_thread.hold()
     environment = {**settings(tmp_path), **api}
     with subprocess.Popen(
-        [*COMMAND, "draw", f"a fox {fault}"], stderr=subprocess.PIPE, env=environment, text=True
+        [*command, "draw", f"a fox {fault}"], stderr=subprocess.PIPE, env=environment, text=True
     ) as process:
-        deadline = time.monotonic() + 20
-        while not sandbox_in_thread.queue.calls:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: sandbox_in_thread.queue.calls)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        sandbox_in_thread.let_go()
+        _, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 130
     assert words in said
 
@@ -190,7 +190,7 @@ def test_a_person_who_starts_the_server_by_hand_gets_a_hint(tmp_path: Path) -> N
         assert process.stderr
         hint = process.stderr.readline() + process.stderr.readline()
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=HANG_SECONDS)
     os.close(controller)
     os.close(terminal)
     assert "not by hand" in hint
@@ -204,7 +204,12 @@ def test_draw_shows_a_progress_bar_to_a_person(tmp_path: Path, api: dict[str, st
     controller, terminal = pty.openpty()
     environment = {**settings(tmp_path), **api}
     done = subprocess.run(
-        [*COMMAND, "draw", "a fox"], stderr=terminal, stdout=subprocess.PIPE, env=environment, timeout=30, check=True
+        [*COMMAND, "draw", "a fox"],
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        env=environment,
+        timeout=HANG_SECONDS,
+        check=True,
     )
     shown = os.read(controller, 100_000).decode()
     os.close(controller)
@@ -224,7 +229,7 @@ def test_the_sandbox_serves_on_a_port_until_it_is_told_to_stop() -> None:
         url = process.stderr.readline().strip()
         answer = httpx.get(f"{url}/v1/get-user-credits", headers={"x-api-key": "SG_any"}, trust_env=False)
         process.terminate()
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=HANG_SECONDS) == 0
     assert answer.json()["credits"] == 3
 
 
@@ -359,7 +364,7 @@ def test_a_command_whose_output_nobody_reads_is_no_crash(tmp_path: Path, end: st
     command = f'"{sys.executable}" -m mcp_vega gallery {end}'
     environment = {**settings(tmp_path), "PYTHONUNBUFFERED": ""}
     done = subprocess.run(
-        ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -196,7 +196,7 @@ def test_the_page_of_the_doctor_is_the_one_that_is_shown(tmp_path: Path) -> None
 
 @cache
 def help_of(*command: str) -> str:
-    done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True, timeout=60, check=True)
     return done.stdout
 
 

@@ -22,7 +22,7 @@ async def test_a_harmless_oddity_still_ends_with_the_picture_paid_once(
     monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
     asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
     request_id = job_of(asked)["request_id"]
-    result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     job = job_of(result)
     assert job["state"] == "COMPLETED"
     assert Path(job["images"][0]["path"]).exists()
@@ -91,7 +91,7 @@ async def test_a_failing_job_tells_the_same_at_every_check(
 ) -> None:
     asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
     request_id = job_of(asked)["request_id"]
-    first = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    first = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     assert first.is_error
     assert words in text_of(first)
     assert f"Charged: {charged}." in text_of(first)
@@ -124,7 +124,7 @@ async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(
     monkeypatch.setattr(sandbox.queue, "take", only_v1)
     arguments = {"prompt": "a fox", "model": "segmind-vega-rt-v1"}
     request_id = job_of(await agent.call_tool("submit_job", arguments))["request_id"]
-    result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     assert job_of(result)["state"] == "COMPLETED"
     assert [call.route for call in sandbox.queue.calls.values()] == ["v1"]
 
@@ -137,6 +137,6 @@ async def test_an_unreadable_answer_to_a_submission_does_not_say_that_it_was_cha
     assert "no usable request id" in text_of(first)
     assert "Charged: unknown." in text_of(first)
     request_id = text_of(first).partition("request_id ")[2].split()[0]
-    last = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    last = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     assert "Charged: no." in text_of(last) if words else job_of(last)["images"]
     assert sandbox.paid_requests == 1

@@ -10,9 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from conftest import Sandbox, app_over, job_of, text_of
+from conftest import Sandbox, app_over, job_of, text_of, until
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextResourceContents
@@ -221,14 +220,14 @@ async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sand
         Client(build_server(app)) as agent,
     ):
         request_id = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["request_id"]
-        shown: dict[str, Any] = {"state": ""}
-        with anyio.fail_after(10):
-            while shown["state"] != "COMPLETED":
-                (content,) = (await agent.read_resource(f"vega://jobs/{request_id}")).contents
-                assert isinstance(content, TextResourceContents)
-                shown = json.loads(content.text)
-                await anyio.sleep(0.01)
-        path = Path(shown["images"][0]["path"])
+
+        async def kept() -> Any:
+            (content,) = (await agent.read_resource(f"vega://jobs/{request_id}")).contents
+            assert isinstance(content, TextResourceContents)
+            shown = json.loads(content.text)
+            return shown["images"] if shown["state"] == "COMPLETED" else None
+
+        path = Path((await until(kept))[0]["path"])
         for left in (True, False):
             run("gallery", "--prune", "0", "--yes", folder=tmp_path)
             assert path.exists() is left

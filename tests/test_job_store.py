@@ -17,7 +17,7 @@ from unittest.mock import MagicMock
 
 import anyio
 import pytest
-from conftest import Sandbox, app_over, images_of, job_of, text_of
+from conftest import HANG_SECONDS, Sandbox, app_over, images_of, job_of, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image as Picture
@@ -253,7 +253,7 @@ async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_
         ):
             assert len((await agent.list_tools()).tools) == 4
             for tool, arguments in ((RT, {"prompt": "a fox"}), ("submit_job", {"prompt": "a fox"}), ("check_job", {})):
-                with anyio.fail_after(8):
+                with anyio.fail_after(HANG_SECONDS):
                     result = await agent.call_tool(tool, arguments)
                 what, charged, next_step = text_of(result).splitlines()
                 assert result.is_error
@@ -264,17 +264,11 @@ async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_
     assert sandbox.paid_requests == 0
 
 
-async def called(sandbox: Sandbox) -> None:
-    """Until a paid call has reached the sandbox."""
-    while not sandbox.queue.calls:  # noqa: ASYNC110  it rings no bell
-        await anyio.sleep(0.01)
-
-
 async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    sandbox.queue.speed = 0.3
+    sandbox.hold()
     async with (
         app_over(sandbox.url, tmp_path, home=home, busy_seconds=0.2) as app,
         Client(build_server(app)) as agent,
@@ -288,8 +282,9 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
         database = sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(draw)
-            await called(sandbox)
+            await until(lambda: sandbox.queue.calls)
             database.execute("BEGIN IMMEDIATE")
+            sandbox.let_go()
         job = job_of(results[0])
         assert Path(job["images"][0]["path"]).exists()
         again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
@@ -297,7 +292,7 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
         database.close()
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         (listed,) = ((await agent.call_tool("check_job", {})).meta or {})["mcp-vega/jobs"]
-        settled = await agent.call_tool("check_job", {"request_id": listed["request_id"], "wait_seconds": 20})
+        settled = await agent.call_tool("check_job", {"request_id": listed["request_id"], "wait_seconds": 45})
         assert job_of(settled)["images"] == job["images"], "the file is found again and not kept twice"
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
     assert sandbox.paid_requests == 1
@@ -332,7 +327,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    sandbox.queue.speed = 0.3
+    sandbox.hold()
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         results: list[CallToolResult] = []
 
@@ -342,8 +337,9 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
         with ExitStack() as stack:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(draw)
-                await called(sandbox)
+                await until(lambda: sandbox.queue.calls)
                 stack.enter_context(full_disk())
+                sandbox.let_go()
             (result,) = results
             (image,) = images_of(result)
             with Picture.open(io.BytesIO(b64decode(image.data))) as picture:
@@ -356,7 +352,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
             assert kept["path"] is None
             assert (await agent.read_resource(kept["uri"])).contents
         job = job_of(result)
-        again = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 20})
+        again = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
         path = Path(job_of(again)["images"][0]["path"])
         assert sha256(path.read_bytes()).hexdigest() == kept["sha256"]
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
@@ -386,7 +382,7 @@ async def test_pictures_that_only_the_memory_holds_stay_apart_until_a_disk_takes
         again = job
         for space in (0, 1, 4):
             images.room = space
-            question = {"request_id": job["request_id"], "wait_seconds": 20}
+            question = {"request_id": job["request_id"], "wait_seconds": 45}
             again = job_of(await agent.call_tool("check_job", question))
             assert {image["sha256"] for image in again["images"]} == {image["sha256"] for image in job["images"]}
         assert all(image["path"] for image in again["images"])
@@ -402,10 +398,10 @@ async def test_a_picture_that_only_the_result_held_is_fetched_again_at_the_next_
         (tmp_path / "file").rename(tmp_path / "moved")
         (tmp_path / "file").write_text("in the way", encoding="utf-8")
         sandbox.queue.calls[submitted["request_id"]].queue_seconds = 0
-        result = await agent.call_tool("check_job", {"request_id": submitted["request_id"], "wait_seconds": 20})
+        result = await agent.call_tool("check_job", {"request_id": submitted["request_id"], "wait_seconds": 45})
         assert job_of(result)["images"][0]["path"] is None
     async with app_over(sandbox.url, tmp_path / "new", home=home) as app, Client(build_server(app)) as agent:
-        result = await agent.call_tool("check_job", {"request_id": submitted["request_id"], "wait_seconds": 20})
+        result = await agent.call_tool("check_job", {"request_id": submitted["request_id"], "wait_seconds": 45})
         assert Path(job_of(result)["images"][0]["path"]).is_relative_to(tmp_path / "new")
     assert sandbox.paid_requests == 1
 
@@ -439,12 +435,15 @@ async def test_a_clock_that_is_set_while_a_job_runs_loses_nothing(
         app_over(sandbox.url, tmp_path, clock=clock, wait_seconds=0) as app,
         Client(build_server(app)) as agent,
     ):
+        sandbox.hold()
         sandbox.queue.speed = 0.2
         queued = job_of(await agent.call_tool("submit_job", {"prompt": "queued"}))
         lost = job_of(await agent.call_tool(RT, {"prompt": "[fault:504-after]"}))
+        await until(lambda: len(sandbox.queue.calls) == 2)
         error = by
+        sandbox.let_go()
         for job in (queued, lost):
-            result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 20})
+            result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
             if by > timedelta(days=-1) or job is queued:
                 assert job_of(result)["images"]
             else:
@@ -452,6 +451,6 @@ async def test_a_clock_that_is_set_while_a_job_runs_loses_nothing(
                 assert "Charged: unknown." in text_of(result)
     error = timedelta()
     async with app_over(sandbox.url, tmp_path, clock=clock) as app, Client(build_server(app)) as agent:
-        result = await agent.call_tool("check_job", {"request_id": lost["request_id"], "wait_seconds": 20})
+        result = await agent.call_tool("check_job", {"request_id": lost["request_id"], "wait_seconds": 45})
         assert job_of(result)["images"]
     assert sandbox.paid_requests == 2

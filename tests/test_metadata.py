@@ -283,7 +283,7 @@ def test_like_a_picture_whose_seed_is_not_known_draws_another_and_says_so(
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     file = file_with(RECIPE, tmp_path)
     command = f'"{sys.executable}" -m mcp_vega recipe "{file}" | true'
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
 
 

@@ -10,17 +10,22 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-from conftest import API, KEY, Sandbox, app_over, images_of, job_of, noise, text_of
+from conftest import API, HANG_SECONDS, KEY, Sandbox, app_over, images_of, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 
 from mcp_vega.imaging import metadata
+from mcp_vega.imaging.preview import Mode, Preview
+from mcp_vega.imaging.processor import ImageProcessor
+from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.sandbox import bodies
 from mcp_vega.sandbox.account import Call
 from mcp_vega.server.app import build_server
@@ -29,10 +34,12 @@ from mcp_vega.storage.images.folder import ImageFolder
 pytestmark = pytest.mark.anyio
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
+# A speed at which the sandbox's queue draws nothing while a test runs, and the seconds to skip until it has.
+SLOW, UNTIL_DRAWN = 100, 300
 
 
 async def checked(agent: Client, request_id: str) -> CallToolResult:
-    return await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    return await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
 
 
 async def listed(agent: Client) -> list[dict[str, Any]]:
@@ -112,27 +119,32 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        sandbox.queue.speed = 0.5
+        sandbox.queue.speed = SLOW
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "left behind"}))["request_id"]
     assert await holder_of(tmp_path) is None
-    sandbox.queue.skip(60)
+    sandbox.queue.speed = 0
+    sandbox.queue.skip(UNTIL_DRAWN)
     async with app_over(sandbox.url, tmp_path) as app:
-        asked = sandbox.queue.requests.copy()
-        await app.service.latest(1)
-        await anyio.wait_all_tasks_blocked()
-        assert sandbox.queue.requests == asked
+        asked = sandbox.queue.requests["GET status"]
+        # A whole picture is drawn meanwhile.
+        another = await app.service.generate(VegaRTParameters(prompt="another"))
+        async for _ in app.service.follow(another, 45):
+            pass
+        assert (await app.service.get(another.local_id)).complete
+        assert (sandbox.queue.requests["GET status"], sandbox.queue.requests["GET result"]) == (asked, 0)
+        assert await holder_of(tmp_path) is None
         async with Client(build_server(app)):
             job = await app.service.check(request_id)
-            async for _ in app.service.follow(job, 20):
+            async for _ in app.service.follow(job, 45):
                 pass
     assert len(list(tmp_path.glob("*/left-behind-*.jpg"))) == 1
-    (job,) = rows(tmp_path, "SELECT * FROM jobs")
+    job, _ = rows(tmp_path, "SELECT * FROM jobs ORDER BY created")
     assert (job["remote_id"], job["state"]) == (request_id, "COMPLETED")
-    assert len(sandbox.queue.calls) == 1
+    assert len(sandbox.queue.calls) == 2
 
 
 async def holder_of(folder: Path) -> str | None:
-    """The living server that works on the only job."""
+    """The living server that works on a job."""
     query = "SELECT servers.id FROM jobs JOIN servers ON servers.id = jobs.holder"
     return next((row["id"] for row in rows(folder, query)), None)
 
@@ -225,10 +237,12 @@ async def test_a_call_whose_pictures_came_in_part_gets_the_rest_when_it_is_repea
     arguments = {"prompt": "two [fault:output-object]", "samples": 2}
     first = await agent.call_tool(VEGA, arguments)
     assert "1 of the 2 pictures did not arrive" in text_of(first)
-    with anyio.fail_after(20):
-        while len(job_of(again := await agent.call_tool(VEGA, arguments))["images"]) < 2:
-            pass
-    assert job_of(again)["request_id"] == job_of(first)["request_id"]
+
+    async def whole() -> dict[str, Any] | None:
+        again = job_of(await agent.call_tool(VEGA, arguments))
+        return again if len(again["images"]) == 2 else None
+
+    assert (await until(whole))["request_id"] == job_of(first)["request_id"]
     assert sandbox.paid_requests == 1
 
 
@@ -345,13 +359,14 @@ async def test_a_call_that_was_lost_on_its_way_was_not_charged(sandbox: Sandbox,
 async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_then_on(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.queue.speed = 0.2
+    sandbox.queue.speed = SLOW
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after]"})
+        await until(lambda: sandbox.queue.requests["GET status"])
+        sandbox.queue.skip(UNTIL_DRAWN)
         job = job_of(await checked(agent, id_in(failed)))
         assert job["request_id"] in sandbox.queue.calls
         assert job["seconds"] is not None, "the queue's record tells more than the history"
-    assert sandbox.queue.requests["GET status"] >= 1
     assert sandbox.paid_requests == 1
 
 
@@ -430,17 +445,23 @@ async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sand
 ASKED = {"prompt": "a fox"}
 
 
+def awaited(folder: Path) -> list[dict[str, Any]]:
+    """The jobs that a caller waits for."""
+    return rows(folder, "SELECT local_id FROM jobs WHERE awaited_by IS NOT NULL")
+
+
 async def cancelled(agent: Client, sandbox: Sandbox) -> None:
     """A host that gives up on its call."""
-    sandbox.queue.speed = 0.2
-    with anyio.move_on_after(0.1):
-        await agent.call_tool(VEGA, ASKED)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent.call_tool, VEGA, ASKED)
+        await until(lambda: sandbox.queue.calls)
+        tasks.cancel_scope.cancel()
 
 
 async def still_running(agent: Client, sandbox: Sandbox) -> None:
     """A call that takes longer than the wait."""
-    sandbox.queue.speed = 0.2
     assert job_of(await agent.call_tool(VEGA, ASKED))["state"] != "COMPLETED"
+    await until(lambda: sandbox.queue.calls)
 
 
 @pytest.mark.parametrize(("leave", "wait"), [(cancelled, 45), (still_running, 0)])
@@ -460,14 +481,27 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
         Client(build_server(first_desk)) as first,
         Client(build_server(second_desk)) as second,
     ):
+        sandbox.hold()
         await leave(first, sandbox)
         (begun,) = await listed(first)
-        if finished:
-            job = await first_desk.service.check(begun["request_id"])
-            async for _ in first_desk.service.follow(job, 20):
-                pass
+        await until(lambda: not awaited(tmp_path))
         agent = first if same and wait else second
-        job = job_of(await agent.call_tool(VEGA, ASKED))
+        if finished:
+            sandbox.let_go()
+            job = await first_desk.service.check(begun["request_id"])
+            async for _ in first_desk.service.follow(job, 45):
+                pass
+        results: list[CallToolResult] = []
+
+        async def repeat() -> None:
+            results.append(await agent.call_tool(VEGA, ASKED))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(repeat)
+            if not finished:
+                await until(lambda: awaited(tmp_path))
+                sandbox.let_go()
+        job = job_of(results[0])
         assert (job["state"], job["seed"]) == ("COMPLETED", begun["seed"])
         assert len(sandbox.queue.calls) == 1
         another = job_of(await agent.call_tool(VEGA, ASKED))
@@ -516,23 +550,41 @@ async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
         await checked(agent, request_id)
         failed = await agent.call_tool(RT, arguments)
         assert id_in(failed) != request_id, "the first result was delivered by check_job"
-        while (again := await agent.call_tool(RT, arguments)).is_error:
-            pass
-        assert job_of(again)["images"]
+
+        async def drawn() -> CallToolResult | None:
+            result = await agent.call_tool(RT, arguments)
+            return None if result.is_error else result
+
+        assert job_of(await until(drawn))["images"]
     assert sandbox.paid_requests == 2
 
 
-async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def never(*_: object) -> None:
-        await anyio.sleep_forever()
+class StuckProcessor(ImageProcessor):
+    """Makes no preview for as long as anyone waits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = anyio.Event()
+
+    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
+        self.reached.set()
+        await anyio.sleep_forever()
+        return await super().previews(data, mode)
+
+
+async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    stuck = StuckProcessor()
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        with monkeypatch.context() as patch:
-            patch.setattr(app.service.processor, "previews", never)
-            with anyio.move_on_after(1.5):
-                await agent.call_tool(RT, ASKED)
+        usual, app.service.processor = app.service.processor, stuck
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.call_tool, RT, ASKED)
+            with anyio.fail_after(HANG_SECONDS):
+                await stuck.reached.wait()
+            tasks.cancel_scope.cancel()
+        await until(lambda: not awaited(tmp_path))
+        app.service.processor = usual
         (job,) = await listed(agent)
         assert job["state"] == "COMPLETED"
         assert job_of(await agent.call_tool(RT, ASKED))["seed"] == job["seed"]
@@ -552,14 +604,17 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.queue.rate_limit = 1
-    async with (
-        app_over(sandbox.url, tmp_path, wait_seconds=0.2) as app,
-        Client(build_server(app)) as agent,
-    ):
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=59)  # the limit's minute is nearly over
+
+    async with app_over(sandbox.url, tmp_path, clock=clock) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "first"})
-        sandbox.queue._taken[0] -= 58  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  two seconds to go
-        waiting = await agent.call_tool(RT, {"prompt": "second"})
-        assert job_of(waiting)["state"] != "COMPLETED"
+        waiting = await agent.call_tool("submit_job", {"prompt": "second"})
+        assert job_of(waiting)["state"] == "QUEUED"
+        await until(lambda: sandbox.paid_requests == 2)
+        assert len(sandbox.queue.calls) == 1
+        sandbox.queue.skip(60)
         result = await checked(agent, job_of(waiting)["request_id"])
         assert job_of(result)["images"]
         assert "rate limit" not in text_of(result)
@@ -567,14 +622,15 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
 
 async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.queue.rate_limit = 1
-    async with (
-        app_over(sandbox.url, tmp_path, wait_seconds=0.2, patience=90) as app,
-        Client(build_server(app)) as agent,
-    ):
+    async with app_over(sandbox.url, tmp_path, patience=90) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "first"})
-        text = text_of(await agent.call_tool("submit_job", {"prompt": "second"}))
-    assert "the API's rate limit lets it be sent at " in text
-    assert "State: QUEUED" in text
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "second"}))["request_id"]
+
+        async def told() -> str:
+            text = text_of(await agent.call_tool("check_job", {"request_id": request_id}))
+            return text if "the API's rate limit lets it be sent at " in text else ""
+
+        assert "State: QUEUED" in await until(told)
     assert len(sandbox.queue.calls) == 1
 
 
@@ -595,11 +651,11 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
 
 
 @asynccontextmanager
-async def two_servers(sandbox: Sandbox, folder: Path) -> AsyncGenerator[tuple[Client, Client]]:
+async def two_servers(sandbox: Sandbox, folder: Path, **config: Any) -> AsyncGenerator[tuple[Client, Client]]:
     """Agents of two servers on one ledger and one gallery."""
     async with (
-        app_over(sandbox.url, folder) as one,
-        app_over(sandbox.url, folder) as other,
+        app_over(sandbox.url, folder, **config) as one,
+        app_over(sandbox.url, folder, **config) as other,
         Client(build_server(one)) as first,
         Client(build_server(other)) as second,
     ):
@@ -607,11 +663,12 @@ async def two_servers(sandbox: Sandbox, folder: Path) -> AsyncGenerator[tuple[Cl
 
 
 async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.speed = 0.3
+    sandbox.queue.speed = SLOW
     async with two_servers(sandbox, tmp_path) as (first, second):
         request_id = job_of(await first.call_tool("submit_job", {"prompt": "a fox"}))["request_id"]
         early = job_of(await second.call_tool("check_job", {"request_id": request_id}))
         assert early["state"] in ("QUEUED", "PROCESSING")
+        sandbox.queue.skip(UNTIL_DRAWN)
         late = await checked(second, request_id)
         assert job_of(late)["images"]
         assert images_of(late) == images_of(await checked(first, request_id))
@@ -620,9 +677,8 @@ async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox
 
 @pytest.mark.parametrize("elsewhere", [True, False])
 async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
+    sandbox: Sandbox, tmp_path: Path, *, elsewhere: bool
 ) -> None:
-    monkeypatch.setattr("mcp_vega.jobs.service.HEARTBEAT", 0.05)
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -630,22 +686,25 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
         assert progress <= total
         heard.append(message or "")
 
-    async with two_servers(sandbox, tmp_path) as (first, second):
+    async with two_servers(sandbox, tmp_path, heartbeat=0.05) as (first, second):
         request_id = job_of(await first.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
-        question = {"request_id": request_id, "wait_seconds": 0.5}
+        question = {"request_id": request_id, "wait_seconds": 45}
         agent = second if elsewhere else first
-        assert job_of(await agent.call_tool("check_job", question, progress_callback=hear))["state"] == "QUEUED"
-    assert len(heard) >= 5
-    assert all(re.fullmatch(r"QUEUED: \d s of about 0 s", message) for message in heard)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(agent.call_tool, "check_job", question, progress_callback=hear))
+            await until(lambda: len(heard) >= 5)
+            tasks.cancel_scope.cancel()
+    assert all(re.fullmatch(r"QUEUED: \d+ s of about 0 s", message) for message in heard)
 
 
 # ---- what is easily got wrong ----
 
 
 async def test_after_a_server_was_killed_the_same_call_is_joined_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.hold()
     async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
-        sandbox.queue.speed = 0.2
         begun = job_of(await agent.call_tool(VEGA, ASKED))
+        await until(lambda: sandbox.queue.calls)
         # As a killed server leaves it: a caller waits at a server whose process is gone, but whose time is not over.
         change(tmp_path, "UPDATE servers SET id = 'gone', process = ?", number_of_no_process())
         change(tmp_path, "UPDATE jobs SET awaited_by = 'gone', holder = 'gone'")
@@ -780,9 +839,12 @@ async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_m
         first = Path(job["images"][0]["path"])
         first.write_bytes(metadata.without(first.read_bytes()))  # so that its sum tells nothing
         first.rename(first.with_name("moved.jpg"))
-        with anyio.fail_after(20):
-            while late or len({metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) < 4:
-                await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1})
+
+        async def all_four() -> bool:
+            await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1})
+            return not late and len({metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) == 4
+
+        await until(all_four)
     assert sandbox.paid_requests == 1
 
 
@@ -804,10 +866,12 @@ async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_th
         assert [image["path"] for image in job["images"]] == [None, None]
         assert len(images_of(first)) == 2
         gallery.unlink()
-        with anyio.fail_after(10):
-            while None in [image["path"] for image in job["images"]]:
-                asked = {"request_id": job["request_id"], "wait_seconds": 1}
-                job = job_of(await agent.call_tool("check_job", asked))
+
+        async def kept_all() -> bool:
+            again = job_of(await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1}))
+            return None not in [image["path"] for image in again["images"]]
+
+        await until(kept_all)
     kept = {metadata.without(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
     assert kept == {noise("JPEG", 64), noise("JPEG", 65)}
 
@@ -820,26 +884,36 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(hours=1)
 
-    async with (
-        app_over(sandbox.url, tmp_path, wait_seconds=1.5, patience=0, clock=clock) as app,
-        Client(build_server(app)) as agent,
-    ):
-        await agent.call_tool(RT, {"prompt": "first"})
-        await agent.call_tool(RT, {"prompt": "second"})
-        assert 2 <= sandbox.paid_requests <= 4
+    sent: list[float] = []
+
+    class Noting(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            sent.append(anyio.current_time())
+            return await super().handle_async_request(request)
+
+    async with app_over(sandbox.url, tmp_path, transport=Noting(), patience=0, clock=clock) as app:
+        first = await app.service.generate(VegaRTParameters(prompt="first"))
+        async for _ in app.service.follow(first, 45):
+            pass
+        await app.service.generate(VegaRTParameters(prompt="second"))
+        await until(lambda: len(sent) == 3)
+    assert sent[2] - sent[1] >= 1
 
 
-async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        prepare = ImageFolder.prepare
+class LastFolder(ImageFolder):
+    """A folder that is prepared at the server's last moment."""
 
-        async def slow(gallery: ImageFolder, day: date) -> None:
-            await prepare(gallery, day)
-            await app.service.finish(0)
+    service: JobService
 
-        monkeypatch.setattr(ImageFolder, "prepare", slow)
+    async def prepare(self, day: date) -> None:
+        await super().prepare(day)
+        await self.service.finish(0)
+
+
+async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(sandbox: Sandbox, tmp_path: Path) -> None:
+    images = LastFolder(tmp_path)
+    async with app_over(sandbox.url, tmp_path, images=images) as app, Client(build_server(app)) as agent:
+        images.service = app.service
         text = text_of(await agent.call_tool(RT, ASKED))
     assert "about to exit" in text
     assert "Charged: no." in text

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import anyio
 import httpx
 import pytest
-from conftest import API, Sandbox, api_that_draws, app_over, images_of, job_of, noise, text_of
+from conftest import API, HANG_SECONDS, Sandbox, api_that_draws, app_over, images_of, job_of, noise, text_of
 from mcp.client import Client, IncomingMessage
 from mcp.client.sse import sse_client
 from mcp.shared.exceptions import MCPError
@@ -337,7 +337,7 @@ async def test_a_client_that_listens_hears_of_new_pictures_and_of_its_job(sandbo
         assert (capabilities.list_changed, capabilities.subscribe) == (True, True)
         heard: list[Any] = []
         async with agent.listen(resources_list_changed=True, resource_subscriptions=["vega://gallery"]) as events:
-            with anyio.fail_after(10):
+            with anyio.fail_after(HANG_SECONDS):
                 await agent.call_tool("submit_job", {"prompt": "a fox"})
                 async for event in events:
                     heard.append(event)
@@ -362,7 +362,7 @@ async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox:
         assert capabilities is not None
         assert capabilities.list_changed
         await agent.call_tool("submit_job", {"prompt": "a fox"})
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             await heard.wait()
 
 

@@ -89,7 +89,7 @@ async def test_no_address_but_those_allowed_is_asked_whatever_the_answer_names(
         Client(build_server(app)) as agent,
     ):
         queued = job_of(await agent.call_tool("submit_job", {"prompt": "a fox"}))
-        result = await agent.call_tool("check_job", {"request_id": queued["request_id"], "wait_seconds": 10})
+        result = await agent.call_tool("check_job", {"request_id": queued["request_id"], "wait_seconds": 45})
     assert result.is_error
     assert (result.meta or {})["mcp-vega/error"]["code"] == "media_error"
     assert "not allowed" in text_of(result)

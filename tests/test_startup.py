@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, Sandbox
+from conftest import HANG_SECONDS, KEY, Sandbox
 from PIL import Image
 from test_application import drawn
 
@@ -67,7 +67,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        self._killer = threading.Timer(60, self.process.kill)
+        self._killer = threading.Timer(HANG_SECONDS, self.process.kill)
         self._killer.start()
         requests: list[Call] = [("initialize", HELLO), ("tools/list", {}), *calls]
         messages = [{"id": number, "method": each, "params": params} for number, (each, params) in enumerate(requests)]
@@ -96,7 +96,7 @@ class Host:
             assert message["jsonrpc"] == "2.0"
             answers |= {message["id"]: message} if "id" in message else {}
         try:
-            rest, said = self.process.communicate(timeout=20)
+            rest, said = self.process.communicate(timeout=HANG_SECONDS)
         finally:
             self._killer.cancel()
         lines += rest.splitlines()
@@ -302,7 +302,7 @@ def test_a_stdout_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> 
             stdout=full,
             stderr=subprocess.PIPE,
             env={"HOME": home(tmp_path), "PATH": os.environ["PATH"], **SANDBOX},
-            timeout=30,
+            timeout=HANG_SECONDS,
             check=False,
         )
     (line,) = done.stderr.decode().splitlines()

@@ -3,12 +3,13 @@
 import io
 import re
 from base64 import b64decode
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import anyio
 import pytest
-from conftest import KEY, Sandbox, app_over, images_of, job_of, text_of
+from conftest import KEY, Sandbox, app_over, images_of, job_of, text_of, until
 from mcp.client import Client
 from PIL import Image
 
@@ -128,7 +129,7 @@ async def test_a_submitted_job_is_fetched_with_check_job_exactly_as_generate_ret
     assert request_id in sandbox.queue.calls
     assert f"Request id: {request_id}" in text_of(submitted)
 
-    fetched = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 20})
+    fetched = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     generated = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": 5})
     assert images_of(fetched) == images_of(generated)
     shape = [re.sub(r": .*", "", line) for line in text_of(fetched).splitlines()]
@@ -155,12 +156,11 @@ async def test_a_job_under_way_says_when_to_ask_again(agent: Client) -> None:
 async def test_generate_hands_back_a_request_id_when_the_picture_takes_longer_than_the_wait(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.queue.speed = 0.2
     async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         early = job_of(await agent.call_tool("generate_image_vega", {"prompt": "slow"}))
         assert early["state"] in ("QUEUED", "PROCESSING")
         assert early["request_id"].startswith("local-")
-        late = job_of(await agent.call_tool("check_job", {"request_id": early["request_id"], "wait_seconds": 20}))
+        late = job_of(await agent.call_tool("check_job", {"request_id": early["request_id"], "wait_seconds": 45}))
         assert late["state"] == "COMPLETED"
         assert late["request_id"] in sandbox.queue.calls
     assert sandbox.paid_requests == 1
@@ -185,13 +185,18 @@ async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, total, message))
 
-    sandbox.queue.speed = 0.2
+    def states() -> list[str]:
+        return [message.partition(":")[0] for _, _, message in heard if message]
+
+    sandbox.hold()
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}, progress_callback=hear)
-        await anyio.wait_all_tasks_blocked()
-    states = [message.partition(":")[0] for _, _, message in heard if message]
-    assert (states[0], states[-1]) == ("QUEUED", "COMPLETED")
-    assert "PROCESSING" in states
+        async with anyio.create_task_group() as tasks:
+            call = partial(agent.call_tool, "generate_image_vegart", {"prompt": "a fox"}, progress_callback=hear)
+            tasks.start_soon(call)
+            await until(lambda: "PROCESSING" in states())
+            sandbox.let_go()
+        await until(lambda: states()[-1] == "COMPLETED")
+    assert states()[0] == "QUEUED"
     assert [progress for progress, _, _ in heard] == sorted(progress for progress, _, _ in heard)
 
 
@@ -233,13 +238,16 @@ async def test_the_key_goes_to_the_api_and_nowhere_else(agent: Client, sandbox: 
 
 
 async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.speed = 0.2
+    sandbox.hold()
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        with anyio.move_on_after(0.1):
-            await agent.call_tool("generate_image_vega", {"prompt": "left alone"})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.call_tool, "generate_image_vega", {"prompt": "left alone"})
+            await until(lambda: sandbox.queue.calls)
+            tasks.cancel_scope.cancel()
+        sandbox.let_go()
         listed = (await agent.call_tool("check_job", {})).meta or {}
         (job,) = listed["mcp-vega/jobs"]
-        result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 20})
+        result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
         assert Path(job_of(result)["images"][0]["path"]).exists()
     assert sandbox.paid_requests == 1
 

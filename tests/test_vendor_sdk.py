@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from conftest import HISTORY, KEY, Sandbox
+from conftest import HANG_SECONDS, HISTORY, KEY, Sandbox
 from segmind import InferenceFailed, InferenceTimeout, SegmindClient, SegmindError
 
 from mcp_vega.sandbox.painter import paint
@@ -40,7 +40,7 @@ def test_run_sync_returns_the_picture(vendor: SegmindClient) -> None:
 
 def test_submit_async_gives_a_handle_to_wait_on(vendor: SegmindClient) -> None:
     job = vendor.submit_async("segmind-vega", prompt="a fox")
-    assert job.wait(timeout=10, interval=0.01)["status"] == "COMPLETED"
+    assert job.wait(timeout=HANG_SECONDS, interval=0.01)["status"] == "COMPLETED"
     stuck = vendor.submit_async("segmind-vega", prompt="a fox [fault:stuck]")
     with pytest.raises(InferenceTimeout):
         stuck.wait(timeout=0.05, interval=0.01)
