@@ -49,7 +49,7 @@ def server_config(app: Starlette, limits: HttpLimits = DEFAULT_LIMITS) -> uvicor
     return uvicorn.Config(
         app,
         # uvicorn's limit_concurrency counts silent connections like others and drops none of them, so that some
-        # hundred of them would keep everybody out. Its timeout_keep_alive (5 s) stays, but ends at the first byte.
+        # hundred of them would keep everybody out. Its timeout_keep_alive (5 s) stays, but the first byte calls it off.
         http=partial(_LimitedProtocol, limits),  # pyright: ignore[reportArgumentType]  it is called as a class is
         # uvicorn answers headers that are larger than this with a bare 400. AuthMiddleware says more, and keeps to the
         # limit to the byte, so it gets to see those that are not far too large.
