@@ -27,8 +27,8 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind import http as segmind_http
 from mcp_vega.server import prompts
-from mcp_vega.server.http import auth, listener
 from mcp_vega.server.http.auth import RequestRejected
+from mcp_vega.server.http.limits import HttpLimits
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
 
@@ -168,14 +168,15 @@ def test_what_a_symptom_is_told_by_is_an_error_that_there_is() -> None:
 
 def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
     text = " ".join(read("SECURITY.md").split())
+    limits = HttpLimits()
     for said in (
         f"Not more than {Limits().calls_at_once} paid calls are under way at once",
         f"A picture has at most {MAX_BYTES // 10**6} MB",
         f"answer of the API {segmind_http.ANSWER_BYTES // 10**6} MB",
-        f"A body has at most {auth.BODY_BYTES // 10**6} MB and {auth.BODY_SECONDS:.0f} seconds",
-        f"headers {auth.HEADER_BYTES // 1000} kB and {listener.HEADER_SECONDS:.0f} seconds",
-        f"left unread for {listener.UNREAD_SECONDS:.0f} seconds",
-        f"at most {listener.CONNECTIONS} connections",
+        f"A body has at most {limits.body_bytes // 10**6} MB and {limits.body_seconds:.0f} seconds",
+        f"headers {limits.header_bytes // 1000} kB and {limits.header_seconds:.0f} seconds",
+        f"left unread for {limits.unread_seconds:.0f} seconds",
+        f"at most {limits.connections} connections",
     ):
         assert said in text
     assert segmind_http.MEDIA_SECONDS == 120  # "two minutes"

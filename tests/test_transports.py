@@ -22,7 +22,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_vega import __version__
 from mcp_vega.cli.shutdown import GRACE_SECONDS
-from mcp_vega.server.http.listener import CONNECTIONS
+from mcp_vega.server.http.limits import HttpLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -483,13 +483,14 @@ def test_a_token_is_in_no_log(tmp_path: Path) -> None:
 
 
 def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
+    most = HttpLimits().connections
     with started(tmp_path, "--transport", "http", "--port", "0") as process, ExitStack() as stack:
         port = int(address(tmp_path).rpartition(":")[2].split("/")[0])
-        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(CONNECTIONS + 50)]
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(most + 50)]
         last = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS))
         last.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert last.recv(1000).startswith(b"HTTP/1.1 200 ")
-        assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < CONNECTIONS + 30
+        assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < most + 30
         silent[0].settimeout(HANG_SECONDS)
         with suppress(ConnectionResetError):
             assert silent[0].recv(1) == b""

@@ -1,30 +1,44 @@
-"""Serving MCP over stdio, until the host leaves or a signal comes; `serve_http` does it over the network."""
+"""Serving MCP, until the host leaves or a signal comes: over stdio, or over SSE or Streamable HTTP.
+
+What serves over HTTP is imported where it is used: a start over stdio does not wait for it.
+"""
 
 import logging
+import socket
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import anyio.abc
 from mcp.server.mcpserver import MCPServer
 
 from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn_of_key
-from mcp_vega.cli.shutdown import until_signal
+from mcp_vega.cli.shutdown import finish, heeded, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.app import build_server
-from mcp_vega.settings import Settings
+from mcp_vega.settings import Settings, is_loopback
 
 logger = logging.getLogger(__name__)
 
+HOST, PORT = "127.0.0.1", 8000
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  compared with, not bound
+
 
 def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
-    """Serve until the end; returns the exit code."""
+    """Serve until the end; returns the exit code.
+
+    Raises:
+        InvalidSettings: Over HTTP, a setting cannot be used, or the address may not be served like this.
+        PortTaken: The address cannot be had.
+    """
     if options.transport == "stdio":
         return _run_stdio(environment)
-    from mcp_vega.cli.serve_http import run_http
+    return _run_http(options, Settings.from_environment(environment))
 
-    return run_http(options, Settings.from_environment(environment))
+
+# ---- stdio ----
 
 
 def _run_stdio(environment: Mapping[str, str]) -> int:
@@ -74,3 +88,67 @@ async def _until_host_leaves(server: MCPServer[Any]) -> int:
 
 def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
     return _first(group.exceptions[0]) if isinstance(group.exceptions[0], BaseExceptionGroup) else group.exceptions[0]
+
+
+# ---- SSE and Streamable HTTP ----
+
+
+def _run_http(options: Namespace, settings: Settings) -> int:
+    from mcp_vega.server.http.app import PATHS
+    from mcp_vega.server.http.listener import bind_socket
+
+    host = options.serve_host or HOST
+    _require_tokens(host, settings, insecure=options.insecure)
+    with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
+        # The address is the first line of all, so that programs find it: nothing is logged before.
+        shown = f"[{host}]" if ":" in host else host
+        sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
+        if not is_loopback(host) and not settings.auth_tokens:
+            sys.stderr.write("Anyone who reaches this address can draw at your cost: it asks for no token.\n")
+        if host in WILDCARDS and not settings.allowed_hosts:
+            sys.stderr.write(
+                "Only requests for 127.0.0.1 and localhost are answered until MCP_VEGA_ALLOWED_HOSTS names others.\n"
+            )
+        sys.stderr.flush()
+        log_to_stderr(settings)
+        warn_of_key(settings)
+        # Who asks for the very address that is served may have it, where it is one.
+        hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
+        return anyio.run(_serve_http, settings, options.transport, listener, hosts)
+
+
+def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
+    """Refuse to let every machine of a network draw at the user's cost."""
+    if not is_loopback(host) and not settings.auth_tokens and not insecure:
+        raise InvalidSettings(
+            f"--host {host} is reached from other machines, and whoever reaches it can draw at your cost",
+            next_step="Set MCP_VEGA_AUTH_TOKENS to one or more long random texts, which clients send in the header "
+            "`Authorization: Bearer TOKEN`; or add --insecure if something else keeps strangers out",
+        )
+
+
+async def _serve_http(settings: Settings, transport: str, listener: socket.socket, hosts: tuple[str, ...]) -> int:
+    import uvicorn
+
+    from mcp_vega.server.http.app import build_application
+    from mcp_vega.server.http.listener import server_config
+
+    async with open_application(settings) as app, anyio.create_task_group() as tasks:
+        asgi = build_application(app, transport, hosts, settings.auth_tokens)
+        server = uvicorn.Server(server_config(asgi))
+
+        async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+            """Keep what is paid for, then stop the server."""
+            with anyio.open_signal_receiver(*heeded()) as signals:
+                task_status.started()
+                async for _ in signals:
+                    await finish(app.service)
+                    server.should_exit = True
+
+        if sys.platform != "win32":
+            await tasks.start(stop_on_signal)  # before the server, which would raise the signal once more at its end
+        await server.serve([listener])
+        if not app.service.closing:  # no signal came: the server ended by itself
+            await finish(app.service)
+        tasks.cancel_scope.cancel()
+    return 0

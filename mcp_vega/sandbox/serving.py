@@ -9,11 +9,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 
-class _EmbeddedServer(uvicorn.Server):
+class EmbeddedServer(uvicorn.Server):
     """A server that leaves the signals to the program it runs in."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
+        """Take none, where uvicorn would take SIGINT and SIGTERM."""
         yield
 
 
@@ -45,7 +46,7 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
             timeout_graceful_shutdown=0,
             date_header=False,  # the application has a time of its own
         )
-        server = _EmbeddedServer(config)
+        server = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
             yield f"http://{host}:{listener.getsockname()[1]}"

@@ -7,7 +7,6 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -17,24 +16,30 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import IMAGES_PATH, SSE_MESSAGES_PATH, owner_of
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.auth import HEALTH_PATH, AuthMiddleware
+from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
 logger = logging.getLogger(__name__)
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
-# The door has checked that already.
+# AuthMiddleware has checked that already.
 UNCHECKED = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
 def build_application(
-    app: AppContext, transport: str, hosts: Sequence[str] = (), tokens: Sequence[SecretStr] = ()
+    app: AppContext,
+    transport: str,
+    hosts: Sequence[str] = (),
+    tokens: Sequence[SecretStr] = (),
+    limits: HttpLimits = DEFAULT_LIMITS,
 ) -> Starlette:
     """The server as an ASGI application.
 
     Args:
-        app: What the tools work with; its studio must stay open while the application runs.
+        app: What the tools work with; its service must stay open while the application runs.
         transport: `http` (Streamable HTTP) or `sse`.
         hosts: `Host` values that are accepted beside loopback.
         tokens: The access tokens; without any, everyone who reaches the server is its operator.
+        limits: How large and how slow a request may be.
     """
     server = build_server(app)
     _add_routes(server, app)
@@ -44,7 +49,7 @@ def build_application(
         asgi = server.sse_app(sse_path=path, message_path=messages, transport_security=UNCHECKED)
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
-    asgi.user_middleware.insert(0, Middleware(AuthMiddleware, hosts=hosts, tokens=tokens))
+    asgi.add_middleware(AuthMiddleware, hosts=hosts, tokens=tokens, limits=limits)
     return asgi
 
 
@@ -54,24 +59,19 @@ def _add_routes(server: MCPServer, app: AppContext) -> None:
         return JSONResponse({"status": "ok", "version": __version__})
 
     @server.custom_route(f"{IMAGES_PATH}/{{id}}", methods=["GET"])
-    async def image(request: Request) -> Response:
-        return await _image(app, request.path_params["id"], owner_of(request.scope))
-
-
-async def _image(app: AppContext, image_id: str, owner: str) -> Response:
-    """A picture's file."""
-    try:
-        _, image = await app.service.get_image(image_id, owner)
-        data = await app.service.read_image(image)
-    except UnknownImage as error:
-        return PlainTextResponse(error.text, 404)
-    except VegaError as error:
-        logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
-        return PlainTextResponse("The picture cannot be read; the server's log says why.", 500)
-    headers = {
-        # The bytes of an id never change.
-        "cache-control": "private, max-age=31536000, immutable",
-        "content-disposition": f'inline; filename="{image.path.name if image.path else image.id}"',
-        "x-content-type-options": "nosniff",
-    }
-    return Response(data, media_type=image.mime_type, headers=headers)
+    async def image_file(request: Request) -> Response:
+        try:
+            _, image = await app.service.get_image(request.path_params["id"], owner_of(request.scope))
+            data = await app.service.read_image(image)
+        except UnknownImage as error:
+            return PlainTextResponse(error.text, 404)
+        except VegaError as error:
+            logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
+            return PlainTextResponse("The picture cannot be read; the server's log says why.", 500)
+        headers = {
+            # The bytes of an id never change.
+            "cache-control": "private, max-age=31536000, immutable",
+            "content-disposition": f'inline; filename="{image.path.name if image.path else image.id}"',
+            "x-content-type-options": "nosniff",
+        }
+        return Response(data, media_type=image.mime_type, headers=headers)

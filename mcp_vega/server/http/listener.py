@@ -1,4 +1,4 @@
-"""The server's socket and its connections: how many there may be, how long one may take to say what it wants."""
+"""The server's socket and its connections: how many there may be, and how long a client may keep one waiting."""
 
 import asyncio
 import logging
@@ -11,18 +11,19 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
+from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
-# Connections at once. One more takes the place of that which has said nothing for the longest; where each is at work,
-# it is turned away.
-CONNECTIONS = 256
-# How long the headers of a request may take, and how long a client may leave its answer unread.
-HEADER_SECONDS = 10.0
-UNREAD_SECONDS = 30.0
 FULL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket that takes connections.
+
+    uvicorn's own `bind_socket` ends the process where the port is taken.
+
+    Args:
+        host: An address of this machine, or a name of one.
+        port: 0 takes a free one.
 
     Raises:
         PortTaken: The port cannot be had.
@@ -37,12 +38,22 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def configured(app: Starlette) -> uvicorn.Config:
-    """How the application is served."""
+def server_config(app: Starlette, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.Config:
+    """How uvicorn serves the application.
+
+    Args:
+        app: The application; it has its own limits for what is in a request.
+        limits: Those of the connections.
+    """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     return uvicorn.Config(
         app,
-        http=partial(_TimeLimitedProtocol, {}),  # pyright: ignore[reportArgumentType]  it is called as a class is
+        # uvicorn's limit_concurrency counts silent connections like others and drops none of them, so that some
+        # hundred of them would keep everybody out. Its timeout_keep_alive (5 s) stays, but the first byte calls it off.
+        http=partial(_LimitedProtocol, limits),  # pyright: ignore[reportArgumentType]  it is called as a class is
+        # uvicorn answers headers that are larger than this with a bare 400. AuthMiddleware says more, and keeps to the
+        # limit to the byte, so it gets to see those that are not far too large.
+        h11_max_incomplete_event_size=4 * limits.header_bytes,
         ws="none",
         log_config=None,
         server_header=False,
@@ -52,85 +63,93 @@ def configured(app: Starlette) -> uvicorn.Config:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log record is worth a line: at the end nothing is waited for, on purpose."""
+    """Whether a log record is worth a line: that requests are cut off at the end is wanted."""
     return not str(record.msg).startswith("Cancel %s running task")
 
 
-class _TimeLimitedProtocol(H11Protocol):
-    """Closes a connection whose next request does not begin in time, or drips, or whose client does not read.
+class _LimitedProtocol(H11Protocol):
+    """Ends a connection whose next request does not arrive in time, or whose client does not read.
 
     Args:
-        waiting: The connections of the server that wait for a request, the one that has waited the longest first.
+        limits: Those of the connections.
         server: What uvicorn gives.
     """
 
-    def __init__(self, waiting: "dict[_TimeLimitedProtocol, asyncio.TimerHandle]", **server: Any) -> None:
+    def __init__(self, limits: HttpLimits, **server: Any) -> None:
         super().__init__(**server)
-        self._waiting = waiting
+        self._limits = limits
         self._unread = 0
-        self._over = False
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._reading_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn has it
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        # With it, `pause_writing` is called whenever the client leaves something unread, and nothing more is written
+        # until it has taken everything.
+        transport.set_write_buffer_limits(high=0)
+        if len(self.connections) > self._limits.connections:
             self._make_room()
-        self._check_reading()
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
+        self._await_request()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._await_request()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._reading_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._over = True
-        self._reading.cancel()
-        self._stop_waiting()
+        _cancel(self._request_timer)
+        _cancel(self._reading_timer)
 
     @property
-    def unread(self) -> int:
-        """How many bytes lie ready that the client has not taken."""
-        return self.transport.get_write_buffer_size()
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]  as it is until the first request
 
-    def _check_reading(self) -> None:
-        """End the connection if its client has taken nothing of what lies ready since the last check."""
-        if self._unread and self.unread >= self._unread:
-            self.transport.abort()
-        self._unread = self.unread
-        self._reading = self.loop.call_later(UNREAD_SECONDS, self._check_reading)
+    def eviction_order(self) -> tuple[bool, float]:
+        """What an idle connection is ranked by where one has to go: it has taken its answer, and has waited long."""
+        deadline = self._request_timer.when() if self._request_timer else 0.0
+        return self.transport.get_write_buffer_size() > 0, deadline
 
-    def _watch(self) -> None:
-        first = self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  as it is until the first request
-        if not first and not self.cycle.response_complete:
-            self._stop_waiting()
-        elif self not in self._waiting and not self._over:
-            self._waiting[self] = self.loop.call_later(HEADER_SECONDS, self._expire)
+    def _await_request(self) -> None:
+        _cancel(self._request_timer)
+        self._request_timer = self.loop.call_later(self._limits.header_seconds, self._expire)
 
     def _expire(self) -> None:
-        """End the connection, or wait on while its client still takes the last answer."""
-        self._stop_waiting()
-        if self.unread:
-            self._watch()
-        else:
-            self.transport.abort()
+        if self.idle:
+            self.transport.close()  # which lets the client take the rest of its last answer
 
-    def _stop_waiting(self) -> None:
-        if timer := self._waiting.pop(self, None):
-            timer.cancel()
+    def _watch_reading(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._reading_timer = self.loop.call_later(self._limits.unread_seconds, self._check_reading)
+
+    def _check_reading(self) -> None:
+        """End the connection if its client has taken nothing since the last check."""
+        if self.transport.get_write_buffer_size() >= self._unread:
+            self.transport.abort()
+        else:
+            self._watch_reading()
 
     def _make_room(self) -> None:
-        idle = next((each for each in self._waiting if not each.unread), None) or next(iter(self._waiting), None)
-        if idle:
-            idle.end()
+        """Give this connection the place of an idle one, or turn it away."""
+        others = [each for each in self.connections if isinstance(each, _LimitedProtocol) and each is not self]
+        idle = [each for each in others if each.idle]
+        evicted = min(idle, key=_LimitedProtocol.eviction_order, default=None)
+        if evicted:
+            self.connections.discard(evicted)  # now, and not when the loop comes to it: others may need room before
+            evicted.transport.abort()
         else:
             self.transport.write(FULL)
             self.transport.close()
 
-    def end(self) -> None:
-        """End the connection at once."""
-        self._stop_waiting()
-        self.transport.abort()
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()
