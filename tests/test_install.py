@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 from conftest import KEY
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from test_command_line import settings
@@ -699,6 +700,7 @@ def left_in_order(text: str, longer: str) -> bool:
     return all(character in rest for character in text if not character.isspace())
 
 
+@settings_of_hypothesis(deadline=None)
 @given(files(), values)
 def test_any_json_with_comments_takes_an_entry_and_keeps_every_character(
     file: tuple[dict[str, Any], str], value: Any
@@ -744,6 +746,7 @@ codex_files = st.tuples(
 ).map(lambda pieces: "".join(pieces[0] + pieces[1]))
 
 
+@settings_of_hypothesis(deadline=None)
 @given(codex_files, st.booleans(), st.booleans(), st.sampled_from(["", "SG_new"]))
 def test_any_file_of_codex_takes_the_entry_and_keeps_every_comment_or_is_refused(
     text: str,

@@ -1,8 +1,8 @@
 """What an installation changes in a host's file, and what it leaves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from mcp_vega.cli.install import jsonc, toml
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
@@ -12,17 +12,6 @@ from mcp_vega.segmind.response import as_object
 
 # Codex gives a server ten seconds to start, the first download included.
 DOWNLOAD_SECONDS = 60
-
-
-class Form(Protocol):
-    """A form of files: the functions of `jsonc` and `toml`."""
-
-    def parse(self, text: str, /) -> Any: ...  # noqa: D102  said there
-    def put(self, text: str, path: Sequence[str], value: Any, /) -> str: ...  # noqa: D102
-    def drop(self, text: str, path: Sequence[str], /) -> str: ...  # noqa: D102
-
-
-FORMS: Mapping[str, Form] = {"json": jsonc, "toml": toml}
 
 
 @dataclass(frozen=True)
@@ -68,14 +57,7 @@ def installing(host: Host, file: ConfigFile, entry: Entry) -> Change:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
     """
     before = servers_in(host, file).get(NAME)
-    after = _merged(before, host, entry)
-    text, form = file.text, FORMS[host.form]
-    try:
-        for path, value in _differences((host.section, NAME), before, after):
-            text = form.put(text, path, value)
-    except (ValueError, LookupError) as error:
-        raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
-    return _checked(Change(host, file, text, before, after))
+    return _changed(host, file, before, _merged(before, host, entry))
 
 
 def uninstalling(host: Host, file: ConfigFile) -> Change:
@@ -84,12 +66,13 @@ def uninstalling(host: Host, file: ConfigFile) -> Change:
     Raises:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
     """
-    before = servers_in(host, file).get(NAME)
-    try:
-        text = file.text if before is None else FORMS[host.form].drop(file.text, (host.section, NAME))
-    except ValueError as error:
-        raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
-    return _checked(Change(host, file, text, before, None))
+    return _changed(host, file, servers_in(host, file).get(NAME), None)
+
+
+def block(host: Host, entry: Entry) -> str:
+    """An entry as it stands in a host's file."""
+    form = toml if host.form == "toml" else jsonc
+    return form.put("", (host.section, NAME), {**host.members, **entry.data}).rstrip("\n")
 
 
 def _merged(before: Any, host: Host, entry: Entry) -> dict[str, Any]:
@@ -115,17 +98,25 @@ def _differences(path: tuple[str, ...], before: Any, after: Any) -> Iterator[tup
         yield path, after
 
 
-def _checked(change: Change) -> Change:
-    """The change, once it is sure that it touches this one entry alone."""
-    host, file = change.host, change.file
+def _changed(host: Host, file: ConfigFile, before: Any, after: Any) -> Change:
+    """The change of the entry, once it is sure that it touches this one alone."""
+    text, path = file.text, (host.section, NAME)
+    form = toml if host.form == "toml" else jsonc
     try:
-        change.text.encode()
+        if after is None:
+            text = text if before is None else form.drop(text, path)
+        else:
+            for where, value in _differences(path, before, after):
+                text = form.put(text, where, value)
+        text.encode()
     except UnicodeEncodeError as error:
         raise HostConfigError(f"{file.path} cannot be changed: the command's path is not UTF-8") from error
-    changed = replace(file, text=change.text)
-    if servers_in(host, changed).get(NAME) != change.after or _rest(host, changed) != _rest(host, file):
+    except (ValueError, LookupError) as error:
+        raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
+    changed = replace(file, text=text)
+    if servers_in(host, changed).get(NAME) != after or _rest(host, changed) != _rest(host, file):
         raise HostConfigError(f"{file.path} cannot be changed without touching more than one entry")
-    return change
+    return Change(host, file, text, before, after)
 
 
 def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:
@@ -136,7 +127,7 @@ def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:
 
 def _data(host: Host, file: ConfigFile) -> dict[str, Any]:
     try:
-        data = FORMS[host.form].parse(file.text)
+        data = toml.parse(file.text) if host.form == "toml" else jsonc.parse(file.text)
     except ValueError as error:
         raise HostConfigError(f"{file.path} cannot be read: {error}") from error
     if not isinstance(data, dict):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_vega.cli.install.change import FORMS, Change, installing, servers_in, uninstalling
+from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, lasting_command, passes
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
@@ -40,8 +40,8 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     command, *rest = lasting_command(environment)
     args = (*rest, *(("--sandbox",) if options.sandbox else ()))
     if options.print:
-        host = HOSTS[options.host or USUAL]
-        write(_block(host, Entry(command, args, "" if options.sandbox else PLACEHOLDER)))
+        entry = Entry(command, args, "" if options.sandbox else PLACEHOLDER)
+        write(block(HOSTS[options.host or USUAL], entry))
         return 0
     if options.host is None:
         raise InvalidArguments("No host is named", next_step=f"Name one of {', '.join(HOSTS)}, or add --print")
@@ -100,14 +100,6 @@ def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: b
     return require_usable(secret)
 
 
-def _block(host: Host, entry: Entry) -> str:
-    """An entry as it stands in a host's file."""
-    data = {**host.members, **entry.data}
-    if host.form == "toml":
-        return FORMS["toml"].put("", (host.section, NAME), data).rstrip("\n")
-    return json.dumps({host.section: {NAME: data}}, indent=2, ensure_ascii=False)
-
-
 # ---- the change ----
 
 
@@ -146,8 +138,9 @@ def _shown(change: Change) -> Iterator[str]:
     for name in before | after:
         old, new = before.get(name), after.get(name)
         if old is not None and old != new:
-            # Another server's arguments may hold a key.
-            yield f"  -   {name}: {old if name in PLAIN or old in OWN_ARGUMENTS else HIDDEN}"
+            # Arguments of others may hold a key, and so may a command of several parts, which some hosts had.
+            is_public = old in OWN_ARGUMENTS or (name in PLAIN and not old.startswith(("[", "{")))
+            yield f"  -   {name}: {old if is_public else HIDDEN}"
         if new is not None:
             sign = " " if old == new else "+"
             yield f"  {sign}   {name}: {new if name in (*PLAIN, 'args') else HIDDEN}"
@@ -161,12 +154,8 @@ def _members(entry: Any) -> dict[str, str]:
     for name, value in as_object(entry).items():
         if name == "env":
             members |= {f"env {variable}": str(each) for variable, each in as_object(value).items()}
-        elif isinstance(value, str):
-            members[name] = value
         else:
-            # Some hosts had a command of several parts, its environment among them.
-            several = " (of several parts)" if name in PLAIN and isinstance(value, dict | list) else ""
-            members[name + several] = json.dumps(value, ensure_ascii=False, default=str)
+            members[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return members
 
 

@@ -92,9 +92,8 @@ def _with_member(text: str, start: int, name: str, value: Any) -> str:
         before = f"{text[:end]},{before[end:]}"
     comma = "," if has_comma else ""
     quoted = json.dumps(name, ensure_ascii=False)
-    if "\n" not in text[start:close] and (has_members or _is_one_line(text)):
-        space = " " if has_members else ""
-        return f"{before}{space}{quoted}: {json.dumps(value, ensure_ascii=False)}{comma}{text[close:]}"
+    if has_members and "\n" not in text[start:close]:
+        return f"{before} {quoted}: {json.dumps(value, ensure_ascii=False)}{comma}{text[close:]}"
     newline, outer = _newline(text), _indentation(text, start)
     first = _indentation(text, _after_space(bare, start + 1)) if has_members else ""
     inner = max(outer + _indent_unit(text), first, key=len)
@@ -132,15 +131,8 @@ def _without(text: str, start: int, end: int) -> str:
 
 def _written(value: Any, text: str, indentation: str) -> str:
     """A value as JSON in the text's own style, for a line with this indentation."""
-    if _is_one_line(text):
-        return json.dumps(value, ensure_ascii=False)
     lines = json.dumps(value, indent=_indent_unit(text), ensure_ascii=False).split("\n")
     return f"{_newline(text)}{indentation}".join(lines)
-
-
-def _is_one_line(text: str) -> bool:
-    """Whether the text keeps all that it holds in one line."""
-    return "\n" not in text.strip() and bool(text.strip("{} \t\r\n"))
 
 
 def _indentation(text: str, position: int) -> str:

@@ -7,8 +7,8 @@ import tomlkit
 from tomlkit.container import Container
 from tomlkit.items import Table, Whitespace
 
-# TOML has no such character.
-_MARK = "\0"
+# TOML has no such character. Without the line end tomlkit would put one behind it.
+_MARK = "\0\n"
 
 
 class _Parts(NamedTuple):
