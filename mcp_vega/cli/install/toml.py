@@ -52,10 +52,10 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
             table[path[-1]] = value
         changed = f"{parts.above}{_with_line_ends_of(text, document.as_string())}{parts.below}"
     else:
-        text = drop(text, path) if parts else text
-        empty_line = "" if not text or text.endswith(("\n\n", "\n\r\n")) else "\n" if text.endswith("\n") else "\n\n"
+        rest = drop(text, path) if parts else text
+        empty_line = "" if not rest or rest.endswith(("\n\n", "\n\r\n")) else "\n" if rest.endswith("\n") else "\n\n"
         table = tomlkit.dumps({path[0]: {path[1]: value}})
-        changed = f"{text}{_with_line_ends_of(text, empty_line + table)}"
+        changed = f"{rest}{_with_line_ends_of(text, empty_line + table)}"
     tomlkit.parse(changed)
     return changed
 
