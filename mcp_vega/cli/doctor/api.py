@@ -39,23 +39,28 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
             Check("key", State.GOOD, "the sandbox needs none"),
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
-    begun = time.monotonic()
+    place = f", the one in {source}'s file" if source else ""
+    key_mend = "; `mcp-vega install HOST` puts another one in its place" if source else ""
     unusable = None
     try:
         require_usable(settings.api_key)
     except InvalidSettings as error:
         # The API is asked all the same: that it refuses this one shows that it is there.
         unusable, settings = error, settings.model_copy(update={"api_key": SecretStr("none")})
-    answer: Credits | SegmindError
+    begun, balance = time.monotonic(), unknown("balance", "api or key")
     try:
-        answer = anyio.run(_credits, settings, seconds)
+        found = anyio.run(_credits, settings, seconds)
+    except (Unauthorized, Forbidden) as error:
+        problem, key = None, Check("key", State.BAD, error.what + place, Unauthorized.next_step + key_mend)
     except SegmindError as error:
-        answer = error
-    return [
-        _api_check(settings.base_url, answer, time.monotonic() - begun),
-        _key_check(unusable, answer, source),
-        _balance_check(answer),
-    ]
+        problem = error
+        key = Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
+    else:
+        problem, key, balance = None, Check("key", State.GOOD, f"is accepted{place}"), _balance_check(found)
+    api = Check("api", State.GOOD, f"{settings.base_url} answers, after {time.monotonic() - begun:.2f} s")
+    if unusable:
+        key = Check("key", State.BAD, unusable.what + place, unusable.next_step + key_mend)
+    return [_unreached(settings.base_url, problem) if problem else api, key, balance]
 
 
 async def _credits(settings: Settings, seconds: float) -> Credits:
@@ -76,51 +81,32 @@ async def _credits(settings: Settings, seconds: float) -> Credits:
     return found
 
 
-def _api_check(url: str, answer: Credits | SegmindError, seconds: float) -> Check:
-    match answer:
-        case Credits() | Unauthorized() | Forbidden():  # the latter two are about the key
-            return Check("api", State.GOOD, f"{url} answers, after {seconds:.2f} s")
-        case Unreachable() | ServiceUnavailable():
-            said = str(answer.__cause__ or "")
-            detail = f"{url}: {answer.what}{f', {quoted(said)}' if said else ''}"
-            # Without a cause it was the API that said so.
-            mend = _network_mend(url, said) if answer.__cause__ else "Wait a minute, then look again"
-            return Check("api", State.BAD, detail, mend)
-        case _:
-            mend = "Check SEGMIND_BASE_URL" if isinstance(answer, NotFound) else answer.next_step
-            return Check("api", State.BAD, f"{url}: {answer.what}", mend)
-
-
-def _network_mend(url: str, cause: str) -> str:
-    """What to look at where an address cannot be reached; a proxy is named without its password."""
-    if "CERT" in cause:
-        return "Have SSL_CERT_FILE name a file of this network's certificates in PEM, or unset it"
+def _unreached(url: str, error: SegmindError) -> Check:
+    """The check api where something else came than a balance; a proxy is named without its password."""
+    detail, cause = f"{url}: {error.what}", str(error.__cause__ or "")
     scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
     proxy = getproxies().get(scheme) or getproxies().get("all")
-    if proxy and not is_loopback(host) and not proxy_bypass(host):
-        shown = proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
-        return f"The proxy {shown} is used for it: check that, or name the API's host in NO_PROXY"
-    return "Check the network, a firewall, and SEGMIND_BASE_URL"
-
-
-def _key_check(unusable: InvalidSettings | None, answer: Credits | SegmindError, source: str) -> Check:
-    place = f", the one in {source}'s file" if source else ""
-    mend = "; `mcp-vega install HOST` puts another one in its place" if source else ""
-    if unusable:
-        return Check("key", State.BAD, unusable.what + place, unusable.next_step + mend)
-    match answer:
-        case Credits():
-            return Check("key", State.GOOD, f"is accepted{place}")
-        case Unauthorized() | Forbidden():
-            return Check("key", State.BAD, answer.what + place, Unauthorized.next_step + mend)
+    match error:
+        case NotFound():
+            mend = "Check SEGMIND_BASE_URL"
+        case Unreachable() | ServiceUnavailable():
+            detail += f", {quoted(cause)}" if cause else ""
+            if error.__cause__ is None:  # it was the API that said so
+                mend = "Wait a minute, then look again"
+            elif "CERT" in cause:
+                mend = "Have SSL_CERT_FILE name a file of this network's certificates in PEM, or unset it"
+            elif proxy and not is_loopback(host) and not proxy_bypass(host):
+                shown = proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
+                mend = f"The proxy {shown} is used for it: check that, or name the API's host in NO_PROXY"
+            else:
+                mend = "Check the network, a firewall, and SEGMIND_BASE_URL"
         case _:
-            return Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
+            mend = error.next_step
+    return Check("api", State.BAD, detail, mend)
 
 
-def _balance_check(answer: Credits | SegmindError) -> Check:
-    if isinstance(answer, SegmindError):
-        return unknown("balance", "api or key")
-    said = dollars(answer.credits) + (f", and {dollars(answer.free)} free" if answer.free else "")
-    if (answer.credits or 0) + (answer.free or 0) <= 0:
+def _balance_check(found: Credits) -> Check:
+    said = dollars(found.credits) + (f", and {dollars(found.free)} free" if found.free else "")
+    if (found.credits or 0) + (found.free or 0) <= 0:
         return Check("balance", State.BAD, said, "Add credits at https://cloud.segmind.com/billing")
     return Check("balance", State.GOOD, said)

@@ -20,12 +20,9 @@ COMMAND = (sys.executable, "-m", "mcp_vega")
 HOST_SECONDS = 10.0
 
 _CLIENT = {"name": "mcp-vega-doctor", "version": "1"}
+_INITIALIZE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": _CLIENT}
 _MESSAGES: tuple[dict[str, Any], ...] = (
-    {
-        "id": 1,
-        "method": "initialize",
-        "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": _CLIENT},
-    },
+    {"id": 1, "method": "initialize", "params": _INITIALIZE},
     {"method": "notifications/initialized"},
     {"id": 2, "method": "tools/list", "params": {}},
 )

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -25,8 +25,10 @@ def check_python() -> list[Check]:
     """Whether this Python is one that the package was written for: the check python."""
     found = platform.python_version()
     said = f"{found}, {sys.executable}"
-    installed = _installed()
-    wanted = str(installed.metadata["Requires-Python"] or "") if installed else ""
+    try:
+        wanted = distribution(PACKAGE).metadata["Requires-Python"] or ""
+    except PackageNotFoundError:
+        wanted = ""
     if not SpecifierSet(wanted).contains(found, prereleases=True):
         return [Check("python", State.BAD, f"{said}: {wanted} is needed", "Install mcp-vega with a newer Python")]
     return [Check("python", State.GOOD, said)]
@@ -38,8 +40,9 @@ def check_packages(version_of: Callable[[str], str] = version) -> list[Check]:
     Args:
         version_of: Gives the version of a package, or raises `PackageNotFoundError`.
     """
-    installed = _installed()
-    if installed is None:
+    try:
+        installed = distribution(PACKAGE)
+    except PackageNotFoundError:
         return [Check("packages", State.BAD, f"{PACKAGE} itself is not installed, only its files are here", REINSTALL)]
     wrong: list[str] = []
     versions = {PACKAGE: installed.version}
@@ -85,10 +88,3 @@ def check_command(environment: Mapping[str, str], command: Sequence[str] | None 
         state, detail = State.NOTE, f"{program}, but another one comes first on PATH: {found}"
         mend = "Name the one that you want by its absolute path, or remove the other"
     return [Check("command", state, detail, mend)]
-
-
-def _installed() -> Distribution | None:
-    try:
-        return distribution(PACKAGE)
-    except PackageNotFoundError:
-        return None

@@ -32,11 +32,6 @@ class Change:
     before: Any
     after: Any
 
-    @property
-    def others(self) -> list[str]:
-        """The names of the other servers in the file."""
-        return [name for name in servers_in(self.host, self.file) if name != NAME]
-
 
 def servers_in(host: Host, file: ConfigFile) -> dict[str, Any]:
     """The servers in a host's file, by name.

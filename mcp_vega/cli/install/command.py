@@ -144,8 +144,8 @@ def _shown(change: Change) -> Iterator[str]:
         if new is not None:
             sign = " " if old == new else "+"
             yield f"  {sign}   {name}: {new if name in (*PLAIN, 'args') else HIDDEN}"
-    if change.others:
-        yield f"  kept as they are: {', '.join(change.others)}"
+    if others := [name for name in servers_in(change.host, change.file) if name != NAME]:
+        yield f"  kept as they are: {', '.join(others)}"
 
 
 def _members(entry: Any) -> dict[str, str]:
