@@ -265,10 +265,11 @@ import os, socket, sys, time
 from argparse import Namespace
 from mcp_vega.cli.doctor.command import run_doctor
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
-sys.exit(run_doctor(Namespace(json=False), os.environ, seconds=4))
+sys.exit(run_doctor(Namespace(json=False), os.environ, seconds=1))
 """
-    page = page_of(program, tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL="https://api.example")
-    assert "bad   api        no answer within 4 s" in page
+    variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_BASE_URL": "https://api.example", "TMPDIR": str(tmp_path)}
+    page = page_of(program, tmp_path, **variables)
+    assert "bad   api        no answer within 1 s" in page
     assert "note  key        not known, see api" in page
 
 

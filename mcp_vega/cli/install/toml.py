@@ -25,7 +25,10 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: It is no TOML.
     """
-    return tomlkit.parse(text).unwrap()
+    try:
+        return tomlkit.parse(text).unwrap()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:
