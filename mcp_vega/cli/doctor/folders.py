@@ -65,15 +65,11 @@ async def _activity(settings: Settings) -> Activity | None:
 
 
 def _jobs_check(activity: Activity) -> Check:
-    total = activity.under_way + activity.unknown
-    if not total:
+    if not activity.under_way + activity.unknown:
         return Check("jobs", State.GOOD, "none under way")
     said = f"{activity.under_way} under way, {activity.unknown} of unknown outcome"
+    mend = "Wait: `mcp-vega jobs` shows how they end. Do not repeat them"
     if activity.unattended:
-        return Check(
-            "jobs",
-            State.NOTE,
-            f"{said}; no server works on {activity.unattended} of them",
-            "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them",
-        )
-    return Check("jobs", State.NOTE, said, "Wait: `mcp-vega jobs` shows how they end. Do not repeat them")
+        said += f"; no server works on {activity.unattended} of them"
+        mend = "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them"
+    return Check("jobs", State.NOTE, said, mend)

@@ -34,12 +34,12 @@ _STDOUT_MEND = (
 
 @dataclass
 class HandshakeResult:
-    """What came of a handshake.
+    """What came of a handshake; times are seconds since the start, and 0 where no answer came.
 
     Attributes:
-        initialized: Seconds until the answer to initialize; 0 where there was none.
-        listed: Seconds until the answer to tools/list; 0 where there was none.
-        tools: The names in that.
+        initialized: When initialize was answered.
+        listed: When tools/list was answered.
+        tools: The names in that answer.
         foreign: The first line on stdout that is no JSON-RPC.
         code: The exit code; None where the server did not end in time, and was killed.
         stderr: All of it.

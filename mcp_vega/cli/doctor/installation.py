@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mcp_vega.cli.doctor.check import Check, State
-from mcp_vega.cli.install.entry import lasting_command, passes
+from mcp_vega.cli.install.entry import is_temporary, lasting_command
 
 PACKAGE = "mcp-vega"
 SHOWN = ("mcp", "httpx", "pydantic", "anyio", "pillow")
@@ -79,7 +79,7 @@ def check_command(environment: Mapping[str, str], command: Sequence[str] | None 
     state, detail, mend = State.GOOD, f"{program}, the one on PATH", ""
     if arguments:
         detail = f"{shlex.join((program, *arguments))}, since this runs from uv's cache"
-    elif passes(program):
+    elif is_temporary(program):
         state, detail = State.NOTE, f"{program}, where files are cleared away now and then"
         mend = "Install mcp-vega elsewhere, or hosts will not find it one day"
     elif found is None:

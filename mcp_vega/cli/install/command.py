@@ -10,7 +10,7 @@ from typing import Any
 
 from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
-from mcp_vega.cli.install.entry import KEY, NAME, Entry, lasting_command, passes
+from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments
@@ -49,7 +49,7 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     file = _file_of(host, environment)
     key = "" if options.sandbox else _key(host, file, environment, ask=not (options.yes or options.dry_run))
     change = installing(host, file, Entry(command, args, key))
-    if passes(command):
+    if is_temporary(command):
         sys.stderr.write(
             f"Note: {command} lies where files are cleared away now and then; install mcp-vega elsewhere.\n"
         )

@@ -70,7 +70,7 @@ def lasting_command(environment: Mapping[str, str], installed: Distribution | No
     return (str(script),)
 
 
-def passes(command: str) -> bool:
+def is_temporary(command: str) -> bool:
     """Whether a command lies where files are cleared away: in a cache, or among the temporary files."""
     path = Path(command)
     if {"cache", ".cache", "caches"} & {part.lower() for part in path.parts}:

@@ -1,7 +1,7 @@
 """Codex's TOML, changed in one table: everything else stays, character for character."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import tomlkit
 from tomlkit.container import Container
@@ -9,14 +9,6 @@ from tomlkit.items import Table, Whitespace
 
 # TOML has no such character. Without the line end tomlkit would put one behind it.
 _MARK = "\0\n"
-
-
-class _Parts(NamedTuple):
-    """A text in three: what stands above a table, the table, what stands below."""
-
-    above: str
-    own: str
-    below: str
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -42,9 +34,10 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
     Raises:
         ValueError: It is no TOML, or of a form in which this cannot be put there.
     """
-    parts = _parts(text, path[:2])
-    if parts and len(path) > 2:
-        document = tomlkit.parse(parts.own)
+    span = _span(text, path[:2])
+    if span and len(path) > 2:
+        start, end = span
+        document = tomlkit.parse(text[start:end])
         table: Any = document
         for name in path[:-1]:
             table = table[name]
@@ -53,9 +46,9 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
             table[path[-1]].update(cast("dict[str, Any]", value))
         else:
             table[path[-1]] = value
-        changed = f"{parts.above}{_with_line_ends_of(text, document.as_string())}{parts.below}"
+        changed = f"{text[:start]}{_with_line_ends_of(text, document.as_string())}{text[end:]}"
     else:
-        rest = drop(text, path) if parts else text
+        rest = drop(text, path) if span else text
         empty_line = "" if not rest or rest.endswith(("\n\n", "\n\r\n")) else "\n" if rest.endswith("\n") else "\n\n"
         table = tomlkit.dumps({path[0]: {path[1]: value}})
         changed = f"{rest}{_with_line_ends_of(text, empty_line + table)}"
@@ -69,14 +62,15 @@ def drop(text: str, path: Sequence[str]) -> str:
     Raises:
         ValueError: It is no TOML, or there is no such table.
     """
-    parts = _parts(text, path)
-    if parts is None:
+    span = _span(text, path)
+    if span is None:
         raise ValueError(f"there is no table {'.'.join(path)}")
-    return parts.above + parts.below.lstrip("\r\n")
+    start, end = span
+    return text[:start] + text[end:].lstrip("\r\n")
 
 
-def _parts(text: str, path: Sequence[str]) -> _Parts | None:
-    """A text as it is divided by the table at `path`; None where there is none."""
+def _span(text: str, path: Sequence[str]) -> tuple[int, int] | None:
+    """Where the table at `path` begins and ends in the text; None where there is none."""
     document = tomlkit.parse(text)
     places = [*_places(document, path)]
     if not places:
@@ -84,15 +78,14 @@ def _parts(text: str, path: Sequence[str]) -> _Parts | None:
     container, index = places[0]
     container.body[index] = (None, Whitespace(_MARK))
     above, _, below = document.as_string().partition(_MARK)
-    own = text[len(above) : len(text) - len(below)]
-    if len(places) > 1 or above + own + below != text:
+    start, end = len(above), len(text) - len(below)
+    if len(places) > 1 or above + text[start:end] + below != text:
         raise ValueError(f"the parts of {'.'.join(path)} stand apart from each other")
-    lines = own.splitlines(keepends=True)
-    end = len(lines)
+    lines = text[start:end].splitlines(keepends=True)
     # Comments at the end of a table are about what follows.
-    while end and lines[end - 1].lstrip()[:1] in {"", "#"}:
-        end -= 1
-    return _Parts(above, "".join(lines[:end]), "".join(lines[end:]) + below)
+    while lines and lines[-1].lstrip()[:1] in {"", "#"}:
+        lines.pop()
+    return start, start + len("".join(lines))
 
 
 def _places(container: Container, path: Sequence[str]) -> Iterator[tuple[Container, int]]:
