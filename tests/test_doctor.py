@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import Any
 from unittest.mock import MagicMock
 
-import anyio
 import pytest
 from conftest import KEY, Sandbox, serving_in_thread
 from starlette.applications import Starlette
@@ -26,10 +27,12 @@ from starlette.routing import Route
 from test_command_line import run
 
 from mcp_vega import __version__
-from mcp_vega.cli.doctor import api as api_checks
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
-from mcp_vega.cli.doctor.hosts import look_at_hosts
-from mcp_vega.cli.doctor.settings import look_at_settings
+from mcp_vega.cli.doctor.api import check_api
+from mcp_vega.cli.doctor.check import Check, State
+from mcp_vega.cli.doctor.hosts import check_hosts
+from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
+from mcp_vega.cli.doctor.settings import check_settings
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
@@ -156,17 +159,30 @@ def test_a_terminal_gets_colours_and_the_words_stay(tmp_path: Path) -> None:
     assert shown.rstrip().endswith("To be mended: gallery.")
 
 
-def test_a_disk_that_never_answers_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
-    program = """
-import time
-from mcp_vega.cli import main
-from mcp_vega.cli.doctor import command as doctor
-from mcp_vega.cli.doctor import hosts
-hosts.servers_in = lambda *file: time.sleep(600)
-doctor.SECONDS = 3
-main.main(["doctor", "--sandbox"])
-"""
-    assert "bad   hosts      no answer within 3 s" in page_of(program, tmp_path)
+def test_a_check_that_never_ends_or_breaks_takes_no_other_with_it() -> None:
+    released = Event()
+
+    def never() -> list[Check]:
+        released.wait()
+        return []
+
+    def broken() -> list[Check]:
+        raise ZeroDivisionError("by 0")
+
+    groups = [
+        CheckGroup(("ledger", "jobs"), never),
+        CheckGroup(("hosts",), broken),
+        CheckGroup(("python",), lambda: [Check("python", State.GOOD, "3")]),
+    ]
+    checks, is_late = run_groups(groups, 0.5)
+    released.set()
+    assert is_late
+    assert [(check.name, check.state, check.detail) for check in checks] == [
+        ("ledger", "bad", "no answer within 0.5 s"),
+        ("jobs", "note", "not known, see ledger"),
+        ("hosts", "bad", "could not be looked at (ZeroDivisionError: by 0)"),
+        ("python", "good", "3"),
+    ]
 
 
 # ---- the key and the API ----
@@ -224,21 +240,20 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
     assert "4711" not in json.dumps(checked)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("variable", "value", "mend"),
     [
-        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio beside mcp-vega"),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "The proxy 127.0.0.1:1 is used for it"),
         ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "The proxy 127.0.0.1:1 is used for it"),
-        ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file of certificates"),
+        ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file"),
     ],
 )
-async def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password(
+def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mend: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv(variable, value)
-    api, key, _ = await api_checks.look_at_api(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
+    api, key, _ = check_api(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
     assert (api.state, key.state) == ("bad", "note")
     assert api.mend.startswith(mend)
     assert "4711" not in api.detail + api.mend
@@ -246,16 +261,16 @@ async def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_pa
 
 def test_a_name_that_is_never_resolved_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
     program = """
-import socket, time
-from mcp_vega.cli import main
-from mcp_vega.cli.doctor import api
+import os, socket, sys, time
+from argparse import Namespace
+from mcp_vega.cli.doctor.command import run_doctor
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
-api.API_SECONDS = 1
-main.main(["doctor"])
+sys.exit(run_doctor(Namespace(json=False), os.environ, seconds=1))
 """
-    page = page_of(program, tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL="https://api.example")
-    assert "https://api.example: The API did not answer within 1 s" in page
-    assert "To be mended: api." in page
+    variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_BASE_URL": "https://api.example", "TMPDIR": str(tmp_path)}
+    page = page_of(program, tmp_path, **variables)
+    assert "bad   api        no answer within 1 s" in page
+    assert "note  key        not known, see api" in page
 
 
 ANSWERS: dict[str, tuple[Response, list[str], str]] = {
@@ -269,35 +284,30 @@ ANSWERS: dict[str, tuple[Response, list[str], str]] = {
 }
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None:
+def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None:
     response, wrong, words = ANSWERS[name]
 
     async def answer(_: Request) -> Response:
         return response
 
     with serving_in_thread(Starlette(routes=[Route("/v1/get-user-credits", answer)])) as url:
-        looked = await api_checks.look_at_api(
-            Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY})
-        )
-    assert [check.name for check in looked] == ["api", "key", "balance"]
-    assert [check.name for check in looked if check.state == "bad"] == wrong
-    assert words in " ".join(check.detail for check in looked)
-    assert all(check.mend for check in looked if check.state == "bad")
+        checks = check_api(Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY}))
+    assert [check.name for check in checks] == ["api", "key", "balance"]
+    assert [check.name for check in checks if check.state == "bad"] == wrong
+    assert words in " ".join(check.detail for check in checks)
+    assert all(check.mend for check in checks if check.state == "bad")
 
 
-@pytest.mark.anyio
-async def test_an_api_that_does_not_answer_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_that_does_not_answer_in_time_is_given_up() -> None:
     async def wait(request: Request) -> Response:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         return Response()
 
-    monkeypatch.setattr(api_checks, "API_SECONDS", 0.2)
     with serving_in_thread(Starlette(routes=[Route("/v1/get-user-credits", wait)])) as url:
         settings = Settings.from_environment({"SEGMIND_BASE_URL": url, "SEGMIND_API_KEY": KEY})
-        first, key, _ = await api_checks.look_at_api(settings)
+        first, key, _ = check_api(settings, seconds=0.2)
     assert (first.state, first.detail) == ("bad", f"{url}: The API did not answer within 0.2 s")
     assert key.state == "note"
 
@@ -328,7 +338,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
 
 
 def test_a_name_that_is_nearly_a_setting_is_told() -> None:
-    (check,) = look_at_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
+    (check,) = check_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
     assert (check.state, check.detail) == ("note", "This is no setting: MCP_VEGA_GALERY")
     assert check.mend == "Did you mean MCP_VEGA_GALLERY?"
 
@@ -336,14 +346,8 @@ def test_a_name_that_is_nearly_a_setting_is_told() -> None:
 @pytest.mark.parametrize(
     ("found", "state"), [("2.10.1", "good"), ("2.3", "good"), ("2.2.9", "bad"), ("3.0.0", "bad"), ("2.11.0rc1", "good")]
 )
-def test_a_package_outside_of_its_range_is_bad(found: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = installation.version
-
-    def version(name: str) -> str:
-        return found if name == "mcp" else real(name)
-
-    monkeypatch.setattr(installation, "version", version)
-    (check,) = installation.look_at_packages()
+def test_a_package_outside_of_its_range_is_bad(found: str, state: str) -> None:
+    (check,) = installation.check_packages(lambda name: found if name == "mcp" else version(name))
     assert check.state == state
     assert (f"mcp is {found}, but <3,>=2.3 is needed" in check.detail) == (state == "bad")
 
@@ -369,8 +373,7 @@ def test_the_command_is_the_one_that_hosts_are_to_start(  # noqa: PLR0913, PLR09
         place.touch(mode=0o755)
     names = {"kept": str(places["kept"]), "other": str(places["other"]), "cached": str(places["cache"])}
     lasting = tuple(each.format(**names) for each in command)
-    monkeypatch.setattr(installation, "lasting_command", MagicMock(return_value=lasting))
-    (check,) = installation.look_at_command({"PATH": str(tmp_path / (on_path or "nothing"))})
+    (check,) = installation.check_command({"PATH": str(tmp_path / (on_path or "nothing"))}, lasting)
     assert check.state == state
     assert check.detail.startswith(words.format(**names))
     assert bool(check.mend) is (state == "note")
@@ -388,22 +391,22 @@ def configure(folder: Path, command: str, **more: Any) -> None:
 
 def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    (check,) = look_at_hosts({})
+    (check,) = check_hosts({})
     assert (check.state, check.detail) == ("note", "none has this server")
     gone = str(tmp_path / "mcp-vega")
     configure(tmp_path, gone)
-    (check,) = look_at_hosts({})
+    (check,) = check_hosts({})
     assert (check.state, check.detail) == ("bad", f"Cursor; Cursor starts {gone}, which is not there")
     assert check.mend == "`mcp-vega install cursor` writes an entry that works"
     (tmp_path / ".cursor" / "mcp.json").unlink()
     configure(tmp_path, "${userHome}/mcp-vega")
-    (check,) = look_at_hosts({})
+    (check,) = check_hosts({})
     assert (check.state, check.detail) == ("good", "Cursor")
     configure(tmp_path, sys.executable, args=["-m", "mcp_vega", "--sandbox"])
-    (check,) = look_at_hosts({})
+    (check,) = check_hosts({})
     assert (check.state, check.detail) == ("good", "Cursor (sandbox)")
     (tmp_path / ".cursor" / "mcp.json").write_text("{", encoding="utf-8")
-    (check,) = look_at_hosts({})
+    (check,) = check_hosts({})
     assert check.state == "note"
     assert "mcp.json cannot be read" in check.detail
 
@@ -412,11 +415,11 @@ def test_a_host_that_still_has_the_examples_key_is_told(monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for key, state in {"SG_your_key": "bad", "${env:KEY}": "good", f' "{KEY}" ': "good", "nö-4711": "bad"}.items():
         configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": key})
-        (check,) = look_at_hosts({})
+        (check,) = check_hosts({})
         assert check.state == state
         assert "4711" not in check.detail
     configure(tmp_path, sys.executable, args=["-m", "mcp_vega", "--sandbox"], env={"SEGMIND_API_KEY": "SG_your_key"})
-    assert look_at_hosts({})[0].state == "good"
+    assert check_hosts({})[0].state == "good"
 
 
 def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, api: dict[str, str]) -> None:
@@ -443,7 +446,7 @@ def test_a_disk_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", MagicMock(return_value=full))
     with pytest.raises(GalleryError, match="is full"):
-        folders.look_at_gallery(Settings.from_environment({"MCP_VEGA_GALLERY": str(tmp_path)}))
+        folders.check_gallery(Settings.from_environment({"MCP_VEGA_GALLERY": str(tmp_path)}))
 
 
 @contextmanager
@@ -523,13 +526,12 @@ def test_a_server_that_prints_to_stdout_is_told_and_a_key_in_what_it_prints_is_n
     assert "sitecustomize" in checked["handshake"]["mend"]
 
 
-@pytest.mark.anyio
-async def test_without_a_folder_for_temporary_files_no_server_is_blamed(
+def test_without_a_folder_for_temporary_files_no_server_is_blamed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
-    (check,) = await handshake.look_at_handshake(environment(tmp_path))
+    (check,) = handshake.check_handshake(environment(tmp_path))
     assert check.state == "note"
     assert "TMPDIR" in check.mend
 
@@ -543,25 +545,19 @@ print(json.dumps({"jsonrpc": "2.0", "id": 2, "result": {"tools": [{"name": "draw
 """
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("program", "words"),
+    ("program", "seconds", "words"),
     [
-        ("import sys; sys.exit('It broke')", "ended with exit code 1 and no answer to initialize: “It broke”"),
-        ("import time; time.sleep(60)", "no answer to initialize within 2 s"),
-        (
-            OTHER_TOOLS,
-            "lists other tools than it should: draw",
-        ),
+        ("import sys; sys.exit('It broke')", 20, "ended with exit code 1 and no answer to initialize: “It broke”"),
+        ("import time; time.sleep(60)", 1, "no answer to initialize within 1 s"),
+        (OTHER_TOOLS, 20, "lists other tools than it should: draw"),
     ],
 )
-async def test_a_server_that_does_not_answer_as_it_should_is_told_and_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, words: str
+def test_a_server_that_does_not_answer_as_it_should_is_told_and_ended(
+    tmp_path: Path, program: str, seconds: float, words: str
 ) -> None:
-    monkeypatch.setattr(handshake, "COMMAND", (sys.executable, "-c", program))
-    monkeypatch.setattr(handshake, "DEADLINE_SECONDS", 2)
-    with anyio.fail_after(5):
-        (check,) = await handshake.look_at_handshake(environment(tmp_path))
+    command = (sys.executable, "-c", program)
+    (check,) = handshake.check_handshake(environment(tmp_path), command=command, seconds=seconds)
     assert check.state == "bad"
     assert words in check.detail
     assert check.mend

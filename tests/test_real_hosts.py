@@ -54,20 +54,15 @@ def asked(host: str, env: Mapping[str, str], cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("host", PACKAGES)
-def test_a_host_that_got_the_entry_by_its_own_command_starts_the_server(
-    host: str, programs: Path, tmp_path: Path
-) -> None:
+def test_a_host_that_got_the_entry_starts_the_server(host: str, programs: Path, tmp_path: Path) -> None:
     env = variables(tmp_path, programs)
-    text = said(SCRIPT, "install", host, "--yes", env={**env, "SEGMIND_API_KEY": KEY}, cwd=tmp_path)
-    assert f"  with {programs}" in text
-    assert "failed" not in text
+    said(SCRIPT, "install", host, "--yes", env={**env, "SEGMIND_API_KEY": KEY}, cwd=tmp_path)
     seen = asked(host, env, tmp_path)
     assert SCRIPT in seen
     assert ("enabled: true" if host == "codex" else "Connected") in seen
     entry = servers_in(host, tmp_path)["vega"]
     assert entry["env"] == {"SEGMIND_API_KEY": KEY}
-    text = said(SCRIPT, "uninstall", host, "--yes", env=env, cwd=tmp_path)
-    assert f"  with {programs}" in text
+    said(SCRIPT, "uninstall", host, "--yes", env=env, cwd=tmp_path)
     assert servers_in(host, tmp_path) == {}
 
 

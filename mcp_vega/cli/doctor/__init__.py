@@ -1,5 +1,7 @@
-"""What `mcp-vega doctor` looks at; each look gives its checks, or raises the error that stands for the first of them.
+"""The checks of `mcp-vega doctor`. Each function gives its checks, or raises the error that stands for the first.
 
+command       the command, and the page that it prints
+runner        runs all checks at once, and waits for none that never ends
 check         one line of the page
 settings      the environment variables
 api           the API, the key, the balance

@@ -24,17 +24,14 @@ from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.parsing import Credits
 from mcp_vega.settings import Settings, is_loopback
 
-API_SECONDS = 10.0
-# What is sent where there is no key: the API refuses it, and is there.
-NO_KEY = SecretStr("none")
 
-
-async def look_at_api(settings: Settings, source: str = "") -> list[Check]:
+def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) -> list[Check]:
     """Ask the API for the account's balance, which is free and proves the key: the checks api, key and balance.
 
     Args:
         settings: With the key, if there is one.
         source: The host in whose file the key stands, where it is not set here.
+        seconds: How long the API may take.
     """
     if settings.sandbox:
         return [
@@ -42,111 +39,74 @@ async def look_at_api(settings: Settings, source: str = "") -> list[Check]:
             Check("key", State.GOOD, "the sandbox needs none"),
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
-    begun = time.monotonic()
-    unusable = _key_problem(settings)
-    answer: Credits | SegmindError
+    place = f", the one in {source}'s file" if source else ""
+    key_mend = "; `mcp-vega install HOST` puts another one in its place" if source else ""
+    unusable = None
     try:
-        answer = await _asked(settings.model_copy(update={"api_key": NO_KEY}) if unusable else settings)
+        require_usable(settings.api_key)
+    except InvalidSettings as error:
+        # The API is asked all the same: that it refuses this one shows that it is there.
+        unusable, settings = error, settings.model_copy(update={"api_key": SecretStr("none")})
+    begun, balance = time.monotonic(), unknown("balance", "api or key")
+    try:
+        found = anyio.run(_credits, settings, seconds)
+    except (Unauthorized, Forbidden) as error:
+        problem, key = None, Check("key", State.BAD, error.what + place, Unauthorized.next_step + key_mend)
     except SegmindError as error:
-        answer = error
-    seconds = time.monotonic() - begun
-    return [
-        _api_check(settings.base_url, answer, seconds),
-        _key_check(unusable, answer, source),
-        _balance_check(answer),
-    ]
+        problem = error
+        key = Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
+    else:
+        problem, key, balance = None, Check("key", State.GOOD, f"is accepted{place}"), _balance_check(found)
+    api = Check("api", State.GOOD, f"{settings.base_url} answers, after {time.monotonic() - begun:.2f} s")
+    if unusable:
+        key = Check("key", State.BAD, unusable.what + place, unusable.next_step + key_mend)
+    return [_unreached(settings.base_url, problem) if problem else api, key, balance]
 
 
-async def _asked(settings: Settings) -> Credits:
+async def _credits(settings: Settings, seconds: float) -> Credits:
     """The account's balance, asked for once.
 
     Raises:
         SegmindError: The API did not say, or not in time.
     """
     try:
-        with anyio.fail_after(API_SECONDS):
+        with anyio.fail_after(seconds):
             async with open_client(settings, patience=0) as client:
-                return await client.credits()
+                found = await client.credits()
     except TimeoutError as error:
-        raise ServiceUnavailable(f"The API did not answer within {API_SECONDS:g} s") from error
+        raise ServiceUnavailable(f"The API did not answer within {seconds:g} s") from error
+    if found.credits is None and found.free is None:
+        step = "Check SEGMIND_BASE_URL, and whether the network wants a login first"
+        raise SegmindError("It answers, but not as the API does", next_step=step)
+    return found
 
 
-def _key_problem(settings: Settings) -> InvalidSettings | None:
-    """Why no call could be made with the key that is set, or not set."""
-    try:
-        require_usable(settings.api_key)
-    except InvalidSettings as error:
-        return error
-    return None
-
-
-def _api_check(url: str, answer: Credits | SegmindError, seconds: float) -> Check:
-    match answer:
-        case Unauthorized() | Forbidden():
-            pass  # it is there: this is about the key
-        case NotFound():
-            return Check("api", State.BAD, f"{url}: {answer.what}", "Check SEGMIND_BASE_URL")
-        case Unreachable() | ServiceUnavailable():
-            return Check("api", State.BAD, f"{url}: {answer.what}{_cause(answer)}", _network_mend(url, answer))
-        case SegmindError():
-            return Check("api", State.BAD, f"{url}: {answer.what}", answer.next_step)
-        case Credits(credits=None, free=None):
-            said = f"{url} answers, but not as the API does"
-            return Check("api", State.BAD, said, "Check SEGMIND_BASE_URL, and whether the network wants a login first")
-        case Credits():
-            pass
-    return Check("api", State.GOOD, f"{url} answers, after {seconds:.2f} s")
-
-
-def _cause(error: SegmindError) -> str:
-    """What the network said, where it was not the API that spoke."""
-    said = str(error.__cause__ or "")
-    return f", {quoted(said)}" if said else ""
-
-
-def _network_mend(url: str, error: SegmindError) -> str:
-    if error.__cause__ is None:  # it has answered
-        return "Wait a minute, then look again"
-    said = str(error.__cause__)
-    if "SSL_CERT_FILE" in said:
-        return "Have SSL_CERT_FILE name a file of certificates in PEM, or unset it"
-    if "socksio" in said:
-        return "Install socksio beside mcp-vega (`uv tool install --with socksio mcp-vega`), or use a proxy of HTTP"
-    if "CERTIFICATE" in said:
-        return "If the network opens TLS, have SSL_CERT_FILE name its certificates; if not, check this machine's clock"
-    if proxy := _proxy(url):
-        return f"The proxy {proxy} is used for it: check that, or name the API's host in NO_PROXY"
-    return "Check the network, a firewall, and SEGMIND_BASE_URL"
-
-
-def _proxy(url: str) -> str:
-    """The proxy, without a password, by which an address is reached; empty where there is none."""
+def _unreached(url: str, error: SegmindError) -> Check:
+    """The check api where something else came than a balance; a proxy is named without its password."""
+    detail, cause = f"{url}: {error.what}", str(error.__cause__ or "")
     scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
-    proxies = getproxies()
-    named = proxies.get(scheme) or proxies.get("all") or ""
-    if not named or is_loopback(host) or proxy_bypass(host):
-        return ""
-    return named.rpartition("@")[2].rpartition("//")[2].rstrip("/")
+    proxy = getproxies().get(scheme) or getproxies().get("all")
+    match error:
+        case NotFound():
+            mend = "Check SEGMIND_BASE_URL"
+        case Unreachable() | ServiceUnavailable():
+            detail += f", {quoted(cause)}" if cause else ""
+            if error.__cause__ is None:  # it was the API that said so
+                mend = "Wait a minute, then look again"
+            elif "CERT" in cause:
+                mend = "Have SSL_CERT_FILE name a file of this network's certificates in PEM, or unset it"
+            elif proxy and not is_loopback(host) and not proxy_bypass(host):
+                shown = proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
+                mend = f"The proxy {shown} is used for it: check that, or name the API's host in NO_PROXY"
+            else:
+                mend = "Check the network, a firewall, and SEGMIND_BASE_URL"
+        case _:
+            mend = error.next_step
+    return Check("api", State.BAD, detail, mend)
 
 
-def _key_check(unusable: InvalidSettings | None, answer: Credits | SegmindError, source: str) -> Check:
-    place = f", the one in {source}'s file" if source else ""
-    mend = "; `mcp-vega install HOST` puts another one in its place" if source else ""
-    if unusable:
-        return Check("key", State.BAD, unusable.what + place, unusable.next_step + mend)
-    match answer:
-        case Unauthorized() | Forbidden():
-            return Check("key", State.BAD, answer.what + place, Unauthorized.next_step + mend)
-        case SegmindError() | Credits(credits=None, free=None):
-            return Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
-        case Credits():
-            return Check("key", State.GOOD, f"is accepted{place}")
-
-
-def _balance_check(answer: Credits | SegmindError) -> Check:
-    if isinstance(answer, SegmindError) or (answer.credits is None and answer.free is None):
-        return unknown("balance", "api or key")
-    said = dollars(answer.credits) + (f", and {dollars(answer.free)} free" if answer.free else "")
-    if (answer.credits or 0) + (answer.free or 0) <= 0:
+def _balance_check(found: Credits) -> Check:
+    said = dollars(found.credits) + (f", and {dollars(found.free)} free" if found.free else "")
+    if (found.credits or 0) + (found.free or 0) <= 0:
         return Check("balance", State.BAD, said, "Add credits at https://cloud.segmind.com/billing")
     return Check("balance", State.GOOD, said)

@@ -1,7 +1,15 @@
 """One line of the doctor's page."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
+
+from mcp_vega.redaction import redacted
+from mcp_vega.segmind.api_key import is_placeholder
+
+# What is shorter is no secret, and stands in other words by chance.
+SECRET_LENGTH = 4
 
 
 class State(StrEnum):
@@ -20,6 +28,17 @@ class Check:
     state: State
     detail: str
     mend: str = ""
+
+    def without(self, secrets: Iterable[str]) -> Self:
+        """The check whose words hold no key or token, whoever said them, and nothing that a terminal would obey."""
+        hidden = [each.strip() for each in secrets if len(each.strip()) >= SECRET_LENGTH and not is_placeholder(each)]
+
+        def clean(text: str) -> str:
+            for secret in hidden:
+                text = text.replace(secret, "…")
+            return redacted("".join(each if each.isprintable() else " " for each in text))
+
+        return replace(self, detail=clean(self.detail), mend=clean(self.mend))
 
 
 def unknown(name: str, reason: str) -> Check:

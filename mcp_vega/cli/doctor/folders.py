@@ -13,8 +13,8 @@ from mcp_vega.storage.images import confinement
 from mcp_vega.storage.images.folder import WANTED_BYTES
 
 
-def look_at_gallery(settings: Settings) -> list[Check]:
-    """Look whether a picture could be kept: the check gallery.
+def check_gallery(settings: Settings) -> list[Check]:
+    """Check whether a picture could be kept: the check gallery.
 
     Raises:
         GalleryError: It could not.
@@ -28,8 +28,8 @@ def look_at_gallery(settings: Settings) -> list[Check]:
     return [Check("gallery", State.GOOD, said)]
 
 
-def look_at_ledger(settings: Settings) -> list[Check]:
-    """Look who works on what, in a loop of its own: the checks ledger, servers and jobs.
+def check_ledger(settings: Settings) -> list[Check]:
+    """Check who works on what: the checks ledger, servers and jobs.
 
     Raises:
         LedgerError: The ledger cannot be read or written, or could not be made.
@@ -42,8 +42,14 @@ def look_at_ledger(settings: Settings) -> list[Check]:
             Check("servers", State.GOOD, "none has work"),
             Check("jobs", State.GOOD, "none yet"),
         ]
-    said = f"{file} can be read and written"
-    return [Check("ledger", State.GOOD, said), _servers_check(activity), _jobs_check(activity)]
+    # Servers sign in with their first job, so those that idle are not seen.
+    numbers = ", ".join(map(str, activity.processes))
+    servers = f"{len(activity.processes)} at work on this ledger (process {numbers})" if numbers else "none has work"
+    return [
+        Check("ledger", State.GOOD, f"{file} can be read and written"),
+        Check("servers", State.GOOD, servers),
+        _jobs_check(activity),
+    ]
 
 
 async def _activity(settings: Settings) -> Activity | None:
@@ -58,24 +64,12 @@ async def _activity(settings: Settings) -> Activity | None:
     return None
 
 
-def _servers_check(activity: Activity) -> Check:
-    # Servers sign in with their first job, so those that idle are not seen.
-    if not activity.processes:
-        return Check("servers", State.GOOD, "none has work")
-    numbers = ", ".join(map(str, activity.processes))
-    return Check("servers", State.GOOD, f"{len(activity.processes)} at work on this ledger (process {numbers})")
-
-
 def _jobs_check(activity: Activity) -> Check:
-    total = activity.under_way + activity.unknown
-    if not total:
+    if not activity.under_way + activity.unknown:
         return Check("jobs", State.GOOD, "none under way")
     said = f"{activity.under_way} under way, {activity.unknown} of unknown outcome"
+    mend = "Wait: `mcp-vega jobs` shows how they end. Do not repeat them"
     if activity.unattended:
-        return Check(
-            "jobs",
-            State.NOTE,
-            f"{said}; no server works on {activity.unattended} of them",
-            "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them",
-        )
-    return Check("jobs", State.NOTE, said, "Wait: `mcp-vega jobs` shows how they end. Do not repeat them")
+        said += f"; no server works on {activity.unattended} of them"
+        mend = "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them"
+    return Check("jobs", State.NOTE, said, mend)

@@ -24,8 +24,8 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
     return Settings.from_environment(usable), problems
 
 
-def look_at_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
-    """Look whether each variable can be used, and whether one is misspelled: the check settings."""
+def check_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
+    """Check whether each variable can be used, and whether one is misspelled: the check settings."""
     if problems:
         return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND)]
     names = [str(field.alias) for field in Settings.model_fields.values()]

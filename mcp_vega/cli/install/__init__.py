@@ -1,12 +1,12 @@
 """The MCP hosts: where each keeps its servers, and how an entry for this one gets in and out again.
 
-known        the hosts: their files, the shape of their entries, their own commands
+command      `mcp-vega install` and `uninstall`
+hosts        the hosts: their files, the shape of their entries
 entry        what is written for a host: a command that lasts, its arguments, the key
-changes      what an installation changes in a file, and what it leaves
+change       what an installation changes in a file, and what it leaves
 config_file  a host's file: read, backed up, written whole or not at all
 jsonc        JSON with comments, changed in one place
 toml         TOML, changed in one place
-programs     the hosts' own commands that add and remove a server
 """
 
 # Here, so that the command line can name them without importing more.

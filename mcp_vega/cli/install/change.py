@@ -1,28 +1,17 @@
 """What an installation changes in a host's file, and what it leaves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from mcp_vega.cli.install import jsonc, toml
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry
 from mcp_vega.cli.install.hosts import Host
+from mcp_vega.segmind.response import as_object
 
 # Codex gives a server ten seconds to start, the first download included.
 DOWNLOAD_SECONDS = 60
-
-
-class Form(Protocol):
-    """A form of files: the functions of `jsonc` and `toml`."""
-
-    def parse(self, text: str, /) -> Any: ...  # noqa: D102  said there
-    def comments(self, text: str, /) -> list[str]: ...  # noqa: D102
-    def put(self, text: str, path: Sequence[str], value: Any, /) -> str: ...  # noqa: D102
-    def drop(self, text: str, path: Sequence[str], /) -> str: ...  # noqa: D102
-
-
-FORMS: Mapping[str, Form] = {"json": jsonc, "toml": toml}
 
 
 @dataclass(frozen=True)
@@ -35,7 +24,6 @@ class Change:
         text: As it would be.
         before: The entry of this server as it is; None where there is none.
         after: The entry as it would be; None where it is taken out.
-        arguments: For the host's own command, where that does the same and loses nothing; else none.
     """
 
     host: Host
@@ -43,22 +31,6 @@ class Change:
     text: str
     before: Any
     after: Any
-    arguments: Sequence[str]
-
-    @property
-    def differs(self) -> bool:
-        """Whether there is anything to do."""
-        return self.before != self.after
-
-    @property
-    def others(self) -> dict[str, Any]:
-        """The other servers in the file, by name."""
-        return {name: server for name, server in servers_in(self.host, self.file).items() if name != NAME}
-
-    @property
-    def settings(self) -> frozenset[str]:
-        """The names of what else is in the file."""
-        return frozenset(_rest(self.host, self.file))
 
 
 def servers_in(host: Host, file: ConfigFile) -> dict[str, Any]:
@@ -80,16 +52,7 @@ def installing(host: Host, file: ConfigFile, entry: Entry) -> Change:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
     """
     before = servers_in(host, file).get(NAME)
-    after = _merged(before, host, entry)
-    text, form = file.text, FORMS[host.form]
-    try:
-        for path, value in _places((host.section, NAME), before, after):
-            text = form.put(text, path, value)
-    except ValueError as error:
-        raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
-    # `codex mcp add` drops what else is set in an older entry, `claude mcp add` refuses it.
-    arguments = host.program.adding(entry) if host.program and before is None else ()
-    return _checked(Change(host, file, text, before, after, arguments))
+    return _changed(host, file, before, _merged(before, host, entry))
 
 
 def uninstalling(host: Host, file: ConfigFile) -> Change:
@@ -98,67 +61,68 @@ def uninstalling(host: Host, file: ConfigFile) -> Change:
     Raises:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
     """
-    servers = servers_in(host, file)
-    before: Any = servers.get(NAME)
-    if before is None and NAME in servers:  # it is null
-        before = {}
-    text = file.text
-    if before is not None:
-        try:
-            text = FORMS[host.form].drop(text, (host.section, NAME))
-        except ValueError as error:
-            raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
-    arguments = host.program.removing if host.program else ()
-    return _checked(Change(host, file, text, before, None, arguments))
+    return _changed(host, file, servers_in(host, file).get(NAME), None)
+
+
+def block(host: Host, entry: Entry) -> str:
+    """An entry as it stands in a host's file."""
+    form = toml if host.form == "toml" else jsonc
+    return form.put("", (host.section, NAME), {**host.members, **entry.data}).rstrip("\n")
 
 
 def _merged(before: Any, host: Host, entry: Entry) -> dict[str, Any]:
     """The entry, with what else is set in an older one."""
     new = {**host.members, **entry.data}
-    slow = {"startup_timeout_sec": DOWNLOAD_SECONDS} if host.name == "codex" and entry.downloads else {}
-    if not isinstance(before, dict) or "command" not in before:  # there is none, or one for a server elsewhere
+    slow = {"startup_timeout_sec": DOWNLOAD_SECONDS} if host.form == "toml" and entry.downloads else {}
+    older = as_object(before)
+    if "command" not in older:  # there is none, or one for a server elsewhere
         return {**new, **slow}
-    older = cast("dict[str, Any]", before)
-    environment = older.get("env")
-    if entry.key and isinstance(environment, dict):
-        new["env"] = {**cast("dict[str, Any]", environment), KEY: entry.key}
+    if entry.key:
+        new["env"] = {**as_object(older.get("env")), KEY: entry.key}
     return {**slow, **older, **new}
 
 
-def _places(path: tuple[str, ...], before: Any, after: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _differences(path: tuple[str, ...], before: Any, after: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Where `after` has something that `before` has not, each as small as it can be."""
     older, newer = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
     if isinstance(before, dict) and isinstance(after, dict) and older.keys() <= newer.keys():
         for name, value in newer.items():
             if name not in older or older[name] != value:
-                yield from _places((*path, name), older.get(name), value)
+                yield from _differences((*path, name), older.get(name), value)
     else:
         yield path, after
 
 
-def _checked(change: Change) -> Change:
-    """The change, once it is sure that it touches this one entry alone, and loses no comment."""
-    host, file = change.host, change.file
-    changed = replace(file, text=change.text)
+def _changed(host: Host, file: ConfigFile, before: Any, after: Any) -> Change:
+    """The change of the entry, once it is sure that it touches this one alone."""
+    text, path = file.text, (host.section, NAME)
+    form = toml if host.form == "toml" else jsonc
     try:
-        change.text.encode()
+        if after is None:
+            text = text if before is None else form.drop(text, path)
+        else:
+            for where, value in _differences(path, before, after):
+                text = form.put(text, where, value)
+        text.encode()
     except UnicodeEncodeError as error:
         raise HostConfigError(f"{file.path} cannot be changed: the command's path is not UTF-8") from error
-    wanted = change.others if change.after is None else {**change.others, NAME: change.after}
-    if servers_in(host, changed) != wanted or _rest(host, file) != _rest(host, changed):
+    except (ValueError, LookupError) as error:
+        raise HostConfigError(f"{file.path} cannot be changed: {error}") from error
+    changed = replace(file, text=text)
+    if servers_in(host, changed).get(NAME) != after or _rest(host, changed) != _rest(host, file):
         raise HostConfigError(f"{file.path} cannot be changed without touching more than one entry")
-    # The hosts' own commands write some comments away.
-    return replace(change, arguments=()) if FORMS[host.form].comments(file.text) else change
+    return Change(host, file, text, before, after)
 
 
 def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:
-    """What is in a file beside the servers."""
-    return {name: value for name, value in _data(host, file).items() if name != host.section}
+    """What is in a file beside the entry; a section that is missing is an empty one."""
+    others = {name: server for name, server in servers_in(host, file).items() if name != NAME}
+    return {**_data(host, file), host.section: others}
 
 
 def _data(host: Host, file: ConfigFile) -> dict[str, Any]:
     try:
-        data = FORMS[host.form].parse(file.text)
+        data = toml.parse(file.text) if host.form == "toml" else jsonc.parse(file.text)
     except ValueError as error:
         raise HostConfigError(f"{file.path} cannot be read: {error}") from error
     if not isinstance(data, dict):

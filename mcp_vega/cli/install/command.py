@@ -2,18 +2,15 @@
 
 import getpass
 import json
-import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from mcp_vega.cli.install import host_commands
-from mcp_vega.cli.install.change import FORMS, Change, installing, servers_in, uninstalling
+from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
-from mcp_vega.cli.install.entry import KEY, NAME, Entry, lasting_command, passes
+from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments
@@ -23,8 +20,9 @@ from mcp_vega.settings import Settings
 
 KEY_START = "SG_"
 PLACEHOLDER = "SG_your_key"
-# What is shown of any entry; of the arguments only this server's own: others take a key there.
+# What is shown of any entry; of the arguments only this server's own.
 PLAIN = ("type", "command", "startup_timeout_sec")
+HIDDEN = "(not shown)"
 OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
 # Whose form most others take.
 USUAL = "claude-desktop"
@@ -42,8 +40,8 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     command, *rest = lasting_command(environment)
     args = (*rest, *(("--sandbox",) if options.sandbox else ()))
     if options.print:
-        host = HOSTS[options.host or USUAL]
-        write(_block(host, Entry(command, args, "" if options.sandbox else PLACEHOLDER)))
+        entry = Entry(command, args, "" if options.sandbox else PLACEHOLDER)
+        write(block(HOSTS[options.host or USUAL], entry))
         return 0
     if options.host is None:
         raise InvalidArguments("No host is named", next_step=f"Name one of {', '.join(HOSTS)}, or add --print")
@@ -51,7 +49,7 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     file = _file_of(host, environment)
     key = "" if options.sandbox else _key(host, file, environment, ask=not (options.yes or options.dry_run))
     change = installing(host, file, Entry(command, args, key))
-    if passes(command):
+    if is_temporary(command):
         sys.stderr.write(
             f"Note: {command} lies where files are cleared away now and then; install mcp-vega elsewhere.\n"
         )
@@ -102,115 +100,63 @@ def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: b
     return require_usable(secret)
 
 
-def _block(host: Host, entry: Entry) -> str:
-    """An entry as it stands in a host's file."""
-    data = {**host.members, **entry.data}
-    if host.form == "toml":
-        return FORMS["toml"].put("", (host.section, NAME), data).rstrip("\n")
-    return json.dumps({host.section: {NAME: data}}, indent=2, ensure_ascii=False)
-
-
 # ---- the change ----
 
 
 def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str]) -> int:
     """Show a change, ask, make it."""
-    own = _own_command(change, environment)
-    if not change.differs:
+    if change.before == change.after:
         state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
         write(f"{change.file.path} {state}; nothing to do.")
         if _has_key(change.after) and not environment.get(KEY):
             write(f"Its key is kept; with {KEY} set, it is replaced.")
         return 0
     write("\n".join(_shown(change)))
-    if own:
-        write(f"  with {shlex.join(own)}")
     if options.dry_run:
         write("Nothing was changed (--dry-run).")
         return 0
     if not options.yes and not _agreed():
         write("Nothing was changed.")
         return 1
-    backup, taken_out = change.file.back_up(), change.after is None
-    if own:
-        change = _by_its_own_command(change, own, environment)
-    if change.differs:
-        change.file.write(change.text)
+    backup = change.file.back_up()
+    change.file.write(change.text)
     write(f"Done.{f' What was there before: {backup}' if backup else ''}")
-    if taken_out:
-        write(f"{change.host.title} forgets it with its next start.")
-        if backup and KEY in _environment_of(change.before):
-            write("The copy still holds the key; delete it when all is well.")
-    else:
+    if change.after is not None:
         write(f"{change.host.then}.")
+        return 0
+    write(f"{change.host.title} forgets it with its next start.")
+    if KEY in _environment_of(change.before):
+        write("The copy still holds the key; delete it when all is well.")
     return 0
-
-
-def _own_command(change: Change, environment: Mapping[str, str]) -> list[str]:
-    """The host's own command, where it is there and does the same."""
-    program = change.host.program.found(environment) if change.host.program and change.arguments else None
-    return [program, *change.arguments] if program else []
-
-
-def _by_its_own_command(change: Change, own: list[str], environment: Mapping[str, str]) -> Change:
-    """Let the host's own command do it; returns what is left to be done then: the key, or all of it."""
-    if wrong := host_commands.run(own, environment):
-        sys.stderr.write(f"Note: {own[0]} failed ({wrong}), so the file is changed without it.\n")
-    file = ConfigFile.read(change.file.path)
-    try:
-        left = _left(change, file)
-    except HostConfigError:
-        sys.stderr.write("Note: the file cannot be read after it, so that is undone.\n")
-        return replace(change, file=file)
-    if left.others != change.others or not change.settings <= left.settings:
-        sys.stderr.write("Note: other servers or settings were changed by it, so that is undone.\n")
-        return replace(change, file=file)
-    return left
-
-
-def _left(change: Change, file: ConfigFile) -> Change:
-    """What is left to be done in the file as it is now."""
-    if change.after is None:
-        return uninstalling(change.host, file)
-    key = _environment_of(change.after).get(KEY, "")
-    return installing(change.host, file, Entry(change.after["command"], tuple(change.after["args"]), key))
 
 
 def _shown(change: Change) -> Iterator[str]:
     """What changes, line by line, without any secret: an environment may hold keys of other kinds, too."""
     yield f"{change.host.title}: {change.file.path}{'' if change.file.raw is not None else ' (new)'}"
-    before, after = dict(_flat(change.before)), dict(_flat(change.after))
+    before, after = _members(change.before), _members(change.after)
     yield f"  {'+' if change.before is None else '-' if change.after is None else ' '} {NAME}"
-    for name in [*before, *(name for name in after if name not in before)]:
+    for name in before | after:
         old, new = before.get(name), after.get(name)
-        if old == new:
-            yield f"      {name}: {_public(name, new, (*PLAIN, 'args'))}"
-            continue
-        if old is not None:
-            yield f"  -   {name}: {_public(name, old, (*PLAIN, *(['args'] if old in OWN_ARGUMENTS else [])))}"
+        if old is not None and old != new:
+            # Arguments of others may hold a key, and so may a command of several parts, which some hosts had.
+            is_public = old in OWN_ARGUMENTS or (name in PLAIN and not old.startswith(("[", "{")))
+            yield f"  -   {name}: {old if is_public else HIDDEN}"
         if new is not None:
-            yield f"  +   {name}: {_public(name, new, (*PLAIN, 'args'))}"
-    if change.others:
-        yield f"  kept as they are: {', '.join(change.others)}"
+            sign = " " if old == new else "+"
+            yield f"  {sign}   {name}: {new if name in (*PLAIN, 'args') else HIDDEN}"
+    if others := [name for name in servers_in(change.host, change.file) if name != NAME]:
+        yield f"  kept as they are: {', '.join(others)}"
 
 
-def _flat(entry: Any) -> Iterator[tuple[str, str]]:
+def _members(entry: Any) -> dict[str, str]:
     """An entry's members as text, those of its environment each by itself."""
-    if not isinstance(entry, dict):
-        return
-    for name, value in cast("dict[str, Any]", entry).items():
-        if name == "env" and isinstance(value, dict):
-            yield from ((f"env {variable}", str(each)) for variable, each in cast("dict[str, Any]", value).items())
-        elif isinstance(value, str):
-            yield name, value
+    members: dict[str, str] = {}
+    for name, value in as_object(entry).items():
+        if name == "env":
+            members |= {f"env {variable}": str(each) for variable, each in as_object(value).items()}
         else:
-            # Some hosts had a command of several parts, its environment among them.
-            several = " (of several parts)" if name in PLAIN and isinstance(value, dict | list) else ""
-            yield name + several, json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _public(name: str, value: str | None, plain: Sequence[str]) -> str:
-    return str(value) if name in plain else "(not shown)"
+            members[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return members
 
 
 def _has_key(entry: Any) -> bool:

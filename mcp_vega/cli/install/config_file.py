@@ -56,25 +56,12 @@ class ConfigFile:
         """
         if self.raw is None:
             return None
-        stem = f"{self.path.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        backup = self.path.with_name(f"{self.path.name}.{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.bak")
         try:
-            status = self.path.stat()
-            for number in range(1, 100):
-                backup = self.path.with_name(f"{stem}{f'-{number}' if number > 1 else ''}.bak")
-                try:
-                    descriptor = os.open(
-                        backup,
-                        os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
-                        status.st_mode & 0o777,
-                    )
-                except FileExistsError:
-                    continue
-                _write_new(backup, descriptor, self.raw)
-                _give(backup, status)
-                return backup
+            _put_in_place(backup, self.raw, self.path.stat())
         except OSError as error:
             raise HostConfigError(f"No backup of {self.path} can be kept beside it: {error.strerror}") from error
-        raise HostConfigError(f"{self.path.parent} is full of backups of this second")
+        return backup
 
     def write(self, text: str) -> None:
         """Put another text in its place, at once and whole. A link stays a link, and who may read it may still.
@@ -86,43 +73,33 @@ class ConfigFile:
         if _content(self.path) != self.raw:
             raise HostConfigError(f"{self.path} was changed by another program meanwhile", next_step="Try again")
         mark = _BOM if (self.raw or b"").startswith(_BOM.encode()) else ""
-        temporary = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Only its owner may read a new one: it may hold a key.
-            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            temporary = Path(name)
-            _write_new(temporary, descriptor, (mark + text).encode())
-            if self.raw is not None:
-                status = target.stat()
-                _give(temporary, status)
-                temporary.chmod(status.st_mode & 0o777)
-            temporary.replace(target)
+            _put_in_place(target, (mark + text).encode(), None if self.raw is None else target.stat())
         except OSError as error:
-            if temporary:
-                temporary.unlink(missing_ok=True)
             raise HostConfigError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _write_new(path: Path, descriptor: int, data: bytes) -> None:
-    """Write everything, onto the disk, and close; a file that was written in part is deleted again."""
+def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
+    """Write a file whole, onto the disk, or not at all, with the owner and permissions of another."""
+    # Only its owner may read a new one: it may hold a key.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
-        try:
-            while data:
-                data = data[os.write(descriptor, data) :]
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if like:
+            # As far as this user may: under sudo it would be root's.
+            if sys.platform != "win32" and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                with suppress(PermissionError):
+                    os.chown(temporary, like.st_uid, like.st_gid)
+            temporary.chmod(like.st_mode & 0o777)
+        temporary.replace(path)
     except BaseException:
-        path.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _give(path: Path, status: os.stat_result) -> None:
-    """Give a file to the owner and group of another, as far as this user may: under sudo it would be root's."""
-    if sys.platform != "win32" and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-        with suppress(PermissionError):
-            os.chown(path, status.st_uid, status.st_gid)
 
 
 def _content(path: Path) -> bytes | None:

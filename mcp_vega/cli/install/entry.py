@@ -8,7 +8,7 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import distribution
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,20 @@ class Entry:
         return Path(self.command).stem == "uvx"
 
 
-def lasting_command(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+def lasting_command(environment: Mapping[str, str], installed: Distribution | None = None) -> tuple[str, ...]:
     """The command that starts this very installation, and still will next month: an absolute path and arguments.
 
     Where uvx runs the package, its files lie in a cache that is cleared now and then: the command is uvx itself.
 
+    Args:
+        environment: With the PATH, and what uv says of itself.
+        installed: This package's metadata; by default those that Python finds.
+
     Raises:
         NotInstalled: The package runs from a folder that no host would find.
     """
-    uvx = _uvx(environment)
-    if uvx:
-        source = _source()
+    if uvx := _uvx(environment):
+        source = _source(installed or distribution("mcp-vega"))
         return (uvx, *(("--from", source) if source else ()), "mcp-vega")
     script = _script()
     if script is None:
@@ -67,7 +70,7 @@ def lasting_command(environment: Mapping[str, str] = os.environ) -> tuple[str, .
     return (str(script),)
 
 
-def passes(command: str) -> bool:
+def is_temporary(command: str) -> bool:
     """Whether a command lies where files are cleared away: in a cache, or among the temporary files."""
     path = Path(command)
     if {"cache", ".cache", "caches"} & {part.lower() for part in path.parts}:
@@ -92,10 +95,10 @@ def _uvx(environment: Mapping[str, str]) -> str | None:
     return os.path.abspath(found) if found else None  # noqa: PTH100  of a relative PATH
 
 
-def _source() -> str:
+def _source(installed: Distribution) -> str:
     """Where the package came from, if that was no registry: a folder, a wheel or a repository, as uvx takes it."""
     try:
-        origin = json.loads(distribution("mcp-vega").read_text("direct_url.json") or "{}")
+        origin = json.loads(installed.read_text("direct_url.json") or "{}")
     except (OSError, ValueError):
         return ""
     url = origin.get("url", "")

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mcp_vega.cli.install.host_commands import CLAUDE, CODE, CODEX, GEMINI, HostCommand
-
 
 @dataclass(frozen=True)
 class UserEnvironment:
@@ -34,28 +32,24 @@ class UserEnvironment:
         return self.folder("XDG_CONFIG_HOME", ".config")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """An MCP host.
 
     Attributes:
-        name: As the command line spells it.
         title: As its users know it.
         file: Where it keeps the servers of a user.
+        then: What the user does for the host to see a change.
         section: The name of the object that holds them in the file.
         form: Of the file.
-        program: Its own command that adds and removes servers.
         members: What an entry has there beside command, arguments and environment.
-        then: What the user does for the host to see a change.
     """
 
-    name: str
     title: str
     file: Callable[[UserEnvironment], Path]
     then: str
     section: str = "mcpServers"
     form: Literal["json", "toml"] = "json"
-    program: HostCommand | None = None
     members: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -81,61 +75,52 @@ def _zed(here: UserEnvironment) -> Path:
     return folder / "zed" / "settings.json"
 
 
+# By the name that the command line has for each.
 HOSTS = {
-    host.name: host
-    for host in (
-        Host("claude-desktop", "Claude Desktop", _claude_desktop, "Quit Claude Desktop and open it again"),
-        Host(
-            "claude-code",
-            "Claude Code",
-            _claude_code,
-            "Start a new session of Claude Code; /mcp lists its servers",
-            program=CLAUDE,
-            members={"type": "stdio"},
-        ),
-        Host(
-            "cursor",
-            "Cursor",
-            lambda here: here.home / ".cursor" / "mcp.json",
-            "Look in Cursor's settings under MCP, and switch vega on if it is off",
-        ),
-        Host(
-            "vscode",
-            "VS Code",
-            lambda here: here.app_data / "Code" / "User" / "mcp.json",
-            "Run MCP: List Servers from the command palette of VS Code, and start vega",
-            section="servers",
-            program=CODE,
-            members={"type": "stdio"},
-        ),
-        Host(
-            "windsurf",
-            "Windsurf",
-            lambda here: here.home / ".codeium" / "windsurf" / "mcp_config.json",
-            "Refresh the MCP servers in Windsurf's Cascade panel",
-        ),
-        Host(
-            "codex",
-            "Codex",
-            lambda here: here.folder("CODEX_HOME", ".codex") / "config.toml",
-            "Start a new session of Codex; /mcp lists its servers",
-            section="mcp_servers",
-            form="toml",
-            program=CODEX,
-        ),
-        Host(
-            "gemini",
-            "Gemini CLI",
-            lambda here: here.folder("GEMINI_CLI_HOME", ".") / ".gemini" / "settings.json",
-            "Start Gemini CLI in a folder that it trusts (elsewhere it switches servers off); /mcp lists its servers",
-            program=GEMINI,
-        ),
-        Host(
-            "zed",
-            "Zed",
-            _zed,
-            "Look for vega in the settings of Zed's agent panel",
-            section="context_servers",
-        ),
-    )
+    "claude-desktop": Host(
+        title="Claude Desktop",
+        file=_claude_desktop,
+        then="Quit Claude Desktop and open it again",
+    ),
+    "claude-code": Host(
+        title="Claude Code",
+        file=_claude_code,
+        then="Start a new session of Claude Code; /mcp lists its servers",
+        members={"type": "stdio"},
+    ),
+    "cursor": Host(
+        title="Cursor",
+        file=lambda here: here.home / ".cursor" / "mcp.json",
+        then="Look in Cursor's settings under MCP, and switch vega on if it is off",
+    ),
+    "vscode": Host(
+        title="VS Code",
+        file=lambda here: here.app_data / "Code" / "User" / "mcp.json",
+        then="Run MCP: List Servers from the command palette of VS Code, and start vega",
+        section="servers",
+        members={"type": "stdio"},
+    ),
+    "windsurf": Host(
+        title="Windsurf",
+        file=lambda here: here.home / ".codeium" / "windsurf" / "mcp_config.json",
+        then="Refresh the MCP servers in Windsurf's Cascade panel",
+    ),
+    "codex": Host(
+        title="Codex",
+        file=lambda here: here.folder("CODEX_HOME", ".codex") / "config.toml",
+        then="Start a new session of Codex; /mcp lists its servers",
+        section="mcp_servers",
+        form="toml",
+    ),
+    "gemini": Host(
+        title="Gemini CLI",
+        file=lambda here: here.folder("GEMINI_CLI_HOME", ".") / ".gemini" / "settings.json",
+        then="Start Gemini CLI in a folder that it trusts (elsewhere it switches servers off); /mcp lists its servers",
+    ),
+    "zed": Host(
+        title="Zed",
+        file=_zed,
+        then="Look for vega in the settings of Zed's agent panel",
+        section="context_servers",
+    ),
 }

@@ -14,9 +14,8 @@ _DECODER = json.JSONDecoder()
 
 
 class _Member(NamedTuple):
-    """A member of an object, and where it stands in the text."""
+    """Where a member of an object stands in the text: its name, its value, its end."""
 
-    key: str
     start: int
     value: int
     end: int
@@ -28,16 +27,11 @@ def parse(text: str) -> Any:
     Raises:
         ValueError: It is no JSON, comments and trailing commas aside.
     """
-    bare = _without_trailing_commas(_without_comments(text))
+    bare = _bare(text)
     try:
         return json.loads(bare) if bare.strip() else {}
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def comments(text: str) -> list[str]:
-    """The comments, in order."""
-    return [found[0] for found in _COMMENTS.finditer(text) if not found[0].startswith('"')]
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:
@@ -46,9 +40,20 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
     Raises:
         ValueError: It is no JSON, or something on the way is no object.
     """
-    if not _without_comments(text).strip():
+    if not _bare(text).strip():
         text = f"{text}{{}}{_newline(text)}"
-    return _put(text, 0, tuple(path), value)
+    bare = _bare(text)
+    start = at = end = _after_space(bare, 0)
+    for depth, name in enumerate(path):
+        if bare[at] != "{":
+            raise ValueError(f"{name!r} cannot be put into what is no object")
+        member = _members(bare, at).get(name)
+        if member is None:
+            for missing in reversed(path[depth + 1 :]):
+                value = {missing: value}
+            return _with_member(text, at, name, value)
+        start, at, end = member
+    return f"{text[:at]}{_written(value, text, _indentation(text, start))}{text[end:]}"
 
 
 def drop(text: str, path: Sequence[str]) -> str:
@@ -58,82 +63,59 @@ def drop(text: str, path: Sequence[str]) -> str:
         ValueError: It is no JSON, or there is nothing at `path`.
     """
     uncommented = _without_comments(text)
-    bare = _without_trailing_commas(uncommented)
-    start = _after_space(bare, 0)
-    for name in path[:-1]:
-        start = _named(_members(bare, start), name).value
-    members = _members(bare, start)
-    member = _named(members, path[-1])
-    after = _after_space(uncommented, member.end)
-    previous = members.index(member) - 1
-    if uncommented[after] == ",":
-        return _without(text[:after] + text[after + 1 :], member.start, member.end)
-    if previous >= 0:
-        comma = _after_space(uncommented, members[previous].end)
-        return _without(text[:comma] + text[comma + 1 :], member.start - 1, member.end - 1)
-    return _without(text, member.start, member.end)
-
-
-def _put(text: str, start: int, path: tuple[str, ...], value: Any) -> str:
-    """The text with `value` at `path` below the object that begins at `start`, or after space from there."""
-    bare = _without_trailing_commas(_without_comments(text))
-    start = _after_space(bare, start)
-    if bare[start] != "{":
-        raise ValueError(f"{path[0]!r} cannot be put into what is no object")
-    named = [member for member in _members(bare, start) if member.key == path[0]]
-    if not named:
-        for name in reversed(path[1:]):
-            value = {name: value}
-        return _with_member(text, start, path[0], value)
-    member = named[-1]
-    if len(path) > 1:
-        return _put(text, member.value, path[1:], value)
-    written = _written(value, text, _indentation(text, member.start))
-    return f"{text[: member.value]}{written}{text[member.end :]}"
+    bare = _bare(text)
+    start = at = end = _after_space(bare, 0)
+    for name in path:
+        try:
+            start, at, end = _members(bare, at)[name]
+        except KeyError as error:
+            raise ValueError(f"there is no {name!r}") from error
+    comma = _after_space(uncommented, end)
+    if uncommented[comma] == ",":
+        return _without(text[:comma] + text[comma + 1 :], start, end)
+    before = uncommented[:start].rstrip()
+    if before.endswith(","):
+        return _without(text[: len(before) - 1] + text[len(before) :], start - 1, end - 1)
+    return _without(text, start, end)
 
 
 def _with_member(text: str, start: int, name: str, value: Any) -> str:
     """The text with a new last member in the object that begins at `start`."""
-    uncommented = _without_comments(text)
-    bare = _without_trailing_commas(uncommented)
-    members = _members(bare, start)
-    close = _after_space(bare, members[-1].end if members else start + 1)
-    # After the last thing in the object, which may be a comment on the last member.
-    last = len(text[:close].rstrip())
-    comma = bool(members) and "," in uncommented[members[-1].end : close]
-    before = text[:last]
-    if members and not comma:
-        before = f"{text[: members[-1].end]},{text[members[-1].end : last]}"
-    if "\n" not in text[start:close] and (members or _is_one_line(text)):
-        written = f"{' ' if members else ''}{_quoted(name)}: {json.dumps(value, ensure_ascii=False)}"
-        return f"{before}{written}{',' if comma else ''}{text[close:]}"
-    outer = _indentation(text, start)
-    inner = max(outer + _indent_unit(text), _indentation(text, members[0].start) if members else "", key=len)
-    written = f"{_quoted(name)}: {_written(value, text, inner)}{',' if comma else ''}"
-    return f"{before}{_newline(text)}{inner}{written}{_newline(text)}{outer}{text[close:]}"
+    bare = _bare(text)
+    close = _DECODER.raw_decode(bare, start)[1] - 1
+    # The end of the last member. What follows it may be a comma, and a comment on it.
+    end = len(bare[:close].rstrip())
+    has_members = end > start + 1
+    has_comma = "," in _without_comments(text)[end:close]
+    before = text[:close].rstrip()
+    if has_members and not has_comma:
+        before = f"{text[:end]},{before[end:]}"
+    comma = "," if has_comma else ""
+    quoted = json.dumps(name, ensure_ascii=False)
+    if has_members and "\n" not in text[start:close]:
+        return f"{before} {quoted}: {json.dumps(value, ensure_ascii=False)}{comma}{text[close:]}"
+    newline, outer = _newline(text), _indentation(text, start)
+    first = _indentation(text, _after_space(bare, start + 1)) if has_members else ""
+    inner = max(outer + _indent_unit(text), first, key=len)
+    return f"{before}{newline}{inner}{quoted}: {_written(value, text, inner)}{comma}{newline}{outer}{text[close:]}"
 
 
-def _members(bare: str, start: int) -> list[_Member]:
-    """The members of the object that begins at `start`; the standard library's parser tells where each value ends."""
-    members: list[_Member] = []
+def _members(bare: str, start: int) -> dict[str, _Member]:
+    """The members of the object that begins at `start`; of several of one name the last, which is the one that counts.
+
+    The standard library's parser tells where each value ends.
+    """
+    members: dict[str, _Member] = {}
     at = _after_space(bare, start + 1)
     while bare[at] != "}":
-        key, end = _DECODER.raw_decode(bare, at)
+        name, end = _DECODER.raw_decode(bare, at)
         value = _after_space(bare, _after_space(bare, end) + 1)
         _, end = _DECODER.raw_decode(bare, value)
-        members.append(_Member(key, at, value, end))
+        members[name] = _Member(at, value, end)
         at = _after_space(bare, end)
         if bare[at] == ",":
             at = _after_space(bare, at + 1)
     return members
-
-
-def _named(members: list[_Member], name: str) -> _Member:
-    """The member of a name; of several the last, which is the one that counts."""
-    for member in reversed(members):
-        if member.key == name:
-            return member
-    raise ValueError(f"there is no {name!r}")
 
 
 def _without(text: str, start: int, end: int) -> str:
@@ -149,19 +131,8 @@ def _without(text: str, start: int, end: int) -> str:
 
 def _written(value: Any, text: str, indentation: str) -> str:
     """A value as JSON in the text's own style, for a line with this indentation."""
-    if _is_one_line(text):
-        return json.dumps(value, ensure_ascii=False)
     lines = json.dumps(value, indent=_indent_unit(text), ensure_ascii=False).split("\n")
     return f"{_newline(text)}{indentation}".join(lines)
-
-
-def _is_one_line(text: str) -> bool:
-    """Whether the text keeps all that it holds in one line."""
-    return "\n" not in text.strip() and bool(text.strip("{} \t\r\n"))
-
-
-def _quoted(name: str) -> str:
-    return json.dumps(name, ensure_ascii=False)
 
 
 def _indentation(text: str, position: int) -> str:
@@ -191,5 +162,6 @@ def _without_comments(text: str) -> str:
     )
 
 
-def _without_trailing_commas(uncommented: str) -> str:
-    return _TRAILING_COMMAS.sub(lambda found: " " if found[0] == "," else found[0], uncommented)
+def _bare(text: str) -> str:
+    """The text with spaces in the place of comments and trailing commas."""
+    return _TRAILING_COMMAS.sub(lambda found: " " if found[0] == "," else found[0], _without_comments(text))

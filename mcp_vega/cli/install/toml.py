@@ -1,25 +1,14 @@
-"""TOML, changed in one place: everything else stays, comments too."""
+"""Codex's TOML, changed in one table: everything else stays, character for character."""
 
-import re
-import tomllib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import InlineTable, Table
+from tomlkit.container import Container
+from tomlkit.items import Table, Whitespace
 
-# One and the same, since two do not equal each other: files are compared.
-_NAN = float("nan")
-_COMMENTS = re.compile(
-    r'"""(?:[^"\\]++|\\.|"(?!""))*+"{3,5}'
-    r"|'''(?:[^']++|'(?!''))*+'{3,5}"
-    r'|"(?:[^"\\\n]++|\\.)*+"'
-    r"|'[^'\n]*+'"
-    r"|(#[^\r\n]*)",
-    re.DOTALL,
-)
+# TOML has no such character. Without the line end tomlkit would put one behind it.
+_MARK = "\0\n"
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -29,158 +18,85 @@ def parse(text: str) -> dict[str, Any]:
         ValueError: It is no TOML.
     """
     try:
-        return tomllib.loads(text, parse_float=lambda number: _NAN if "nan" in number else float(number))
+        return tomlkit.parse(text).unwrap()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def comments(text: str) -> list[str]:
-    """The comments, in order."""
-    return [comment for comment in _COMMENTS.findall(text) if comment]
-
-
 def put(text: str, path: Sequence[str], value: Any) -> str:
-    """The text with `value` at `path`; tables on the way are made where they are missing.
+    """The text with `value` at `path`: a server as a table at the end, a member of one as a line in its table.
 
-    Within a table that is there it takes a line, objects in braces; else an object becomes a table.
+    Args:
+        text: Of the file.
+        path: The section, the server and, for a member of it, its names.
+        value: What is to stand there.
 
     Raises:
-        ValueError: It is no TOML that can be changed, something on the way is no table, or a comment would be lost.
+        ValueError: It is no TOML, or of a form in which this cannot be put there.
     """
-    if not isinstance(value, dict) or (isinstance(_at(tomlkit.parse(text), path[:2]), Table) and len(path) > 2):
-        return _complete(text, _above_comments(text, _set(text, path, _in_braces(value))))
-    table = cast("dict[str, Any]", value)
-    written = _in_lines_of(text, _set("", path, table))
-    if isinstance(_at(tomlkit.parse(text), path), Table):
-        text = drop(text, path)
-    # At the end it moves nothing, where it may stand there.
-    appended = f"{text}{_separator(text)}{written}"
-    try:
-        if _at(parse(appended), path) == table:
-            return appended
-    except ValueError:  # the tables on the way are closed
-        pass
-    return _complete(text, _set(text, path, table))
+    span = _span(text, path[:2])
+    if span and len(path) > 2:
+        start, end = span
+        document = tomlkit.parse(text[start:end])
+        table: Any = document
+        for name in path[:-1]:
+            table = table[name]
+        if isinstance(value, dict):
+            table[path[-1]] = tomlkit.inline_table()
+            table[path[-1]].update(cast("dict[str, Any]", value))
+        else:
+            table[path[-1]] = value
+        changed = f"{text[:start]}{_with_line_ends_of(text, document.as_string())}{text[end:]}"
+    else:
+        rest = drop(text, path) if span else text
+        empty_line = "" if not rest or rest.endswith(("\n\n", "\n\r\n")) else "\n" if rest.endswith("\n") else "\n\n"
+        table = tomlkit.dumps({path[0]: {path[1]: value}})
+        changed = f"{rest}{_with_line_ends_of(text, empty_line + table)}"
+    tomlkit.parse(changed)
+    return changed
 
 
 def drop(text: str, path: Sequence[str]) -> str:
-    """The text without what is at `path`.
+    """The text without the table at `path`.
 
     Raises:
-        ValueError: It is no TOML that can be changed, there is nothing at `path`, or a comment elsewhere would be lost.
+        ValueError: It is no TOML, or there is no such table.
     """
-    try:
-        document = tomlkit.parse(text)
-        table: Any = document
-        for name in path[:-1]:
-            table = table[name]
-        own = f"{table[path[-1]].trivia.comment}\n{table[path[-1]].as_string()}"
-        del table[path[-1]]
-        left = _with_comments_below(text, document.as_string())
-        if not re.search(r"\n\r?\n\Z", text):  # nor shall it end with an empty line now
-            left = re.sub(r"(\r?\n)+\Z", r"\1", left)
-        return _complete(text, left, _without_comments_below(own))
-    except (TOMLKitError, TypeError, KeyError) as error:
-        raise ValueError(f"{'.'.join(path)} cannot be taken out of it: {error}") from error
+    span = _span(text, path)
+    if span is None:
+        raise ValueError(f"there is no table {'.'.join(path)}")
+    start, end = span
+    return text[:start] + text[end:].lstrip("\r\n")
 
 
-def _set(text: str, path: Sequence[str], value: Any) -> str:
-    try:
-        document = tomlkit.parse(text)
-        table: Any = document
-        for name in path[:-1]:
-            if name not in table:
-                table[name] = {} if isinstance(table, InlineTable) else tomlkit.table(is_super_table=True)
-            table = table[name]
-        plain = isinstance(table, InlineTable) or not isinstance(value, dict) or isinstance(value, InlineTable)
-        table[path[-1]] = value if plain else _table(cast("dict[str, Any]", value))
-        return _in_lines_of(text, document.as_string())
-    except (TOMLKitError, TypeError) as error:
-        raise ValueError(f"{'.'.join(path)} cannot be put into it: {error}") from error
-
-
-def _complete(before: str, after: str, without: str = "") -> str:
-    """The text, if no comment is lost but those of what was taken out."""
-    if Counter(comments(before)) - Counter(comments(without)) - Counter(comments(after)):
-        raise ValueError("a comment would be lost")
-    return after
-
-
-def _at(table: Any, path: Sequence[str]) -> Any:
-    """What is at `path`; None where there is nothing."""
-    for name in path:
-        if not isinstance(table, Mapping) or name not in table:
-            return None
-        table = cast("Mapping[str, Any]", table)[name]
-    return table
-
-
-def _above_comments(before: str, after: str) -> str:
-    """The text with a new line moved above the comments that it came to stand below: they belong to what follows."""
-    lines, left = before.split("\n"), after.split("\n")
-    start, more = _first_difference(lines, left), len(left) - len(lines)
-    if more < 1 or lines[start:] != left[start + more :]:
-        return after
-    above = start
-    while above and _is_no_data(lines[above - 1]):
-        above -= 1
-    return "\n".join([*lines[:above], *left[start : start + more], *lines[above:]])
-
-
-def _with_comments_below(before: str, after: str) -> str:
-    """The text after a table was taken out, with the comments that stood below it: they belong to what follows."""
-    lines, left = before.split("\n"), after.split("\n")
-    start = _first_difference(lines, left)
-    end = start + len(lines) - len(left)
-    if lines[end:] != left[start:]:
-        return after
-    below = end
-    while below > start and _is_no_data(lines[below - 1]):
-        below -= 1
-    if not any(line.strip() for line in lines[below:end]):
-        return after
-    return "\n".join([*lines[:start], *lines[below:]])
-
-
-def _without_comments_below(text: str) -> str:
-    lines = text.split("\n")
-    while lines and _is_no_data(lines[-1]):
+def _span(text: str, path: Sequence[str]) -> tuple[int, int] | None:
+    """Where the table at `path` begins and ends in the text; None where there is none."""
+    document = tomlkit.parse(text)
+    places = [*_places(document, path)]
+    if not places:
+        return None
+    container, index = places[0]
+    container.body[index] = (None, Whitespace(_MARK))
+    above, _, below = document.as_string().partition(_MARK)
+    start, end = len(above), len(text) - len(below)
+    if len(places) > 1 or above + text[start:end] + below != text:
+        raise ValueError(f"the parts of {'.'.join(path)} stand apart from each other")
+    lines = text[start:end].splitlines(keepends=True)
+    # Comments at the end of a table are about what follows.
+    while lines and lines[-1].lstrip()[:1] in {"", "#"}:
         lines.pop()
-    return "\n".join(lines)
+    return start, start + len("".join(lines))
 
 
-def _first_difference(lines: Sequence[str], others: Sequence[str]) -> int:
-    pairs = enumerate(zip(lines, others, strict=False))
-    return next((number for number, (line, other) in pairs if line != other), min(len(lines), len(others)))
+def _places(container: Container, path: Sequence[str]) -> Iterator[tuple[Container, int]]:
+    """Where the parts of what is at `path` stand: the tables that hold them, and the numbers in these."""
+    for index, (key, item) in enumerate(container.body):
+        if key is not None and key.key == path[0]:
+            if len(path) == 1:
+                yield container, index
+            elif isinstance(item, Table):
+                yield from _places(item.value, path[1:])
 
 
-def _is_no_data(line: str) -> bool:
-    return not line.strip() or line.lstrip().startswith("#")
-
-
-def _separator(text: str) -> str:
-    """What ends a text's last line and leaves one empty."""
-    if not text.strip():
-        return ""
-    return _in_lines_of(text, "\n" if text.endswith("\n") else "\n\n")
-
-
-def _in_lines_of(text: str, written: str) -> str:
-    """What is written, with the line ends of the text."""
-    return re.sub(r"(?<!\r)\n", "\r\n", written) if "\r\n" in text else written
-
-
-def _table(data: dict[str, Any]) -> Table:
-    """A table with what is below it in braces."""
-    table = tomlkit.table()
-    for name, value in data.items():
-        table[name] = _in_braces(value)
-    return table
-
-
-def _in_braces(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    braces = tomlkit.inline_table()
-    braces.update(cast("dict[str, Any]", value))
-    return braces
+def _with_line_ends_of(text: str, written: str) -> str:
+    return written.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in text else written
