@@ -9,8 +9,8 @@ docs/faults.md. Exits with 1 when a picture is lost that was paid for and could 
 agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is in a text, a
 log or a file, an answer comes too late, or the server breaks.
 
-So that it ends soon, `studios.hurried` sets constants of the product: the time-outs of calls, the pause before a
-question is repeated, for how long a job may be unknown to the API at first, and how long a call waits for its turn.
+So that it ends soon, the time limits of calls, the pause before a question is repeated, for how long a job may be
+unknown to the API at first, and how long a call waits for its turn are short.
 """
 
 import argparse
@@ -26,15 +26,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent
-from services import HEARD, KEY, STRAY, hurried, listening, service_in
+from services import HEARD, KEY, SHORT, STRAY, listening, one_picture, service_in
 from wires import MANNERS, wire
 
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.job import Job
+from mcp_vega.jobs import rate_limiter
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
@@ -110,18 +112,18 @@ class Case:
     problems: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.queue = Account(speed=SPEEDS.get(self.fault, 0))
+        self.account = Account(speed=SPEEDS.get(self.fault, 0))
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
     async def run(self) -> list[Row]:
         """Call, ask until it has ended, check; returns its rows."""
         HEARD.set(heard := [])
-        async with serving(build_sandbox(self.queue)) as url:
+        async with serving(build_sandbox(self.account, paint=one_picture)) as url:
             async with wire(url, MANNERS[self.connection]) as way, self._server(way) as (service, agent):
                 await self._ask(agent, self.tool, {"prompt": self.prompt, **TOOLS[self.tool]}, WAIT)
                 job = await self._settled(service, agent)
             if job.open:
-                self.queue.skip(HOUR.total_seconds())
+                self.account.skip(HOUR.total_seconds())
                 async with self._server(url, lambda: datetime.now(UTC) + HOUR) as (service, agent):
                     await self._settled(service, agent)
         self._check_pictures()
@@ -134,7 +136,7 @@ class Case:
         self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> AsyncGenerator[tuple[JobService, Client]]:
         async with (
-            service_in(self.folder, url=url, patience=2, clock=clock) as service,
+            service_in(self.folder, url=url, policy=SHORT, clock=clock) as service,
             Client(build_server(AppContext(service, WAIT))) as agent,
         ):
             yield service, agent
@@ -170,7 +172,7 @@ class Case:
 
     def _check_pictures(self) -> None:
         """What was drawn is in the gallery, whole, and the agent knows; or what came in its place is kept."""
-        drawn = [call for call in self.queue.calls.values() if call.state(self.queue.now) == "COMPLETED"]
+        drawn = [call for call in self.account.calls.values() if call.state(self.account.now) == "COMPLETED"]
         guarded = any(call.route == "v2" for call in drawn) and self.fault in GUARDED
         wanted = 0 if guarded or self.fault in SPOILT else sum(call.pictures for call in drawn)
         kept = [path.read_bytes() for path in self._files(aside=False)]
@@ -183,8 +185,8 @@ class Case:
 
     def _check_money(self) -> None:
         """One call at most is charged, and nobody is told anything else."""
-        charged = sum(call.cost > 0 for call in self.queue.calls.values())
-        self._must(charged <= len(self.queue.calls) <= 1, "paid for twice")
+        charged = sum(call.cost > 0 for call in self.account.calls.values())
+        self._must(charged <= len(self.account.calls) <= 1, "paid for twice")
         for tool, what, said in self.answers:
             self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
         self._must(charged > 0 or self.answers[-1][2] == "no", "not told that it was not charged")
@@ -194,13 +196,13 @@ class Case:
         files = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
         self._must(not any(KEY.encode() in data for data in files), "the key is in a file")
         self._must(not any(leaks(text) for _, text in heard), "the key is in the log")
-        self._must(not self.queue.requests["GET media with key"], "the key went to where the pictures are")
+        self._must(not self.account.requests["GET media with key"], "the key went to where the pictures are")
         self._must(all(what != "internal_error" for _, what, _ in self.answers), "it broke")
         self.problems += [f"logged: {text}" for level, text in heard if level >= logging.ERROR]
 
     def _rows(self) -> list[Row]:
-        paid = len(self.queue.calls)
-        refused = sum(count for name, count in self.queue.requests.items() if name.startswith("POST")) - paid
+        paid = len(self.account.calls)
+        refused = sum(count for name, count in self.account.requests.items() if name.startswith("POST")) - paid
         # How often a call may be refused by the rate limit before it is given up is a matter of chance.
         posts = [str(paid)] * (paid > 0) + [f"{refused if refused < 4 else 'several'} refused"] * (refused > 0)
         _, what, charged = self.answers[-1]
@@ -242,7 +244,7 @@ async def rows_of(faults: Sequence[str], connections: Sequence[str] = tuple(MANN
                 found[fault, connection, tool] = await case.run()
             problems.extend(f"{fault}, {connection}, {tool}: {problem}" for problem in case.problems)
 
-    with hurried(), listening():
+    with patch.object(rate_limiter, "LONGEST_TURN", 9), listening():
         async with anyio.create_task_group() as tasks:
             for case in cases:
                 tasks.start_soon(work, *case)

@@ -26,7 +26,8 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.serving import serving
-from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.client import Endpoints, SegmindClient
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.database.job_store import JobStore
@@ -34,6 +35,8 @@ from mcp_vega.storage.images.folder import ImageFolder
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
+POLICY = RetryPolicy(retry_seconds=5)
+NO_PAUSE = RetryPolicy(retry_seconds=5, first_pause=0)
 
 
 @dataclass
@@ -41,11 +44,11 @@ class Sandbox:
     """A sandbox that is being served."""
 
     url: str
-    queue: Account
+    account: Account
 
     @property
     def paid_requests(self) -> int:
-        return sum(count for name, count in self.queue.requests.items() if name.startswith("POST"))
+        return sum(count for name, count in self.account.requests.items() if name.startswith("POST"))
 
 
 @pytest.fixture
@@ -55,17 +58,24 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def sandbox() -> AsyncGenerator[Sandbox]:
-    queue = Account(speed=0)
-    async with serving(build_sandbox(queue)) as url:
-        yield Sandbox(url, queue)
+    async with serving_sandbox() as sandbox:
+        yield sandbox
+
+
+@asynccontextmanager
+async def serving_sandbox(**options: Any) -> AsyncGenerator[Sandbox]:
+    """A sandbox that takes no time, with options of `build_sandbox`."""
+    account = Account(speed=0)
+    async with serving(build_sandbox(account, **options)) as url:
+        yield Sandbox(url, account)
 
 
 @pytest.fixture
 def sandbox_in_thread() -> Iterator[Sandbox]:
     """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
-    queue = Account(speed=0)
-    with serving_in_thread(build_sandbox(queue)) as url:
-        yield Sandbox(url, queue)
+    account = Account(speed=0)
+    with serving_in_thread(build_sandbox(account)) as url:
+        yield Sandbox(url, account)
 
 
 @contextmanager
@@ -82,7 +92,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     key: str | None = KEY,
     transport: httpx.AsyncBaseTransport | None = None,
     wait_seconds: float = 45,
-    patience: float = 5,
+    policy: RetryPolicy = POLICY,
     home: Path | None = None,
     api: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -91,15 +101,9 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     pace: float = 0,
     **app: Any,
 ) -> AsyncGenerator[AppContext]:
-    """The tools' desk over an API, with nothing of the machine's settings."""
+    """What the tools need, over an API, with nothing of the machine's settings."""
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
-        client = SegmindClient(
-            http,
-            SecretStr(key) if key else None,
-            base_url=base_url,
-            history_url=base_url + HISTORY,
-            patience=patience,
-        )
+        client = SegmindClient(http, SecretStr(key) if key else None, Endpoints(base_url, base_url + HISTORY), policy)
         home = home or folder.with_name(f"{folder.name}-home")
         store = JobStore(home / "ledger.sqlite3", uptime=uptime)
         async with JobService(

@@ -220,8 +220,8 @@ async def seen_by(agent: Client) -> tuple[int, ...]:
 
 
 async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, tmp_path: Path) -> None:
-    queue = sandbox.queue
-    queue.speed = 1  # so that nobody's call has ended when the next one comes
+    account = sandbox.account
+    account.speed = 1  # so that nobody's call has ended when the next one comes
     async with (
         app_over(sandbox.url, tmp_path, wait_seconds=0) as app,
         served(app, "http") as house,
@@ -232,7 +232,7 @@ async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, t
             job_of(await agent.call_tool(RT, {"prompt": "a fox", "seed": 7}))["request_id"]
             for agent in (alice, bob, alice)
         ]
-        queue.skip(60)
+        account.skip(60)
     assert ids[0] == ids[2] != ids[1]
 
 

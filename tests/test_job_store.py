@@ -271,7 +271,7 @@ async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_
 
 async def called(sandbox: Sandbox) -> None:
     """Until a paid call has reached the sandbox."""
-    while not sandbox.queue.calls:  # noqa: ASYNC110  it rings no bell
+    while not sandbox.account.calls:  # noqa: ASYNC110  it rings no bell
         await anyio.sleep(0.01)
 
 
@@ -280,7 +280,7 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
 ) -> None:
     monkeypatch.setattr(databases, "BUSY_SECONDS", 0.2)
     home = tmp_path / "home"
-    sandbox.queue.speed = 0.3
+    sandbox.account.speed = 0.3
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         await agent.call_tool("check_job", {})
         results: list[CallToolResult] = []
@@ -335,7 +335,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    sandbox.queue.speed = 0.3
+    sandbox.account.speed = 0.3
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         results: list[CallToolResult] = []
 
@@ -402,7 +402,7 @@ async def test_a_picture_that_only_the_result_held_is_fetched_again_at_the_next_
         submitted = job_of(await agent.call_tool("submit_job", {"prompt": "a fox [fault:stuck]"}))
         (tmp_path / "file").rename(tmp_path / "moved")
         (tmp_path / "file").write_text("in the way", encoding="utf-8")
-        sandbox.queue.calls[submitted["request_id"]].queue_seconds = 0
+        sandbox.account.calls[submitted["request_id"]].queue_seconds = 0
         result = await agent.call_tool("check_job", {"request_id": submitted["request_id"], "wait_seconds": 20})
         assert job_of(result)["images"][0]["path"] is None
     async with app_over(sandbox.url, tmp_path / "new", home=home) as app, Client(build_server(app)) as agent:
@@ -440,7 +440,7 @@ async def test_a_clock_that_is_set_while_a_job_runs_loses_nothing(
         app_over(sandbox.url, tmp_path, clock=clock, wait_seconds=0) as app,
         Client(build_server(app)) as agent,
     ):
-        sandbox.queue.speed = 0.2
+        sandbox.account.speed = 0.2
         queued = job_of(await agent.call_tool("submit_job", {"prompt": "queued"}))
         lost = job_of(await agent.call_tool(RT, {"prompt": "[fault:504-after]"}))
         error = by

@@ -236,7 +236,7 @@ def test_draw_like_a_picture_draws_it_again(tmp_path: Path, sandbox_in_thread: S
     first = run("draw", "a fox", "--model", "vegart", "--steps", "6", folder=tmp_path, **variables).stdout.strip()
     again = run("draw", "--like", first, folder=tmp_path, **variables)
     assert again.returncode == 0, again.stderr
-    before, after = sandbox_in_thread.queue.calls.values()
+    before, after = sandbox_in_thread.account.calls.values()
     assert (after.slug, after.body) == (before.slug, before.body)
     assert pixels(Path(again.stdout.strip()).read_bytes()) == pixels(Path(first).read_bytes())
 
@@ -250,7 +250,7 @@ def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
     done = run("draw", "--like", str(file), folder=tmp_path, **variables)
     assert done.stderr.startswith("It is picture 2 of 2 of one call, so 2 are drawn\n")
     assert len(done.stdout.splitlines()) == 2
-    (call,) = sandbox_in_thread.queue.calls.values()
+    (call,) = sandbox_in_thread.account.calls.values()
     assert call.body == parameters.body(base64=False)
 
 
@@ -264,7 +264,7 @@ def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in
         "It was drawn by segmind-vega: segmind-vega-rt-v1 draws another picture, and num_inference_steps, scheduler, "
         "guidance_scale of the recipe left out\n"
     )
-    first, second = sandbox_in_thread.queue.calls.values()
+    first, second = sandbox_in_thread.account.calls.values()
     assert first.body == parameters.model_copy(update={"seed": 8, "prompt": "a hare"}).body(base64=False)
     assert second.body == VegaRTParameters(prompt="a fox", seed=7).body(base64=False)
 

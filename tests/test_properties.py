@@ -26,9 +26,9 @@ from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import InvalidImageError, measure
 from mcp_vega.parameters import MODELS, VegaParameters
 from mcp_vega.segmind import parsing as api
-from mcp_vega.segmind.history import HistoryPage, HistoryRow, read_history, read_history_entry
+from mcp_vega.segmind.history import HistoryPage, HistoryRow, parse_history, parse_history_entry
 from mcp_vega.segmind.media_urls import AllowedUrls
-from mcp_vega.segmind.parsing import REQUEST_ID, find_pictures
+from mcp_vega.segmind.parsing import REQUEST_ID, parse_pictures
 from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
 from mcp_vega.storage.images.folder import ImageFolder, name_of
@@ -114,14 +114,14 @@ HEADERS = st.dictionaries(
     FACES.map(str),
 )
 READERS: list[tuple[Callable[[ApiResponse], Any], Any]] = [
-    (api.read_receipt, api.Receipt),
-    (lambda answer: api.read_generation(answer, paid=True), api.Generation | api.Submission | SegmindError),
-    (lambda answer: api.read_generation(answer, paid=False), api.Generation | api.Submission | SegmindError),
-    (api.read_submission, api.Submission | SegmindError),
-    (api.read_status, api.Status | SegmindError),
-    (api.read_credits, api.Credits | SegmindError),
-    (lambda answer: read_history(answer, 2), HistoryPage | SegmindError),
-    (read_history_entry, HistoryRow | None | SegmindError),
+    (api.parse_receipt, api.Receipt),
+    (lambda response: api.parse_generation(response, paid=True), api.Generation | api.Submission | SegmindError),
+    (lambda response: api.parse_generation(response, paid=False), api.Generation | api.Submission | SegmindError),
+    (api.parse_submission, api.Submission | SegmindError),
+    (api.parse_status, api.Status | SegmindError),
+    (api.parse_credits, api.Credits | SegmindError),
+    (lambda response: parse_history(response, 2), HistoryPage | SegmindError),
+    (parse_history_entry, HistoryRow | None | SegmindError),
 ]
 PAID = (1, 3)  # their places
 
@@ -203,7 +203,7 @@ def check_picture(data: bytes, *, decoded: bool = True) -> None:
     assert found not in (None, WEBP) or after == bare == data
     with suppress(SegmindError):
         assert whole(data) is data
-        assert find_pictures({"image": b64encode(data).decode()}) == (data,)
+        assert parse_pictures({"image": b64encode(data).decode()}) == (data,)
     with suppress(InvalidImageError):
         if decoded and measure(data) and found is not WEBP:
             assert metadata.read(after) == RECIPE

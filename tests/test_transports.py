@@ -138,7 +138,7 @@ async def test_each_tool_works_over_each_transport_and_the_key_appears_nowhere(
     assert "HTTP 401" in text_of(failed)
     everything = [result.model_dump_json() for result in (*results, failed)]
     assert not any(KEY in output for output in (*everything, complaints(tmp_path)))
-    assert sandbox_in_thread.queue.requests["GET media with key"] == 0
+    assert sandbox_in_thread.account.requests["GET media with key"] == 0
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -243,7 +243,7 @@ def test_an_idle_http_server_leaves_within_a_second_of_a_signal(
 def wait_for_call(sandbox: Sandbox, count: int = 1) -> None:
     """Until so many paid calls have reached the sandbox."""
     deadline = time.monotonic() + 10
-    while len(sandbox.queue.calls) < count:
+    while len(sandbox.account.calls) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -254,7 +254,7 @@ def wait_for_call(sandbox: Sandbox, count: int = 1) -> None:
 def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
     sandbox_in_thread: Sandbox, tmp_path: Path, leave: str
 ) -> None:
-    sandbox_in_thread.queue.speed = 0.6
+    sandbox_in_thread.account.speed = 0.6
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started(tmp_path, **variables) as process:
         shake_hands(process)
@@ -290,7 +290,7 @@ def test_a_server_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path
 def test_a_picture_is_kept_when_the_host_dies_in_the_middle_of_the_call(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox_in_thread.queue.speed = 0.4
+    sandbox_in_thread.account.speed = 0.4
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0.3"}
     with started(tmp_path, **variables) as process:
         shake_hands(process)
@@ -312,7 +312,7 @@ def test_a_picture_is_kept_when_the_host_dies_in_the_middle_of_the_call(
 async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
     sandbox_in_thread: Sandbox, tmp_path: Path, transport: str
 ) -> None:
-    sandbox_in_thread.queue.speed = 0.6
+    sandbox_in_thread.account.speed = 0.6
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0"}
     with started(tmp_path, "--transport", transport, "--port", "0", **variables) as process:
         url = address(tmp_path)
@@ -361,7 +361,7 @@ async def test_an_http_server_does_not_wait_longer_either(sandbox_in_thread: San
 def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox_in_thread.queue.speed = 0.4
+    sandbox_in_thread.account.speed = 0.4
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started(tmp_path, **variables) as process:
         shake_hands(process)
@@ -369,10 +369,10 @@ def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
         send(process, "tools/call", 3, name="submit_job", arguments={"prompt": "two", "samples": 2})
         wait_for_call(sandbox_in_thread, 2)
         process.kill()
-    asked = sandbox_in_thread.queue.requests.copy()
+    asked = sandbox_in_thread.account.requests.copy()
     with started(tmp_path, **variables) as process:
         time.sleep(1)  # in which it must not begin: no host has shaken hands yet
-        assert sandbox_in_thread.queue.requests == asked
+        assert sandbox_in_thread.account.requests == asked
         shake_hands(process)
         deadline = time.monotonic() + 40
         while len(list(tmp_path.glob("20*/*.jpg"))) < 3:
@@ -386,7 +386,7 @@ def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
                 break
             time.sleep(0.1)
         assert sorted(len(job["images"]) for job in jobs) == [1, 2]
-        assert {job["request_id"] for job in jobs} == set(sandbox_in_thread.queue.calls)
+        assert {job["request_id"] for job in jobs} == set(sandbox_in_thread.account.calls)
     assert sandbox_in_thread.paid_requests == 2
     assert len(list(tmp_path.glob("20*/*"))) == 3
 

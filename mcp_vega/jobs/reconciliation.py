@@ -9,8 +9,8 @@ from typing import Any
 from mcp_vega.errors import ServiceUnavailable
 from mcp_vega.job import Job
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.segmind.history import HistoryRow, joined
-from mcp_vega.segmind.parsing import as_decimal
+from mcp_vega.segmind.history import HistoryRow, merge_rows
+from mcp_vega.segmind.response import as_decimal
 from mcp_vega.storage.database.job_store import JobStore
 
 # More calls of a model than anyone makes in the days that are asked about.
@@ -42,7 +42,7 @@ async def find_row(client: SegmindClient, store: JobStore, job: Job, now: dateti
     twins = [twin for twin in await store.twins(job) if twin.error is None]
     async for row in _rows(client, job, now):
         if found is not None:
-            found = joined(found, row) if row.request_id == found.request_id else found
+            found = merge_rows(found, row) if row.request_id == found.request_id else found
         elif (its := is_call_of(row, job)) is not False:
             if its and row.request_id and not twins and await store.assign(job, row.request_id):
                 found = row
@@ -60,7 +60,7 @@ async def _find_by_id(client: SegmindClient, job: Job, request_id: str, now: dat
     with suppress(ServiceUnavailable):
         async for row in _rows(client, job, now):
             if row.request_id == request_id:
-                found = joined(found, row) if found else row
+                found = merge_rows(found, row) if found else row
                 if len(found.urls) >= job.parameters.pictures:
                     break
     return found or await client.history_entry(request_id)

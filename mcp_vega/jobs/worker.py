@@ -21,7 +21,8 @@ from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.http import DRAWING_SECONDS
-from mcp_vega.segmind.parsing import Submission, failed
+from mcp_vega.segmind.parsing import Submission
+from mcp_vega.segmind.response import generation_error
 from mcp_vega.storage.database.job_store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ class Worker:
                 raise errors.MediaError("The call ran, but the request history names no picture of it")
             await self._keep(job, row.urls, receipt)
         elif row.state == State.FAILED:
-            error = failed(row.error, Charged.YES if row.cost else Charged.NO)
+            error = generation_error(row.error, Charged.YES if row.cost else Charged.NO)
             changes = {"state": State.FAILED, "error": error, "open": False, "notes": ()}
             await self._running.change(job, receipt=receipt, ended=self._clock(), **changes)
         elif job.route is Route.V2 and self._age(job) < RECORD_SECONDS:

@@ -21,6 +21,7 @@ from mcp_vega.errors import (
 from mcp_vega.job import dollars
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.api_key import require_usable
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits
 from mcp_vega.settings import Settings, is_loopback
 
@@ -65,7 +66,7 @@ async def _asked(settings: Settings) -> Credits:
     """
     try:
         with anyio.fail_after(API_SECONDS):
-            async with open_client(settings, patience=0) as client:
+            async with open_client(settings, RetryPolicy(retry_seconds=0)) as client:
                 return await client.credits()
     except TimeoutError as error:
         raise ServiceUnavailable(f"The API did not answer within {API_SECONDS:g} s") from error
