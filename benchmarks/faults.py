@@ -96,7 +96,7 @@ job in the row of submit_job before it.
 
 
 # An answer to an agent: of which tool, what it saw, whether that was charged.
-ApiResponse = tuple[str, str, str]
+Answer = tuple[str, str, str]
 Row = tuple[str, ...]
 
 
@@ -108,7 +108,7 @@ class Case:
     connection: str
     tool: str
     folder: Path
-    answers: list[ApiResponse] = field(default_factory=list[ApiResponse])
+    answers: list[Answer] = field(default_factory=list[Answer])
     problems: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:

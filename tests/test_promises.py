@@ -747,7 +747,7 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         assert [image["id"] for image in job_of(again)["images"]][:2] == [image["id"] for image in job["images"]]
         kept = Path(job["images"][0]["path"])
         if since == "without recipe":  # as versions before the recipe kept it
-            kept.write_bytes(metadata.without(kept.read_bytes()))
+            kept.write_bytes(metadata.strip(kept.read_bytes()))
         elif since == "edited":
             kept.write_bytes(b"edited")
         elif since == "moved":
@@ -756,7 +756,7 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         whole = job_of(await checked(agent, job["request_id"]))
     assert [image["id"] for image in whole["images"]] == list(dict.fromkeys(image["id"] for image in whole["images"]))
     assert len(whole["images"]) == 3
-    pictures = {metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
+    pictures = {metadata.strip(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
     assert len(pictures - {b"edited"}) == (2 if since == "edited" else 3)
 
 
@@ -781,10 +781,10 @@ async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_m
         job = job_of(await agent.call_tool(VEGA, {"prompt": "four", "samples": 4}))
         assert len(job["images"]) == 3
         first = Path(job["images"][0]["path"])
-        first.write_bytes(metadata.without(first.read_bytes()))  # so that its sum tells nothing
+        first.write_bytes(metadata.strip(first.read_bytes()))  # so that its sum tells nothing
         first.rename(first.with_name("moved.jpg"))
         with anyio.fail_after(20):
-            while late or len({metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) < 4:
+            while late or len({metadata.strip(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) < 4:
                 await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1})
     assert sandbox.paid_requests == 1
 
@@ -811,7 +811,7 @@ async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_th
             while None in [image["path"] for image in job["images"]]:
                 asked = {"request_id": job["request_id"], "wait_seconds": 1}
                 job = job_of(await agent.call_tool("check_job", asked))
-    kept = {metadata.without(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
+    kept = {metadata.strip(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
     assert kept == {noise("JPEG", 64), noise("JPEG", 65)}
 
 

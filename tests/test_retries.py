@@ -1,4 +1,4 @@
-"""The arithmetic of waiting."""
+"""When a call is repeated, and how long the pauses are."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice

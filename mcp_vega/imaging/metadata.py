@@ -77,7 +77,7 @@ class Recipe:
         }
 
 
-def written(picture: bytes, recipe: Recipe) -> bytes:
+def embed(picture: bytes, recipe: Recipe) -> bytes:
     """A picture with its recipe; the same picture where it has that already, or its format has no place for one.
 
     A form that is too long for its place is left out (in a JPEG about 32,700 characters, as JSON 65,000 bytes). A JPEG
@@ -96,7 +96,7 @@ def written(picture: bytes, recipe: Recipe) -> bytes:
     return picture if picture.startswith(recipe_bytes, at) else picture[:at] + recipe_bytes + picture[at:]
 
 
-def without(picture: bytes) -> bytes:
+def strip(picture: bytes) -> bytes:
     """A picture as it was before its recipe was written, whatever that was."""
     found = recognise(picture)
     if found not in (JPEG, PNG):
@@ -122,7 +122,7 @@ def read(picture: bytes) -> Recipe | None:
 
 
 def _is_ours(kind: bytes, content: bytes) -> bool:
-    """Whether a part of a file is one that `written` puts there."""
+    """Whether a part of a file is one that `embed` puts there."""
     if kind == COMMENT:
         return content.startswith(b'{"software": "mcp-vega"')
     if kind == EXIF:

@@ -55,7 +55,7 @@ def build_sandbox(
         paint: Makes the pictures, in a thread.
         history_rows: Makes the request history.
     """
-    api = Api(account, paint, history_rows)
+    api = _Api(account, paint, history_rows)
     history = "/inference-request/request-history"
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return Starlette(
@@ -74,7 +74,7 @@ def build_sandbox(
     )
 
 
-class Api:
+class _Api:
     """The endpoints over one account; a `Refusal` raised in one becomes its response."""
 
     def __init__(self, account: Account, paint: Paint, history_rows: HistoryRows) -> None:
@@ -102,7 +102,6 @@ class Api:
     # ---- paid calls ----
 
     async def generate(self, request: Request) -> Response:
-        """`POST /v1/{slug}`: bytes, or JSON where `base64` was asked for."""
         call = await self._take(request, "v1")
         if "envelope" in call.faults:
             return Json(responses.submission(call, _base(request)))
@@ -124,7 +123,6 @@ class Api:
         return await with_faults(call, request, Response(picture, headers=headers, media_type="image/jpeg"))
 
     async def submit(self, request: Request) -> Response:
-        """`POST /v2/{slug}`."""
         call = await self._take(request, "v2")
         return await with_faults(call, request, Json(responses.submission(call, _base(request))))
 
@@ -156,7 +154,6 @@ class Api:
     # ---- questions ----
 
     async def status(self, request: Request) -> Response:
-        """`GET /v2/requests/{id}/status`."""
         call = self._account.record(request.path_params["id"])
         call.status_requests += 1
         if call.status_requests <= FAILING_STATUS_REQUESTS:
@@ -167,7 +164,6 @@ class Api:
         return self._status(call)
 
     async def result(self, request: Request) -> Response:
-        """`GET /v2/requests/{id}`."""
         call = self._account.record(request.path_params["id"])
         if call.state(self._account.now) != "COMPLETED":
             return self._status(call)
@@ -179,7 +175,7 @@ class Api:
         return Json(body, 422 if body["status"] == "FAILED" else 200)
 
     async def media(self, request: Request) -> Response:
-        """`GET /generations/{id}-{index}.jpeg`: public, so a key that comes along is counted as a mistake."""
+        # It is public: a key that comes along is counted as a mistake.
         self._account.requests["GET media"] += 1
         self._account.requests["GET media with key"] += "x-api-key" in request.headers
         call, index = self._account.media(request.path_params["id"]), request.path_params["index"]
@@ -192,11 +188,9 @@ class Api:
         return Response(await self._picture(call, index), media_type="image/jpeg")
 
     async def credits(self, _: Request) -> Response:
-        """`GET /v1/get-user-credits`."""
         return Json({"credits": float(self._account.credits), "free-credits": 0.0})
 
     async def history(self, request: Request) -> Response:
-        """`GET …/request-history`: filtered, newest first, in pages of rows."""
         self._check_history()
         query = request.query_params
         now = self._account.now
@@ -220,7 +214,6 @@ class Api:
         return Json(body, headers={"date": formatdate(now, usegmt=True)})
 
     async def history_entry(self, request: Request) -> Response:
-        """`GET …/request-history/{id}`."""
         self._check_history()
         call = self._account.calls.get(request.path_params["id"])
         if call is None:
@@ -234,23 +227,15 @@ class Api:
     # ---- the sandbox itself ----
 
     async def inspect(self, _: Request) -> Response:
-        """`GET /_sandbox`."""
-        account = self._account
+        account, now = self._account, self._account.now
         calls = [
-            {
-                "id": call.id,
-                "model": call.slug,
-                "route": call.route,
-                "state": call.state(account.now),
-                "body": call.body,
-            }
+            {"id": call.id, "model": call.slug, "route": call.route, "state": call.state(now), "body": call.body}
             for call in account.calls.values()
         ]
         requests = dict(account.requests)
         return Json({"credits": float(account.credits), "requests": requests, "calls": calls, "faults": FAULTS})
 
     async def control(self, request: Request) -> Response:
-        """`POST /_sandbox`."""
         change: dict[str, Any] = await request.json()
         self._account.skip(float(change.pop("skip", 0)))
         readers: dict[str, Callable[[Any], Any]] = {"credits": lambda value: Decimal(str(value)), "speed": float}

@@ -27,6 +27,8 @@ DRAWING_SECONDS = 300
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
 REDIRECTS = 3
+# What a call may end with that is worth another attempt: for a paid one, only what shows that it was never sent.
+REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, httpx.RequestError)
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -35,10 +37,9 @@ class TimeLimits:
     """How long a call may take, in seconds.
 
     Attributes:
-        connect: To get a connection, and to send each part of the request.
-        drawing_read: Between two parts of the response to a paid call. A cold start may take three minutes before the
-            first byte.
-        read: Between two parts of any other response.
+        connect: For a connection, and to send a part of the request.
+        drawing_read: From one part of the response to a paid call to the next. A cold start may take three minutes.
+        read: From one part of any other response to the next.
         drawing: For a whole paid call.
         asking: For a whole question.
         media: For a whole download.
@@ -58,8 +59,7 @@ class RetryPolicy:
 
     Attributes:
         retry_seconds: For how long a call that was refused or not sent is repeated.
-        paid_retry_seconds: The most of that for a paid call: one that has to wait longer is a job that waits, which
-            whoever began it is to know.
+        paid_retry_seconds: The same for a paid call, if it is less: whoever began it is to know that it waits.
         first_pause: The pause after the first attempt; it doubles with each further one.
         longest_pause: The longest pause.
         attempts: How often a call is sent at most.
@@ -84,20 +84,11 @@ class RetryPolicy:
             now: The time (UTC).
             paid: Whether the call is charged when it runs.
         """
-        if attempt + 1 >= self.attempts or (paid and isinstance(failure, errors.RateLimited)):
+        if attempt + 1 >= self.attempts or not isinstance(failure, NEVER_SENT if paid else REPEATABLE):
             return None
-        match failure:
-            case errors.RateLimited(until=datetime() as until):
-                # The API's clock may be behind: a moment that is over does not allow asking at once.
-                return max((until - now).total_seconds(), 0) + self.backoff(attempt)
-            case errors.RateLimited():
-                return self.backoff(attempt)
-            case httpx.RequestError():
-                return self.backoff(attempt) if not paid or isinstance(failure, NEVER_SENT) else None
-            case errors.ServiceUnavailable() if not paid:
-                return self.backoff(attempt)
-            case _:
-                return None
+        until = failure.until if isinstance(failure, errors.RateLimited) else None
+        # The API's clock may be behind: a moment that is over does not allow asking at once.
+        return (max((until - now).total_seconds(), 0) if until else 0) + self.backoff(attempt)
 
     def backoff(self, attempt: int) -> float:
         """A pause that doubles with each attempt, shortened at random by up to a half so that clients spread."""
@@ -159,22 +150,16 @@ class HttpSender:
         return await self._repeat(attempt, paid=paid, retry_seconds=retry_seconds)
 
     async def download(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
-        """Fetch media without the key, in pieces, so that one that is too large is given up early.
-
-        Returns:
-            The last response, its body cut off where it was too large.
+        """Fetch media without the key; a body that is too large is given up early, and comes cut off.
 
         Raises:
             MediaError: The address, or one it redirects to, is not allowed.
             SegmindError: The last attempt got no response.
         """
+        retry_seconds = self._policy.retry_seconds
+        return await self._repeat(lambda: self._follow(url, allowed_urls), paid=False, retry_seconds=retry_seconds)
 
-        async def attempt() -> ApiResponse:
-            return await self._follow_redirects(url, allowed_urls)
-
-        return await self._repeat(attempt, paid=False, retry_seconds=self._policy.retry_seconds)
-
-    async def _follow_redirects(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
+    async def _follow(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
         limits = self._policy.limits
         for _ in range(REDIRECTS + 1):
             if not allowed_urls.permits(url):

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, TypeGuard
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, recognise, whole
+from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_whole
 from mcp_vega.job import REQUEST_ID, Receipt, State
 from mcp_vega.redaction import quoted, redacted
 from mcp_vega.segmind.response import (
@@ -74,7 +74,7 @@ def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submi
     require_success(response, paid=paid)
     receipt = parse_receipt(response)
     if recognise(response.body):
-        return Generation((whole(response.body),), receipt)
+        return Generation((require_whole(response.body),), receipt)
     if pictures := parse_pictures(body):
         return Generation(pictures, receipt)
     if body.get("error"):
@@ -128,7 +128,7 @@ def parse_download(response: ApiResponse, url: str) -> bytes:
             next_step=f"Open {quoted(url)} within seven days",
         )
     try:
-        return whole(response.body)
+        return require_whole(response.body)
     except errors.UnreadableAnswer as error:
         said = f"What {quoted(url)} gave is no whole picture of at most {MAX_BYTES:,} bytes"
         raise errors.MediaError(said, next_step=f"Open {quoted(url)}", received=response.body) from error
@@ -229,4 +229,4 @@ def _parse_picture(text: str) -> bytes | str:
     except ValueError:
         said = "The API's answer holds neither a picture nor an address of one"
         raise errors.UnreadableAnswer(said, received=text.encode(errors="replace")) from None
-    return whole(data)
+    return require_whole(data)
