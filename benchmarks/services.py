@@ -1,4 +1,4 @@
-"""A studio in a folder, for benchmarks that ask the server in their own process."""
+"""A job service in a folder, for benchmarks that ask the server in their own process."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -20,7 +20,7 @@ from mcp_vega.storage.images.folder import ImageFolder
 
 API = "https://api.example"
 KEY = "SG_benchmark"
-# For benchmarks of what fails: nobody has to wait long.
+# For benchmarks of failures: short times.
 SHORT = RetryPolicy(
     retry_seconds=2,
     first_pause=0.05,
@@ -44,7 +44,7 @@ async def service_in(
     policy: RetryPolicy = DEFAULT_POLICY,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncGenerator[JobService]:
-    """A studio over an API of one's own that expects every answer at once.
+    """A job service over a mock of the API that expects every answer at once.
 
     Args:
         folder: Where its gallery and its ledger are, as a `Host` has them.

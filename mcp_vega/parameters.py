@@ -77,8 +77,8 @@ class Parameters(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1, and a picture would be paid for that nobody asked for like this.
+    def _reject_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take true for 1: a picture would be paid for that was not asked for.
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise PydanticCustomError("boolean", "is a boolean")
         return value

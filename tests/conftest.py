@@ -126,7 +126,7 @@ async def agent(app: AppContext, request: pytest.FixtureRequest) -> AsyncGenerat
         yield client
 
 
-# ---- an API of one's own ----
+# ---- a mock of the API ----
 
 API = "https://api.example"
 
@@ -141,7 +141,7 @@ def noise(form: str, side: int = 1024) -> bytes:
 
 
 def handle(data: bytes) -> Callable[[httpx.Request], httpx.Response]:
-    """A Segmind whose every picture is `data`, over v1 and v2, said to be a JPEG."""
+    """An API whose every picture is `data`, over v1 and v2, said to be a JPEG."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.path

@@ -550,10 +550,10 @@ async def test_a_time_in_another_form_is_not_known(moment: Any) -> None:
     assert (await read_row(model_created=moment)).created is None
 
 
-@pytest.mark.parametrize("nobody", [None, "", "a/b", "r1\n", "r" * 65, ["r1"], {}])
-async def test_a_call_without_an_id_that_can_be_asked_for_has_none(nobody: Any) -> None:
+@pytest.mark.parametrize("request_id", [None, "", "a/b", "r1\n", "r" * 65, ["r1"], {}])
+async def test_a_call_without_an_id_that_can_be_asked_for_has_none(request_id: Any) -> None:
     """Else all those whose id is null were one call, with the pictures of all."""
-    rows = [row(request_id=nobody), row(request_id=nobody, generation_url=MEDIA + "?2")]
+    rows = [row(request_id=request_id), row(request_id=request_id, generation_url=MEDIA + "?2")]
     client = client_over(Script(httpx.Response(200, json=rows), httpx.Response(200, json=rows[0])))
     page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
     assert [(row.request_id, row.urls) for row in page.rows] == [("", (MEDIA,)), ("", (MEDIA + "?2",))]

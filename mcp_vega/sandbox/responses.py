@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import FOREIGN
 
-# Errors of the gateway before the API come as pages.
+# Errors of the gateway before the API come as HTML pages.
 HTML_STATUSES = (403, 405, 502, 504)
 
 
@@ -24,7 +24,7 @@ class Json(JSONResponse):
 
 
 def error(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    """An error in the API's envelope; without words of its own, one of the gateway's is a page."""
+    """An error in the API's envelope; without a text, one of the gateway's statuses is an HTML page."""
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
     if status in HTML_STATUSES and not text:
         page = f"<html><head><title>{status} {phrase}</title></head><body>{phrase}</body></html>"

@@ -58,11 +58,7 @@ class SegmindClient:
     """
 
     def __init__(
-        self,
-        http: httpx.AsyncClient,
-        key: SecretStr | None,
-        endpoints: Endpoints,
-        policy: RetryPolicy = DEFAULT_POLICY,
+        self, http: httpx.AsyncClient, key: SecretStr | None, endpoints: Endpoints, policy: RetryPolicy = DEFAULT_POLICY
     ) -> None:
         self._sender = HttpSender(http, policy)
         self._key = key
@@ -167,7 +163,7 @@ class SegmindClient:
     async def history(self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100) -> HistoryPage:
         """One page of the account's calls of a model, newest first, failed and unfinished ones included.
 
-        Asked once: whoever needs it has a time of his own for asking again.
+        Sent once: its callers decide when to ask again.
 
         Args:
             model: The model's slug.
@@ -182,7 +178,7 @@ class SegmindClient:
         return history.parse_history(response, per_page)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
-        """One call of the account, of any age; None where the history has no such call. Asked once."""
+        """One call of the account, of any age; None where the history has no such call. Sent once."""
         url = f"{self._history_url}/{quote(request_id, safe='')}"
         return history.parse_history_entry(await self._send("GET", url, repeat=False))
 

@@ -1,4 +1,7 @@
-"""The vendor's request history: every call of an account, failed and unfinished ones included."""
+"""The vendor's request history: every call of an account, failed and unfinished ones included.
+
+Both parsers raise a `SegmindError` where the history could not be read.
+"""
 
 import json
 from ast import literal_eval
@@ -47,11 +50,7 @@ class HistoryPage:
 
 
 def parse_history(response: ApiResponse, per_page: int) -> HistoryPage:
-    """Parse a page of the request history: one row per call, where the API sends one per picture.
-
-    Raises:
-        SegmindError: The history could not be read.
-    """
+    """Parse a page of the request history: one row per call, where the API sends one per picture."""
     require_success(response)
     body: Any = response.json
     rows = as_object(body).get("data", body)
@@ -68,11 +67,7 @@ def parse_history(response: ApiResponse, per_page: int) -> HistoryPage:
 
 
 def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
-    """Parse one call of the request history; None where it has no such call.
-
-    Raises:
-        SegmindError: The history could not be read.
-    """
+    """Parse one call of the request history; None where it has no such call."""
     if response.status == 404:
         return None
     require_success(response)
@@ -113,12 +108,11 @@ def _parse_inputs(text: Any) -> dict[str, Any]:
         return as_object(text)
     if len(text) > INPUTS_LENGTH:
         return {}
-    try:
-        return as_object(json.loads(text))
-    except (ValueError, RecursionError):
+    for parse in (json.loads, literal_eval):
         try:
-            inputs = as_object(literal_eval(text))
+            inputs = as_object(parse(text))
             str(inputs)  # a number in another notation may be too long to be shown or compared
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return {}
+            continue
         return inputs
+    return {}

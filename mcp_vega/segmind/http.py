@@ -1,7 +1,8 @@
 """How requests are sent: bounded in time and size, and repeated as far as a `RetryPolicy` allows.
 
 A paid call is repeated only when it never left this machine. Refused with 429 it was not executed either, but when it
-is sent again is for whoever knows the limits of all servers. A question (GET) costs nothing and is repeated freely.
+is sent again is decided in `jobs`, where the limits of all servers are known. A question (GET) costs nothing and is
+repeated freely.
 """
 
 import json
@@ -20,7 +21,7 @@ from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.media_urls import AllowedUrls
-from mcp_vega.segmind.response import ApiResponse, temporary_error
+from mcp_vega.segmind.response import ApiResponse, error_from
 
 # The longest that a whole paid call may take.
 DRAWING_SECONDS = 300
@@ -59,7 +60,7 @@ class RetryPolicy:
 
     Attributes:
         retry_seconds: For how long a call that was refused or not sent is repeated.
-        paid_retry_seconds: The same for a paid call, if it is less: whoever began it is to know that it waits.
+        paid_retry_seconds: The same for a paid call, if it is less, so that its job is soon said to be waiting.
         first_pause: The pause after the first attempt; it doubles with each further one.
         longest_pause: The longest pause.
         attempts: How often a call is sent at most.
@@ -180,7 +181,8 @@ class HttpSender:
         while True:
             try:
                 outcome = await attempt()
-                failure = temporary_error(outcome, paid=paid)
+                passing = outcome.status == 429 or outcome.status >= 500
+                failure = error_from(outcome, paid=paid) if passing else None
             # httpx follows no redirect here, but reads where one leads: ValueError where it cannot.
             except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
                 outcome = failure = error

@@ -26,7 +26,7 @@ class AllowedUrls:
 
     def permits(self, url: str) -> bool:
         """Whether `url` may be fetched; one with credentials, that cannot be read or is oddly spelt may not."""
-        # Whatever needs mending (`:+443`, `images。segmind.com`), another program on the way may mend differently.
+        # An odd spelling (`:+443`, `images。segmind.com`) may be corrected differently by a proxy.
         if not _PLAIN.match(url):
             return False
         try:

@@ -126,11 +126,6 @@ def require_success(response: ApiResponse, *, paid: bool = False) -> None:
         raise error_from(response, paid=paid)
 
 
-def temporary_error(response: ApiResponse, *, paid: bool) -> errors.SegmindError | None:
-    """The error of a response that may be another one later (429, 5xx); None for every other response."""
-    return error_from(response, paid=paid) if response.status == 429 or response.status >= 500 else None
-
-
 def generation_error(text: str, charged: errors.Charged) -> errors.GenerationFailed:
     """The error of a call that ran and failed, from the API's words."""
     if _is_about_content(text):
