@@ -26,7 +26,7 @@ from mcp_vega.parameters import VegaParameters
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.serving import serving
-from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.client import Endpoints, SegmindClient
 
 KEY = "SG_benchmark"
 SLUG = VegaParameters.slug
@@ -69,7 +69,7 @@ def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
 
     async def run() -> None:
         async with httpx.AsyncClient(trust_env=False) as http, anyio.create_task_group() as tasks:
-            client = SegmindClient(http, SecretStr(KEY), base_url=url, history_url=url)
+            client = SegmindClient(http, SecretStr(KEY), Endpoints(url, url))
             limiter = anyio.CapacityLimiter(at_once)
             for number in range(jobs):
                 tasks.start_soon(work, client, number, limiter)
@@ -80,15 +80,15 @@ def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
 
 def measured(run: Run, jobs: int, at_once: int) -> tuple[float, float]:
     """The median delay in seconds and the status requests a job, of one way."""
-    queue = Account(credits=Decimal(1000))
+    account = Account(credits=Decimal(1000))
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serving(build_sandbox(queue))) as url,
+        portal.wrap_async_context_manager(serving(build_sandbox(account))) as url,
     ):
         arrivals = run(url, jobs, at_once)
-    delays = [arrivals[call.id] - call.done for call in queue.calls.values()]
+    delays = [arrivals[call.id] - call.done for call in account.calls.values()]
     assert len(delays) == jobs
-    return statistics.median(delays), queue.requests["GET status"] / jobs
+    return statistics.median(delays), account.requests["GET status"] / jobs
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ docs/faults.md. Exits with 1 when a picture is lost that was paid for and could 
 agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is in a text, a
 log or a file, an answer comes too late, or the server breaks.
 
-So that it ends soon, `services.hurried` sets constants of the product: the time-outs of calls, the pause before a
-question is repeated, for how long a job may be unknown to the API at first, and how long a call waits for its turn.
+So that it ends soon, the time limits of calls, the pause before a question is repeated, for how long a job may be
+unknown to the API at first, and how long a call waits for its turn are short.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 import anyio
 from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent
-from services import HEARD, KEY, STRAY, hurried, listening, service_in
+from services import CONFIG, HEARD, KEY, SHORT, STRAY, listening, one_picture, service_in
 from wires import MANNERS, wire
 
 from mcp_vega.imaging.formats import recognise
@@ -94,7 +94,7 @@ job in the row of submit_job before it.
 
 
 # An answer to an agent: of which tool, what it saw, whether that was charged.
-ApiResponse = tuple[str, str, str]
+Answer = tuple[str, str, str]
 Row = tuple[str, ...]
 
 
@@ -106,22 +106,22 @@ class Case:
     connection: str
     tool: str
     folder: Path
-    answers: list[ApiResponse] = field(default_factory=list[ApiResponse])
+    answers: list[Answer] = field(default_factory=list[Answer])
     problems: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.queue = Account(speed=SPEEDS.get(self.fault, 0))
+        self.account = Account(speed=SPEEDS.get(self.fault, 0))
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
     async def run(self) -> list[Row]:
         """Call, ask until it has ended, check; returns its rows."""
         HEARD.set(heard := [])
-        async with serving(build_sandbox(self.queue)) as url:
+        async with serving(build_sandbox(self.account, paint=one_picture)) as url:
             async with wire(url, MANNERS[self.connection]) as way, self._server(way) as (service, agent):
                 await self._ask(agent, self.tool, {"prompt": self.prompt, **TOOLS[self.tool]}, WAIT)
                 job = await self._settled(service, agent)
             if job.open:
-                self.queue.skip(HOUR.total_seconds())
+                self.account.skip(HOUR.total_seconds())
                 async with self._server(url, lambda: datetime.now(UTC) + HOUR) as (service, agent):
                     await self._settled(service, agent)
         self._check_pictures()
@@ -133,8 +133,9 @@ class Case:
     async def _server(
         self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> AsyncGenerator[tuple[JobService, Client]]:
+        config = replace(CONFIG, clock=clock, longest_wait=9)
         async with (
-            service_in(self.folder, url=url, patience=2, clock=clock, longest_wait=9) as service,
+            service_in(self.folder, url=url, policy=SHORT, config=config) as service,
             Client(build_server(AppContext(service, WAIT))) as agent,
         ):
             yield service, agent
@@ -170,7 +171,7 @@ class Case:
 
     def _check_pictures(self) -> None:
         """What was drawn is in the gallery, whole, and the agent knows; or what came in its place is kept."""
-        drawn = [call for call in self.queue.calls.values() if call.state(self.queue.now) == "COMPLETED"]
+        drawn = [call for call in self.account.calls.values() if call.state(self.account.now) == "COMPLETED"]
         guarded = any(call.route == "v2" for call in drawn) and self.fault in GUARDED
         wanted = 0 if guarded or self.fault in SPOILT else sum(call.pictures for call in drawn)
         kept = [path.read_bytes() for path in self._files(aside=False)]
@@ -183,8 +184,8 @@ class Case:
 
     def _check_money(self) -> None:
         """One call at most is charged, and nobody is told anything else."""
-        charged = sum(call.cost > 0 for call in self.queue.calls.values())
-        self._must(charged <= len(self.queue.calls) <= 1, "paid for twice")
+        charged = sum(call.cost > 0 for call in self.account.calls.values())
+        self._must(charged <= len(self.account.calls) <= 1, "paid for twice")
         for tool, what, said in self.answers:
             self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
         self._must(charged > 0 or self.answers[-1][2] == "no", "not told that it was not charged")
@@ -194,13 +195,13 @@ class Case:
         files = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
         self._must(not any(KEY.encode() in data for data in files), "the key is in a file")
         self._must(not any(leaks(text) for _, text in heard), "the key is in the log")
-        self._must(not self.queue.requests["GET media with key"], "the key went to where the pictures are")
+        self._must(not self.account.requests["GET media with key"], "the key went to where the pictures are")
         self._must(all(what != "internal_error" for _, what, _ in self.answers), "it broke")
         self.problems += [f"logged: {text}" for level, text in heard if level >= logging.ERROR]
 
     def _rows(self) -> list[Row]:
-        paid = len(self.queue.calls)
-        refused = sum(count for name, count in self.queue.requests.items() if name.startswith("POST")) - paid
+        paid = len(self.account.calls)
+        refused = sum(count for name, count in self.account.requests.items() if name.startswith("POST")) - paid
         # How often a call may be refused by the rate limit before it is given up is a matter of chance.
         posts = [str(paid)] * (paid > 0) + [f"{refused if refused < 4 else 'several'} refused"] * (refused > 0)
         _, what, charged = self.answers[-1]
@@ -242,7 +243,7 @@ async def rows_of(faults: Sequence[str], connections: Sequence[str] = tuple(MANN
                 found[fault, connection, tool] = await case.run()
             problems.extend(f"{fault}, {connection}, {tool}: {problem}" for problem in case.problems)
 
-    with hurried(), listening():
+    with listening():
         async with anyio.create_task_group() as tasks:
             for case in cases:
                 tasks.start_soon(work, *case)

@@ -75,14 +75,14 @@ def settle(folder: Path, url: str) -> None:
     host.leave()
 
 
-def report(folder: Path, queue: Account) -> bool:
+def report(folder: Path, account: Account) -> bool:
     """Compare the sandbox, the ledger and the gallery; returns whether the promises hold."""
     jobs = {
         job["prompt"]: job for job in rows(folder, "SELECT *, json_extract(parameters, '$.prompt') AS prompt FROM jobs")
     }
     images = rows(folder, "SELECT * FROM images")
     ends: Counter[str] = Counter()
-    for call in queue.calls.values():
+    for call in account.calls.values():
         job = jobs.get(str(call.body["prompt"]))
         kept = [image for image in images if job and image["job"] == job["local_id"]]
         if job and job["state"] == "COMPLETED" and all(is_whole(image) for image in kept) and len(kept) == 1:
@@ -91,7 +91,7 @@ def report(folder: Path, queue: Account) -> bool:
             ends["named unknown, with the reason"] += 1
         else:
             ends["LOST"] += 1
-    arrived = {str(call.body["prompt"]) for call in queue.calls.values()}
+    arrived = {str(call.body["prompt"]) for call in account.calls.values()}
     ends["never arrived, named not charged"] = sum(
         job["charged"] == "no" for prompt, job in jobs.items() if prompt not in arrived
     )
@@ -102,10 +102,10 @@ def report(folder: Path, queue: Account) -> bool:
     files = [path for path in (folder / "gallery").rglob("*") if path.is_file() and path.suffix != ".part"]
     strays = {str(path) for path in files} - {image["path"] for image in images}
     ends["files without a job"] = len(strays)
-    ends["sent twice"] = len(queue.calls) - len(arrived)
+    ends["sent twice"] = len(account.calls) - len(arrived)
     (integrity,) = rows(folder, "PRAGMA integrity_check")
     print(f"jobs in the ledger                {len(jobs):5}")
-    print(f"calls that reached the sandbox    {len(queue.calls):5}")
+    print(f"calls that reached the sandbox    {len(account.calls):5}")
     for name, count in ends.items():
         print(f"{name:33} {count:5}")
     print(f"the ledger's integrity            {integrity['integrity_check']:>5}")
@@ -127,9 +127,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     random.seed(options.seed)
-    queue = Account(speed=0.4, credits=Decimal(1000))
-    queue.history_status = options.history_status
-    sandbox = serving(build_sandbox(queue))
+    account = Account(speed=0.4, credits=Decimal(1000))
+    account.history_status = options.history_status
+    sandbox = serving(build_sandbox(account))
     with (
         tempfile.TemporaryDirectory() as name,
         start_blocking_portal() as portal,
@@ -140,7 +140,7 @@ def main() -> int:
             one_round(folder, url, number)
             rows(folder, "SELECT count(*) FROM jobs")  # it opens
         settle(folder, url)
-        return 0 if report(folder, queue) else 1
+        return 0 if report(folder, account) else 1
 
 
 if __name__ == "__main__":

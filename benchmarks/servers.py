@@ -61,11 +61,11 @@ def main() -> int:
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=500)
     options = parser.parse_args()
-    queue = Account(speed=0.2, credits=Decimal(1000))
+    account = Account(speed=0.2, credits=Decimal(1000))
     with (
         tempfile.TemporaryDirectory() as name,
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serving(build_sandbox(queue))) as url,
+        portal.wrap_async_context_manager(serving(build_sandbox(account))) as url,
     ):
         folder = Path(name)
         hosts = [Host(folder, url, MCP_VEGA_PREVIEW="off") for _ in range(options.servers)]
@@ -88,27 +88,27 @@ def main() -> int:
         seconds = time.monotonic() - started
         for host in hosts:
             host.leave()
-        return report(folder, queue, finished, options.jobs, seconds)
+        return report(folder, account, finished, options.jobs, seconds)
 
 
-def report(folder: Path, queue: Account, finished: list[dict[str, Any]], jobs: int, seconds: float) -> int:
+def report(folder: Path, account: Account, finished: list[dict[str, Any]], jobs: int, seconds: float) -> int:
     """Print the counts; returns the exit code."""
-    queued = sum(call.route == "v2" for call in queue.calls.values())
+    queued = sum(call.route == "v2" for call in account.calls.values())
     with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
         (images,) = database.execute("SELECT count(*) FROM images").fetchone()
         (completed,) = database.execute("SELECT count(*) FROM jobs WHERE state = 'COMPLETED'").fetchone()
     counts = {
-        "calls that reached the sandbox": (len(queue.calls), jobs),
+        "calls that reached the sandbox": (len(account.calls), jobs),
         "jobs completed in the ledger": (completed, jobs),
         "pictures in the ledger": (images, jobs),
         "files in the gallery": (sum(path.is_file() for path in (folder / "gallery").rglob("*")), jobs),
         "pictures told by another server": (sum(len(job["images"]) for job in finished), jobs),
-        "results fetched (v2)": (queue.requests["GET result"], queued),
-        "pictures fetched (v2)": (queue.requests["GET media"], queued),
+        "results fetched (v2)": (account.requests["GET result"], queued),
+        "pictures fetched (v2)": (account.requests["GET media"], queued),
     }
     for name, (count, wanted) in counts.items():
         print(f"{name:33} {count:5} of {wanted}")
-    print(f"status requests a queued job      {queue.requests['GET status'] / queued:5.2f}")
+    print(f"status requests a queued job      {account.requests['GET status'] / queued:5.2f}")
     print(f"seconds                           {seconds:5.1f}")
     return 0 if all(count == wanted for count, wanted in counts.values()) else 1
 

@@ -39,6 +39,8 @@ def _without_default(schema: dict[str, Any]) -> None:
 # 1024 as minimum, maximum and default: a `const` or an integer `enum` makes some hosts refuse the tool.
 Side = Annotated[int, Field(ge=1024, le=1024)]
 
+_STEPS = "Number of denoising steps: more take longer and cost more."
+
 
 class Parameters(BaseModel):
     """What both models take.
@@ -58,7 +60,7 @@ class Parameters(BaseModel):
     prompt: Annotated[str, Field(min_length=1), AfterValidator(_not_blank)] = Field(
         description="What to draw, in words; English works best."
     )
-    num_inference_steps: int = Field(description="Number of denoising steps: more take longer and cost more.")
+    num_inference_steps: int = Field(description=_STEPS)
     seed: int = Field(
         default=-1,
         ge=-1,
@@ -75,8 +77,8 @@ class Parameters(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1, and a picture would be paid for that nobody asked for like this.
+    def _reject_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take true for 1: a picture would be paid for that was not asked for.
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise PydanticCustomError("boolean", "is a boolean")
         return value
@@ -125,9 +127,7 @@ class VegaParameters(Parameters):
     average_cost = Decimal("0.00225")
     average_seconds = 2.36
 
-    num_inference_steps: int = Field(
-        default=25, ge=20, le=100, description="Number of denoising steps: more take longer and cost more."
-    )
+    num_inference_steps: int = Field(default=25, ge=20, le=100, description=_STEPS)
     # Documented without a default, so the schema publishes none; left out means not sent.
     negative_prompt: str = Field(
         default="",
@@ -162,9 +162,7 @@ class VegaRTParameters(Parameters):
     average_cost = Decimal("0.0020")
     average_seconds = 1.68
 
-    num_inference_steps: int = Field(
-        default=4, ge=4, le=10, description="Number of denoising steps: more take longer and cost more."
-    )
+    num_inference_steps: int = Field(default=4, ge=4, le=10, description=_STEPS)
 
 
 MODELS: dict[str, type[Parameters]] = {model.slug: model for model in (VegaParameters, VegaRTParameters)}

@@ -31,7 +31,8 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.serving import serving
-from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.client import Endpoints, SegmindClient
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.database.job_store import JobStore
@@ -40,6 +41,8 @@ from mcp_vega.storage.images.folder import ImageFolder
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
+POLICY = RetryPolicy(retry_seconds=5)
+NO_PAUSE = RetryPolicy(retry_seconds=5, first_pause=0)
 
 # ---- waiting ----
 
@@ -88,7 +91,7 @@ class Sandbox:
     """A sandbox that is being served."""
 
     url: str
-    queue: Account
+    account: Account
     answers: threading.Event = field(default_factory=threading.Event)
 
     def hold(self) -> None:
@@ -101,7 +104,7 @@ class Sandbox:
 
     @property
     def paid_requests(self) -> int:
-        return sum(count for name, count in self.queue.requests.items() if name.startswith("POST"))
+        return sum(count for name, count in self.account.requests.items() if name.startswith("POST"))
 
 
 @pytest.fixture
@@ -111,17 +114,24 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def sandbox() -> AsyncGenerator[Sandbox]:
-    queue, answers = Account(speed=0), threading.Event()
-    async with serving(holding(build_sandbox(queue), answers)) as url:
-        yield Sandbox(url, queue, answers)
+    async with serving_sandbox() as sandbox:
+        yield sandbox
+
+
+@asynccontextmanager
+async def serving_sandbox(**options: Any) -> AsyncGenerator[Sandbox]:
+    """A sandbox that takes no time, with options of `build_sandbox`."""
+    account, answers = Account(speed=0), threading.Event()
+    async with serving(holding(build_sandbox(account, **options), answers)) as url:
+        yield Sandbox(url, account, answers)
 
 
 @pytest.fixture
 def sandbox_in_thread() -> Iterator[Sandbox]:
     """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
-    queue, answers = Account(speed=0), threading.Event()
-    with serving_in_thread(holding(build_sandbox(queue), answers)) as url:
-        yield Sandbox(url, queue, answers)
+    account, answers = Account(speed=0), threading.Event()
+    with serving_in_thread(holding(build_sandbox(account), answers)) as url:
+        yield Sandbox(url, account, answers)
 
 
 class HeldAnswers:
@@ -163,7 +173,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     wait_seconds: float = 45,
     preview: Mode = "auto",
     sandbox: bool = False,
-    patience: float = 5,
+    policy: RetryPolicy = POLICY,
     home: Path | None = None,
     images: ImageFolder | None = None,
     store_of: type[JobStore] = JobStore,
@@ -173,13 +183,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
 ) -> AsyncGenerator[AppContext]:
     """The server's context over an API, with nothing of the machine's settings; `config` is for the jobs."""
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
-        client = SegmindClient(
-            http,
-            SecretStr(key) if key else None,
-            base_url=base_url,
-            history_url=base_url + HISTORY,
-            patience=patience,
-        )
+        client = SegmindClient(http, SecretStr(key) if key else None, Endpoints(base_url, base_url + HISTORY), policy)
         home = home or folder.with_name(f"{folder.name}-home")
         store = store_of(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
         config = {"api": base_url, "pace": 0, **config}
@@ -201,7 +205,7 @@ async def agent(app: AppContext, request: pytest.FixtureRequest) -> AsyncGenerat
         yield client
 
 
-# ---- an API of one's own ----
+# ---- a mock of the API ----
 
 API = "https://api.example"
 
@@ -216,7 +220,7 @@ def noise(form: str, side: int = 1024) -> bytes:
 
 
 def handle(data: bytes) -> Callable[[httpx.Request], httpx.Response]:
-    """A Segmind whose every picture is `data`, over v1 and v2, said to be a JPEG."""
+    """An API whose every picture is `data`, over v1 and v2, said to be a JPEG."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.path

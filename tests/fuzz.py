@@ -55,7 +55,7 @@ def answers(data: bytes) -> None:
     status, *lines = head.decode("latin-1").split("\n")
     digits = status.strip()
     pairs = (line.partition(": ") for line in lines)
-    properties.check_answer(
+    properties.check_response(
         ApiResponse(
             100 + int(digits) % 500 if digits.isascii() and digits.isdecimal() and len(digits) < 5 else 200,
             {name.lower(): value for name, _, value in pairs},
@@ -105,7 +105,7 @@ def beginnings_of_answers() -> list[bytes]:
 def beginnings_of_pictures() -> list[bytes]:
     """A picture of each kind, without and with its recipe."""
     found = list(properties.FORMATS.values())
-    return [*found, *(metadata.written(each, properties.RECIPE) for each in found)]
+    return [*found, *(metadata.embed(each, properties.RECIPE) for each in found)]
 
 
 WORDS = ["FAILED", "COMPLETED", "request_id", "images", "image_url", "metrics", "model_created", "request_body", "null"]

@@ -1,4 +1,4 @@
-"""The rooms put together from the settings, as the command does it."""
+"""The application put together from the settings, as the command does it."""
 
 from pathlib import Path
 
@@ -7,24 +7,27 @@ from conftest import HISTORY, KEY, Sandbox, text_of
 from mcp.client import Client
 
 from mcp_vega.cli.application import open_application
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 
+NO_PAUSE = RetryPolicy(first_pause=0)
+
+
 async def drawn(folder: Path, **variables: str) -> str:
     settings = Settings.from_environment(
         {"MCP_VEGA_GALLERY": str(folder), "MCP_VEGA_HOME": str(folder / "home"), **variables}
     )
-    async with open_application(settings) as app, Client(build_server(app)) as agent:
+    async with open_application(settings, policy=NO_PAUSE) as app, Client(build_server(app)) as agent:
         return text_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
 
 
 @pytest.fixture
 def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment that names a proxy where nothing listens."""
-    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
     for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
 
@@ -53,7 +56,6 @@ async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this
 async def test_an_environment_in_which_nothing_can_be_sent_costs_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
 ) -> None:
-    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv(variable, value)
     told = await drawn(tmp_path, SEGMIND_API_KEY=KEY)
@@ -66,9 +68,9 @@ async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp
     variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_HISTORY_URL": f"{sandbox.url}{HISTORY}"}
     folders = {"MCP_VEGA_GALLERY": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path / "home")}
     settings = Settings.from_environment({**variables, **folders})
-    async with open_application(settings) as app, Client(build_server(app)) as agent:
+    async with open_application(settings, policy=NO_PAUSE) as app, Client(build_server(app)) as agent:
         await agent.call_tool("check_job", {"request_id": "not-known-here"})
-    assert sandbox.queue.requests["GET history_entry"] == 1
+    assert sandbox.account.requests["GET history_entry"] == 1
 
 
 async def test_the_sandbox_keeps_its_pictures_apart(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def test_numbers_as_text_and_null_for_left_out_are_accepted(agent: Client,
         "negative_prompt": None,
     }
     job_of(await agent.call_tool(VEGA, arguments))
-    (call,) = sandbox.queue.calls.values()
+    (call,) = sandbox.account.calls.values()
     assert call.body == {
         "prompt": "a fox",
         "num_inference_steps": 25,
@@ -105,7 +105,7 @@ async def test_numbers_as_text_and_null_for_left_out_are_accepted(agent: Client,
 @pytest.mark.parametrize("prompt", ["[1, 2]", '"quoted"', "null", "25", "ein Füchslein im Schnee ❄", "x" * 20_000])
 async def test_a_prompt_reaches_the_api_to_the_letter(agent: Client, sandbox: Sandbox, prompt: str) -> None:
     job_of(await agent.call_tool(VEGA, {"prompt": prompt, "negative_prompt": prompt}))
-    (call,) = sandbox.queue.calls.values()
+    (call,) = sandbox.account.calls.values()
     assert (call.body["prompt"], call.body["negative_prompt"]) == (prompt, prompt)
 
 

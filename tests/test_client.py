@@ -16,8 +16,9 @@ from mcp_vega import errors
 from mcp_vega.errors import Charged
 from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint
-from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits, Generation, Submission
 
 pytestmark = pytest.mark.anyio
@@ -35,19 +36,15 @@ BODY = {"prompt": "a fox", "seed": 1, "base64": False}
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
-def client_over(handler: Handler, **options: Any) -> SegmindClient:
+def client_over(handler: Handler, media_hosts: tuple[str, ...] = (), **policy: Any) -> SegmindClient:
+    """A client that need not wait between attempts; that the pauses grow is shown in `test_retries`."""
     http = httpx.AsyncClient(transport=httpx.MockTransport(handler))
-    return SegmindClient(http, SecretStr(KEY), base_url=API, history_url=API + HISTORY, **options)
+    endpoints = Endpoints(API, API + HISTORY, media_hosts)
+    return SegmindClient(http, SecretStr(KEY), endpoints, RetryPolicy(first_pause=0, **policy))
 
 
-def answering(response: httpx.Response) -> SegmindClient:
-    return client_over(lambda _: response)
-
-
-@pytest.fixture(autouse=True)
-def no_pause_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeated calls need not wait here; that the pauses grow is shown in `test_retries`."""
-    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
+def answering(response: httpx.Response, **policy: Any) -> SegmindClient:
+    return client_over(lambda _: response, **policy)
 
 
 # ---- success in every shape ----
@@ -223,7 +220,7 @@ STATUSES: list[tuple[int, dict[str, Any], type[errors.SegmindError], Charged]] =
 async def test_every_status_is_a_typed_error_that_knows_whether_it_was_charged(
     route: str, status: int, body: dict[str, Any], kind: type[errors.SegmindError], charged: Charged
 ) -> None:
-    client = client_over(lambda _: httpx.Response(status, json=body), patience=0)
+    client = client_over(lambda _: httpx.Response(status, json=body), retry_seconds=0)
     with pytest.raises(kind) as caught:
         await getattr(client, route)("segmind-vega", BODY)
     assert type(caught.value) is kind
@@ -298,11 +295,11 @@ async def test_a_paid_call_whose_outcome_is_unknown_is_never_repeated(
 async def test_a_call_that_never_connects_was_not_charged() -> None:
     script = Script(httpx.ConnectError("no route"))
     with pytest.raises(errors.Unreachable) as caught:
-        await client_over(script, patience=0).generate("segmind-vega", BODY)
+        await client_over(script, retry_seconds=0).generate("segmind-vega", BODY)
     assert caught.value.charged is Charged.NO
 
 
-async def test_a_rate_limit_beyond_our_patience_says_when_to_call_again() -> None:
+async def test_a_rate_limit_beyond_the_retry_seconds_says_when_to_call_again() -> None:
     until = datetime.now(UTC) + timedelta(minutes=10)
     script = Script(rate_limited(until))
     with pytest.raises(errors.RateLimited) as caught:
@@ -386,12 +383,9 @@ async def test_a_refusal_while_watching_leaves_the_charge_open(status: int) -> N
         httpx.Response(200, json={"status": "COMPLETED", "request_id": "r1", "output": None}),
     ],
 )
-async def test_a_result_that_cannot_be_had_was_charged_and_names_the_job(
-    answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mcp_vega.segmind.client.REPLICATION_SECONDS", 0)
+async def test_a_result_that_cannot_be_had_was_charged_and_names_the_job(answer: httpx.Response) -> None:
     with pytest.raises(errors.MediaError) as caught:
-        await answering(answer).result("r1")
+        await answering(answer, replication_seconds=0).result("r1")
     assert caught.value.charged is Charged.YES
     assert "Look for r1 in your request history" in caught.value.next_step
 
@@ -556,10 +550,10 @@ async def test_a_time_in_another_form_is_not_known(moment: Any) -> None:
     assert (await read_row(model_created=moment)).created is None
 
 
-@pytest.mark.parametrize("nobody", [None, "", "a/b", "r1\n", "r" * 65, ["r1"], {}])
-async def test_a_call_without_an_id_that_can_be_asked_for_has_none(nobody: Any) -> None:
+@pytest.mark.parametrize("request_id", [None, "", "a/b", "r1\n", "r" * 65, ["r1"], {}])
+async def test_a_call_without_an_id_that_can_be_asked_for_has_none(request_id: Any) -> None:
     """Else all those whose id is null were one call, with the pictures of all."""
-    rows = [row(request_id=nobody), row(request_id=nobody, generation_url=MEDIA + "?2")]
+    rows = [row(request_id=request_id), row(request_id=request_id, generation_url=MEDIA + "?2")]
     client = client_over(Script(httpx.Response(200, json=rows), httpx.Response(200, json=rows[0])))
     page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
     assert [(row.request_id, row.urls) for row in page.rows] == [("", (MEDIA,)), ("", (MEDIA + "?2",))]

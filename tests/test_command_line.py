@@ -58,7 +58,7 @@ def test_draw_takes_the_models_parameters(tmp_path: Path, api: dict[str, str], s
     options = ["--negative-prompt", "blur", "--scheduler", "UniPC", "--steps", "30", "--guidance-scale", "9"]
     done = run("draw", "a fox", *options, "--seed", "5", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
-    (call,) = sandbox_in_thread.queue.calls.values()
+    (call,) = sandbox_in_thread.account.calls.values()
     body = call.body
     assert (body["negative_prompt"], body["scheduler"], body["guidance_scale"]) == ("blur", "UniPC", 9)
     assert (body["num_inference_steps"], body["seed"]) == (30, 5)
@@ -69,7 +69,7 @@ def test_draw_takes_a_model_by_its_short_or_its_full_name(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, model: str
 ) -> None:
     assert run("draw", "a fox", "--model", model, folder=tmp_path, **api).returncode == 0
-    (call,) = sandbox_in_thread.queue.calls.values()
+    (call,) = sandbox_in_thread.account.calls.values()
     assert call.slug == "segmind-vega-rt-v1"
 
 
@@ -144,7 +144,7 @@ def test_draw_that_is_interrupted_says_what_became_of_the_picture(  # noqa: PLR0
     with subprocess.Popen(
         [*command, "draw", f"a fox {fault}"], stderr=subprocess.PIPE, env=environment, text=True
     ) as process:
-        wait_until(lambda: sandbox_in_thread.queue.calls)
+        wait_until(lambda: sandbox_in_thread.account.calls)
         process.send_signal(signal.SIGINT)
         sandbox_in_thread.let_go()
         _, said = process.communicate(timeout=HANG_SECONDS)
@@ -161,7 +161,7 @@ def test_a_key_that_no_header_could_carry_is_named_and_nothing_is_sent(
     assert "which no key has (invalid_settings)" in done.stderr
     assert "Charged: no." in done.stderr
     assert key not in done.stderr
-    assert not sandbox_in_thread.queue.requests
+    assert not sandbox_in_thread.account.requests
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_jobs_lists_the_latest_jobs_as_a_table(tmp_path: Path, api: dict[str, st
 
 def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox) -> None:
     path = run("draw", "a fox", "--seed", "7", "--steps", "30", folder=tmp_path, **api).stdout.strip()
-    (request_id,) = sandbox_in_thread.queue.calls
+    (request_id,) = sandbox_in_thread.account.calls
     lines = run("jobs", request_id, folder=tmp_path).stdout.splitlines()
     facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
     assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "COMPLETED", "7", "v1")

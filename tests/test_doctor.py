@@ -121,7 +121,7 @@ def test_where_all_is_well_every_line_is_good_and_nothing_is_left_behind(
     assert re.fullmatch(r"answered in \d+\.\d s, 4 tools in \d+\.\d s; stdout is clean", states["handshake"][1])
     assert states["hosts"][1] == "Cursor (with a key)"
     assert done.stdout.splitlines()[-1] == "All that a server needs is there."
-    assert dict(sandbox_in_thread.queue.requests) == {"GET credits": 1}
+    assert dict(sandbox_in_thread.account.requests) == {"GET credits": 1}
     assert {*tmp_path.rglob("*")} == before
     assert "SG_" not in done.stdout
     assert "\x1b" not in done.stdout
@@ -334,7 +334,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
     for name in ("api", "key", "balance", "handshake"):
         assert (checked[name]["state"], checked[name]["detail"]) == ("note", "not known, see settings")
     assert checked["gallery"]["state"] == "good"
-    assert not sandbox_in_thread.queue.requests
+    assert not sandbox_in_thread.account.requests
 
 
 def test_a_name_that_is_nearly_a_setting_is_told() -> None:
@@ -496,7 +496,7 @@ def wait_for_lost_call(folder: Path) -> None:
 def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
-    sandbox_in_thread.queue.history_status = 503
+    sandbox_in_thread.account.history_status = 503
     with server_at_work(tmp_path, **api) as server:
         wait_for_lost_call(tmp_path)
         checked = found(tmp_path, **api)

@@ -179,7 +179,7 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
         f"at most {limits.connections} connections",
     ):
         assert said in text
-    assert segmind_http.MEDIA_SECONDS == 120  # "two minutes"
+    assert segmind_http.TimeLimits().media == 120  # "two minutes"
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:

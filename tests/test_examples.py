@@ -66,14 +66,14 @@ async def test_a_call_gives_the_text_that_the_documents_show(
 ) -> None:
     # A job that is queued stays so until it is asked for; the others need not take their time.
     submitted = scene[0][0] == "submit_job"
-    sandbox.queue.speed, pace = (1000, 0.2) if submitted else (0, 0)
+    sandbox.account.speed, pace = (1000, 0.2) if submitted else (0, 0)
     ids: dict[str, str] = {}
     async with app_over(sandbox.url, tmp_path, sandbox=True, pace=pace) as app, Client(build_server(app)) as agent:
         for tool, arguments, shown in scene:
             given = json.loads(arguments)
             if "request_id" in given:
                 given["request_id"] = ids[given["request_id"]]
-                sandbox.queue.skip(6000)  # the drawing is over, and its result kept for an hour
+                sandbox.account.skip(6000)  # the drawing is over, and its result kept for an hour
             said = text_of(await agent.call_tool(tool, given))
             assert masked(said) == masked(shown)
             if (documented := request_id(shown)) and (real := request_id(said)):

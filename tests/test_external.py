@@ -247,7 +247,7 @@ def test_exiftool_reads_the_recipe_back(tmp_path: Path, form: str) -> None:
     """exiftool comes with the system (Debian: libimage-exiftool-perl)."""
     recipe = Recipe(VegaParameters(prompt="a fox in Föhr, 狐 🦊", negative_prompt="blur", seed=7, samples=4), 2)
     file = tmp_path / f"picture.{form.lower()}"
-    file.write_bytes(metadata.written(noise(form, 64), recipe))
+    file.write_bytes(metadata.embed(noise(form, 64), recipe))
     (said,) = json.loads(output_of("exiftool", "-json", "-warning", file.name, "-All", folder=tmp_path))
     assert "Warning" not in said
     assert said["UserComment" if form == "JPEG" else "Parameters"] == recipe.text

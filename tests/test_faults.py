@@ -1,15 +1,26 @@
 """Each fault of the API, as an agent meets it through the tools."""
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from conftest import Sandbox, job_of, text_of
+from conftest import NO_PAUSE, Sandbox, app_over, job_of, text_of
 from mcp.client import Client
+
+from mcp_vega.server.context import AppContext
 
 # How the API fails does not depend on the protocol's era; one is enough.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indirect=True)]
 
 RT = "generate_image_vegart"
+
+
+@pytest.fixture
+async def app(sandbox: Sandbox, tmp_path: Path) -> AsyncGenerator[AppContext]:
+    """As the shared one, without pauses between attempts."""
+    async with app_over(sandbox.url, tmp_path, policy=NO_PAUSE) as app:
+        yield app
+
 
 HARMLESS = ["output-list", "output-object", "output-base64", "output-missing", "no-cost", "status-word",
             "status-foreign", "poll-502", "late", "429*2"]  # fmt: skip
@@ -17,23 +28,22 @@ HARMLESS = ["output-list", "output-object", "output-base64", "output-missing", "
 
 @pytest.mark.parametrize("fault", HARMLESS)
 async def test_a_harmless_oddity_still_ends_with_the_picture_paid_once(
-    agent: Client, sandbox: Sandbox, fault: str, monkeypatch: pytest.MonkeyPatch
+    agent: Client, sandbox: Sandbox, fault: str
 ) -> None:
-    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
     asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
     request_id = job_of(asked)["request_id"]
     result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     job = job_of(result)
     assert job["state"] == "COMPLETED"
     assert Path(job["images"][0]["path"]).exists()
-    assert len(sandbox.queue.calls) == 1
+    assert len(sandbox.account.calls) == 1
 
 
 async def test_a_v1_call_that_the_api_queues_is_followed_to_its_picture(agent: Client, sandbox: Sandbox) -> None:
     job = job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:envelope]"}))
     assert len(job["images"]) == 1
-    assert [call.route for call in sandbox.queue.calls.values()] == ["v1"]
-    assert sandbox.queue.requests["GET status"] >= 1
+    assert [call.route for call in sandbox.account.calls.values()] == ["v1"]
+    assert sandbox.account.requests["GET status"] >= 1
 
 
 async def test_what_is_not_reported_is_unknown(agent: Client) -> None:
@@ -101,7 +111,7 @@ async def test_a_failing_job_tells_the_same_at_every_check(
 
 
 async def test_credits_that_are_used_up_say_where_to_add_some(agent: Client, sandbox: Sandbox) -> None:
-    sandbox.queue.credits *= 0
+    sandbox.account.credits *= 0
     for tool in (RT, "submit_job"):
         text = text_of(await agent.call_tool(tool, {"prompt": "a fox"}))
         assert "Insufficient credits" in text
@@ -109,24 +119,13 @@ async def test_credits_that_are_used_up_say_where_to_add_some(agent: Client, san
         assert "https://cloud.segmind.com/billing" in text
 
 
-async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(
-    agent: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken = sandbox.queue.take
-
-    def only_v1(route: str, *rest: object) -> object:
-        from mcp_vega.sandbox.account import Refusal
-
-        if route == "v2":
-            raise Refusal(404, "Model not found")
-        return taken(route, *rest)  # pyright: ignore[reportArgumentType]  passed on as it came
-
-    monkeypatch.setattr(sandbox.queue, "take", only_v1)
+async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(agent: Client, sandbox: Sandbox) -> None:
+    sandbox.account.models["v2"].clear()
     arguments = {"prompt": "a fox", "model": "segmind-vega-rt-v1"}
     request_id = job_of(await agent.call_tool("submit_job", arguments))["request_id"]
     result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     assert job_of(result)["state"] == "COMPLETED"
-    assert [call.route for call in sandbox.queue.calls.values()] == ["v1"]
+    assert [call.route for call in sandbox.account.calls.values()] == ["v1"]
 
 
 @pytest.mark.parametrize("words", ["", "[fault:failed]"])

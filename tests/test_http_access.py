@@ -218,7 +218,7 @@ async def seen_by(agent: Client) -> tuple[int, ...]:
 
 
 async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, tmp_path: Path) -> None:
-    queue = sandbox.queue
+    queue = sandbox.account
     queue.speed = 100  # so that nobody's call has ended when the next one comes
     async with (
         app_over(sandbox.url, tmp_path, wait_seconds=0) as app,
@@ -245,7 +245,7 @@ async def test_an_id_that_only_the_api_knows_is_the_operators_alone(app: AppCont
 
 
 async def test_a_token_hears_of_its_own_pictures_alone(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.speed = 100  # so that her job has not ended before he listens
+    sandbox.account.speed = 100  # so that her job has not ended before he listens
     async with (
         app_over(sandbox.url, tmp_path, wait_seconds=0) as app,
         served(app, "http") as server,
@@ -257,11 +257,11 @@ async def test_a_token_hears_of_its_own_pictures_alone(sandbox: Sandbox, tmp_pat
         uris = [f"vega://jobs/{job['request_id']}", GALLERY]
         async with bob.listen(resources_list_changed=True, resource_subscriptions=uris) as his:
             with anyio.fail_after(LONG):
-                while not sandbox.queue.calls:  # noqa: ASYNC110  until the API has the job, which tells nobody
+                while not sandbox.account.calls:  # noqa: ASYNC110  until the API has the job, which tells nobody
                     await anyio.sleep(0.01)
-                sandbox.queue.skip(1000)
+                sandbox.account.skip(1000)
                 assert isinstance(await anext(hers), ResourcesListChanged)
-                sandbox.queue.speed = 0
+                sandbox.account.speed = 0
                 await bob.call_tool(RT, {"prompt": "an owl"})
                 # What came of hers would have come before.
                 assert await anext(his) == ResourceUpdated(uri=GALLERY)

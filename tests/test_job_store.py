@@ -282,7 +282,7 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
         database = sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(draw)
-            await until(lambda: sandbox.queue.calls)
+            await until(lambda: sandbox.account.calls)
             database.execute("BEGIN IMMEDIATE")
             sandbox.let_go()
         job = job_of(results[0])
@@ -337,7 +337,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
         with ExitStack() as stack:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(draw)
-                await until(lambda: sandbox.queue.calls)
+                await until(lambda: sandbox.account.calls)
                 stack.enter_context(full_disk())
                 sandbox.let_go()
             (result,) = results
@@ -397,7 +397,7 @@ async def test_a_picture_that_only_the_result_held_is_fetched_again_at_the_next_
         submitted = job_of(await agent.call_tool("submit_job", {"prompt": "a fox [fault:stuck]"}))
         (tmp_path / "file").rename(tmp_path / "moved")
         (tmp_path / "file").write_text("in the way", encoding="utf-8")
-        sandbox.queue.calls[submitted["request_id"]].queue_seconds = 0
+        sandbox.account.calls[submitted["request_id"]].queue_seconds = 0
         result = await agent.call_tool("check_job", {"request_id": submitted["request_id"], "wait_seconds": 45})
         assert job_of(result)["images"][0]["path"] is None
     async with app_over(sandbox.url, tmp_path / "new", home=home) as app, Client(build_server(app)) as agent:
@@ -436,10 +436,10 @@ async def test_a_clock_that_is_set_while_a_job_runs_loses_nothing(
         Client(build_server(app)) as agent,
     ):
         sandbox.hold()
-        sandbox.queue.speed = 0.2
+        sandbox.account.speed = 0.2
         queued = job_of(await agent.call_tool("submit_job", {"prompt": "queued"}))
         lost = job_of(await agent.call_tool(RT, {"prompt": "[fault:504-after]"}))
-        await until(lambda: len(sandbox.queue.calls) == 2)
+        await until(lambda: len(sandbox.account.calls) == 2)
         error = by
         sandbox.let_go()
         for job in (queued, lost):

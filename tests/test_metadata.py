@@ -69,29 +69,29 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_recipe_goes_in_and_comes_back_and_the_pixels_stay_as_they_were(name: str) -> None:
     before = PICTURES[name]
-    after = metadata.written(before, RECIPE)
+    after = metadata.embed(before, RECIPE)
     assert metadata.read(before) is None
     assert metadata.read(after) == RECIPE
     assert pixels(after) == pixels(before)
-    assert metadata.written(after, RECIPE) == after
+    assert metadata.embed(after, RECIPE) == after
     assert len(after) > len(before)
-    assert metadata.without(after) == metadata.without(before) == before
+    assert metadata.strip(after) == metadata.strip(before) == before
 
 
 def test_a_jpeg_that_says_which_side_is_up_goes_on_saying_so() -> None:
     given = Image.Exif()
     given[0x0112] = 6  # to be turned by 90°
     before = picture("RGB", "JPEG", exif=given.tobytes())
-    after = metadata.written(before, RECIPE)
+    after = metadata.embed(before, RECIPE)
     with Image.open(io.BytesIO(after)) as shown:
         assert ImageOps.exif_transpose(shown).size == (48, 64)
     assert metadata.read(after) == RECIPE
-    assert metadata.without(after) == before
+    assert metadata.strip(after) == before
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG"])
 def test_the_text_that_stable_diffusion_tools_read_is_in_the_file(name: str) -> None:
-    with Image.open(io.BytesIO(metadata.written(PICTURES[name], RECIPE))) as after:
+    with Image.open(io.BytesIO(metadata.embed(PICTURES[name], RECIPE))) as after:
         if name == "PNG":
             assert after.info["parameters"] == TEXT
             assert json.loads(after.info["mcp-vega"]) == RECIPE.data
@@ -111,40 +111,40 @@ def test_a_seed_that_is_not_known_is_not_named() -> None:
     """That of a call which was made elsewhere, with a random seed."""
     recipe = Recipe(VegaRTParameters(prompt="a fox"))
     assert recipe.text == "a fox\nSteps: 4, Size: 1024x1024, Model: segmind-vega-rt-v1"
-    assert metadata.read(metadata.written(picture("RGB", "JPEG"), recipe)) == recipe
+    assert metadata.read(metadata.embed(picture("RGB", "JPEG"), recipe)) == recipe
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> None:
     long = Recipe(VegaParameters(prompt="狐" * 40_000, seed=7))
-    after = metadata.written(picture("RGB", form), long)
+    after = metadata.embed(picture("RGB", form), long)
     assert pixels(after) == pixels(picture("RGB", form))
     assert metadata.read(after) == (None if form == "JPEG" else long)
     fits = Recipe(VegaParameters(prompt="x" * 32_000, seed=7))
-    assert metadata.read(metadata.written(picture("RGB", form), fits)) == fits
+    assert metadata.read(metadata.embed(picture("RGB", form), fits)) == fits
 
 
 def test_a_jpeg_with_a_segment_of_no_length_gets_its_recipe_behind_it() -> None:
     """Decoders read over it, so it may come from anyone."""
     plain = PICTURES["JPEG"]
     before = plain[:2] + b"\xff\xe0" + bytes(18) + plain[2:]
-    after = metadata.written(before, RECIPE)
+    after = metadata.embed(before, RECIPE)
     assert metadata.read(after) == RECIPE
-    assert metadata.written(after, RECIPE) == after
-    assert metadata.without(after) == before
+    assert metadata.embed(after, RECIPE) == after
+    assert metadata.strip(after) == before
     assert pixels(after) == pixels(before)
 
 
 def test_a_recipe_that_stands_where_nobody_finds_it_is_written_again() -> None:
-    after = metadata.written(PICTURES["JPEG"], RECIPE)
+    after = metadata.embed(PICTURES["JPEG"], RECIPE)
     before = PICTURES["JPEG"] + after[2:]
     assert metadata.read(before) is None
-    assert metadata.read(metadata.written(before, RECIPE)) == RECIPE
+    assert metadata.read(metadata.embed(before, RECIPE)) == RECIPE
 
 
 def test_webp_stays_as_it_came() -> None:
     webp = picture("RGB", "WEBP")
-    assert metadata.written(webp, RECIPE) == webp
+    assert metadata.embed(webp, RECIPE) == webp
     assert metadata.read(webp) is None
 
 
@@ -196,7 +196,7 @@ async def test_every_kept_picture_tells_how_it_was_drawn(tmp_path: Path) -> None
 
 def file_with(recipe: Recipe, folder: Path) -> Path:
     file = folder / "picture.jpg"
-    file.write_bytes(metadata.written(picture("RGB", "JPEG"), recipe))
+    file.write_bytes(metadata.embed(picture("RGB", "JPEG"), recipe))
     return file
 
 
@@ -236,7 +236,7 @@ def test_draw_like_a_picture_draws_it_again(tmp_path: Path, sandbox_in_thread: S
     first = run("draw", "a fox", "--model", "vegart", "--steps", "6", folder=tmp_path, **variables).stdout.strip()
     again = run("draw", "--like", first, folder=tmp_path, **variables)
     assert again.returncode == 0, again.stderr
-    before, after = sandbox_in_thread.queue.calls.values()
+    before, after = sandbox_in_thread.account.calls.values()
     assert (after.slug, after.body) == (before.slug, before.body)
     assert pixels(Path(again.stdout.strip()).read_bytes()) == pixels(Path(first).read_bytes())
 
@@ -250,7 +250,7 @@ def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
     done = run("draw", "--like", str(file), folder=tmp_path, **variables)
     assert done.stderr.startswith("It is picture 2 of 2 of one call, so 2 are drawn\n")
     assert len(done.stdout.splitlines()) == 2
-    (call,) = sandbox_in_thread.queue.calls.values()
+    (call,) = sandbox_in_thread.account.calls.values()
     assert call.body == parameters.body(base64=False)
 
 
@@ -264,7 +264,7 @@ def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in
         "It was drawn by segmind-vega: segmind-vega-rt-v1 draws another picture, and num_inference_steps, scheduler, "
         "guidance_scale of the recipe left out\n"
     )
-    first, second = sandbox_in_thread.queue.calls.values()
+    first, second = sandbox_in_thread.account.calls.values()
     assert first.body == parameters.model_copy(update={"seed": 8, "prompt": "a hare"}).body(base64=False)
     assert second.body == VegaRTParameters(prompt="a fox", seed=7).body(base64=False)
 

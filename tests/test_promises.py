@@ -17,7 +17,20 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import API, HANG_SECONDS, KEY, Sandbox, app_over, images_of, job_of, noise, text_of, until
+from conftest import (
+    API,
+    HANG_SECONDS,
+    KEY,
+    NO_PAUSE,
+    Sandbox,
+    app_over,
+    images_of,
+    job_of,
+    noise,
+    serving_sandbox,
+    text_of,
+    until,
+)
 from mcp.client import Client
 from mcp_types import CallToolResult
 
@@ -26,8 +39,9 @@ from mcp_vega.imaging.preview import Mode, Preview
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
-from mcp_vega.sandbox import bodies
 from mcp_vega.sandbox.account import Call
+from mcp_vega.sandbox.responses import history_rows
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.images.folder import ImageFolder
 
@@ -101,15 +115,15 @@ async def test_a_finished_job_is_known_after_a_restart_and_after_the_api_forgot_
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         submitted = job_of(await agent.call_tool("submit_job", {"prompt": "a fox"}))
         before = await checked(agent, submitted["request_id"])
-    sandbox.queue.skip(30 * 24 * 3600)
-    asked = sandbox.queue.requests.copy()
+    sandbox.account.skip(30 * 24 * 3600)
+    asked = sandbox.account.requests.copy()
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         after = await agent.call_tool("check_job", {"request_id": submitted["request_id"]})
         assert text_of(after) == text_of(before)
         assert images_of(after) == images_of(before)
         uri = job_of(after)["images"][0]["uri"]
         assert (await agent.read_resource(uri)).contents
-    assert sandbox.queue.requests == asked
+    assert sandbox.account.requests == asked
 
 
 # ---- taken up ----
@@ -119,19 +133,19 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        sandbox.queue.speed = SLOW
+        sandbox.account.speed = SLOW
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "left behind"}))["request_id"]
     assert await holder_of(tmp_path) is None
-    sandbox.queue.speed = 0
-    sandbox.queue.skip(UNTIL_DRAWN)
+    sandbox.account.speed = 0
+    sandbox.account.skip(UNTIL_DRAWN)
     async with app_over(sandbox.url, tmp_path) as app:
-        asked = sandbox.queue.requests["GET status"]
+        asked = sandbox.account.requests["GET status"]
         # A whole picture is drawn meanwhile.
         another = await app.service.generate(VegaRTParameters(prompt="another"))
         async for _ in app.service.follow(another, 45):
             pass
         assert (await app.service.get(another.local_id)).complete
-        assert (sandbox.queue.requests["GET status"], sandbox.queue.requests["GET result"]) == (asked, 0)
+        assert (sandbox.account.requests["GET status"], sandbox.account.requests["GET result"]) == (asked, 0)
         assert await holder_of(tmp_path) is None
         async with Client(build_server(app)):
             job = await app.service.check(request_id)
@@ -140,7 +154,7 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
     assert len(list(tmp_path.glob("*/left-behind-*.jpg"))) == 1
     job, _ = rows(tmp_path, "SELECT * FROM jobs ORDER BY created")
     assert (job["remote_id"], job["state"]) == (request_id, "COMPLETED")
-    assert len(sandbox.queue.calls) == 2
+    assert len(sandbox.account.calls) == 2
 
 
 async def holder_of(folder: Path) -> str | None:
@@ -165,7 +179,7 @@ async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_on
         job = job_of(result)
         assert job["images"][0]["path"]
         assert job["cost_usd"] == 0.002
-        assert job["request_id"] in sandbox.queue.calls
+        assert job["request_id"] in sandbox.account.calls
         assert text_of(await agent.call_tool("check_job", {"request_id": request_id})) == text_of(result)
     assert sandbox.paid_requests == 1
 
@@ -173,7 +187,7 @@ async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_on
 async def mend_media(sandbox: Sandbox) -> None:
     from mcp_vega.sandbox.faults import Faults
 
-    for call in sandbox.queue.calls.values():
+    for call in sandbox.account.calls.values():
         call.faults = Faults("", 0)
 
 
@@ -185,7 +199,7 @@ async def test_a_call_that_the_history_does_not_have_was_not_charged(sandbox: Sa
         assert settled.is_error
         assert "the API's request history has no such call" in text_of(settled)
         assert "Charged: no." in text_of(settled)
-    assert (sandbox.paid_requests, len(sandbox.queue.calls)) == (1, 0)
+    assert (sandbox.paid_requests, len(sandbox.account.calls)) == (1, 0)
 
 
 async def test_a_submission_that_was_accepted_is_not_said_to_have_never_run(tmp_path: Path) -> None:
@@ -215,18 +229,17 @@ async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
 
 
 async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason_until_it_can(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mcp_vega.segmind.retries.FIRST_PAUSE", 0)
-    sandbox.queue.history_status = 503
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+    sandbox.account.history_status = 503
+    async with app_over(sandbox.url, tmp_path, policy=NO_PAUSE) as app, Client(build_server(app)) as agent:
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
         unknown = await checked(agent, request_id)
         assert unknown.is_error
         assert "HTTP 504; the request history could not be asked: The API answered with HTTP 503" in text_of(unknown)
         assert "Charged: unknown." in text_of(unknown)
         assert "https://cloud.segmind.com" in text_of(unknown)
-        sandbox.queue.history_status = 200
+        sandbox.account.history_status = 200
         assert job_of(await checked(agent, request_id))["images"]
     assert sandbox.paid_requests == 1
 
@@ -284,7 +297,7 @@ async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_with
         (local_id,) = (row["local_id"] for row in rows(tmp_path, "SELECT local_id FROM jobs"))
     change(tmp_path, "DELETE FROM images")
     change(tmp_path, "UPDATE jobs SET state = 'PROCESSING', open = 1, remote_id = NULL, ended = NULL")
-    sandbox.queue.history_status = 503
+    sandbox.account.history_status = 503
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, local_id))["images"] == before
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
@@ -298,24 +311,28 @@ async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: San
         first = job_of(await checked(agent, id_in(failed)))
         second = job_of(await agent.call_tool(RT, arguments))
     assert len({job["request_id"] for job in (delivered, first, second)}) == 3
-    assert {job["request_id"] for job in (delivered, first, second)} == set(sandbox.queue.calls)
+    assert {job["request_id"] for job in (delivered, first, second)} == set(sandbox.account.calls)
 
 
 async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves_nothing(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    rows_of = bodies.history_rows
+    silent = True
 
-    def silent(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-        return [{**row, "request_body": None} for row in rows_of(call, base, now)]
+    def changed(call: Call, base: str, now: float) -> list[dict[str, Any]]:
+        every = history_rows(call, base, now)
+        return [{**row, "request_body": None} for row in every] if silent else every
 
-    monkeypatch.setattr(bodies, "history_rows", silent)
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+    async with (
+        serving_sandbox(history_rows=changed) as sandbox,
+        app_over(sandbox.url, tmp_path) as app,
+        Client(build_server(app)) as agent,
+    ):
         failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
         text = text_of(await checked(agent, id_in(failed)))
         assert "does not tell enough to be sure" in text
         assert "Charged: unknown." in text
-        monkeypatch.undo()
+        silent = False
         assert job_of(await checked(agent, id_in(failed)))["images"]
 
 
@@ -324,7 +341,7 @@ async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one
 ) -> None:
     arguments = {"prompt": "a fox", "seed": 5}
     await submitted_elsewhere(sandbox, slug="segmind-vega-rt-v1", **arguments)
-    (call,) = sandbox.queue.calls.values()
+    (call,) = sandbox.account.calls.values()
     call.created -= 3600
     async with (
         app_over(sandbox.url, tmp_path, transport=LosingPosts()) as app,
@@ -359,13 +376,13 @@ async def test_a_call_that_was_lost_on_its_way_was_not_charged(sandbox: Sandbox,
 async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_then_on(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.queue.speed = SLOW
+    sandbox.account.speed = SLOW
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after]"})
-        await until(lambda: sandbox.queue.requests["GET status"])
-        sandbox.queue.skip(UNTIL_DRAWN)
+        await until(lambda: sandbox.account.requests["GET status"])
+        sandbox.account.skip(UNTIL_DRAWN)
         job = job_of(await checked(agent, id_in(failed)))
-        assert job["request_id"] in sandbox.queue.calls
+        assert job["request_id"] in sandbox.account.calls
         assert job["seconds"] is not None, "the queue's record tells more than the history"
     assert sandbox.paid_requests == 1
 
@@ -375,9 +392,9 @@ async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandb
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]", "samples": 2}))[
             "request_id"
         ]
-    call = sandbox.queue.calls[request_id]
+    call = sandbox.account.calls[request_id]
     call.queue_seconds = 0
-    sandbox.queue.skip(2 * 3600)
+    sandbox.account.skip(2 * 3600)
     later = datetime.now(UTC) + timedelta(hours=2)
     async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
         job = job_of(await checked(agent, request_id))
@@ -390,8 +407,8 @@ async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
-    sandbox.queue.calls[request_id].queue_seconds = 0
-    sandbox.queue.skip(8 * 24 * 3600)
+    sandbox.account.calls[request_id].queue_seconds = 0
+    sandbox.account.skip(8 * 24 * 3600)
     later = datetime.now(UTC) + timedelta(days=8)
     async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
         text = text_of(await checked(agent, request_id))
@@ -411,7 +428,7 @@ async def submitted_elsewhere(sandbox: Sandbox, slug: str = "segmind-vega", **bo
 @pytest.mark.parametrize("age", [0, 2 * 3600])
 async def test_a_job_that_only_the_api_knows_is_adopted(sandbox: Sandbox, tmp_path: Path, age: float) -> None:
     request_id = await submitted_elsewhere(sandbox, prompt="from elsewhere", seed=9, samples=2, base64=True)
-    sandbox.queue.skip(age)
+    sandbox.account.skip(age)
     later = datetime.now(UTC) + timedelta(seconds=age)
     async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
         job = job_of(await checked(agent, request_id))
@@ -433,11 +450,11 @@ async def test_an_id_that_nobody_knows_is_never_heard_of(sandbox: Sandbox, tmp_p
 async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
-    asked = sandbox.queue.requests.copy()
+    asked = sandbox.account.requests.copy()
     async with app_over(sandbox.url, tmp_path, api="another") as app, Client(build_server(app)) as agent:
         result = await checked(agent, request_id)
         assert f"begun with another API, {sandbox.url}" in text_of(result)
-    assert sandbox.queue.requests == asked
+    assert sandbox.account.requests == asked
 
 
 # ---- joined ----
@@ -454,14 +471,14 @@ async def cancelled(agent: Client, sandbox: Sandbox) -> None:
     """A host that gives up on its call."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(agent.call_tool, VEGA, ASKED)
-        await until(lambda: sandbox.queue.calls)
+        await until(lambda: sandbox.account.calls)
         tasks.cancel_scope.cancel()
 
 
 async def still_running(agent: Client, sandbox: Sandbox) -> None:
     """A call that takes longer than the wait."""
     assert job_of(await agent.call_tool(VEGA, ASKED))["state"] != "COMPLETED"
-    await until(lambda: sandbox.queue.calls)
+    await until(lambda: sandbox.account.calls)
 
 
 @pytest.mark.parametrize(("leave", "wait"), [(cancelled, 45), (still_running, 0)])
@@ -503,10 +520,10 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
                 sandbox.let_go()
         job = job_of(results[0])
         assert (job["state"], job["seed"]) == ("COMPLETED", begun["seed"])
-        assert len(sandbox.queue.calls) == 1
+        assert len(sandbox.account.calls) == 1
         another = job_of(await agent.call_tool(VEGA, ASKED))
         assert another["seed"] != begun["seed"]
-    assert len(sandbox.queue.calls) == 2
+    assert len(sandbox.account.calls) == 2
 
 
 async def test_other_arguments_are_never_joined(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -603,7 +620,7 @@ async def test_a_refused_call_is_not_joined(sandbox: Sandbox, tmp_path: Path) ->
 async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_itself(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.queue.rate_limit = 1
+    sandbox.account.rate_limit = 1
 
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=59)  # the limit's minute is nearly over
@@ -613,16 +630,19 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
         waiting = await agent.call_tool("submit_job", {"prompt": "second"})
         assert job_of(waiting)["state"] == "QUEUED"
         await until(lambda: sandbox.paid_requests == 2)
-        assert len(sandbox.queue.calls) == 1
-        sandbox.queue.skip(60)
+        assert len(sandbox.account.calls) == 1
+        sandbox.account.skip(60)
         result = await checked(agent, job_of(waiting)["request_id"])
         assert job_of(result)["images"]
         assert "rate limit" not in text_of(result)
 
 
 async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.rate_limit = 1
-    async with app_over(sandbox.url, tmp_path, patience=90) as app, Client(build_server(app)) as agent:
+    sandbox.account.rate_limit = 1
+    async with (
+        app_over(sandbox.url, tmp_path, policy=RetryPolicy(retry_seconds=90)) as app,
+        Client(build_server(app)) as agent,
+    ):
         await agent.call_tool(RT, {"prompt": "first"})
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "second"}))["request_id"]
 
@@ -631,16 +651,19 @@ async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, t
             return text if "the API's rate limit lets it be sent at " in text else ""
 
         assert "State: QUEUED" in await until(told)
-    assert len(sandbox.queue.calls) == 1
+    assert len(sandbox.account.calls) == 1
 
 
 async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_says_when(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.queue.rate_limit = 1
-    async with app_over(sandbox.url, tmp_path, patience=0) as app, Client(build_server(app)) as agent:
+    sandbox.account.rate_limit = 1
+    async with (
+        app_over(sandbox.url, tmp_path, policy=RetryPolicy(retry_seconds=0)) as app,
+        Client(build_server(app)) as agent,
+    ):
         await agent.call_tool(RT, {"prompt": "first"})
-        sandbox.queue._taken[0] += 3600  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  an hour's limit
+        sandbox.account.admitted[0] += 3600  # an hour's limit
         text = text_of(await agent.call_tool(RT, {"prompt": "second"}))
     assert "HTTP 429" in text
     assert "Charged: no." in text
@@ -663,16 +686,16 @@ async def two_servers(sandbox: Sandbox, folder: Path, **config: Any) -> AsyncGen
 
 
 async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.speed = SLOW
+    sandbox.account.speed = SLOW
     async with two_servers(sandbox, tmp_path) as (first, second):
         request_id = job_of(await first.call_tool("submit_job", {"prompt": "a fox"}))["request_id"]
         early = job_of(await second.call_tool("check_job", {"request_id": request_id}))
         assert early["state"] in ("QUEUED", "PROCESSING")
-        sandbox.queue.skip(UNTIL_DRAWN)
+        sandbox.account.skip(UNTIL_DRAWN)
         late = await checked(second, request_id)
         assert job_of(late)["images"]
         assert images_of(late) == images_of(await checked(first, request_id))
-    assert sandbox.queue.requests["GET result"] == 1
+    assert sandbox.account.requests["GET result"] == 1
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
@@ -704,7 +727,7 @@ async def test_after_a_server_was_killed_the_same_call_is_joined_at_once(sandbox
     sandbox.hold()
     async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         begun = job_of(await agent.call_tool(VEGA, ASKED))
-        await until(lambda: sandbox.queue.calls)
+        await until(lambda: sandbox.account.calls)
         # As a killed server leaves it: a caller waits at a server whose process is gone, but whose time is not over.
         change(tmp_path, "UPDATE servers SET id = 'gone', process = ?", number_of_no_process())
         change(tmp_path, "UPDATE jobs SET awaited_by = 'gone', holder = 'gone'")
@@ -750,7 +773,7 @@ async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox:
         assert "ran out of memory" in text_of(await checked(agent, id_in(first)))
         second = await agent.call_tool(RT, arguments)
         assert job_of(await checked(agent, id_in(second)))["images"]
-    assert len(sandbox.queue.calls) == 2
+    assert len(sandbox.account.calls) == 2
 
 
 async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -762,7 +785,7 @@ async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandb
         for job in await listed(agent):
             await checked(agent, job["request_id"])
         jobs = await listed(agent)
-    assert {job["request_id"] for job in jobs} == set(sandbox.queue.calls)
+    assert {job["request_id"] for job in jobs} == set(sandbox.account.calls)
     assert [job["state"] for job in jobs] == ["COMPLETED"] * 2
 
 
@@ -781,20 +804,16 @@ class Flaky(httpx.AsyncHTTPTransport):
 
 
 @pytest.mark.parametrize("since", ["as it was", "without recipe", "edited", "moved"])
-async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_did(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: str
-) -> None:
-    rows_of = bodies.history_rows
-
+async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_did(tmp_path: Path, since: str) -> None:
     def backwards(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-        return rows_of(call, base, now)[::-1]
+        return history_rows(call, base, now)[::-1]
 
-    monkeypatch.setattr(bodies, "history_rows", backwards)
-    sandbox.queue.history_status = 503
     async with (
+        serving_sandbox(history_rows=backwards) as sandbox,
         app_over(sandbox.url, tmp_path, transport=Flaky(1)) as app,
         Client(build_server(app)) as agent,
     ):
+        sandbox.account.history_status = 503
         partly = await agent.call_tool(VEGA, {"prompt": "three", "samples": 3})
         job = job_of(partly)
         assert len(job["images"]) == 2
@@ -803,16 +822,16 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         assert [image["id"] for image in job_of(again)["images"]][:2] == [image["id"] for image in job["images"]]
         kept = Path(job["images"][0]["path"])
         if since == "without recipe":  # as versions before the recipe kept it
-            kept.write_bytes(metadata.without(kept.read_bytes()))
+            kept.write_bytes(metadata.strip(kept.read_bytes()))
         elif since == "edited":
             kept.write_bytes(b"edited")
         elif since == "moved":
             kept.rename(kept.with_name("moved.jpg"))
-        sandbox.queue.history_status = 200
+        sandbox.account.history_status = 200
         whole = job_of(await checked(agent, job["request_id"]))
     assert [image["id"] for image in whole["images"]] == list(dict.fromkeys(image["id"] for image in whole["images"]))
     assert len(whole["images"]) == 3
-    pictures = {metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
+    pictures = {metadata.strip(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}
     assert len(pictures - {b"edited"}) == (2 if since == "edited" else 3)
 
 
@@ -837,12 +856,12 @@ async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_m
         job = job_of(await agent.call_tool(VEGA, {"prompt": "four", "samples": 4}))
         assert len(job["images"]) == 3
         first = Path(job["images"][0]["path"])
-        first.write_bytes(metadata.without(first.read_bytes()))  # so that its sum tells nothing
+        first.write_bytes(metadata.strip(first.read_bytes()))  # so that its sum tells nothing
         first.rename(first.with_name("moved.jpg"))
 
         async def all_four() -> bool:
             await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 1})
-            return not late and len({metadata.without(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) == 4
+            return not late and len({metadata.strip(path.read_bytes()) for path in tmp_path.glob("*/*.jpg")}) == 4
 
         await until(all_four)
     assert sandbox.paid_requests == 1
@@ -872,14 +891,14 @@ async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_th
             return None not in [image["path"] for image in again["images"]]
 
         await until(kept_all)
-    kept = {metadata.without(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
+    kept = {metadata.strip(path.read_bytes()) for path in gallery.glob("20*/*.jpg")}
     assert kept == {noise("JPEG", 64), noise("JPEG", 65)}
 
 
 async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_calls(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.queue.rate_limit = 1
+    sandbox.account.rate_limit = 1
 
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(hours=1)
@@ -891,7 +910,9 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
             sent.append(anyio.current_time())
             return await super().handle_async_request(request)
 
-    async with app_over(sandbox.url, tmp_path, transport=Noting(), patience=0, clock=clock) as app:
+    async with app_over(
+        sandbox.url, tmp_path, transport=Noting(), policy=RetryPolicy(retry_seconds=0), clock=clock
+    ) as app:
         first = await app.service.generate(VegaRTParameters(prompt="first"))
         async for _ in app.service.follow(first, 45):
             pass
@@ -925,7 +946,7 @@ async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(sandbox: Sandbox,
         broken = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
         left = job_of(await agent.call_tool("submit_job", {"prompt": "left [fault:stuck]"}))["request_id"]
     change(tmp_path, "UPDATE jobs SET cost = 'x', holder = NULL WHERE remote_id = ?", broken)
-    sandbox.queue.calls[left].queue_seconds = 0
+    sandbox.account.calls[left].queue_seconds = 0
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, left))["images"]
         assert [job["request_id"] for job in await listed(agent)] == [left]

@@ -21,14 +21,14 @@ from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
 from mcp_vega.imaging import metadata
-from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, whole
+from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, require_whole
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import InvalidImageError, measure
 from mcp_vega.parameters import MODELS, VegaParameters
 from mcp_vega.segmind import parsing as api
-from mcp_vega.segmind.history import HistoryPage, HistoryRow, read_history, read_history_entry
+from mcp_vega.segmind.history import HistoryPage, HistoryRow, parse_history, parse_history_entry
 from mcp_vega.segmind.media_urls import AllowedUrls
-from mcp_vega.segmind.parsing import REQUEST_ID, find_pictures
+from mcp_vega.segmind.parsing import REQUEST_ID, parse_pictures
 from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
 from mcp_vega.storage.images.folder import ImageFolder, file_name
@@ -90,7 +90,7 @@ def outcome(read: Callable[..., Any], *given: Any) -> Any:
         return error
 
 
-# ---- answers ----
+# ---- responses ----
 
 FORMATS = {name: PICTURES[name] for name in ("JPEG", "JPEG with Exif", "PNG", "PNG with a text")}
 FORMATS["WebP"] = picture("RGB", "WEBP")
@@ -114,34 +114,34 @@ HEADERS = st.dictionaries(
     FACES.map(str),
 )
 READERS: list[tuple[Callable[[ApiResponse], Any], Any]] = [
-    (api.read_receipt, api.Receipt),
-    (lambda answer: api.read_generation(answer, paid=True), api.Generation | api.Submission | SegmindError),
-    (lambda answer: api.read_generation(answer, paid=False), api.Generation | api.Submission | SegmindError),
-    (api.read_submission, api.Submission | SegmindError),
-    (api.read_status, api.Status | SegmindError),
-    (api.read_credits, api.Credits | SegmindError),
-    (lambda answer: read_history(answer, 2), HistoryPage | SegmindError),
-    (read_history_entry, HistoryRow | None | SegmindError),
+    (api.parse_receipt, api.Receipt),
+    (lambda response: api.parse_generation(response, paid=True), api.Generation | api.Submission | SegmindError),
+    (lambda response: api.parse_generation(response, paid=False), api.Generation | api.Submission | SegmindError),
+    (api.parse_submission, api.Submission | SegmindError),
+    (api.parse_status, api.Status | SegmindError),
+    (api.parse_credits, api.Credits | SegmindError),
+    (lambda response: parse_history(response, 2), HistoryPage | SegmindError),
+    (parse_history_entry, HistoryRow | None | SegmindError),
 ]
 PAID = (1, 3)  # their places
 
 
 @settings(max_examples=600)
 @given(st.builds(ApiResponse, STATUSES, HEADERS, BODIES))
-def test_every_answer_is_read_or_an_error_of_ours(answer: ApiResponse) -> None:
-    check_answer(answer)
+def test_every_response_is_read_or_an_error_of_ours(response: ApiResponse) -> None:
+    check_response(response)
 
 
-def check_answer(answer: ApiResponse) -> None:
+def check_response(response: ApiResponse) -> None:
     """That every reader gives what it promises, or an error of the tree that tells no wrong price."""
     for number, (read, kinds) in enumerate(READERS):
-        found = outcome(read, answer)
+        found = outcome(read, response)
         assert isinstance(found, kinds)
         check_read(found)
         if isinstance(found, SegmindError) and number in PAID:
-            said_so = answer.fields.get("error") or answer.fields.get("status") == api.State.FAILED
-            assert found.charged is not Charged.NO or not answer.ok or said_so
-            assert found.charged is Charged.UNKNOWN or answer.status < 500
+            said_so = response.fields.get("error") or response.fields.get("status") == api.State.FAILED
+            assert found.charged is not Charged.NO or not response.ok or said_so
+            assert found.charged is Charged.UNKNOWN or response.status < 500
 
 
 def check_read(found: Any) -> None:
@@ -160,10 +160,8 @@ def check_read(found: Any) -> None:
         case api.Generation(found_pictures, receipt):
             check_read(receipt)
             assert found_pictures
-            for each in found_pictures:
-                assert (
-                    whole(each) == each if isinstance(each, bytes) else re.match("[a-z][a-z0-9+.-]*://", each.lower())
-                )
+            urls = [each for each in found_pictures if not isinstance(each, bytes) or not require_whole(each)]
+            assert all(isinstance(url, str) and re.match("[a-z][a-z0-9+.-]*://", url.lower()) for url in urls)
         case api.Status(state, receipt, error):
             check_read(receipt)
             check_read(error)
@@ -196,19 +194,19 @@ def mutated(data: bytes, cuts: Cuts) -> bytes:
 
 def check_picture(data: bytes, *, decoded: bool = True) -> None:
     """That picture bytes, however damaged, are looked at without harm, and a recipe in them is no change of them."""
-    found, after, bare = recognise(data), metadata.written(data, RECIPE), metadata.without(data)
+    found, after, bare = recognise(data), metadata.embed(data, RECIPE), metadata.strip(data)
     assert isinstance(metadata.read(data), Recipe | None)
     assert recognise(after) is found
     assert len(bare) <= len(data) <= len(after)
     assert found not in (None, WEBP) or after == bare == data
     with suppress(SegmindError):
-        assert whole(data) is data
-        assert find_pictures({"image": b64encode(data).decode()}) == (data,)
+        assert require_whole(data) is data
+        assert parse_pictures({"image": b64encode(data).decode()}) == (data,)
     with suppress(InvalidImageError):
         if decoded and measure(data) and found is not WEBP:
             assert metadata.read(after) == RECIPE
-            assert metadata.written(after, RECIPE) == after
-            assert metadata.without(after) == bare
+            assert metadata.embed(after, RECIPE) == after
+            assert metadata.strip(after) == bare
             assert measure(after) == measure(data)
             assert pixels(after) == pixels(data)
 
@@ -217,15 +215,15 @@ def check_picture(data: bytes, *, decoded: bool = True) -> None:
 @given(st.sampled_from(list(FORMATS.values())), CUTS)
 def test_damaged_pictures_are_looked_at_without_harm(data: bytes, cuts: Cuts) -> None:
     check_picture(mutated(data, cuts))
-    check_picture(mutated(metadata.written(data, RECIPE), cuts))
+    check_picture(mutated(metadata.embed(data, RECIPE), cuts))
 
 
 @given(st.sampled_from(list(FORMATS.values())), st.text().filter(str.strip), st.text(), st.integers(-1, 10**15 - 1))
 def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, negative: str, seed: int) -> None:
     recipe = Recipe(VegaParameters(prompt=prompt, negative_prompt=negative, seed=seed))
-    after = metadata.written(data, recipe)
+    after = metadata.embed(data, recipe)
     assert metadata.read(after) == (None if recognise(data) is WEBP else recipe)
-    assert metadata.without(after) == data
+    assert metadata.strip(after) == data
 
 
 # ---- file names ----

@@ -1,4 +1,4 @@
-"""The arithmetic of waiting."""
+"""When a call is repeated, and how long the pauses are."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -7,41 +7,42 @@ import httpx
 import pytest
 
 from mcp_vega import errors
-from mcp_vega.segmind import retries
+from mcp_vega.segmind.http import RetryPolicy, poll_pauses
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+POLICY = RetryPolicy()
 
 
 def test_pauses_grow_and_stay_bounded() -> None:
     for attempt in range(12):
         longest = min(0.5 * 2**attempt, 10)
-        assert longest / 2 <= retries.backoff(attempt) <= longest
+        assert longest / 2 <= POLICY.backoff(attempt) <= longest
 
 
 def test_a_rate_limit_is_waited_for_until_its_reset() -> None:
     failure = errors.RateLimited("429", until=NOW + timedelta(seconds=30))
-    pause = retries.pause_before_retry(failure, 0, NOW, paid=False)
+    pause = POLICY.pause_before_retry(failure, 0, NOW, paid=False)
     assert pause is not None
     assert 30 < pause <= 30.5
 
 
 def test_a_reset_in_the_past_is_not_waited_for() -> None:
-    pause = retries.pause_before_retry(errors.RateLimited("429", until=NOW - timedelta(hours=1)), 0, NOW, paid=False)
+    pause = POLICY.pause_before_retry(errors.RateLimited("429", until=NOW - timedelta(hours=1)), 0, NOW, paid=False)
     assert pause is not None
     assert pause <= 0.5
 
 
-def test_a_paid_call_that_was_refused_is_for_the_turns_to_repeat() -> None:
-    assert retries.pause_before_retry(errors.RateLimited("429", until=NOW), 0, NOW, paid=True) is None
+def test_a_paid_call_that_was_refused_is_for_the_rate_limiter_to_repeat() -> None:
+    assert POLICY.pause_before_retry(errors.RateLimited("429", until=NOW), 0, NOW, paid=True) is None
 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_attempts_come_to_an_end(paid: bool) -> None:  # noqa: FBT001  both sides of one question
-    assert retries.pause_before_retry(httpx.ConnectError(""), retries.ATTEMPTS - 1, NOW, paid=paid) is None
+    assert POLICY.pause_before_retry(httpx.ConnectError(""), POLICY.attempts - 1, NOW, paid=paid) is None
 
 
-def test_looks_begin_when_the_picture_is_likely_ready_and_become_rarer() -> None:
-    first, *pauses = islice(retries.polls(2.36), 40)
+def test_status_requests_begin_when_the_picture_is_likely_ready_and_become_rarer() -> None:
+    first, *pauses = islice(poll_pauses(2.36), 40)
     assert first == 2.36
     assert pauses[0] <= 0.12
     assert 8 <= pauses[-1] <= 12

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from mcp_vega.cli.application import log_to_stderr, no_cookies
 from mcp_vega.errors import GalleryError, InvalidSettings
 from mcp_vega.redaction import quoted, redacted
-from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.parsing import is_request_id
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
@@ -218,7 +218,7 @@ def test_a_key_is_in_no_representation() -> None:
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
         assert KEY not in shown
         assert "secret-" not in shown
-    client = SegmindClient(httpx.AsyncClient(), SecretStr(KEY), base_url=API, history_url=API)
+    client = SegmindClient(httpx.AsyncClient(), SecretStr(KEY), Endpoints(API, API))
     assert KEY not in repr(vars(client))
 
 

@@ -58,7 +58,7 @@ async def test_v1_refuses_bad_parameters_at_once(http: httpx.AsyncClient, sandbo
     for status, body in bodies.items():
         assert (await http.post("/v1/segmind-vega", json=body)).status_code == status
     assert (await http.post("/v1/segmind-vega", json={})).status_code == 400
-    assert sandbox.queue.credits == 10
+    assert sandbox.account.credits == 10
 
 
 # ---- v2 ----
@@ -82,11 +82,11 @@ async def test_v2_queues_looks_and_gives_the_result(http: httpx.AsyncClient, san
 
 
 async def test_a_job_goes_through_its_states_as_time_passes(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
-    sandbox.queue.speed = 1000
+    sandbox.account.speed = 1000
     request_id = await submitted(http, num_inference_steps=50)
     states: list[str] = []
     for seconds in (0, 350, 2 * 2360 + 1):
-        sandbox.queue.skip(seconds)
+        sandbox.account.skip(seconds)
         states.append((await http.get(f"/v2/requests/{request_id}/status")).json()["status"])
     assert states == ["QUEUED", "PROCESSING", "COMPLETED"]
 
@@ -98,7 +98,7 @@ async def test_v2_queues_a_bad_body_and_fails_it_with_422_uncharged(http: httpx.
     assert response.json()["status"] == "FAILED"
     assert "scheduler" in response.json()["error"]
     assert (await http.get(f"/v2/requests/{request_id}")).status_code == 422
-    assert sandbox.queue.credits == 10
+    assert sandbox.account.credits == 10
 
 
 async def test_results_expire_after_an_hour_and_pictures_after_a_week(
@@ -106,11 +106,11 @@ async def test_results_expire_after_an_hour_and_pictures_after_a_week(
 ) -> None:
     request_id = await submitted(http)
     url = (await http.get(f"/v2/requests/{request_id}")).json()["output"]
-    sandbox.queue.skip(HOUR + 1)
+    sandbox.account.skip(HOUR + 1)
     gone = await http.get(f"/v2/requests/{request_id}/status")
     assert (gone.status_code, gone.json()) == (404, {"error": f"Request {request_id} not found"})
     assert (await http.get(url)).status_code == 200
-    sandbox.queue.skip(7 * DAY)
+    sandbox.account.skip(7 * DAY)
     assert (await http.get(url)).status_code == 404
 
 
@@ -124,7 +124,7 @@ async def test_an_unknown_id_is_404(http: httpx.AsyncClient) -> None:
 
 async def test_refusals_come_in_the_apis_order(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     path, good = "/v1/segmind-vega", {"prompt": "a fox"}
-    sandbox.queue.rate_limit = 5
+    sandbox.account.rate_limit = 5
 
     async def status(method: str = "POST", url: str = path, **request: Any) -> int:
         response = await http.request(method, url, **request)
@@ -137,11 +137,11 @@ async def test_refusals_come_in_the_apis_order(http: httpx.AsyncClient, sandbox:
     assert await status(url="/v1/none", json=[]) == 404
     assert await status(url="/v1/segmind-vega-v0", json=[]) == 410
     assert await status(json=[]) == 400
-    sandbox.queue.skip(61)
-    sandbox.queue.credits *= 0
+    sandbox.account.skip(61)
+    sandbox.account.credits *= 0
     assert await status(json={}) == 406
     assert await status(url="/v2/segmind-vega", json={}) == 402
-    sandbox.queue.rate_limit = 1
+    sandbox.account.rate_limit = 1
     refused = await http.post("/v1/none", json=good)
     assert refused.status_code == 429
     assert refused.headers["x-rate-limit-reset-at-utc"]
@@ -159,10 +159,10 @@ async def test_the_rate_limit_is_off_until_asked_for_and_ends_after_a_minute(
 ) -> None:
     for _ in range(8):
         await submitted(http)
-    sandbox.queue.rate_limit = 5
+    sandbox.account.rate_limit = 5
     body = {"prompt": "a fox"}
     assert (await http.post("/v2/segmind-vega", json=body)).status_code == 429
-    sandbox.queue.skip(61)
+    sandbox.account.skip(61)
     assert (await http.post("/v2/segmind-vega", json=body)).status_code == 200
 
 
@@ -176,9 +176,9 @@ async def test_credits_go_down_by_what_a_call_costs(http: httpx.AsyncClient) -> 
 
 async def test_history_lists_every_call_with_a_row_per_picture(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     await http.post("/v1/segmind-vega-rt-v1", json={"prompt": "first"})
-    sandbox.queue.skip(1)
+    sandbox.account.skip(1)
     await submitted(http, samples=2)
-    sandbox.queue.skip(1)
+    sandbox.account.skip(1)
     await submitted(http, scheduler="none")
     page = (await http.get(HISTORY)).json()
     assert [row["model_status"] for row in page["data"]] == ["FAILED", "COMPLETED", "COMPLETED", "COMPLETED"]
@@ -195,7 +195,7 @@ async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncCli
     state = (await http.post("/_sandbox", json={"credits": 3, "speed": 0.5, "rate_limit": 7, "skip": 60})).json()
     assert state["credits"] == 3
     assert "moderation" in state["faults"]
-    assert (sandbox.queue.speed, sandbox.queue.rate_limit) == (0.5, 7)
+    assert (sandbox.account.speed, sandbox.account.rate_limit) == (0.5, 7)
     assert (await http.post("/_sandbox", json={"wind": 3})).status_code == 400
 
 
@@ -204,11 +204,11 @@ async def test_a_result_can_be_asked_to_expire_and_a_drawing_to_start_cold(
 ) -> None:
     expired = await submitted(http, prompt="a fox [fault:expired]")
     assert (await http.get(f"/v2/requests/{expired}/status")).status_code == 404
-    sandbox.queue.speed = 1
+    sandbox.account.speed = 1
     cold = await submitted(http, prompt="a fox [fault:cold-start]")
-    sandbox.queue.skip(20)
+    sandbox.account.skip(20)
     assert (await http.get(f"/v2/requests/{cold}/status")).json()["status"] == "PROCESSING"
-    sandbox.queue.skip(3)
+    sandbox.account.skip(3)
     assert (await http.get(f"/v2/requests/{cold}/status")).json()["status"] == "COMPLETED"
 
 

@@ -133,12 +133,12 @@ async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_pa
 
 
 async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.queue.history_status = 503
+    sandbox.account.history_status = 503
     async with app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app, Client(build_server(app)) as agent:
         lost = await agent.call_tool(VEGA, {"prompt": "a fox [fault:500]", "seed": 1})
         assert "Charged: unknown." in text_of(lost)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
-        sandbox.queue.history_status = 200
+        sandbox.account.history_status = 200
         (job,) = await app.service.latest(1)
         settled = await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 30})
         assert code_of(settled) in {"never_ran", "outcome_unknown"}

@@ -372,7 +372,7 @@ async def test_a_key_that_cannot_be_one_is_never_sent_and_its_fault_is_named(
     assert charged == "Charged: no."
     assert "https://cloud.segmind.com/console/api-keys" in next_step or "before the key" in said
     assert REST not in text
-    assert not sandbox.queue.requests
+    assert not sandbox.account.requests
 
 
 @pytest.mark.anyio

@@ -46,7 +46,7 @@ async def test_a_call_comes_back_as_a_picture(agent: Client, sandbox: Sandbox, t
         f"Steps: {job['parameters']['num_inference_steps']}",
         "Seconds: 0.000",
         f"Cost: ${cost}",
-        f"Credits left: ${sandbox.queue.credits}",
+        f"Credits left: ${sandbox.account.credits}",
         f"Request id: {job['request_id']}",
     ]
     assert sandbox.paid_requests == 1
@@ -97,13 +97,13 @@ async def test_base64_gives_the_full_picture_inline_and_never_reaches_the_wire(a
     result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "base64": True})
     (inline,) = images_of(result)
     assert sha256(b64decode(inline.data)).hexdigest() == job_of(result)["images"][0]["sha256"]
-    (call,) = sandbox.queue.calls.values()
+    (call,) = sandbox.account.calls.values()
     assert call.body["base64"] is False
 
 
 async def test_the_seed_is_known_even_when_none_was_given(agent: Client, sandbox: Sandbox) -> None:
     job = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
-    (call,) = sandbox.queue.calls.values()
+    (call,) = sandbox.account.calls.values()
     assert call.body["seed"] == job["seed"] == job["parameters"]["seed"]
     assert 0 <= job["seed"] < 10**15
 
@@ -118,7 +118,7 @@ async def test_the_same_recipe_draws_the_same_picture(agent: Client) -> None:
 async def test_one_sample_travels_by_v1_and_several_by_v2(agent: Client, sandbox: Sandbox) -> None:
     await agent.call_tool("generate_image_vega", {"prompt": "one"})
     await agent.call_tool("generate_image_vega", {"prompt": "two", "samples": 2})
-    assert [(call.route, call.pictures) for call in sandbox.queue.calls.values()] == [("v1", 1), ("v2", 2)]
+    assert [(call.route, call.pictures) for call in sandbox.account.calls.values()] == [("v1", 1), ("v2", 2)]
 
 
 async def test_a_submitted_job_is_fetched_with_check_job_exactly_as_generate_returns_it(
@@ -126,7 +126,7 @@ async def test_a_submitted_job_is_fetched_with_check_job_exactly_as_generate_ret
 ) -> None:
     submitted = await agent.call_tool("submit_job", {"prompt": "a fox", "seed": 5})
     request_id = job_of(submitted)["request_id"]
-    assert request_id in sandbox.queue.calls
+    assert request_id in sandbox.account.calls
     assert f"Request id: {request_id}" in text_of(submitted)
 
     fetched = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
@@ -140,7 +140,7 @@ async def test_a_submitted_job_is_fetched_with_check_job_exactly_as_generate_ret
 async def test_submit_job_takes_either_model(agent: Client, sandbox: Sandbox) -> None:
     for model in ("segmind-vega", "segmind-vega-rt-v1"):
         job = job_of(await agent.call_tool("submit_job", {"prompt": "a fox", "model": model}))
-        assert sandbox.queue.calls[job["request_id"]].slug == model
+        assert sandbox.account.calls[job["request_id"]].slug == model
 
 
 async def test_a_job_under_way_says_when_to_ask_again(agent: Client) -> None:
@@ -162,7 +162,7 @@ async def test_generate_hands_back_a_request_id_when_the_picture_takes_longer_th
         assert early["request_id"].startswith("local-")
         late = job_of(await agent.call_tool("check_job", {"request_id": early["request_id"], "wait_seconds": 45}))
         assert late["state"] == "COMPLETED"
-        assert late["request_id"] in sandbox.queue.calls
+        assert late["request_id"] in sandbox.account.calls
     assert sandbox.paid_requests == 1
 
 
@@ -233,8 +233,8 @@ async def test_the_key_goes_to_the_api_and_nowhere_else(agent: Client, sandbox: 
         await agent.call_tool("check_job", {}),
     ]
     assert not any(KEY in result.model_dump_json() for result in results)
-    assert sandbox.queue.requests["GET media"] == 2
-    assert sandbox.queue.requests["GET media with key"] == 0
+    assert sandbox.account.requests["GET media"] == 2
+    assert sandbox.account.requests["GET media with key"] == 0
 
 
 async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tm
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(agent.call_tool, "generate_image_vega", {"prompt": "left alone"})
-            await until(lambda: sandbox.queue.calls)
+            await until(lambda: sandbox.account.calls)
             tasks.cancel_scope.cancel()
         sandbox.let_go()
         listed = (await agent.call_tool("check_job", {})).meta or {}

@@ -140,7 +140,7 @@ async def test_each_tool_works_over_each_transport_and_the_key_appears_nowhere(
     assert "HTTP 401" in text_of(failed)
     everything = [result.model_dump_json() for result in (*results, failed)]
     assert not any(KEY in output for output in (*everything, complaints(tmp_path)))
-    assert sandbox_in_thread.queue.requests["GET media with key"] == 0
+    assert sandbox_in_thread.account.requests["GET media with key"] == 0
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -237,7 +237,7 @@ def test_an_idle_http_server_leaves_at_once_on_a_signal(tmp_path: Path, transpor
 
 def wait_for_call(sandbox: Sandbox, count: int = 1) -> None:
     """Until so many paid calls have reached the sandbox."""
-    wait_until(lambda: len(sandbox.queue.calls) >= count)
+    wait_until(lambda: len(sandbox.account.calls) >= count)
 
 
 # The second call within a minute waits for its turn. Once the server begins to leave, it is told so.
@@ -339,7 +339,7 @@ async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
         url = address(tmp_path)
         async with Client(sse_client(url) if transport == "sse" else url) as agent:
             job_of(await agent.call_tool("generate_image_vega", {"prompt": "in flight"}))
-            await until(lambda: sandbox_in_thread.queue.calls)
+            await until(lambda: sandbox_in_thread.account.calls)
             job_of(await agent.call_tool("generate_image_vega", {"prompt": "waits for its turn"}))
             process.terminate()
             process.terminate()
@@ -381,7 +381,7 @@ async def test_an_http_server_does_not_wait_longer_either(sandbox_in_thread: San
 def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox_in_thread.queue.speed = 20  # so that nothing is drawn before the server is killed
+    sandbox_in_thread.account.speed = 20  # so that nothing is drawn before the server is killed
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started(tmp_path, **variables) as process:
         shake_hands(process)
@@ -389,7 +389,7 @@ def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
         send(process, "tools/call", 3, name="submit_job", arguments={"prompt": "two", "samples": 2})
         wait_for_call(sandbox_in_thread, 2)
         process.kill()
-    sandbox_in_thread.queue.skip(120)
+    sandbox_in_thread.account.skip(120)
     numbers = itertools.count(2)
     with started(tmp_path, **variables) as process:
         shake_hands(process)
@@ -402,7 +402,7 @@ def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
 
         jobs = wait_until(completed)
         assert sorted(len(job["images"]) for job in jobs) == [1, 2]
-        assert {job["request_id"] for job in jobs} == set(sandbox_in_thread.queue.calls)
+        assert {job["request_id"] for job in jobs} == set(sandbox_in_thread.account.calls)
     assert sandbox_in_thread.paid_requests == 2
     assert len(list(tmp_path.glob("20*/*"))) == 3
 

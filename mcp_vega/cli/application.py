@@ -19,7 +19,8 @@ from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import redacted
 from mcp_vega.segmind.api_key import require_usable
-from mcp_vega.segmind.client import PATIENCE, SegmindClient
+from mcp_vega.segmind.client import Endpoints, SegmindClient
+from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.storage.database.job_store import JobStore
@@ -31,7 +32,9 @@ SANDBOX_KEY = SecretStr("SG_sandbox")
 
 
 @asynccontextmanager
-async def open_application(settings: Settings, problem: VegaError | None = None) -> AsyncGenerator[AppContext]:
+async def open_application(
+    settings: Settings, problem: VegaError | None = None, policy: RetryPolicy = DEFAULT_POLICY
+) -> AsyncGenerator[AppContext]:
     """An open job service and what the tools need beside it, for as long as the block runs.
 
     Where there is a `problem`, that is all they answer with.
@@ -40,7 +43,7 @@ async def open_application(settings: Settings, problem: VegaError | None = None)
         api = SANDBOX if settings.sandbox else settings.base_url
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
-        client = await stack.enter_async_context(open_client(settings))
+        client = await stack.enter_async_context(open_client(settings, policy))
         store = JobStore(settings.ledger_file)
         stack.push_async_callback(store.close)
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
@@ -50,18 +53,12 @@ async def open_application(settings: Settings, problem: VegaError | None = None)
 
 
 @asynccontextmanager
-async def open_client(settings: Settings, *, patience: float = PATIENCE) -> AsyncGenerator[SegmindClient]:
-    """The API's client, for as long as the block runs; it repeats a refused or unsent call for `patience` seconds."""
+async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) -> AsyncGenerator[SegmindClient]:
+    """The API's client, for as long as the block runs."""
     headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
     async with httpx.AsyncClient(transport=_LazyTransport(), headers=headers, cookies=no_cookies()) as http:
-        yield SegmindClient(
-            http,
-            settings.api_key,
-            base_url=settings.base_url,
-            history_url=settings.request_history_url,
-            media_hosts=settings.media_hosts,
-            patience=patience,
-        )
+        endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
+        yield SegmindClient(http, settings.api_key, endpoints, policy)
 
 
 @asynccontextmanager

@@ -15,14 +15,14 @@ from mcp_vega.sandbox.serving import serving
 
 def run_sandbox(options: Namespace, _: Mapping[str, str]) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    queue = Account(speed=float(options.speed), credits=options.credits, rate_limit=options.rate_limit)
-    anyio.run(_serve, queue, options.host, options.port)
+    account = Account(speed=float(options.speed), credits=options.credits, rate_limit=options.rate_limit)
+    anyio.run(_serve, account, options.host, options.port)
     return 0
 
 
-async def _serve(queue: Account, host: str, port: int) -> None:
+async def _serve(account: Account, host: str, port: int) -> None:
     try:
-        async with serving(build_sandbox(queue), host=host, port=port) as url:
+        async with serving(build_sandbox(account), host=host, port=port) as url:
             sys.stderr.write(
                 f"{url}\n"
                 f"A stand-in for the Segmind API; it costs nothing. Point a server at it with\n"

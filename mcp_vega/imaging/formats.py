@@ -1,16 +1,16 @@
-"""The picture formats that are taken: told by their first bytes, and whether all bytes of a picture are there."""
+"""The picture formats that are accepted: told by their first bytes, and whether all bytes of a picture are there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mcp_vega import errors
 
-# The largest picture that is taken.
+# The largest picture that is accepted.
 MAX_BYTES = 25_000_000
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    # The end marker cannot stand inside a scan; what follows it (padding, metadata) is nobody's loss.
+    # The end marker cannot stand inside a scan; what follows it (padding, metadata) does not matter.
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
@@ -48,11 +48,11 @@ def recognise(data: bytes) -> Format | None:
     return None
 
 
-def whole(data: bytes) -> bytes:
-    """`data` itself.
+def require_whole(data: bytes) -> bytes:
+    """`data` itself, which is a whole picture.
 
     Raises:
-        UnreadableAnswer: It is not the bytes of a whole picture.
+        UnreadableAnswer: It is not.
     """
     found = recognise(data)
     if found is None:

@@ -1,12 +1,12 @@
 """The recipe in a picture's own file: how it was drawn, and can be drawn again.
 
-It stands there twice, and no pixel is touched for it:
+It is there twice, and the pixels stay as they are:
 
 - as the `parameters` text that Stable Diffusion tools read, in the form of Automatic1111's web UI: JPEG Exif
   UserComment, PNG iTXt `parameters`;
 - as JSON of every parameter: JPEG comment (COM), PNG iTXt `mcp-vega`.
 
-WebP pictures stay as they came.
+WebP pictures get none.
 """
 
 import json
@@ -25,6 +25,8 @@ SOFTWARE = "mcp-vega"
 EXIF, COMMENT = b"\xe1", b"\xfe"
 SEGMENT_BYTES = 0xFFFF - 2
 EXIF_BEGINNING = b"Exif\0\0MM\0*" + pack(">L", 8) + pack(">HHHLLL", 1, 0x8769, 4, 1, 26, 0) + pack(">HHH", 1, 0x9286, 7)
+# What comes after the last segment: image data, the picture's end, or nothing.
+END_OF_SEGMENTS = (b"\xda", b"\xd9", b"")
 # PNG: how the contents of our iTXt chunks begin, not compressed and in no language.
 PARAMETERS, RECIPE = b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
 
@@ -36,7 +38,7 @@ class Recipe:
     Attributes:
         parameters: Those of the call, with its seed.
         picture: Which of the call's pictures it is, from 1.
-        sandbox: Whether the sandbox painted it in the model's place.
+        sandbox: Whether the sandbox painted it, not the model.
     """
 
     parameters: Parameters
@@ -77,7 +79,7 @@ class Recipe:
         }
 
 
-def written(picture: bytes, recipe: Recipe) -> bytes:
+def embed(picture: bytes, recipe: Recipe) -> bytes:
     """A picture with its recipe; the same picture where it has that already, or its format has no place for one.
 
     A form that is too long for its place is left out (in a JPEG about 32,700 characters, as JSON 65,000 bytes). A JPEG
@@ -86,43 +88,41 @@ def written(picture: bytes, recipe: Recipe) -> bytes:
     text, data = recipe.text, json.dumps(recipe.data, ensure_ascii=False).encode(errors="replace")
     found = recognise(picture)
     if found is JPEG:
-        has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content in _segments(picture))
+        has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content, _ in _parts(picture))
         pieces = [b"" if has_exif else _segment(EXIF, _exif(text)), _segment(COMMENT, data)]
     elif found is PNG:
         pieces = [_chunk(PARAMETERS, text.encode(errors="replace")), _chunk(RECIPE, data)]
     else:
         return picture
-    at, recipe_bytes = _place(picture), b"".join(pieces)
+    at, recipe_bytes = _position(picture), b"".join(pieces)
     return picture if picture.startswith(recipe_bytes, at) else picture[:at] + recipe_bytes + picture[at:]
 
 
-def without(picture: bytes) -> bytes:
-    """A picture as it was before its recipe was written, whatever that was."""
-    found = recognise(picture)
-    if found not in (JPEG, PNG):
+def strip(picture: bytes) -> bytes:
+    """A picture as it was before its recipe was embedded, whatever that was."""
+    if recognise(picture) not in (JPEG, PNG):
         return picture
-    parts, lengths = (_segments(picture), 4) if found is JPEG else (_chunks(picture), 12)
-    at = end = _place(picture)
-    seen = 2 if found is JPEG else 8
-    for kind, content in parts:
-        seen += len(content) + lengths
-        if seen > end:
+    start = end = _position(picture)
+    for kind, content, after in _parts(picture):
+        if after > end:
             if not _is_ours(kind, content):
                 break
-            end = seen
-    return picture[:at] + picture[end:]
+            end = after
+    return picture[:start] + picture[end:]
 
 
 def read(picture: bytes) -> Recipe | None:
     """The recipe in a picture's file; None where there is none, or none that can be drawn."""
-    found = recognise(picture)
-    parts = _segments(picture) if found is JPEG else _chunks(picture) if found is PNG else ()
-    texts = (content.removeprefix(RECIPE) for kind, content in parts if kind == COMMENT or content.startswith(RECIPE))
-    return next((recipe for text in texts if (recipe := _from_json(text))), None)
+    texts = (
+        content.removeprefix(RECIPE)
+        for kind, content, _ in _parts(picture)
+        if kind == COMMENT or content.startswith(RECIPE)
+    )
+    return next((recipe for text in texts if (recipe := _parse(text))), None)
 
 
 def _is_ours(kind: bytes, content: bytes) -> bool:
-    """Whether a part of a file is one that `written` puts there."""
+    """Whether a part of a file is one that `embed` puts there."""
     if kind == COMMENT:
         return content.startswith(b'{"software": "mcp-vega"')
     if kind == EXIF:
@@ -130,7 +130,7 @@ def _is_ours(kind: bytes, content: bytes) -> bool:
     return content.startswith((PARAMETERS, RECIPE))
 
 
-def _place(picture: bytes) -> int:
+def _position(picture: bytes) -> int:
     """Where the recipe goes: behind what has to stay in front, JFIF's segment or a PNG's header."""
     if recognise(picture) is PNG:
         return 8 + 12 + int.from_bytes(picture[8:12])
@@ -140,7 +140,26 @@ def _place(picture: bytes) -> int:
     return at
 
 
-def _from_json(text: bytes) -> Recipe | None:
+def _parts(picture: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Kind, content and end of each segment before a JPEG's image data, or of each chunk of a PNG."""
+    found = recognise(picture)
+    at = 2 if found is JPEG else 8
+    while found is JPEG and picture[at : at + 1] == b"\xff" and picture[at + 1 : at + 2] not in END_OF_SEGMENTS:
+        end = at + 2 + _length(picture, at)
+        yield picture[at + 1 : at + 2], picture[at + 4 : end], end
+        at = end
+    while found is PNG and len(picture) >= at + 12:
+        end = at + 12 + int.from_bytes(picture[at : at + 4])
+        yield picture[at + 4 : at + 8], picture[at + 8 : end - 4], end
+        at = end
+
+
+def _length(jpeg: bytes, at: int) -> int:
+    """The length of the segment that begins here: at least that of the length itself, whatever the file says."""
+    return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
+
+
+def _parse(text: bytes) -> Recipe | None:
     try:
         data = json.loads(text)
         if data["software"] != SOFTWARE:
@@ -153,9 +172,6 @@ def _from_json(text: bytes) -> Recipe | None:
     return Recipe(parameters, picture, data.get("sandbox") is True)
 
 
-# ---- JPEG ----
-
-
 def _segment(kind: bytes, data: bytes) -> bytes:
     return b"\xff" + kind + pack(">H", len(data) + 2) + data if len(data) <= SEGMENT_BYTES else b""
 
@@ -166,32 +182,6 @@ def _exif(text: str) -> bytes:
     return EXIF_BEGINNING + pack(">LL", len(comment), 44) + pack(">L", 0) + comment
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kinds and contents of the segments before the picture itself."""
-    at = 2
-    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] not in (b"\xda", b"\xd9", b""):
-        length = _length(jpeg, at)
-        yield jpeg[at + 1 : at + 2], jpeg[at + 4 : at + 2 + length]
-        at += 2 + length
-
-
-def _length(jpeg: bytes, at: int) -> int:
-    """The length of the segment that begins here: at least that of the length itself, whatever the file says."""
-    return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
-
-
-# ---- PNG ----
-
-
 def _chunk(beginning: bytes, text: bytes) -> bytes:
     data = b"iTXt" + beginning + text
     return pack(">L", len(data) - 4) + data + pack(">L", crc32(data))
-
-
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kinds and contents of the chunks."""
-    at = 8
-    while len(png) >= at + 12:
-        length = int.from_bytes(png[at : at + 4])
-        yield png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
-        at += 12 + length

@@ -9,7 +9,7 @@ from pathlib import Path
 from mcp_vega import errors
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging import metadata
-from mcp_vega.imaging.formats import SUFFIXES, recognise, whole
+from mcp_vega.imaging.formats import SUFFIXES, recognise, require_whole
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import SANDBOX, Image, Job, Receipt, State
@@ -93,7 +93,7 @@ class ImageSaver:
                     found.append(data)
                     break
         try:
-            return [whole(data) for data in found] if len(found) == job.parameters.pictures else []
+            return [require_whole(data) for data in found] if len(found) == job.parameters.pictures else []
         except errors.UnreadableAnswer:
             return []
 
@@ -155,7 +155,7 @@ class ImageSaver:
             kept = await self._folder.read(image.path) if image.path else image.data
         except errors.GalleryError:
             return False
-        return kept is not None and metadata.without(kept) == metadata.without(data)
+        return kept is not None and metadata.strip(kept) == metadata.strip(data)
 
     async def _save_one(self, job: Job, index: int, data: bytes, saved: _Saved) -> None:
         """Keep a picture; where no disk takes it, it stays in memory."""
@@ -188,4 +188,4 @@ class ImageSaver:
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
     # Nothing of the call's own time or price: the same picture is to become the same file whenever it is fetched.
     parameters = job.parameters.model_copy(update={"seed": job.seed})
-    return metadata.written(data, Recipe(parameters, index + 1, sandbox=job.base_url == SANDBOX))
+    return metadata.embed(data, Recipe(parameters, index + 1, sandbox=job.base_url == SANDBOX))

@@ -17,9 +17,9 @@ from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
-from mcp_vega.segmind.history import HistoryRow, joined
+from mcp_vega.segmind.history import HistoryRow, merge_rows
 from mcp_vega.segmind.http import DRAWING_SECONDS
-from mcp_vega.segmind.parsing import as_decimal, failed
+from mcp_vega.segmind.response import as_decimal, generation_error
 
 # Seconds between looks into the history: a minute in all, then on while the call is said to be running.
 LOOKS = (1, 3, 6, 10, 15, 25)
@@ -119,7 +119,7 @@ class Reconciler:
                 raise errors.MediaError("The call ran, but the request history names no picture of it")
             await self._saver.save(job, row.urls, receipt)
         elif row.state == State.FAILED:
-            error = failed(row.error, Charged.YES if row.cost else Charged.NO)
+            error = generation_error(row.error, Charged.YES if row.cost else Charged.NO)
             await self._close(job, error, receipt=receipt)
         elif job.route is Route.V2 and self._age(job) < RECORD_SECONDS:
             # Its submission arrived: from here on it is a job like any other.
@@ -179,7 +179,7 @@ class Reconciler:
         alike = [other for other in await store.open_with_recipe_of(job) if other.error is None]
         async for row in self._rows(job):
             if found is not None:
-                found = joined(found, row) if row.request_id == found.request_id else found
+                found = merge_rows(found, row) if row.request_id == found.request_id else found
             elif (is_its := is_call_of(row, job)) is not False:
                 if is_its and row.request_id and not alike and await store.assign(job, row.request_id):
                     found = row
@@ -196,7 +196,7 @@ class Reconciler:
         with suppress(ServiceUnavailable):
             async for row in self._rows(job):
                 if row.request_id == request_id:
-                    found = joined(found, row) if found else row
+                    found = merge_rows(found, row) if found else row
                     if len(found.urls) >= job.parameters.pictures:
                         break
         return found or await self._client.history_entry(request_id)

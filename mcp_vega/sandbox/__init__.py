@@ -1,1 +1,1 @@
-"""A Segmind of one's own: the API's contract on loopback, without a key, a network or a cost."""
+"""The Segmind API's contract served on this machine: without a key, a network or a cost."""

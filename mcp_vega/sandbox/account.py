@@ -1,4 +1,4 @@
-"""The sandbox's state: an account, the calls it made and where each of them stands at a moment."""
+"""The sandbox's state: an account, the calls it made and the state of each at a moment."""
 
 import random
 import time
@@ -23,7 +23,10 @@ NEVER = 10**9
 
 @dataclass
 class Call:
-    """One call that the sandbox took; seconds are already scaled by its speed."""
+    """One call that the sandbox took.
+
+    Its times are in seconds, already multiplied by the account's speed; its costs are in US dollars.
+    """
 
     id: str
     slug: str
@@ -37,8 +40,8 @@ class Call:
     credits_left: Decimal
     seed: int
     pictures: int
-    problem: str = ""
-    looks: int = field(default=0, compare=False)
+    error: str = ""
+    status_requests: int = field(default=0, compare=False)
 
     @property
     def done(self) -> float:
@@ -46,12 +49,12 @@ class Call:
         return self.created + self.queue_seconds + self.run_seconds
 
     def state(self, now: float) -> str:
-        """Where it stands at a moment."""
+        """Its state at a moment."""
         if now < self.created + self.queue_seconds:
             return "QUEUED"
         if now < self.done:
             return "PROCESSING"
-        return "FAILED" if self.problem else "COMPLETED"
+        return "FAILED" if self.error else "COMPLETED"
 
 
 class Refusal(Exception):  # noqa: N818  it says what happens to the call
@@ -65,13 +68,20 @@ class Refusal(Exception):  # noqa: N818  it says what happens to the call
 
 
 class Account:
-    """The account and its calls.
+    """The account and its calls. All of its public state may be changed while the sandbox runs.
 
     Args:
         speed: What the documented times are multiplied by: 1 is realistic, 0 answers at once.
         credits: The balance in US dollars.
         rate_limit: Paid calls a minute; 0 is no limit.
         clock: Seconds since 1970.
+
+    Attributes:
+        history_status: The HTTP status that the request history answers with.
+        models: The models that each route knows.
+        calls: The calls by their ids.
+        requests: How often each endpoint was called.
+        admitted: When the paid calls of the last minute came.
     """
 
     def __init__(
@@ -86,11 +96,12 @@ class Account:
         self.credits = credits
         self.rate_limit = rate_limit
         self.history_status = 200
+        self.models = {"v1": set(MODELS), "v2": set(MODELS)}
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()
+        self.admitted = deque[float]()
         self._clock = clock
         self._skipped = 0.0
-        self._taken = deque[float]()
         self._prompts = Counter[str]()
 
     @property
@@ -104,11 +115,11 @@ class Account:
 
     def admit(self) -> datetime | None:
         """Count a paid call against the rate limit; or say when the next one is admitted, if this one is not."""
-        while self._taken and self._taken[0] <= self.now - 60:
-            self._taken.popleft()
-        if self.rate_limit and len(self._taken) >= self.rate_limit:
-            return datetime.fromtimestamp(self._taken[0] + 60, UTC)
-        self._taken.append(self.now)
+        while self.admitted and self.admitted[0] <= self.now - 60:
+            self.admitted.popleft()
+        if self.rate_limit and len(self.admitted) >= self.rate_limit:
+            return datetime.fromtimestamp(self.admitted[0] + 60, UTC)
+        self.admitted.append(self.now)
         return None
 
     def faults_of(self, prompt: object) -> Faults:
@@ -125,24 +136,20 @@ class Account:
         """
         if self.credits <= 0:
             raise Refusal(406 if route == "v1" else 402, "Insufficient credits. Please add credits to your account.")
-        parameters = _read(slug, body)
-        if isinstance(parameters, Refusal) and route == "v1":
-            raise parameters
-        problem = _problem(parameters, faults)
-        call = self._call(route, slug, body, faults, problem, None if isinstance(parameters, Refusal) else parameters)
-        self.credits = call.credits_left
-        self.calls[call.id] = call
-        return call
-
-    def _call(  # noqa: PLR0913, PLR0917  a call is what it is made of
-        self, route: str, slug: str, body: dict[str, Any], faults: Faults, problem: str, parameters: Parameters | None
-    ) -> Call:
-        effort = parameters.effort if parameters else 0.0
-        model = MODELS[slug]
-        cost = Decimal(0) if problem else (model.average_cost * Decimal(str(effort))).normalize()
-        run = model.average_seconds * effort + (COLD_START_SECONDS if "cold-start" in faults else 0)
+        parameters, error = None, ""
+        try:
+            parameters = _parse(slug, body)
+        except Refusal as refusal:
+            if route == "v1":
+                raise
+            error = refusal.text
+        error = error or faults.error()
+        model, effort = MODELS[slug], parameters.effort if parameters else 0.0
+        cost = Decimal(0) if error else (model.average_cost * Decimal(str(effort))).normalize()
+        run_seconds = model.average_seconds * effort + (COLD_START_SECONDS if "cold-start" in faults else 0)
         seed = parameters.seed if parameters else 0
-        return Call(
+        self.credits -= cost
+        call = Call(
             id=uuid.uuid4().hex,
             slug=slug,
             route=route,
@@ -150,42 +157,49 @@ class Account:
             faults=faults,
             created=self.now,
             queue_seconds=NEVER if "stuck" in faults else random.uniform(0.1, 0.3) * self.speed,  # noqa: S311
-            run_seconds=run * self.speed,
+            run_seconds=run_seconds * self.speed,
             cost=cost,
-            credits_left=self.credits - cost,
+            credits_left=self.credits,
             seed=random.randrange(10**10) if seed == -1 else seed,  # noqa: S311
             pictures=parameters.pictures if parameters else 0,
-            problem=problem,
+            error=error,
         )
+        self.calls[call.id] = call
+        return call
 
-    def find(self, request_id: str) -> Call | None:
-        """A queued job, while the API remembers it: an hour after its end."""
+    def record(self, request_id: str) -> Call:
+        """A call, while the API keeps its record: for an hour after its end.
+
+        Raises:
+            Refusal: There is no record.
+        """
         call = self.calls.get(request_id)
-        if call is None or self.now > call.done + RESULT_SECONDS:
-            return None
-        return None if "expired" in call.faults and self.now >= call.done else call
+        kept = 0 if call and "expired" in call.faults else RESULT_SECONDS
+        if call is None or self.now > call.done + kept:
+            raise no_record(request_id)
+        return call
 
-    def find_media(self, request_id: str) -> Call | None:
-        """A call whose pictures are still there: seven days after its end."""
+    def media(self, request_id: str) -> Call | None:
+        """A call whose pictures are still there: for seven days after its end."""
         call = self.calls.get(request_id)
         return call if call and call.done <= self.now <= call.done + MEDIA_SECONDS else None
 
 
-def _read(slug: str, body: dict[str, Any]) -> Parameters | Refusal:
-    """The body as parameters, names that are not the model's left aside; or what v1 says to a wrong one."""
+def no_record(request_id: str) -> Refusal:
+    """What is said to an id that is not known, or not any more."""
+    return Refusal(404, f"Request {request_id} not found")
+
+
+def _parse(slug: str, body: dict[str, Any]) -> Parameters:
+    """The body as parameters, without the names that are not the model's.
+
+    Raises:
+        Refusal: What v1 says to a wrong one.
+    """
     model = MODELS[slug]
-    known = {name: value for name, value in body.items() if name in model.model_fields}
     try:
-        return model.model_validate(known)
+        return model.model_validate({name: value for name, value in body.items() if name in model.model_fields})
     except ValidationError as error:
         first = error.errors()[0]
-        said = f"{first['loc'][0]}: {first['msg']}"
-        return Refusal(406 if first["type"] == "literal_error" else 400, said)
-
-
-def _problem(parameters: Parameters | Refusal, faults: Faults) -> str:
-    if isinstance(parameters, Refusal):
-        return parameters.text
-    if "moderation" in faults:
-        return "Content policy violation: the prompt was flagged by moderation"
-    return "The model ran out of memory" if "failed" in faults else ""
+        text = f"{first['loc'][0]}: {first['msg']}"
+        raise Refusal(406 if first["type"] == "literal_error" else 400, text) from error

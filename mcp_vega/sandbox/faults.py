@@ -5,7 +5,6 @@ the same prompt is sent. Several may stand in one prompt.
 """
 
 import re
-from collections.abc import Callable
 
 FAULTS = {
     "NNN": "a paid call is refused with this status (400 to 599) and not charged",
@@ -36,20 +35,20 @@ FAULTS = {
     "media-foreign": "v2 only: the picture's address is on another host",
     "media-redirect": "v2 only: the picture's address redirects to another host",
 }
+# Another host, for the faults that name one.
 FOREIGN = "https://elsewhere.example"
 _WRITTEN = re.compile(r"\[fault:([a-z0-9-]+)(?:\*(\d+))?\]")
 
 
 class Faults:
-    """The faults of one call."""
+    """The faults of one call.
+
+    Args:
+        prompt: The prompt, or whatever stands in its place.
+        times_seen: How often the same prompt was sent before.
+    """
 
     def __init__(self, prompt: object, times_seen: int) -> None:
-        """Read the faults of a prompt.
-
-        Args:
-            prompt: The prompt, or whatever stands in its place.
-            times_seen: How often the same prompt was sent before.
-        """
         written = _WRITTEN.findall(prompt) if isinstance(prompt, str) else []
         self._names = {name for name, times in written if not times or times_seen < int(times)}
 
@@ -57,21 +56,23 @@ class Faults:
         return name in self._names
 
     def unknown(self) -> str | None:
-        """A name that stands in no table, if there is one."""
-        return next((name for name in sorted(self._names) if _general(name) not in FAULTS), None)
+        """A name that is not in `FAULTS`, if there is one."""
+        general = {name: re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", name) for name in sorted(self._names)}
+        return next((name for name in general if general[name] not in FAULTS), None)
 
-    def refused(self) -> int | None:
+    def status_before(self) -> int | None:
         """The status to refuse the call with."""
-        return self._status(str.isdigit)
+        return self._status(r"\d{3}")
 
-    def answered(self) -> int | None:
+    def status_after(self) -> int | None:
         """The status to answer with although the call ran."""
-        return self._status(lambda name: name.endswith("-after"))
+        return self._status(r"\d{3}-after")
 
-    def _status(self, chosen: Callable[[str], bool]) -> int | None:
-        names = (name for name in self._names if name[:3].isdigit() and chosen(name))
-        return next((int(name[:3]) for name in names), None)
+    def error(self) -> str:
+        """The words that the drawing fails with; empty where it does not."""
+        if "moderation" in self:
+            return "Content policy violation: the prompt was flagged by moderation"
+        return "The model ran out of memory" if "failed" in self else ""
 
-
-def _general(name: str) -> str:
-    return re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", name)
+    def _status(self, pattern: str) -> int | None:
+        return next((int(name[:3]) for name in self._names if re.fullmatch(pattern, name)), None)

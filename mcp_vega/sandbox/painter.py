@@ -9,9 +9,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 SIDE = 1024
 Colour = tuple[int, int, int]
+# Sky above, sky at the horizon, light, far hills, near hills.
+Palette = tuple[Colour, Colour, Colour, Colour, Colour]
 
-# Sky above, sky at the horizon, light, far hills, near hills: words of the prompt choose one, else the seed does.
-PALETTES: dict[str, tuple[Colour, Colour, Colour, Colour, Colour]] = {
+PALETTES: dict[str, Palette] = {
     "dusk": ((38, 28, 84), (246, 136, 96), (255, 226, 170), (150, 84, 122), (28, 20, 50)),
     "dawn": ((96, 140, 196), (252, 206, 178), (255, 244, 214), (146, 150, 186), (48, 58, 88)),
     "night": ((6, 10, 32), (38, 60, 112), (236, 240, 255), (34, 50, 92), (6, 10, 24)),
@@ -20,6 +21,7 @@ PALETTES: dict[str, tuple[Colour, Colour, Colour, Colour, Colour]] = {
     "fire": ((52, 8, 24), (238, 84, 36), (255, 214, 110), (150, 40, 42), (30, 6, 16)),
     "aurora": ((4, 18, 40), (24, 110, 110), (190, 255, 220), (20, 70, 86), (4, 18, 28)),
 }
+# The words of a prompt that choose a palette; without one, the seed does.
 WORDS = {
     "dusk": ("dusk", "sunset", "evening", "twilight", "autumn"),
     "dawn": ("dawn", "sunrise", "morning", "spring", "blossom"),
@@ -45,13 +47,14 @@ def paint(prompt: str, seed: int, index: int = 0) -> bytes:
     """
     digest = hashlib.sha256(f"{index}:{seed}:{prompt}".encode("utf-8", "replace")).digest()
     rng = random.Random(digest)  # noqa: S311  a picture, no secret
-    high, low, light, far, near = PALETTES[_mood(prompt, rng)]
+    palette = high, low, light, _, near = _palette(prompt, rng)
     horizon = rng.randint(560, 680)
     picture = _gradient(high, low, horizon)
     _stars(picture, rng, high, horizon)
     sun = (rng.randint(220, 800), rng.randint(horizon - 330, horizon - 90))
     picture = _glow(picture, sun, rng.randint(36, 84), light)
-    _hills(picture, rng, horizon, (low, far, near), water := _has(prompt, WATER) or rng.random() < 0.35)
+    water = _has(prompt, WATER) or rng.random() < 0.35
+    _hills(picture, rng, horizon, palette, water=water)
     if water:
         _water(picture, rng, horizon, sun[0], light)
     _foreground(picture, rng, near)
@@ -66,9 +69,9 @@ def _has(prompt: str, words: tuple[str, ...]) -> bool:
     return any(word in prompt.lower() for word in words)
 
 
-def _mood(prompt: str, rng: random.Random) -> str:
+def _palette(prompt: str, rng: random.Random) -> Palette:
     drawn = rng.choice(sorted(PALETTES))
-    return next((mood for mood, words in WORDS.items() if _has(prompt, words)), drawn)
+    return PALETTES[next((name for name, words in WORDS.items() if _has(prompt, words)), drawn)]
 
 
 def _mix(one: Colour, other: Colour, share: float) -> Colour:
@@ -115,25 +118,15 @@ def _ridge(rng: random.Random, base: float, height: float, roughness: float) -> 
         (rng.uniform(0.7, 1.3) * 2**octave, height * roughness**octave, rng.uniform(0, 2 * math.pi))
         for octave in range(1, 8)
     ]
-    return [
-        (
-            x,
-            base
-            - height * 0.4
-            - sum(size * math.sin(x / SIDE * rate * math.pi + shift) for rate, size, shift in waves),
-        )
-        for x in range(0, SIDE + 4, 4)
-    ]
+    points: list[tuple[float, float]] = []
+    for x in range(0, SIDE + 4, 4):
+        rise = sum(size * math.sin(x / SIDE * rate * math.pi + shift) for rate, size, shift in waves)
+        points.append((x, base - height * 0.4 - rise))
+    return points
 
 
-def _hills(
-    picture: Image.Image,
-    rng: random.Random,
-    horizon: int,
-    colours: tuple[Colour, Colour, Colour],
-    water: bool,  # noqa: FBT001
-) -> None:
-    low, far, near = colours
+def _hills(picture: Image.Image, rng: random.Random, horizon: int, colours: Palette, *, water: bool) -> None:
+    _, low, _, far, near = colours
     draw = ImageDraw.Draw(picture)
     layers = 4 if water else 6
     for layer in range(layers):
@@ -205,7 +198,7 @@ def _lighthouse(picture: Image.Image, rng: random.Random, horizon: int, near: Co
 
 
 def _mark(picture: Image.Image) -> Image.Image:
-    """SANDBOX in the lower right corner: small, legible on any ground, and honest."""
+    """The picture with the word SANDBOX in the lower right corner."""
     font = ImageFont.load_default(20)
     draw = ImageDraw.Draw(picture, "RGBA")
     left, top, right, bottom = draw.textbbox((SIDE - 20, SIDE - 18), "SANDBOX", font=font, anchor="rs")

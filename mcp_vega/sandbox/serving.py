@@ -44,7 +44,7 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=0,
-            date_header=False,  # the application has a time of its own
+            date_header=False,  # the sandbox's clock is not the machine's
         )
         server = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:

@@ -30,11 +30,12 @@ def require_usable(key: SecretStr | None) -> str:
     if not text:
         raise errors.MissingKey("No Segmind API key is set")
     if _PLACEHOLDER.fullmatch(text):
-        raise _left(text)
+        raise _placeholder_error(text)
     if found := _PREFIX.match(text):
-        raise _unfit(f"“{found[0].strip()}” before the key", "Leave the key alone in it and start the server again")
-    if not _KEY.fullmatch(text):
-        raise _unfit(f"{_first_stranger(text)}, which no key has", f"Copy the key anew from {KEYS_PAGE}, in one piece")
+        raise _invalid(f"“{found[0].strip()}” before the key", "Leave the key alone in it and start the server again")
+    if invalid := _KEY.sub("", text):
+        step = f"Copy the key anew from {KEYS_PAGE}, in one piece"
+        raise _invalid(f"{_character_name(invalid[0])}, which no key has", step)
     return text
 
 
@@ -43,24 +44,22 @@ def is_placeholder(text: str) -> bool:
     return bool(_PLACEHOLDER.fullmatch(text.strip())) and not re.search(r"\d", text)
 
 
-def _left(placeholder: str) -> errors.MissingKey:
-    """The error of a placeholder."""
-    shown = f"the placeholder {placeholder}" if is_placeholder(placeholder) else "a placeholder"
+def _placeholder_error(text: str) -> errors.MissingKey:
+    shown = f"the placeholder {text}" if is_placeholder(text) else "a placeholder"
     step = None
-    if placeholder.startswith("${user_config."):
+    if text.startswith("${user_config."):
         step = f"Enter a key from {KEYS_PAGE} in this extension's settings in the host, and start it again"
     return errors.MissingKey(f"No Segmind API key is set: SEGMIND_API_KEY still holds {shown}", next_step=step)
 
 
-def _unfit(what: str, next_step: str) -> errors.InvalidSettings:
+def _invalid(what: str, next_step: str) -> errors.InvalidSettings:
     return errors.InvalidSettings(f"SEGMIND_API_KEY holds {what}", next_step=next_step)
 
 
-def _first_stranger(text: str) -> str:
-    """What the first character is that no key has."""
-    stranger = _KEY.sub("", text)[0]
-    if stranger in "\r\n":
+def _character_name(character: str) -> str:
+    if character in "\r\n":
         return "a line break"
-    if stranger.isspace():
+    if character.isspace():
         return "a space"
-    return f"the character {stranger}" if stranger.isascii() and stranger.isprintable() else "a character beyond ASCII"
+    printable = character.isascii() and character.isprintable()
+    return f"the character {character}" if printable else "a character beyond ASCII"

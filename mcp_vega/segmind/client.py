@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from urllib.parse import quote, unquote
@@ -12,54 +13,59 @@ from pydantic import SecretStr
 
 from mcp_vega import errors
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind import api_key, history, parsing, retries
+from mcp_vega.segmind import api_key, history, parsing
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
-from mcp_vega.segmind.http import Caller
+from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
 from mcp_vega.segmind.response import ApiResponse
 
-# A request that was just queued may not have reached every replica of the API yet.
-REPLICATION_SECONDS = 15
 # For how long the API keeps the record of a request.
 RECORD_SECONDS = 3600
-# For how long a refused or unsent call is repeated, in seconds.
-PATIENCE = 40.0
 
 # They say nothing about a job; asking again may.
-PASSING = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
+TEMPORARY = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The addresses that a client speaks to.
+
+    Attributes:
+        base_url: The API, without a version.
+        history_url: The request history.
+        media_hosts: Further host names that pictures may be fetched from.
+    """
+
+    base_url: str
+    history_url: str
+    media_hosts: tuple[str, ...] = ()
 
 
 class SegmindClient:
     """Speaks the API's v1 (answers with the picture) and v2 (queues a job).
 
+    Every call raises a `SegmindError` where it was refused, got no response or one that cannot be read; the error knows
+    whether the call was charged. Without a key every call but `download` raises `MissingKey`.
+
     Source of the contract: the vendor's model pages, its Python SDK and recorded responses.
 
     Args:
         http: Sends the requests; it is not closed here.
-        key: The API key, sent to `base_url` and `history_url` only. Without one every call but `download` raises
-            `MissingKey`.
-        base_url: The API, without a version.
-        history_url: The request history's address.
-        media_hosts: Further host names that pictures may be fetched from.
-        patience: Seconds that a refused or unsent call is repeated for.
+        key: The API key, sent to the base URL and the history's URL only.
+        endpoints: The addresses.
+        policy: How long and how often calls are repeated.
     """
 
-    def __init__(  # noqa: PLR0913  each is one thing the world outside decides
-        self,
-        http: httpx.AsyncClient,
-        key: SecretStr | None,
-        *,
-        base_url: str,
-        history_url: str,
-        media_hosts: tuple[str, ...] = (),
-        patience: float = PATIENCE,
+    def __init__(
+        self, http: httpx.AsyncClient, key: SecretStr | None, endpoints: Endpoints, policy: RetryPolicy = DEFAULT_POLICY
     ) -> None:
-        self._caller = Caller(http, patience)
+        self._sender = HttpSender(http, policy)
         self._key = key
-        self.base_url = base_url.rstrip("/")
-        self._history_url = history_url.rstrip("/")
-        self._allowed_urls = AllowedUrls(base_url, media_hosts)
+        self.base_url = endpoints.base_url.rstrip("/")
+        self._history_url = endpoints.history_url.rstrip("/")
+        self._allowed_urls = AllowedUrls(endpoints.base_url, endpoints.media_hosts)
+        self._replication_seconds = policy.replication_seconds
 
     def require_key(self) -> str:
         """The key, where a call could be made with it at all.
@@ -75,46 +81,39 @@ class SegmindClient:
 
         Returns:
             The pictures; or a `Submission` where the API queued the call instead.
-
-        Raises:
-            SegmindError: See `errors`; each knows whether the call was charged.
         """
-        answer = await self._call("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
-        return parsing.read_generation(answer, paid=True)
+        response = await self._send("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
+        return parsing.parse_generation(response, paid=True)
 
     async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission:
-        """`POST /v2/{slug}`: queue a job. Charged, each time.
-
-        Raises:
-            SegmindError: See `errors`; each knows whether the call was charged.
-        """
-        return parsing.read_submission(await self._call("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
+        """`POST /v2/{slug}`: queue a job. Charged, each time."""
+        return parsing.parse_submission(await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
-        """Look at a queued job again and again until it has finished; yields what each look shows.
+        """Ask for a queued job's status again and again until it has finished; yields each.
 
-        Answers that say nothing (5xx, broken bodies, a 404 soon after the submission) are passed over, for as long
+        Responses that say nothing (5xx, broken bodies, a 404 soon after the submission) are passed over, for as long
         as the API keeps its records.
 
         Args:
             request_id: The job's id.
-            expected: Seconds until the picture is likely ready: the first look comes then.
+            expected: Seconds until the picture is likely ready: the first request is sent then.
             age: Seconds since the job was submitted.
 
         Raises:
             OutcomeUnknown: The API does not know the job any more, or will not say how it stands.
         """
         started = time.monotonic() - age
-        for pause in retries.polls(expected):
+        for pause in poll_pauses(expected):
             await anyio.sleep(pause)
             elapsed = time.monotonic() - started
             try:
                 status = await self.status(request_id)
             except errors.NotFound as error:
-                if elapsed > REPLICATION_SECONDS:
+                if elapsed > self._replication_seconds:
                     raise errors.OutcomeUnknown(f"The API no longer knows job {request_id}") from error
-            except (*PASSING, errors.UnreadableAnswer):
-                pass  # it says nothing about the job; the next look may
+            except (*TEMPORARY, errors.UnreadableAnswer):
+                pass
             except errors.SegmindError as error:
                 said = f"Job {request_id} was queued, but how it stands cannot be asked: {error.what}"
                 raise errors.OutcomeUnknown(said) from error
@@ -126,12 +125,8 @@ class SegmindClient:
                 raise errors.OutcomeUnknown(f"The API had not finished job {request_id} after an hour")
 
     async def status(self, request_id: str) -> Status:
-        """`GET /v2/requests/{id}/status`: look at a queued job once.
-
-        Raises:
-            SegmindError: The API does not know the job, or could not be asked.
-        """
-        return parsing.read_status(await self._call("GET", f"{self._request_url(request_id)}/status"))
+        """`GET /v2/requests/{id}/status`: a queued job's status."""
+        return parsing.parse_status(await self._send("GET", f"{self._request_url(request_id)}/status"))
 
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
@@ -143,30 +138,32 @@ class SegmindClient:
         Raises:
             MediaError: The result cannot be had.
         """
-        started, pauses = time.monotonic(), retries.polls(0)
+        started, pauses = time.monotonic(), poll_pauses(0)
         while True:
             await anyio.sleep(next(pauses))
             elapsed = time.monotonic() - started
             try:
-                answer = await self._call("GET", self._request_url(request_id))
-                generation = parsing.read_generation(answer, paid=False)
-            except PASSING as error:
-                why, tolerated = error.what, elapsed < deadline
-            except errors.NotFound as error:
-                why, tolerated = error.what, elapsed < REPLICATION_SECONDS
+                response = await self._send("GET", self._request_url(request_id))
+                generation = parsing.parse_generation(response, paid=False)
             except errors.SegmindError as error:
-                raise _lost_result(request_id, error.what) from error
+                why, limit = error.what, deadline if isinstance(error, TEMPORARY) else 0
+                if isinstance(error, errors.NotFound):
+                    limit = self._replication_seconds
             else:
                 if isinstance(generation, Generation):
                     return generation
-                why, tolerated = "it is not finished, although the API said so", elapsed < REPLICATION_SECONDS
-            if not tolerated:
-                raise _lost_result(request_id, why)
+                why, limit = "it is not finished, although the API said so", self._replication_seconds
+            if elapsed >= limit:
+                raise errors.MediaError(
+                    f"The picture was drawn, but the result of job {request_id} cannot be had: {why}",
+                    next_step=f"Look for {request_id} in your request history at https://cloud.segmind.com "
+                    "within seven days",
+                )
 
     async def history(self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100) -> HistoryPage:
         """One page of the account's calls of a model, newest first, failed and unfinished ones included.
 
-        Asked once: whoever needs it has a time of his own for asking again.
+        Sent once: its callers decide when to ask again.
 
         Args:
             model: The model's slug.
@@ -174,31 +171,20 @@ class SegmindClient:
             until: The last day (UTC), at most 31 days later.
             page: From 1.
             per_page: 1 to 100 pictures.
-
-        Raises:
-            SegmindError: The history cannot be had.
         """
         query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model, "sort_by": "model_created", "sort_order": "desc"}
-        answer = await self._call("GET", self._history_url, params=query, repeat=False)
-        return history.read_history(answer, per_page)
+        response = await self._send("GET", self._history_url, params=query, repeat=False)
+        return history.parse_history(response, per_page)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
-        """One call of the account, of any age; None where the history has no such call.
-
-        Raises:
-            SegmindError: The history cannot be had.
-        """
+        """One call of the account, of any age; None where the history has no such call. Sent once."""
         url = f"{self._history_url}/{quote(request_id, safe='')}"
-        return history.read_history_entry(await self._call("GET", url, repeat=False))
+        return history.parse_history_entry(await self._send("GET", url, repeat=False))
 
     async def credits(self) -> Credits:
-        """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key.
-
-        Raises:
-            SegmindError: The key is not valid, or the API could not be asked.
-        """
-        return parsing.read_credits(await self._call("GET", f"{self.base_url}/v1/get-user-credits"))
+        """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key."""
+        return parsing.parse_credits(await self._send("GET", f"{self.base_url}/v1/get-user-credits"))
 
     async def download(self, url: str) -> bytes:
         """Fetch a finished picture, without the key, from an address that the settings allow.
@@ -212,23 +198,16 @@ class SegmindClient:
         if self._key and self._key.get_secret_value() in unquote(url):
             raise errors.MediaError("The picture was drawn, but its address holds the API key, so it is not asked")
         try:
-            answer = await self._caller.fetch(url, self._allowed_urls)
+            response = await self._sender.download(url, self._allowed_urls)
         except (errors.Unreachable, errors.ServiceUnavailable) as error:
             raise errors.MediaError(
                 f"The picture was drawn, but {quoted(url)} could not be reached",
                 next_step=f"Open {quoted(url)} within seven days",
             ) from error
-        return parsing.read_medium(answer, url)
+        return parsing.parse_download(response, url)
 
     def _request_url(self, request_id: str) -> str:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"
 
-    async def _call(self, method: str, url: str, *, paid: bool = False, **request: Any) -> ApiResponse:
-        return await self._caller.call(method, url, self.require_key(), paid=paid, **request)
-
-
-def _lost_result(request_id: str, why: str) -> errors.MediaError:
-    return errors.MediaError(
-        f"The picture was drawn, but the result of job {request_id} cannot be had: {why}",
-        next_step=f"Look for {request_id} in your request history at https://cloud.segmind.com within seven days",
-    )
+    async def _send(self, method: str, url: str, *, paid: bool = False, **request: Any) -> ApiResponse:
+        return await self._sender.send(method, url, self.require_key(), paid=paid, **request)

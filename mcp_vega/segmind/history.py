@@ -1,4 +1,7 @@
-"""The vendor's request history: every call of an account, failed and unfinished ones included."""
+"""The vendor's request history: every call of an account, failed and unfinished ones included.
+
+Both parsers raise a `SegmindError` where the history could not be read.
+"""
 
 import json
 from ast import literal_eval
@@ -9,8 +12,8 @@ from typing import Any
 
 from mcp_vega import errors
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.parsing import as_cost, is_request_id
-from mcp_vega.segmind.response import ApiResponse, as_moment, as_object, refusal
+from mcp_vega.segmind.parsing import is_request_id
+from mcp_vega.segmind.response import ApiResponse, as_cost, as_moment, as_object, require_success
 
 # Longer than any body that is sent: to read it could take all the time and memory there is.
 INPUTS_LENGTH = 100_000
@@ -20,7 +23,8 @@ INPUTS_LENGTH = 100_000
 class HistoryRow:
     """One call in the vendor's request history.
 
-    `inputs` is the body as it was sent, `created` when it arrived (UTC), `urls` where its pictures are.
+    `inputs` is the body as it was sent, `created` when it arrived (UTC), `cost` is in US dollars, `urls` where its
+    pictures are.
     """
 
     request_id: str
@@ -45,82 +49,70 @@ class HistoryPage:
     asked: datetime | None
 
 
-def read_history(answer: ApiResponse, per_page: int) -> HistoryPage:
-    """Read a page of the request history: one row per call, where the API sends one per picture.
-
-    Raises:
-        SegmindError: The history could not be read.
-    """
-    if not answer.ok:
-        raise refusal(answer)
-    body: Any = answer.json
+def parse_history(response: ApiResponse, per_page: int) -> HistoryPage:
+    """Parse a page of the request history: one row per call, where the API sends one per picture."""
+    require_success(response)
+    body: Any = response.json
     rows = as_object(body).get("data", body)
     if not isinstance(rows, list):
-        raise errors.ServiceUnavailable("The API's request history came in an unknown form")
+        raise _unknown_form()
     calls: dict[str, HistoryRow] = {}
     for number, row in enumerate(as_object(each) for each in rows):  # pyright: ignore[reportUnknownVariableType]
-        call = _history_row(row)
+        call = _parse_row(row)
         name = call.request_id or f"#{number}"
         earlier = calls.get(name)
-        calls[name] = joined(earlier, call) if earlier else call
+        calls[name] = merge_rows(earlier, call) if earlier else call
     full = len(rows) >= per_page  # pyright: ignore[reportUnknownArgumentType]
-    return HistoryPage(tuple(calls.values()), full, as_moment(answer.headers.get("date")))
+    return HistoryPage(tuple(calls.values()), full, as_moment(response.headers.get("date")))
 
 
-def read_history_entry(answer: ApiResponse) -> HistoryRow | None:
-    """Read one call from the request history; None where it has no such call.
-
-    Raises:
-        SegmindError: The history could not be read.
-    """
-    if answer.status == 404:
+def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
+    """Parse one call of the request history; None where it has no such call."""
+    if response.status == 404:
         return None
-    if not answer.ok:
-        raise refusal(answer)
-    body = answer.fields
-    row = as_object(body.get("data")) or body
-    if not _request_id(row.get("request_id")):
-        raise errors.ServiceUnavailable("The API's request history came in an unknown form")
-    return _history_row(row)
+    require_success(response)
+    row = _parse_row(as_object(response.fields.get("data")) or response.fields)
+    if not row.request_id:
+        raise _unknown_form()
+    return row
 
 
-def joined(first: HistoryRow, second: HistoryRow) -> HistoryRow:
+def merge_rows(first: HistoryRow, second: HistoryRow) -> HistoryRow:
     """Two rows of one call as one, with the pictures of both."""
     return replace(first, urls=tuple(dict.fromkeys((*first.urls, *second.urls))))
 
 
-def _history_row(row: dict[str, Any]) -> HistoryRow:
-    url = row.get("generation_url")
+def _unknown_form() -> errors.ServiceUnavailable:
+    return errors.ServiceUnavailable("The API's request history came in an unknown form")
+
+
+def _parse_row(row: dict[str, Any]) -> HistoryRow:
+    """A row; its request id is empty where it has none that can be asked for (`null` is none, and no call's name)."""
+    request_id, url = row.get("request_id"), row.get("generation_url")
+    text = str(request_id) if isinstance(request_id, str | int) else ""
     return HistoryRow(
-        request_id=_request_id(row.get("request_id")),
+        request_id=text if is_request_id(text) else "",
         model=str(row.get("model_name", "")),
         state=str(row.get("model_status", "")),
         cost=as_cost(row.get("credits_deduction")),
         created=as_moment(row.get("model_created")),
-        inputs=_literal(row.get("request_body")),
+        inputs=_parse_inputs(row.get("request_body")),
         urls=(url,) if isinstance(url, str) and url else (),
         error=quoted(str(row["error"])) if row.get("error") else "",
     )
 
 
-def _request_id(value: Any) -> str:
-    """A call's id; empty where it has none that can be asked for. `null` is none, and no call's name."""
-    text = str(value) if isinstance(value, str | int) else ""
-    return text if is_request_id(text) else ""
-
-
-def _literal(text: Any) -> dict[str, Any]:
+def _parse_inputs(text: Any) -> dict[str, Any]:
     """A call's inputs from the history: an object, its JSON, or the text of a Python dictionary."""
     if not isinstance(text, str):
         return as_object(text)
     if len(text) > INPUTS_LENGTH:
         return {}
-    try:
-        return as_object(json.loads(text))
-    except (ValueError, RecursionError):
+    for parse in (json.loads, literal_eval):
         try:
-            inputs = as_object(literal_eval(text))
+            inputs = as_object(parse(text))
             str(inputs)  # a number in another notation may be too long to be shown or compared
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return {}
+            continue
         return inputs
+    return {}

@@ -1,9 +1,16 @@
-"""How requests are sent: bounded in time and size, repeated as far as `retries` allows."""
+"""How requests are sent: bounded in time and size, and repeated as far as a `RetryPolicy` allows.
+
+A paid call is repeated only when it never left this machine. Refused with 429 it was not executed either, but when it
+is sent again is decided in `jobs`, where the limits of all servers are known. A question (GET) costs nothing and is
+repeated freely.
+"""
 
 import json
+import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,104 +20,184 @@ import httpx
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind import retries
 from mcp_vega.segmind.media_urls import AllowedUrls
-from mcp_vega.segmind.response import ApiResponse, passing_failure
+from mcp_vega.segmind.response import ApiResponse, error_from
 
-# A cold start may take three minutes before the first byte of an answer.
-DRAWING = httpx.Timeout(10, read=240)
-CURRENT_CLIENT = httpx.Timeout(10, read=20)
-# The longest that a whole call may take, and the largest answer: four pictures of 7 MB as base64.
-DRAWING_SECONDS, ASKING_SECONDS, MEDIA_SECONDS = 300, 60, 120
+# The longest that a whole paid call may take.
+DRAWING_SECONDS = 300
+# The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
 REDIRECTS = 3
-PAID_PATIENCE = 5.0
+# What a call may end with that is worth another attempt: for a paid one, only what shows that it was never sent.
+REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, httpx.RequestError)
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
-class Caller:
-    """Sends requests over an HTTP client that is not closed here.
+@dataclass(frozen=True)
+class TimeLimits:
+    """How long a call may take, in seconds.
 
-    Args:
-        http: The client.
-        patience: Seconds that a call which was refused or not sent is repeated for.
+    Attributes:
+        connect: For a connection, and to send a part of the request.
+        drawing_read: From one part of the response to a paid call to the next. A cold start may take three minutes.
+        read: From one part of any other response to the next.
+        drawing: For a whole paid call.
+        asking: For a whole question.
+        media: For a whole download.
     """
 
-    def __init__(self, http: httpx.AsyncClient, patience: float) -> None:
-        self._http = http
-        self._patience = patience
+    connect: float = 10
+    drawing_read: float = 240
+    read: float = 20
+    drawing: float = DRAWING_SECONDS
+    asking: float = 60
+    media: float = 120
 
-    async def call(
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long and how often calls are repeated, and how long each may take. All times are in seconds.
+
+    Attributes:
+        retry_seconds: For how long a call that was refused or not sent is repeated.
+        paid_retry_seconds: The same for a paid call, if it is less, so that its job is soon said to be waiting.
+        first_pause: The pause after the first attempt; it doubles with each further one.
+        longest_pause: The longest pause.
+        attempts: How often a call is sent at most.
+        replication_seconds: For how long a request that was just queued may be unknown to a replica of the API.
+        limits: How long each call may take.
+    """
+
+    retry_seconds: float = 40
+    paid_retry_seconds: float = 5
+    first_pause: float = 0.5
+    longest_pause: float = 10
+    attempts: int = 6
+    replication_seconds: float = 15
+    limits: TimeLimits = field(default_factory=TimeLimits)
+
+    def pause_before_retry(self, failure: Exception, attempt: int, now: datetime, *, paid: bool) -> float | None:
+        """Seconds until a failed call may be repeated; None when it must not be.
+
+        Args:
+            failure: What the attempt ended with.
+            attempt: Its number, from 0.
+            now: The time (UTC).
+            paid: Whether the call is charged when it runs.
+        """
+        if attempt + 1 >= self.attempts or not isinstance(failure, NEVER_SENT if paid else REPEATABLE):
+            return None
+        until = failure.until if isinstance(failure, errors.RateLimited) else None
+        # The API's clock may be behind: a moment that is over does not allow asking at once.
+        return (max((until - now).total_seconds(), 0) if until else 0) + self.backoff(attempt)
+
+    def backoff(self, attempt: int) -> float:
+        """A pause that doubles with each attempt, shortened at random by up to a half so that clients spread."""
+        return min(self.first_pause * 2**attempt, self.longest_pause) * random.uniform(0.5, 1)  # noqa: S311
+
+
+DEFAULT_POLICY = RetryPolicy()
+
+
+def poll_pauses(expected: float) -> Iterator[float]:
+    """Seconds to wait before each status request of a queued job, without end.
+
+    The first comes when the picture is likely ready, the next ones soon after, then ever less often, so that they do
+    not use up the plan's requests per minute.
+
+    Args:
+        expected: How long the drawing still takes on average, in seconds.
+    """
+    yield expected
+    pause = 0.1
+    while True:
+        yield pause * random.uniform(0.8, 1.2)  # noqa: S311
+        pause = min(pause * 1.5, 10.0)
+
+
+class HttpSender:
+    """Sends requests over an HTTP client that is not closed here."""
+
+    def __init__(self, http: httpx.AsyncClient, policy: RetryPolicy) -> None:
+        self._http = http
+        self._policy = policy
+
+    async def send(
         self, method: str, url: str, key: str, *, paid: bool, repeat: bool = True, **request: Any
     ) -> ApiResponse:
-        """Send a request with the key; with `repeat`, again and again as far as `retries` and the patience allow.
+        """Send a request with the key; with `repeat`, again and again as far as the policy allows.
 
         Returns:
-            The last answer, whatever it says: reading it is the caller's.
+            The last response, whatever its status.
 
         Raises:
-            SegmindError: The last attempt got no answer.
+            SegmindError: The last attempt got no response.
         """
-        timeout, seconds = (DRAWING, DRAWING_SECONDS) if paid else (CURRENT_CLIENT, ASKING_SECONDS)
+        limits = self._policy.limits
+        read, seconds = (limits.drawing_read, limits.drawing) if paid else (limits.read, limits.asking)
+        timeout = httpx.Timeout(limits.connect, read=read)
 
         async def attempt() -> ApiResponse:
             stream = self._http.stream(method, url, headers={"x-api-key": key}, timeout=timeout, **request)
-            async with _at_most(seconds), stream as response:
-                body = await _read(response, ANSWER_BYTES, even_cut=paid and response.is_success)
-                # A key that comes back in an answer goes no further.
+            async with _time_limit(seconds), stream as response:
+                body = await _read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
+                # A key that comes back in a response goes no further.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-                return ApiResponse(response.status_code, headers, _without(key, body))
+                return ApiResponse(response.status_code, headers, _without_key(body, key))
 
-        # A paid call that has to wait longer is a job that waits: whoever began it is to know.
-        patience = min(self._patience, PAID_PATIENCE) if paid else self._patience
-        return await self._repeat(attempt, paid=paid, patience=patience if repeat else 0)
+        retry_seconds = self._policy.retry_seconds if repeat else 0
+        if paid:
+            retry_seconds = min(retry_seconds, self._policy.paid_retry_seconds)
+        return await self._repeat(attempt, paid=paid, retry_seconds=retry_seconds)
 
-    async def fetch(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
-        """Fetch media without the key, in pieces, so that one that is too large is given up early.
-
-        Returns:
-            The last answer, its body cut off where it was too large.
+    async def download(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
+        """Fetch media without the key; a body that is too large is given up early, and comes cut off.
 
         Raises:
             MediaError: The address, or one it redirects to, is not allowed.
-            SegmindError: The last attempt got no answer.
+            SegmindError: The last attempt got no response.
         """
-        return await self._repeat(lambda: self._fetch(url, allowed_urls), paid=False, patience=self._patience)
+        retry_seconds = self._policy.retry_seconds
+        return await self._repeat(lambda: self._follow(url, allowed_urls), paid=False, retry_seconds=retry_seconds)
 
-    async def _fetch(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
+    async def _follow(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
+        limits = self._policy.limits
         for _ in range(REDIRECTS + 1):
             if not allowed_urls.permits(url):
                 raise _not_allowed(url)
-            stream = self._http.stream("GET", url, timeout=CURRENT_CLIENT)
-            async with _at_most(MEDIA_SECONDS), stream as response:
+            stream = self._http.stream("GET", url, timeout=httpx.Timeout(limits.connect, read=limits.read))
+            async with _time_limit(limits.media), stream as response:
                 if not response.has_redirect_location:
-                    return ApiResponse(response.status_code, dict(response.headers), await _read(response, MAX_BYTES))
-                url = _joined(url, response.headers["location"])
+                    body = await _read_body(response, MAX_BYTES)
+                    return ApiResponse(response.status_code, dict(response.headers), body)
+                url = _redirect_target(url, response.headers["location"])
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
 
     async def _repeat(
-        self, attempt: Callable[[], Awaitable[ApiResponse]], *, paid: bool, patience: float
+        self, attempt: Callable[[], Awaitable[ApiResponse]], *, paid: bool, retry_seconds: float
     ) -> ApiResponse:
-        """Make a call until it has an answer worth reading, or must not be repeated, or patience ends."""
-        give_up = time.monotonic() + patience
+        give_up = time.monotonic() + retry_seconds
         number = 0
         while True:
             try:
                 outcome = await attempt()
-                failure = passing_failure(outcome, paid=paid)
+                passing = outcome.status == 429 or outcome.status >= 500
+                failure = error_from(outcome, paid=paid) if passing else None
             # httpx follows no redirect here, but reads where one leads: ValueError where it cannot.
             except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
                 outcome = failure = error
-            pause = retries.pause_before_retry(failure, number, datetime.now(UTC), paid=paid) if failure else None
+            now = datetime.now(UTC)
+            pause = self._policy.pause_before_retry(failure, number, now, paid=paid) if failure else None
             if pause is None or time.monotonic() + pause > give_up:
                 break
             await anyio.sleep(pause)
             number += 1
         if isinstance(outcome, ApiResponse):
             return outcome
-        raise _no_answer(outcome, paid=paid) from outcome
+        raise _transport_error(outcome, paid=paid) from outcome
 
 
-def _without(key: str, body: bytes) -> bytes:
+def _without_key(body: bytes, key: str) -> bytes:
     """A body without the key that was sent, also where JSON spells it in numbers or comes in UTF-16."""
     body = body.replace(key.encode(), b"SG_...")
     if rb"\u" not in body and json.detect_encoding(body) == "utf-8":
@@ -131,25 +218,25 @@ def _not_allowed(url: str) -> errors.MediaError:
     return errors.MediaError(said, next_step=step)
 
 
-def _joined(url: str, location: str) -> str:
-    """Where a redirect leads; a location that cannot be read stays as it is, and is on no list."""
+def _redirect_target(url: str, location: str) -> str:
+    """Where a redirect leads; a location that cannot be read stays as it is, and is never allowed."""
     try:
         return str(httpx.URL(url).join(location))
     except (httpx.InvalidURL, ValueError):
         return location
 
 
-async def _read(response: httpx.Response, limit: int, *, even_cut: bool = False) -> bytes:
+async def _read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
     """The first `limit` bytes of a body, or those before the place where its compression is broken.
 
     Layers of compression, or one of an unusual kind, are left as they are: a few bytes could become more than there is
     memory for before anybody counts them.
 
-    With `even_cut` those before the place where the connection broke as well: the status of a paid call says that it
-    ran, whatever became of its answer.
+    With `keep_partial` those before the place where the connection broke as well: the status of a paid call says that
+    it ran, whatever became of its response.
     """
     data = bytearray()
-    with suppress(httpx.DecodingError, *([httpx.TransportError] if even_cut else [])):
+    with suppress(httpx.DecodingError, *([httpx.TransportError] if keep_partial else [])):
         named = [each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")]
         layers = [each for each in named if each not in {"", "identity"}]
         usual = len(layers) < 2 and {*layers} <= {"gzip", "deflate"}
@@ -161,18 +248,18 @@ async def _read(response: httpx.Response, limit: int, *, even_cut: bool = False)
 
 
 @asynccontextmanager
-async def _at_most(seconds: float) -> AsyncGenerator[None]:
-    """Ends a call that drips: the library's own time-outs begin anew with every byte."""
+async def _time_limit(seconds: float) -> AsyncGenerator[None]:
+    """Ends a call as a whole: httpx's own time-outs begin anew with every byte."""
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
         raise httpx.ReadTimeout(f"no whole answer after {seconds} s")
 
 
-def _no_answer(error: Exception, *, paid: bool) -> errors.SegmindError:
-    """What a call that got no whole answer comes to."""
+def _transport_error(error: Exception, *, paid: bool) -> errors.SegmindError:
+    """The error of a call that got no whole response."""
     name = type(error).__name__
-    if isinstance(error, retries.NEVER_SENT):
+    if isinstance(error, NEVER_SENT):
         return errors.Unreachable(f"No connection to the API could be made ({name})")
     if paid:
         return errors.OutcomeUnknown(f"The call was sent, but no whole answer came back ({name})")

@@ -1,11 +1,10 @@
-"""Which pictures are taken: where they stand in an answer, what whole ones look like, which addresses may be asked."""
+"""Which addresses media may be fetched from."""
 
 import re
 
 import httpx
 
 VENDOR_HOSTS = ("images.segmind.com",)
-
 
 # A host in letters, digits, dots, - and _, or an address in brackets; a port without zeros or signs in front.
 _PLAIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?([/?#]|\Z)", re.IGNORECASE | re.ASCII)
@@ -27,7 +26,7 @@ class AllowedUrls:
 
     def permits(self, url: str) -> bool:
         """Whether `url` may be fetched; one with credentials, that cannot be read or is oddly spelt may not."""
-        # Whatever needs mending (`:+443`, `images。segmind.com`), another program on the way may mend differently.
+        # An odd spelling (`:+443`, `images。segmind.com`) may be corrected differently by a proxy.
         if not _PLAIN.match(url):
             return False
         try:

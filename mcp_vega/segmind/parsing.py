@@ -1,20 +1,29 @@
-"""What a response of the API means: pure functions from status, headers and body to types.
+"""What the response to each call means: pure functions from status, headers and body to types.
 
 Only what the documents call sure is relied on; every other shape that was seen or is likely is understood as well.
+Each `parse_…` function of a call raises a `SegmindError` where the call was refused or its response cannot be read.
 """
 
 import re
 from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, TypeGuard
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, recognise, whole
+from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_whole
 from mcp_vega.job import REQUEST_ID, Receipt, State
 from mcp_vega.redaction import quoted, redacted
-from mcp_vega.segmind.response import ApiResponse, as_object, error_text, is_about_content, refusal
+from mcp_vega.segmind.response import (
+    ApiResponse,
+    as_cost,
+    as_decimal,
+    as_object,
+    error_text,
+    generation_error,
+    require_success,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Status:
-    """One look at a queued job; `error` is set when it has failed."""
+    """The state of a queued job; `error` is set when it has failed."""
 
     state: State
     receipt: Receipt
@@ -49,120 +58,94 @@ class Credits:
     free: Decimal | None
 
 
-# ---- what each call answers ----
+# ---- calls ----
 
 
-def read_generation(answer: ApiResponse, *, paid: bool) -> Generation | Submission:
-    """Read the answer to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`.
+def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submission:
+    """Parse the response to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`.
 
     Returns:
         The pictures; or a `Submission` where they are not finished yet.
-
-    Raises:
-        SegmindError: The call was refused or failed, or the answer holds no whole picture.
     """
-    body = answer.fields
+    body = response.fields
     # Under a 5xx the word proves nothing: whether a paid call ran stays open.
-    if body.get("status") == State.FAILED and (answer.ok or answer.status == 422):
-        raise failure(answer)
-    if not answer.ok:
-        raise refusal(answer, paid=paid)
-    receipt = read_receipt(answer)
-    if recognise(answer.body):
-        return Generation((whole(answer.body),), receipt)
-    if pictures := find_pictures(body):
+    if body.get("status") == State.FAILED and (response.ok or response.status == 422):
+        raise _failure(response)
+    require_success(response, paid=paid)
+    receipt = parse_receipt(response)
+    if recognise(response.body):
+        return Generation((require_whole(response.body),), receipt)
+    if pictures := parse_pictures(body):
         return Generation(pictures, receipt)
     if body.get("error"):
-        raise failure(answer)
+        raise _failure(response)
     if body.get("status") != State.COMPLETED and is_request_id(request_id := body.get("request_id")):
         return Submission(request_id)
-    if not paid and answer.json is None:  # asking again costs nothing, and may bring the whole answer
-        raise errors.ServiceUnavailable(_describe_unreadable(answer))
-    raise errors.UnreadableAnswer(_describe_unreadable(answer), received=answer.body)
+    if not paid and response.json is None:  # asking again costs nothing, and may bring the whole response
+        raise errors.ServiceUnavailable(_without_picture(response))
+    raise errors.UnreadableAnswer(_without_picture(response), received=response.body)
 
 
-def read_submission(answer: ApiResponse) -> Submission:
-    """Read the answer to `POST /v2/{slug}`.
-
-    Raises:
-        SegmindError: The call was refused, or no request id came back.
-    """
-    if not answer.ok:
-        raise refusal(answer, paid=True)
-    request_id = answer.fields.get("request_id")
+def parse_submission(response: ApiResponse) -> Submission:
+    """Parse the response to `POST /v2/{slug}`."""
+    require_success(response, paid=True)
+    request_id = response.fields.get("request_id")
     if not is_request_id(request_id):
         said = "The API accepted the job but gave no usable request id"
         # A queued job is charged when it is drawn, and not where that fails.
-        raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=answer.body)
+        raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=response.body)
     return Submission(request_id)
 
 
-def read_status(answer: ApiResponse) -> Status:
-    """Read the answer to `GET /v2/requests/{id}/status`. An unknown state counts as still running.
-
-    Raises:
-        SegmindError: The request is unknown, or the answer is not a status.
-    """
-    word = answer.fields.get("status")
+def parse_status(response: ApiResponse) -> Status:
+    """Parse the response to `GET /v2/requests/{id}/status`. An unknown state counts as still running."""
+    word = response.fields.get("status")
     if word == State.FAILED:
-        return Status(State.FAILED, read_receipt(answer), failure(answer))
-    if not answer.ok:
-        raise refusal(answer)
+        return Status(State.FAILED, parse_receipt(response), _failure(response))
+    require_success(response)
     if not isinstance(word, str):
         raise errors.UnreadableAnswer("The API's answer carries no status", charged=errors.Charged.UNKNOWN)
     state = State(word) if word in set(State) - {State.UNKNOWN} else State.PROCESSING
-    return Status(state, read_receipt(answer))
+    return Status(state, parse_receipt(response))
 
 
-def read_credits(answer: ApiResponse) -> Credits:
-    """Read the answer to `GET /v1/get-user-credits`.
-
-    Raises:
-        Refused: The key is missing or not valid.
-        ServiceUnavailable: The API could not say.
-    """
-    if not answer.ok:
-        raise refusal(answer)
-    return Credits(as_decimal(answer.fields.get("credits")), as_decimal(answer.fields.get("free-credits")))
+def parse_credits(response: ApiResponse) -> Credits:
+    """Parse the response to `GET /v1/get-user-credits`."""
+    require_success(response)
+    fields = response.fields
+    return Credits(as_decimal(fields.get("credits")), as_decimal(fields.get("free-credits")))
 
 
-def read_medium(answer: ApiResponse, url: str) -> bytes:
+def parse_download(response: ApiResponse, url: str) -> bytes:
     """The bytes of a downloaded picture.
 
     Raises:
         MediaError: The address gave no whole picture.
     """
-    if not answer.ok:
+    if not response.ok:
         raise errors.MediaError(
-            f"The picture was drawn, but {quoted(url)} answered with HTTP {answer.status}",
+            f"The picture was drawn, but {quoted(url)} answered with HTTP {response.status}",
             next_step=f"Open {quoted(url)} within seven days",
         )
     try:
-        return whole(answer.body)
+        return require_whole(response.body)
     except errors.UnreadableAnswer as error:
         said = f"What {quoted(url)} gave is no whole picture of at most {MAX_BYTES:,} bytes"
-        raise errors.MediaError(said, next_step=f"Open {quoted(url)}", received=answer.body) from error
+        raise errors.MediaError(said, next_step=f"Open {quoted(url)}", received=response.body) from error
 
 
-def failure(answer: ApiResponse) -> errors.GenerationFailed:
+def _failure(response: ApiResponse) -> errors.GenerationFailed:
     """The error of a call that ran and failed: charged as its cost says, else when it came as a success."""
-    cost = read_receipt(answer).cost
-    paid = cost > 0 if cost is not None else answer.ok and answer.fields.get("status") != State.FAILED
-    return failed(error_text(answer), errors.Charged.YES if paid else errors.Charged.NO)
+    cost = parse_receipt(response).cost
+    paid = cost > 0 if cost is not None else response.ok and response.fields.get("status") != State.FAILED
+    return generation_error(error_text(response), errors.Charged.YES if paid else errors.Charged.NO)
 
 
-def failed(text: str, charged: errors.Charged) -> errors.GenerationFailed:
-    """The error of a call that ran and failed, from the API's words."""
-    if is_about_content(text):
-        return errors.ContentBlocked(f"The API would not draw this: {text}", charged=charged)
-    return errors.GenerationFailed(f"The API could not draw this: {text or 'no reason given'}", charged=charged)
-
-
-def _describe_unreadable(answer: ApiResponse) -> str:
-    if not answer.body:
+def _without_picture(response: ApiResponse) -> str:
+    if not response.body:
         return "The API reported success but sent nothing that can be read"
-    kind = answer.headers.get("content-type", "no content type").partition(";")[0]
-    return f"The API reported success but sent no picture ({len(answer.body)} bytes of {quoted(kind)})"
+    kind = response.headers.get("content-type", "no content type").partition(";")[0]
+    return f"The API reported success but sent no picture ({len(response.body)} bytes of {quoted(kind)})"
 
 
 # ---- receipts ----
@@ -173,65 +156,43 @@ def is_request_id(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and re.fullmatch(REQUEST_ID, value) is not None and redacted(value) == value
 
 
-def read_receipt(answer: ApiResponse) -> Receipt:
+def parse_receipt(response: ApiResponse) -> Receipt:
     """Cost, balance, seconds and seed from the headers or, where they are silent, from the body."""
-    headers, body = answer.headers, answer.fields
+    headers, body = response.headers, response.fields
     metrics = as_object(body.get("metrics"))
-    seed = _first(headers.get("x-seed-value"), body.get("seed"))
+    seed = _first_decimal(headers.get("x-seed-value"), body.get("seed"))
     request_id = headers.get("x-request-id") or body.get("request_id")
+    times = headers.get("x-generation-time"), metrics.get("inference_time"), body.get("infer_time")
     return Receipt(
         request_id=request_id if is_request_id(request_id) else None,
-        cost=as_cost(_first(headers.get("x-cost"), metrics.get("cost"))),
-        credits_left=_first(headers.get("x-remaining-credits"), metrics.get("remaining_credits")),
-        seconds=_first(headers.get("x-generation-time"), metrics.get("inference_time"), body.get("infer_time")),
+        cost=as_cost(_first_decimal(headers.get("x-cost"), metrics.get("cost"))),
+        credits_left=_first_decimal(headers.get("x-remaining-credits"), metrics.get("remaining_credits")),
+        seconds=_first_decimal(*times),
         seed=int(seed) if seed is not None and 0 <= seed < 10**15 and seed == seed.to_integral_value() else None,
     )
 
 
-def _first(*values: Any) -> Decimal | None:
+def _first_decimal(*values: Any) -> Decimal | None:
     return next((number for number in map(as_decimal, values) if number is not None), None)
-
-
-def as_cost(value: Any) -> Decimal | None:
-    """A price; one below nothing is none, or a spending limit would grow by it."""
-    cost = as_decimal(value)
-    return None if cost is None or cost < 0 else abs(cost)
-
-
-def as_decimal(value: Any) -> Decimal | None:
-    """A finite decimal from a number or its text, also in brackets (`[2.1]`, one entry per picture: the first)."""
-    if isinstance(value, list):
-        value = value[0] if value else None  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        return None
-    text = str(value).strip().strip("[]").split(",")[0].strip()
-    # Longer than any figure of the API: nothing to convert, and a huge exponent would be slow.
-    if not re.fullmatch(r"[+-]?[0-9]{0,20}\.?[0-9]{0,20}([eE][+-]?[0-9]{1,2})?", text):
-        return None
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if abs(number) < 10**15 else None
 
 
 # ---- pictures ----
 
 
-def find_pictures(body: dict[str, Any]) -> tuple[bytes | str, ...]:
-    """The pictures of a JSON answer, wherever they are: the field that names most of them wins.
+def parse_pictures(body: dict[str, Any]) -> tuple[bytes | str, ...]:
+    """The pictures of a JSON body, wherever they are: the field that names most of them is taken.
 
     One that cannot be read among others that can is left out, so that the others are not lost with it.
 
     Raises:
         UnreadableAnswer: There are some, and none can be read.
     """
-    texts = max((list(_texts(body.get(name))) for name in ("image", "images", "output")), key=len)
+    texts = max((list(_picture_texts(body.get(name))) for name in ("image", "images", "output")), key=len)
     pictures: list[bytes | str] = []
     problem: errors.UnreadableAnswer | None = None
     for text in dict.fromkeys(texts):
         try:
-            pictures.append(_medium(text))
+            pictures.append(_parse_picture(text))
         except errors.UnreadableAnswer as error:
             problem = error
     if problem and not pictures:
@@ -239,16 +200,16 @@ def find_pictures(body: dict[str, Any]) -> tuple[bytes | str, ...]:
     return tuple(pictures)
 
 
-def _texts(value: Any, depth: int = 4) -> Iterable[str]:
+def _picture_texts(value: Any, depth: int = 4) -> Iterable[str]:
     match value if depth else None:
         case str() if value:
             yield value
         case list():
             for each in value:  # pyright: ignore[reportUnknownVariableType]
-                yield from _texts(each, depth - 1)
+                yield from _picture_texts(each, depth - 1)
         case dict():
-            inner: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  JSON
-            yield from _texts(inner.get("url") or inner.get("image_url") or inner.get("image"), depth - 1)
+            inner = as_object(value)
+            yield from _picture_texts(inner.get("url") or inner.get("image_url") or inner.get("image"), depth - 1)
         case _:
             return
 
@@ -256,12 +217,8 @@ def _texts(value: Any, depth: int = 4) -> Iterable[str]:
 _BASE64_FOR_URLS = str.maketrans("-_", "+/", " \t\r\n")
 
 
-def _medium(text: str) -> bytes | str:
-    """One picture from its address, its data URI or its bare base64.
-
-    Raises:
-        UnreadableAnswer: It is none of these, or no whole picture.
-    """
+def _parse_picture(text: str) -> bytes | str:
+    """One picture from its address, its data URI or its bare base64."""
     text = text.strip()
     if re.match(r"[a-z][a-z0-9+.-]{0,20}://", text, re.IGNORECASE):
         return text
@@ -272,4 +229,4 @@ def _medium(text: str) -> bytes | str:
     except ValueError:
         said = "The API's answer holds neither a picture nor an address of one"
         raise errors.UnreadableAnswer(said, received=text.encode(errors="replace")) from None
-    return whole(data)
+    return require_whole(data)

@@ -1,10 +1,11 @@
-"""A response of the API, and the error that it stands for when it is no success."""
+"""A response of the API, readers of its values, and the error that a response other than success stands for."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
@@ -40,33 +41,51 @@ class ApiResponse:
         return as_object(self.json)
 
 
-def refusal(answer: ApiResponse, *, paid: bool = False) -> errors.SegmindError:
-    """The error that a response other than success stands for.
-
-    Args:
-        answer: The response.
-        paid: Whether it answers a call that is charged when it runs: a 5xx then leaves the outcome open.
-    """
-    text = error_text(answer)
-    said = f"The API answered with HTTP {answer.status}" + (f": {text}" if text else "")
-    match answer.status:
-        case 429:
-            return errors.RateLimited(said, until=rate_limit_reset(answer))
-        case 402 | 406:
-            return _credits_or_value(answer.status, said, text)
-        case 400 | 422 if is_about_content(text):
-            return errors.ContentBlocked(said)
-        case status if 400 <= status < 500:
-            return _REFUSALS.get(status, errors.Refused)(said)
-        case _:
-            return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+# ---- values ----
 
 
-def passing_failure(answer: ApiResponse, *, paid: bool) -> errors.SegmindError | None:
-    """The error of an answer that may be another one later (429, 5xx); None for every other answer."""
-    passing = answer.status == 429 or answer.status >= 500
-    return refusal(answer, paid=paid) if passing else None
+def as_object(value: Any) -> dict[str, Any]:
+    """`value` where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
+
+def as_moment(text: Any) -> datetime | None:
+    """A time (UTC) from ISO 8601 with or without a zone, or from an HTTP date; None where it is neither."""
+    if not isinstance(text, str):  # the parser of HTTP dates raises other errors for a number
+        return None
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = parse(text)
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return None
+
+
+def as_decimal(value: Any) -> Decimal | None:
+    """A finite decimal from a number or its text, also in brackets (`[2.1]`, one entry per picture: the first)."""
+    if isinstance(value, list):
+        value = value[0] if value else None  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    text = str(value).strip().strip("[]").split(",")[0].strip()
+    # Longer than any figure of the API: nothing to convert, and a huge exponent would be slow.
+    if not re.fullmatch(r"[+-]?[0-9]{0,20}\.?[0-9]{0,20}([eE][+-]?[0-9]{1,2})?", text):
+        return None
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if abs(number) < 10**15 else None
+
+
+def as_cost(value: Any) -> Decimal | None:
+    """A price in US dollars; a negative one is None, or a spending limit would grow by it."""
+    cost = as_decimal(value)
+    return None if cost is None or cost < 0 else abs(cost)
+
+
+# ---- errors ----
 
 _REFUSALS: dict[int, type[errors.Refused]] = {
     400: errors.BadRequest,
@@ -79,6 +98,41 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
 }
 
 
+def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindError:
+    """The error that a response other than success stands for.
+
+    Args:
+        response: The response.
+        paid: Whether the call is charged when it runs: a 5xx then leaves the outcome open.
+    """
+    text = error_text(response)
+    said = f"The API answered with HTTP {response.status}" + (f": {text}" if text else "")
+    match response.status:
+        case 429:
+            return errors.RateLimited(said, until=as_moment(response.headers.get("x-rate-limit-reset-at-utc")))
+        case 402 | 406:
+            return _credits_or_value(response.status, said, text)
+        case 400 | 422 if _is_about_content(text):
+            return errors.ContentBlocked(said)
+        case status if 400 <= status < 500:
+            return _REFUSALS.get(status, errors.Refused)(said)
+        case _:
+            return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+
+
+def require_success(response: ApiResponse, *, paid: bool = False) -> None:
+    """Raise the error that a response other than success stands for."""
+    if not response.ok:
+        raise error_from(response, paid=paid)
+
+
+def generation_error(text: str, charged: errors.Charged) -> errors.GenerationFailed:
+    """The error of a call that ran and failed, from the API's words."""
+    if _is_about_content(text):
+        return errors.ContentBlocked(f"The API would not draw this: {text}", charged=charged)
+    return errors.GenerationFailed(f"The API could not draw this: {text or 'no reason given'}", charged=charged)
+
+
 def _credits_or_value(status: int, said: str, text: str) -> errors.Refused:
     """402 always means credits; v1 says 406 for credits as well as for a value or a content type."""
     if re.search(r"spend(ing)? limit", text, re.IGNORECASE):
@@ -88,42 +142,18 @@ def _credits_or_value(status: int, said: str, text: str) -> errors.Refused:
     return errors.NotAcceptable(said)
 
 
-def is_about_content(text: str) -> bool:
+def _is_about_content(text: str) -> bool:
     """Whether an error's words say that the API will not draw this. There is no other sign of it."""
     words = r"nsfw|moderat|safety|content policy|\brai\b|flagged|blocked|prohibited"
     return re.search(words, text, re.IGNORECASE) is not None
 
 
-def error_text(answer: ApiResponse) -> str:
+def error_text(response: ApiResponse) -> str:
     """The API's own words about an error, made harmless; empty where it has none (an HTML page has none)."""
-    body = answer.fields
     for name in ("error", "message", "detail", "error_description"):
-        value = body.get(name)
+        value = response.fields.get(name)
         if isinstance(value, dict):
             value = as_object(value).get("message")
         if value:
             return quoted(value if isinstance(value, str) else json.dumps(value))
     return ""
-
-
-def rate_limit_reset(answer: ApiResponse) -> datetime | None:
-    """When the API takes requests again (UTC), where it says so."""
-    return as_moment(answer.headers.get("x-rate-limit-reset-at-utc"))
-
-
-def as_moment(text: Any) -> datetime | None:
-    """A time (UTC) from ISO 8601 with or without a zone, or from an HTTP date; None where it is neither."""
-    if not isinstance(text, str):  # the parser of HTTP dates trips over a number
-        return None
-    for parse in (datetime.fromisoformat, parsedate_to_datetime):
-        try:
-            moment = parse(text)
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        except (TypeError, ValueError, OverflowError):
-            continue
-    return None
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    """`value` where it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]

@@ -14,7 +14,7 @@ from mcp.client import Client
 from mcpscanner import AnalyzerEnum as Analyzer
 from mcpscanner import Config, Scanner, YaraAnalyzer
 
-PASSAGE = "The keeper lit the lamp, and the gulls rose from the rocks."
+PASSAGE = "The guard lit the lamp, and the gulls rose from the rocks."
 
 
 async def texts(url: str) -> dict[str, str]:

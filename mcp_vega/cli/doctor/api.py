@@ -21,6 +21,7 @@ from mcp_vega.errors import (
 from mcp_vega.job import dollars
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.api_key import require_usable
+from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits
 from mcp_vega.settings import Settings, is_loopback
 
@@ -71,7 +72,7 @@ async def _credits(settings: Settings, seconds: float) -> Credits:
     """
     try:
         with anyio.fail_after(seconds):
-            async with open_client(settings, patience=0) as client:
+            async with open_client(settings, RetryPolicy(retry_seconds=0)) as client:
                 found = await client.credits()
     except TimeoutError as error:
         raise ServiceUnavailable(f"The API did not answer within {seconds:g} s") from error

@@ -1,0 +1,153 @@
+"""What the sandbox answers with: bodies and headers as the API documents them, errors, and what faults make of them."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from mcp_vega.sandbox.account import Call
+from mcp_vega.sandbox.faults import FOREIGN
+
+# Errors of the gateway before the API come as HTML pages.
+HTML_STATUSES = (403, 405, 502, 504)
+
+
+class Json(JSONResponse):
+    """JSON in plain ASCII, so that it can echo whatever text came in."""
+
+    def render(self, content: Any) -> bytes:  # noqa: D102  Starlette's
+        return json.dumps(content).encode("ascii")
+
+
+def error(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Response:
+    """An error in the API's envelope; without a text, one of the gateway's statuses is an HTML page."""
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
+    if status in HTML_STATUSES and not text:
+        page = f"<html><head><title>{status} {phrase}</title></head><body>{phrase}</body></html>"
+        return HTMLResponse(page, status)
+    return Json({"error": text or phrase}, status, headers)
+
+
+async def with_faults(call: Call, request: Request, response: Response) -> Response:
+    """The response to a paid call that ran, as its faults would have it arrive."""
+    if status := call.faults.status_after():
+        return error(status)
+    if "hang" in call.faults:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+    if "cut" in call.faults:
+        return StreamingResponse(_half(bytes(response.body)), headers=dict(response.headers))
+    if "html" in call.faults:
+        return HTMLResponse("<html><body>Welcome</body></html>")
+    if "error-200" in call.faults:
+        return Json({"error": "Something went wrong"})
+    return Response() if "empty" in call.faults else response
+
+
+async def _half(data: bytes) -> AsyncIterator[bytes]:
+    yield data[: len(data) // 2]
+    raise ConnectionResetError("the fault that was asked for")
+
+
+def receipt_headers(call: Call) -> dict[str, str]:
+    """The headers that report what a finished v1 call cost."""
+    if "no-cost" in call.faults:
+        return {"x-request-id": call.id}
+    return {
+        "x-request-id": call.id,
+        "x-cost": f"{call.cost}",
+        "x-remaining-credits": f"{call.credits_left}",
+        "x-generation-time": f"[{call.run_seconds:.3f}]",
+        "x-seed-value": str(call.seed),
+    }
+
+
+def submission(call: Call, base: str) -> dict[str, Any]:
+    """The body of the response to a job that was queued; `base` is the sandbox's own address."""
+    host = FOREIGN if "status-foreign" in call.faults else base
+    status_url = f"{host}/v2/requests/{call.id}/status"
+    return {
+        "request_id": call.id,
+        "status": "QUEUED",
+        "poll_url": status_url,
+        "status_url": status_url,
+        "response_url": f"{host}/v2/requests/{call.id}",
+    }
+
+
+def status(call: Call, now: float) -> dict[str, Any]:
+    """The body of a job's status at a moment."""
+    state = call.state(now)
+    if "status-word" in call.faults and state not in ("COMPLETED", "FAILED"):
+        state = "WARMING_UP"
+    metrics: dict[str, float] = {}
+    if state == "COMPLETED" and "no-cost" not in call.faults:
+        metrics = {
+            "inference_time": round(call.run_seconds, 3),
+            "cost": float(call.cost),
+            "remaining_credits": float(call.credits_left),
+            "queue_time": round(call.queue_seconds, 3),
+            "total_time": round(call.queue_seconds + call.run_seconds, 3),
+        }
+    body: dict[str, Any] = {"status": state, "request_id": call.id, "metrics": metrics}
+    return body | {"error": call.error} if state == "FAILED" else body
+
+
+def _media_urls(call: Call, base: str) -> list[str]:
+    host = FOREIGN if "media-foreign" in call.faults else base
+    return [f"{host}/generations/{call.id}-{index}.jpeg" for index in range(call.pictures)]
+
+
+def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
+    """The body of a completed job's result.
+
+    Args:
+        call: The job.
+        base: The sandbox's own address.
+        pictures: The pictures as base64, for the fault that asks for them.
+    """
+    urls = _media_urls(call, base)
+    files = [
+        {"url": url, "content_type": "image/jpeg", "file_name": url.rpartition("/")[2], "file_size": 0} for url in urls
+    ]
+    body: dict[str, Any] = {
+        **status(call, call.done),
+        "output": urls[0],
+        "images": files,
+        "seed": str(call.seed),
+        "prompt": str(call.body.get("prompt")),
+        "timings": {},
+    }
+    shapes: dict[str, Any] = {
+        "output-list": urls,
+        "output-object": {"url": urls[0]},
+        "output-base64": pictures if len(pictures) > 1 else "".join(pictures),
+        "output-missing": None,
+    }
+    for name, output in shapes.items():
+        if name in call.faults:
+            del body["images"]
+            return {**body, "output": output}
+    return body
+
+
+def history_rows(call: Call, base: str, now: float) -> list[dict[str, Any]]:
+    """A call in the request history: one row per picture, each with the whole cost."""
+    state = call.state(now)
+    row = {
+        "request_id": call.id,
+        "model_name": call.slug,
+        "model_status": state if state in ("COMPLETED", "FAILED") else "PENDING",
+        "credits_deduction": float(call.cost),
+        # Recorded rows show both forms of the inputs: JSON and a Python literal.
+        "request_body": json.dumps(call.body) if call.route == "v1" else str(call.body),
+        "latency_ms": round((call.queue_seconds + call.run_seconds) * 1000),
+        "model_created": datetime.fromtimestamp(call.created, UTC).isoformat(),
+        "generation_url": None,
+        "error": call.error or None,
+    }
+    return [{**row, "generation_url": url} for url in _media_urls(call, base)] if state == "COMPLETED" else [row]
