@@ -217,14 +217,14 @@ def test_a_refused_key_is_bad_and_shown_nowhere_and_so_is_a_damaged_ledger(
     assert sandbox_in_thread.paid_requests == 0
 
 
-def test_an_api_that_is_down_is_bad_and_so_is_a_newer_ledger(tmp_path: Path) -> None:
+def test_an_api_that_is_down_is_bad_and_so_is_a_ledger_of_another_version(tmp_path: Path) -> None:
     with closing(sqlite3.connect(ledger_in(tmp_path))) as store:
-        store.execute("PRAGMA user_version = 99")
+        store.execute("CREATE TABLE jobs (id TEXT)")
     checked = found(tmp_path, SEGMIND_BASE_URL=NOWHERE, SEGMIND_API_KEY=KEY)
     assert bad(checked) == ["api", "ledger"]
     assert f"{NOWHERE}: No connection to the API could be made (ConnectError)" in checked["api"]["detail"]
-    assert "was written by a newer mcp-vega" in checked["ledger"]["detail"]
-    assert checked["ledger"]["mend"] == "Update mcp-vega"
+    assert "was not written by this version of mcp-vega" in checked["ledger"]["detail"]
+    assert checked["ledger"]["mend"].startswith("End all servers, then update mcp-vega, or move ")
     assert [checked[name]["state"] for name in ("key", "balance", "servers", "jobs")] == ["note"] * 4
 
 
