@@ -142,7 +142,7 @@ class Case:
 
     async def _settled(self, service: JobService, agent: Client) -> Job:
         """The job when it has ended, or nobody works on it any more."""
-        (job,) = await service.latest(1)
+        (job,) = await service.store.latest(1)
         for _ in range(CHECKS):
             question = {"request_id": job.local_id, "wait_seconds": CHECK_WAIT}
             await self._ask(agent, CHECK, question, CHECK_WAIT)

@@ -236,17 +236,11 @@ class JobImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that all servers on a ledger keep together; None is no limit.
+    """The limits on paid calls that all servers on a ledger keep together; None is no limit."""
 
-    Attributes:
-        usd_a_day: US dollars a UTC day.
-        calls_a_minute: Paid calls in any sixty seconds.
-        calls_at_once: Paid calls whose answer has not come yet.
-    """
-
-    usd_a_day: Decimal | None = None
-    calls_a_minute: int | None = None
-    calls_at_once: int = 16
+    usd_a_day: Decimal | None = None  # US dollars in a UTC day
+    calls_a_minute: int | None = None  # in any sixty seconds
+    calls_at_once: int = 16  # whose answer has not come yet
 
 
 @dataclass(frozen=True)

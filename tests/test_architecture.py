@@ -1,11 +1,14 @@
-"""How the package is put together: imports point down, and nothing happens on import."""
+"""How the package is put together: imports point down, nothing happens on import, sizes and names are kept."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import read
 
 import mcp_vega
 
@@ -82,6 +85,62 @@ sys.addaudithook(watch)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_no_file_is_two_files() -> None:
+# ---- sizes ----
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{module}:{node.name}", node
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
     lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
     assert {module: length for module, length in lengths.items() if length > 300} == {}
+
+
+def test_functions_are_short() -> None:
+    lengths = {name: (node.end_lineno or node.lineno) - node.lineno + 1 for name, node in functions()}
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
+    assert sum(length <= 30 for length in lengths.values()) >= 0.9 * len(lengths)
+
+
+def test_constructors_take_at_most_five_parameters() -> None:
+    taken = {
+        name: len(node.args.posonlyargs) + len(node.args.args) - 1 + len(node.args.kwonlyargs)
+        for name, node in functions()
+        if node.name == "__init__"
+    }
+    # The sandbox's account has a setting for each thing that a test may want of an API.
+    assert {name for name, count in taken.items() if count > 5} <= {"sandbox/account.py:__init__"}
+
+
+def test_a_folder_has_about_ten_entries() -> None:
+    for folder in [ROOT, *(path for path in ROOT.rglob("*") if path.is_dir() and path.name != "__pycache__")]:
+        paths = [path for path in folder.iterdir() if not path.name.startswith("__")]
+        entries = [path.name for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()]
+        # The commands' folder may have a few more, one for each command.
+        assert len(entries) <= (15 if folder == ROOT / "cli" else 12), entries
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize("folder", [ROOT, Path(__file__).parent], ids=["package", "tests"])
+def test_no_private_word_comes_back(folder: Path) -> None:
+    (rule,) = (line for line in read("CONTRIBUTING.md").split("\n- ") if "had to be learned" in line)
+    private = "|".join(re.findall("`([a-z]+)`", rule))
+    assert private
+    words = re.compile(rf"(?<![a-zA-Z])({private})(?![a-zA-Z])", re.IGNORECASE)
+    found = {
+        f"{path.relative_to(folder)}: {word[0]}"
+        for path in folder.rglob("*.py")
+        for word in words.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert found == set()
+
+
+def test_a_module_says_what_is_in_it() -> None:
+    names = {module.stem for module in MODULES}
+    assert names.isdisjoint({"utils", "util", "helpers", "common", "misc", "core", "manager", "managers", "base"})

@@ -211,7 +211,7 @@ async def test_a_submission_that_was_accepted_is_not_said_to_have_never_run(tmp_
         Client(build_server(app)) as agent,
     ):
         await agent.call_tool("submit_job", {"prompt": "a fox"})
-        (job,) = await app.service.latest(1)
+        (job,) = await app.service.store.latest(1)
         last = await checked(agent, job.local_id)
     assert "the request history has no such call" in text_of(last)
     assert "Charged: unknown." in text_of(last)
@@ -284,7 +284,7 @@ async def test_of_a_long_history_that_is_in_order_only_the_days_around_a_call_ar
     ):
         lost = await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7})
         await checked(agent, id_in(lost))
-        (job,) = await app.service.latest(1)
+        (job,) = await app.service.store.latest(1)
     assert job.state == state
     assert max(map(int, asked)) == pages
 
@@ -493,10 +493,10 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
     same: bool,  # noqa: FBT001
 ) -> None:
     async with (
-        app_over(sandbox.url, tmp_path, wait_seconds=wait) as first_desk,
-        app_over(sandbox.url, tmp_path) as second_desk,
-        Client(build_server(first_desk)) as first,
-        Client(build_server(second_desk)) as second,
+        app_over(sandbox.url, tmp_path, wait_seconds=wait) as first_app,
+        app_over(sandbox.url, tmp_path) as second_app,
+        Client(build_server(first_app)) as first,
+        Client(build_server(second_app)) as second,
     ):
         sandbox.hold()
         await leave(first, sandbox)
@@ -505,8 +505,8 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
         agent = first if same and wait else second
         if finished:
             sandbox.let_go()
-            job = await first_desk.service.check(begun["request_id"])
-            async for _ in first_desk.service.follow(job, 45):
+            job = await first_app.service.check(begun["request_id"])
+            async for _ in first_app.service.follow(job, 45):
                 pass
         results: list[CallToolResult] = []
 
@@ -731,7 +731,7 @@ async def test_after_a_server_was_killed_the_same_call_is_joined_at_once(sandbox
         # As a killed server leaves it: a caller waits at a server whose process is gone, but whose time is not over.
         change(tmp_path, "UPDATE servers SET id = 'gone', process = ?", number_of_no_process())
         change(tmp_path, "UPDATE jobs SET awaited_by = 'gone', holder = 'gone'")
-        async with app_over(sandbox.url, tmp_path) as next_desk, Client(build_server(next_desk)) as next_agent:
+        async with app_over(sandbox.url, tmp_path) as next_app, Client(build_server(next_app)) as next_agent:
             job = job_of(await next_agent.call_tool(VEGA, ASKED))
             job = job_of(await checked(next_agent, job["request_id"]))
         assert job["seed"] == begun["seed"]

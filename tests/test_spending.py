@@ -139,7 +139,7 @@ async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox:
         assert "Charged: unknown." in text_of(lost)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
         sandbox.account.history_status = 200
-        (job,) = await app.service.latest(1)
+        (job,) = await app.service.store.latest(1)
         settled = await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 30})
         assert code_of(settled) in {"never_ran", "outcome_unknown"}
 

@@ -7,10 +7,6 @@ from datetime import UTC, datetime
 from mcp_vega.job import Limits
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """The limits, the clock and the waits. Times are in seconds.
@@ -29,7 +25,7 @@ class JobConfig:
     api: str
     limits: Limits = field(default_factory=Limits)
     pace: float = 1
-    clock: Callable[[], datetime] = _now
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     heartbeat: float = 2.0
     longest_wait: float = 300.0
     note_wait_after: float = 1.0

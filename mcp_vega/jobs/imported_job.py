@@ -15,13 +15,7 @@ from mcp_vega.storage.database.job_store import JobStore
 
 
 async def import_job(client: SegmindClient, request_id: str, api: str, now: datetime) -> Job:
-    """The job with an id of the API's, with its recipe from the request history.
-
-    Args:
-        client: Asks the API.
-        request_id: The id.
-        api: What the ledger calls the API.
-        now: The time (UTC).
+    """The job with an id of the API's, with its recipe from the request history; `api` is the ledger's name of the API.
 
     Raises:
         UnknownJob: The API does not know it either, it is none that this server could draw, or no key is set to ask.
@@ -55,11 +49,7 @@ async def import_job(client: SegmindClient, request_id: str, api: str, now: date
 
 
 async def job_without_id(store: JobStore, job: Job, request_id: str) -> Job | None:
-    """The ledger's job that is this one and lost its id of the API's; it has the id from now on.
-
-    Raises:
-        LedgerError: The store cannot be used.
-    """
+    """The ledger's job that is this one and lost its id of the API's; it has the id from now on."""
     recipe = job.parameters.model_dump(exclude={"base64"})
     for other in await store.open_with_recipe_of(job):
         same = other.parameters.model_dump(exclude={"base64"}) == recipe

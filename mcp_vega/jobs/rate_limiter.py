@@ -85,19 +85,12 @@ class RateLimiter:
     async def send(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
         """Send a job's call when the limits let it. Refused by the API's rate limit, which is free, it waits again.
 
-        Args:
-            job: The job.
-            state: What it is in while the call is under way.
-            call: Sends it.
-
         Returns:
-            The job as it now is, and what the call gave.
+            The job as it now is, in `state` while the call is under way, and what the call gave.
 
         Raises:
-            TooManyCalls: It could not be sent in time.
-            LedgerError: The store cannot be asked for a slot.
-            ServerClosing: The process ends, or another server has taken the job up.
-            SegmindError: The call failed.
+            VegaError: The call failed, or it was not sent: not in time, the process ends, the store does not answer,
+                another server has taken the job up.
         """
         give_up = anyio.current_time() + self._config.longest_wait
         pause = FIRST_PAUSE

@@ -2,10 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
@@ -38,19 +37,12 @@ DAY = timedelta(days=1)
 LONGEST_SPAN = timedelta(days=30)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one look into the history came to.
-
-    Attributes:
-        row: The call, where the history has it.
-        reason: Why that tells no end.
-        ran: Whether the call ran, but its pictures could not be had.
-    """
+class _Look(NamedTuple):
+    """What one look into the history came to."""
 
     row: HistoryRow | None = None
-    reason: str = ""
-    ran: bool = False
+    reason: str = ""  # why it tells no end
+    ran: bool = False  # whether the call ran, but its pictures could not be had
 
 
 class Reconciler:

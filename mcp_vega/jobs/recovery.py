@@ -29,11 +29,7 @@ class _Retry(NamedTuple):
 class Recovery:
     """Has each open job of an API worked on by one server at a time.
 
-    Args:
-        client: Says whether there is a key to ask the API with.
-        running: The jobs of this server.
-        worker: Does the work.
-        api: What the ledger calls the API: only its jobs are taken up.
+    `api` is what the ledger calls the API: only its jobs are taken up.
     """
 
     def __init__(self, client: SegmindClient, running: RunningJobs, worker: Worker, api: str) -> None:
@@ -57,8 +53,7 @@ class Recovery:
         """Have a job carried on if there is more to do and nobody does it. Returns it as it now stands.
 
         Raises:
-            InvalidSettings: There is no usable key to ask the API with.
-            LedgerError: The store cannot be written.
+            VegaError: There is no usable key, or the store cannot be written.
         """
         if not job.open or job.held or job.base_url != self._api or self._leaving:
             return job
@@ -88,7 +83,9 @@ class Recovery:
             try:
                 self._client.require_key()
                 orphans = await self._store.orphans(self._api)
-                self._forget_retries(orphans)
+                # Those that were due and are open no more are forgotten.
+                now, retries = anyio.current_time(), self._retries.items()
+                self._retries = {each: retry for each, retry in retries if each in orphans or now < retry.due}
                 for local_id in orphans:
                     await self._take_up_orphan(local_id)
             except errors.InvalidSettings:
@@ -107,12 +104,6 @@ class Recovery:
         except errors.LedgerError as error:  # such as a row that cannot be read; the others can
             logger.warning(error.what)
             self._retries[local_id] = _Retry(now + retry.pause, retry.pause)
-
-    def _forget_retries(self, orphans: list[str]) -> None:
-        """Forget the jobs that were due and are open no more."""
-        now = anyio.current_time()
-        kept = {local_id: retry for local_id, retry in self._retries.items() if local_id in orphans or now < retry.due}
-        self._retries = kept
 
     async def _keep_lease(self) -> None:
         """Keep this server's jobs its own, and let go of those that another one has taken up meanwhile."""
@@ -139,8 +130,7 @@ class Recovery:
     async def finish(self, deadline: float) -> list[Job]:
         """Take up nothing more, wait for the jobs begun here until the deadline, and leave the rest to others.
 
-        Returns:
-            The jobs begun here that had not ended, as they stand now.
+        Returns those begun here that had not ended, as they stand now.
         """
         self._leaving = True
         under_way = await self._worker.finish(deadline)

@@ -50,18 +50,15 @@ class RunningJob:
 
 
 class Listener(Protocol):
-    """Hears of a job that has changed; `kept` says that pictures of it were kept."""
+    """Is told of a job that has changed, and must not wait; `kept` says that pictures of it were kept."""
 
-    def __call__(self, job: Job, *, kept: bool) -> None:
-        """Take the news; there is no time to wait for anything."""
-        ...
+    def __call__(self, job: Job, *, kept: bool) -> None: ...  # noqa: D102  said above
 
 
 class RunningJobs:
     """Has every change saved, and goes on without the store where a call is paid for already.
 
-    Args:
-        store: Where all jobs are kept.
+    What is only looked up raises a `LedgerError` where it is not here and the store cannot be read.
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -145,11 +142,7 @@ class RunningJobs:
         return all(running.saved for running in self._jobs.values())
 
     async def save_again(self) -> None:
-        """Save what the store would not take before.
-
-        Raises:
-            LedgerError: It still does not.
-        """
+        """Save what the store would not take before, or raise its `LedgerError` again."""
         for running in [*self._jobs.values()]:
             if running.saved or self._jobs.get(running.job.local_id) is not running:
                 continue
@@ -178,11 +171,7 @@ class RunningJobs:
             self._listeners.remove(listener)
 
     async def get(self, request_id: str) -> Job | None:
-        """The job with this id, the API's or the local one, from here or from the store.
-
-        Raises:
-            LedgerError: It is not here, and the store cannot be read.
-        """
+        """The job with this id, the API's or the local one, from here or from the store."""
         for running in self._jobs.values():
             if request_id in (running.job.local_id, running.job.remote_id):
                 return running.shown
@@ -197,11 +186,7 @@ class RunningJobs:
             return job
 
     async def get_image(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job, from here or from the store.
-
-        Raises:
-            LedgerError: It is not here, and the store cannot be read.
-        """
+        """The picture with this id and its job, from here or from the store."""
         for running in self._jobs.values():
             for image in running.job.images:
                 if image.id == image_id:

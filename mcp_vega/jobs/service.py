@@ -26,7 +26,6 @@ from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.search import ImageSearch
 from mcp_vega.storage.images.folder import ImageFolder
 
 logger = logging.getLogger(__name__)
@@ -41,19 +40,14 @@ class JobService:
     """Draws pictures through the API and keeps them. Use it as a context: its jobs live in it.
 
     What a method raises is a `VegaError`: an `UnknownJob` or `UnknownImage` where there is none, or it is another
-    owner's; a `LedgerError` where the store cannot be used.
-
-    Args:
-        client: Speaks to the API.
-        image_folder: Keeps the pictures.
-        store: Keeps the jobs.
-        config: The limits, the clock and the waits.
+    owner's; a `LedgerError` where the store cannot be used. What keeps a job from being begun is raised before anything
+    is sent.
     """
 
     def __init__(self, client: SegmindClient, image_folder: ImageFolder, store: JobStore, config: JobConfig) -> None:
         self._client = client
         self._image_folder = image_folder
-        self._store = store
+        self.store = store
         self.config = config
         self._running = RunningJobs(store)
         self._limiter = RateLimiter(self._running, config)
@@ -94,9 +88,7 @@ class JobService:
         """Take no more jobs, and give those begun here `grace` seconds to be kept, counted from the first call.
 
         What waits to be sent is refused; what is not finished then stays in the store, for another server or the next.
-
-        Returns:
-            The jobs begun here that were under way, as they stand now.
+        Returns the jobs begun here that were under way, as they stand now.
         """
         if self._finish_by is None:
             self._finish_by = anyio.current_time() + grace
@@ -114,18 +106,11 @@ class JobService:
 
         A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
         for already. Each call of this ends with one of `end_wait`.
-
-        Raises:
-            VegaError: The job cannot be begun; nothing was sent.
         """
         return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner)
 
     async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
-        """Begin a job in the API's queue (v2), or join one as `generate` does.
-
-        Raises:
-            VegaError: The job cannot be begun; nothing was sent.
-        """
+        """Begin a job in the API's queue (v2), or join one as `generate` does."""
         return await self._begin(parameters, Route.V2, owner)
 
     async def _begin(self, parameters: Parameters, route: Route, owner: str) -> Job:
@@ -133,15 +118,15 @@ class JobService:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
         job = Job.of_call(parameters, route, self.config.api, owner, self.config.clock())
         self._client.require_key()
-        if joined := await self._store.join(job):
+        if joined := await self.store.join(job):
             self._recovery.callers += 1
             return await self._taken_up(joined)
         with self._limiter.admitted(owner):
             await self._image_folder.prepare(job.created.date())
-            await self._store.add(job, limits=self.config.limits)
+            await self.store.add(job, limits=self.config.limits)
             if self.closing:
                 error = errors.ServerClosing("The server is about to exit, so the call was not sent")
-                await self._store.save(replace(job, state=State.FAILED, error=error, open=False))
+                await self.store.save(replace(job, state=State.FAILED, error=error, open=False))
                 raise error
             self._recovery.callers += 1
             return self._worker.start(job)
@@ -149,11 +134,11 @@ class JobService:
     async def end_wait(self, job: Job, *, delivered: bool) -> None:
         """Note that a call that began or joined a job has ended, and whether its caller has the result."""
         self._recovery.callers -= 1
-        await _or_none(self._store.end_wait(job, self.config.clock(), delivered=delivered))
+        await _or_none(self.store.end_wait(job, self.config.clock(), delivered=delivered))
 
     async def mark_delivered(self, job: Job) -> None:
         """Note that someone has a job's result: the same call would want another picture."""
-        await _or_none(self._store.mark_delivered(job))
+        await _or_none(self.store.mark_delivered(job))
 
     # ---- looking ----
 
@@ -183,20 +168,16 @@ class JobService:
         return running and running.changed
 
     async def check(self, request_id: str, owner: str = OPERATOR) -> Job:
-        """The job with this id, which may be one of the API's alone; work on it that nobody does is begun.
-
-        Raises:
-            VegaError: It is not known, or cannot be looked up.
-        """
+        """The job with this id, which may be one of the API's alone; work on it that nobody does is begun."""
         job = await self._running.get(request_id)
         if job and job.is_shown_to(owner):
             return await self._recovery.take_up(job)
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
         job = await import_job(self._client, request_id, self.config.api, self.config.clock())
-        if known := await job_without_id(self._store, job, request_id):
+        if known := await job_without_id(self.store, job, request_id):
             return await self._recovery.take_up(known)
-        if await self._store.add(job, awaited=False):
+        if await self.store.add(job, awaited=False):
             return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker
 
@@ -211,16 +192,12 @@ class JobService:
         """A job, with someone who works on it if there is something to do and that is possible now."""
         return await _or_none(self._recovery.take_up(job)) or job
 
-    async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
-        """The jobs begun last, newest first."""
-        return await self._store.latest(limit, owner)
-
     async def budget(self) -> Budget | None:
         """What may be spent today and what was; None where there is no limit, or the store cannot be read."""
         limit = self.config.limits.usd_a_day
         if limit is None:
             return None
-        spent = await _or_none(self._store.spending.on(self.config.clock().date()))
+        spent = await _or_none(self.store.spending.on(self.config.clock().date()))
         return None if spent is None else Budget(limit, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
@@ -236,11 +213,6 @@ class JobService:
         return max((self.config.clock() - job.created).total_seconds(), 0)
 
     # ---- pictures ----
-
-    @property
-    def search(self) -> ImageSearch:
-        """The search for kept pictures."""
-        return self._store.search
 
     async def get_image(self, image_id: str, owner: str = OPERATOR) -> JobImage:
         """The picture with this id, and its job."""

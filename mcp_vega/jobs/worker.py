@@ -65,21 +65,19 @@ class Worker:
 
     async def _run(self, running: RunningJob, work: Work) -> None:
         """Work on a job; what comes of it ends in its state, and takes no other job with it."""
+        job = running.job
         with running.scope:
             try:
                 try:
-                    await self._work(running.job, work)
+                    if job.sent is None and job.notes:
+                        job = await self._running.update(job, notes=())  # it does not wait to be sent any more
+                    job = await self._attempt(job, work)
+                    if job.open and not job.complete and work != self._reconciler.settle:
+                        await self._attempt(job, self._reconciler.settle)
                 finally:
                     await self._running.remove(running)
             except Exception:
-                logger.exception("Job %s broke", running.job.local_id)
-
-    async def _work(self, job: Job, work: Work) -> None:
-        if job.sent is None and job.notes:
-            job = await self._running.update(job, notes=())  # it does not wait to be sent any more
-        job = await self._attempt(job, work)
-        if job.open and not job.complete and work != self._reconciler.settle:
-            await self._attempt(job, self._reconciler.settle)
+                logger.exception("Job %s broke", job.local_id)
 
     async def _attempt(self, job: Job, work: Work) -> Job:
         """Do a piece of work; what it fails with is the job's error. Returns the job as it now stands."""

@@ -207,7 +207,7 @@ async def _found(app: AppContext, named: str, owner: str) -> JobImage:
     name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
     if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
         beginning = short[1].lower()
-        name = next(iter(await app.service.search.image_ids(beginning, 1, owner)), name)
+        name = next(iter(await app.service.store.search.image_ids(beginning, 1, owner)), name)
     try:
         return await app.service.get_image(name, owner)
     except UnknownImage as error:

@@ -72,7 +72,7 @@ async def listed(app: AppContext, owner: str) -> list[Resource]:
         description=f"All generated images as JSON, newest first; {GALLERY}?q=WORDS searches them.",
         mime_type=JSON,
     )
-    kept, _ = await app.service.search.page(size=LATEST, owner=owner)
+    kept, _ = await app.service.store.search.page(size=LATEST, owner=owner)
     return [gallery, *(_listed(each) for each in kept)]
 
 
@@ -118,7 +118,7 @@ async def completion(app: AppContext, template: str, argument: str, beginning: s
     if known and argument == "id":
         return await offered_images(app, beginning, owner)
     if known and argument == "request_id":
-        return _offered(await app.service.search.request_ids(beginning, OFFERED + 1, owner))
+        return _offered(await app.service.store.search.request_ids(beginning, OFFERED + 1, owner))
     return None
 
 
@@ -128,7 +128,7 @@ async def offered_images(app: AppContext, beginning: str, owner: str) -> Complet
     Raises:
         LedgerError: The ledger cannot be read.
     """
-    return _offered(await app.service.search.image_ids(beginning, OFFERED + 1, owner))
+    return _offered(await app.service.store.search.image_ids(beginning, OFFERED + 1, owner))
 
 
 def _offered(ids: list[str]) -> Completion:
@@ -168,7 +168,7 @@ def _as_json(data: dict[str, Any]) -> ReadResourceContents:
 
 async def _gallery(app: AppContext, uri: str, client: ClientInfo) -> dict[str, Any]:
     query, number = _asked(uri)
-    kept, more = await app.service.search.page(query, number, owner=client.owner)
+    kept, more = await app.service.store.search.page(query, number, owner=client.owner)
     following = {"q": query, "page": number + 1} if query else {"page": number + 1}
     return {
         "query": query,

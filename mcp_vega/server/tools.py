@@ -68,7 +68,7 @@ async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     client = CURRENT_CLIENT.get()
     if not asked.request_id:
-        return await results.of_jobs(app, await app.service.latest(LATEST, client.owner), client)
+        return await results.of_jobs(app, await app.service.store.latest(LATEST, client.owner), client)
     job = await app.service.check(asked.request_id, client.owner)
     job = await _followed(app.service, job, asked.wait_seconds, context)
     result = await results.of_job(app, job, client)

@@ -48,13 +48,8 @@ class JobStore:
     async def add(self, job: Job, *, awaited: bool = True, limits: Limits | None = None) -> bool:
         """Write a new job down, as one that this server works on; what it is likely to cost counts as spent from now.
 
-        Args:
-            job: The job.
-            awaited: Whether a caller waits for it.
-            limits: What it must not pass.
-
-        Returns:
-            False when the ledger has a job with its remote id already; nothing is written then.
+        `awaited` is whether a caller waits for it. Returns False, and writes nothing, when the ledger has a job with
+        its remote id already.
 
         Raises:
             SpendingLimitReached: It would pass the day's limit; nothing is written then.
@@ -200,13 +195,8 @@ class JobStore:
     async def take_slots(self, waiting: Mapping[str, str], released: Sequence[str], limits: Limits) -> set[str]:
         """Take as many slots for this server's calls as the limits and the other servers allow, in a fair order.
 
-        Args:
-            waiting: The slots that calls wait for, the first one first, each with the owner of its job.
-            released: The slots whose calls have ended, or wait no more.
-            limits: The limits.
-
-        Returns:
-            The slots that were taken.
+        `waiting` are those that calls wait for, the first one first, each with the owner of its job; `released` are
+        those whose calls have ended or wait no more. Returns the slots that were taken.
         """
         values = {"me": self._me, "calls_a_minute": limits.calls_a_minute}
         requests = [{**values, "id": slot, "caller": owner or self._me} for slot, owner in waiting.items()]

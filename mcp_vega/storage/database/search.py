@@ -29,17 +29,10 @@ class ImageSearch:
     async def page(
         self, query: str = "", number: int = 1, size: int = PAGE, owner: str = OPERATOR
     ) -> tuple[list[JobImage], bool]:
-        """A page of the kept pictures, the newest first, with the job of each.
+        """Page `number`, from 1, of the pictures that `owner` may see, the newest first; and whether there are more.
 
-        Args:
-            query: Words that all must be found in the prompt, the seed, the model or the day; upper and lower case
-                are the same. A number or a model's name has to match a whole word, other words a part of one.
-            number: Which page, from 1.
-            size: How many pictures a page has.
-            owner: Who may see them.
-
-        Returns:
-            The pictures, and whether there are more.
+        All words of the query must be found in the prompt, the seed, the model or the day; upper and lower case are
+        the same. A number or a model's name has to match a whole word, other words a part of one.
 
         Raises:
             InvalidArguments: The query has too many words.
@@ -104,9 +97,6 @@ def _patterns(query: str) -> list[str]:
 
     What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
     the spaces beside it are found everywhere.
-
-    Raises:
-        InvalidArguments: There are too many words.
     """
     words = list(dict.fromkeys(rows.words(query).split()))
     if len(words) > WORDS or any(len(word) > LETTERS for word in words):

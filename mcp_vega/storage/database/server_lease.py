@@ -19,27 +19,16 @@ RENEWAL_SECONDS = LEASE_SECONDS / 3
 
 @dataclass(frozen=True)
 class Activity:
-    """What is done on a ledger.
-
-    Attributes:
-        processes: Those of the servers that have work on it.
-        under_way: How many jobs have not ended.
-        unknown: How many have lost their answer, so that it is not known how they ended.
-        unattended: How many of all these no server works on.
-    """
+    """What is done on a ledger: the processes of the servers that have work on it, and how many jobs are still open."""
 
     processes: tuple[int, ...]
     under_way: int
-    unknown: int
-    unattended: int
+    unknown: int  # which have lost their answer, so that it is not known how they ended
+    unattended: int  # of all these, which no server works on
 
 
 class ServerLease:
-    """This server's lease among those of the others, within transactions that are open already.
-
-    Args:
-        uptime: The machine's monotonic time in seconds, the same for all its processes.
-    """
+    """This server's lease among those of the others, within transactions that are open already."""
 
     def __init__(self, uptime: Callable[[], float]) -> None:
         self._uptime = uptime

@@ -105,9 +105,8 @@ FINGERPRINT = crc32(" ".join(re.sub("--.*", "", SCHEMA).split()).encode()) & 0x7
 class Database:
     """One connection, used by one thread at a time and opened at the first use.
 
-    Args:
-        file: It and its folder are made when they are not there, for this user alone.
-        busy_seconds: How long another program may keep it to itself before an operation is given up.
+    The file and its folder are made when they are not there, for this user alone. What cannot be read or written is a
+    `LedgerError`.
     """
 
     def __init__(self, file: Path, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -124,19 +123,11 @@ class Database:
         self._busy_seconds = CLOSING_SECONDS
 
     async def read(self, work: Work[T]) -> T:
-        """Ask something, of one moment's state.
-
-        Raises:
-            LedgerError: The file cannot be read.
-        """
+        """Ask something, of one moment's state."""
         return await self._do("BEGIN", work)
 
     async def write(self, work: Work[T]) -> T:
-        """Change something, as a whole or not at all.
-
-        Raises:
-            LedgerError: It could not be written; nothing of it was.
-        """
+        """Change something, as a whole or not at all."""
         return await self._do("BEGIN IMMEDIATE", work)
 
     async def _do(self, begin: str, work: Work[T]) -> T:
@@ -213,11 +204,7 @@ def _share(connection: sqlite3.Connection, busy_seconds: float) -> None:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    """Make the tables in an empty file; every other server that opens it now waits.
-
-    Raises:
-        _OtherSchemaError: It is not empty, and not of this schema.
-    """
+    """Make the tables in an empty file; every other server that opens it now waits."""
     connection.execute(f"PRAGMA busy_timeout = {CREATION_SECONDS * 1000:.0f}")
     with _transaction(connection, "BEGIN IMMEDIATE"):
         if _fingerprint(connection) == FINGERPRINT:
