@@ -74,6 +74,12 @@ def options_of(parser: ArgumentParser, command: str = "mcp-vega") -> Iterator[li
             yield [f"`{command}`", f"`{f'{option}{value}'.strip()}`", str(action.help)]
 
 
+def test_every_command_is_described() -> None:
+    (commands,) = (list(each.choices) for each in build_parser()._actions if isinstance(each.choices, dict))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportUnknownArgumentType]
+    described = re.findall("`mcp-vega ([a-z]+)", read("docs/settings.md").partition("## Options")[0])
+    assert set(described) == set(commands)
+
+
 def test_the_table_of_options_is_what_the_commands_take() -> None:
     assert rows(read("docs/settings.md"), "command") == [*options_of(build_parser())]
 
