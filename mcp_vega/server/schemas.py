@@ -110,7 +110,7 @@ def _spanned(each: dict[str, Schema | None]) -> Schema:
     for limit, widest in (("minimum", min), ("maximum", max)):
         if limit in merged:
             merged[limit] = widest(schema[limit] for schema in known.values())
-    words = {slug: _limits(schema) for slug, schema in known.items()}
+    words = {slug: _limits_in_words(schema) for slug, schema in known.items()}
     if len(known) == 1:
         (slug,) = known
         merged["description"] += f" Only for {slug}{f': {words[slug]}' if words[slug] else ''}."
@@ -121,7 +121,7 @@ def _spanned(each: dict[str, Schema | None]) -> Schema:
     return merged
 
 
-def _limits(schema: Schema) -> str:
+def _limits_in_words(schema: Schema) -> str:
     """What a property allows and its default, in words."""
     parts = [f"{schema['minimum']} to {schema['maximum']}"] if "minimum" in schema else []
     parts += [f"default {schema['default']}"] if "default" in schema else []
