@@ -1,4 +1,4 @@
-"""The MCP server over the job service, and the one place where errors become answers."""
+"""The MCP server over the job service, and where errors become answers."""
 
 import logging
 from base64 import b64encode
@@ -10,10 +10,8 @@ import mcp_types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
-from pydantic import AnyUrl, PrivateAttr
+from pydantic import AnyUrl
 
 from mcp_vega import __version__
 from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, UnknownJob, VegaError
@@ -21,7 +19,7 @@ from mcp_vega.server import resources, results
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.notifications import Notifications
-from mcp_vega.server.tools import DEFINITIONS, ToolDefinition
+from mcp_vega.server.tools import DEFINITIONS
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +42,7 @@ parameters, draws the same image again."""
 
 
 def build_server(app: AppContext) -> MCPServer[Any]:
-    """The server with its four tools, the pictures as resources, and the prompts.
-
-    Args:
-        app: What the tools work with; its service must stay open while the server runs.
-    """
+    """The server with its tools, resources and prompts; the service in `app` must stay open while it runs."""
     return _VegaServer(app)
 
 
@@ -56,14 +50,14 @@ class _VegaServer(MCPServer[Any]):
     def __init__(self, app: AppContext) -> None:
         self._app = app
         self._notifications = Notifications(app.service)
+        icon = b64encode((files("mcp_vega.server") / "icon.png").read_bytes()).decode()
         super().__init__(
             "mcp-vega",
             title="Vega image generation",
             description="Generate images with Segmind-Vega and Segmind-VegaRT",
             instructions=INSTRUCTIONS,
             version=__version__,
-            icons=[_icon()],
-            tools=[_VegaTool.of(app, definition) for definition in DEFINITIONS],
+            icons=[mcp_types.Icon(src=f"data:image/png;base64,{icon}", mime_type="image/png", sizes=["64x64"])],
             lifespan=self._notifications.connected,
             subscriptions=self._notifications.bus,
             middleware=[self._around_each_request],
@@ -75,25 +69,39 @@ class _VegaServer(MCPServer[Any]):
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
         if self._app.problem and ctx.method in NEED_SERVICE:
             raise _protocol_error(self._app.problem)
-        answer = await call_next(ctx)
+        answer = await _with_protocol_errors(call_next(ctx))
         self._notifications.note_client(ctx, answer)
         if not self._app.problem:
             self._app.service.take_up_orphans()
         return answer
 
+    async def list_tools(self) -> list[mcp_types.Tool]:
+        return [definition.shown for definition in DEFINITIONS]
+
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
-    ) -> mcp_types.CallToolResult | mcp_types.InputRequiredResult:
-        known = [definition.name for definition in DEFINITIONS]
+    ) -> mcp_types.CallToolResult:
+        known = {definition.name: definition for definition in DEFINITIONS}
         if name not in known:
             error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
             return results.of_error(self._app, error)
         if self._app.problem:
             return results.of_error(self._app, self._app.problem)
-        return await super().call_tool(name, arguments, context)
+        try:
+            asked = known[name].arguments.parse(arguments)
+            return await known[name].run(self._app, asked, context or Context(mcp_server=self))
+        except VegaError as error:
+            logger.info("%s: %s", name, error.what)
+            return results.of_error(self._app, error)
+        except MCPError:
+            raise
+        except Exception as error:
+            logger.exception("%s broke", name)
+            broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
+            return results.of_error(self._app, broken)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
-        return await _with_protocol_errors(resources.listed(self._app, CURRENT_CLIENT.get().owner))
+        return await resources.listed(self._app, CURRENT_CLIENT.get().owner)
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
@@ -104,7 +112,7 @@ class _VegaServer(MCPServer[Any]):
         context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
     ) -> Iterable[ReadResourceContents]:
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
-        return await _with_protocol_errors(resources.read(self._app, str(uri), CURRENT_CLIENT.get()))
+        return await resources.read(self._app, str(uri), CURRENT_CLIENT.get())
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
         from mcp_vega.server import prompts
@@ -119,7 +127,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> mcp_types.GetPromptResult:
         from mcp_vega.server import prompts
 
-        return await _with_protocol_errors(prompts.get(self._app, name, arguments or {}, CURRENT_CLIENT.get().owner))
+        return await prompts.get(self._app, name, arguments or {}, CURRENT_CLIENT.get().owner)
 
     async def _complete(
         self,
@@ -134,11 +142,11 @@ class _VegaServer(MCPServer[Any]):
             answer = prompts.completion(self._app, reference.name, argument.name, argument.value, owner)
         else:
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
-        return await _with_protocol_errors(answer)
+        return await _with_protocol_errors(answer)  # here, because the SDK words the errors of this handler itself
 
 
 async def _with_protocol_errors(answer: Awaitable[ResultT]) -> ResultT:
-    """A result that is no tool's; its error becomes one of the protocol, in our words."""
+    """A result that is no tool's, or its error as one of the protocol."""
     try:
         return await answer
     except VegaError as error:
@@ -148,53 +156,3 @@ async def _with_protocol_errors(answer: Awaitable[ResultT]) -> ResultT:
 def _protocol_error(error: VegaError) -> MCPError:
     code = mcp_types.INVALID_PARAMS if isinstance(error, CALLERS_ERRORS) else mcp_types.INTERNAL_ERROR
     return MCPError(code, error.text, results.error_data(error))
-
-
-class _VegaTool(Tool):
-    """A tool that parses its own arguments and answers with our own errors."""
-
-    _app: AppContext = PrivateAttr()
-    _definition: ToolDefinition = PrivateAttr()
-
-    @classmethod
-    def of(cls, app: AppContext, definition: ToolDefinition) -> "_VegaTool":
-        tool = cls(
-            fn=definition.run,
-            name=definition.name,
-            title=definition.title,
-            description=definition.description,
-            parameters=definition.arguments.schema,
-            # `run` below parses the arguments; the SDK only asks this for an output schema, and there is none.
-            fn_metadata=FuncMetadata(arg_model=ArgModelBase),
-            is_async=True,
-            context_kwarg=None,
-            annotations=definition.annotations,
-        )
-        tool._app, tool._definition = app, definition
-        return tool
-
-    async def run(
-        self,
-        arguments: dict[str, Any],
-        context: Context[Any, Any],
-        convert_result: bool = False,  # noqa: ARG002, FBT001, FBT002  the SDK's signature
-    ) -> Any:
-        definition = self._definition
-        try:
-            return await definition.run(self._app, definition.arguments.parse(arguments), context)
-        except VegaError as error:
-            logger.info("%s: %s", definition.name, error.what)
-            return results.of_error(self._app, error)
-        except MCPError:
-            raise
-        except Exception as error:
-            logger.exception("%s broke", definition.name)
-            broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
-            return results.of_error(self._app, broken)
-
-
-def _icon() -> mcp_types.Icon:
-    data = (files("mcp_vega.server") / "icon.png").read_bytes()
-    return mcp_types.Icon(
-        src=f"data:image/png;base64,{b64encode(data).decode()}", mime_type="image/png", sizes=["64x64"]
-    )

@@ -23,7 +23,7 @@ class ClientInfo:
     """A client, as far as a result depends on it.
 
     Attributes:
-        base_url: The address under which it reaches this server; None where that is not over HTTP, but on one machine.
+        base_url: The address under which it reaches this server; None on the same machine, not over HTTP.
         read_limit: How many bytes a resource may have to reach it; None where there is no limit.
         has_channel: Whether it can be told something that it did not ask for.
         owner: Whose jobs it begins and may see.

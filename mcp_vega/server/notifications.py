@@ -19,7 +19,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_vega.job import OPERATOR, Job
 from mcp_vega.jobs.service import JobService
-from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
+from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.resources import GALLERY
 
 logger = logging.getLogger(__name__)
@@ -86,27 +86,25 @@ class Notifications:
 
     def note_client(self, context: ServerRequestContext[Any, Any], answer: Any) -> None:
         """Note who asks, and tell an older client at its handshake what it will hear."""
-        if context.protocol_version in MODERN_PROTOCOL_VERSIONS or not ClientInfo.of(context).has_channel:
+        client = CURRENT_CLIENT.get()
+        if context.protocol_version in MODERN_PROTOCOL_VERSIONS or not client.has_channel:
             return
         if context.method == "initialize":
             answer["capabilities"]["resources"]["listChanged"] = True
         else:
             context.lifespan_context.session = context.session
-            context.lifespan_context.owner = CURRENT_CLIENT.get().owner
+            context.lifespan_context.owner = client.owner
 
     async def _tell(self, connection: _Connection, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
         try:
             with anyio.move_on_after(SEND_SECONDS):
                 if connection is self._connections[0]:  # all share the bus
-                    await self._publish(job, kept=kept)
+                    for uri in job.uris:
+                        await self.bus.publish_for(job, ResourceUpdated(uri=uri))
+                    if kept:
+                        await self.bus.publish_for(job, ResourceUpdated(uri=GALLERY))
+                        await self.bus.publish_for(job, ResourcesListChanged())
                 if kept and connection.session and job.is_shown_to(connection.owner):
                     await connection.session.send_resource_list_changed()
         except Exception as error:  # noqa: BLE001  whatever a client's end brings, it must not end the server
             logger.info("A client could not be told of a change: %r", error)
-
-    async def _publish(self, job: Job, *, kept: bool) -> None:
-        for uri in job.uris:
-            await self.bus.publish_for(job, ResourceUpdated(uri=uri))
-        if kept:
-            await self.bus.publish_for(job, ResourceUpdated(uri=GALLERY))
-            await self.bus.publish_for(job, ResourcesListChanged())

@@ -8,14 +8,13 @@ from random import SystemRandom
 from typing import Any, get_args
 
 from mcp_types import Completion, GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
-from mcp_vega.job import Image, Job
 from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.schemas import ArgumentSchema
+from mcp_vega.server.schemas import Arguments, ArgumentSchema
 from mcp_vega.storage.database.search import JobImage
 
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
@@ -29,11 +28,7 @@ ADVICE = (
 )
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class Illustration(_Asked):
+class Illustration(Arguments):
     """What `illustrate` is asked for."""
 
     passage: str = Field(description="What to illustrate.")
@@ -42,7 +37,7 @@ class Illustration(_Asked):
     scheduler: Scheduler = Field(default=VegaParameters.default("scheduler"), description="The scheduler for Vega.")
 
 
-class Exploration(_Asked):
+class Exploration(Arguments):
     """What `explore` is asked for."""
 
     idea: str = Field(description="What the picture is to be of, in a few words.")
@@ -52,7 +47,7 @@ class Exploration(_Asked):
     )
 
 
-class Variation(_Asked):
+class Variation(Arguments):
     """What `vary` is asked for."""
 
     image: str = Field(description="The picture: its id, vega:// URI, URL or file, or its job's request id.")
@@ -85,7 +80,7 @@ async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> 
 
     Raises:
         InvalidArguments: There is no such prompt, or an argument is missing or cannot be used.
-        VegaError: The picture it speaks of is not known.
+        UnknownImage: There is no such picture.
     """
     definition = next((each for each in DEFINITIONS if each.name == name), None)
     if definition is None:
@@ -99,11 +94,7 @@ async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> 
 
 
 async def completion(app: AppContext, name: str, argument: str, beginning: str, owner: str) -> Completion | None:
-    """What an argument of a prompt may be completed to: a scheduler, or the id of a picture.
-
-    Raises:
-        LedgerError: The ledger cannot be read.
-    """
+    """What an argument of a prompt may be completed to: a scheduler, or the id of a picture."""
     taken = {each.name: each.arguments.schema["properties"] for each in DEFINITIONS}
     if argument not in taken.get(name, {}):
         return None
@@ -168,11 +159,19 @@ async def _vary(app: AppContext, asked: Variation, owner: str) -> str:
         if count > 1
         else ""
     )
+    if image.deleted:
+        again = (
+            f", whose file was deleted from the gallery on {image.deleted:%Y-%m-%d}: there is nothing to compare with"
+        )
+    else:
+        again = f'; check_job with request_id "{job.request_id}" shows it again, at no cost'
+    has_negative = "negative_prompt" in type(job.parameters).model_fields
+    or_in_negative = ", or name what should disappear in the negative_prompt" if has_negative else ""
     recipe = {**job.parameters.model_dump(mode="json", exclude_defaults=True, exclude={"base64"}), "seed": job.seed}
     return f"""\
 Make a variation of a picture that was drawn before, changed in one respect: {asked.change}
 
-It is {image.uri}{_shown_again(job, image)}. It was drawn by \
+It is {image.uri}{again}. It was drawn by \
 generate_image_{job.parameters.alias} with these arguments:
 
 {json.dumps(recipe, indent=2, ensure_ascii=False)}
@@ -180,30 +179,13 @@ generate_image_{job.parameters.alias} with these arguments:
 1. Rewrite the prompt so that it says the change, and leave every other word as it is.
 2. Call generate_image_{job.parameters.alias} with the new prompt and all other arguments unchanged, above all \
 the seed, which mostly keeps the composition.{which} {WAITING}
-3. Compare the two. If the change does not show, say it earlier in the prompt{_or_in_negative(job)}, and ask me \
+3. Compare the two. If the change does not show, say it earlier in the prompt{or_in_negative}, and ask me \
 before another call; each costs about ${job.parameters.expected_cost:.4f}.
 4. Show the new picture beside the old one, with its path or URL and its seed."""
 
 
-def _shown_again(job: Job, image: Image) -> str:
-    if image.deleted:
-        return (
-            f", whose file was deleted from the gallery on {image.deleted:%Y-%m-%d}: there is nothing to compare with"
-        )
-    return f'; check_job with request_id "{job.request_id}" shows it again, at no cost'
-
-
-def _or_in_negative(job: Job) -> str:
-    known = "negative_prompt" in type(job.parameters).model_fields
-    return ", or name what should disappear in the negative_prompt" if known else ""
-
-
 async def _found(app: AppContext, named: str, owner: str) -> JobImage:
-    """The picture that a user names, with its job.
-
-    Raises:
-        UnknownImage: There is none.
-    """
+    """The picture that a user names, with its job."""
     name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
     if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
         beginning = short[1].lower()

@@ -1,10 +1,4 @@
-"""What was drawn as MCP resources: pictures, their previews, jobs, and the gallery to search them.
-
-vega://images/{id}           a picture, full size, with the MIME type of its bytes
-vega://images/{id}/preview   a picture of at most 768 px
-vega://jobs/{request_id}     a job as JSON: recipe, state, cost, files
-vega://gallery{?q,page}      the pictures as JSON, newest first, found by words
-"""
+"""What was drawn as MCP resources: pictures, their previews, jobs, and the gallery to search them."""
 
 import json
 import re
@@ -73,20 +67,19 @@ async def listed(app: AppContext, owner: str) -> list[Resource]:
         mime_type=JSON,
     )
     kept, _ = await app.service.store.search.page(size=LATEST, owner=owner)
-    return [gallery, *(_listed(each) for each in kept)]
-
-
-def _listed(kept: JobImage) -> Resource:
-    job, image = kept
-    return Resource(
-        uri=image.uri,
-        name=image.path.name if image.path else image.id,
-        title=quoted(job.parameters.prompt, 80),
-        description=f"{job.parameters.title}, seed {job.seed}, {image.width}×{image.height}",
-        mime_type=image.mime_type,
-        size=image.bytes,
-        annotations=Annotations(last_modified=results.iso(job.created)),
-    )
+    pictures = [
+        Resource(
+            uri=image.uri,
+            name=image.path.name if image.path else image.id,
+            title=results.quoted_prompt(job),
+            description=f"{job.parameters.title}, seed {job.seed}, {image.width}×{image.height}",
+            mime_type=image.mime_type,
+            size=image.bytes,
+            annotations=Annotations(last_modified=results.iso(job.created)),
+        )
+        for job, image in kept
+    ]
+    return [gallery, *pictures]
 
 
 async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResourceContents]:
@@ -94,13 +87,14 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
 
     Raises:
         InvalidArguments: The URI is none of a resource.
-        UnknownImage: There is no such picture, or it was deleted.
-        UnknownJob: There is no such job.
-        VegaError: It cannot be read.
+        VegaError: There is no such picture or job, or it cannot be read.
     """
     if match := _IMAGE.fullmatch(uri):
         _, image = await app.service.get_image(match[1], client.owner)
-        return await (_preview(app, image) if match[2] else _picture(app, image, client))
+        if not match[2]:
+            return await _picture(app, image, client)
+        shown = await app.service.processor.preview(await app.service.read_image(image), "auto")
+        return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
     if match := _JOB.fullmatch(uri):
         return [_as_json(results.record_of(await app.service.get(match[1], client.owner), client))]
     if uri.partition("?")[0] == GALLERY:
@@ -109,11 +103,7 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
 
 
 async def completion(app: AppContext, template: str, argument: str, beginning: str, owner: str) -> Completion | None:
-    """The ids that an argument of a template may be completed to; None where it takes none.
-
-    Raises:
-        LedgerError: The ledger cannot be read.
-    """
+    """The ids that an argument of a template may be completed to; None where it takes none."""
     known = any(template == each.uri_template for each in TEMPLATES) and f"{{{argument}}}" in template
     if known and argument == "id":
         return await offered_images(app, beginning, owner)
@@ -123,11 +113,7 @@ async def completion(app: AppContext, template: str, argument: str, beginning: s
 
 
 async def offered_images(app: AppContext, beginning: str, owner: str) -> Completion:
-    """The ids of pictures that begin like this, the newest first.
-
-    Raises:
-        LedgerError: The ledger cannot be read.
-    """
+    """The ids of pictures that begin like this, the newest first."""
     return _offered(await app.service.store.search.image_ids(beginning, OFFERED + 1, owner))
 
 
@@ -154,11 +140,6 @@ async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[Re
     ]
 
 
-async def _preview(app: AppContext, image: Image) -> list[ReadResourceContents]:
-    shown = await app.service.processor.preview(await app.service.read_image(image), "auto")
-    return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
-
-
 # ---- JSON ----
 
 
@@ -179,41 +160,32 @@ async def _gallery(app: AppContext, uri: str, client: ClientInfo) -> dict[str, A
 
 
 def _asked(uri: str) -> tuple[str, int]:
-    """The words and the page of a gallery URI.
-
-    Raises:
-        InvalidArguments: It asks for something else.
-    """
+    """The words and the page of a gallery URI."""
     asked = dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
+    page = asked.get("page") or "1"
+    said = ""
     if unknown := [name for name in asked if name not in {"q", "page"}]:
         said = f"The gallery is asked for q and page, not for {unknown[0]!r}"
-        raise InvalidArguments(said, next_step=f"Read {TEMPLATES[-1].uri_template}")
-    page = asked.get("page") or "1"
     # Nine digits are more pages than any ledger has, and fewer than SQLite counts.
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", page):
+    elif not re.fullmatch("0*[1-9][0-9]{0,8}", page):
         said = f"page is {page!r}, but must be a whole number from 1"
+    if said:
         raise InvalidArguments(said, next_step=f"Read {TEMPLATES[-1].uri_template}")
     return asked.get("q", "").strip(), int(page)
 
 
 def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
     job, image = kept
+    prompt = job.parameters.prompt
     return {
         "uri": image.uri,
         "preview": f"{image.uri}/preview",
         "file": client.location(image),
-        "mime_type": image.mime_type,
-        "width": image.width,
-        "height": image.height,
-        "bytes": image.bytes,
-        "prompt": _cut(job.parameters.prompt),
+        **results.format_of(image),
+        # So short that a page of them reaches every client; the job has the whole.
+        "prompt": prompt if len(prompt) <= PROMPT_LENGTH else f"{prompt[:PROMPT_LENGTH]}…",
         "model": job.model,
         "seed": job.seed,
         "created": results.iso(job.created),
         "job": job.uri,
     }
-
-
-def _cut(prompt: str) -> str:
-    """A prompt, so short that a page of them reaches every client; its job has the whole."""
-    return prompt if len(prompt) <= PROMPT_LENGTH else f"{prompt[:PROMPT_LENGTH]}…"

@@ -10,8 +10,8 @@ from typing import Any
 from mcp_types import CallToolResult, ImageContent, TextContent
 
 from mcp_vega.errors import GalleryError, VegaError
-from mcp_vega.imaging.preview import Mode, Preview
-from mcp_vega.job import OPERATOR, Budget, Image, Job, dollars
+from mcp_vega.imaging.preview import Mode
+from mcp_vega.job import OPERATOR, Image, Job, dollars
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import ClientInfo
@@ -22,8 +22,6 @@ SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network a
 # Seconds after which to ask again for a job that takes longer than usual.
 OVERDUE = 10
 
-LOCAL = ClientInfo()
-
 
 async def of_job(app: AppContext, job: Job, client: ClientInfo) -> CallToolResult:
     """The result of a job as it stands, for the client that asked.
@@ -33,31 +31,26 @@ async def of_job(app: AppContext, job: Job, client: ClientInfo) -> CallToolResul
     """
     if job.problem:
         raise job.problem.with_traceback(None)  # else it grows with every check
-    budget = await app.service.budget()
-    meta = {"mcp-vega/job": data_of(job, client)} | _budget_data(budget)
+    meta = {"mcp-vega/job": data_of(job, client)}
     if not job.state.finished:
-        return _result(app, "\n".join([_under_way(app.service, job), *_left(budget)]), meta)
+        return await _result(app, _under_way(app.service, job), meta)
     # A picture that no disk would take is in its result or nowhere.
     full = job.parameters.base64 or any(image.data for image in job.images)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview)
-    text = "\n".join([_finished(job, client), *_left(budget), *(f"Note: {note}." for note in notes)])
-    return _result(app, text, meta, previews)
+    return await _result(app, _finished(job, client), meta, notes, previews)
 
 
 async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
     """A list of jobs, one line each."""
-    budget = await app.service.budget()
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return _result(app, "\n".join([text, *_left(budget)]), _budget_data(budget) or None)
+        return await _result(app, text, {})
     lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
     lines += [
-        f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} "
-        f"{_quoted(job.parameters.prompt)}"
+        f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} {quoted_prompt(job)}"
         for job in jobs
     ]
-    meta = {"mcp-vega/jobs": [data_of(job, client) for job in jobs]} | _budget_data(budget)
-    return _result(app, "\n".join([*lines, *_left(budget)]), meta)
+    return await _result(app, "\n".join(lines), {"mcp-vega/jobs": [data_of(job, client) for job in jobs]})
 
 
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
@@ -72,10 +65,18 @@ def error_data(error: VegaError) -> dict[str, str]:
     return {"code": error.code, "what": what, "charged": str(error.charged), "next": error.next_step}
 
 
-def _result(
-    app: AppContext, text: str, meta: dict[str, Any] | None = None, previews: Sequence[ImageContent] = ()
+async def _result(
+    app: AppContext, text: str, meta: dict[str, Any], notes: Sequence[str] = (), previews: Sequence[ImageContent] = ()
 ) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=_marked(app, text)), *previews], _meta=meta)
+    """A result that also says what can still be spent today, where there is a limit."""
+    lines = [text]
+    if budget := await app.service.budget():
+        lines += [f"Spending limit: {dollars(budget.left)} of {dollars(budget.limit)} left today (UTC)"]
+        figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
+        meta["mcp-vega/spending"] = {name: float(figure) for name, figure in figures.items()}
+    lines += [f"Note: {note}." for note in notes]
+    shown = TextContent(type="text", text=_marked(app, "\n".join(lines)))
+    return CallToolResult(content=[shown, *previews], _meta=meta or None)
 
 
 def _marked(app: AppContext, text: str) -> str:
@@ -88,7 +89,7 @@ def _marked(app: AppContext, text: str) -> str:
 
 def _finished(job: Job, client: ClientInfo) -> str:
     count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
-    lines = [f"{job.parameters.title} drew {count} of {_quoted(job.parameters.prompt)}."]
+    lines = [f"{job.parameters.title} drew {count} of {quoted_prompt(job)}."]
     lines += [f"Note: {note}." for note in job.notes]
     for image in job.images:
         if not image.deleted:
@@ -98,7 +99,7 @@ def _finished(job: Job, client: ClientInfo) -> str:
     lines += [
         f"Seed: {job.seed}",
         f"Steps: {job.parameters.num_inference_steps}",
-        f"Seconds: {_plain(receipt.seconds)}",
+        f"Seconds: {'unknown' if receipt.seconds is None else f'{receipt.seconds:f}'}",
         f"Cost: {dollars(receipt.cost)}",
         f"Credits left: {dollars(receipt.credits_left)}",
         f"Request id: {job.request_id}",
@@ -116,25 +117,15 @@ def _under_way(service: JobService, job: Job) -> str:
     late = "" if left > 0 else f", which takes longer than the usual {service.expected_seconds(job):.0f} s"
     notes = f" ({'; '.join(job.notes)})" if job.notes else ""
     return (
-        f"{job.parameters.title} has not finished {_quoted(job.parameters.prompt)} yet{late}{notes}; call check_job "
+        f"{job.parameters.title} has not finished {quoted_prompt(job)} yet{late}{notes}; call check_job "
         f"with the request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
         f"State: {job.state}\nRequest id: {job.request_id}\nCost: about {dollars(job.parameters.expected_cost)}"
     )
 
 
-def _left(budget: Budget | None) -> list[str]:
-    """What can still be spent today, where there is a limit."""
-    if budget is None:
-        return []
-    return [f"Spending limit: {dollars(budget.left)} of {dollars(budget.limit)} left today (UTC)"]
-
-
-def _quoted(prompt: str) -> str:
-    return quoted(prompt, 80)
-
-
-def _plain(number: Decimal | None) -> str:
-    return "unknown" if number is None else f"{number:f}"
+def quoted_prompt(job: Job) -> str:
+    """The beginning of a job's prompt, enough to know it by."""
+    return quoted(job.parameters.prompt, 80)
 
 
 # ---- the pictures ----
@@ -143,7 +134,12 @@ def _plain(number: Decimal | None) -> str:
 async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
     """The previews of a job's pictures, and what there is to say about them."""
     here = [image for image in job.images if not image.deleted]
-    notes = [_deleted(image) for image in job.images if image.deleted]
+    notes = [
+        f"the picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}; the same parameters and "
+        "seed draw it again"
+        for image in job.images
+        if image.deleted
+    ]
     if mode == "off":
         return [], notes
     data: dict[Image, bytes] = {}
@@ -153,28 +149,19 @@ async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[Ima
         except GalleryError as error:
             notes.append(error.what)
     made = await service.processor.previews([*data.values()], mode)
-    shown = [preview for preview in made if preview]
     broken = [image.path for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"the file {path} is no whole picture any more" for path in broken]
-    if mode == "full" and (reduced := [preview for preview in shown if not preview.unchanged]):
+    shown = [preview for preview in made if preview]
+    reduced = [preview for preview in shown if not preview.unchanged]
+    if mode == "full" and reduced:
+        some = "the picture does" if len(shown) == 1 else f"{len(reduced)} of the {len(shown)} pictures do"
+        sizes = ", ".join(dict.fromkeys(f"{each.width}×{each.height}" for each in reduced))
+        whole = "the file" if all(image.path for image in here) else "its URI"
         notes.append(
-            _reduced(reduced, len(shown), whole="the file" if all(image.path for image in here) else "its URI")
+            f"{some} not fit into a result unchanged, so what is shown is a JPEG of {sizes}; "
+            f"{whole} gives the full size"
         )
     return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in shown], notes
-
-
-def _deleted(image: Image) -> str:
-    return (
-        f"the picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}; the same parameters and "
-        "seed draw it again"
-    )
-
-
-def _reduced(previews: list[Preview], count: int, whole: str) -> str:
-    """What became of the full-size pictures that do not fit into a result."""
-    sizes = ", ".join(dict.fromkeys(f"{each.width}×{each.height}" for each in previews))
-    some = "the picture does" if count == 1 else f"{len(previews)} of the {count} pictures do"
-    return f"{some} not fit into a result unchanged, so what is shown is a JPEG of {sizes}; {whole} gives the full size"
 
 
 # ---- the data ----
@@ -195,17 +182,8 @@ def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
     }
 
 
-def _budget_data(budget: Budget | None) -> dict[str, Any]:
-    """What can still be spent today, for programs; nothing where there is no limit."""
-    if budget is None:
-        return {}
-    figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
-    return {"mcp-vega/spending": {name: _number(figure) for name, figure in figures.items()}}
-
-
-def record_of(job: Job, client: ClientInfo = LOCAL) -> dict[str, Any]:
+def record_of(job: Job, client: ClientInfo) -> dict[str, Any]:
     """All that is known of a job, for programs."""
-    problem = job.problem
     return {
         **data_of(job, client),
         "local_id": job.local_id,
@@ -217,7 +195,7 @@ def record_of(job: Job, client: ClientInfo = LOCAL) -> dict[str, Any]:
         "ended": iso(job.ended),
         "charged": str(job.charged),
         "notes": list(job.notes),
-        "error": problem and error_data(problem),
+        "error": job.problem and error_data(job.problem),
     }
 
 
@@ -232,14 +210,16 @@ def _image_data(image: Image, client: ClientInfo) -> dict[str, Any]:
         # Where a file lies is nobody's business but that of those who work at the machine.
         "path": str(image.path) if image.path and not image.deleted and client.owner == OPERATOR else None,
         "uri": image.uri,
-        "mime_type": image.mime_type,
-        "width": image.width,
-        "height": image.height,
-        "bytes": image.bytes,
+        **format_of(image),
         "sha256": image.sha256,
         **({"url": None if image.deleted else client.location(image)} if client.base_url is not None else {}),
         **({"deleted": iso(image.deleted)} if image.deleted else {}),
     }
+
+
+def format_of(image: Image) -> dict[str, Any]:
+    """What kind of file a picture is, for programs; `bytes` is its size."""
+    return {"mime_type": image.mime_type, "width": image.width, "height": image.height, "bytes": image.bytes}
 
 
 def _number(value: Decimal | None) -> float | None:

@@ -27,10 +27,14 @@ class ArgumentSchema(Generic[ModelT_co]):
     parse: Callable[[dict[str, Any]], ModelT_co]
 
 
-class CheckJobArguments(BaseModel):
-    """What `check_job` is asked."""
+class Arguments(BaseModel):
+    """What a tool or a prompt is asked, once it is parsed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class CheckJobArguments(Arguments):
+    """What `check_job` is asked."""
 
     # No counted repeat of a Unicode class: such a pattern takes 20 ms to compile.
     request_id: str = Field(
@@ -106,7 +110,7 @@ def _spanned(each: dict[str, Schema | None]) -> Schema:
     for limit, widest in (("minimum", min), ("maximum", max)):
         if limit in merged:
             merged[limit] = widest(schema[limit] for schema in known.values())
-    words = {slug: _allowed_urls(schema) for slug, schema in known.items()}
+    words = {slug: _limits_in_words(schema) for slug, schema in known.items()}
     if len(known) == 1:
         (slug,) = known
         merged["description"] += f" Only for {slug}{f': {words[slug]}' if words[slug] else ''}."
@@ -117,7 +121,7 @@ def _spanned(each: dict[str, Schema | None]) -> Schema:
     return merged
 
 
-def _allowed_urls(schema: Schema) -> str:
+def _limits_in_words(schema: Schema) -> str:
     """What a property allows and its default, in words."""
     parts = [f"{schema['minimum']} to {schema['maximum']}"] if "minimum" in schema else []
     parts += [f"default {schema['default']}"] if "default" in schema else []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult, Tool, ToolAnnotations
 
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
@@ -31,6 +31,17 @@ class ToolDefinition:
     arguments: ArgumentSchema[Any]
     annotations: ToolAnnotations
     run: Callable[[AppContext, Any, Context[Any, Any]], Awaitable[CallToolResult]]
+
+    @property
+    def shown(self) -> Tool:
+        """The tool as a host lists it."""
+        return Tool(
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            input_schema=self.arguments.schema,
+            annotations=self.annotations,
+        )
 
 
 async def generate_image(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:

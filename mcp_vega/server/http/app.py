@@ -32,21 +32,15 @@ def build_application(
     tokens: Sequence[SecretStr] = (),
     limits: HttpLimits = DEFAULT_LIMITS,
 ) -> Starlette:
-    """The server as an ASGI application.
+    """The server as an ASGI application over `http` (Streamable HTTP) or `sse`.
 
-    Args:
-        app: What the tools work with; its service must stay open while the application runs.
-        transport: `http` (Streamable HTTP) or `sse`.
-        hosts: `Host` values that are accepted beside loopback.
-        tokens: The access tokens; without any, everyone who reaches the server is its operator.
-        limits: How large and how slow a request may be.
+    The service in `app` must stay open while it runs. For `hosts` and `tokens` see `AuthMiddleware`.
     """
     server = build_server(app)
     _add_routes(server, app)
     path = PATHS[transport]
     if transport == "sse":
-        messages = f"{SSE_MESSAGES_PATH}/"
-        asgi = server.sse_app(sse_path=path, message_path=messages, transport_security=UNCHECKED)
+        asgi = server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=UNCHECKED)
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
     asgi.add_middleware(AuthMiddleware, hosts=hosts, tokens=tokens, limits=limits)

@@ -1,17 +1,8 @@
 """Who may use the server over HTTP, and how large and how slow a request may be: an ASGI middleware.
 
-RequestRejected          an HTTP request was turned away
-├── MissingToken         it brings none of the access tokens
-├── HostNotAllowed       its Host header is on no list
-├── OriginNotAllowed     a web page of another site sent it
-├── RequestTooLarge      its body or its headers are too large
-└── RequestTooSlow       its body takes too long to arrive
-
-Starlette and the MCP SDK have middlewares for most of this. They answer without a code and a next step, and each lacks
-something: Starlette's TrustedHostMiddleware knows neither ports nor origins; the SDK's TransportSecurityMiddleware
-guards its own routes alone and compares names by their beginning; the SDK adds its RequireAuthMiddleware only where
-there is an OAuth issuer; RequestBodyLimitMiddleware has no time limit and does not read on so that the sender sees the
-answer.
+Starlette and the MCP SDK have middlewares for most of this, but they answer without a code and a next step, and each
+lacks something: TrustedHostMiddleware ports and origins, TransportSecurityMiddleware the other routes and exact names,
+RequireAuthMiddleware use without an OAuth issuer, RequestBodyLimitMiddleware a time limit and an answer that is seen.
 """
 
 import hmac
@@ -85,13 +76,10 @@ class RequestTooSlow(RequestRejected):
 
 
 class AuthMiddleware:
-    """An ASGI middleware around the whole application: lets a request in, as whose it is, or answers it.
+    """Lets a request in, as whose it is, or answers it.
 
-    Args:
-        app: The application.
-        hosts: Host names that are accepted beside loopback, with a port or, for any port, without.
-        tokens: The access tokens; without any, everyone who reaches the server is its operator.
-        limits: How large and how slow a request may be.
+    `hosts` are accepted beside loopback, with a port or, for any port, without. Without `tokens` everyone who reaches
+    the server is its operator.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], tokens: Sequence[SecretStr], limits: HttpLimits) -> None:
@@ -117,7 +105,8 @@ class AuthMiddleware:
             logger.info(error.what)
             # What may still come of the request is not waited for.
             headers = {"connection": "close"}
-            headers |= {"www-authenticate": "Bearer"} if isinstance(error, MissingToken) else {}
+            if isinstance(error, MissingToken):
+                headers["www-authenticate"] = "Bearer"
             await PlainTextResponse(f"{error.text}\n", error.status, headers)(scope, receive, send)
         else:
             await self._app(scope, _with_body(body, receive), send)
@@ -158,13 +147,7 @@ class AuthMiddleware:
             raise RequestTooLarge(f"The request's headers have {size:,} bytes, and at most {most:,} are taken")
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body of a request.
-
-        Raises:
-            RequestTooLarge: It is too large.
-            RequestTooSlow: It takes too long.
-            ClientDisconnect: Its sender has left.
-        """
+        """The whole body of a request; raises `ClientDisconnect` where its sender has left."""
         limits = self._limits
         body, length = bytearray(), 0
         try:

@@ -17,16 +17,10 @@ FULL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: cl
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A socket that takes connections.
-
-    uvicorn's own `bind_socket` ends the process where the port is taken.
-
-    Args:
-        host: An address of this machine, or a name of one.
-        port: 0 takes a free one.
+    """A socket that takes connections; port 0 is a free one.
 
     Raises:
-        PortTaken: The port cannot be had.
+        PortTaken: The port cannot be had; uvicorn's own `bind_socket` ends the process then.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -39,12 +33,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def server_config(app: Starlette, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.Config:
-    """How uvicorn serves the application.
-
-    Args:
-        app: The application; it has its own limits for what is in a request.
-        limits: Those of the connections.
-    """
+    """How uvicorn serves the application, which has its own limits for what is in a request."""
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     return uvicorn.Config(
         app,
@@ -68,15 +57,10 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class _LimitedProtocol(H11Protocol):
-    """Ends a connection whose next request does not arrive in time, or whose client does not read.
+    """Ends a connection whose next request does not arrive in time, or whose client does not read."""
 
-    Args:
-        limits: Those of the connections.
-        server: What uvicorn gives.
-    """
-
-    def __init__(self, limits: HttpLimits, **server: Any) -> None:
-        super().__init__(**server)
+    def __init__(self, limits: HttpLimits, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
         self._limits = limits
         self._unread = 0
         self._request_timer: asyncio.TimerHandle | None = None
