@@ -54,14 +54,13 @@ class Call:
         return "FAILED" if self.error else "COMPLETED"
 
 
+@dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818  it says what happens to the call
     """A request that is not answered with success: HTTP status, the API's words, headers."""
 
-    def __init__(self, status: int, text: str = "", headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.headers = headers
+    status: int
+    text: str = ""
+    headers: Mapping[str, str] | None = None
 
 
 class Account:

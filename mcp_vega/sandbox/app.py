@@ -19,7 +19,6 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from email.utils import formatdate
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import anyio
@@ -35,8 +34,7 @@ from mcp_vega.sandbox.faults import FAULTS, FOREIGN
 from mcp_vega.sandbox.responses import Json, with_faults
 
 RETIRED = ("segmind-vega-v0",)
-# How many status requests the faults `late` and `poll-502` fail.
-FAILING_STATUS_REQUESTS = 2
+FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
 # What `POST /_sandbox` may set, and how its JSON is read.
 READERS: dict[str, Callable[[Any], Any]] = {
     "credits": lambda value: Decimal(str(value)),
@@ -46,10 +44,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-# From prompt, seed and number to a JPEG's bytes.
-Paint = Callable[[str, int, int], bytes]
-# From a call, the sandbox's own address and the time to the call's rows.
-HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]
+Paint = Callable[[str, int, int], bytes]  # from prompt, seed and number to a JPEG's bytes
+HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]  # from a call, the sandbox's own address and the time
 cached_paint = lru_cache(maxsize=64)(painter.paint)
 
 
@@ -199,13 +195,13 @@ class _Api:
             raise Refusal(400, str(error)) from error
         if days > 31:
             raise Refusal(400, "The date range may span at most 31 days")
-        calls = sorted(self._account.calls.values(), key=lambda call: call.created, reverse=True)
-        every = chain.from_iterable(
-            self._history_rows(call, _base(request), now)
-            for call in calls
+        rows = [
+            row
+            for call in sorted(self._account.calls.values(), key=lambda call: call.created, reverse=True)
             if query.get("model_name", "") in call.slug and since <= _day(call.created) <= until
-        )
-        rows = [row for row in every if query.get("status", "") in ("", row["model_status"])]
+            for row in self._history_rows(call, _base(request), now)
+            if query.get("status", "") in ("", row["model_status"])
+        ]
         body = {"data": rows[(page - 1) * size : page * size], "page": page, "per_page": size, "total": len(rows)}
         return Json(body, headers={"date": formatdate(now, usegmt=True)})
 

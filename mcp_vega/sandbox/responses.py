@@ -12,8 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import FOREIGN
 
-# Errors of the gateway before the API come as HTML pages.
-HTML_STATUSES = (403, 405, 502, 504)
+HTML_STATUSES = (403, 405, 502, 504)  # those of the gateway before the API
 
 
 class Json(JSONResponse):
