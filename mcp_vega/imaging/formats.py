@@ -5,35 +5,22 @@ from dataclasses import dataclass
 
 from mcp_vega import errors
 
-# The largest picture that is accepted.
-MAX_BYTES = 25_000_000
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    # The end marker cannot stand inside a scan; what follows it (padding, metadata) does not matter.
-    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-
-
-def _png_is_whole(data: bytes) -> bool:
-    return b"IEND\xaeB`\x82" in data
-
-
-def _webp_is_whole(data: bytes) -> bool:
-    return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+MAX_BYTES = 25_000_000  # of the largest picture that is accepted
 
 
 @dataclass(frozen=True)
 class Format:
-    """A picture format: its MIME type, its file name's ending, and whether bytes of it are all there."""
+    """A picture format."""
 
     mime_type: str
-    suffix: str
-    is_whole: Callable[[bytes], bool]
+    suffix: str  # of a file's name
+    is_whole: Callable[[bytes], bool]  # whether bytes of it are all there
 
 
-JPEG = Format("image/jpeg", ".jpg", _jpeg_is_whole)
-PNG = Format("image/png", ".png", _png_is_whole)
-WEBP = Format("image/webp", ".webp", _webp_is_whole)
+# The end marker cannot stand inside a scan; what follows it (padding, metadata) does not matter.
+JPEG = Format("image/jpeg", ".jpg", lambda data: data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda"))
+PNG = Format("image/png", ".png", lambda data: b"IEND\xaeB`\x82" in data)
+WEBP = Format("image/webp", ".webp", lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"))
 SUFFIXES = (JPEG.suffix, PNG.suffix, WEBP.suffix)
 
 
@@ -49,11 +36,7 @@ def recognise(data: bytes) -> Format | None:
 
 
 def require_whole(data: bytes) -> bytes:
-    """`data` itself, which is a whole picture.
-
-    Raises:
-        UnreadableAnswer: It is not.
-    """
+    """`data` itself, which is a whole picture; else raises `UnreadableAnswer`."""
     found = recognise(data)
     if found is None:
         said = "The API's answer holds bytes that are no JPEG, PNG or WebP picture"

@@ -33,17 +33,11 @@ PARAMETERS, RECIPE = b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a picture was drawn.
+    """How a picture was drawn."""
 
-    Attributes:
-        parameters: Those of the call, with its seed.
-        picture: Which of the call's pictures it is, from 1.
-        sandbox: Whether the sandbox painted it, not the model.
-    """
-
-    parameters: Parameters
-    picture: int = 1
-    sandbox: bool = False
+    parameters: Parameters  # of the call, with its seed
+    picture: int = 1  # which of the call's pictures it is, from 1
+    sandbox: bool = False  # whether the sandbox painted it, not the model
 
     @property
     def text(self) -> str:
@@ -89,7 +83,10 @@ def embed(picture: bytes, recipe: Recipe) -> bytes:
     found = recognise(picture)
     if found is JPEG:
         has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content, _ in _parts(picture))
-        pieces = [b"" if has_exif else _segment(EXIF, _exif(text)), _segment(COMMENT, data)]
+        # The comment as type UNDEFINED: what Pillow writes (BYTE), other readers refuse.
+        comment = b"UNICODE\0" + text.encode("utf-16-be", errors="replace")
+        exif = EXIF_BEGINNING + pack(">LLL", len(comment), 44, 0) + comment
+        pieces = [b"" if has_exif else _segment(EXIF, exif), _segment(COMMENT, data)]
     elif found is PNG:
         pieces = [_chunk(PARAMETERS, text.encode(errors="replace")), _chunk(RECIPE, data)]
     else:
@@ -113,12 +110,11 @@ def strip(picture: bytes) -> bytes:
 
 def read(picture: bytes) -> Recipe | None:
     """The recipe in a picture's file; None where there is none, or none that can be drawn."""
-    texts = (
-        content.removeprefix(RECIPE)
-        for kind, content, _ in _parts(picture)
-        if kind == COMMENT or content.startswith(RECIPE)
-    )
-    return next((recipe for text in texts if (recipe := _parse(text))), None)
+    for kind, content, _ in _parts(picture):
+        is_recipe = kind == COMMENT or content.startswith(RECIPE)
+        if is_recipe and (recipe := _parse(content.removeprefix(RECIPE))):
+            return recipe
+    return None
 
 
 def _is_ours(kind: bytes, content: bytes) -> bool:
@@ -174,12 +170,6 @@ def _parse(text: bytes) -> Recipe | None:
 
 def _segment(kind: bytes, data: bytes) -> bytes:
     return b"\xff" + kind + pack(">H", len(data) + 2) + data if len(data) <= SEGMENT_BYTES else b""
-
-
-def _exif(text: str) -> bytes:
-    """Exif with a UserComment alone, as type UNDEFINED: what Pillow writes (BYTE), other readers refuse."""
-    comment = b"UNICODE\0" + text.encode("utf-16-be", errors="replace")
-    return EXIF_BEGINNING + pack(">LL", len(comment), 44) + pack(">L", 0) + comment
 
 
 def _chunk(beginning: bytes, text: bytes) -> bytes:

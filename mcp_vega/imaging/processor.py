@@ -29,14 +29,11 @@ class ImageProcessor:
             raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
 
     async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
-        """The pictures of one result, together within the mode's budget: None for what is no whole picture any more.
-
-        With the mode `off` there are none.
-        """
+        """As `preview.previews` makes them."""
         return await anyio.to_thread.run_sync(preview.previews, data, mode, limiter=self.limiter)
 
     async def preview(self, data: bytes, mode: Mode) -> Preview:
-        """A picture on its own, within the budget of a mode that is not `off`.
+        """A picture on its own, in a mode that is not `off`.
 
         Raises:
             GalleryError: It is no whole picture any more.
@@ -44,6 +41,5 @@ class ImageProcessor:
         for made in await self.previews([data], mode):
             if made:
                 return made
-        raise GalleryError(
-            "The picture's file is no whole picture any more", next_step="Put the file back, or draw it again"
-        )
+        said = "The picture's file is no whole picture any more"
+        raise GalleryError(said, next_step="Put the file back, or draw it again")

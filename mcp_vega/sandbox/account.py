@@ -5,7 +5,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -23,10 +23,7 @@ NEVER = 10**9
 
 @dataclass
 class Call:
-    """One call that the sandbox took.
-
-    Its times are in seconds, already multiplied by the account's speed; its costs are in US dollars.
-    """
+    """One call that the sandbox took: times in seconds, multiplied by the account's speed; costs in US dollars."""
 
     id: str
     slug: str
@@ -41,7 +38,7 @@ class Call:
     seed: int
     pictures: int
     error: str = ""
-    status_requests: int = field(default=0, compare=False)
+    status_requests: int = 0
 
     @property
     def done(self) -> float:
@@ -57,49 +54,34 @@ class Call:
         return "FAILED" if self.error else "COMPLETED"
 
 
+@dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818  it says what happens to the call
     """A request that is not answered with success: HTTP status, the API's words, headers."""
 
-    def __init__(self, status: int, text: str = "", headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.headers = headers
+    status: int
+    text: str = ""
+    headers: Mapping[str, str] | None = None
 
 
 class Account:
-    """The account and its calls. All of its public state may be changed while the sandbox runs.
-
-    Args:
-        speed: What the documented times are multiplied by: 1 is realistic, 0 answers at once.
-        credits: The balance in US dollars.
-        rate_limit: Paid calls a minute; 0 is no limit.
-        clock: Seconds since 1970.
-
-    Attributes:
-        history_status: The HTTP status that the request history answers with.
-        models: The models that each route knows.
-        calls: The calls by their ids.
-        requests: How often each endpoint was called.
-        admitted: When the paid calls of the last minute came.
-    """
+    """The account and its calls. All of its public state may be changed while the sandbox runs."""
 
     def __init__(
         self,
         *,
-        speed: float = 1,
-        credits: Decimal = Decimal(10),  # noqa: A002  the API's word for the balance
-        rate_limit: int = 0,
+        speed: float = 1,  # what the documented times are multiplied by: 0 answers at once
+        credits: Decimal = Decimal(10),  # noqa: A002  the API's word for the balance (US dollars)
+        rate_limit: int = 0,  # paid calls a minute; 0 is no limit
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.speed = speed
         self.credits = credits
         self.rate_limit = rate_limit
-        self.history_status = 200
-        self.models = {"v1": set(MODELS), "v2": set(MODELS)}
+        self.history_status = 200  # what the request history answers with
+        self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # those that each route knows
         self.calls: dict[str, Call] = {}
-        self.requests = Counter[str]()
-        self.admitted = deque[float]()
+        self.requests = Counter[str]()  # to each endpoint
+        self.admitted = deque[float]()  # when the paid calls of the last minute came
         self._clock = clock
         self._skipped = 0.0
         self._prompts = Counter[str]()
@@ -113,40 +95,33 @@ class Account:
         """Let time pass at once."""
         self._skipped += seconds
 
-    def admit(self) -> datetime | None:
-        """Count a paid call against the rate limit; or say when the next one is admitted, if this one is not."""
+    def admit(self) -> None:
+        """Count a paid call against the rate limit; a `Refusal` says when the next one is admitted."""
         while self.admitted and self.admitted[0] <= self.now - 60:
             self.admitted.popleft()
         if self.rate_limit and len(self.admitted) >= self.rate_limit:
-            return datetime.fromtimestamp(self.admitted[0] + 60, UTC)
+            raise _rate_limited(self.admitted[0] + 60)
         self.admitted.append(self.now)
-        return None
 
-    def faults_of(self, prompt: object) -> Faults:
-        """The faults that a prompt asks for; counts the prompt as sent."""
-        key = str(prompt)
-        self._prompts[key] += 1
-        return Faults(prompt, self._prompts[key] - 1)
-
-    def take(self, route: str, slug: str, body: dict[str, Any], faults: Faults) -> Call:
+    def take(self, route: str, slug: str, body: dict[str, Any]) -> Call:
         """Take a call and book its charge.
 
         Raises:
-            Refusal: The credits are used up; or (v1) the body is wrong. v2 queues a wrong body and fails it later.
+            Refusal: A fault or a lack of credits; or (v1) the body is wrong. v2 queues a wrong body and fails it later.
         """
+        faults = self._faults_of(body.get("prompt"))
         if self.credits <= 0:
             raise Refusal(406 if route == "v1" else 402, "Insufficient credits. Please add credits to your account.")
-        parameters, error = None, ""
+        parameters, error = None, faults.error()
         try:
             parameters = _parse(slug, body)
         except Refusal as refusal:
             if route == "v1":
                 raise
             error = refusal.text
-        error = error or faults.error()
-        model, effort = MODELS[slug], parameters.effort if parameters else 0.0
-        cost = Decimal(0) if error else (model.average_cost * Decimal(str(effort))).normalize()
-        run_seconds = model.average_seconds * effort + (COLD_START_SECONDS if "cold-start" in faults else 0)
+        cost = parameters.expected_cost if parameters and not error else Decimal(0)
+        run_seconds = parameters.expected_seconds if parameters else 0.0
+        run_seconds += COLD_START_SECONDS if "cold-start" in faults else 0
         seed = parameters.seed if parameters else 0
         self.credits -= cost
         call = Call(
@@ -167,22 +142,30 @@ class Account:
         self.calls[call.id] = call
         return call
 
-    def record(self, request_id: str) -> Call:
-        """A call, while the API keeps its record: for an hour after its end.
+    def _faults_of(self, prompt: object) -> Faults:
+        """The faults that a prompt asks for, unless one refuses the call; counts the prompt as sent."""
+        faults = Faults(prompt, self._prompts[str(prompt)])
+        self._prompts[str(prompt)] += 1
+        if name := faults.unknown():
+            raise Refusal(400, f"The sandbox knows no fault {name!r}; GET /_sandbox lists those it knows")
+        if status := faults.status():
+            raise _rate_limited(self.now + 1) if status == 429 else Refusal(status)
+        return faults
 
-        Raises:
-            Refusal: There is no record.
-        """
+    def record(self, request_id: str) -> Call:
+        """A call, while the API keeps its record: for an hour after its end. A `Refusal` else."""
         call = self.calls.get(request_id)
         kept = 0 if call and "expired" in call.faults else RESULT_SECONDS
         if call is None or self.now > call.done + kept:
             raise no_record(request_id)
         return call
 
-    def media(self, request_id: str) -> Call | None:
-        """A call whose pictures are still there: for seven days after its end."""
+    def media(self, request_id: str, index: int) -> Call:
+        """A call, while its picture is there: for seven days after its end. A `Refusal` else."""
         call = self.calls.get(request_id)
-        return call if call and call.done <= self.now <= call.done + MEDIA_SECONDS else None
+        if call is None or index >= call.pictures or not call.done <= self.now <= call.done + MEDIA_SECONDS:
+            raise Refusal(404, "Not found")
+        return call
 
 
 def no_record(request_id: str) -> Refusal:
@@ -190,12 +173,13 @@ def no_record(request_id: str) -> Refusal:
     return Refusal(404, f"Request {request_id} not found")
 
 
-def _parse(slug: str, body: dict[str, Any]) -> Parameters:
-    """The body as parameters, without the names that are not the model's.
+def _rate_limited(until: float) -> Refusal:
+    moment = datetime.fromtimestamp(until, UTC).replace(tzinfo=None).isoformat()
+    return Refusal(429, "Rate limit exceeded", {"x-rate-limit-reset-at-utc": moment})
 
-    Raises:
-        Refusal: What v1 says to a wrong one.
-    """
+
+def _parse(slug: str, body: dict[str, Any]) -> Parameters:
+    """The body's parameters, without names that are not the model's; a `Refusal` is what v1 says to a wrong one."""
     model = MODELS[slug]
     try:
         return model.model_validate({name: value for name, value in body.items() if name in model.model_fields})

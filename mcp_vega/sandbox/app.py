@@ -14,11 +14,11 @@ POST /_sandbox                                 change: {"skip": seconds, "credit
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from email.utils import formatdate
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import anyio
@@ -30,31 +30,29 @@ from starlette.routing import Route
 
 from mcp_vega.sandbox import painter, responses
 from mcp_vega.sandbox.account import Account, Call, Refusal, no_record
-from mcp_vega.sandbox.faults import FAULTS, FOREIGN, Faults
+from mcp_vega.sandbox.faults import FAULTS, FOREIGN
 from mcp_vega.sandbox.responses import Json, with_faults
 
 RETIRED = ("segmind-vega-v0",)
-# How many status requests the faults `late` and `poll-502` fail.
-FAILING_STATUS_REQUESTS = 2
+FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
+# What `POST /_sandbox` may set, and how its JSON is read.
+READERS: dict[str, Callable[[Any], Any]] = {
+    "credits": lambda value: Decimal(str(value)),
+    "speed": float,
+    "rate_limit": int,
+    "history_status": int,
+}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-# From prompt, seed and number to a JPEG's bytes.
-Paint = Callable[[str, int, int], bytes]
-# From a call, the sandbox's own address and the time to the call's rows.
-HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]
+Paint = Callable[[str, int, int], bytes]  # from prompt, seed and number to a JPEG's bytes
+HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]  # from a call, the sandbox's own address and the time
 cached_paint = lru_cache(maxsize=64)(painter.paint)
 
 
 def build_sandbox(
     account: Account, *, paint: Paint = cached_paint, history_rows: HistoryRows = responses.history_rows
 ) -> Starlette:
-    """The sandbox as an ASGI application.
-
-    Args:
-        account: Its state.
-        paint: Makes the pictures, in a thread.
-        history_rows: Makes the request history.
-    """
+    """The sandbox as an ASGI application; `paint` is called in a thread."""
     api = _Api(account, paint, history_rows)
     history = "/inference-request/request-history"
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -70,12 +68,17 @@ def build_sandbox(
             Route(history + "/{id}", api.with_key(api.history_entry)),
             Route("/_sandbox", api.inspect),
             Route("/_sandbox", api.control, methods=["POST"]),
-        ]
+        ],
+        exception_handlers={Refusal: _refused},
     )
 
 
+async def _refused(_: Request, refusal: Any) -> Response:
+    return responses.error(refusal.status, refusal.text, refusal.headers)
+
+
 class _Api:
-    """The endpoints over one account; a `Refusal` raised in one becomes its response."""
+    """The endpoints over one account."""
 
     def __init__(self, account: Account, paint: Paint, history_rows: HistoryRows) -> None:
         self._account = account
@@ -89,13 +92,10 @@ class _Api:
             self._account.requests[f"{request.method} {endpoint.__name__}"] += 1
             key = request.headers.get("x-api-key")
             if not key:
-                return responses.error(401, "Missing Authorization or x-api-key in header")
+                raise Refusal(401, "Missing Authorization or x-api-key in header")
             if not key.startswith("SG_"):
-                return responses.error(401, "Invalid API key")
-            try:
-                return await endpoint(request)
-            except Refusal as refusal:
-                return responses.error(refusal.status, refusal.text, refusal.headers)
+                raise Refusal(401, "Invalid API key")
+            return await endpoint(request)
 
         return checked
 
@@ -118,9 +118,10 @@ class _Api:
                 "outputs": len(texts),
                 "image_format": "jpeg",
             }
-            return await with_faults(call, request, Json(body, headers=headers))
-        picture = await self._picture(call, 0)
-        return await with_faults(call, request, Response(picture, headers=headers, media_type="image/jpeg"))
+            response = Json(body, headers=headers)
+        else:
+            response = Response(await self._picture(call, 0), headers=headers, media_type="image/jpeg")
+        return await with_faults(call, request, response)
 
     async def submit(self, request: Request) -> Response:
         call = await self._take(request, "v2")
@@ -133,23 +134,15 @@ class _Api:
             raise Refusal(405)
         if not request.headers.get("content-type", "").lower().startswith("application/json"):
             raise Refusal(406, "Invalid content type")
-        if until := self._account.admit():
-            raise _rate_limited(until)
+        self._account.admit()
         if slug not in self._account.models[route]:
             raise Refusal(410, "This model has been retired") if slug in RETIRED else Refusal(404, "Model not found")
-        body = _object(await request.body())
-        if body is None:
+        body: dict[str, Any] | None = None
+        with suppress(ValueError, RecursionError):
+            body = json.loads(await request.body())
+        if not isinstance(body, dict):
             raise Refusal(400, "The request body must be a JSON object")
-        return self._account.take(route, slug, body, self._faults(body.get("prompt")))
-
-    def _faults(self, prompt: object) -> Faults:
-        faults = self._account.faults_of(prompt)
-        if name := faults.unknown():
-            raise Refusal(400, f"The sandbox knows no fault {name!r}; GET /_sandbox lists those it knows")
-        if status := faults.status_before():
-            in_a_second = datetime.fromtimestamp(self._account.now + 1, UTC)
-            raise _rate_limited(in_a_second) if status == 429 else Refusal(status)
-        return faults
+        return self._account.take(route, slug, body)
 
     # ---- questions ----
 
@@ -178,11 +171,10 @@ class _Api:
         # It is public: a key that comes along is counted as a mistake.
         self._account.requests["GET media"] += 1
         self._account.requests["GET media with key"] += "x-api-key" in request.headers
-        call, index = self._account.media(request.path_params["id"]), request.path_params["index"]
-        if call is None or index >= call.pictures:
-            return responses.error(404, "Not found")
+        index = request.path_params["index"]
+        call = self._account.media(request.path_params["id"], index)
         if "media-403" in call.faults:
-            return responses.error(403)
+            raise Refusal(403)
         if "media-redirect" in call.faults:
             return RedirectResponse(f"{FOREIGN}{request.url.path}")
         return Response(await self._picture(call, index), media_type="image/jpeg")
@@ -203,13 +195,13 @@ class _Api:
             raise Refusal(400, str(error)) from error
         if days > 31:
             raise Refusal(400, "The date range may span at most 31 days")
-        calls = sorted(self._account.calls.values(), key=lambda call: call.created, reverse=True)
-        every = chain.from_iterable(
-            self._history_rows(call, _base(request), now)
-            for call in calls
+        rows = [
+            row
+            for call in sorted(self._account.calls.values(), key=lambda call: call.created, reverse=True)
             if query.get("model_name", "") in call.slug and since <= _day(call.created) <= until
-        )
-        rows = [row for row in every if query.get("status", "") in ("", row["model_status"])]
+            for row in self._history_rows(call, _base(request), now)
+            if query.get("status", "") in ("", row["model_status"])
+        ]
         body = {"data": rows[(page - 1) * size : page * size], "page": page, "per_page": size, "total": len(rows)}
         return Json(body, headers={"date": formatdate(now, usegmt=True)})
 
@@ -217,7 +209,7 @@ class _Api:
         self._check_history()
         call = self._account.calls.get(request.path_params["id"])
         if call is None:
-            return responses.error(404, "Request not found")
+            raise Refusal(404, "Request not found")
         return Json(self._history_rows(call, _base(request), self._account.now)[0])
 
     def _check_history(self) -> None:
@@ -238,12 +230,10 @@ class _Api:
     async def control(self, request: Request) -> Response:
         change: dict[str, Any] = await request.json()
         self._account.skip(float(change.pop("skip", 0)))
-        readers: dict[str, Callable[[Any], Any]] = {"credits": lambda value: Decimal(str(value)), "speed": float}
-        readers |= {"rate_limit": int, "history_status": int}
         for name, value in change.items():
-            if name not in readers:
-                return responses.error(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(readers)}")
-            setattr(self._account, name, readers[name](value))
+            if name not in READERS:
+                raise Refusal(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(READERS)}")
+            setattr(self._account, name, READERS[name](value))
         return await self.inspect(request)
 
     # ---- pictures ----
@@ -258,19 +248,6 @@ class _Api:
             return b""
         data = await anyio.to_thread.run_sync(self._paint, str(call.body.get("prompt")), call.seed, index)
         return data[: len(data) // 2] if "truncated" in call.faults else data
-
-
-def _rate_limited(until: datetime) -> Refusal:
-    moment = until.replace(tzinfo=None).isoformat()
-    return Refusal(429, "Rate limit exceeded", {"x-rate-limit-reset-at-utc": moment})
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 def _base(request: Request) -> str:

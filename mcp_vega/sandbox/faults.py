@@ -41,12 +41,7 @@ _WRITTEN = re.compile(r"\[fault:([a-z0-9-]+)(?:\*(\d+))?\]")
 
 
 class Faults:
-    """The faults of one call.
-
-    Args:
-        prompt: The prompt, or whatever stands in its place.
-        times_seen: How often the same prompt was sent before.
-    """
+    """The faults of one call, whose prompt (or whatever stands in its place) was sent `times_seen` times before."""
 
     def __init__(self, prompt: object, times_seen: int) -> None:
         written = _WRITTEN.findall(prompt) if isinstance(prompt, str) else []
@@ -60,19 +55,12 @@ class Faults:
         general = {name: re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", name) for name in sorted(self._names)}
         return next((name for name in general if general[name] not in FAULTS), None)
 
-    def status_before(self) -> int | None:
-        """The status to refuse the call with."""
-        return self._status(r"\d{3}")
-
-    def status_after(self) -> int | None:
-        """The status to answer with although the call ran."""
-        return self._status(r"\d{3}-after")
+    def status(self, suffix: str = "") -> int | None:
+        """The status to refuse the call with; that with the suffix `-after`, to answer with although it ran."""
+        return next((int(name[:3]) for name in self._names if re.fullmatch(rf"\d{{3}}{suffix}", name)), None)
 
     def error(self) -> str:
         """The words that the drawing fails with; empty where it does not."""
         if "moderation" in self:
             return "Content policy violation: the prompt was flagged by moderation"
         return "The model ran out of memory" if "failed" in self else ""
-
-    def _status(self, pattern: str) -> int | None:
-        return next((int(name[:3]) for name in self._names if re.fullmatch(pattern, name)), None)

@@ -4,11 +4,13 @@ import hashlib
 import io
 import math
 import random
+from itertools import pairwise
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 SIDE = 1024
 Colour = tuple[int, int, int]
+BLACK = (0, 0, 0)
 # Sky above, sky at the horizon, light, far hills, near hills.
 Palette = tuple[Colour, Colour, Colour, Colour, Colour]
 
@@ -35,22 +37,18 @@ WATER = ("sea", "lake", "lighthouse", "ocean", "river", "harbour", "harbor", "be
 
 
 def paint(prompt: str, seed: int, index: int = 0) -> bytes:
-    """A picture of 1024 × 1024 pixels as JPEG bytes.
+    """A picture of 1024 × 1024 pixels as JPEG bytes: the same for the same arguments and the same Pillow.
 
-    Args:
-        prompt: Its words choose palette and water; all of it decides the shapes.
-        seed: Another seed, another picture.
-        index: Which of several samples of one seed.
-
-    Returns:
-        The same bytes for the same arguments (and the same Pillow).
+    The words of the prompt choose palette and water, all of it decides the shapes. `index` is that of several samples
+    of one seed.
     """
     digest = hashlib.sha256(f"{index}:{seed}:{prompt}".encode("utf-8", "replace")).digest()
     rng = random.Random(digest)  # noqa: S311  a picture, no secret
-    palette = high, low, light, _, near = _palette(prompt, rng)
+    drawn = rng.choice(sorted(PALETTES))
+    name = next((name for name, words in WORDS.items() if _has(prompt, words)), drawn)
+    palette = high, low, light, _, near = PALETTES[name]
     horizon = rng.randint(560, 680)
-    picture = _gradient(high, low, horizon)
-    _stars(picture, rng, high, horizon)
+    picture = _sky(rng, high, low, horizon)
     sun = (rng.randint(220, 800), rng.randint(horizon - 330, horizon - 90))
     picture = _glow(picture, sun, rng.randint(36, 84), light)
     water = _has(prompt, WATER) or rng.random() < 0.35
@@ -69,54 +67,43 @@ def _has(prompt: str, words: tuple[str, ...]) -> bool:
     return any(word in prompt.lower() for word in words)
 
 
-def _palette(prompt: str, rng: random.Random) -> Palette:
-    drawn = rng.choice(sorted(PALETTES))
-    return PALETTES[next((name for name, words in WORDS.items() if _has(prompt, words)), drawn)]
-
-
 def _mix(one: Colour, other: Colour, share: float) -> Colour:
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
-def _gradient(high: Colour, low: Colour, horizon: int) -> Image.Image:
+def _sky(rng: random.Random, high: Colour, low: Colour, horizon: int) -> Image.Image:
+    """Its colours from top to bottom, and the darker they are, the more stars."""
     column = Image.new("RGB", (1, SIDE))
     for y in range(SIDE):
         column.putpixel((0, y), _mix(high, low, min(y / horizon, 1) ** 1.3))
-    return column.resize((SIDE, SIDE))
-
-
-def _stars(picture: Image.Image, rng: random.Random, high: Colour, horizon: int) -> None:
+    picture = column.resize((SIDE, SIDE))
     darkness = 1 - sum(high) / 450
     draw = ImageDraw.Draw(picture)
     for _ in range(round(220 * max(darkness, 0))):
         x, y, size = rng.randrange(SIDE), rng.randrange(horizon - 150), rng.choice((0, 0, 0, 1))
         draw.ellipse((x, y, x + size, y + size), fill=_mix(high, (255, 255, 255), rng.uniform(0.2, 0.9)))
+    return picture
 
 
 def _glow(picture: Image.Image, centre: tuple[int, int], radius: int, light: Colour) -> Image.Image:
     small = Image.new("RGB", (SIDE // 4, SIDE // 4))
     draw = ImageDraw.Draw(small)
     for ring in range(24, 0, -1):
-        reach = (radius + ring * 13) / 4
-        x, y = centre[0] / 4, centre[1] / 4
-        draw.ellipse(
-            (x - reach, y - reach, x + reach, y + reach), fill=_mix((0, 0, 0), light, 0.5 * (1 - ring / 25) ** 2)
-        )
+        shine = _mix(BLACK, light, 0.5 * (1 - ring / 25) ** 2)
+        draw.circle((centre[0] / 4, centre[1] / 4), (radius + ring * 13) / 4, fill=shine)
     halo = small.filter(ImageFilter.GaussianBlur(5)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     picture = ImageChops.screen(picture, halo)
     disc = Image.new("L", (SIDE, SIDE))
-    box = (centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius)
-    ImageDraw.Draw(disc).ellipse(box, fill=255)
+    ImageDraw.Draw(disc).circle(centre, radius, fill=255)
     picture.paste(light, mask=disc.filter(ImageFilter.GaussianBlur(1.5)))
     return picture
 
 
-def _ridge(rng: random.Random, base: float, height: float, roughness: float) -> list[tuple[float, float]]:
+def _ridge(rng: random.Random, base: float, height: float) -> list[tuple[float, float]]:
     """A skyline as points from left to right: waves of ever smaller length and height."""
     waves = [
-        (rng.uniform(0.7, 1.3) * 2**octave, height * roughness**octave, rng.uniform(0, 2 * math.pi))
-        for octave in range(1, 8)
+        (rng.uniform(0.7, 1.3) * 2**octave, height * 0.5**octave, rng.uniform(0, 2 * math.pi)) for octave in range(1, 8)
     ]
     points: list[tuple[float, float]] = []
     for x in range(0, SIDE + 4, 4):
@@ -132,7 +119,7 @@ def _hills(picture: Image.Image, rng: random.Random, horizon: int, colours: Pale
     for layer in range(layers):
         depth = layer / (layers - 1)
         base = horizon + (layer * 14 if water else 30 + layer * 68)
-        points = _ridge(rng, base, 120 - 60 * depth, 0.5)
+        points = _ridge(rng, base, 120 - 60 * depth)
         colour = _mix(_mix(low, far, 0.35 + depth * 0.65), near, depth * (0.35 if water else 0.8))
         draw.polygon([(0, SIDE), *points, (SIDE, SIDE)], fill=colour)
 
@@ -142,11 +129,8 @@ def _water(picture: Image.Image, rng: random.Random, horizon: int, sun: int, lig
     shore = horizon + 36
     depth = SIDE - shore
     above = picture.crop((0, max(shore - depth, 0), SIDE, shore)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    reflection = (
-        above.resize((SIDE, depth))
-        .filter(ImageFilter.GaussianBlur(3))
-        .point([round(value * 0.78) for value in range(256)] * 3)
-    )
+    reflection = above.resize((SIDE, depth)).filter(ImageFilter.GaussianBlur(3))
+    reflection = reflection.point([round(value * 0.78) for value in range(256)] * 3)
     draw = ImageDraw.Draw(reflection)
     for _ in range(420):
         y = depth * rng.random() ** 1.4
@@ -161,8 +145,8 @@ def _water(picture: Image.Image, rng: random.Random, horizon: int, sun: int, lig
 
 def _foreground(picture: Image.Image, rng: random.Random, near: Colour) -> None:
     draw = ImageDraw.Draw(picture)
-    dark = _mix(near, (0, 0, 0), 0.35)
-    points = _ridge(rng, 985, 34, 0.5)
+    dark = _mix(near, BLACK, 0.35)
+    points = _ridge(rng, 985, 34)
     draw.polygon([(0, SIDE), *points, (SIDE, SIDE)], fill=dark)
     for x, y in rng.sample(points, 70):
         height = rng.uniform(14, 64)
@@ -177,19 +161,17 @@ def _lighthouse(picture: Image.Image, rng: random.Random, horizon: int, near: Co
     x, foot, top = rng.choice((rng.randint(150, 330), rng.randint(700, 870))), horizon + 60, horizon - 190
     beam = Image.new("RGB", (SIDE, SIDE))
     reach = SIDE if x < SIDE / 2 else -SIDE
-    ImageDraw.Draw(beam).polygon(
-        [(x, top), (x + reach, top - 170), (x + reach, top + 40)], fill=_mix((0, 0, 0), light, 0.4)
-    )
+    cone = [(x, top), (x + reach, top - 170), (x + reach, top + 40)]
+    ImageDraw.Draw(beam).polygon(cone, fill=_mix(BLACK, light, 0.4))
     picture = ImageChops.screen(picture, beam.filter(ImageFilter.GaussianBlur(14)))
     draw = ImageDraw.Draw(picture)
-    dark = _mix(near, (0, 0, 0), 0.2)
+    dark = _mix(near, BLACK, 0.2)
     draw.chord((x - 150, foot - 26, x + 150, foot + 50), 180, 360, fill=dark)
     draw.chord((x - 138, foot - 2, x + 138, foot + 26), 0, 180, fill=_mix(dark, light, 0.12))
     white, red = _mix(light, near, 0.15), _mix((190, 50, 46), near, 0.2)
-    for band in range(5):
-        upper, lower = top + 30 + band * (foot - top - 40) / 5, top + 30 + (band + 1) * (foot - top - 40) / 5
-        half_upper, half_lower = 17 + band * 2.6, 17 + (band + 1) * 2.6
-        corners = [(x - half_upper, upper), (x + half_upper, upper), (x + half_lower, lower), (x - half_lower, lower)]
+    edges = [(top + 30 + band * (foot - top - 40) / 5, 17 + band * 2.6) for band in range(6)]
+    for band, ((upper, half), (lower, wider)) in enumerate(pairwise(edges)):
+        corners = [(x - half, upper), (x + half, upper), (x + wider, lower), (x - wider, lower)]
         draw.polygon(corners, fill=(white, red)[band % 2])
     draw.rectangle((x - 25, top + 22, x + 25, top + 30), fill=dark)
     draw.rectangle((x - 13, top - 8, x + 13, top + 22), fill=light)

@@ -12,8 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import FOREIGN
 
-# Errors of the gateway before the API come as HTML pages.
-HTML_STATUSES = (403, 405, 502, 504)
+HTML_STATUSES = (403, 405, 502, 504)  # those of the gateway before the API
 
 
 class Json(JSONResponse):
@@ -34,18 +33,19 @@ def error(status: int, text: str = "", headers: Mapping[str, str] | None = None)
 
 async def with_faults(call: Call, request: Request, response: Response) -> Response:
     """The response to a paid call that ran, as its faults would have it arrive."""
-    if status := call.faults.status_after():
+    if status := call.faults.status("-after"):
         return error(status)
     if "hang" in call.faults:
         while (await request.receive())["type"] != "http.disconnect":
             pass
     if "cut" in call.faults:
         return StreamingResponse(_half(bytes(response.body)), headers=dict(response.headers))
-    if "html" in call.faults:
-        return HTMLResponse("<html><body>Welcome</body></html>")
-    if "error-200" in call.faults:
-        return Json({"error": "Something went wrong"})
-    return Response() if "empty" in call.faults else response
+    others = {
+        "html": HTMLResponse("<html><body>Welcome</body></html>"),
+        "error-200": Json({"error": "Something went wrong"}),
+        "empty": Response(),
+    }
+    return next((other for name, other in others.items() if name in call.faults), response)
 
 
 async def _half(data: bytes) -> AsyncIterator[bytes]:
@@ -103,13 +103,7 @@ def _media_urls(call: Call, base: str) -> list[str]:
 
 
 def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
-    """The body of a completed job's result.
-
-    Args:
-        call: The job.
-        base: The sandbox's own address.
-        pictures: The pictures as base64, for the fault that asks for them.
-    """
+    """The body of a completed job's result; `pictures` are in base64, for the fault that asks for them."""
     urls = _media_urls(call, base)
     files = [
         {"url": url, "content_type": "image/jpeg", "file_name": url.rpartition("/")[2], "file_size": 0} for url in urls

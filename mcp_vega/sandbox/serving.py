@@ -20,15 +20,7 @@ class EmbeddedServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
-    """Serve until the block ends.
-
-    Args:
-        app: The application.
-        host: An address of this machine.
-        port: 0 takes a free one.
-
-    Yields:
-        The base URL. Connections are taken from here on.
+    """Serve until the block ends, at the URL that is yielded; port 0 takes a free one.
 
     Raises:
         OSError: The port cannot be had.

@@ -30,7 +30,12 @@ def require_usable(key: SecretStr | None) -> str:
     if not text:
         raise errors.MissingKey("No Segmind API key is set")
     if _PLACEHOLDER.fullmatch(text):
-        raise _placeholder_error(text)
+        shown = f"the placeholder {text}" if is_placeholder(text) else "a placeholder"
+        in_host = f"Enter a key from {KEYS_PAGE} in this extension's settings in the host, and start it again"
+        raise errors.MissingKey(
+            f"No Segmind API key is set: SEGMIND_API_KEY still holds {shown}",
+            next_step=in_host if text.startswith("${user_config.") else None,
+        )
     if found := _PREFIX.match(text):
         raise _invalid(f"“{found[0].strip()}” before the key", "Leave the key alone in it and start the server again")
     if invalid := _KEY.sub("", text):
@@ -42,14 +47,6 @@ def require_usable(key: SecretStr | None) -> str:
 def is_placeholder(text: str) -> bool:
     """Whether a text surely stands in the place of a key; one with a digit in it could be a key itself."""
     return bool(_PLACEHOLDER.fullmatch(text.strip())) and not re.search(r"\d", text)
-
-
-def _placeholder_error(text: str) -> errors.MissingKey:
-    shown = f"the placeholder {text}" if is_placeholder(text) else "a placeholder"
-    step = None
-    if text.startswith("${user_config."):
-        step = f"Enter a key from {KEYS_PAGE} in this extension's settings in the host, and start it again"
-    return errors.MissingKey(f"No Segmind API key is set: SEGMIND_API_KEY still holds {shown}", next_step=step)
 
 
 def _invalid(what: str, next_step: str) -> errors.InvalidSettings:

@@ -12,6 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import errors
+from mcp_vega.imaging.formats import MAX_BYTES, require_whole
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
@@ -29,32 +30,21 @@ TEMPORARY = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The addresses that a client speaks to.
+    """The addresses that a client speaks to."""
 
-    Attributes:
-        base_url: The API, without a version.
-        history_url: The request history.
-        media_hosts: Further host names that pictures may be fetched from.
-    """
-
-    base_url: str
-    history_url: str
-    media_hosts: tuple[str, ...] = ()
+    base_url: str  # without a version
+    history_url: str  # of the request history
+    media_hosts: tuple[str, ...] = ()  # that pictures may be fetched from, beside the vendor's
 
 
 class SegmindClient:
     """Speaks the API's v1 (answers with the picture) and v2 (queues a job).
 
     Every call raises a `SegmindError` where it was refused, got no response or one that cannot be read; the error knows
-    whether the call was charged. Without a key every call but `download` raises `MissingKey`.
+    whether the call was charged. Without a key every call but `download` raises `MissingKey`. The key is sent to the
+    base URL and the history's URL only; `http` is not closed here.
 
     Source of the contract: the vendor's model pages, its Python SDK and recorded responses.
-
-    Args:
-        http: Sends the requests; it is not closed here.
-        key: The API key, sent to the base URL and the history's URL only.
-        endpoints: The addresses.
-        policy: How long and how often calls are repeated.
     """
 
     def __init__(
@@ -68,20 +58,11 @@ class SegmindClient:
         self._replication_seconds = policy.replication_seconds
 
     def require_key(self) -> str:
-        """The key, where a call could be made with it at all.
-
-        Raises:
-            InvalidSettings: It has something that no key has.
-            MissingKey: There is none, or a placeholder in its place.
-        """
+        """The key, where a call could be made with it; raises as `api_key.require_usable` does."""
         return api_key.require_usable(self._key)
 
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
-        """`POST /v1/{slug}`: draw and wait for the picture. Charged.
-
-        Returns:
-            The pictures; or a `Submission` where the API queued the call instead.
-        """
+        """`POST /v1/{slug}`: draw and wait for the pictures, unless the API queues the call instead. Charged."""
         response = await self._send("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
         return parsing.parse_generation(response, paid=True)
 
@@ -90,15 +71,10 @@ class SegmindClient:
         return parsing.parse_submission(await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
-        """Ask for a queued job's status again and again until it has finished; yields each.
+        """Ask for the status of a job, submitted `age` seconds ago, until it has finished; yields each.
 
-        Responses that say nothing (5xx, broken bodies, a 404 soon after the submission) are passed over, for as long
-        as the API keeps its records.
-
-        Args:
-            request_id: The job's id.
-            expected: Seconds until the picture is likely ready: the first request is sent then.
-            age: Seconds since the job was submitted.
+        The first request is sent after the `expected` seconds. Responses that say nothing (5xx, broken bodies, a 404
+        soon after the submission) are passed over, for as long as the API keeps its records.
 
         Raises:
             OutcomeUnknown: The API does not know the job any more, or will not say how it stands.
@@ -131,9 +107,7 @@ class SegmindClient:
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
 
-        Args:
-            request_id: The job's id.
-            deadline: Seconds to go on asking while the API cannot answer: the job is paid for.
+        While it cannot answer, it is asked again for `deadline` seconds: the job is paid for.
 
         Raises:
             MediaError: The result cannot be had.
@@ -163,14 +137,8 @@ class SegmindClient:
     async def history(self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100) -> HistoryPage:
         """One page of the account's calls of a model, newest first, failed and unfinished ones included.
 
-        Sent once: its callers decide when to ask again.
-
-        Args:
-            model: The model's slug.
-            since: The first day (UTC).
-            until: The last day (UTC), at most 31 days later.
-            page: From 1.
-            per_page: 1 to 100 pictures.
+        The days are in UTC and at most 31 apart, pages count from 1 and have up to 100 pictures. Sent once: its callers
+        decide when to ask again.
         """
         query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model, "sort_by": "model_created", "sort_order": "desc"}
@@ -187,24 +155,28 @@ class SegmindClient:
         return parsing.parse_credits(await self._send("GET", f"{self.base_url}/v1/get-user-credits"))
 
     async def download(self, url: str) -> bytes:
-        """Fetch a finished picture, without the key, from an address that the settings allow.
-
-        Returns:
-            The bytes of a whole JPEG, PNG or WebP picture, at most 25 MB.
+        """Fetch a finished picture, without the key: a whole JPEG, PNG or WebP of at most 25 MB.
 
         Raises:
-            MediaError: The address is not allowed, or gave no whole picture.
+            MediaError: The settings do not allow the address, or it gave no whole picture.
         """
+        shown = quoted(url)
+        open_soon = f"Open {shown} within seven days"
         if self._key and self._key.get_secret_value() in unquote(url):
             raise errors.MediaError("The picture was drawn, but its address holds the API key, so it is not asked")
         try:
             response = await self._sender.download(url, self._allowed_urls)
         except (errors.Unreachable, errors.ServiceUnavailable) as error:
-            raise errors.MediaError(
-                f"The picture was drawn, but {quoted(url)} could not be reached",
-                next_step=f"Open {quoted(url)} within seven days",
-            ) from error
-        return parsing.parse_download(response, url)
+            said = f"The picture was drawn, but {shown} could not be reached"
+            raise errors.MediaError(said, next_step=open_soon) from error
+        if not response.ok:
+            said = f"The picture was drawn, but {shown} answered with HTTP {response.status}"
+            raise errors.MediaError(said, next_step=open_soon)
+        try:
+            return require_whole(response.body)
+        except errors.UnreadableAnswer as error:
+            said = f"What {shown} gave is no whole picture of at most {MAX_BYTES:,} bytes"
+            raise errors.MediaError(said, next_step=f"Open {shown}", received=response.body) from error
 
     def _request_url(self, request_id: str) -> str:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"

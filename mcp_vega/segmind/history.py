@@ -21,32 +21,25 @@ INPUTS_LENGTH = 100_000
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One call in the vendor's request history.
-
-    `inputs` is the body as it was sent, `created` when it arrived (UTC), `cost` is in US dollars, `urls` where its
-    pictures are.
-    """
+    """One call in the vendor's request history."""
 
     request_id: str
     model: str
     state: str
-    cost: Decimal | None
-    created: datetime | None = None
-    inputs: dict[str, Any] = field(default_factory=dict[str, Any])
-    urls: tuple[str, ...] = ()
+    cost: Decimal | None  # US dollars
+    created: datetime | None = None  # when it arrived (UTC)
+    inputs: dict[str, Any] = field(default_factory=dict[str, Any])  # the body as it was sent
+    urls: tuple[str, ...] = ()  # of its pictures
     error: str = ""
 
 
 @dataclass(frozen=True)
 class HistoryPage:
-    """A page of the history, newest call first.
-
-    `full` is whether another page may follow, `asked` the API's own time when it answered (UTC).
-    """
+    """A page of the history, newest call first."""
 
     rows: tuple[HistoryRow, ...]
-    full: bool
-    asked: datetime | None
+    full: bool  # whether another page may follow
+    asked: datetime | None  # the API's own time when it answered (UTC)
 
 
 def parse_history(response: ApiResponse, per_page: int) -> HistoryPage:
@@ -60,8 +53,7 @@ def parse_history(response: ApiResponse, per_page: int) -> HistoryPage:
     for number, row in enumerate(as_object(each) for each in rows):  # pyright: ignore[reportUnknownVariableType]
         call = _parse_row(row)
         name = call.request_id or f"#{number}"
-        earlier = calls.get(name)
-        calls[name] = merge_rows(earlier, call) if earlier else call
+        calls[name] = merge_rows(calls.get(name, call), call)
     full = len(rows) >= per_page  # pyright: ignore[reportUnknownArgumentType]
     return HistoryPage(tuple(calls.values()), full, as_moment(response.headers.get("date")))
 
@@ -70,8 +62,8 @@ def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
     """Parse one call of the request history; None where it has no such call."""
     if response.status == 404:
         return None
-    require_success(response)
-    row = _parse_row(as_object(response.fields.get("data")) or response.fields)
+    fields = require_success(response)
+    row = _parse_row(as_object(fields.get("data")) or fields)
     if not row.request_id:
         raise _unknown_form()
     return row

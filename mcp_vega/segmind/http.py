@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -35,56 +36,30 @@ NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """How long a call may take, in seconds.
+    """How long a call may take, in seconds."""
 
-    Attributes:
-        connect: For a connection, and to send a part of the request.
-        drawing_read: From one part of the response to a paid call to the next. A cold start may take three minutes.
-        read: From one part of any other response to the next.
-        drawing: For a whole paid call.
-        asking: For a whole question.
-        media: For a whole download.
-    """
-
-    connect: float = 10
-    drawing_read: float = 240
-    read: float = 20
-    drawing: float = DRAWING_SECONDS
-    asking: float = 60
-    media: float = 120
+    connect: float = 10  # for a connection, and to send a part of the request
+    drawing_read: float = 240  # between two parts of a paid call's response: a cold start may take three minutes
+    read: float = 20  # between two parts of any other response
+    drawing: float = DRAWING_SECONDS  # for a whole paid call
+    asking: float = 60  # for a whole question
+    media: float = 120  # for a whole download
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long and how often calls are repeated, and how long each may take. All times are in seconds.
+    """How long and how often calls are repeated, and how long each may take. All times are in seconds."""
 
-    Attributes:
-        retry_seconds: For how long a call that was refused or not sent is repeated.
-        paid_retry_seconds: The same for a paid call, if it is less, so that its job is soon said to be waiting.
-        first_pause: The pause after the first attempt; it doubles with each further one.
-        longest_pause: The longest pause.
-        attempts: How often a call is sent at most.
-        replication_seconds: For how long a request that was just queued may be unknown to a replica of the API.
-        limits: How long each call may take.
-    """
-
-    retry_seconds: float = 40
-    paid_retry_seconds: float = 5
-    first_pause: float = 0.5
+    retry_seconds: float = 40  # for how long a call that was refused or not sent is repeated
+    paid_retry_seconds: float = 5  # the same for a paid call, if it is less: its job is soon said to be waiting
+    first_pause: float = 0.5  # doubles with each further attempt
     longest_pause: float = 10
     attempts: int = 6
-    replication_seconds: float = 15
+    replication_seconds: float = 15  # for how long a replica of the API may not know a request that was just queued
     limits: TimeLimits = field(default_factory=TimeLimits)
 
     def pause_before_retry(self, failure: Exception, attempt: int, now: datetime, *, paid: bool) -> float | None:
-        """Seconds until a failed call may be repeated; None when it must not be.
-
-        Args:
-            failure: What the attempt ended with.
-            attempt: Its number, from 0.
-            now: The time (UTC).
-            paid: Whether the call is charged when it runs.
-        """
+        """Seconds until a call may be repeated whose attempt (from 0) failed; None when it must not be."""
         if attempt + 1 >= self.attempts or not isinstance(failure, NEVER_SENT if paid else REPEATABLE):
             return None
         until = failure.until if isinstance(failure, errors.RateLimited) else None
@@ -102,11 +77,8 @@ DEFAULT_POLICY = RetryPolicy()
 def poll_pauses(expected: float) -> Iterator[float]:
     """Seconds to wait before each status request of a queued job, without end.
 
-    The first comes when the picture is likely ready, the next ones soon after, then ever less often, so that they do
-    not use up the plan's requests per minute.
-
-    Args:
-        expected: How long the drawing still takes on average, in seconds.
+    The first comes after the `expected` seconds of drawing, the next ones soon after, then ever less often, so that
+    they do not use up the plan's requests per minute.
     """
     yield expected
     pause = 0.1
@@ -116,7 +88,10 @@ def poll_pauses(expected: float) -> Iterator[float]:
 
 
 class HttpSender:
-    """Sends requests over an HTTP client that is not closed here."""
+    """Sends requests over an HTTP client that is not closed here.
+
+    The methods return the last response, whatever its status, and raise a `SegmindError` where there was none.
+    """
 
     def __init__(self, http: httpx.AsyncClient, policy: RetryPolicy) -> None:
         self._http = http
@@ -125,14 +100,7 @@ class HttpSender:
     async def send(
         self, method: str, url: str, key: str, *, paid: bool, repeat: bool = True, **request: Any
     ) -> ApiResponse:
-        """Send a request with the key; with `repeat`, again and again as far as the policy allows.
-
-        Returns:
-            The last response, whatever its status.
-
-        Raises:
-            SegmindError: The last attempt got no response.
-        """
+        """Send a request with the key; with `repeat`, again and again as far as the policy allows."""
         limits = self._policy.limits
         read, seconds = (limits.drawing_read, limits.drawing) if paid else (limits.read, limits.asking)
         timeout = httpx.Timeout(limits.connect, read=read)
@@ -155,10 +123,9 @@ class HttpSender:
 
         Raises:
             MediaError: The address, or one it redirects to, is not allowed.
-            SegmindError: The last attempt got no response.
         """
-        retry_seconds = self._policy.retry_seconds
-        return await self._repeat(lambda: self._follow(url, allowed_urls), paid=False, retry_seconds=retry_seconds)
+        attempt = partial(self._follow, url, allowed_urls)
+        return await self._repeat(attempt, paid=False, retry_seconds=self._policy.retry_seconds)
 
     async def _follow(self, url: str, allowed_urls: AllowedUrls) -> ApiResponse:
         limits = self._policy.limits
@@ -170,7 +137,10 @@ class HttpSender:
                 if not response.has_redirect_location:
                     body = await _read_body(response, MAX_BYTES)
                     return ApiResponse(response.status_code, dict(response.headers), body)
-                url = _redirect_target(url, response.headers["location"])
+                location = response.headers["location"]
+            with suppress(httpx.InvalidURL, ValueError):  # what cannot be read stays as it is, and is never allowed
+                location = str(httpx.URL(url).join(location))
+            url = location
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
 
     async def _repeat(
@@ -186,8 +156,7 @@ class HttpSender:
             # httpx follows no redirect here, but reads where one leads: ValueError where it cannot.
             except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
                 outcome = failure = error
-            now = datetime.now(UTC)
-            pause = self._policy.pause_before_retry(failure, number, now, paid=paid) if failure else None
+            pause = failure and self._policy.pause_before_retry(failure, number, datetime.now(UTC), paid=paid)
             if pause is None or time.monotonic() + pause > give_up:
                 break
             await anyio.sleep(pause)
@@ -218,22 +187,12 @@ def _not_allowed(url: str) -> errors.MediaError:
     return errors.MediaError(said, next_step=step)
 
 
-def _redirect_target(url: str, location: str) -> str:
-    """Where a redirect leads; a location that cannot be read stays as it is, and is never allowed."""
-    try:
-        return str(httpx.URL(url).join(location))
-    except (httpx.InvalidURL, ValueError):
-        return location
-
-
 async def _read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
     """The first `limit` bytes of a body, or those before the place where its compression is broken.
 
+    With `keep_partial` those before the connection broke as well: the status of a paid call says that it ran.
     Layers of compression, or one of an unusual kind, are left as they are: a few bytes could become more than there is
-    memory for before anybody counts them.
-
-    With `keep_partial` those before the place where the connection broke as well: the status of a paid call says that
-    it ran, whatever became of its response.
+    memory for.
     """
     data = bytearray()
     with suppress(httpx.DecodingError, *([httpx.TransportError] if keep_partial else [])):
@@ -257,7 +216,6 @@ async def _time_limit(seconds: float) -> AsyncGenerator[None]:
 
 
 def _transport_error(error: Exception, *, paid: bool) -> errors.SegmindError:
-    """The error of a call that got no whole response."""
     name = type(error).__name__
     if isinstance(error, NEVER_SENT):
         return errors.Unreachable(f"No connection to the API could be made ({name})")

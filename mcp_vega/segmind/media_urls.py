@@ -4,25 +4,17 @@ import re
 
 import httpx
 
-VENDOR_HOSTS = ("images.segmind.com",)
-
+VENDOR_HOST = "images.segmind.com"
 # A host in letters, digits, dots, - and _, or an address in brackets; a port without zeros or signs in front.
 _PLAIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?([/?#]|\Z)", re.IGNORECASE | re.ASCII)
 
 
 class AllowedUrls:
-    """The addresses that media may be fetched from.
-
-    https from the vendor's media host and from the hosts the user named, and the API's own scheme, host and port.
-
-    Args:
-        base_url: The API's base URL.
-        hosts: Further host names, exact.
-    """
+    """The API's own scheme, host and port, and https from the vendor's media host and the exact `hosts`."""
 
     def __init__(self, base_url: str, hosts: tuple[str, ...] = ()) -> None:
         self._own = _origin(httpx.URL(base_url))
-        self._hosts = {host.lower() for host in (*VENDOR_HOSTS, *hosts)}
+        self._hosts = {host.lower() for host in (VENDOR_HOST, *hosts)}
 
     def permits(self, url: str) -> bool:
         """Whether `url` may be fetched; one with credentials, that cannot be read or is oddly spelt may not."""
@@ -31,10 +23,10 @@ class AllowedUrls:
             return False
         try:
             # The parser of the library that will fetch it: two parsers could disagree about the host.
-            scheme, host, port = _origin(httpx.URL(url))
+            origin = scheme, host, port = _origin(httpx.URL(url))
         except (httpx.InvalidURL, ValueError):
             return False
-        return (scheme, host, port) == self._own or (scheme == "https" and port is None and host in self._hosts)
+        return origin == self._own or (scheme == "https" and port is None and host in self._hosts)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -1,7 +1,7 @@
 """What the response to each call means: pure functions from status, headers and body to types.
 
 Only what the documents call sure is relied on; every other shape that was seen or is likely is understood as well.
-Each `parse_…` function of a call raises a `SegmindError` where the call was refused or its response cannot be read.
+The functions raise a `SegmindError` where the call was refused or its response cannot be read.
 """
 
 import re
@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, TypeGuard
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_whole
+from mcp_vega.imaging.formats import recognise, require_whole
 from mcp_vega.job import REQUEST_ID, Receipt, State
 from mcp_vega.redaction import quoted, redacted
 from mcp_vega.segmind.response import (
@@ -62,11 +62,7 @@ class Credits:
 
 
 def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submission:
-    """Parse the response to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`.
-
-    Returns:
-        The pictures; or a `Submission` where they are not finished yet.
-    """
+    """The response to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`: a `Submission` until pictures are there."""
     body = response.fields
     # Under a 5xx the word proves nothing: whether a paid call ran stays open.
     if body.get("status") == State.FAILED and (response.ok or response.status == 422):
@@ -81,15 +77,19 @@ def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submi
         raise _failure(response)
     if body.get("status") != State.COMPLETED and is_request_id(request_id := body.get("request_id")):
         return Submission(request_id)
+    kind = response.headers.get("content-type", "no content type").partition(";")[0]
+    found = (
+        f"no picture ({len(response.body)} bytes of {quoted(kind)})" if response.body else "nothing that can be read"
+    )
+    said = f"The API reported success but sent {found}"
     if not paid and response.json is None:  # asking again costs nothing, and may bring the whole response
-        raise errors.ServiceUnavailable(_without_picture(response))
-    raise errors.UnreadableAnswer(_without_picture(response), received=response.body)
+        raise errors.ServiceUnavailable(said)
+    raise errors.UnreadableAnswer(said, received=response.body)
 
 
 def parse_submission(response: ApiResponse) -> Submission:
-    """Parse the response to `POST /v2/{slug}`."""
-    require_success(response, paid=True)
-    request_id = response.fields.get("request_id")
+    """The response to `POST /v2/{slug}`."""
+    request_id = require_success(response, paid=True).get("request_id")
     if not is_request_id(request_id):
         said = "The API accepted the job but gave no usable request id"
         # A queued job is charged when it is drawn, and not where that fails.
@@ -98,7 +98,7 @@ def parse_submission(response: ApiResponse) -> Submission:
 
 
 def parse_status(response: ApiResponse) -> Status:
-    """Parse the response to `GET /v2/requests/{id}/status`. An unknown state counts as still running."""
+    """The response to `GET /v2/requests/{id}/status`. An unknown state counts as still running."""
     word = response.fields.get("status")
     if word == State.FAILED:
         return Status(State.FAILED, parse_receipt(response), _failure(response))
@@ -110,28 +110,9 @@ def parse_status(response: ApiResponse) -> Status:
 
 
 def parse_credits(response: ApiResponse) -> Credits:
-    """Parse the response to `GET /v1/get-user-credits`."""
-    require_success(response)
-    fields = response.fields
+    """The response to `GET /v1/get-user-credits`."""
+    fields = require_success(response)
     return Credits(as_decimal(fields.get("credits")), as_decimal(fields.get("free-credits")))
-
-
-def parse_download(response: ApiResponse, url: str) -> bytes:
-    """The bytes of a downloaded picture.
-
-    Raises:
-        MediaError: The address gave no whole picture.
-    """
-    if not response.ok:
-        raise errors.MediaError(
-            f"The picture was drawn, but {quoted(url)} answered with HTTP {response.status}",
-            next_step=f"Open {quoted(url)} within seven days",
-        )
-    try:
-        return require_whole(response.body)
-    except errors.UnreadableAnswer as error:
-        said = f"What {quoted(url)} gave is no whole picture of at most {MAX_BYTES:,} bytes"
-        raise errors.MediaError(said, next_step=f"Open {quoted(url)}", received=response.body) from error
 
 
 def _failure(response: ApiResponse) -> errors.GenerationFailed:
@@ -139,13 +120,6 @@ def _failure(response: ApiResponse) -> errors.GenerationFailed:
     cost = parse_receipt(response).cost
     paid = cost > 0 if cost is not None else response.ok and response.fields.get("status") != State.FAILED
     return generation_error(error_text(response), errors.Charged.YES if paid else errors.Charged.NO)
-
-
-def _without_picture(response: ApiResponse) -> str:
-    if not response.body:
-        return "The API reported success but sent nothing that can be read"
-    kind = response.headers.get("content-type", "no content type").partition(";")[0]
-    return f"The API reported success but sent no picture ({len(response.body)} bytes of {quoted(kind)})"
 
 
 # ---- receipts ----
@@ -183,13 +157,10 @@ def parse_pictures(body: dict[str, Any]) -> tuple[bytes | str, ...]:
     """The pictures of a JSON body, wherever they are: the field that names most of them is taken.
 
     One that cannot be read among others that can is left out, so that the others are not lost with it.
-
-    Raises:
-        UnreadableAnswer: There are some, and none can be read.
     """
     texts = max((list(_picture_texts(body.get(name))) for name in ("image", "images", "output")), key=len)
     pictures: list[bytes | str] = []
-    problem: errors.UnreadableAnswer | None = None
+    problem = None
     for text in dict.fromkeys(texts):
         try:
             pictures.append(_parse_picture(text))
@@ -218,7 +189,7 @@ _BASE64_FOR_URLS = str.maketrans("-_", "+/", " \t\r\n")
 
 
 def _parse_picture(text: str) -> bytes | str:
-    """One picture from its address, its data URI or its bare base64."""
+    """From a picture's address, its data URI or its bare base64."""
     text = text.strip()
     if re.match(r"[a-z][a-z0-9+.-]{0,20}://", text, re.IGNORECASE):
         return text

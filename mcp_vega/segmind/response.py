@@ -99,12 +99,7 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
 
 
 def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindError:
-    """The error that a response other than success stands for.
-
-    Args:
-        response: The response.
-        paid: Whether the call is charged when it runs: a 5xx then leaves the outcome open.
-    """
+    """The error that a response other than success stands for; a 5xx leaves the outcome of a paid call open."""
     text = error_text(response)
     said = f"The API answered with HTTP {response.status}" + (f": {text}" if text else "")
     match response.status:
@@ -120,10 +115,11 @@ def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindEr
             return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
 
 
-def require_success(response: ApiResponse, *, paid: bool = False) -> None:
-    """Raise the error that a response other than success stands for."""
+def require_success(response: ApiResponse, *, paid: bool = False) -> dict[str, Any]:
+    """The fields of a response; raises the error that one other than success stands for."""
     if not response.ok:
         raise error_from(response, paid=paid)
+    return response.fields
 
 
 def generation_error(text: str, charged: errors.Charged) -> errors.GenerationFailed:
