@@ -29,10 +29,7 @@ from mcp_vega.settings import Settings, is_loopback
 def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) -> list[Check]:
     """Ask the API for the account's balance, which is free and proves the key: the checks api, key and balance.
 
-    Args:
-        settings: With the key, if there is one.
-        source: The host in whose file the key stands, where it is not set here.
-        seconds: How long the API may take.
+    `source` is the host in whose file the key stands, where it is not set here.
     """
     if settings.sandbox:
         return [
@@ -65,11 +62,7 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
 
 
 async def _credits(settings: Settings, seconds: float) -> Credits:
-    """The account's balance, asked for once.
-
-    Raises:
-        SegmindError: The API did not say, or not in time.
-    """
+    """The account's balance, asked for once."""
     try:
         with anyio.fail_after(seconds):
             async with open_client(settings, RetryPolicy(retry_seconds=0)) as client:

@@ -14,11 +14,7 @@ from mcp_vega.storage.images.folder import WANTED_BYTES
 
 
 def check_gallery(settings: Settings) -> list[Check]:
-    """Check whether a picture could be kept: the check gallery.
-
-    Raises:
-        GalleryError: It could not.
-    """
+    """Whether a picture could be kept: the check gallery."""
     image_folder = image_folder_of(settings)
     is_there = image_folder.probe()
     free = shutil.disk_usage(confinement.nearest(image_folder.folder)).free
@@ -29,11 +25,7 @@ def check_gallery(settings: Settings) -> list[Check]:
 
 
 def check_ledger(settings: Settings) -> list[Check]:
-    """Check who works on what: the checks ledger, servers and jobs.
-
-    Raises:
-        LedgerError: The ledger cannot be read or written, or could not be made.
-    """
+    """Whether jobs could be kept, and who works on them: the checks ledger, servers and jobs."""
     activity = anyio.run(_activity, settings)
     file = settings.ledger_file
     if activity is None:

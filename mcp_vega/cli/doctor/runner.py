@@ -11,12 +11,7 @@ from mcp_vega.errors import VegaError
 
 @dataclass(frozen=True)
 class CheckGroup:
-    """Checks that one function makes.
-
-    Attributes:
-        names: Of the checks.
-        run: Gives them, or raises the error that stands for the first of them.
-    """
+    """Checks that one function makes: it gives them, or raises the error that stands for the first of them."""
 
     names: tuple[str, ...]
     run: Callable[[], list[Check]]
@@ -28,10 +23,9 @@ class CheckGroup:
 
 
 def run_groups(groups: Sequence[CheckGroup], seconds: float) -> tuple[list[Check], bool]:
-    """All checks in order, each group's in a thread of its own: a disk in a network may never answer.
+    """All checks in order, and whether a thread had not ended within `seconds`; it cannot be stopped.
 
-    Returns:
-        The checks, and whether a thread had not ended within `seconds`. It cannot be stopped.
+    Each group has a thread of its own: a disk in a network may never answer.
     """
     results: dict[tuple[str, ...], list[Check]] = {}
 

@@ -25,7 +25,7 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
 
 
 def check_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
-    """Check whether each variable can be used, and whether one is misspelled: the check settings."""
+    """Whether each variable can be used, and whether one is misspelled: the check settings."""
     if problems:
         return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND)]
     names = [str(field.alias) for field in Settings.model_fields.values()]
