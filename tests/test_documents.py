@@ -223,6 +223,17 @@ def test_the_drawing_of_a_call_names_the_packages_and_works_in_light_and_dark() 
     assert set(re.findall(r'class="(\w+)"', drawing)) == set(styled.findall(day)) == set(styled.findall(night))
 
 
+def test_the_path_of_a_call_names_what_there_is() -> None:
+    path = next(text for text in of_language(read("docs/architecture.md"), "text") if "generate_image_vega" in text)
+    steps = re.findall(r"([a-z_/]+\.py) +([\w.]+): ", path)
+    assert len(steps) > 10
+    for file, name in steps:
+        source = (ROOT / "mcp_vega" / file).read_text(encoding="utf-8")
+        *owner, function = name.split(".")
+        assert re.search(rf"^ *(async )?def {function}\(", source, re.MULTILINE), name
+        assert all(f"class {each}" in source for each in owner), name
+
+
 def test_no_picture_of_the_documents_is_large() -> None:
     pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix != ".md"]
     assert {path.name for path in pictures} == {"lighthouse.jpg", "four.jpg", "call.svg"}

@@ -148,7 +148,8 @@ class RunningJobs:
                 continue
             await self.store.save(running.job)
             running.saved, running.note = True, ""
-            if not running.active:
+            # Work on the job may have begun anew meanwhile.
+            if not running.active and self._jobs.get(running.job.local_id) is running:
                 await self.remove(running)
 
     async def forget_if_kept(self, job: Job) -> None:
