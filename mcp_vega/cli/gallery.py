@@ -96,7 +96,7 @@ async def _deleted(image: Image, image_folder: ImageFolder, search: ImageSearch,
     """Whether a picture could be deleted: while a question stands, anything may happen to a file."""
     if not image_folder.holds(image):
         return False
-    # First the word, then the deed: a file that is gone without a word would be looked for, for ever.
+    # Noted before it is deleted: a file that is gone without a note would be looked for at each start.
     await search.mark_deleted(image.id, now)
     try:
         image_folder.delete(image)
