@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mcp_vega.storage.database.network_volume import is_share, kind_in_mount_output, kind_in_mountinfo, network_volume
+from mcp_vega.storage.network_volume import is_share, kind_in_mount_output, kind_in_mountinfo, network_volume
 
 ROOT = "21 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw\n"
 HOME = PurePosixPath("/home/fox/.local/share/mcp-vega")
@@ -32,6 +32,11 @@ def mounted(kind: str, point: str = "/home", source: str = "server:/home", ids: 
 @pytest.mark.parametrize("kind", REMOTE_KINDS.split())
 def test_a_file_system_of_another_machine_is_named(kind: str) -> None:
     assert kind_in_mountinfo(ROOT + mounted(kind), HOME) == kind
+
+
+def test_a_machine_whose_root_is_its_hosts_has_nothing_better() -> None:
+    assert kind_in_mountinfo(ROOT.replace("ext4", "9p"), HOME) is None
+    assert kind_in_mountinfo(ROOT.replace("ext4", "nfs4"), HOME) == "nfs4"
 
 
 @pytest.mark.parametrize("kind", LOCAL_KINDS.split())
