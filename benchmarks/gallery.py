@@ -112,7 +112,7 @@ def drawn(count: int) -> Iterator[Job]:
 async def fill(folder: Path, jobs: Sequence[Job]) -> None:
     """Have the ledger make its file, and write the jobs into it at once: each on its own would take an hour."""
     file = folder / "home" / "ledger.sqlite3"
-    store = JobStore(file)
+    store = JobStore.in_file(file)
     await store.latest(1)
     await store.close()
     # Whoever drew them is long gone.

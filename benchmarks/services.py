@@ -56,7 +56,7 @@ async def service_in(
         policy: How long and how often calls are repeated.
         config: For the jobs; the API expects every answer at once unless it says otherwise.
     """
-    store = JobStore(folder / "home" / "ledger.sqlite3")
+    store = JobStore.in_file(folder / "home" / "ledger.sqlite3")
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         endpoints = Endpoints(url, f"{url}/inference-request/request-history")
         segmind = SegmindClient(http, SecretStr(KEY), endpoints, policy)

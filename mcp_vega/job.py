@@ -108,7 +108,8 @@ class Job:
         route: How it travels.
         base_url: The API that draws it.
         owner: Who began it: `OPERATOR`, or what stands for an access token.
-        created: When it was begun; `sent` when its call last left, `ended` when it came to its end (UTC).
+        created: When it was begun; `sent` when its call last left (None: it surely has not), `ended` when it came to
+            its end, `next_try` when it is to be tried again (UTC).
         open: Whether more can be learnt or fetched, at the latest at the next start.
         held: Whether a server is working on it.
         notes: What is worth knowing about it beside its state.
@@ -123,6 +124,7 @@ class Job:
     created: datetime
     sent: datetime | None = None
     ended: datetime | None = None
+    next_try: datetime | None = None
     local_id: str = field(default_factory=lambda: f"local-{new_id()}")
     remote_id: str | None = None
     state: State = State.QUEUED
@@ -169,6 +171,11 @@ class Job:
     def complete(self) -> bool:
         """Whether all its pictures are here."""
         return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing more to wait for: it is complete, or nothing more can be learnt."""
+        return self.complete or not self.open
 
     @property
     def has_outcome(self) -> bool:

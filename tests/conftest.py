@@ -35,8 +35,8 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
+from mcp_vega.storage.database.database import BUSY_SECONDS
 from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.sqlite import BUSY_SECONDS
 from mcp_vega.storage.images.folder import ImageFolder
 
 KEY = "SG_0123456789abcdef"
@@ -176,7 +176,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     policy: RetryPolicy = POLICY,
     home: Path | None = None,
     images: ImageFolder | None = None,
-    store_of: type[JobStore] = JobStore,
+    store: JobStore | None = None,
     uptime: Callable[[], float] = time.monotonic,
     busy_seconds: float = BUSY_SECONDS,
     **config: Any,
@@ -185,7 +185,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         client = SegmindClient(http, SecretStr(key) if key else None, Endpoints(base_url, base_url + HISTORY), policy)
         home = home or folder.with_name(f"{folder.name}-home")
-        store = store_of(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
+        store = store or JobStore.in_file(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
         config = {"api": base_url, "pace": 0, **config}
         async with JobService(client, images or ImageFolder(folder), store, JobConfig(**config)) as service:
             yield AppContext(service, wait_seconds, preview, sandbox)

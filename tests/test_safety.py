@@ -412,8 +412,8 @@ async def test_the_ledger_can_be_read_by_its_user_alone(sandbox: Sandbox, tmp_pa
     (home / "ledger.sqlite3").chmod(0o644)
     async with app_over(sandbox.url, tmp_path / "g", home=home) as app, Client(build_server(app)) as agent:
         job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
-        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in home.iterdir()}
-    assert len(modes) == 3
+        modes = {file: stat.S_IMODE(file.stat().st_mode) for file in home.rglob("*") if file.is_file()}
+    assert len(modes) == 4, "the ledger, its two files beside it, and the server's lock"
     assert set(modes.values()) == {0o600}
 
 

@@ -44,7 +44,7 @@ async def open_application(
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         client = await stack.enter_async_context(open_client(settings, policy))
-        store = JobStore(settings.ledger_file)
+        store = JobStore.in_file(settings.ledger_file)
         stack.push_async_callback(store.close)
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
         service = JobService(client, image_folder_of(settings), store, config)
@@ -79,7 +79,7 @@ async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
         is_there = settings.ledger_file.exists()
     except OSError:
         is_there = True  # it cannot be looked at, which is the ledger's to explain
-    store = JobStore(settings.ledger_file)
+    store = JobStore.in_file(settings.ledger_file)
     try:
         yield store if is_there else None
     finally:

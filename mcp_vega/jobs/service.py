@@ -7,7 +7,7 @@ and what a server leaves behind when it ends is taken up by the next one.
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager, AsyncExitStack
-from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -15,7 +15,7 @@ import anyio
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Budget, Image, Job, JobImage, Route, State
+from mcp_vega.job import OPERATOR, Budget, Image, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.imported_job import import_job, job_without_id
@@ -25,7 +25,7 @@ from mcp_vega.jobs.running import Listener, RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, JobStore
 from mcp_vega.storage.images.folder import ImageFolder
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class JobService:
         self.processor = ImageProcessor()
         saver = ImageSaver(client, image_folder, self.processor, self._running, config)
         self._worker = Worker(client, self._running, self._limiter, saver, config)
-        self._recovery = Recovery(client, self._running, self._worker, config.api)
+        self._recovery = Recovery(client, self._running, self._worker, config)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
 
@@ -107,38 +107,45 @@ class JobService:
         A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
         for already. Each call of this ends with one of `end_wait`.
         """
-        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner)
+        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner, JOINING)
 
     async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
         """Begin a job in the API's queue (v2), or join one as `generate` does."""
-        return await self._begin(parameters, Route.V2, owner)
+        return await self._begin(parameters, Route.V2, owner, SUBMITTED)
 
-    async def _begin(self, parameters: Parameters, route: Route, owner: str) -> Job:
+    async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Job:
         if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
         job = Job.of_call(parameters, route, self.config.api, owner, self.config.clock())
         self._client.require_key()
-        if joined := await self.store.join(job):
-            self._recovery.callers += 1
-            return await self._taken_up(joined)
-        with self._limiter.admitted(owner):
+        with self._limiter.starting(owner) as too_many:
+            refusal = too_many or await self._no_room(job)
+            begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
+            if not begun.joined:
+                return self._worker.start(begun)
+        return await self._taken_up(begun.job)
+
+    async def _no_room(self, job: Job) -> errors.GalleryError | None:
+        """Why the picture of a job could not be kept."""
+        try:
             await self._image_folder.prepare(job.created.date())
-            await self.store.add(job, limits=self.config.limits)
-            if self.closing:
-                error = errors.ServerClosing("The server is about to exit, so the call was not sent")
-                await self.store.save(replace(job, state=State.FAILED, error=error, open=False))
-                raise error
-            self._recovery.callers += 1
-            return self._worker.start(job)
+        except errors.GalleryError as error:
+            return error
+        return None
 
-    async def end_wait(self, job: Job, *, delivered: bool) -> None:
-        """Note that a call that began or joined a job has ended, and whether its caller has the result."""
-        self._recovery.callers -= 1
-        await _or_none(self.store.end_wait(job, self.config.clock(), delivered=delivered))
+    def end_wait(self, job: Job, *, delivered: bool, cancelled: bool) -> None:
+        """Note that a call that began or joined a job has ended.
 
-    async def mark_delivered(self, job: Job) -> None:
+        Args:
+            job: The job.
+            delivered: Whether its caller has the result.
+            cancelled: Whether its caller left before there was an answer.
+        """
+        self.store.end_wait(job, self.config.clock(), delivered=delivered, cancelled=cancelled)
+
+    def mark_delivered(self, job: Job) -> None:
         """Note that someone has a job's result: the same call would want another picture."""
-        await _or_none(self.store.mark_delivered(job))
+        self.store.mark_delivered(job)
 
     # ---- looking ----
 
@@ -177,7 +184,7 @@ class JobService:
         job = await import_job(self._client, request_id, self.config.api, self.config.clock())
         if known := await job_without_id(self.store, job, request_id):
             return await self._recovery.take_up(known)
-        if await self.store.add(job, awaited=False):
+        if await self.store.add_known(job):
             return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker
 
