@@ -23,7 +23,7 @@ from mcp_types import CallToolResult
 from PIL import Image as Picture
 
 from mcp_vega.errors import Charged, GalleryError, MediaError, OutcomeUnknown
-from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.job_store import JobStore
@@ -65,7 +65,8 @@ async def ledgers(folder: Path, count: int = 2) -> AsyncGenerator[tuple[Uptime, 
 
 
 async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    image = Image(id="0" * 32, path=tmp_path / "ü.jpg", mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
+    location = ImageLocation(str(tmp_path), "2026-11-20/ü.jpg")
+    image = Image(id="0" * 32, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
     job = a_job(
         sent=NOW,
         ended=NOW + timedelta(seconds=2),
@@ -366,7 +367,7 @@ class SmallFolder(ImageFolder):
 
     room = 1
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
         self.room -= 1
         if self.room < 0:
             raise GalleryError("No room", charged=Charged.YES)

@@ -15,7 +15,7 @@ import anyio
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Budget, Image, Job, JobImage, Route, State
+from mcp_vega.job import OPERATOR, Budget, Image, ImageLocation, Job, JobImage, Route, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.imported_job import import_job, job_without_id
@@ -26,7 +26,7 @@ from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.fallback import FallbackImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +44,16 @@ class JobService:
     is sent.
     """
 
-    def __init__(self, client: SegmindClient, image_folder: ImageFolder, store: JobStore, config: JobConfig) -> None:
+    def __init__(self, client: SegmindClient, images: FallbackImageStore, store: JobStore, config: JobConfig) -> None:
         self._client = client
-        self._image_folder = image_folder
+        self._images = images
         self.store = store
         self.config = config
         self._running = RunningJobs(store)
         self._limiter = RateLimiter(self._running, config)
         self.processor = ImageProcessor()
-        saver = ImageSaver(client, image_folder, self.processor, self._running, config)
-        self._worker = Worker(client, self._running, self._limiter, saver, config)
+        self._saver = ImageSaver(client, images, self.processor, self._running, config)
+        self._worker = Worker(client, self._running, self._limiter, self._saver, config)
         self._recovery = Recovery(client, self._running, self._worker, config.api)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
@@ -122,7 +122,7 @@ class JobService:
             self._recovery.callers += 1
             return await self._taken_up(joined)
         with self._limiter.admitted(owner):
-            await self._image_folder.prepare(job.created.date())
+            await self._images.prepare(job.created.date())
             await self.store.add(job, limits=self.config.limits)
             if self.closing:
                 error = errors.ServerClosing("The server is about to exit, so the call was not sent")
@@ -171,7 +171,9 @@ class JobService:
         """The job with this id, which may be one of the API's alone; work on it that nobody does is begun."""
         job = await self._running.get(request_id)
         if job and job.is_shown_to(owner):
-            return await self._recovery.take_up(job)
+            current = await self._recovery.take_up(job)
+            await self._saver.forget(job.images, current.images)  # another server has kept them
+            return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
         job = await import_job(self._client, request_id, self.config.api, self.config.clock())
@@ -231,7 +233,21 @@ class JobService:
         if image.deleted:
             said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}"
             raise errors.UnknownImage(said, next_step="Draw it again: its job tells with which parameters and seed")
-        return await self._image_folder.read(image.path) if image.path else image.data or b""
+        try:
+            return await self._images.read(image.location)
+        except errors.GalleryError:
+            location = await self._moved_to(image)
+            if location is None:
+                raise
+            return await self._images.read(location)
+
+    async def _moved_to(self, image: Image) -> ImageLocation | None:
+        """Where a picture lies that was moved since it was looked up; None where it was not."""
+        for look_up in (self._running.get_image, self.store.search.image):
+            found = await _or_none(look_up(image.id))
+            if found and found.image.location != image.location:
+                return found.image.location
+        return None
 
 
 def _unknown(request_id: str) -> errors.UnknownJob:

@@ -56,7 +56,7 @@ class Worker:
         running = self._running.add(job, started_here=False)
         job = running.job
         work = self._reconciler.settle
-        if any(image.data for image in job.images):
+        if any(image.in_memory for image in job.images):
             work = self._saver.save_from_memory
         elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
             work = self._poller.fetch

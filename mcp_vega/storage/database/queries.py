@@ -26,10 +26,18 @@ SAVE = f"""
     UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS)}
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
 """  # noqa: S608
+# A picture that is in the first store stays there, whoever has kept it elsewhere as well.
 SAVE_IMAGE = """
-    INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256, created, words, owner)
-    VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner)
-    ON CONFLICT (id) DO NOTHING
+    INSERT INTO images (
+        id, job, store, key, fallback, mime_type, width, height, bytes, sha256, created, words, owner
+    )
+    VALUES (
+        :id, :job, :store, :key, :fallback, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner
+    )
+    ON CONFLICT (id) DO UPDATE SET
+        store = excluded.store, key = excluded.key, fallback = excluded.fallback, mime_type = excluded.mime_type,
+        width = excluded.width, height = excluded.height, bytes = excluded.bytes, sha256 = excluded.sha256
+    WHERE images.fallback AND NOT excluded.fallback
 """
 CLAIM = f"""
     UPDATE jobs SET holder = :me

@@ -72,7 +72,9 @@ SCHEMA = """
     CREATE TABLE images (
         id TEXT PRIMARY KEY,
         job TEXT NOT NULL REFERENCES jobs,
-        path TEXT NOT NULL,
+        store TEXT NOT NULL,      -- the address of the store that it is in
+        key TEXT NOT NULL,        -- what it is called there
+        fallback BOOLEAN NOT NULL, -- whether it is not in the store that was the first when it was saved
         mime_type TEXT NOT NULL,
         width INTEGER NOT NULL,
         height INTEGER NOT NULL,
