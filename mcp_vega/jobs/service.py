@@ -17,6 +17,7 @@ from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import OPERATOR, Budget, Image, ImageLocation, Job, JobImage, Route, State
 from mcp_vega.jobs.config import JobConfig
+from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.imported_job import import_job, job_without_id
 from mcp_vega.jobs.rate_limiter import RateLimiter
@@ -52,6 +53,7 @@ class JobService:
         self._running = RunningJobs(store)
         self._limiter = RateLimiter(self._running, config)
         self.processor = ImageProcessor()
+        self.image_mover = ImageMover(images, store.locations, config)
         self._saver = ImageSaver(client, images, self.processor, self._running, config)
         self._worker = Worker(client, self._running, self._limiter, self._saver, config)
         self._recovery = Recovery(client, self._running, self._worker, config.api)

@@ -14,6 +14,7 @@ from typing import Any
 from mcp_vega.errors import SpendingLimitReached
 from mcp_vega.job import OPERATOR, Job, Limits, dollars
 from mcp_vega.storage.database import queries, rows
+from mcp_vega.storage.database.image_locations import ImageLocations
 from mcp_vega.storage.database.search import ImageSearch, read_jobs
 from mcp_vega.storage.database.server_lease import Activity, ServerLease
 from mcp_vega.storage.database.spending import Spending, spent_on
@@ -39,6 +40,7 @@ class JobStore:
     ) -> None:
         self._database = Database(file, busy_seconds)
         self.search = ImageSearch(self._database)
+        self.locations = ImageLocations(self._database)
         self.spending = Spending(self._database)
         self._lease = ServerLease(uptime)
         self._me = self._lease.me

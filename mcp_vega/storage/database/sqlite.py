@@ -89,6 +89,15 @@ SCHEMA = """
     CREATE INDEX images_by_time ON images (created) WHERE deleted IS NULL;
     CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
     CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
+    CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
+    CREATE TABLE moved_images (
+        store TEXT NOT NULL,      -- where a picture still lies that is in another store now
+        key TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images,
+        moved TEXT NOT NULL,
+        PRIMARY KEY (store, key)
+    );
+    CREATE INDEX moved_images_by_time ON moved_images (moved);
     CREATE TABLE slots (
         id TEXT PRIMARY KEY,
         caller TEXT NOT NULL,

@@ -12,7 +12,7 @@ import anyio.to_thread
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.job import Image, ImageLocation
 from mcp_vega.storage.images.folder import ImageFolder
-from mcp_vega.storage.images.store import ImageStore
+from mcp_vega.storage.images.store import ImageStore, name_and_day
 
 
 class FallbackImageStore:
@@ -79,6 +79,28 @@ class FallbackImageStore:
     async def holds(self, image: Image) -> bool:
         """Whether a picture is in one of these stores as it was kept: anything else is the user's."""
         return await self._known(image.location.store) is not None and await self.is_whole(image)
+
+    async def is_later(self, address: str) -> bool:
+        """Whether an address is that of a store behind the first."""
+        return await self._known(address) not in (None, self._first)
+
+    async def move(self, image: Image) -> ImageLocation | None:
+        """Keep a picture in the first store as well; it also stays where it is.
+
+        Returns:
+            Its new place; None where it cannot be read or is not as it was kept: then it is left where it is.
+
+        Raises:
+            GalleryError: The first store does not take it.
+        """
+        try:
+            data = await self.read(image.location)
+            name, day = name_and_day(image.location.key, image.id)
+        except (GalleryError, ValueError):
+            return None
+        if sha256(data).hexdigest() != image.sha256:
+            return None
+        return ImageLocation(self._first.address, await self._first.save(data, name, image.id, day))
 
     # ---- the stores by their addresses ----
 

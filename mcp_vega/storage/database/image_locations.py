@@ -1,0 +1,77 @@
+"""Where the pictures lie: which of them are not in the first store, and what is left of those that were moved."""
+
+import sqlite3
+from datetime import datetime
+from typing import NamedTuple
+
+from mcp_vega.job import Image, ImageLocation
+from mcp_vega.storage.database import rows
+from mcp_vega.storage.database.sqlite import Database
+
+FALLBACKS = "SELECT * FROM images WHERE fallback AND deleted IS NULL ORDER BY created"
+# Only one of several movers changes the row, and none that of a picture that was deleted meanwhile.
+MOVE = """
+    UPDATE images SET store = :store, key = :key, fallback = FALSE
+    WHERE id = :id AND store = :old_store AND key = :old_key AND deleted IS NULL
+    RETURNING id
+"""
+NOTE_COPY = """
+    INSERT INTO moved_images (store, key, image, moved) VALUES (:old_store, :old_key, :id, :moment)
+    ON CONFLICT (store, key) DO UPDATE SET image = excluded.image, moved = excluded.moved
+"""
+OLD_COPIES = """
+    SELECT images.*, moved_images.store AS old_store, moved_images.key AS old_key
+    FROM moved_images JOIN images ON images.id = moved_images.image
+    WHERE moved_images.moved < :moment ORDER BY moved_images.moved
+"""
+FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
+
+
+class OldCopy(NamedTuple):
+    """The place of a picture's file from before it was moved, and the picture as it is now."""
+
+    location: ImageLocation
+    image: Image
+
+
+class ImageLocations:
+    """The pictures' places in the ledger. A method raises a `LedgerError` where the file cannot be read or written."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def to_do(self, moment: datetime) -> tuple[list[Image], list[OldCopy]]:
+        """The pictures that are not in the first store, the oldest first; and the copies from before a moment."""
+
+        def look(database: sqlite3.Connection) -> tuple[list[Image], list[OldCopy]]:
+            images = [rows.image_from_row(row) for row in database.execute(FALLBACKS)]
+            copies = [
+                OldCopy(ImageLocation(row["old_store"], row["old_key"]), rows.image_from_row(row))
+                for row in database.execute(OLD_COPIES, {"moment": rows.moment(moment)})
+            ]
+            return images, copies
+
+        return await self._database.read(look)
+
+    async def move(self, image: Image, location: ImageLocation, moment: datetime) -> Image | None:
+        """Note that a picture lies in another place since a moment, and that its old file is still there.
+
+        Nothing is noted where it is not in its old place any more, or was deleted.
+
+        Returns:
+            The picture as it is noted now; None where there is none with its id.
+        """
+        values = {"id": image.id, "store": location.store, "key": location.key, "moment": rows.moment(moment)}
+        values |= {"old_store": image.location.store, "old_key": image.location.key}
+
+        def move(database: sqlite3.Connection) -> Image | None:
+            if database.execute(MOVE, values).fetchall():
+                database.execute(NOTE_COPY, values)
+            found = database.execute("SELECT * FROM images WHERE id = :id", values).fetchall()
+            return rows.image_from_row(found[0]) if found else None
+
+        return await self._database.write(move)
+
+    async def forget_copy(self, location: ImageLocation) -> None:
+        """Note that nothing is left of a moved picture in its old place."""
+        await self._database.write(lambda database: database.execute(FORGET_COPY, location._asdict()))
