@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
+posix = pytest.mark.skipif(sys.platform == "win32", reason="other links there")
 
 
 @dataclass
@@ -281,15 +283,44 @@ async def test_the_old_file_is_not_deleted_where_it_is_the_last_that_is_whole(
     assert old.exists()
 
 
-async def test_an_old_file_that_the_user_has_changed_is_the_users(server: Server, tmp_path: Path, clock: Clock) -> None:
+@posix
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_gallery_that_has_become_a_link_to_where_its_pictures_lie_costs_none(
+    server: Server, tmp_path: Path, clock: Clock, when: str
+) -> None:
+    """The user does without the disk: the old file and the new one are the same."""
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    gallery = tmp_path / "gallery"
+    if when == "after":
+        plug_in(tmp_path)
+        await server.move_back()
+        gallery.rename(tmp_path / "broken")
+    else:
+        gallery.unlink()
+    gallery.symlink_to(tmp_path / "home" / "rescued", target_is_directory=True)
+    await server.move_back()
+    clock.ahead = timedelta(days=2)
+    await server.move_back()
+    assert old.exists()
+    assert (await server.path_of(job)).exists()
+
+
+@pytest.mark.parametrize("since", ["changed", "gone"])
+async def test_an_old_file_that_the_user_has_changed_is_the_users(
+    server: Server, tmp_path: Path, clock: Clock, since: str
+) -> None:
     job = await server.drawn_elsewhere()
     old = Path(job["images"][0]["path"])
     plug_in(tmp_path)
     await server.move_back()
-    old.write_bytes(b"changed")
+    if since == "changed":
+        old.write_bytes(b"changed")
+    else:
+        old.unlink()
     clock.ahead = timedelta(days=2)
     await server.move_back()
-    assert old.read_bytes() == b"changed"
+    assert old.exists() is (since == "changed")
     assert rows(tmp_path, "SELECT * FROM moved_images") == []
 
 

@@ -46,19 +46,26 @@ class ImageMover:
         if anyio.current_time() < self._due:
             return
         try:
-            images, copies = await self._locations.to_do(self._config.clock() - KEPT)
-            for copy in [each for each in copies if each.location not in self._left][:AT_ONCE]:
-                await self._delete(copy)
-            if later := await self._in_later_stores(images):
-                await self._images.prepare(self._config.clock().date())
-            for image in later[:AT_ONCE]:
-                await self._move(image)
+            await self._move_back()
         except VegaError as error:
-            logger.warning("No picture is moved to the gallery: %s", error.what)
-            self._due = anyio.current_time() + PAUSE * self._config.pace
+            # Said once: a disk may be full for days.
+            logger.log(logging.DEBUG if self._due else logging.WARNING, "No picture is moved: %s", error.what)
         except Exception:
-            logger.exception("The pictures could not be moved to the gallery")
-            self._due = anyio.current_time() + PAUSE
+            logger.exception("The pictures that lie elsewhere could not be moved")
+        else:
+            self._due = 0.0
+            return
+        self._due = anyio.current_time() + PAUSE * self._config.pace
+
+    async def _move_back(self) -> None:
+        now = self._config.clock()
+        images, copies = await self._locations.to_do(now - KEPT)
+        for copy in [each for each in copies if each.location not in self._left][:AT_ONCE]:
+            await self._delete(copy)
+        if later := await self._in_later_stores(images):
+            await self._images.prepare(now.date())
+        for image in later[:AT_ONCE]:
+            await self._move(image)
 
     async def _in_later_stores(self, images: Sequence[Image]) -> list[Image]:
         """Those of the pictures that are in a later store of these: others are in an earlier gallery, or another's."""
@@ -85,7 +92,8 @@ class ImageMover:
     async def _delete(self, copy: OldCopy) -> None:
         """Delete the old file of a picture that was moved, unless it is the last that is whole."""
         old = replace(copy.image, location=copy.location)
-        if not copy.image.deleted and not await self._images.is_whole(copy.image):
+        if not copy.image.deleted and not await self._images.has_other(copy.image, copy.location):
+            logger.warning("The file %s stays: there is no other of its picture", old.path)
             self._left.add(copy.location)
             return
         try:

@@ -76,6 +76,13 @@ class FallbackImageStore:
             return sha256(await self.read(image.location)).hexdigest() == image.sha256
         return False
 
+    async def has_other(self, image: Image, location: ImageLocation) -> bool:
+        """Whether a picture is in its place as it was kept, and in a file that is not the one at another place."""
+        if not await self.is_whole(image):
+            return False
+        # A folder may have become a link to the other one, or the two may be one under names that differ in capitals.
+        return not await anyio.to_thread.run_sync(_same_file, image.path, location.path)
+
     async def holds(self, image: Image) -> bool:
         """Whether a picture is in one of these stores as it was kept: anything else is the user's."""
         return await self._known(image.location.store) is not None and await self.is_whole(image)
@@ -121,3 +128,14 @@ class FallbackImageStore:
         # A folder that was moved and is reached by a link now has another address than it had.
         addresses = dict.fromkeys((address, os.path.realpath(path) if path else address))
         return next((store for each in addresses for store in self._stores if store.address == each), None)
+
+
+def _same_file(one: Path | None, other: Path | None) -> bool:
+    if one is None or other is None:
+        return False
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it cannot be looked at, so it is not to be deleted

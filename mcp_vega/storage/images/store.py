@@ -67,5 +67,5 @@ def name_and_day(key: str, image_id: str) -> tuple[str, date]:
         ValueError: The key is none of such a picture.
     """
     path = PurePosixPath(key)
-    beginning = path.stem.removesuffix(f"-{image_id}").removesuffix(f"-{image_id[:8]}")
-    return f"{beginning}{path.suffix}", date.fromisoformat(path.parent.name)
+    digits = image_id if path.stem.endswith(image_id) else image_id[:8]
+    return f"{path.stem.removesuffix(f'-{digits}')}{path.suffix}", date.fromisoformat(path.parent.name)
