@@ -33,7 +33,7 @@ from mcp.client import Client
 from mcp_types import ResourceTemplateReference, TextResourceContents
 from services import API, service_in
 
-from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -99,7 +99,7 @@ def drawn(count: int) -> Iterator[Job]:
         )
         image = Image(
             id=job.image_id(0),
-            path=Path("/gallery", begun.date().isoformat(), f"{words[0]}-{parameters.seed}.jpg"),
+            location=ImageLocation("/gallery", f"{begun.date().isoformat()}/{words[0]}-{parameters.seed}.jpg"),
             mime_type="image/jpeg",
             width=1024,
             height=1024,

@@ -100,7 +100,7 @@ def report(folder: Path, account: Account) -> bool:
     )
     # A file whose writing was cut short has a name of its own, and is cleared away ten minutes later.
     files = [path for path in (folder / "gallery").rglob("*") if path.is_file() and path.suffix != ".part"]
-    strays = {str(path) for path in files} - {image["path"] for image in images}
+    strays = {str(path) for path in files} - {str(path_of(image)) for image in images}
     ends["files without a job"] = len(strays)
     ends["sent twice"] = len(account.calls) - len(arrived)
     (integrity,) = rows(folder, "PRAGMA integrity_check")
@@ -116,7 +116,12 @@ def report(folder: Path, account: Account) -> bool:
 
 def is_whole(image: dict[str, Any]) -> bool:
     """Whether a picture's file is what the ledger says."""
-    return sha256(Path(image["path"]).read_bytes()).hexdigest() == image["sha256"]
+    return sha256(path_of(image).read_bytes()).hexdigest() == image["sha256"]
+
+
+def path_of(image: dict[str, Any]) -> Path:
+    """Where a picture's file is."""
+    return Path(image["store"], image["key"])
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ from mcp_vega.errors import (
     ServerClosing,
     SpendingLimitReached,
 )
-from mcp_vega.job import Image, Job, Limits, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Limits, Receipt, Route, State
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
@@ -98,7 +98,8 @@ async def servers(folder: Path, count: int = 2) -> AsyncGenerator[list[Server]]:
 
 
 async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    image = Image(id="0" * 32, path=tmp_path / "ü.jpg", mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
+    location = ImageLocation(str(tmp_path), "2026-11-20/ü.jpg")
+    image = Image(id="0" * 32, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
     async with servers(tmp_path) as (one, other):
         job = await one.begin()
         job = replace(
@@ -779,7 +780,7 @@ class SmallFolder(ImageFolder):
 
     room = 1
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
         self.room -= 1
         if self.room < 0:
             raise GalleryError("No room", charged=Charged.YES)

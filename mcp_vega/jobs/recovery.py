@@ -8,6 +8,7 @@ from anyio.abc import TaskGroup
 from mcp_vega import errors
 from mcp_vega.job import Job
 from mcp_vega.jobs.config import JobConfig
+from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.segmind.client import SegmindClient
@@ -19,13 +20,16 @@ LOOK_SECONDS = 5.0
 
 
 class Recovery:
-    """Has each open job of an API worked on by one server at a time."""
+    """Has each open job of an API worked on by one server at a time, and pictures moved to where they belong."""
 
-    def __init__(self, client: SegmindClient, running: RunningJobs, worker: Worker, config: JobConfig) -> None:
+    def __init__(
+        self, client: SegmindClient, running: RunningJobs, worker: Worker, mover: ImageMover, config: JobConfig
+    ) -> None:
         self._client = client
         self._running = running
         self._store = running.store
         self._worker = worker
+        self._mover = mover
         self._config = config
         self._recovering = False
         self._leaving = False
@@ -76,6 +80,7 @@ class Recovery:
                 pass  # without a key nothing can be asked; whoever calls a tool is told
             except errors.LedgerError as error:
                 logger.warning(error.what)
+            await self._mover.move_back()
             await anyio.sleep(LOOK_SECONDS)
 
     async def _take_up_orphan(self, local_id: str) -> None:

@@ -146,7 +146,7 @@ class RunningJobs:
             running.saved, running.note = False, _unsaved(error)
         # Until here it counts as worked on, so that nobody else here begins.
         running.active, running.job = False, replace(running.job, held=False)
-        if running.saved and not any(image.data for image in running.job.images):
+        if running.saved and not any(image.in_memory for image in running.job.images):
             self._forget(running)
         running.announce()
 

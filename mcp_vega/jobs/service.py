@@ -15,8 +15,9 @@ import anyio
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Budget, Image, Job, JobImage, Route
+from mcp_vega.job import OPERATOR, Budget, Image, ImageLocation, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
+from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.imported_job import import_job, job_without_id
 from mcp_vega.jobs.rate_limiter import RateLimiter
@@ -26,7 +27,7 @@ from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, JobStore
-from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.fallback import FallbackImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +45,18 @@ class JobService:
     is sent.
     """
 
-    def __init__(self, client: SegmindClient, image_folder: ImageFolder, store: JobStore, config: JobConfig) -> None:
+    def __init__(self, client: SegmindClient, images: FallbackImageStore, store: JobStore, config: JobConfig) -> None:
         self._client = client
-        self._image_folder = image_folder
+        self._images = images
         self.store = store
         self.config = config
         self._running = RunningJobs(store)
         self._limiter = RateLimiter(self._running, config)
         self.processor = ImageProcessor()
-        saver = ImageSaver(client, image_folder, self.processor, self._running, config)
-        self._worker = Worker(client, self._running, self._limiter, saver, config)
-        self._recovery = Recovery(client, self._running, self._worker, config)
+        self._saver = ImageSaver(client, images, self.processor, self._running, config)
+        self._worker = Worker(client, self._running, self._limiter, self._saver, config)
+        self.image_mover = ImageMover(images, store.locations, config)
+        self._recovery = Recovery(client, self._running, self._worker, self.image_mover, config)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
 
@@ -128,7 +130,7 @@ class JobService:
     async def _no_room(self, job: Job) -> errors.GalleryError | None:
         """Why the picture of a job could not be kept."""
         try:
-            await self._image_folder.prepare(job.created.date())
+            await self._images.prepare(job.created.date())
         except errors.GalleryError as error:
             return error
         return None
@@ -178,7 +180,9 @@ class JobService:
         """The job with this id, which may be one of the API's alone; work on it that nobody does is begun."""
         job = await self._running.get(request_id)
         if job and job.is_shown_to(owner):
-            return await self._recovery.take_up(job)
+            current = await self._recovery.take_up(job)
+            await self._saver.forget(job.images, current.images)  # another server has kept them
+            return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
         job = await import_job(self._client, request_id, self.config.api, self.config.clock())
@@ -238,7 +242,21 @@ class JobService:
         if image.deleted:
             said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}"
             raise errors.UnknownImage(said, next_step="Draw it again: its job tells with which parameters and seed")
-        return await self._image_folder.read(image.path) if image.path else image.data or b""
+        try:
+            return await self._images.read(image.location)
+        except errors.GalleryError:
+            location = await self._moved_to(image)
+            if location is None:
+                raise
+            return await self._images.read(location)
+
+    async def _moved_to(self, image: Image) -> ImageLocation | None:
+        """Where a picture lies that was moved since it was looked up; None where it was not."""
+        for look_up in (self._running.get_image, self.store.search.image):
+            found = await _or_none(look_up(image.id))
+            if found and found.image.location != image.location:
+                return found.image.location
+        return None
 
 
 def _unknown(request_id: str) -> errors.UnknownJob:

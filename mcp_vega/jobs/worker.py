@@ -63,7 +63,7 @@ class Worker:
         work = self._settle
         if job.sent is None and not job.images:
             work = self._send
-        elif any(image.data for image in job.images):
+        elif any(image.in_memory for image in job.images):
             work = self._save_from_memory
         elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
             work = self._fetch

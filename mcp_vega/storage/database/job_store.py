@@ -16,6 +16,7 @@ from mcp_vega.job import OPERATOR, Job, Limits
 from mcp_vega.storage.database import queries, rows, spending
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import BUSY_SECONDS, Database
+from mcp_vega.storage.database.image_locations import ImageLocations
 from mcp_vega.storage.database.search import ImageSearch, read_jobs
 from mcp_vega.storage.database.server_lock import LOOK_SECONDS, ServerLock
 from mcp_vega.storage.database.servers import Activity, Servers
@@ -47,6 +48,7 @@ class JobStore:
         self._database = database
         self._servers = Servers(lock)
         self.search = ImageSearch(database)
+        self.locations = ImageLocations(database)
         self.spending = Spending(database)
 
     @classmethod

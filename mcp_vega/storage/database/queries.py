@@ -52,7 +52,9 @@ SCHEMA = """
         number INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         job TEXT NOT NULL REFERENCES jobs (local_id),
-        path TEXT NOT NULL,
+        store TEXT NOT NULL,       -- the address of the store that it is in
+        key TEXT NOT NULL,         -- what it is called there
+        fallback BOOLEAN NOT NULL, -- whether it is not in the store that was the first when it was saved
         mime_type TEXT NOT NULL,
         width INTEGER NOT NULL,
         height INTEGER NOT NULL,
@@ -66,6 +68,15 @@ SCHEMA = """
     CREATE INDEX images_by_job ON images (job);
     CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
     CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
+    CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
+    CREATE TABLE moved_images (
+        store TEXT NOT NULL,       -- where a picture still lies that is in another store now
+        key TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images (id),
+        moved TEXT NOT NULL,
+        PRIMARY KEY (store, key)
+    );
+    CREATE INDEX moved_images_by_time ON moved_images (moved);
     CREATE TABLE slots (           -- one for each call under way
         number INTEGER PRIMARY KEY,
         job TEXT NOT NULL UNIQUE,
@@ -122,10 +133,18 @@ SAVE = f"""
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
     RETURNING local_id
 """  # noqa: S608
+# A picture that is in the first store stays there, whoever has kept it elsewhere as well.
 SAVE_IMAGE = """
-    INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256, created, words, owner)
-    VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner)
-    ON CONFLICT (id) DO NOTHING
+    INSERT INTO images (
+        id, job, store, key, fallback, mime_type, width, height, bytes, sha256, created, words, owner
+    )
+    VALUES (
+        :id, :job, :store, :key, :fallback, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner
+    )
+    ON CONFLICT (id) DO UPDATE SET
+        store = excluded.store, key = excluded.key, fallback = excluded.fallback, mime_type = excluded.mime_type,
+        width = excluded.width, height = excluded.height, bytes = excluded.bytes, sha256 = excluded.sha256
+    WHERE images.fallback AND NOT excluded.fallback
 """
 BY_ID = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
 # What a job is to be seen by; '' sees all.
@@ -223,6 +242,26 @@ TAKE_SLOT = """
 """
 NOTE_CALL = "INSERT INTO calls (caller, time) VALUES (:caller, :time)"
 RELEASE_SLOT = "DELETE FROM slots WHERE job = :local_id AND server = :me"
+
+# ---- where pictures are ----
+
+FALLBACKS = "SELECT * FROM images WHERE fallback AND deleted IS NULL ORDER BY created"
+# Only one of several movers changes the row, and none that of a picture that was deleted meanwhile.
+MOVE = """
+    UPDATE images SET store = :store, key = :key, fallback = FALSE
+    WHERE id = :id AND store = :old_store AND key = :old_key AND deleted IS NULL
+    RETURNING id
+"""
+NOTE_COPY = """
+    INSERT INTO moved_images (store, key, image, moved) VALUES (:old_store, :old_key, :id, :moment)
+    ON CONFLICT (store, key) DO UPDATE SET image = excluded.image, moved = excluded.moved
+"""
+OLD_COPIES = """
+    SELECT images.*, moved_images.store AS old_store, moved_images.key AS old_key
+    FROM moved_images JOIN images ON images.id = moved_images.image
+    WHERE moved_images.moved < :moment ORDER BY moved_images.moved
+"""
+FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
 # ---- search ----
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from mcp_vega.errors import Charged, MediaError, VegaError
-from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.storage.database.connection import Row
 from mcp_vega.storage.database.spending import billionths
@@ -25,7 +24,7 @@ def as_row(job: Job) -> dict[str, Any]:
     """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
     receipt = job.receipt
     state, error = job.state, job.error
-    if job.images and not any(image.path for image in job.images):
+    if job.images and all(image.in_memory for image in job.images):
         # They end with this server, because no disk would take them: the next one is to fetch them again.
         state, error = State.PROCESSING, MediaError("The picture was drawn, but no disk would take it")
     return {
@@ -64,7 +63,9 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
         {
             "id": image.id,
             "job": job.local_id,
-            "path": str(image.path),
+            "store": image.location.store,
+            "key": image.location.key,
+            "fallback": image.fallback,
             "mime_type": image.mime_type,
             "width": image.width,
             "height": image.height,
@@ -75,7 +76,7 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
             "owner": job.owner,
         }
         for image in job.images
-        if image.path
+        if not image.in_memory
     ]
 
 
@@ -145,7 +146,9 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
 def image_from_row(row: Row) -> Image:
     """A picture from its columns."""
     columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
-    return Image(path=Path(row["path"]), deleted=_moment(row["deleted"]), **{name: row[name] for name in columns})
+    location, fallback = ImageLocation(row["store"], row["key"]), bool(row["fallback"])
+    known = {name: row[name] for name in columns}
+    return Image(location=location, fallback=fallback, deleted=_moment(row["deleted"]), **known)
 
 
 def as_text(arguments: Mapping[str, Any]) -> str:

@@ -11,14 +11,14 @@ from pathlib import Path
 STALE_SECONDS = 600
 
 
-def write(data: bytes, folder: Path, name: str, image_id: str) -> Path:
+def write(data: bytes, folder: Path, short: str, long: str) -> Path:
     """Write a picture under the short name or, where that is another picture's, under the long one."""
-    beginning, suffix = os.path.splitext(name)  # noqa: PTH122  a name, not a path
-    short, long = (folder / f"{beginning}-{digits}{suffix}" for digits in (image_id[:8], image_id))
-    if _was_free(short, data) or short.read_bytes() == data:
-        return short
-    _was_free(long, data)
-    return long
+    path = folder / short
+    if _was_free(path, data) or path.read_bytes() == data:
+        return path
+    path = folder / long
+    _was_free(path, data)
+    return path
 
 
 def _was_free(target: Path, data: bytes) -> bool:
