@@ -26,8 +26,8 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from host import Host
-from shim import compiled
-from strace import SystemCall, Trace
+from shim import compiled, compiler
+from strace import SystemCall, Trace, program
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox, cached_paint
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, help="how many are counted (5) or timed (15)")
     parser.add_argument("--slow-ms", type=int, default=0, help="how much longer a flush takes, in milliseconds")
     options = parser.parse_args()
+    (compiler if options.slow_ms else program)()  # else it says that there is none
     account = Account(speed=0, credits=Decimal(1000))
     sandbox = serving(build_sandbox(account, paint=lambda _prompt, _seed, index: cached_paint("a fox", 7, index)))
     with (

@@ -11,13 +11,18 @@ SOURCE = Path(__file__).with_name("shim.c")
 RECORD, COUNT, CALL = 4096, 8, 56
 
 
+def compiler() -> str:
+    """The path of a C compiler."""
+    found = shutil.which("cc") or shutil.which("gcc")
+    if found is None or not sys.platform.startswith("linux"):
+        raise SystemExit("This needs Linux and a C compiler: neither cc nor gcc is installed here")
+    return found
+
+
 def compiled(folder: Path) -> Path:
     """Make the library in a folder; returns its path."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        raise SystemExit("Linux and a C compiler are needed, and cc or gcc is not installed")
     library = folder / "shim.so"
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+    subprocess.run([compiler(), "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
     return library
 
 

@@ -17,6 +17,14 @@ _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 UNFINISHED = "<unfinished ...>"
 
 
+def program() -> str:
+    """The path of strace."""
+    found = shutil.which("strace")
+    if found is None:
+        raise SystemExit("This needs Linux and strace, which is not installed here")
+    return found
+
+
 class Text(NamedTuple):
     """A text among the arguments of a system call: its first bytes, and whether they are all."""
 
@@ -70,12 +78,9 @@ class Trace:
     """
 
     def __init__(self, file: Path, names: str, longest: int = LONGEST) -> None:
-        strace = shutil.which("strace")
-        if strace is None:
-            raise SystemExit("strace is needed to look at a server from outside, and is not installed")
         self.file = file
         what = ["-e", f"trace={names}", "-e", "signal=none", "-s", str(longest)]
-        self.command = [strace, "-f", "-y", "-xx", "--seccomp-bpf", *what, "-o", str(file)]
+        self.command = [program(), "-f", "-y", "-xx", "--seccomp-bpf", *what, "-o", str(file)]
 
     @property
     def place(self) -> int:
