@@ -24,8 +24,7 @@ from pathlib import Path
 from anyio.from_thread import start_blocking_portal
 from host import Host
 from records import Record, jobs_shown, rows, settle
-from shim import Record as Calls
-from shim import compiled, compiler
+from shim import KillRecord, compiled, compiler
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
@@ -71,7 +70,7 @@ class SystemCallKills:
     def __init__(self, scratch: Path, url: str, account: Account) -> None:
         self._url = url
         self._library = compiled(scratch)
-        self._calls = Calls(scratch / "calls")
+        self._calls = KillRecord(scratch / "calls")
         self.killed_at: Counter[str] = Counter()
         (practice := scratch / "practice").mkdir()
         self.start, self.end = 0, 0

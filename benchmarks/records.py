@@ -6,7 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,31 @@ from host import Host
 
 Record = dict[str, Any]
 # For how long a call of check_job waits, and for how long one after the other is made, in seconds.
-WAIT, PATIENCE = 45, 180.0
+WAIT, LONGEST_WAIT = 45, 180.0
 
 
 def rows(folder: Path, query: str) -> list[Record]:
     """Ask the ledger's file."""
-    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
-        database.row_factory = sqlite3.Row
+    with opened(folder) as database:
         return [dict(row) for row in database.execute(query)]
 
 
-def prompt_column(folder: Path) -> str:
-    """How a query names a job's prompt: it is a column, or in the JSON of the parameters."""
-    columns = {row["name"] for row in rows(folder, "PRAGMA table_info(jobs)")}
-    return "prompt" if "prompt" in columns else "json_extract(parameters, '$.prompt')"
+@contextmanager
+def opened(folder: Path) -> Generator[sqlite3.Connection]:
+    """The ledger's file."""
+    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
+        database.row_factory = sqlite3.Row
+        yield database
 
 
-def jobs_in(folder: Path) -> dict[str, Record]:
-    """The rows of the jobs by prompt; none where there is no table of them yet."""
-    if not rows(folder, "SELECT 1 FROM sqlite_master WHERE name = 'jobs'"):
+def jobs_in(database: sqlite3.Connection) -> dict[str, Record]:
+    """The rows of the jobs by prompt, which is a column or in the JSON of the parameters; none without a table."""
+    columns = {row["name"] for row in database.execute("PRAGMA table_info(jobs)")}
+    if not columns:
         return {}
-    found = rows(folder, f"SELECT *, {prompt_column(folder)} AS its_prompt FROM jobs")  # noqa: S608  one of two
-    return {row["its_prompt"]: row for row in found}
+    prompt = "prompt" if "prompt" in columns else "json_extract(parameters, '$.prompt')"
+    query = f"SELECT {prompt} AS its_prompt, local_id, sent, state, open FROM jobs"  # noqa: S608  one of two
+    return {row["its_prompt"]: dict(row) for row in database.execute(query)}
 
 
 def jobs_shown(folder: Path) -> dict[str, Record]:
@@ -50,11 +54,15 @@ def settle(folder: Path, url: str) -> None:
     """Let one more server take up what is left, until nobody works on any of it any more."""
     host = Host(folder, url)
     host.shake_hands()
-    unsettled = [row["local_id"] for row in rows(folder, "SELECT local_id FROM jobs WHERE open")]
-    give_up = time.monotonic() + PATIENCE
-    while unsettled and time.monotonic() < give_up:
-        unsettled = still_worked_on(host, unsettled)
+    follow(host, [row["local_id"] for row in rows(folder, "SELECT local_id FROM jobs WHERE open")])
     host.leave()
+
+
+def follow(host: Host, local_ids: list[str]) -> None:
+    """Wait until a server works on none of the jobs any more."""
+    give_up = time.monotonic() + LONGEST_WAIT
+    while local_ids and time.monotonic() < give_up:
+        local_ids = still_worked_on(host, local_ids)
 
 
 def still_worked_on(host: Host, local_ids: list[str]) -> list[str]:

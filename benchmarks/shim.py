@@ -27,7 +27,7 @@ def compiled(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Record:
+class KillRecord:
     """What the library notes in a file that it shares: also after the process is killed."""
 
     file: Path

@@ -10,7 +10,7 @@ from typing import NamedTuple
 # The longest text that is written down whole: more than a page of the ledger.
 LONGEST = 8192
 # How long nothing must happen, and for how long that is waited for, in seconds.
-QUIET, PATIENCE = 1.0, 30.0
+QUIET, LONGEST_WAIT = 1.0, 30.0
 _LINE = re.compile(r"(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))")
 _END = re.compile(r"\) += (-?\d+|\?)[^\"]*$")
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
@@ -54,7 +54,7 @@ class SystemCall:
     @property
     def path(self) -> Path:
         """The path of the file behind its first argument."""
-        found = re.match(r"\d+<([^>]*)>", self.arguments)
+        found = re.match(r"(?:\d+|AT_FDCWD)<([^>]*)>", self.arguments)
         return Path(_bytes(found[1]).decode(errors="replace") if found else "")
 
     @property
@@ -89,7 +89,7 @@ class Trace:
 
     def quiet_place(self) -> int:
         """How much is written down once nothing more happens for a while."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + LONGEST_WAIT
         place, since = self.place, time.monotonic()
         while (now := time.monotonic()) < min(give_up, since + QUIET):
             time.sleep(0.05)
@@ -97,30 +97,33 @@ class Trace:
                 place, since = self.place, now
         return place
 
-    def read(self, start: int = 0, end: int | None = None) -> list[SystemCall]:
-        """The system calls that were written down between two places, in the order of their ends."""
+    def read(self, start: int = 0, end: int | None = None, *, offset: int = 0) -> list[SystemCall]:
+        """The system calls that were written down between two places, in the order of their ends.
+
+        `offset` is added to the places in that order.
+        """
         with self.file.open("rb") as file:
             file.seek(start)
             lines = file.read() if end is None else file.read(end - start)
-        return parsed(lines.decode("ascii", errors="replace"))
+        return parsed(lines.decode("ascii", errors="replace"), offset)
 
 
-def parsed(lines: str) -> list[SystemCall]:
-    """The system calls in the lines of strace; those that never returned come last."""
+def parsed(lines: str, offset: int = 0) -> list[SystemCall]:
+    """The system calls in the lines of strace, the first in place `offset`; those that never returned come last."""
     begun: dict[str, tuple[str, str, int]] = {}
     ended: list[SystemCall] = []
-    for place, line in enumerate(lines.splitlines()):
+    for place, line in enumerate(lines.splitlines(), offset):
         found = _LINE.match(line)
         if not found:
             continue
         process, name, beginning, _, rest = found.groups()
         if name:
-            begun[process] = (name, beginning.removesuffix(UNFINISHED), place)
+            begun[process] = (name, beginning.removesuffix(UNFINISHED).rstrip(), place)
             rest = ""
         if not line.endswith(UNFINISHED) and process in begun:
             name, arguments, began = begun.pop(process)
             ended.append(_whole(name, f"{arguments}{rest}", began, place))
-    last = lines.count("\n") + 1
+    last = offset + lines.count("\n") + 1
     return ended + [SystemCall(name, text.rstrip(), None, began, last) for name, text, began in begun.values()]
 
 
