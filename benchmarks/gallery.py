@@ -33,7 +33,7 @@ from mcp.client import Client
 from mcp_types import ResourceTemplateReference, TextResourceContents
 from services import API, service_in
 
-from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -99,7 +99,7 @@ def drawn(count: int) -> Iterator[Job]:
         )
         image = Image(
             id=job.image_id(0),
-            path=Path("/gallery", begun.date().isoformat(), f"{words[0]}-{parameters.seed}.jpg"),
+            location=ImageLocation("/gallery", f"{begun.date().isoformat()}/{words[0]}-{parameters.seed}.jpg"),
             mime_type="image/jpeg",
             width=1024,
             height=1024,
@@ -112,7 +112,7 @@ def drawn(count: int) -> Iterator[Job]:
 async def fill(folder: Path, jobs: Sequence[Job]) -> None:
     """Have the ledger make its file, and write the jobs into it at once: each on its own would take an hour."""
     file = folder / "home" / "ledger.sqlite3"
-    store = JobStore(file)
+    store = JobStore.in_file(file)
     await store.latest(1)
     await store.close()
     # Whoever drew them is long gone.

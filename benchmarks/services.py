@@ -16,7 +16,9 @@ from mcp_vega.sandbox.app import cached_paint
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy, TimeLimits
 from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.memory import MemoryImageStore
 
 API = "https://api.example"
 KEY = "SG_benchmark"
@@ -56,11 +58,12 @@ async def service_in(
         policy: How long and how often calls are repeated.
         config: For the jobs; the API expects every answer at once unless it says otherwise.
     """
-    store = JobStore(folder / "home" / "ledger.sqlite3")
+    store = JobStore.in_file(folder / "home" / "ledger.sqlite3")
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         endpoints = Endpoints(url, f"{url}/inference-request/request-history")
         segmind = SegmindClient(http, SecretStr(KEY), endpoints, policy)
-        async with JobService(segmind, ImageFolder(folder / "gallery"), store, config) as service:
+        images = FallbackImageStore([ImageFolder(folder / "gallery"), MemoryImageStore()])
+        async with JobService(segmind, images, store, config) as service:
             yield service
         await store.close()
 

@@ -8,14 +8,11 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.parameters import Parameters
-
-Data = bytes  # a field of `Image` hides the name
-
 
 # What an id of a job or of a request looks like.
 REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
@@ -23,6 +20,8 @@ REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
 MOST_PICTURES = 100
 # What the ledger calls the sandbox inside a server, whose port is another each time.
 SANDBOX = "sandbox"
+# The address of the store of pictures that ends with the server.
+MEMORY = "memory"
 # Who works at the machine itself: over stdio, on the command line, or over HTTP where no tokens are asked for. All
 # jobs are theirs to see; an access token sees its own alone.
 OPERATOR = ""
@@ -74,28 +73,61 @@ class Receipt:
         return replace(other, **known)
 
 
+class ImageLocation(NamedTuple):
+    """Where a picture lies: in which store, and under which key there.
+
+    `store` is the store's address: the absolute path of a folder, or `MEMORY`. A name like "the gallery" would not do:
+    when the setting changes, the pictures that are kept already stay where they are. `key` is a relative path with
+    slashes, such as `2026-11-20/a-fox-7-0123abcd.jpg`.
+    """
+
+    store: str
+    key: str
+
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the picture's file; None where the store is no folder."""
+        folder = Path(self.store)
+        return folder / self.key if folder.is_absolute() else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
     """A kept picture. `width` and `height` are pixels; `sha256` is that of the file.
 
-    Where no disk would take it, `path` is None and `data` holds the picture while the server runs. Once its file was
-    deleted from the gallery, `deleted` is when that was (UTC).
+    `fallback` says that it lies where it does because the first store would not take it. Once its file was deleted from
+    the gallery, `deleted` is when that was (UTC).
     """
 
     id: str
-    path: Path | None
+    location: ImageLocation
+    fallback: bool = False
     mime_type: str
     width: int
     height: int
     bytes: int
     sha256: str
-    data: Data | None = field(default=None, repr=False)
     deleted: datetime | None = None
 
     @property
     def uri(self) -> str:
         """The picture's address as an MCP resource."""
         return f"vega://images/{self.id}"
+
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of its file; None where it has none."""
+        return self.location.path
+
+    @property
+    def name(self) -> str:
+        """What its file is called, or would be."""
+        return PurePosixPath(self.location.key).name
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no disk would take it, so that it ends with the server."""
+        return self.location.store == MEMORY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +140,8 @@ class Job:
         route: How it travels.
         base_url: The API that draws it.
         owner: Who began it: `OPERATOR`, or what stands for an access token.
-        created: When it was begun; `sent` when its call last left, `ended` when it came to its end (UTC).
+        created: When it was begun; `sent` when its call last left (None: it surely has not), `ended` when it came to
+            its end, `next_try` when it is to be tried again (UTC).
         open: Whether more can be learnt or fetched, at the latest at the next start.
         held: Whether a server is working on it.
         notes: What is worth knowing about it beside its state.
@@ -123,6 +156,7 @@ class Job:
     created: datetime
     sent: datetime | None = None
     ended: datetime | None = None
+    next_try: datetime | None = None
     local_id: str = field(default_factory=lambda: f"local-{new_id()}")
     remote_id: str | None = None
     state: State = State.QUEUED
@@ -169,6 +203,11 @@ class Job:
     def complete(self) -> bool:
         """Whether all its pictures are here."""
         return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing more to wait for: it is complete, or nothing more can be learnt."""
+        return self.complete or not self.open
 
     @property
     def has_outcome(self) -> bool:

@@ -6,7 +6,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,9 +35,12 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
+from mcp_vega.storage.database.database import BUSY_SECONDS
 from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.sqlite import BUSY_SECONDS
+from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.images.store import ImageStore
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
@@ -175,19 +178,24 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     sandbox: bool = False,
     policy: RetryPolicy = POLICY,
     home: Path | None = None,
-    images: ImageFolder | None = None,
-    store_of: type[JobStore] = JobStore,
+    images: ImageStore | None = None,
+    fallbacks: Sequence[ImageStore] = (),
+    store: JobStore | None = None,
     uptime: Callable[[], float] = time.monotonic,
     busy_seconds: float = BUSY_SECONDS,
     **config: Any,
 ) -> AsyncGenerator[AppContext]:
-    """The server's context over an API, with nothing of the machine's settings; `config` is for the jobs."""
+    """The server's context over an API, with nothing of the machine's settings; `config` is for the jobs.
+
+    Pictures go into `images`, which is `folder` unless it is given, else into the `fallbacks`, else into memory.
+    """
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         client = SegmindClient(http, SecretStr(key) if key else None, Endpoints(base_url, base_url + HISTORY), policy)
         home = home or folder.with_name(f"{folder.name}-home")
-        store = store_of(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
+        store = store or JobStore.in_file(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
         config = {"api": base_url, "pace": 0, **config}
-        async with JobService(client, images or ImageFolder(folder), store, JobConfig(**config)) as service:
+        stores = FallbackImageStore([images or ImageFolder(folder), *fallbacks, MemoryImageStore()])
+        async with JobService(client, stores, store, JobConfig(**config)) as service:
             yield AppContext(service, wait_seconds, preview, sandbox)
         await store.close()
 

@@ -5,136 +5,184 @@ import resource
 import sqlite3
 import sys
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Generator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import MagicMock
 
 import anyio
+import httpx
 import pytest
-from conftest import HANG_SECONDS, Sandbox, app_over, images_of, job_of, text_of, until
+from conftest import HANG_SECONDS, Sandbox, app_over, images_of, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image as Picture
 
-from mcp_vega.errors import Charged, GalleryError, MediaError, OutcomeUnknown
-from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.errors import (
+    Charged,
+    GalleryError,
+    LedgerError,
+    MediaError,
+    OutcomeUnknown,
+    ServerClosing,
+    SpendingLimitReached,
+)
+from mcp_vega.job import Image, ImageLocation, Job, Limits, Receipt, Route, State
+from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.server_lease import LEASE_SECONDS
-from mcp_vega.storage.database.sqlite import APPLICATION_ID, FINGERPRINT
+from mcp_vega.storage.database.connection import Connection, Row
+from mcp_vega.storage.database.database import BUSY_SECONDS, Database
+from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, JobStore
+from mcp_vega.storage.database.server_lock import ServerLock
+from mcp_vega.storage.database.slots import Sending, Turns
+from mcp_vega.storage.database.sqlite import APPLICATION_ID, FINGERPRINT, SqliteFile
 from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
 
-RT = "generate_image_vegart"
+VEGA, RT = "generate_image_vega", "generate_image_vegart"
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 API = "https://api.example"
 
 
-def a_job(**fields: Any) -> Job:
-    parameters = VegaRTParameters(prompt="a fox", seed=7)
-    return Job(
-        parameters=parameters, arguments={"prompt": "a fox"}, route=Route.V2, base_url=API, created=NOW, **fields
-    )
+NO_LIMITS = Limits()
 
 
-class Uptime:
-    """A monotonic clock that the test moves."""
+def a_job(prompt: str = "a fox", **fields: Any) -> Job:
+    fields = {"created": NOW, **fields}
+    parameters = VegaRTParameters(prompt=prompt, seed=7)
+    return Job(parameters=parameters, arguments={"prompt": prompt}, route=Route.V2, base_url=API, **fields)
 
-    seconds = 1000.0
 
-    def __call__(self) -> float:
-        return self.seconds
+class Server:
+    """A server's store over a ledger, and the lock by which others see that it is alive."""
+
+    def __init__(self, folder: Path, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._lock = ServerLock(folder / "servers")
+        self.database = Database(SqliteFile(folder / "ledger.sqlite3"), busy_seconds)
+        self.store = JobStore(self.database, self._lock)
+
+    def die(self) -> None:
+        """Give the lock up, as the system does for a process that is killed; the ledger knows nothing of it."""
+        self._lock.release()
+
+    async def begin(self, limits: Limits = NO_LIMITS, **fields: Any) -> Job:
+        """Begin a job."""
+        job = a_job(**fields)
+        assert not (await self.store.begin(job, limits)).joined
+        return job
+
+    async def sends(self, job: Job, limits: Limits = NO_LIMITS, **given: Any) -> Sending:
+        """What comes of marking a job as sent, two seconds after it was begun."""
+        job = replace(job, sent=NOW + timedelta(seconds=2))
+        return await self.store.mark_sent(job, limits, **given)
 
 
 @asynccontextmanager
-async def ledgers(folder: Path, count: int = 2) -> AsyncGenerator[tuple[Uptime, list[JobStore]]]:
-    """Several servers' ledgers over one file."""
-    uptime = Uptime()
-    several = [JobStore(folder / "ledger.sqlite3", uptime=uptime) for _ in range(count)]
-    yield uptime, several
+async def servers(folder: Path, count: int = 2) -> AsyncGenerator[list[Server]]:
+    """Several servers over one ledger."""
+    several = [Server(folder) for _ in range(count)]
+    yield several
     for each in several:
-        await each.close()
+        await each.store.close()
+        each.die()
 
 
 async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    image = Image(id="0" * 32, path=tmp_path / "ü.jpg", mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
-    job = a_job(
-        sent=NOW,
-        ended=NOW + timedelta(seconds=2),
-        remote_id="r1",
-        state=State.FAILED,
-        receipt=Receipt("r1", Decimal("0.0020"), Decimal("9.81"), Decimal("1.7"), 7),
-        images=(image,),
-        notes=("one", "two"),
-        error=MediaError("gone", next_step="Look"),
-    )
-    async with ledgers(tmp_path) as (_, (one, other)):
-        await one.add(job)
-        await one.save(job)
-        found = await other.get("r1")
+    location = ImageLocation(str(tmp_path), "2026-11-20/ü.jpg")
+    image = Image(id="0" * 32, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
+    async with servers(tmp_path) as (one, other):
+        job = await one.begin()
+        job = replace(
+            job,
+            sent=NOW,
+            ended=NOW + timedelta(seconds=2),
+            next_try=NOW + timedelta(seconds=9),
+            remote_id="r1",
+            state=State.FAILED,
+            receipt=Receipt("r1", Decimal("0.0020"), Decimal("9.81"), Decimal("1.7"), 7),
+            images=(image,),
+            notes=("one", "two"),
+            error=MediaError("gone", next_step="Look"),
+        )
+        await one.store.save(job)
+        found = await other.store.get("r1")
         assert found is not None
         assert found.error is not None
         assert (type(found.error), found.error.text) == (MediaError, job.error and job.error.text)
         assert replace(found, error=None) == replace(job, error=None, held=True)
-        kept = await other.search.image("0" * 32)
+        kept = await other.store.search.image("0" * 32)
         assert kept is not None
         assert (kept[0].local_id, kept[1]) == (job.local_id, image)
-        assert [each.local_id for each in await other.latest(5)] == [job.local_id]
+        assert [each.local_id for each in await other.store.latest(5)] == [job.local_id]
 
 
 async def test_of_several_servers_one_works_on_a_job_until_it_dies_or_leaves(tmp_path: Path) -> None:
-    async with ledgers(tmp_path, 3) as (uptime, (one, two, three)):
-        job = a_job()
-        await one.add(job)
-        assert await two.orphans(API) == []
-        assert await two.claim(job.local_id) is None
-        uptime.seconds += LEASE_SECONDS - 1
-        assert await one.renew() == {job.local_id}
-        uptime.seconds += LEASE_SECONDS - 1
-        assert await two.claim(job.local_id) is None
-        uptime.seconds += 2
-        assert await two.orphans(API) == [job.local_id]
-        assert await two.claim(job.local_id) is not None
-        assert await three.claim(job.local_id) is None
-        assert await one.renew() == set(), "it learns that the job is no longer its own"
-        await two.leave()
-        assert await three.claim(job.local_id) is not None
+    async with servers(tmp_path, 3) as (one, two, three):
+        job = await one.begin()
+        assert await two.store.orphans(API) == []
+        assert await two.store.claim(job.local_id) is None
+        one.die()
+        assert await two.store.orphans(API) == [job.local_id]
+        assert await two.store.claim(job.local_id) is not None
+        assert await three.store.claim(job.local_id) is None
+        assert await one.sends(job) is Sending.TAKEN, "it learns that the job is no longer its own"
+        await two.store.leave()
+        assert await three.store.claim(job.local_id) is not None
 
 
-async def test_a_lease_from_before_the_machine_started_anew_counts_for_nothing(tmp_path: Path) -> None:
-    async with ledgers(tmp_path) as (uptime, (one, two)):
-        uptime.seconds = 500_000
-        await one.add(a_job())
-        uptime.seconds = 60
-        assert len(await two.orphans(API)) == 1
+LOOK = """
+import sqlite3, sys
+from contextlib import closing
+from pathlib import Path
+from mcp_vega.storage.database.server_lock import ServerLock
+folder = Path(sys.argv[1])
+with closing(sqlite3.connect(folder / "ledger.sqlite3")) as database:
+    ids = [row[0] for row in database.execute("SELECT id FROM servers")]
+lock = ServerLock(folder / "servers")
+print([lock.is_alive(each) for each in ids], len(lock.servers()))
+"""
+
+
+async def test_other_connections_of_its_process_do_not_make_a_server_look_dead(tmp_path: Path) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        for number in range(3):
+            passing = Server(tmp_path)
+            await passing.begin(prompt=f"{number}")
+            assert await passing.store.claim(job.local_id) is None
+            await passing.store.leave()
+            await passing.store.close()
+        await two.begin(prompt="a third")
+        seen = await anyio.run_process([sys.executable, "-c", LOOK, str(tmp_path)])
+        assert seen.stdout.decode().strip() == "[True, True] 2"
+        assert len(await two.store.latest(9)) == 5
 
 
 async def test_the_last_claim_of_a_finished_job_is_none(tmp_path: Path) -> None:
-    async with ledgers(tmp_path) as (_, (one, two)):
-        job = a_job()
-        await one.add(job)
-        await one.save(replace(job, open=False, state=State.COMPLETED))
-        await one.release(job.local_id)
-        assert await two.claim(job.local_id) is None
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        await one.store.save(replace(job, open=False, state=State.COMPLETED), release=True)
+        assert await two.store.claim(job.local_id) is None
 
 
 async def test_one_of_many_takes_a_job(tmp_path: Path) -> None:
-    async with ledgers(tmp_path, 8) as (_, (first, *others)):
-        job = a_job()
-        await first.add(job)
-        await first.leave()
+    async with servers(tmp_path, 8) as (first, *others):
+        job = await first.begin()
+        await first.store.leave()
         takers: list[Job] = []
 
-        async def take(store: JobStore) -> None:
-            takers.extend([taken] if (taken := await store.claim(job.local_id)) else [])
+        async def take(server: Server) -> None:
+            takers.extend([taken] if (taken := await server.store.claim(job.local_id)) else [])
 
         async with anyio.create_task_group() as tasks:
             for each in others:
@@ -143,51 +191,300 @@ async def test_one_of_many_takes_a_job(tmp_path: Path) -> None:
 
 
 async def test_what_a_server_that_lost_a_job_says_of_it_counts_only_if_it_has_the_pictures(tmp_path: Path) -> None:
-    async with ledgers(tmp_path) as (uptime, (one, two)):
-        job = a_job()
-        await one.add(job)
-        uptime.seconds += LEASE_SECONDS + 1
-        assert await two.claim(job.local_id) is not None
-        await one.save(replace(job, state=State.FAILED, open=False))
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        one.die()
+        assert await two.store.claim(job.local_id) is not None
+        await one.store.save(replace(job, state=State.FAILED, open=False), release=True)
         assert (await the_only(one)).state is State.QUEUED
-        await one.save(replace(job, state=State.COMPLETED, open=False))
+        await one.store.save(replace(job, state=State.COMPLETED, open=False), release=True)
         assert (await the_only(one)).state is State.COMPLETED
-        await two.save(replace(job, state=State.UNKNOWN))
-        await two.release(job.local_id)
-        await one.save(replace(job, state=State.FAILED))
+        await two.store.save(replace(job, state=State.UNKNOWN), release=True)
+        await one.store.save(replace(job, state=State.FAILED))
         assert (await the_only(one)).state is State.COMPLETED
 
 
-async def the_only(store: JobStore) -> Job:
-    (job,) = await store.latest(5)
+async def the_only(server: Server) -> Job:
+    (job,) = await server.store.latest(5)
     return job
 
 
 async def test_a_job_reads_the_same_each_time(tmp_path: Path) -> None:
-    async with ledgers(tmp_path) as (_, (one, two)):
-        await one.add(a_job(state=State.UNKNOWN, error=OutcomeUnknown("lost")))
+    async with servers(tmp_path) as (one, two):
+        await one.begin(state=State.UNKNOWN, error=OutcomeUnknown("lost"))
         assert await the_only(one) == await the_only(two)
 
 
 async def test_a_job_of_the_api_is_added_once(tmp_path: Path) -> None:
-    async with ledgers(tmp_path) as (_, (one, two)):
-        assert await one.add(a_job(remote_id="r1"), awaited=False)
-        assert not await two.add(a_job(remote_id="r1"), awaited=False)
-        assert len(await one.latest(5)) == 1
+    async with servers(tmp_path) as (one, two):
+        assert await one.store.add_known(a_job(remote_id="r1", sent=NOW))
+        assert not await two.store.add_known(a_job(remote_id="r1", sent=NOW))
+        assert len(await one.store.latest(5)) == 1
 
 
 async def test_many_servers_open_a_new_ledger_at_the_same_moment(tmp_path: Path) -> None:
-    async with ledgers(tmp_path, 12) as (_, several), anyio.create_task_group() as tasks:
+    async with servers(tmp_path, 12) as several, anyio.create_task_group() as tasks:
         for each in several:
-            tasks.start_soon(each.latest, 1)
+            tasks.start_soon(each.store.latest, 1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="other permissions there")
 async def test_the_ledger_is_for_its_user_alone(tmp_path: Path) -> None:
-    async with ledgers(tmp_path / "new", 1) as (_, (store,)):
-        await store.latest(1)
+    async with servers(tmp_path / "new", 1) as (server,):
+        await server.store.latest(1)
     assert (tmp_path / "new" / "ledger.sqlite3").stat().st_mode & 0o077 == 0
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+# ---- the three transactions ----
+
+
+class CountingConnection:
+    """A connection that counts the transactions that write, and those that must survive a power cut."""
+
+    def __init__(self, connection: Connection, counts: Counter[str]) -> None:
+        self._connection = connection
+        self._counts = counts
+
+    @property
+    def time(self) -> float:
+        return self._connection.time
+
+    def execute(self, statement: str, values: Mapping[str, Any] = MappingProxyType({})) -> list[Row]:
+        return self._connection.execute(statement, values)
+
+    @contextmanager
+    def transaction(self, *, write: bool, durable: bool, wait: float) -> Generator[None]:
+        self._counts["tries"] += write
+        with self._connection.transaction(write=write, durable=durable, wait=wait):
+            (synchronous,) = self.execute("PRAGMA synchronous")
+            assert synchronous["synchronous"] == (2 if durable else 1), "it is FULL where it is to be, else NORMAL"
+            yield
+        self._counts["writes"] += write
+        self._counts["flushes"] += durable
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class CountingFile(SqliteFile):
+    """A ledger's file whose transactions are counted."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.counts = Counter[str]()
+
+    def connect(self, *, write: bool, wait: float) -> Connection:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return CountingConnection(super().connect(write=write, wait=wait), self.counts)
+
+
+def counted_store(file: CountingFile, busy_seconds: float = BUSY_SECONDS) -> JobStore:
+    return JobStore(Database(file, busy_seconds), ServerLock(file.file.with_name("servers")))
+
+
+@pytest.mark.parametrize(("arguments", "writes"), [({}, 3), ({"samples": 4}, 4)])
+async def test_a_picture_costs_three_transactions_and_one_flush_until_its_caller_has_it(
+    sandbox: Sandbox, tmp_path: Path, arguments: dict[str, Any], writes: int
+) -> None:
+    """One of several pictures by the queue has one more, for the id of the request."""
+    file = CountingFile(tmp_path / "home" / "ledger.sqlite3")
+    async with (
+        app_over(sandbox.url, tmp_path, store=counted_store(file)) as app,
+        Client(build_server(app)) as agent,
+    ):
+        job_of(await agent.call_tool(VEGA, {"prompt": "the first"}))  # the server enters the ledger with it
+        for number in range(5):
+            before = file.counts.copy()
+            job_of(await agent.call_tool(VEGA, {"prompt": f"{number}", **arguments}))
+            assert file.counts - before <= Counter(tries=writes + 1, writes=writes + 1, flushes=1)
+        # That they have them goes with the transactions that follow.
+        assert file.counts["flushes"] == 6
+        assert file.counts["writes"] <= 6 * (writes + 1)
+
+
+async def test_waiting_for_a_turn_writes_nothing_until_it_comes(tmp_path: Path) -> None:
+    file, go, looks = CountingFile(tmp_path / "home" / "ledger.sqlite3"), anyio.Event(), list[Limits]()
+
+    class Watched(JobStore):
+        async def turns(self, limits: Limits, moment: datetime) -> Turns:
+            looks.append(limits)
+            return await super().turns(limits, moment)
+
+    async def draw(_: httpx.Request) -> httpx.Response:
+        await go.wait()
+        return httpx.Response(200, content=noise("JPEG", 64))
+
+    store = Watched(Database(file), ServerLock(file.file.with_name("servers")))
+    given: dict[str, Any] = {"transport": httpx.MockTransport(draw), "limits": Limits(calls_at_once=1)}
+    async with app_over(API, tmp_path, store=store, **given) as app:
+        first = await app.service.generate(VegaRTParameters(prompt="the first"))
+        await until(lambda: file.counts["flushes"])
+        second = await app.service.generate(VegaRTParameters(prompt="the second"))
+        await until(lambda: len(looks) > 3)
+        assert file.counts == {"tries": 3, "writes": 3, "flushes": 1}, "two begun, one sent"
+        go.set()
+        for job in (first, second):
+            await until(lambda job=job: complete(app.service, job))
+        await until(lambda: not app.service.active)
+        assert file.counts == {"tries": 6, "writes": 6, "flushes": 2}
+
+
+async def complete(service: JobService, job: Job) -> bool:
+    return (await service.get(job.local_id)).complete
+
+
+async def test_a_call_is_sent_only_once_only_by_its_holder_and_only_while_it_is_open(tmp_path: Path) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        assert await two.sends(job) is Sending.TAKEN
+        assert await one.sends(job) is Sending.SENT
+        assert await one.sends(job) is Sending.TAKEN
+        ended = await one.begin(prompt="ended")
+        await one.store.save(replace(ended, state=State.FAILED, open=False, error=ServerClosing("over")), release=True)
+        assert await one.sends(ended) is Sending.TAKEN
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cancelled", "after", "outcome"),
+    [
+        (JOINING, False, timedelta(seconds=119), Sending.SENT),
+        (JOINING, False, timedelta(seconds=121), Sending.UNWANTED),
+        (SUBMITTED, False, timedelta(minutes=59), Sending.SENT),
+        (SUBMITTED, False, timedelta(minutes=61), Sending.UNWANTED),
+        (JOINING, True, timedelta(seconds=3), Sending.UNWANTED),
+    ],
+)
+async def test_another_server_sends_a_call_only_while_someone_expects_it(
+    tmp_path: Path, wanted: timedelta, after: timedelta, outcome: Sending, *, cancelled: bool
+) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = a_job()
+        await one.store.begin(job, NO_LIMITS, wanted=wanted)
+        if cancelled:
+            one.store.end_wait(job, NOW, delivered=False, cancelled=True)
+        await one.store.leave()
+        assert await two.store.claim(job.local_id)
+        late = replace(job, sent=NOW + after)
+        assert await two.store.mark_sent(late, NO_LIMITS, begun_here=False) is outcome
+
+
+async def test_a_cancelled_call_that_is_made_again_is_expected_again(tmp_path: Path) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        one.store.end_wait(job, NOW, delivered=False, cancelled=True)
+        await one.store.leave()
+        begun = await two.store.begin(a_job(), NO_LIMITS)
+        assert (begun.joined, begun.job.local_id) == (True, job.local_id)
+        await two.store.claim(job.local_id)
+        assert await two.sends(job, begun_here=False) is Sending.SENT
+
+
+async def test_the_same_call_joins_what_was_awaited_at_a_server_that_has_died(tmp_path: Path) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        assert not (await two.store.begin(a_job(), NO_LIMITS)).joined, "its caller still waits"
+        one.die()
+        begun = await two.store.begin(a_job(), NO_LIMITS)
+        assert (begun.joined, begun.job.local_id, begun.job.held) == (True, job.local_id, False)
+
+
+async def test_a_result_that_was_delivered_is_not_joined_by_the_next_call(tmp_path: Path) -> None:
+    async with servers(tmp_path, 1) as (server,):
+        job = await server.begin()
+        server.store.end_wait(job, NOW, delivered=True, cancelled=False)
+        assert not (await server.store.begin(a_job(), NO_LIMITS)).joined, "nobody waited until that was written"
+
+
+async def test_what_a_dead_server_never_sent_holds_no_budget_and_no_slot(tmp_path: Path) -> None:
+    limits = Limits(usd_a_day=Decimal("0.005"), calls_at_once=1)
+    async with servers(tmp_path) as (one, two):
+        sent, unsent = await one.begin(limits), await one.begin(limits, prompt="another")
+        assert await one.sends(sent, limits) is Sending.SENT
+        with pytest.raises(SpendingLimitReached):
+            await two.begin(limits, prompt="a third")
+        one.die()
+        third = await two.begin(limits, prompt="a third")
+        assert await two.store.spending.on(NOW.date()) == Decimal("0.004"), "what was sent counts, and the third"
+        assert await two.sends(third, limits) is Sending.SENT, "the slot is free again"
+        await two.store.claim(unsent.local_id)
+        with pytest.raises(SpendingLimitReached):
+            await two.sends(unsent, replace(limits, calls_at_once=9), begun_here=False)
+
+
+async def test_a_slot_that_a_stopped_server_does_not_take_is_taken_out_of_turn(tmp_path: Path) -> None:
+    limits = Limits(calls_at_once=1)
+    async with servers(tmp_path) as (one, two):
+        first = await one.begin(limits, prompt="one's first")
+        await one.store.save(replace(first, state=State.COMPLETED, open=False), release=True)
+        second = await two.begin(limits, prompt="two's first")
+        await one.begin(limits, prompt="one's next")
+        job = await two.begin(limits, prompt="two's next")
+        await two.store.save(replace(second, state=State.COMPLETED, open=False), release=True)
+        looks = [await each.store.turns(limits, NOW + timedelta(seconds=2)) for each in (one, two)]
+        assert [(len(look.jobs), look.free) for look in looks] == [(1, True), (0, True)]
+        assert await two.sends(job, limits) is Sending.NOT_ITS_TURN
+        assert await two.sends(job, limits, out_of_turn=True) is Sending.SENT
+
+
+# ---- a ledger that is locked ----
+
+
+@contextmanager
+def held(folder: Path) -> Generator[None]:
+    """Another program writes to the ledger, and does not end."""
+    with closing(sqlite3.connect(folder / "ledger.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+async def test_reads_do_not_wait_for_those_who_write(tmp_path: Path) -> None:
+    server = Server(tmp_path, busy_seconds=3600)
+    job = await server.begin()
+    async with anyio.create_task_group() as tasks:
+        with held(tmp_path), anyio.fail_after(HANG_SECONDS):
+            tasks.start_soon(server.store.save, replace(job, notes=("it waits",)))
+            assert (await the_only(server)).notes == ()
+            assert await server.store.spending.on(NOW.date())
+    assert (await the_only(server)).notes == ("it waits",)
+    await server.store.close()
+    server.die()
+
+
+async def test_those_who_wait_for_a_locked_ledger_wait_at_the_same_time(tmp_path: Path) -> None:
+    file = CountingFile(tmp_path / "ledger.sqlite3")
+    store = counted_store(file, busy_seconds=0.5)
+    await store.begin(a_job(prompt="the first"), NO_LIMITS)
+    before, failed = file.counts.copy(), list[LedgerError]()
+
+    async def begin(number: int) -> None:
+        try:
+            await store.begin(a_job(prompt=f"{number}"), NO_LIMITS)
+        except LedgerError as error:
+            failed.append(error)
+
+    with held(tmp_path):
+        async with anyio.create_task_group() as tasks:
+            for number in range(16):
+                tasks.start_soon(begin, number)
+    assert len(failed) == 16
+    assert all("is locked by another program" in error.what for error in failed)
+    assert (file.counts - before)["tries"] < 16, "not one after the other"
+    await store.leave()
+    await store.close()
+
+
+async def test_who_gives_up_while_the_ledger_is_locked_is_not_kept_waiting_and_begins_nothing(tmp_path: Path) -> None:
+    server = Server(tmp_path, busy_seconds=3600)
+    await server.begin()
+    with anyio.fail_after(HANG_SECONDS):
+        with held(tmp_path):
+            with anyio.move_on_after(0.05) as scope:
+                await server.begin(prompt="given up")
+            assert scope.cancelled_caught
+        await server.begin(prompt="another")
+    assert {job.parameters.prompt for job in await server.store.latest(9)} == {"a fox", "another"}
+    await server.store.close()
+    server.die()
 
 
 # ---- what can be wrong with it ----
@@ -262,6 +559,123 @@ async def test_a_ledger_that_cannot_be_used_is_a_clear_error_before_anything_is_
                 assert charged == "Charged: no."
                 assert step in next_step
     assert sandbox.paid_requests == 0
+
+
+async def test_a_ledger_on_a_network_volume_is_refused_before_anything_is_paid(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    mounts, home = tmp_path / "mountinfo", tmp_path / "home"
+    mounts.write_text(f"21 1 8:2 / / rw - ext4 /dev/sda rw\n60 21 0:50 / {home} rw - nfs4 server:/home rw\n")
+    file = SqliteFile(home / "ledger.sqlite3", mounts=mounts)
+    store = JobStore(Database(file), ServerLock(home / "servers"))
+    async with app_over(sandbox.url, tmp_path, store=store) as app, Client(build_server(app)) as agent:
+        text = text_of(await agent.call_tool(RT, {"prompt": "a fox"}))
+    assert f"The ledger {home / 'ledger.sqlite3'} is on a network volume (nfs4)" in text
+    assert "Charged: no." in text
+    assert "Next: Set MCP_VEGA_HOME to a folder on a disk of this machine." in text
+    assert not home.exists()
+    assert sandbox.paid_requests == 0
+
+
+def deleted(file: Path) -> None:
+    for each in file.parent.glob(f"{file.name}*"):
+        each.unlink()
+
+
+def replaced(file: Path) -> None:
+    copy = file.with_name("copy")
+    copy.write_bytes(file.read_bytes())
+    copy.replace(file)
+
+
+def without_its_log(file: Path) -> None:
+    file.with_name(f"{file.name}-wal").unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be deleted there")
+@pytest.mark.parametrize("accident", [deleted, replaced, without_its_log])
+async def test_a_ledger_that_was_deleted_or_replaced_is_refused_before_anything_is_paid(
+    sandbox: Sandbox, tmp_path: Path, accident: Callable[[Path], None]
+) -> None:
+    home = tmp_path / "home"
+    file = home / "ledger.sqlite3"
+    async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+        job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
+        accident(file)
+        for tool in (RT, "submit_job"):
+            text = text_of(await agent.call_tool(tool, {"prompt": "an owl"}))
+            assert f"The ledger {file} was deleted or replaced while this server runs" in text
+            assert "Charged: no." in text
+            assert "Next: Put the file back" in text
+    assert sandbox.paid_requests == 1
+    async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+        job_of(await agent.call_tool(RT, {"prompt": "an owl"}))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be deleted there")
+async def test_a_picture_that_comes_while_the_ledger_is_deleted_is_in_the_gallery_and_in_the_result(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    sandbox.hold()
+    async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+        results: list[CallToolResult] = []
+
+        async def draw() -> None:
+            results.append(await agent.call_tool(RT, {"prompt": "a fox"}))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(draw)
+            await until(lambda: sandbox.account.calls)
+            deleted(home / "ledger.sqlite3")
+            sandbox.let_go()
+        (result,) = results
+        assert Path(job_of(result)["images"][0]["path"]).exists()
+        assert "so this job is not written down" in text_of(result)
+
+
+async def test_a_server_whose_lock_was_deleted_sends_nothing_more(sandbox: Sandbox, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+        job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
+        (lock,) = (home / "servers").iterdir()
+        lock.unlink()
+        text = text_of(await agent.call_tool(RT, {"prompt": "an owl"}))
+        assert f"The file {lock}, by which other servers see that this one is alive, was deleted" in text
+        assert "Next: Restart this server" in text
+        assert "Charged: no." in text
+    assert sandbox.paid_requests == 1
+
+
+async def test_an_end_that_a_power_cut_took_is_found_in_the_gallery_and_not_paid_for_again(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    home, kept = tmp_path / "home", tmp_path / "kept"
+    kept.mkdir()
+    sandbox.hold()
+    async with (
+        app_over(sandbox.url, tmp_path, home=home) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(agent.call_tool, RT, {"prompt": "a fox"})
+        await until(lambda: sandbox.account.calls)
+        for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
+            (kept / name).write_bytes((home / name).read_bytes())
+        sandbox.let_go()
+    for file in home.glob("ledger.sqlite3*"):
+        file.unlink()
+    for file in kept.iterdir():
+        file.replace(home / file.name)
+    sandbox.account.history_status = 503
+    async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
+        (job,) = await app.service.store.latest(9)
+        assert job.sent
+        assert not job.images
+        found = job_of(await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 45}))
+        assert Path(found["images"][0]["path"]).exists()
+    assert len(list(tmp_path.glob("20*/*"))) == 1
+    assert sandbox.paid_requests == 1
 
 
 async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
@@ -366,7 +780,7 @@ class SmallFolder(ImageFolder):
 
     room = 1
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[Path, str]:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
         self.room -= 1
         if self.room < 0:
             raise GalleryError("No room", charged=Charged.YES)
@@ -415,11 +829,12 @@ async def test_two_in_the_ledger_at_once_are_never_in_one_transaction(
     """A limiter of anyio before 4.14 lets one too many in now and then; this one always does."""
     generous = anyio.CapacityLimiter(8)
     monkeypatch.setattr(anyio, "CapacityLimiter", MagicMock(return_value=generous))
-    async with ledgers(tmp_path, 1) as (_, (store,)), anyio.create_task_group() as tasks:
-        for _ in range(60):
-            tasks.start_soon(store.add, a_job())
-    async with ledgers(tmp_path, 1) as (_, (store,)):
-        assert len(await store.latest(100)) == 60
+    async with servers(tmp_path, 1) as (server,), anyio.create_task_group() as tasks:
+        for number in range(60):
+            tasks.start_soon(partial(server.begin, prompt=f"{number}"))
+            tasks.start_soon(server.store.latest, 100)
+    async with servers(tmp_path, 1) as (server,):
+        assert len(await server.store.latest(100)) == 60
 
 
 @pytest.mark.parametrize("by", [timedelta(hours=-2), timedelta(hours=2), timedelta(days=-40)])

@@ -95,7 +95,7 @@ async def test_a_job_is_written_down_before_its_call_leaves_and_after_each_chang
         await checked(agent, v2["request_id"])
     before_v1, before_v2 = seen
     assert json.loads(before_v1["arguments"]) == {"prompt": "a fox", "num_inference_steps": 30}
-    assert json.loads(before_v1["parameters"])["seed"] == v1["seed"]
+    assert (before_v1["seed"], before_v1["prompt"]) == (v1["seed"], "a fox")
     assert (before_v1["route"], before_v1["remote_id"], before_v1["charged"]) == ("v1", None, "unknown")
     assert (before_v2["route"], before_v2["state"], before_v2["base_url"]) == ("v2", "QUEUED", sandbox.url)
 

@@ -31,7 +31,8 @@ from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import REQUEST_ID, parse_pictures
 from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
-from mcp_vega.storage.images.folder import ImageFolder, file_name
+from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.store import file_name
 
 # The same examples each time, and none kept: a run says nothing about an earlier one.
 settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
@@ -239,9 +240,9 @@ def test_a_file_name_is_plain_and_short_whatever_the_prompt(prompt: str, seed: i
 @pytest.mark.anyio
 async def test_a_picture_is_kept_below_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
     gallery, name = tmp_path / "gallery", file_name(prompt, 7, ".jpg")
-    path, why = await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
-    assert (why, path.parent) == ("", gallery.resolve() / "2026-11-20")
-    assert path.read_bytes() == data
+    key = await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
+    assert (gallery / key).resolve().parent == gallery.resolve() / "2026-11-20"
+    assert (gallery / key).read_bytes() == data
 
 
 # ---- addresses ----

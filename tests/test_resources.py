@@ -249,7 +249,7 @@ async def test_a_job_that_cannot_be_read_does_not_end_the_pages(sandbox: Sandbox
             closing(sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}-home") / "ledger.sqlite3")) as database,
             database,
         ):
-            database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%picture 5%'")
+            database.execute("UPDATE jobs SET parameters = '{' WHERE prompt = 'picture 5'")
         first = await read(agent, "vega://gallery")
         second = await read(agent, first["next"])
     assert len(first["pictures"]) + len(second["pictures"]) == 20
@@ -278,7 +278,7 @@ async def test_what_cannot_be_read_any_more_does_not_hide_the_other_pictures(san
         await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
         await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
     with closing(sqlite3.connect(home / "ledger.sqlite3")) as database, database:
-        database.execute("UPDATE jobs SET parameters = '{' WHERE parameters LIKE '%damaged%'")
+        database.execute("UPDATE jobs SET parameters = '{' WHERE prompt = 'damaged since'")
         database.execute("UPDATE images SET job = 'nowhere' WHERE words LIKE '% 8 %'")
         assert database.total_changes == 2
     today = datetime.now(UTC).date().isoformat()

@@ -28,6 +28,7 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.parsing import is_request_id
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
+from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
@@ -346,7 +347,8 @@ async def test_nothing_is_set_aside_or_made_behind_a_link(tmp_path: Path) -> Non
     outside.mkdir()
     gallery.mkdir()
     (gallery / "unreadable").symlink_to(outside, target_is_directory=True)
-    assert await ImageFolder(gallery).set_aside(b"data", "a-7.bin", date(2026, 11, 21)) is None
+    images = FallbackImageStore([ImageFolder(gallery)])
+    assert await images.set_aside(b"data", "a-7.bin", date(2026, 11, 21)) is None
     assert list(outside.iterdir()) == []
 
 
@@ -386,20 +388,20 @@ async def test_another_users_folder_in_the_temporary_one_takes_no_picture(
     blocked.touch()
     spare = tmp_path / "spare"
     spare.mkdir()
-    gallery = ImageFolder(blocked / "gallery", [spare])
-    path, _ = await gallery.save(b"data", "a-7.jpg", "0" * 32, date(2026, 11, 21))
-    assert path.is_relative_to(spare)
+    images = FallbackImageStore([ImageFolder(blocked / "gallery"), ImageFolder(spare, private=True)])
+    location, _ = await images.save(b"data", "a-7.jpg", "0" * 32, date(2026, 11, 21))
+    assert location.store == str(spare)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(GalleryError):
-        await gallery.save(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
+        await images.save(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
     with pytest.raises(GalleryError, match="cannot be read"):
-        await gallery.read(path)
-    assert await gallery.read_unrecorded("a-7.jpg", "0" * 32, date(2026, 11, 21)) is None
+        await images.read(location)
+    assert await images.find("a-7.jpg", "0" * 32, date(2026, 11, 21)) is None
     link = tmp_path / "link"
     link.symlink_to(spare, target_is_directory=True)
     monkeypatch.undo()
     with pytest.raises(GalleryError):
-        await ImageFolder(blocked / "gallery", [link]).save(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
+        await ImageFolder(link, private=True).save(b"data", "b-7.jpg", "1" * 32, date(2026, 11, 21))
 
 
 @posix
@@ -412,8 +414,8 @@ async def test_the_ledger_can_be_read_by_its_user_alone(sandbox: Sandbox, tmp_pa
     (home / "ledger.sqlite3").chmod(0o644)
     async with app_over(sandbox.url, tmp_path / "g", home=home) as app, Client(build_server(app)) as agent:
         job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
-        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in home.iterdir()}
-    assert len(modes) == 3
+        modes = {file: stat.S_IMODE(file.stat().st_mode) for file in home.rglob("*") if file.is_file()}
+    assert len(modes) == 4, "the ledger, its two files beside it, and the server's lock"
     assert set(modes.values()) == {0o600}
 
 

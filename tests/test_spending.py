@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -23,6 +22,7 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.database.slots import Turns
 from mcp_vega.storage.database.spending import DailySpending
 
 pytestmark = pytest.mark.anyio
@@ -377,32 +377,54 @@ async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails
         await until(lambda: all(waits(app.service, job) for job in jobs[1:]))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
+            api.go.set()
             await until(lambda: "is locked by another program" in caplog.text)
-        api.go.set()
         done = await ended(app.service, jobs)
     assert [job.state for job in done] == ["COMPLETED"] * 3
 
 
-async def test_a_turn_that_nobody_waits_for_is_given_back_once_the_ledger_can_be_written(tmp_path: Path) -> None:
+async def test_a_slot_is_given_back_once_the_ledger_can_be_written_again(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
-    given |= {"store_retries": 0, "busy_seconds": 0.5}
+    given |= {"store_retries": 0, "busy_seconds": 0.1}
     async with (
         app_over(API, tmp_path / "one", home=home, **given) as one,
         app_over(API, tmp_path / "two", home=home, **given) as two,
     ):
         first = await one.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await one.service.generate(VegaRTParameters(prompt="late"))
-        await until(lambda: waits(one.service, late))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
-            await until(lambda: len(one.service.active) == 1)
-        assert (await one.service.get(late.local_id)).error
-        api.go.set()
-        await ended(one.service, [first])
+            api.go.set()
+            await until(lambda: not one.service.active)
+        assert (await one.service.get(first.local_id)).complete
         (done,) = await ended(two.service, [await two.service.generate(VegaRTParameters(prompt="the next"))])
     assert done.complete
+
+
+async def test_a_call_that_could_not_be_sent_is_not_said_to_be_free_before_that_is_written_down(
+    tmp_path: Path,
+) -> None:
+    api, home = Api(), tmp_path / "home"
+    given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
+    given |= {"longest_wait": 0.05, "busy_seconds": 0.1}
+    async with app_over(API, tmp_path, home=home, **given) as app, Client(build_server(app)) as agent:
+        await app.service.generate(VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        late = await app.service.generate(VegaRTParameters(prompt="late"))
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            unsure = await agent.call_tool("check_job", {"request_id": late.local_id, "wait_seconds": 45})
+        assert "another server may still send the call" in text_of(unsure)
+        assert "Charged: unknown." in text_of(unsure)
+
+        async def known() -> bool:
+            return code_of(await agent.call_tool("check_job", {"request_id": late.local_id})) == "too_many_calls"
+
+        await until(known)
+        assert "Charged: no." in text_of(await agent.call_tool("check_job", {"request_id": late.local_id}))
+        api.go.set()
+    assert api.prompts == ["the first"]
 
 
 class OnceBroken(JobStore):
@@ -410,19 +432,24 @@ class OnceBroken(JobStore):
 
     broken = False
 
-    async def take_slots(self, waiting: Mapping[str, str], released: Sequence[str], limits: Limits) -> set[str]:
+    async def turns(self, limits: Limits, moment: datetime) -> Turns:
         if not self.broken:
             self.broken = True
             raise MemoryError
-        return await super().take_slots(waiting, released, limits)
+        return await super().turns(limits, moment)
 
 
-async def test_what_breaks_while_slots_are_taken_ends_neither_the_server_nor_the_call(
-    sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_what_breaks_while_slots_are_looked_for_ends_neither_the_server_nor_the_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with app_over(sandbox.url, tmp_path, store_of=OnceBroken) as app, Client(build_server(app)) as agent:
-        job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
-    assert "No slot can be taken" in caplog.text
+    api = Api()
+    given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
+    store = OnceBroken.in_file(tmp_path / "home" / "ledger.sqlite3")
+    async with app_over(API, tmp_path, store=store, **given) as app:
+        jobs = [await app.service.generate(VegaRTParameters(prompt=f"{number}")) for number in range(2)]
+        await until(lambda: "No slot can be taken" in caplog.text)
+        api.go.set()
+        assert all(job.complete for job in await ended(app.service, jobs))
 
 
 async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_path: Path) -> None:
@@ -560,7 +587,7 @@ async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp
         await agent.call_tool(VEGA, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl [fault:no-cost]"})
-        store = JobStore(home / "ledger.sqlite3")
+        store = JobStore.in_file(home / "ledger.sqlite3")
         spent = await store.spending.by_day()
         await store.close()
     later, earlier = now[0].date(), now[0].date() - timedelta(days=1)

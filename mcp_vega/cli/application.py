@@ -24,7 +24,10 @@ from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.images.store import ImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +47,10 @@ async def open_application(
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         client = await stack.enter_async_context(open_client(settings, policy))
-        store = JobStore(settings.ledger_file)
+        store = JobStore.in_file(settings.ledger_file)
         stack.push_async_callback(store.close)
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
-        service = JobService(client, image_folder_of(settings), store, config)
+        service = JobService(client, image_store_of(settings), store, config)
         await stack.enter_async_context(service)
         yield AppContext(service, settings.wait_seconds, settings.preview, settings.sandbox, problem)
 
@@ -79,7 +82,7 @@ async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
         is_there = settings.ledger_file.exists()
     except OSError:
         is_there = True  # it cannot be looked at, which is the ledger's to explain
-    store = JobStore(settings.ledger_file)
+    store = JobStore.in_file(settings.ledger_file)
     try:
         yield store if is_there else None
     finally:
@@ -106,13 +109,18 @@ def no_cookies() -> CookieJar:
 
 
 def image_folder_of(settings: Settings) -> ImageFolder:
+    """The gallery."""
+    return ImageFolder(settings.gallery_folder)
+
+
+def image_store_of(settings: Settings) -> FallbackImageStore:
     """The gallery, with the places where a paid picture goes when its disk is full."""
-    spares = [settings.home_folder / "rescued"]
+    stores: list[ImageStore] = [image_folder_of(settings), ImageFolder(settings.home_folder / "rescued", private=True)]
     with suppress(FileNotFoundError):  # no folder for temporary files can be written
         # What tells this user's folder from others' in a folder that is everybody's; on Windows each has one.
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
-        spares.append(Path(tempfile.gettempdir()) / f"mcp-vega{user}")
-    return ImageFolder(settings.gallery_folder, spares)
+        stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True))
+    return FallbackImageStore([*stores, MemoryImageStore()])
 
 
 class _LazyTransport(httpx.AsyncBaseTransport):

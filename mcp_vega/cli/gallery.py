@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
-from mcp_vega.cli.application import image_folder_of, open_job_store
+from mcp_vega.cli.application import image_folder_of, image_store_of, open_job_store
 from mcp_vega.cli.output import write
 from mcp_vega.errors import GalleryError, InvalidArguments
 from mcp_vega.job import Image
 from mcp_vega.settings import Settings
 from mcp_vega.storage.database.search import ImageSearch
-from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.fallback import FallbackImageStore
 
 OPENERS = {"darwin": "open", "win32": "explorer"}
 
@@ -35,7 +35,7 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
     if options.yes and options.prune is None:
         raise InvalidArguments("--yes goes with --prune", next_step="Add --prune DAYS, or leave --yes out")
     if options.prune is not None:
-        anyio.run(_prune, settings, image_folder, options.prune, options.yes)
+        anyio.run(_prune, settings, options.prune, options.yes)
     sizes, aside = image_folder.sizes(), image_folder.sizes_aside()
     write(f"{image_folder.folder}\n{_counted(sizes)}")
     if aside:
@@ -71,19 +71,19 @@ def _open(folder: Path) -> None:
 # ---- pruning ----
 
 
-async def _prune(settings: Settings, image_folder: ImageFolder, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
+async def _prune(settings: Settings, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
     """Delete the pictures of jobs that were begun so many days ago or earlier, after asking."""
-    now = datetime.now(UTC)
+    now, images = datetime.now(UTC), image_store_of(settings)
     async with open_job_store(settings) as store:
         kept = await store.search.before(now - timedelta(days=days)) if store else []
-        unchanged = [image for _, image in kept if image_folder.holds(image)]
+        unchanged = [image for _, image in kept if await images.holds(image)]
         if not store or not unchanged:
             sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
-        elif confirmed or _agreed(unchanged, image_folder.folder):
+        elif confirmed or _agreed(unchanged, settings.gallery_folder):
             count = 0
             try:
                 for image in unchanged:
-                    count += await _deleted(image, image_folder, store.search, now)
+                    count += await _deleted(image.id, images, store.search, now)
             finally:
                 sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
         else:
@@ -92,14 +92,16 @@ async def _prune(settings: Settings, image_folder: ImageFolder, days: int, confi
             sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
 
 
-async def _deleted(image: Image, image_folder: ImageFolder, search: ImageSearch, now: datetime) -> bool:
+async def _deleted(image_id: str, images: FallbackImageStore, search: ImageSearch, now: datetime) -> bool:
     """Whether a picture could be deleted: while a question stands, anything may happen to a file."""
-    if not image_folder.holds(image):
+    found = await search.image(image_id)
+    if found is None or not await images.holds(found.image):
         return False
+    image = found.image
     # Noted before it is deleted: a file that is gone without a note would be looked for at each start.
     await search.mark_deleted(image.id, now)
     try:
-        image_folder.delete(image)
+        await images.delete(image.location)
     except GalleryError as error:
         await search.mark_deleted(image.id, None)
         sys.stderr.write(f"{error.text}\n")

@@ -123,7 +123,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _row(job: Job) -> tuple[str, ...]:
     prompt = quoted(job.parameters.prompt, PROMPT_WIDTH)
-    paths = ["deleted" if image.deleted else str(image.path) for image in job.images]
+    paths = ["deleted" if image.deleted else str(image.path or image.uri) for image in job.images]
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     file = f"{paths[0]}{more}" if paths else "–"
     state = str(job.state)
@@ -153,7 +153,7 @@ def _in_full(job: Job) -> list[str]:
         *([("Error", f"{problem.what} ({problem.code})"), ("Next", problem.next_step)] if problem else []),
     ]
     for image in job.images:
-        place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path
+        place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path or image.uri
         facts += [("Image", f"{place} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})")]
     return [f"{f'{name}:':14}{value}" for name, value in facts]
 

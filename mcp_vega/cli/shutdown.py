@@ -35,7 +35,7 @@ async def finish(service: JobService) -> None:
         if job.problem:
             lines = [job.problem.text]
         elif job.state.finished:
-            lines = [*(f"Kept: {image.path}" for image in job.images if image.path), *job.notes]
+            lines = [*(f"Kept: {image.path or image.uri}" for image in job.images if not image.in_memory), *job.notes]
         else:
             unknown = OutcomeUnknown(
                 f"The process ended while job {job.request_id} was still being drawn",

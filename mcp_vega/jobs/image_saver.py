@@ -1,10 +1,9 @@
-"""Puts a job's pictures into their folder, from wherever they are, with the recipe in each."""
+"""Keeps a job's pictures, from wherever they are, with the recipe in each."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pathlib import Path
 
 from mcp_vega import errors
 from mcp_vega.errors import SegmindError, VegaError
@@ -16,7 +15,8 @@ from mcp_vega.job import SANDBOX, Image, Job, Receipt, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.storage.images.folder import ImageFolder, file_name
+from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.images.store import file_name
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ class ImageSaver:
     def __init__(
         self,
         client: SegmindClient,
-        folder: ImageFolder,
+        images: FallbackImageStore,
         processor: ImageProcessor,
         running: RunningJobs,
         config: JobConfig,
     ) -> None:
         self._client = client
-        self._folder = folder
+        self._images = images
         self._processor = processor
         self._running = running
         self._config = config
@@ -68,9 +68,11 @@ class ImageSaver:
         if len(images) < wanted:
             why = f": {saved.problem.what}" if saved.problem else ""
             saved.notes.append(f"{wanted - len(images)} of the {wanted} pictures did not arrive{why}")
-        is_open = bool(saved.problem) or len(images) < wanted or any(not image.path for image in images)
+        is_open = bool(saved.problem) or len(images) < wanted or any(image.in_memory for image in images)
         ends = {"state": State.COMPLETED, "error": None, "ended": self._config.clock(), "open": is_open}
+        earlier = job.images
         await self._running.update(job, images=images, notes=tuple(saved.notes), **ends)
+        await self.forget(earlier, images)
 
     async def save_from_memory(self, job: Job) -> None:
         """Keep the pictures on a disk that no disk would take before.
@@ -78,9 +80,16 @@ class ImageSaver:
         Raises:
             VegaError: No picture could be had.
         """
-        data = {image.id: image.data for image in job.images if image.data}
+        data = {image.id: await self._images.read(image.location) for image in job.images if image.in_memory}
         indexes = range(max(job.parameters.pictures, len(job.images)))
         await self.save(job, [data.get(job.image_id(index), b"") for index in indexes], job.receipt)
+
+    async def forget(self, images: Sequence[Image], kept: Sequence[Image]) -> None:
+        """Forget those pictures in memory that are kept elsewhere now."""
+        on_disk = {image.id for image in kept if not image.in_memory}
+        for image in images:
+            if image.in_memory and image.id in on_disk:
+                await self._images.delete(image.location)
 
     async def unrecorded(self, job: Job) -> list[bytes]:
         """The pictures of a job that a server kept just before it died; none unless all are there and whole."""
@@ -88,7 +97,7 @@ class ImageSaver:
         for index in range(job.parameters.pictures):
             for suffix in SUFFIXES:
                 name = file_name(job.parameters.prompt, job.seed, suffix)
-                data = await self._folder.read_unrecorded(name, job.image_id(index), job.created.date())
+                data = await self._images.find(name, job.image_id(index), job.created.date())
                 if data:
                     found.append(data)
                     break
@@ -103,7 +112,7 @@ class ImageSaver:
             return error
         found = recognise(error.received)
         name = file_name(job.parameters.prompt, job.seed, found.suffix if found else ".bin")
-        path = await self._folder.set_aside(error.received, name, job.created.date())
+        path = await self._images.set_aside(error.received, name, job.created.date())
         shorter = error.reworded(f"{error.what}; what came is kept at {path}" if path else error.what)
         shorter.received = b""
         return shorter
@@ -114,11 +123,11 @@ class ImageSaver:
         """Keep one picture after the other; one that cannot be had does not cost the others."""
         saved = _Saved({image.id: image for image in job.images})
         # Addresses come in any order, so those of a job that is partly kept are told apart by what they give.
-        refilling = any(image.path for image in job.images)
+        refilling = any(not image.in_memory for image in job.images)
         for index, picture in enumerate(pictures):
             by_content = refilling and isinstance(picture, str)
             known = saved.images.get(job.image_id(index))
-            if not picture or (not by_content and known and known.path):
+            if not picture or (not by_content and known and not known.in_memory):
                 continue
             try:
                 data = picture if isinstance(picture, bytes) else await self._client.download(picture)
@@ -144,7 +153,7 @@ class ImageSaver:
                 free.append(index)
             elif image.id not in saved.new and await self._is_same(image, data, _with_recipe(job, index, data)):
                 saved.new.add(image.id)
-                return None if image.path else index
+                return index if image.in_memory else None
         return free[0] if free else len(saved.images)
 
     async def _is_same(self, image: Image, data: bytes, with_recipe: bytes) -> bool:
@@ -152,10 +161,10 @@ class ImageSaver:
         if image.sha256 == sha256(with_recipe).hexdigest():
             return True
         try:
-            kept = await self._folder.read(image.path) if image.path else image.data
+            kept = await self._images.read(image.location)
         except errors.GalleryError:
             return False
-        return kept is not None and metadata.strip(kept) == metadata.strip(data)
+        return metadata.strip(kept) == metadata.strip(data)
 
     async def _save_one(self, job: Job, index: int, data: bytes, saved: _Saved) -> None:
         """Keep a picture; where no disk takes it, it stays in memory."""
@@ -163,24 +172,23 @@ class ImageSaver:
         data = _with_recipe(job, index, data)
         image_id = job.image_id(index)
         name = file_name(job.parameters.prompt, job.seed, measured.format.suffix)
-        path: Path | None = None
-        try:
-            path, note = await self._folder.save(data, name, image_id, job.created.date())
-        except errors.GalleryError as error:
-            note = (
-                f"{error.what}: it is in this result and this server's memory alone. Save it; or make room on a disk "
-                "and call check_job"
-            )
-        saved.images[image_id] = Image(
+        location, note = await self._images.save(data, name, image_id, job.created.date())
+        image = Image(
             id=image_id,
-            path=path,
+            location=location,
+            fallback=bool(note),
             mime_type=measured.format.mime_type,
             width=measured.width,
             height=measured.height,
             bytes=len(data),
             sha256=sha256(data).hexdigest(),
-            data=None if path else data,
         )
+        if image.in_memory:
+            note = (
+                f"{note}; nor could any other: it is in this result and this server's memory alone. Save it; or make "
+                "room on a disk and call check_job"
+            )
+        saved.images[image_id] = image
         saved.new.add(image_id)
         saved.notes += [note] if note and note not in saved.notes else []
 

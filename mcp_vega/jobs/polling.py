@@ -34,6 +34,8 @@ class Poller:
                 await self._running.update(job, receipt=receipt.or_else(job.receipt))
                 raise status.error
             if status.state not in (job.state, State.COMPLETED):
-                job = await self._running.update(job, state=status.state, error=None)
+                changes = {"state": status.state, "error": None}
+                # That it is drawn now is worth telling, but not worth writing down.
+                job = await self._running.update(job, **changes) if job.error else self._running.show(job, **changes)
         generation = await self._client.result(request_id)
         await self._saver.save(job, generation.pictures, generation.receipt.or_else(receipt))

@@ -1,22 +1,23 @@
 """Sends each paid call when the user's limits and the API's rate limit let it, fairly between callers.
 
-The limits hold for all servers on a ledger together, so slots for calls are taken there.
+The limits hold for all servers on a ledger together, so whose turn it is stands there.
 """
 
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
 import anyio
 
 from mcp_vega import errors
-from mcp_vega.job import Job, State, new_id
+from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.running import RunningJobs
+from mcp_vega.jobs.running import RunningJob, RunningJobs
+from mcp_vega.storage.database.slots import Sending
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +25,26 @@ T = TypeVar("T")
 
 # How many calls of one caller may wait.
 MOST_WAITING = 1000
-# Seconds between questions whether another server's slot has become free.
+# Seconds between looks whether another server's slot has become free.
 POLL_SECONDS = 0.25
+# For how long a free slot is left to a job of another server whose turn it is: that server may have been stopped.
+OVERTAKING_SECONDS = 2.0
 # Seconds after the first refusal by the API's rate limit, at least; twice as many after each further one. Where the API
 # does not say when to come again, a pause up to the third figure is tried, and the rest left to the user.
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_GUESS = 1.0, 60.0, 4.0
 
 
+class TakenUpError(Exception):
+    """Another server works on the job."""
+
+
 @dataclass(eq=False)
 class _Waiting:
-    """A job that waits for a slot: `granted` is set once it has one, or a `problem` keeps it from getting any."""
+    """A job that waits for its turn; `its_turn` is also set when a `problem` keeps it from ever coming."""
 
     job: Job
-    slot: str = field(default_factory=new_id)
-    granted: anyio.Event = field(default_factory=anyio.Event)
+    its_turn: anyio.Event = field(default_factory=anyio.Event)
+    out_of_turn: bool = False
     problem: errors.VegaError | None = None
 
 
@@ -51,38 +58,33 @@ class RateLimiter:
         self._limits = config.limits
         self._starting = Counter[str]()
         self._waiting: list[_Waiting] = []
-        self._released: list[str] = []
         self._wake = anyio.Event()
         self._store_fails_since: float | None = None
+        self._passed_over_since: float | None = None
         self._closing = anyio.Event()
-        self._closed = False
 
     @contextmanager
-    def admitted(self, owner: str) -> Generator[None]:
-        """Admit another call of a caller; it counts from here on.
-
-        Raises:
-            TooManyCalls: So many wait already that it would not be sent in time.
-        """
+    def starting(self, owner: str) -> Generator[errors.TooManyCalls | None]:
+        """Count another call of a caller from here on; yields why it may not begin a new job, if it may not."""
         unsent = sum(each.job.owner == owner and each.job.sent is None for each in self._running.active)
         count = unsent + self._starting[owner]
         a_minute = self._limits.calls_a_minute
         minutes = round(self._config.longest_wait / 60)
         most = MOST_WAITING if a_minute is None else min(MOST_WAITING, a_minute * minutes)
-        if count >= most:
-            raise errors.TooManyCalls(f"{count} calls wait for their turn already")
         self._starting[owner] += 1
         try:
-            yield
+            yield errors.TooManyCalls(f"{count} calls wait for their turn already") if count >= most else None
         finally:
             self._starting[owner] -= 1
 
     def close(self) -> None:
-        """Send only those that have a slot now, because the process is about to end; the others are told so."""
+        """Send nothing more, because the process is about to end; those that wait are told so."""
         self._closing.set()
-        self._wake.set()
+        self._refuse_all(_closing())
 
-    async def send(self, job: Job, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
+    # ---- sending ----
+
+    async def send(self, running: RunningJob, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
         """Send a job's call when the limits let it. Refused by the API's rate limit, which is free, it waits again.
 
         Returns:
@@ -90,20 +92,54 @@ class RateLimiter:
 
         Raises:
             VegaError: The call failed, or it was not sent: not in time, the process ends, the store does not answer,
-                another server has taken the job up.
+                nobody expects it any more.
+            TakenUpError: Another server works on the job.
         """
         give_up = anyio.current_time() + self._config.longest_wait
         pause = FIRST_PAUSE
         while True:
             try:
-                async with self._slot(job, give_up):
-                    job = await self._running.update(job, state=state, sent=self._config.clock(), notes=())
-                    return job, await call()
+                job = await self._until_sent(running, state, give_up)
+                return job, await call()
             except errors.RateLimited as error:
-                job = await self._wait_after_refusal(job, error, pause, give_up)
+                await self._wait_after_refusal(running, error, pause, give_up)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _wait_after_refusal(self, job: Job, error: errors.RateLimited, pause: float, give_up: float) -> Job:
+    async def _until_sent(self, running: RunningJob, state: State, give_up: float) -> Job:
+        """Mark a job as sent as soon as that may be."""
+        out_of_turn, store_fails_since = False, None
+        while True:
+            if not running.may_send:
+                out_of_turn = await self._until_its_turn(running, give_up)
+            if self._closing.is_set():
+                raise _closing()
+            now, job = self._config.clock(), running.job
+            job = replace(job, state=state, sent=max(now, job.next_try or now), notes=(), next_try=None)
+            try:
+                await self._running.require_saved(running)
+                outcome = await self._store.mark_sent(
+                    job, self._limits, begun_here=running.begun_here, out_of_turn=out_of_turn
+                )
+            except errors.LedgerError:
+                store_fails_since = store_fails_since or anyio.current_time()
+                if anyio.current_time() - store_fails_since > self._config.store_retries:
+                    raise
+                await anyio.sleep(POLL_SECONDS)
+                continue
+            running.may_send = False
+            match outcome:
+                case Sending.SENT:
+                    return self._running.show(job)
+                case Sending.TAKEN:
+                    raise TakenUpError
+                case Sending.UNWANTED:
+                    raise errors.ServerClosing("The server that was to send the call has ended, so it was not sent")
+                case Sending.NOT_ITS_TURN:
+                    store_fails_since = None
+
+    async def _wait_after_refusal(
+        self, running: RunningJob, error: errors.RateLimited, pause: float, give_up: float
+    ) -> None:
         """Wait until the API takes calls again. Its clock and this machine's may differ."""
         now = self._config.clock()
         if error.until:
@@ -112,61 +148,38 @@ class RateLimiter:
             raise error
         if anyio.current_time() + pause > give_up:
             raise error
-        note = f"the API's rate limit lets it be sent at {now + timedelta(seconds=pause):%H:%M:%S} UTC"
-        job = await self._running.update(job, state=State.QUEUED, sent=None, notes=(note,))
+        following = now + timedelta(seconds=pause)
+        note = f"the API's rate limit lets it be sent at {following:%H:%M:%S} UTC"
+        unsent = {"state": State.QUEUED, "sent": None, "next_try": following, "notes": (note,)}
+        await self._running.update(running.job, **unsent)
         with anyio.move_on_after(pause):
             await self._closing.wait()
             raise _closing()
-        await self._require_held(job)
-        return job
 
-    async def _require_held(self, job: Job) -> None:
-        """Check that a job which has waited is still this server's; another program may have locked the store."""
-        give_up = anyio.current_time() + self._config.store_retries
-        while True:
-            try:
-                held = await self._store.renew()
-            except errors.LedgerError:
-                if anyio.current_time() > give_up:
-                    raise
-                await anyio.sleep(POLL_SECONDS)
-            else:
-                break
-        if job.local_id not in held:
-            step = f"Call check_job with the request_id {job.request_id}"
-            raise errors.ServerClosing("Another server has taken the job up", next_step=step)
+    # ---- turns ----
 
-    @asynccontextmanager
-    async def _slot(self, job: Job, give_up: float) -> AsyncGenerator[None]:
-        if self._closed:
+    async def _until_its_turn(self, running: RunningJob, give_up: float) -> bool:
+        """Wait for a job's turn; returns whether it comes before others that do not come."""
+        if self._closing.is_set():
             raise _closing()
-        waiting = _Waiting(job)
+        waiting = _Waiting(running.job)
         self._waiting.append(waiting)
         self._wake.set()
         try:
-            await self._until_granted(waiting, give_up)
-            yield
+            with anyio.move_on_after(self._config.note_wait_after):
+                await waiting.its_turn.wait()
+            if not waiting.its_turn.is_set():
+                self._running.show(running.job, notes=(f"it waits for its turn: {self._rule}",))
+                with anyio.move_on_after(give_up - anyio.current_time()):
+                    await waiting.its_turn.wait()
         finally:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
-            self._released.append(waiting.slot)
-            self._wake.set()
-
-    async def _until_granted(self, waiting: _Waiting, give_up: float) -> None:
-        with anyio.move_on_after(self._config.note_wait_after):
-            await waiting.granted.wait()
-        at_once = waiting.granted.is_set()
-        if not at_once:
-            await self._running.update(waiting.job, notes=(f"it waits for its turn: {self._rule}",))
-            with anyio.move_on_after(give_up - anyio.current_time()):
-                await waiting.granted.wait()
+            self._waiting.remove(waiting)
         if waiting.problem:
             raise waiting.problem
-        if not waiting.granted.is_set():
+        if not waiting.its_turn.is_set():
             minutes = self._config.longest_wait / 60
             raise errors.TooManyCalls(f"Its turn did not come in {minutes:.0f} minutes: {self._rule}")
-        if not at_once:
-            await self._require_held(waiting.job)
+        return waiting.out_of_turn
 
     @property
     def _rule(self) -> str:
@@ -174,32 +187,31 @@ class RateLimiter:
         rate = f" and {a_minute} a minute" if a_minute is not None else ""
         return f"{self._limits.calls_at_once} paid calls at once{rate} are allowed"
 
-    # ---- granting ----
-
     async def run(self) -> None:
-        """Grant slots to the waiting jobs until the server ends."""
-        while not self._closing.is_set():
-            await self._wake.wait()
-            await self._grant()
-            while (self._waiting or self._released) and not self._closing.is_set():
-                with anyio.move_on_after(POLL_SECONDS):
-                    await self._wake.wait()
-                await self._grant()
-        await self._grant()
-        self._closed = True
-        self._refuse_all(_closing())
-        while True:  # what is released is given back to other servers
-            await self._wake.wait()
-            await self._grant()
+        """Look whose turn it is for as long as jobs wait, until the server ends."""
 
-    async def _grant(self) -> None:
-        """Give the slots that are free to those who come first."""
-        self._wake = anyio.Event()
-        if not (self._waiting or self._released):
-            return  # a server that drew nothing leaves the store alone
-        released = self._released[:]
+        def wake(job: Job, *, kept: bool) -> None:  # noqa: ARG001  a slot may have become free
+            self._wake.set()
+
+        with self._running.listening(wake):
+            while True:
+                await self._wake.wait()
+                while self._waiting:
+                    self._wake = anyio.Event()
+                    await self._look()
+                    with anyio.move_on_after(POLL_SECONDS):
+                        await self._wake.wait()
+                self._wake = anyio.Event()
+
+    async def _look(self) -> None:
+        """Tell those jobs whose turn it is."""
+        waiting = [each for each in self._waiting if not each.its_turn.is_set()]
+        if not waiting:
+            return
+        now = self._config.clock()
+        moment = max(now, *(each.job.next_try or now for each in waiting))
         try:
-            granted = await self._store.take_slots(self._first_of_each(), released, self._limits)
+            turns = await self._store.turns(self._limits, moment)
         except errors.LedgerError as error:
             self._give_up_in_time(error)
             return
@@ -208,12 +220,16 @@ class RateLimiter:
             self._give_up_in_time(errors.LedgerError(f"The ledger cannot be asked ({type(error).__name__})"))
             return
         self._store_fails_since = None
-        del self._released[: len(released)]
-        for waiting in [each for each in self._waiting if each.slot in granted]:
-            self._waiting.remove(waiting)
-            waiting.granted.set()
-            granted.remove(waiting.slot)
-        self._released += granted  # nobody waits for these any more
+        granted = [each for each in waiting if each.job.local_id in turns.jobs]
+        if granted or not turns.free:
+            self._passed_over_since = None
+        elif self._passed_over_since is None:
+            self._passed_over_since = anyio.current_time()
+        elif anyio.current_time() - self._passed_over_since > OVERTAKING_SECONDS:
+            waiting[0].out_of_turn = True
+            granted = waiting[:1]
+        for each in granted:
+            each.its_turn.set()
 
     def _give_up_in_time(self, error: errors.LedgerError) -> None:
         """Refuse the waiting jobs once the store could not be asked for a while: another program may have locked it."""
@@ -227,19 +243,7 @@ class RateLimiter:
     def _refuse_all(self, problem: errors.VegaError) -> None:
         for waiting in self._waiting:
             waiting.problem = problem
-            waiting.granted.set()
-        self._waiting.clear()
-
-    def _first_of_each(self) -> dict[str, str]:
-        """The slots waited for the longest, of each caller as many as may be under way at once; and the caller."""
-        count = Counter[str]()
-        first: dict[str, str] = {}
-        for waiting in self._waiting:
-            owner = waiting.job.owner
-            if count[owner] < self._limits.calls_at_once:
-                count[owner] += 1
-                first[waiting.slot] = owner
-        return first
+            waiting.its_turn.set()
 
 
 def _closing() -> errors.ServerClosing:

@@ -60,6 +60,10 @@ class Reconciler:
 
     async def settle(self, job: Job) -> None:
         """Look up how a job ended whose answer never came, or came without its pictures."""
+        if kept := await self._saver.unrecorded(job):
+            await self._saver.save(job, kept, job.receipt)
+            await self._complete_receipt(job)
+            return
         look = _Look()
         in_vain = 0
         for number, pause in enumerate((*LOOKS, *PENDING_LOOKS)):
@@ -75,10 +79,16 @@ class Reconciler:
             absent = look.row is None and not look.reason
             if in_vain > 1 or (absent and number > 0 and self._is_listed(job)):
                 break
-        if kept := await self._saver.unrecorded(job):
-            await self._saver.save(job, kept, job.receipt)
-        elif look.row is not None or look.reason or not await self._never_ran(job):
+        if look.row is not None or look.reason or not await self._never_ran(job):
             await self._leave_open(job, look.reason or "the request history has no such call")
+
+    async def _complete_receipt(self, job: Job) -> None:
+        """Look up what a call cost whose pictures are here, if that can be had."""
+        with suppress(VegaError):
+            if row := await self._find_call(job):
+                job = await self._running.get(job.local_id) or job
+                receipt = job.receipt.or_else(Receipt(request_id=row.request_id or None, cost=row.cost))
+                await self._running.update(job, receipt=receipt, remote_id=row.request_id or job.remote_id)
 
     async def _look(self, job: Job) -> _Look:
         """Look once, and bring the job to the end that the history tells."""
@@ -122,7 +132,7 @@ class Reconciler:
         job = await self._running.get(job.local_id) or job
         running = self._running.get_active(job)
         # Whoever sent it elsewhere may still be waiting for its answer, for as long as a call may take.
-        over = (running is not None and running.started_here) or self._age(job) > DRAWING_SECONDS
+        over = (running is not None and running.begun_here) or self._age(job) > DRAWING_SECONDS
         taken = isinstance(job.error, errors.UnreadableAnswer)  # the API said so, whatever else it said
         if not over or taken or job.remote_id or job.charged is not Charged.UNKNOWN:
             return False

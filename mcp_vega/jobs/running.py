@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import anyio
 
-from mcp_vega.errors import Charged, LedgerError, VegaError
+from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
 from mcp_vega.storage.database.job_store import JobStore
 
@@ -22,26 +22,34 @@ class RunningJob:
 
     Attributes:
         job: As it stands now.
-        started_here: Whether this server begins it, rather than carrying on with what another one began.
+        begun_here: Whether this server begins it, rather than carrying on with what another one began.
+        may_send: Whether it has a slot for its call already.
         active: Whether it is being worked on.
         saved: Whether the store knows how it stands.
+        released: Whether the store knows that nobody works on it any more.
         note: What to say where the store does not.
         changed: Set at the next change.
-        scope: Ends the work on it.
     """
 
     job: Job
-    started_here: bool = False
+    begun_here: bool = False
+    may_send: bool = False
     active: bool = True
     saved: bool = True
+    released: bool = False
     note: str = ""
     changed: anyio.Event = field(default_factory=anyio.Event)
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     @property
     def shown(self) -> Job:
         """The job as others see it."""
-        return replace(self.job, notes=(*self.job.notes, self.note)) if self.note else self.job
+        job = self.job
+        if job.error and job.sent is None and not self.saved:
+            # The store may still have it as one to be sent, for whichever server finds it there.
+            said = f"{job.error.what}; and that could not be written down, so another server may still send the call"
+            step = f"Call check_job with the request_id {job.request_id} in about two minutes. Do not repeat the call"
+            job = replace(job, error=OutcomeUnknown(said, next_step=step))
+        return replace(job, notes=(*job.notes, self.note)) if self.note else job
 
     def announce(self) -> None:
         """Wake those who wait for a change."""
@@ -71,13 +79,14 @@ class RunningJobs:
         """The jobs that are being worked on."""
         return [running for running in self._jobs.values() if running.active]
 
-    def add(self, job: Job, *, started_here: bool) -> RunningJob:
+    def add(self, job: Job, *, begun_here: bool = False, may_send: bool = False) -> RunningJob:
         """Add a job that this server now works on; the store has it."""
         earlier = self._jobs.get(job.local_id)
         if earlier:
             job = earlier.job  # it is still here because it holds more than the store
-            started_here = started_here or earlier.started_here
-        running = RunningJob(replace(job, held=True), started_here, saved=earlier is None or earlier.saved)
+            begun_here = begun_here or earlier.begun_here
+        saved = earlier is None or earlier.saved
+        running = RunningJob(replace(job, held=True, next_try=None), begun_here, may_send, saved=saved)
         self._jobs[job.local_id] = running
         return running
 
@@ -92,16 +101,26 @@ class RunningJobs:
         kept = len(changes.get("images", ())) > len(running.job.images)
         running.job = replace(job, **changes)
         try:
-            await self.store.save(running.job)
-            running.saved = True
+            await self.store.save(running.job, release=not running.job.open)
+            running.saved, running.released, running.note = True, not running.job.open, ""
         except LedgerError as error:
             if running.saved:
                 logger.warning("%s; the job goes on, and is written down as soon as that is possible", error.what)
-            running.saved = False
+            running.saved, running.note = False, _unsaved(error)
+        self._announce(running, kept=kept)
+        return running.job
+
+    def show(self, job: Job, **changes: Any) -> Job:
+        """Tell those who follow a job of a change that is not saved, or is saved already; returns it as it now is."""
+        running = self._jobs[job.local_id]
+        running.job = replace(job, **changes)
+        self._announce(running)
+        return running.job
+
+    def _announce(self, running: RunningJob, *, kept: bool = False) -> None:
         running.announce()
         for listener in [*self._listeners]:
             listener(running.job, kept=kept)
-        return running.job
 
     async def fail(self, error: VegaError, job: Job, now: datetime) -> Job:
         """Note what a job failed with, unless what is known says more; returns the job as it now is."""
@@ -113,20 +132,28 @@ class RunningJobs:
         is_open = error.charged is not Charged.NO
         return await self.update(job, state=state, error=error, open=is_open, ended=now)
 
-    async def remove(self, running: RunningJob) -> None:
-        """Work on a job no more; it stays here only where the store does not have all of it."""
+    async def remove(self, running: RunningJob, next_try: datetime | None = None) -> None:
+        """Work on a job no more; it stays here only where the store does not have all of it.
+
+        One that is still open is tried again at `next_try` (UTC).
+        """
         try:
-            if not running.saved:
-                await self.store.save(running.job)
-                running.saved = True
-            await self.store.release(running.job.local_id)
+            if not (running.saved and running.released):
+                running.job = replace(running.job, next_try=next_try if running.job.open else None)
+                await self.store.save(running.job, release=True)
+                running.saved, running.released, running.note = True, True, ""
         except LedgerError as error:
-            running.note = f"{error.what}, so this job is not written down"
-            running.saved = False
+            running.saved, running.note = False, _unsaved(error)
         # Until here it counts as worked on, so that nobody else here begins.
         running.active, running.job = False, replace(running.job, held=False)
-        if running.saved and not any(image.data for image in running.job.images):
+        if running.saved and not any(image.in_memory for image in running.job.images):
             self._forget(running)
+        running.announce()
+
+    def drop(self, running: RunningJob) -> None:
+        """Forget a job that another server works on."""
+        running.active = False
+        self._forget(running)
         running.announce()
 
     def _forget(self, running: RunningJob) -> None:
@@ -146,11 +173,17 @@ class RunningJobs:
         for running in [*self._jobs.values()]:
             if running.saved or self._jobs.get(running.job.local_id) is not running:
                 continue
+            release = not (running.active and running.job.open)
+            await self.store.save(running.job, release=release)
+            running.saved, running.released, running.note = True, release, ""
+            if not running.active:
+                await self.remove(running, running.job.next_try)
+
+    async def require_saved(self, running: RunningJob) -> None:
+        """Save a job that the store would not take before, or raise its `LedgerError` again."""
+        if not running.saved:
             await self.store.save(running.job)
             running.saved, running.note = True, ""
-            # Work on the job may have begun anew meanwhile.
-            if not running.active and self._jobs.get(running.job.local_id) is running:
-                await self.remove(running)
 
     async def forget_if_kept(self, job: Job) -> None:
         """Forget a job that is in memory alone, where another server has kept all its pictures."""
@@ -198,3 +231,7 @@ class RunningJobs:
         """Wait until there is something to say about how a job ended, or nobody works on it here."""
         while running.active and not running.job.has_outcome:
             await running.changed.wait()
+
+
+def _unsaved(error: LedgerError) -> str:
+    return f"{error.what}, so this job is not written down"

@@ -7,7 +7,7 @@ and what a server leaves behind when it ends is taken up by the next one.
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager, AsyncExitStack
-from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -15,8 +15,9 @@ import anyio
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Budget, Image, Job, JobImage, Route, State
+from mcp_vega.job import OPERATOR, Budget, Image, ImageLocation, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
+from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.imported_job import import_job, job_without_id
 from mcp_vega.jobs.rate_limiter import RateLimiter
@@ -25,8 +26,8 @@ from mcp_vega.jobs.running import Listener, RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, JobStore
+from mcp_vega.storage.images.fallback import FallbackImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +45,18 @@ class JobService:
     is sent.
     """
 
-    def __init__(self, client: SegmindClient, image_folder: ImageFolder, store: JobStore, config: JobConfig) -> None:
+    def __init__(self, client: SegmindClient, images: FallbackImageStore, store: JobStore, config: JobConfig) -> None:
         self._client = client
-        self._image_folder = image_folder
+        self._images = images
         self.store = store
         self.config = config
         self._running = RunningJobs(store)
         self._limiter = RateLimiter(self._running, config)
         self.processor = ImageProcessor()
-        saver = ImageSaver(client, image_folder, self.processor, self._running, config)
-        self._worker = Worker(client, self._running, self._limiter, saver, config)
-        self._recovery = Recovery(client, self._running, self._worker, config.api)
+        self._saver = ImageSaver(client, images, self.processor, self._running, config)
+        self._worker = Worker(client, self._running, self._limiter, self._saver, config)
+        self.image_mover = ImageMover(images, store.locations, config)
+        self._recovery = Recovery(client, self._running, self._worker, self.image_mover, config)
         self._finish_by: float | None = None
         self._stack = AsyncExitStack()
 
@@ -107,38 +109,45 @@ class JobService:
         A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
         for already. Each call of this ends with one of `end_wait`.
         """
-        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner)
+        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner, JOINING)
 
     async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
         """Begin a job in the API's queue (v2), or join one as `generate` does."""
-        return await self._begin(parameters, Route.V2, owner)
+        return await self._begin(parameters, Route.V2, owner, SUBMITTED)
 
-    async def _begin(self, parameters: Parameters, route: Route, owner: str) -> Job:
+    async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Job:
         if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
         job = Job.of_call(parameters, route, self.config.api, owner, self.config.clock())
         self._client.require_key()
-        if joined := await self.store.join(job):
-            self._recovery.callers += 1
-            return await self._taken_up(joined)
-        with self._limiter.admitted(owner):
-            await self._image_folder.prepare(job.created.date())
-            await self.store.add(job, limits=self.config.limits)
-            if self.closing:
-                error = errors.ServerClosing("The server is about to exit, so the call was not sent")
-                await self.store.save(replace(job, state=State.FAILED, error=error, open=False))
-                raise error
-            self._recovery.callers += 1
-            return self._worker.start(job)
+        with self._limiter.starting(owner) as too_many:
+            refusal = too_many or await self._no_room(job)
+            begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
+            if not begun.joined:
+                return self._worker.start(begun)
+        return await self._taken_up(begun.job)
 
-    async def end_wait(self, job: Job, *, delivered: bool) -> None:
-        """Note that a call that began or joined a job has ended, and whether its caller has the result."""
-        self._recovery.callers -= 1
-        await _or_none(self.store.end_wait(job, self.config.clock(), delivered=delivered))
+    async def _no_room(self, job: Job) -> errors.GalleryError | None:
+        """Why the picture of a job could not be kept."""
+        try:
+            await self._images.prepare(job.created.date())
+        except errors.GalleryError as error:
+            return error
+        return None
 
-    async def mark_delivered(self, job: Job) -> None:
+    def end_wait(self, job: Job, *, delivered: bool, cancelled: bool) -> None:
+        """Note that a call that began or joined a job has ended.
+
+        Args:
+            job: The job.
+            delivered: Whether its caller has the result.
+            cancelled: Whether its caller left before there was an answer.
+        """
+        self.store.end_wait(job, self.config.clock(), delivered=delivered, cancelled=cancelled)
+
+    def mark_delivered(self, job: Job) -> None:
         """Note that someone has a job's result: the same call would want another picture."""
-        await _or_none(self.store.mark_delivered(job))
+        self.store.mark_delivered(job)
 
     # ---- looking ----
 
@@ -171,13 +180,15 @@ class JobService:
         """The job with this id, which may be one of the API's alone; work on it that nobody does is begun."""
         job = await self._running.get(request_id)
         if job and job.is_shown_to(owner):
-            return await self._recovery.take_up(job)
+            current = await self._recovery.take_up(job)
+            await self._saver.forget(job.images, current.images)  # another server has kept them
+            return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
         job = await import_job(self._client, request_id, self.config.api, self.config.clock())
         if known := await job_without_id(self.store, job, request_id):
             return await self._recovery.take_up(known)
-        if await self.store.add(job, awaited=False):
+        if await self.store.add_known(job):
             return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker
 
@@ -231,7 +242,21 @@ class JobService:
         if image.deleted:
             said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}"
             raise errors.UnknownImage(said, next_step="Draw it again: its job tells with which parameters and seed")
-        return await self._image_folder.read(image.path) if image.path else image.data or b""
+        try:
+            return await self._images.read(image.location)
+        except errors.GalleryError:
+            location = await self._moved_to(image)
+            if location is None:
+                raise
+            return await self._images.read(location)
+
+    async def _moved_to(self, image: Image) -> ImageLocation | None:
+        """Where a picture lies that was moved since it was looked up; None where it was not."""
+        for look_up in (self._running.get_image, self.store.search.image):
+            found = await _or_none(look_up(image.id))
+            if found and found.image.location != image.location:
+                return found.image.location
+        return None
 
 
 def _unknown(request_id: str) -> errors.UnknownJob:

@@ -6,6 +6,7 @@ request history says, where a picture is.
 
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,15 +17,19 @@ from mcp_vega.job import Job, Route, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
-from mcp_vega.jobs.rate_limiter import RateLimiter
+from mcp_vega.jobs.rate_limiter import RateLimiter, TakenUpError
 from mcp_vega.jobs.reconciliation import Reconciler
 from mcp_vega.jobs.running import RunningJob, RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Submission
+from mcp_vega.storage.database.job_store import Begun
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[Job], Awaitable[None]]
+Work = Callable[[RunningJob], Awaitable[None]]
+
+# Seconds until a job that was tried in vain is tried again.
+SHORTEST_PAUSE, LONGEST_PAUSE = 300.0, 3600.0
 
 
 class Worker:
@@ -45,80 +50,106 @@ class Worker:
         """Work in these tasks from now on."""
         self._tasks = tasks
 
-    def start(self, job: Job) -> Job:
-        """Send a new job's call and work on it to its end; the store has it. Returns it as it now stands."""
-        running = self._running.add(job, started_here=True)
-        self._tasks.start_soon(self._run, running, self._send_v1 if job.route is Route.V1 else self._send_v2)
+    def start(self, begun: Begun) -> Job:
+        """Send a new job's call and work on it to its end; returns it as it now stands."""
+        running = self._running.add(begun.job, begun_here=True, may_send=begun.may_send)
+        self._tasks.start_soon(self._run, running, self._send)
         return running.job
 
     def resume(self, job: Job) -> Job:
-        """Carry on with a job that the store says is this server's, whoever sent its call; returns it as it stands."""
-        running = self._running.add(job, started_here=False)
+        """Carry on with a job that the store says is this server's, whoever began it; returns it as it stands."""
+        running = self._running.add(job)
         job = running.job
-        work = self._reconciler.settle
-        if any(image.data for image in job.images):
-            work = self._saver.save_from_memory
+        work = self._settle
+        if job.sent is None and not job.images:
+            work = self._send
+        elif any(image.in_memory for image in job.images):
+            work = self._save_from_memory
         elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
-            work = self._poller.fetch
+            work = self._fetch
         self._tasks.start_soon(self._run, running, work)
         return job
 
     async def _run(self, running: RunningJob, work: Work) -> None:
         """Work on a job; what comes of it ends in its state, and takes no other job with it."""
-        job = running.job
-        with running.scope:
-            try:
-                try:
-                    if job.sent is None and job.notes:
-                        job = await self._running.update(job, notes=())  # it does not wait to be sent any more
-                    job = await self._attempt(job, work)
-                    if job.open and not job.complete and work != self._reconciler.settle:
-                        await self._attempt(job, self._reconciler.settle)
-                finally:
-                    await self._running.remove(running)
-            except Exception:
-                logger.exception("Job %s broke", job.local_id)
-
-    async def _attempt(self, job: Job, work: Work) -> Job:
-        """Do a piece of work; what it fails with is the job's error. Returns the job as it now stands."""
         try:
-            await work(job)
+            try:
+                await self._attempt(running, work)
+                if running.job.sent and not running.job.done and work != self._settle:
+                    await self._attempt(running, self._settle)
+            except TakenUpError:
+                self._running.drop(running)
+            finally:
+                if running.active:
+                    await self._running.remove(running, self._next_try(running.job))
+        except Exception:
+            logger.exception("Job %s broke", running.job.local_id)
+
+    async def _attempt(self, running: RunningJob, work: Work) -> None:
+        """Do a piece of work; what it fails with is the job's error."""
+        try:
+            await work(running)
         except VegaError as error:
-            return await self._running.fail(await self._saver.keep_received(job, error), job, self._config.clock())
+            job = running.job
+            await self._running.fail(await self._saver.keep_received(job, error), job, self._config.clock())
+        except TakenUpError:
+            raise
         except Exception as error:
-            logger.exception("Job %s broke", job.local_id)
+            logger.exception("Job %s broke", running.job.local_id)
             broken = errors.InternalError(f"The server broke while it drew ({type(error).__name__})")
-            return await self._running.fail(broken, job, self._config.clock())
-        return await self._running.get(job.local_id) or job
+            await self._running.fail(broken, running.job, self._config.clock())
 
-    # ---- a new job ----
+    def _next_try(self, job: Job) -> datetime:
+        """When a job that is still open is tried again: the older it is, the later."""
+        now = self._config.clock()
+        return now + timedelta(seconds=min(max(job.age(now), SHORTEST_PAUSE), LONGEST_PAUSE))
 
-    async def _send_v1(self, job: Job) -> None:
-        several = job.parameters.pictures > 1  # only as base64 can v1 answer with more than one picture
-        body = job.parameters.body(base64=several)
-        job, response = await self._limiter.send(job, State.PROCESSING, lambda: self._client.generate(job.model, body))
+    # ---- kinds of work ----
+
+    async def _send(self, running: RunningJob) -> None:
+        await (self._send_v1 if running.job.route is Route.V1 else self._send_v2)(running)
+
+    async def _send_v1(self, running: RunningJob) -> None:
+        parameters = running.job.parameters
+        several = parameters.pictures > 1  # only as base64 can v1 answer with more than one picture
+        body = parameters.body(base64=several)
+        job, response = await self._limiter.send(
+            running, State.PROCESSING, lambda: self._client.generate(parameters.slug, body)
+        )
         if isinstance(response, Submission):
             changes = {"remote_id": response.request_id, "state": State.QUEUED, "route": Route.V2}
             await self._poller.fetch(await self._running.update(job, **changes))
         else:
             await self._saver.save(job, response.pictures, response.receipt)
 
-    async def _send_v2(self, job: Job) -> None:
-        body = job.parameters.body(base64=False)
+    async def _send_v2(self, running: RunningJob) -> None:
+        parameters = running.job.parameters
+        body = parameters.body(base64=False)
         try:
-            job, submission = await self._limiter.send(job, State.QUEUED, lambda: self._client.submit(job.model, body))
+            job, submission = await self._limiter.send(
+                running, State.QUEUED, lambda: self._client.submit(parameters.slug, body)
+            )
         except (errors.NotFound, errors.MethodNotAllowed, errors.Retired):
             # Documented for v1 only, VegaRT may be missing from v2; such a refusal costs nothing.
-            job = await self._running.get(job.local_id) or job
-            await self._send_v1(await self._running.update(job, route=Route.V1))
+            await self._running.update(running.job, route=Route.V1, state=State.QUEUED, sent=None)
+            await self._send_v1(running)
         else:
             await self._poller.fetch(await self._running.update(job, remote_id=submission.request_id))
+
+    async def _fetch(self, running: RunningJob) -> None:
+        await self._poller.fetch(running.job)
+
+    async def _save_from_memory(self, running: RunningJob) -> None:
+        await self._saver.save_from_memory(running.job)
+
+    async def _settle(self, running: RunningJob) -> None:
+        await self._reconciler.settle(running.job)
 
     # ---- the end ----
 
     async def finish(self, deadline: float) -> list[RunningJob]:
         """Wait until the deadline for the jobs that this server began; returns those that had not ended."""
-        under_way = [each for each in self._running.active if each.started_here and not each.job.has_outcome]
+        under_way = [each for each in self._running.active if each.begun_here and not each.job.has_outcome]
         with anyio.CancelScope(deadline=deadline, shield=True):
             for each in under_way:
                 await self._running.until_outcome(each)

@@ -70,7 +70,7 @@ async def listed(app: AppContext, owner: str) -> list[Resource]:
     pictures = [
         Resource(
             uri=image.uri,
-            name=image.path.name if image.path else image.id,
+            name=image.name,
             title=results.quoted_prompt(job),
             description=f"{job.parameters.title}, seed {job.seed}, {image.width}×{image.height}",
             mime_type=image.mime_type,

@@ -35,7 +35,7 @@ async def of_job(app: AppContext, job: Job, client: ClientInfo) -> CallToolResul
     if not job.state.finished:
         return await _result(app, _under_way(app.service, job), meta)
     # A picture that no disk would take is in its result or nowhere.
-    full = job.parameters.base64 or any(image.data for image in job.images)
+    full = job.parameters.base64 or any(image.in_memory for image in job.images)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview)
     return await _result(app, _finished(job, client), meta, notes, previews)
 
@@ -149,8 +149,8 @@ async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[Ima
         except GalleryError as error:
             notes.append(error.what)
     made = await service.processor.previews([*data.values()], mode)
-    broken = [image.path for image, preview in zip(data, made, strict=True) if preview is None]
-    notes += [f"the file {path} is no whole picture any more" for path in broken]
+    broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
+    notes += [f"the file {image.path or image.name} is no whole picture any more" for image in broken]
     shown = [preview for preview in made if preview]
     reduced = [preview for preview in shown if not preview.unchanged]
     if mode == "full" and reduced:

@@ -64,14 +64,14 @@ async def _answer(
     Whether it was what the caller wanted is noted: who calls again after it gets another picture; who was cancelled,
     told to wait, or still lacks a picture of it, gets this one.
     """
-    delivered = False
+    delivered, cancelled = False, True
     try:
         job = await _followed(app.service, job, app.wait_seconds, context, until)
-        delivered = job.error is not None and not job.open  # an error that is final is an answer, too
+        delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
         result = await results.of_job(app, job, CURRENT_CLIENT.get())
         delivered = until(job) and (job.complete or not job.state.finished)
     finally:
-        await app.service.end_wait(job, delivered=delivered)
+        app.service.end_wait(job, delivered=delivered, cancelled=cancelled)
     return result
 
 
@@ -83,8 +83,8 @@ async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[
     job = await app.service.check(asked.request_id, client.owner)
     job = await _followed(app.service, job, asked.wait_seconds, context)
     result = await results.of_job(app, job, client)
-    if job.complete or not job.open:
-        await app.service.mark_delivered(job)
+    if job.done:
+        app.service.mark_delivered(job)
     return result
 
 

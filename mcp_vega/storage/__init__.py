@@ -1,1 +1,1 @@
-"""What is kept: jobs and money in a database, pictures in a folder."""
+"""What is kept: jobs and money in a database, pictures in folders."""

@@ -65,7 +65,7 @@ def _add_routes(server: MCPServer, app: AppContext) -> None:
         headers = {
             # The bytes of an id never change.
             "cache-control": "private, max-age=31536000, immutable",
-            "content-disposition": f'inline; filename="{image.path.name if image.path else image.id}"',
+            "content-disposition": f'inline; filename="{image.name}"',
             "x-content-type-options": "nosniff",
         }
         return Response(data, media_type=image.mime_type, headers=headers)

@@ -1,248 +1,294 @@
 """Jobs in the ledger.
 
-A job is written before its call leaves and after each change. Of the servers that run at once one works on a job:
-the one that stands in `jobs.holder` while its lease in `servers` runs.
+A paid call is three transactions: `begin` before anything else, `mark_sent` before the call leaves, and the last
+`save`, when it has ended. Of the servers that run at once one works on a job: the one that stands in `jobs.holder`,
+while it is alive.
 """
 
-import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from mcp_vega.errors import SpendingLimitReached
-from mcp_vega.job import OPERATOR, Job, Limits, dollars
-from mcp_vega.storage.database import queries, rows
+from mcp_vega.errors import VegaError
+from mcp_vega.job import OPERATOR, Job, Limits
+from mcp_vega.storage.database import queries, rows, spending
+from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.database.database import BUSY_SECONDS, Database
+from mcp_vega.storage.database.image_locations import ImageLocations
 from mcp_vega.storage.database.search import ImageSearch, read_jobs
-from mcp_vega.storage.database.server_lease import Activity, ServerLease
-from mcp_vega.storage.database.spending import Spending, spent_on
-from mcp_vega.storage.database.sqlite import BUSY_SECONDS, Database
+from mcp_vega.storage.database.server_lock import LOOK_SECONDS, ServerLock
+from mcp_vega.storage.database.servers import Activity, Servers
+from mcp_vega.storage.database.slots import Sending, Slots, Turns
+from mcp_vega.storage.database.spending import Spending
+from mcp_vega.storage.database.sqlite import SqliteFile
 
-# The same arguments within this time join a job whose result nobody received.
+# The same arguments within this time join a job whose result nobody received. For as long may another server send a
+# call that its own has not sent; one that was submitted is expected for longer.
 JOINING = timedelta(minutes=2)
+SUBMITTED = timedelta(hours=1)
+
+
+class Begun(NamedTuple):
+    """What `begin` came to."""
+
+    job: Job
+    joined: bool  # whether an earlier call began it
+    may_send: bool  # whether it has a slot
 
 
 class JobStore:
-    """The jobs in the ledger's file, which is opened at the first use.
+    """The jobs in the ledger, which is opened at the first use.
 
-    Every method raises a `LedgerError` where the file cannot be read or written; nothing of a change is written then.
-
-    Args:
-        file: It and its folder are made when they are not there.
-        uptime: The machine's monotonic time in seconds, the same for all its processes.
-        busy_seconds: How long another program may keep the file to itself before an operation is given up.
+    Every method raises a `LedgerError` where the ledger cannot be read or written; nothing of a change is written then.
     """
 
-    def __init__(
-        self, file: Path, *, uptime: Callable[[], float] = time.monotonic, busy_seconds: float = BUSY_SECONDS
-    ) -> None:
-        self._database = Database(file, busy_seconds)
-        self.search = ImageSearch(self._database)
-        self.spending = Spending(self._database)
-        self._lease = ServerLease(uptime)
-        self._me = self._lease.me
+    def __init__(self, database: Database, lock: ServerLock) -> None:
+        self._database = database
+        self._servers = Servers(lock)
+        self.search = ImageSearch(database)
+        self.locations = ImageLocations(database)
+        self.spending = Spending(database)
 
-    # ---- jobs ----
+    @classmethod
+    def in_file(
+        cls, file: Path, *, uptime: Callable[[], float] = time.monotonic, busy_seconds: float = BUSY_SECONDS
+    ) -> Self:
+        """The jobs in a file of SQLite; it and its folder are made when they are not there.
 
-    async def add(self, job: Job, *, awaited: bool = True, limits: Limits | None = None) -> bool:
-        """Write a new job down, as one that this server works on; what it is likely to cost counts as spent from now.
+        Args:
+            file: Its path; the locks of its servers lie beside it.
+            uptime: The machine's monotonic time in seconds, the same for all its processes.
+            busy_seconds: How long another program may keep the file to itself before an operation is given up.
+        """
+        return cls(Database(SqliteFile(file, uptime), busy_seconds), ServerLock(file.with_name("servers")))
 
-        `awaited` is whether a caller waits for it. Returns False, and writes nothing, when the ledger has a job with
-        its remote id already.
+    # ---- the transactions of a paid call ----
+
+    async def begin(
+        self, job: Job, limits: Limits, *, wanted: timedelta = JOINING, refusal: VegaError | None = None
+    ) -> Begun:
+        """Write a new job down, as one that this server works on, and take a slot for it if it is its turn.
+
+        A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
+        for already. What a new one is likely to cost counts as spent from now on.
+
+        Args:
+            job: The job.
+            limits: What may be spent.
+            wanted: For how long another server may send it, should this one die before.
+            refusal: Why no new job may be begun, if there is a reason: one may be joined all the same.
 
         Raises:
-            SpendingLimitReached: It would pass the day's limit; nothing is written then.
+            VegaError: The refusal; or a `SpendingLimitReached`, as it would pass the day's limit.
         """
-        values = {**rows.as_row(job), "awaited_by": self._me if awaited else None, "delivered": not awaited}
 
-        def add(database: sqlite3.Connection) -> bool:
-            self._lease.renew(database)
-            if limits:
-                _require_budget(database, job, limits)
-            return database.execute(queries.ADD, {**values, "me": self._me}).rowcount == 1
+        def begin(connection: Connection) -> Begun:
+            me = self._servers.enter(connection, limits.calls_a_minute)
+            if joined := self._join(connection, job, me):
+                return Begun(joined, joined=True, may_send=False)
+            if refusal:
+                raise refusal
+            self._servers.reserve(connection, job, limits)
+            until = rows.moment(job.created + wanted)
+            values = {"me": me, "awaited_by": me, "delivered": False, "wanted_until": until}
+            connection.execute(queries.ADD, {**rows.as_row(job), **values})
+            slots = Slots(connection, me, limits)
+            may_send = job.local_id in slots.turns(rows.moment(job.created)).jobs
+            if may_send:
+                slots.take(job)
+            return Begun(job, joined=False, may_send=may_send)
 
-        return await self._database.write(add)
+        return await self._database.write(begin)
 
-    async def save(self, job: Job) -> None:
-        """Write a job down as it stands now."""
-        row, images = {**rows.as_row(job), "me": self._me}, rows.as_image_rows(job)
+    def _join(self, connection: Connection, job: Job, me: str) -> Job | None:
+        """The job that a call with the same arguments began and whose result nobody received; its caller waits here."""
+        values = {
+            "model": job.model,
+            "arguments": rows.as_text(job.arguments),
+            "base_url": job.base_url,
+            "owner": job.owner,
+            "since": rows.moment(job.created - JOINING),
+            "until": rows.moment(job.created + JOINING),
+        }
+        for row in connection.execute(queries.TO_JOIN, values):
+            if not self._servers.alive(connection, [row["awaited_by"]], wait=LOOK_SECONDS):
+                joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created)}
+                connection.execute(queries.JOIN, {**joining, "until": values["until"]})
+                return self._read(connection, queries.BY_ID, id=row["local_id"])[0]
+        return None
 
-        def save(database: sqlite3.Connection) -> None:
-            database.execute(queries.SAVE, row)
-            database.executemany(queries.SAVE_IMAGE, images)
+    async def turns(self, limits: Limits, moment: datetime) -> Turns:
+        """Which of this server's jobs may be sent at this moment. What a server that has died keeps is freed."""
 
-        await self._database.write(save)
+        def look(connection: Connection) -> tuple[Turns, bool]:
+            servers = {row["id"] for row in connection.execute("SELECT id FROM servers")}
+            all_alive = servers == self._servers.alive(connection, servers)
+            return Slots(connection, self._servers.me, limits).turns(rows.moment(moment)), all_alive
+
+        found, all_alive = await self._database.read(look)
+        if not all_alive:
+            await self._database.write(self._servers.remove_dead)
+            found, _ = await self._database.read(look)
+        return found
+
+    async def mark_sent(
+        self, job: Job, limits: Limits, *, begun_here: bool = True, out_of_turn: bool = False
+    ) -> Sending:
+        """Write down that a job's call leaves now, with a slot for it; on the disk before this returns `SENT`.
+
+        Args:
+            job: As it stands once it is sent: `sent` and `state`.
+            limits: What may be spent.
+            begun_here: Whether this server began it; one that was begun elsewhere may be unwanted by now.
+            out_of_turn: Whether those that come before it have not come, although there is a slot for them.
+
+        Raises:
+            SpendingLimitReached: What it is likely to cost was given back when its server died, and is there no more.
+        """
+
+        def mark(connection: Connection) -> Sending:
+            slots = Slots(connection, self._servers.enter(connection, limits.calls_a_minute), limits)
+            sending = slots.mark_sent(job, begun_here=begun_here, out_of_turn=out_of_turn)
+            if sending is Sending.SENT and not spending.counted(
+                connection, job.local_id
+            ):  # given back by a dead server
+                self._servers.reserve(connection, job, limits)
+                counts = {"local_id": job.local_id, "spent": spending.billionths(job)}
+                connection.execute(queries.COUNT_AGAIN, counts)
+            return sending
+
+        return await self._database.write(mark, durable=True, despite_cancel=True)
+
+    async def save(self, job: Job, *, release: bool = False) -> None:
+        """Write a job down as it stands now: state, receipt and pictures; its call is not under way any more.
+
+        Whoever has its pictures may write them, whether it holds the job or not. With `release`, nobody works on it
+        from then on.
+        """
+        row: dict[str, Any] = {**rows.as_row(job), "me": self._servers.me, "release": release}
+        images = rows.as_image_rows(job)
+
+        def save(connection: Connection) -> None:
+            counted = spending.counted(connection, job.local_id)
+            if connection.execute(queries.SAVE, row):
+                spending.add(connection, job.local_id, row["spent"] - counted)
+            for image in images:
+                connection.execute(queries.SAVE_IMAGE, image)
+            connection.execute(queries.RELEASE_SLOT, row)
+
+        await self._database.write(save, despite_cancel=True)
+
+    def end_wait(self, job: Job, moment: datetime, *, delivered: bool, cancelled: bool) -> None:
+        """Note that a call that waited for a job has ended; nobody waits until that is written.
+
+        Args:
+            job: The job.
+            moment: When it ended (UTC).
+            delivered: Whether its caller has the result.
+            cancelled: Whether its caller left before there was an answer.
+        """
+        values = {"local_id": job.local_id, "moment": rows.moment(moment)}
+        values |= {"delivered": delivered, "cancelled": cancelled}
+        self._database.defer(lambda connection: connection.execute(queries.END_WAIT, values))
+
+    def mark_delivered(self, job: Job) -> None:
+        """Note that a job's result was delivered; nobody waits until that is written."""
+        values = {"local_id": job.local_id}
+        self._database.defer(lambda connection: connection.execute(queries.MARK_DELIVERED, values))
+
+    # ---- looking ----
 
     async def get(self, request_id: str) -> Job | None:
         """The job with this id, the API's or the local one."""
-        where = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
-        return next(iter(await self._jobs(where, id=request_id)), None)
+        return next(iter(await self._jobs(queries.BY_ID, id=request_id)), None)
 
     async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
         """The jobs begun last that `owner` may see, newest first."""
-        where = f"WHERE {queries.IS_SHOWN} ORDER BY created DESC, rowid DESC LIMIT :limit"
-        return await self._jobs(where, readable=True, limit=limit, owner=owner)
-
-    async def assign(self, job: Job, remote_id: str) -> bool:
-        """Give a job an id of the API's, unless another job has it; returns whether it has it now."""
-        values = {"local_id": job.local_id, "remote_id": remote_id}
-        return await self._database.write(lambda database: database.execute(queries.ASSIGN, values).fetchall() != [])
+        return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner)
 
     async def open_with_recipe_of(self, job: Job) -> list[Job]:
         """The other open jobs with a job's model, seed and prompt whose id at the API is not known."""
         values: dict[str, Any] = {"local_id": job.local_id, "base_url": job.base_url, "model": job.model}
         values |= {"seed": job.parameters.seed, "prompt": job.parameters.prompt}
-        return await self._jobs(f"WHERE local_id IN ({queries.OPEN_WITH_RECIPE})", **values)
+        return await self._jobs(queries.OPEN_WITH_RECIPE, **values)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
         """Jobs; with `readable`, without those that an accident made unreadable."""
-        return await self._database.read(lambda database: self._read(database, where, readable=readable, **values))
+        return await self._database.read(lambda connection: self._read(connection, where, readable=readable, **values))
 
-    def _read(
-        self, database: sqlite3.Connection, where: str, *, readable: bool = False, **values: str | float
-    ) -> list[Job]:
-        found = database.execute(f"{queries.SELECT} {where}", {**values, **self._lease.time}).fetchall()
-        return read_jobs(database, found, readable=readable)
+    def _read(self, connection: Connection, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
+        found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
+        alive = self._servers.alive(connection, {row["holder"] for row in found})
+        return read_jobs(connection, found, alive, readable=readable)
 
     # ---- who works on what ----
 
+    async def add_known(self, job: Job) -> bool:
+        """Write down a job that the API knows, as one that this server works on and for which nobody waits.
+
+        Returns False, and writes nothing, when the ledger has a job with its remote id already.
+        """
+        values = {**rows.as_row(job), "awaited_by": None, "delivered": True, "wanted_until": rows.moment(job.created)}
+
+        def add(connection: Connection) -> bool:
+            me = self._servers.enter(connection)
+            if not connection.execute(queries.ADD, {**values, "me": me}):
+                return False
+            return spending.reserve(connection, job, None)
+
+        return await self._database.write(add)
+
+    async def assign(self, job: Job, remote_id: str) -> bool:
+        """Give a job an id of the API's, unless another job has it; returns whether it has it now."""
+        values = {"local_id": job.local_id, "remote_id": remote_id}
+        return bool(await self._database.write(lambda connection: connection.execute(queries.ASSIGN, values)))
+
     async def claim(self, local_id: str) -> Job | None:
         """Take up an open job that no other living server works on; None when there is nothing to take up."""
-        return await self._updated(queries.CLAIM, local_id=local_id)
 
-    async def _updated(self, statement: str, **values: Any) -> Job | None:
-        """The job that a statement of this server's has changed; None where it changed none."""
-
-        def update(database: sqlite3.Connection) -> list[Job]:
-            self._lease.renew(database)
-            changed = database.execute(statement, {**values, "me": self._me, **self._lease.time}).fetchall()
-            return self._read(database, "WHERE local_id = :id", id=changed[0][0]) if changed else []
-
-        return next(iter(await self._database.write(update)), None)
-
-    async def orphans(self, base_url: str) -> list[str]:
-        """The local ids of an API's open jobs that no living server works on, oldest first."""
-
-        def look(database: sqlite3.Connection) -> list[str] | None:
-            if self._lease.gone(database):
+        def claim(connection: Connection) -> Job | None:
+            found = self._read(connection, "WHERE local_id = :id AND open", id=local_id)
+            holder = connection.execute("SELECT holder FROM jobs WHERE local_id = :id", {"id": local_id})
+            me = self._servers.enter(connection)
+            if not found or (found[0].held and holder[0]["holder"] != me):
                 return None
-            found = database.execute(queries.ORPHANS, {"base_url": base_url, **self._lease.time})
-            return [row[0] for row in found]
+            connection.execute("UPDATE jobs SET holder = :me WHERE local_id = :id", {"me": me, "id": local_id})
+            return self._read(connection, queries.BY_ID, id=local_id)[0]
 
-        found = await self._database.read(look)
-        if found is None:
-            await self._database.write(self._lease.remove_expired)
-            found = await self._database.read(look)
-        return found or []
+        return await self._database.write(claim)
 
-    async def renew(self) -> set[str]:
-        """Say that this server is alive; returns the local ids of the jobs that are still its own."""
+    async def orphans(self, base_url: str, moment: datetime | None = None) -> list[str]:
+        """The local ids of an API's open jobs that no living server works on, oldest first.
 
-        def renew(database: sqlite3.Connection) -> set[str]:
-            self._lease.renew(database)
-            return {row[0] for row in database.execute("SELECT local_id FROM jobs WHERE holder = ?", (self._me,))}
+        With a moment (UTC), without those that are to be tried later.
+        """
 
-        return await self._database.write(renew)
+        def look(connection: Connection) -> list[str]:
+            values = {"base_url": base_url, "moment": rows.moment(moment)}
+            found = connection.execute(queries.UNFINISHED, values)
+            alive = self._servers.alive(connection, {row["holder"] for row in found})
+            return [row["local_id"] for row in found if row["holder"] not in alive]
+
+        return await self._database.read(look)
 
     async def activity(self) -> Activity:
-        """What the other servers do, and what is still to be done. The servers that are gone are forgotten."""
-        return await self._database.write(self._lease.activity)
-
-    async def release(self, local_id: str) -> None:
-        """Work on a job no more."""
-        statement = "UPDATE jobs SET holder = NULL WHERE local_id = ? AND holder = ?"
-        await self._database.write(lambda database: database.execute(statement, (local_id, self._me)))
+        """What the other servers do, and what is still to be done. Those that have died are forgotten."""
+        return await self._database.write(self._servers.activity)
 
     async def leave(self) -> None:
         """Work on nothing more and wait for nothing more, so that other servers may."""
-        if self._lease.taken:
-            await self._database.write(
-                lambda database: database.execute("DELETE FROM servers WHERE id = ?", (self._me,))
-            )
+        if self._servers.entered:
+            await self._database.write(self._servers.leave, despite_cancel=True)
+            self._servers.release_lock()
 
-    # ---- who waits for what ----
-
-    async def join(self, job: Job) -> Job | None:
-        """The job that a call with the same arguments began and whose result nobody received, if there is one."""
-        return await self._updated(
-            queries.JOIN,
-            model=job.model,
-            arguments=rows.as_text(job.arguments),
-            base_url=job.base_url,
-            owner=job.owner,
-            moment=rows.moment(job.created),
-            since=rows.moment(job.created - JOINING),
-            until=rows.moment(job.created + JOINING),
-        )
-
-    async def end_wait(self, job: Job, moment: datetime, *, delivered: bool) -> None:
-        """Note that a call that waited for a job has ended, and whether its result was delivered."""
-        statement = """
-            UPDATE jobs SET awaited_by = NULL, last_call = :moment, delivered = delivered OR :delivered
-            WHERE local_id = :local_id
-        """
-        values = {"local_id": job.local_id, "moment": rows.moment(moment), "delivered": delivered}
-        await self._database.write(lambda database: database.execute(statement, values))
-
-    async def mark_delivered(self, job: Job) -> None:
-        """Note that a job's result was delivered."""
-        statement = "UPDATE jobs SET delivered = 1 WHERE local_id = ? AND NOT delivered"
-        await self._database.write(lambda database: database.execute(statement, (job.local_id,)))
-
-    # ---- slots for calls ----
-
-    async def take_slots(self, waiting: Mapping[str, str], released: Sequence[str], limits: Limits) -> set[str]:
-        """Take as many slots for this server's calls as the limits and the other servers allow, in a fair order.
-
-        `waiting` are those that calls wait for, the first one first, each with the owner of its job; `released` are
-        those whose calls have ended or wait no more. Returns the slots that were taken.
-        """
-        values = {"me": self._me, "calls_a_minute": limits.calls_a_minute}
-        requests = [{**values, "id": slot, "caller": owner or self._me} for slot, owner in waiting.items()]
-
-        def take(database: sqlite3.Connection) -> set[str]:
-            self._lease.renew(database)
-            time = self._lease.time
-            for statement in (queries.RELEASE_SLOT, queries.STOP_WAITING):
-                database.executemany(statement, [{"id": slot} for slot in released])
-            database.execute(queries.FORGET_SLOTS, time)
-            database.executemany(queries.REQUEST_SLOT, [{**each, **time} for each in requests])
-            return self._take(database, limits, time)
-
-        return await self._database.write(take)
-
-    def _take(self, database: sqlite3.Connection, limits: Limits, time: dict[str, float]) -> set[str]:
-        taken = set[str]()
-        while True:
-            in_use, in_minute = (
-                database.execute(statement, time).fetchone()[0]
-                for statement in (queries.SLOTS_IN_USE, queries.CALLS_IN_MINUTE)
-            )
-            following = database.execute(queries.NEXT_SLOT, {**time, "in_minute": in_minute}).fetchone()
-            if in_use >= limits.calls_at_once or following is None or following["server"] != self._me:
-                return taken
-            database.execute(queries.TAKE_SLOT, {**time, "id": following["id"]})
-            taken.add(following["id"])
-
-    # ---- the file ----
+    # ---- the ledger ----
 
     def shorten_waits(self) -> None:
         """Wait for no other program from now on, because the process is about to end."""
         self._database.shorten_waits()
 
     async def close(self) -> None:
-        """Close the file."""
+        """Close the ledger."""
         await self._database.close()
-
-
-def _require_budget(database: sqlite3.Connection, job: Job, limits: Limits) -> None:
-    """Refuse a job that the day's limit has no room for."""
-    if limits.usd_a_day is None:
-        return
-    spent, estimate = spent_on(database, job.created.date()), job.parameters.expected_cost
-    if spent + estimate > limits.usd_a_day:
-        raise SpendingLimitReached(
-            f"The call is likely to cost {dollars(estimate)}, and {dollars(spent)} of today's "
-            f"{dollars(limits.usd_a_day)} are spent"
-        )

@@ -1,128 +1,284 @@
-"""The statements, by name. Portable but for the names of parameters, `json_extract` and `INDEXED BY`.
+"""The tables, and the statements by name, in SQL that PostgreSQL shares but for the types of the numbers.
 
-:me is this server, :now the machine's uptime and :lease for how long a server counts as alive, both in seconds.
+:me is this server, :time the seconds of the clock that all servers share, :moment the time of day.
 """
 
-# A time further ahead than any lease was written before the machine started anew.
-ALIVE = "(SELECT id FROM servers WHERE alive_until BETWEEN :now AND :now + :lease)"
-SELECT = f"SELECT *, holder IN {ALIVE} AS held FROM jobs"  # noqa: S608  nothing in these statements comes from outside
-RENEW_LEASE = """
-    INSERT INTO servers VALUES (:me, :machine, :process, :now + :lease)
-    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
+SCHEMA = """
+    CREATE TABLE servers (
+        id TEXT PRIMARY KEY,       -- the name of its lock's file
+        process BIGINT NOT NULL,
+        calls_a_minute INTEGER     -- its limit, if it has one
+    );
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY,
+        local_id TEXT NOT NULL UNIQUE,
+        remote_id TEXT,
+        base_url TEXT NOT NULL,
+        owner TEXT NOT NULL,       -- '' is who works at the machine itself
+        model TEXT NOT NULL,
+        route TEXT NOT NULL,
+        arguments TEXT NOT NULL,   -- JSON, as the caller gave them
+        prompt TEXT NOT NULL,
+        seed BIGINT NOT NULL,      -- that was sent
+        parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
+        state TEXT NOT NULL,
+        open BOOLEAN NOT NULL,     -- whether more can be learnt or fetched
+        charged TEXT NOT NULL,
+        created TEXT NOT NULL,     -- ISO 8601, UTC, as all times of day
+        sent TEXT,                 -- NULL is proof that its call has not left
+        ended TEXT,
+        next_try TEXT,             -- when it is to be tried again
+        estimate TEXT NOT NULL,    -- USD, the exact decimal: what it is likely to cost
+        cost TEXT,                 -- USD, too (NULL: unknown, as in the next columns)
+        spent BIGINT NOT NULL,     -- billionths of a USD: what it counts for in `spending`
+        credits_left TEXT,
+        seconds TEXT,
+        reported_id TEXT,
+        reported_seed BIGINT,
+        notes TEXT NOT NULL,
+        error TEXT,
+        holder TEXT,               -- the server that works on it
+        awaited_by TEXT,           -- the server whose caller waits for it
+        delivered BOOLEAN NOT NULL,
+        last_call TEXT NOT NULL,   -- when a call for it last began or ended
+        wanted_until TEXT NOT NULL -- until when another server may send it
+    );
+    CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
+    CREATE INDEX jobs_by_time ON jobs (created);
+    CREATE INDEX jobs_open ON jobs (base_url) WHERE open;
+    CREATE INDEX jobs_unsent ON jobs (holder) WHERE open AND sent IS NULL;
+    CREATE INDEX jobs_to_join ON jobs (last_call) WHERE NOT delivered;
+    CREATE TABLE images (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        job TEXT NOT NULL REFERENCES jobs (local_id),
+        store TEXT NOT NULL,       -- the address of the store that it is in
+        key TEXT NOT NULL,         -- what it is called there
+        fallback BOOLEAN NOT NULL, -- whether it is not in the store that was the first when it was saved
+        mime_type TEXT NOT NULL,
+        width INTEGER NOT NULL,
+        height INTEGER NOT NULL,
+        bytes BIGINT NOT NULL,
+        sha256 TEXT NOT NULL,
+        created TEXT NOT NULL,     -- as of its job
+        owner TEXT NOT NULL,       -- as of its job
+        words TEXT NOT NULL,       -- what it is found by
+        deleted TEXT               -- when its file was deleted, if it was
+    );
+    CREATE INDEX images_by_job ON images (job);
+    CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
+    CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
+    CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
+    CREATE TABLE moved_images (
+        store TEXT NOT NULL,       -- where a picture still lies that is in another store now
+        key TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images (id),
+        moved TEXT NOT NULL,
+        PRIMARY KEY (store, key)
+    );
+    CREATE INDEX moved_images_by_time ON moved_images (moved);
+    CREATE TABLE slots (           -- one for each call under way
+        number INTEGER PRIMARY KEY,
+        job TEXT NOT NULL UNIQUE,
+        server TEXT NOT NULL,
+        caller TEXT NOT NULL
+    );
+    CREATE TABLE calls (           -- those of the last minute
+        number INTEGER PRIMARY KEY,
+        caller TEXT NOT NULL,
+        time REAL NOT NULL         -- of the clock that all servers share
+    );
+    CREATE INDEX calls_by_caller ON calls (caller, time);
+    CREATE TABLE spending (
+        day TEXT NOT NULL,         -- UTC
+        owner TEXT NOT NULL,
+        spent BIGINT NOT NULL,     -- billionths of a USD
+        PRIMARY KEY (day, owner)
+    )
 """
+
+ENTER = """
+    INSERT INTO servers (id, process, calls_a_minute) VALUES (:me, :process, :calls_a_minute)
+    ON CONFLICT (id) DO UPDATE SET calls_a_minute = excluded.calls_a_minute
+    WHERE coalesce(servers.calls_a_minute, 0) != coalesce(excluded.calls_a_minute, 0)
+"""
+
+# ---- jobs ----
+
 COLUMNS = (
-    *("local_id", "remote_id", "base_url", "owner", "model", "route", "arguments", "parameters", "state", "open"),
-    *("charged", "created", "sent", "ended", "estimate", "cost", "credits_left", "seconds", "reported_id"),
-    *("reported_seed", "notes", "error"),
+    *("local_id", "remote_id", "base_url", "owner", "model", "route", "arguments", "prompt", "seed", "parameters"),
+    *("state", "open", "charged", "created", "sent", "ended", "next_try", "estimate", "cost", "spent", "credits_left"),
+    *("seconds", "reported_id", "reported_seed", "notes", "error"),
 )
 ADD = f"""
-    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, last_call)
-    SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created
+    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, last_call, wanted_until)
+    SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created, :wanted_until
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
-"""  # noqa: S608
+    RETURNING local_id
+"""  # noqa: S608  nothing in these statements comes from outside
+# A call leaves only if this changes a row: it is this server's, nobody has ended it, and it has not left before.
+MARK_SENT = """
+    UPDATE jobs SET sent = :sent, state = :state, notes = '[]', error = NULL, next_try = NULL
+    WHERE local_id = :local_id AND holder = :me AND open AND sent IS NULL AND (:begun_here OR wanted_until >= :sent)
+    RETURNING local_id
+"""
+WHETHER_TO_SEND = "SELECT holder, open, sent, wanted_until FROM jobs WHERE local_id = :local_id"
+# The money was given back when its server died.
+COUNT_AGAIN = "UPDATE jobs SET spent = :spent WHERE local_id = :local_id"
 # What a server that has lost a job still has to say of it counts only if it has the pictures; and pictures that are
 # kept are never forgotten again.
 SAVE = f"""
-    UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS)}
+    UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS)},
+        holder = CASE WHEN :release THEN NULL ELSE holder END
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
+    RETURNING local_id
 """  # noqa: S608
+# A picture that is in the first store stays there, whoever has kept it elsewhere as well.
 SAVE_IMAGE = """
-    INSERT INTO images (id, job, path, mime_type, width, height, bytes, sha256, created, words, owner)
-    VALUES (:id, :job, :path, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner)
-    ON CONFLICT (id) DO NOTHING
-"""
-CLAIM = f"""
-    UPDATE jobs SET holder = :me
-    WHERE local_id = :local_id AND open AND (holder IS NULL OR holder = :me OR holder NOT IN {ALIVE})
-    RETURNING local_id
-"""  # noqa: S608
-ORPHANS = f"""
-    SELECT local_id FROM jobs
-    WHERE open AND base_url = :base_url AND (holder IS NULL OR holder NOT IN {ALIVE})
-    ORDER BY created
-"""  # noqa: S608
-OPEN_JOBS = f"""
-    SELECT error IS NOT NULL AND charged = 'unknown' AS lost, holder IS NOT NULL AND holder IN {ALIVE} AS held,
-        count(*) AS jobs
-    FROM jobs WHERE open GROUP BY lost, held
-"""  # noqa: S608
-JOIN = f"""
-    UPDATE jobs SET awaited_by = :me, last_call = :moment WHERE local_id = (
-        SELECT local_id FROM jobs
-        WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url AND owner = :owner
-            AND last_call BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
-            AND (awaited_by IS NULL OR awaited_by NOT IN {ALIVE})
-        ORDER BY created LIMIT 1
+    INSERT INTO images (
+        id, job, store, key, fallback, mime_type, width, height, bytes, sha256, created, words, owner
     )
-    RETURNING local_id
-"""  # noqa: S608
+    VALUES (
+        :id, :job, :store, :key, :fallback, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner
+    )
+    ON CONFLICT (id) DO UPDATE SET
+        store = excluded.store, key = excluded.key, fallback = excluded.fallback, mime_type = excluded.mime_type,
+        width = excluded.width, height = excluded.height, bytes = excluded.bytes, sha256 = excluded.sha256
+    WHERE images.fallback AND NOT excluded.fallback
+"""
+BY_ID = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
+# What a job is to be seen by; '' sees all.
+IS_SHOWN = "(:owner = '' OR owner = :owner)"
+LATEST = f"WHERE {IS_SHOWN} ORDER BY created DESC, number DESC LIMIT :limit"
+OPEN_JOBS = """
+    SELECT holder, error IS NOT NULL AND charged = 'unknown' AS lost, count(*) AS jobs
+    FROM jobs WHERE open GROUP BY holder, lost
+"""
+UNFINISHED = """
+    SELECT local_id, holder FROM jobs
+    WHERE open AND base_url = :base_url
+        AND (holder IS NOT NULL OR next_try IS NULL OR :moment IS NULL OR next_try <= :moment)
+    ORDER BY created
+"""
+TO_JOIN = """
+    SELECT local_id, awaited_by FROM jobs
+    WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url AND owner = :owner
+        AND last_call BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
+    ORDER BY created
+"""
+JOIN = """
+    UPDATE jobs SET awaited_by = :me, last_call = :moment,
+        wanted_until = CASE WHEN wanted_until < :until THEN :until ELSE wanted_until END
+    WHERE local_id = :local_id
+"""
+END_WAIT = """
+    UPDATE jobs SET awaited_by = NULL, last_call = :moment, delivered = delivered OR :delivered,
+        wanted_until = CASE WHEN :cancelled THEN :moment ELSE wanted_until END
+    WHERE local_id = :local_id
+"""
+MARK_DELIVERED = "UPDATE jobs SET delivered = TRUE WHERE local_id = :local_id AND NOT delivered"
 ASSIGN = """
     UPDATE jobs SET remote_id = :remote_id WHERE local_id = :local_id
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
     RETURNING local_id
 """
 OPEN_WITH_RECIPE = """
-    SELECT local_id FROM jobs WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url
-        AND model = :model AND json_extract(parameters, '$.seed') = :seed
-        AND json_extract(parameters, '$.prompt') = :prompt
+    WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url
+        AND model = :model AND seed = :seed AND prompt = :prompt
 """
 
-# What a job is to be seen by; '' sees all.
-IS_SHOWN = "(:owner = '' OR owner = :owner)"
+# ---- money ----
 
-# ---- money and slots ----
-
-# What was not charged for certain was spent as far as anyone knows; the cost that was told counts, else the estimate.
-SPENT = """
-    SELECT coalesce(cost, estimate) AS amount, count(*) AS calls FROM jobs
-    WHERE created BETWEEN :since AND :until AND charged != 'no' GROUP BY amount
+# The condition holds for the first call of a day as for those after it.
+RESERVE = """
+    INSERT INTO spending (day, owner, spent)
+    SELECT :day, :owner, :amount
+    WHERE :limit IS NULL
+        OR :amount + (SELECT coalesce(sum(spent), 0) FROM spending WHERE day = :day) <= :limit
+    ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
+    RETURNING spent
 """
+ADD_SPENT = """
+    INSERT INTO spending (day, owner, spent)
+    SELECT substr(created, 1, 10), owner, :amount FROM jobs WHERE local_id = :local_id
+    ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
+"""
+SPENT = "SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day = :day"
 SPENT_BY_DAY = """
-    SELECT substr(created, 1, 10) AS day, model, coalesce(cost, estimate) AS amount, cost IS NULL AS estimated,
-        count(*) AS calls
-    FROM jobs WHERE charged != 'no' GROUP BY day, model, amount, estimated ORDER BY day DESC, model
+    SELECT substr(created, 1, 10) AS day, model, count(*) AS calls, sum(spent) AS spent,
+        sum(CASE WHEN cost IS NULL THEN spent ELSE 0 END) AS estimated
+    FROM jobs WHERE charged != 'no' GROUP BY day, model ORDER BY day DESC, model
 """
+# The money of jobs that a server has begun and never sent.
+UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent IS NULL AND spent > 0"
 
-# A slot is taken when a paid call is sent; it counts for the calls of a minute, and is then forgotten.
-FORGET_SLOTS = f"""
-    DELETE FROM slots
-    WHERE (released OR server NOT IN {ALIVE}) AND (taken IS NULL OR taken NOT BETWEEN :now - 60 AND :now)
-"""  # noqa: S608
-REQUEST_SLOT = """
-    INSERT INTO slots VALUES (:id, :caller, :me, :calls_a_minute, :now, NULL, 0) ON CONFLICT (id) DO NOTHING
-"""
-SLOTS_IN_USE = f"SELECT count(*) FROM slots WHERE taken IS NOT NULL AND NOT released AND server IN {ALIVE}"  # noqa: S608
-CALLS_IN_MINUTE = "SELECT count(*) FROM slots WHERE taken BETWEEN :now - 60 AND :now"
-# The next is for the caller with the fewest calls under way, then for the one whose last slot is the longest ago.
-NEXT_SLOT = f"""
-    SELECT id, server FROM slots AS waiting
-    WHERE taken IS NULL AND server IN {ALIVE} AND (calls_a_minute IS NULL OR calls_a_minute > :in_minute)
+# ---- slots ----
+
+FORGET_CALLS = "DELETE FROM calls WHERE time NOT BETWEEN :time - 60 AND :time"
+CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 60 AND :time"
+# Those that wait to be sent, in a fair order: the caller with the fewest calls under way comes first, then the one
+# whose last call is the longest ago. Those of a server whose calls of this minute are used up do not wait.
+WAITING = """
+    SELECT local_id, holder FROM (
+        SELECT local_id, holder, created, jobs.number AS number,
+            CASE WHEN owner = '' THEN holder ELSE owner END AS caller,
+            row_number() OVER (
+                PARTITION BY CASE WHEN owner = '' THEN holder ELSE owner END ORDER BY created, jobs.number
+            ) AS place
+        FROM jobs JOIN servers ON servers.id = jobs.holder
+        WHERE open AND sent IS NULL AND (next_try IS NULL OR next_try <= :moment)
+            AND NOT EXISTS (SELECT 1 FROM slots WHERE job = local_id)
+            AND (calls_a_minute IS NULL OR calls_a_minute > :in_minute)
+    ) AS waiting
     ORDER BY
-        (SELECT count(*) FROM slots WHERE caller = waiting.caller AND taken IS NOT NULL AND NOT released),
-        (SELECT coalesce(max(taken), 0) FROM slots WHERE caller = waiting.caller),
-        requested, rowid
-    LIMIT 1
-"""  # noqa: S608
-TAKE_SLOT = "UPDATE slots SET taken = :now WHERE id = :id"
-RELEASE_SLOT = "UPDATE slots SET released = 1 WHERE id = :id AND taken IS NOT NULL"
-STOP_WAITING = "DELETE FROM slots WHERE id = :id AND taken IS NULL"
+        place + (SELECT count(*) FROM slots WHERE slots.caller = waiting.caller),
+        (SELECT coalesce(max(time), 0) FROM calls WHERE calls.caller = waiting.caller),
+        created, number
+    LIMIT :free
+"""
+TAKE_SLOT = """
+    INSERT INTO slots (number, job, server, caller) VALUES (:number, :local_id, :me, :caller)
+    ON CONFLICT (number) DO NOTHING RETURNING number
+"""
+NOTE_CALL = "INSERT INTO calls (caller, time) VALUES (:caller, :time)"
+RELEASE_SLOT = "DELETE FROM slots WHERE job = :local_id AND server = :me"
+
+# ---- where pictures are ----
+
+FALLBACKS = "SELECT * FROM images WHERE fallback AND deleted IS NULL ORDER BY created"
+# Only one of several movers changes the row, and none that of a picture that was deleted meanwhile.
+MOVE = """
+    UPDATE images SET store = :store, key = :key, fallback = FALSE
+    WHERE id = :id AND store = :old_store AND key = :old_key AND deleted IS NULL
+    RETURNING id
+"""
+NOTE_COPY = """
+    INSERT INTO moved_images (store, key, image, moved) VALUES (:old_store, :old_key, :id, :moment)
+    ON CONFLICT (store, key) DO UPDATE SET image = excluded.image, moved = excluded.moved
+"""
+OLD_COPIES = """
+    SELECT images.*, moved_images.store AS old_store, moved_images.key AS old_key
+    FROM moved_images JOIN images ON images.id = moved_images.image
+    WHERE moved_images.moved < :moment ORDER BY moved_images.moved
+"""
+FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
 # ---- search ----
 
 # A page and a search each read one index that holds all they need: the table's own rows are many times as long.
 PAGE = """
-    SELECT id, job FROM images WHERE rowid IN (
-        SELECT rowid FROM images INDEXED BY {index} WHERE deleted IS NULL {matches}
-        ORDER BY created DESC, rowid DESC LIMIT :limit OFFSET :offset
+    SELECT id, job FROM images WHERE number IN (
+        SELECT number FROM images WHERE deleted IS NULL {matches}
+        ORDER BY created DESC, number DESC LIMIT :limit OFFSET :offset
     )
-    ORDER BY created DESC, rowid DESC
+    ORDER BY created DESC, number DESC
 """
 IS_OF = "AND owner = :owner"  # left out for those who see all: it would be looked at for each of many rows
 MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
 BEFORE = """
     SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
     WHERE images.deleted IS NULL AND images.created < :moment AND NOT jobs.open AND jobs.delivered
-    ORDER BY images.created, images.rowid
+    ORDER BY images.created, images.number
 """
 MARK_DELETED = "UPDATE images SET deleted = :moment WHERE id = :id"
 IMAGE_IDS = f"""
@@ -130,7 +286,8 @@ IMAGE_IDS = f"""
 """  # noqa: S608
 IMAGE_ID_BEGINS = "AND id BETWEEN :beginning AND :end"
 REQUEST_IDS = f"""
-    SELECT coalesce(remote_id, local_id) FROM jobs WHERE {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit
+    SELECT coalesce(remote_id, local_id) AS id FROM jobs WHERE {IS_SHOWN} {{matches}}
+    ORDER BY created DESC LIMIT :limit
 """  # noqa: S608
 REQUEST_ID_BEGINS = """
     AND (remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end))

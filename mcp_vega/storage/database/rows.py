@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from mcp_vega.errors import Charged, MediaError, VegaError
-from mcp_vega.job import Image, Job, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import MODELS, Parameters
+from mcp_vega.storage.database.connection import Row
+from mcp_vega.storage.database.spending import billionths
 
-Row = Mapping[str, Any]
+# The parameters that have columns of their own.
+APART = {"prompt", "seed"}
 # What stands between words (nothing that is written behind a NUL would be found); and the i without a dot.
 PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
 
@@ -21,8 +23,8 @@ PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}�
 def as_row(job: Job) -> dict[str, Any]:
     """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
     receipt = job.receipt
-    state, error, charged = job.state, job.error, job.charged
-    if job.images and not any(image.path for image in job.images):
+    state, error = job.state, job.error
+    if job.images and all(image.in_memory for image in job.images):
         # They end with this server, because no disk would take them: the next one is to fetch them again.
         state, error = State.PROCESSING, MediaError("The picture was drawn, but no disk would take it")
     return {
@@ -33,15 +35,19 @@ def as_row(job: Job) -> dict[str, Any]:
         "model": job.model,
         "route": str(job.route),
         "arguments": as_text(job.arguments),
-        "parameters": job.parameters.model_dump_json(),
+        "prompt": job.parameters.prompt,
+        "seed": job.parameters.seed,
+        "parameters": job.parameters.model_dump_json(exclude=APART),
         "state": str(state),
         "open": job.open,
-        "charged": str(charged),
+        "charged": str(job.charged),
         "created": moment(job.created),
         "sent": moment(job.sent),
         "ended": moment(job.ended),
+        "next_try": moment(job.next_try),
         "estimate": _text(job.parameters.expected_cost),
         "cost": _text(receipt.cost),
+        "spent": billionths(job),
         "credits_left": _text(receipt.credits_left),
         "seconds": _text(receipt.seconds),
         "reported_id": receipt.request_id,
@@ -57,7 +63,9 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
         {
             "id": image.id,
             "job": job.local_id,
-            "path": str(image.path),
+            "store": image.location.store,
+            "key": image.location.key,
+            "fallback": image.fallback,
             "mime_type": image.mime_type,
             "width": image.width,
             "height": image.height,
@@ -68,7 +76,7 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
             "owner": job.owner,
         }
         for image in job.images
-        if image.path
+        if not image.in_memory
     ]
 
 
@@ -91,14 +99,14 @@ def _is_unseen(letter: str) -> bool:
     return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
 
 
-def from_row(row: Row, images: Iterable[Row]) -> Job:
-    """A job from its columns and those of its pictures.
+def from_row(row: Row, images: Iterable[Row], *, held: bool) -> Job:
+    """A job from its columns and those of its pictures; `held` is whether a server works on it.
 
     Raises:
         ValueError: They were not written by this version.
     """
     try:
-        return _from_row(row, images)
+        return replace(_from_row(row, images), held=held)
     except (LookupError, TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"the job {row['local_id']} cannot be read ({type(error).__name__})") from error
 
@@ -113,8 +121,9 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
     )
     if row["model"] not in MODELS:
         raise ValueError(f"unknown model {row['model']!r}")
+    parameters = {**json.loads(row["parameters"]), **{name: row[name] for name in APART}}
     job = Job(
-        parameters=MODELS[row["model"]].model_validate_json(row["parameters"]),
+        parameters=MODELS[row["model"]].model_validate(parameters),
         arguments=json.loads(row["arguments"]),
         route=Route(row["route"]),
         base_url=row["base_url"],
@@ -122,11 +131,11 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
         created=datetime.fromisoformat(row["created"]),
         sent=_moment(row["sent"]),
         ended=_moment(row["ended"]),
+        next_try=_moment(row["next_try"]),
         local_id=row["local_id"],
         remote_id=row["remote_id"],
         state=State(row["state"]),
         open=bool(row["open"]),
-        held=bool(row["held"]),
         receipt=receipt,
         notes=tuple(json.loads(row["notes"])),
         error=_error(row["error"]),
@@ -137,7 +146,9 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
 def image_from_row(row: Row) -> Image:
     """A picture from its columns."""
     columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
-    return Image(path=Path(row["path"]), deleted=_moment(row["deleted"]), **{name: row[name] for name in columns})
+    location, fallback = ImageLocation(row["store"], row["key"]), bool(row["fallback"])
+    known = {name: row[name] for name in columns}
+    return Image(location=location, fallback=fallback, deleted=_moment(row["deleted"]), **known)
 
 
 def as_text(arguments: Mapping[str, Any]) -> str:

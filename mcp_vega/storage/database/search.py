@@ -2,8 +2,7 @@
 
 import logging
 import re
-import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +10,8 @@ from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import OPERATOR, Job, JobImage
 from mcp_vega.parameters import MODELS
 from mcp_vega.storage.database import queries, rows
-from mcp_vega.storage.database.sqlite import Database
+from mcp_vega.storage.database.connection import Connection, Row
+from mcp_vega.storage.database.database import Database
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,12 @@ class ImageSearch:
         values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
         whose = [] if owner == OPERATOR else [queries.IS_OF]
         matches = " ".join([*whose, *(queries.MATCH.format(name=name) for name in values)])
-        index = "images_by_words" if patterns else "images_by_owner" if whose else "images_by_time"
-        statement = queries.PAGE.format(index=index, matches=matches)
+        statement = queries.PAGE.format(matches=matches)
         limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
 
-        def look(database: sqlite3.Connection) -> tuple[list[JobImage], bool]:
-            found = database.execute(statement, {**values, **limits}).fetchall()
-            return _images(database, found[:size]), len(found) > size
+        def look(connection: Connection) -> tuple[list[JobImage], bool]:
+            found = connection.execute(statement, {**values, **limits})
+            return _images(connection, found[:size]), len(found) > size
 
         return await self._database.read(look)
 
@@ -62,15 +61,15 @@ class ImageSearch:
         return await self._found(queries.BEFORE, moment=rows.moment(moment))
 
     async def _found(self, statement: str, **values: str | None) -> list[JobImage]:
-        def look(database: sqlite3.Connection) -> list[JobImage]:
-            return _images(database, database.execute(statement, values).fetchall())
+        def look(connection: Connection) -> list[JobImage]:
+            return _images(connection, connection.execute(statement, values))
 
         return await self._database.read(look)
 
     async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
         """Note when a picture's file was deleted, or that it was not; how it was drawn stays."""
         values = {"id": image_id, "moment": rows.moment(moment)}
-        await self._database.write(lambda database: database.execute(queries.MARK_DELETED, values))
+        await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values))
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """The ids of kept pictures that begin like this, the newest first."""
@@ -86,8 +85,8 @@ class ImageSearch:
         # No id has a letter beyond this last one.
         values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
 
-        def look(database: sqlite3.Connection) -> list[str]:
-            return [row[0] for row in database.execute(statement, values)]
+        def look(connection: Connection) -> list[str]:
+            return [row["id"] for row in connection.execute(statement, values)]
 
         return await self._database.read(look)
 
@@ -109,17 +108,21 @@ def _patterns(query: str) -> list[str]:
     return [f"%{literals[word]}%" for word in longest] + [f"% {literals[word]} %" for word in whole]
 
 
-def read_jobs(database: sqlite3.Connection, found: Iterable[rows.Row], *, readable: bool = False) -> list[Job]:
-    """Jobs from their rows, with their pictures; with `readable`, without those that an accident made unreadable.
+def read_jobs(
+    connection: Connection, found: Iterable[Row], alive: Collection[str] = (), *, readable: bool = False
+) -> list[Job]:
+    """Jobs from their rows, with their pictures, held where their holder is one of `alive`.
+
+    With `readable`, without those that an accident made unreadable.
 
     Raises:
         ValueError: One was not written by this version.
     """
     jobs: list[Job] = []
     for row in found:
-        images = database.execute("SELECT * FROM images WHERE job = ? ORDER BY rowid", (row["local_id"],)).fetchall()
+        images = connection.execute("SELECT * FROM images WHERE job = :local_id", {"local_id": row["local_id"]})
         try:
-            jobs.append(rows.from_row(row, images))
+            jobs.append(rows.from_row(row, images, held=row["holder"] in alive))
         except ValueError as error:
             if not readable:
                 raise
@@ -127,11 +130,11 @@ def read_jobs(database: sqlite3.Connection, found: Iterable[rows.Row], *, readab
     return jobs
 
 
-def _images(database: sqlite3.Connection, found: Iterable[tuple[str, str]]) -> list[JobImage]:
+def _images(connection: Connection, found: Iterable[Row]) -> list[JobImage]:
     """Pictures from their ids and those of their jobs; without those of a job that cannot be read."""
     kept: list[JobImage] = []
-    for image_id, local_id in found:
-        jobs = database.execute("SELECT *, 0 AS held FROM jobs WHERE local_id = ?", (local_id,)).fetchall()
-        for job in read_jobs(database, jobs, readable=True):
-            kept += [JobImage(job, image) for image in job.images if image.id == image_id]
+    for row in found:
+        jobs = connection.execute("SELECT * FROM jobs WHERE local_id = :job", {"job": row["job"]})
+        for job in read_jobs(connection, jobs, readable=True):
+            kept += [JobImage(job, image) for image in job.images if image.id == row["id"]]
     return kept

@@ -1,15 +1,23 @@
-"""What was spent, as it stands in the ledger.
+"""What was spent, and what of it is reserved for calls under way.
 
-A call counts with the cost that the API told, else with the estimate; one that was surely not charged does not count.
+A call counts with the cost that the API told, else with the estimate; one that was surely not charged does not count,
+and one that was not sent does not once its server has died. Each job has what it counts for in its row, and each day
+and owner the sum, in billionths of a US dollar.
 """
 
-import sqlite3
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from dataclasses import dataclass
+from datetime import date
+from decimal import ROUND_CEILING, Decimal
 
-from mcp_vega.storage.database import queries, rows
-from mcp_vega.storage.database.sqlite import Database
+from mcp_vega.errors import Charged, SpendingLimitReached
+from mcp_vega.job import Job, dollars
+from mcp_vega.storage.database import queries
+from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.database.database import Database
+
+BILLION = 10**9
+# More than any call costs; the sum of many still fits into 64 bits.
+MOST_USD = Decimal(1_000_000)
 
 
 @dataclass(frozen=True)
@@ -24,40 +32,79 @@ class DailySpending:
 
 
 class Spending:
-    """Adds up the jobs in the ledger. Every method raises a `LedgerError` where the file cannot be read."""
+    """What was spent, in the ledger. Every method raises a `LedgerError` where it cannot be read."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def on(self, day: date) -> Decimal:
         """What was spent on a UTC day, in US dollars."""
-        return await self._database.read(lambda database: spent_on(database, day))
+        return await self._database.read(lambda connection: spent_on(connection, day))
 
     async def by_day(self) -> list[DailySpending]:
         """What was spent on each model and UTC day, the last day first."""
-        return await self._database.read(_by_day)
+        found = await self._database.read(lambda connection: connection.execute(queries.SPENT_BY_DAY))
+        return [
+            DailySpending(
+                date.fromisoformat(row["day"]), row["model"], row["calls"], _usd(row["spent"]), _usd(row["estimated"])
+            )
+            for row in found
+        ]
 
 
-def spent_on(database: sqlite3.Connection, day: date) -> Decimal:
-    """What was spent on a UTC day, in US dollars, within a transaction that is open already."""
-    first, last = (datetime.combine(day, time, UTC) for time in (datetime.min.time(), datetime.max.time()))
-    values = {"since": rows.moment(first), "until": rows.moment(last)}
-    # Added up here: SQLite has no exact decimals.
-    found = database.execute(queries.SPENT, values)
-    return sum(((rows.number(row["amount"]) or Decimal(0)) * row["calls"] for row in found), Decimal(0))
+def billionths(job: Job) -> int:
+    """What a job counts for."""
+    if job.charged is Charged.NO:
+        return 0
+    amount = job.parameters.expected_cost if job.receipt.cost is None else job.receipt.cost
+    return int((min(amount, MOST_USD) * BILLION).to_integral_value(ROUND_CEILING))
 
 
-def _by_day(database: sqlite3.Connection) -> list[DailySpending]:
-    found: dict[tuple[str, str], DailySpending] = {}
-    for row in database.execute(queries.SPENT_BY_DAY):
-        key = (row["day"], row["model"])
-        day = date.fromisoformat(row["day"])
-        so_far = found.get(key) or DailySpending(day, row["model"], 0, Decimal(0), Decimal(0))
-        usd = (rows.number(row["amount"]) or Decimal(0)) * row["calls"]
-        found[key] = replace(
-            so_far,
-            calls=so_far.calls + row["calls"],
-            usd=so_far.usd + usd,
-            estimated_usd=so_far.estimated_usd + (usd if row["estimated"] else 0),
-        )
-    return list(found.values())
+def _usd(amount: int) -> Decimal:
+    return Decimal(amount) / BILLION
+
+
+# ---- within transactions that are open already ----
+
+
+def spent_on(connection: Connection, day: date) -> Decimal:
+    """What was spent on a UTC day, in US dollars."""
+    (row,) = connection.execute(queries.SPENT, {"day": day.isoformat()})
+    return _usd(row["spent"])
+
+
+def reserve(connection: Connection, job: Job, limit: Decimal | None) -> bool:
+    """Count what a job is likely to cost as spent from now on, where the day's limit has room for it."""
+    values = {
+        "day": job.created.date().isoformat(),
+        "owner": job.owner,
+        "amount": billionths(job),
+        "limit": None if limit is None else int(min(limit, MOST_USD) * BILLION),
+    }
+    return bool(connection.execute(queries.RESERVE, values))
+
+
+def limit_reached(connection: Connection, job: Job, limit: Decimal | None) -> SpendingLimitReached:
+    """Why a job that there is no room for is refused."""
+    return SpendingLimitReached(
+        f"The call is likely to cost {dollars(job.parameters.expected_cost)}, and "
+        f"{dollars(spent_on(connection, job.created.date()))} of today's {dollars(limit)} are spent"
+    )
+
+
+def counted(connection: Connection, local_id: str) -> int:
+    """What a job counts for so far, in billionths of a US dollar."""
+    found = connection.execute("SELECT spent FROM jobs WHERE local_id = :local_id", {"local_id": local_id})
+    return found[0]["spent"] if found else 0
+
+
+def add(connection: Connection, local_id: str, amount: int) -> None:
+    """Have a job count for more, or for less, on its day; in billionths of a US dollar."""
+    if amount:
+        connection.execute(queries.ADD_SPENT, {"local_id": local_id, "amount": amount})
+
+
+def give_back(connection: Connection, local_id: str) -> None:
+    """Have a job count for nothing any more."""
+    add(connection, local_id, -counted(connection, local_id))
+    connection.execute("UPDATE jobs SET spent = 0 WHERE local_id = :local_id", {"local_id": local_id})

@@ -2,23 +2,24 @@
 
 import os
 import secrets
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from mcp_vega.storage import folders
 
 # A file that was being written this long ago, in seconds, is being written no more.
 STALE_SECONDS = 600
 
 
-def write(data: bytes, folder: Path, name: str, image_id: str) -> Path:
+def write(data: bytes, folder: Path, short: str, long: str) -> Path:
     """Write a picture under the short name or, where that is another picture's, under the long one."""
-    beginning, suffix = os.path.splitext(name)  # noqa: PTH122  a name, not a path
-    short, long = (folder / f"{beginning}-{digits}{suffix}" for digits in (image_id[:8], image_id))
-    if _was_free(short, data) or short.read_bytes() == data:
-        return short
-    _was_free(long, data)
-    return long
+    path = folder / short
+    if _was_free(path, data) or path.read_bytes() == data:
+        return path
+    path = folder / long
+    _was_free(path, data)
+    return path
 
 
 def _was_free(target: Path, data: bytes) -> bool:
@@ -34,7 +35,7 @@ def _was_free(target: Path, data: bytes) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    folders.flush(target.parent)
     return True
 
 
@@ -62,13 +63,3 @@ def _place(temporary: Path, target: Path) -> None:
         except OSError:
             target.unlink(missing_ok=True)
             raise
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder survive a power cut as well; Windows does so by itself."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -5,8 +5,9 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
+
+from mcp_vega.storage import folders
 
 
 def subfolder(root: Path, *names: str) -> Path:
@@ -19,7 +20,7 @@ def subfolder(root: Path, *names: str) -> Path:
     folder = root.joinpath(*names)
     if not folder.resolve().is_relative_to(root):
         raise OSError(errno.ELOOP, f"a link at {folder} leads out of it")
-    folder.mkdir(parents=True, exist_ok=True)
+    folders.make(folder)
     return folder
 
 
@@ -47,7 +48,7 @@ def own_folder(folder: Path) -> Path:
     Raises:
         OSError: It cannot be made, or another user has made it.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folders.make(folder, 0o700)
     require_own(folder)
     return folder
 
@@ -63,15 +64,17 @@ def require_own(folder: Path) -> None:
         raise PermissionError(errno.EPERM, f"{folder} is another user's")
 
 
-def read(path: Path, roots: Iterable[Path]) -> bytes:
-    """The bytes of a file, at the path where it was written, without links at that time.
-
-    It may also be below one of `roots`, wherever links to them lead now.
+def below(root: Path, key: str) -> Path:
+    """The real path of what a key names below a folder, which may itself be reached by a link.
 
     Raises:
-        OSError: It cannot be read, or has become a link to somewhere else.
+        OSError: It is not there, or the key leads out of the folder.
     """
-    real = path.resolve(strict=True)
-    if real != path and not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise OSError(errno.ELOOP, "it has become a link to a file elsewhere")
-    return real.read_bytes()
+    real_root = Path(os.path.realpath(root, strict=True))
+    path = real_root / key
+    real = Path(os.path.realpath(path, strict=True))
+    if not real.is_relative_to(real_root):
+        is_link = Path(os.path.normpath(path)).is_relative_to(real_root)
+        said = "it has become a link to a file elsewhere" if is_link else f"the key {key!r} leads out of {root}"
+        raise OSError(errno.ELOOP, said)
+    return real

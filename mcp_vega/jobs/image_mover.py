@@ -1,0 +1,106 @@
+"""Moves the pictures that the first store would not take into it, once that works again."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+
+from mcp_vega.errors import GalleryError, VegaError
+from mcp_vega.job import Image
+from mcp_vega.jobs.config import JobConfig
+from mcp_vega.storage.database.image_locations import ImageLocations, OldCopy
+from mcp_vega.storage.images.fallback import FallbackImageStore
+
+logger = logging.getLogger(__name__)
+
+# For how long an old file stays: its path was told to somebody.
+KEPT = timedelta(days=1)
+# Seconds until the first store is tried again after it took no picture.
+PAUSE = 60.0
+# How many pictures are moved at once, so that whoever waits for the end of it does not wait for long.
+AT_ONCE = 20
+
+
+class ImageMover:
+    """Copies a picture, then notes its new place, and deletes the old file a day later.
+
+    The server may die between any two of these. Several servers may do so at once: they make the same copy, and one of
+    them notes it.
+    """
+
+    def __init__(self, images: FallbackImageStore, locations: ImageLocations, config: JobConfig) -> None:
+        self._images = images
+        self._locations = locations
+        self._config = config
+        self._due = 0.0
+        # What stays where it is, because it is not as it was kept or cannot be deleted: not looked at again.
+        self._left = set[object]()
+
+    async def move_back(self) -> None:
+        """Move what can be moved now, and delete the old files of what was moved a day ago; what fails is logged.
+
+        It costs one read of the ledger where there is nothing to do.
+        """
+        if anyio.current_time() < self._due:
+            return
+        try:
+            await self._move_back()
+        except VegaError as error:
+            # Said once: a disk may be full for days.
+            logger.log(logging.DEBUG if self._due else logging.WARNING, "No picture is moved: %s", error.what)
+        except Exception:
+            logger.exception("The pictures that lie elsewhere could not be moved")
+        else:
+            self._due = 0.0
+            return
+        self._due = anyio.current_time() + PAUSE * self._config.pace
+
+    async def _move_back(self) -> None:
+        now = self._config.clock()
+        images, copies = await self._locations.to_do(now - KEPT)
+        for copy in [each for each in copies if each.location not in self._left][:AT_ONCE]:
+            await self._delete(copy)
+        if later := await self._in_later_stores(images):
+            await self._images.prepare(now.date())
+        for image in later[:AT_ONCE]:
+            await self._move(image)
+
+    async def _in_later_stores(self, images: Sequence[Image]) -> list[Image]:
+        """Those of the pictures that are in a later store of these: others are in an earlier gallery, or another's."""
+        stores = {image.location.store for image in images}
+        later = {store for store in stores if await self._images.is_later(store)}
+        return [image for image in images if image.location.store in later and image.id not in self._left]
+
+    async def _move(self, image: Image) -> None:
+        """Move a picture.
+
+        Raises:
+            GalleryError: The first store does not take it.
+            LedgerError: It could not be noted; the copy is found and noted the next time.
+        """
+        location = await self._images.move(image)
+        if location is None:
+            self._left.add(image.id)
+            logger.warning("The picture %s stays at %s: it is not as it was kept", image.id, image.path)
+            return
+        now = await self._locations.move(image, location, self._config.clock())
+        if now and now.deleted:
+            await self._images.delete(location)
+
+    async def _delete(self, copy: OldCopy) -> None:
+        """Delete the old file of a picture that was moved, unless it is the last that is whole."""
+        old = replace(copy.image, location=copy.location)
+        if not copy.image.deleted and not await self._images.has_other(copy.image, copy.location):
+            logger.warning("The file %s stays: there is no other of its picture", old.path)
+            self._left.add(copy.location)
+            return
+        try:
+            if await self._images.is_whole(old):  # else it is the user's
+                await self._images.delete(copy.location)
+        except GalleryError as error:
+            logger.warning(error.what)
+            self._left.add(copy.location)
+        else:
+            await self._locations.forget_copy(copy.location)

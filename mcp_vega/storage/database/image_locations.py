@@ -1,0 +1,59 @@
+"""Where the pictures lie: which of them are not in the first store, and what is left of those that were moved."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from mcp_vega.job import Image, ImageLocation
+from mcp_vega.storage.database import queries, rows
+from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.database.database import Database
+
+
+class OldCopy(NamedTuple):
+    """The place of a picture's file from before it was moved, and the picture as it is now."""
+
+    location: ImageLocation
+    image: Image
+
+
+class ImageLocations:
+    """The pictures' places in the ledger. A method raises a `LedgerError` where the file cannot be read or written."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def to_do(self, moment: datetime) -> tuple[list[Image], list[OldCopy]]:
+        """The pictures that are not in the first store, the oldest first; and the copies from before a moment."""
+
+        def look(connection: Connection) -> tuple[list[Image], list[OldCopy]]:
+            images = [rows.image_from_row(row) for row in connection.execute(queries.FALLBACKS)]
+            copies = [
+                OldCopy(ImageLocation(row["old_store"], row["old_key"]), rows.image_from_row(row))
+                for row in connection.execute(queries.OLD_COPIES, {"moment": rows.moment(moment)})
+            ]
+            return images, copies
+
+        return await self._database.read(look)
+
+    async def move(self, image: Image, location: ImageLocation, moment: datetime) -> Image | None:
+        """Note that a picture lies in another place since a moment, and that its old file is still there.
+
+        Nothing is noted where it is not in its old place any more, or was deleted.
+
+        Returns:
+            The picture as it is noted now; None where there is none with its id.
+        """
+        values = {"id": image.id, "store": location.store, "key": location.key, "moment": rows.moment(moment)}
+        values |= {"old_store": image.location.store, "old_key": image.location.key}
+
+        def move(connection: Connection) -> Image | None:
+            if connection.execute(queries.MOVE, values):
+                connection.execute(queries.NOTE_COPY, values)
+            found = connection.execute("SELECT * FROM images WHERE id = :id", values)
+            return rows.image_from_row(found[0]) if found else None
+
+        return await self._database.write(move)
+
+    async def forget_copy(self, location: ImageLocation) -> None:
+        """Note that nothing is left of a moved picture in its old place."""
+        await self._database.write(lambda connection: connection.execute(queries.FORGET_COPY, location._asdict()))

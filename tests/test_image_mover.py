@@ -1,0 +1,371 @@
+"""Pictures that the gallery would not take: they move into it when that works again, and none is lost on the way."""
+
+import json
+import sqlite3
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from conftest import Sandbox, app_over, images_of, job_of, until
+from mcp.client import Client
+from mcp_types import CallToolResult, TextResourceContents
+from test_command_line import run
+from test_job_store import full_disk
+
+from mcp_vega.errors import GalleryError
+from mcp_vega.job import Image, ImageLocation
+from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.images.folder import ImageFolder
+
+pytestmark = pytest.mark.anyio
+posix = pytest.mark.skipif(sys.platform == "win32", reason="other links there")
+
+
+@dataclass
+class Clock:
+    """The time of day, which the test moves."""
+
+    ahead: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@dataclass
+class Server:
+    """A server in the folders of `run`, and an agent that uses it."""
+
+    folder: Path
+    sandbox: Sandbox
+    app: AppContext
+    agent: Client
+
+    async def drawn_elsewhere(self, prompt: str = "a fox") -> dict[str, Any]:
+        """A job whose picture the gallery would not take, though it was well when the call was begun."""
+        plug_in(self.folder)
+        results: list[CallToolResult] = []
+
+        async def draw() -> None:
+            results.append(await self.agent.call_tool("generate_image_vega", {"prompt": prompt}))
+
+        under_way = len(self.sandbox.account.calls)
+        self.sandbox.hold()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(draw)
+            await until(lambda: len(self.sandbox.account.calls) > under_way)
+            unplug(self.folder)
+            self.sandbox.let_go()
+        job = job_of(results[0])
+        assert Path(job["images"][0]["path"]).is_relative_to(self.folder / "home" / "rescued")
+        return job
+
+    async def checked(self, job: dict[str, Any]) -> CallToolResult:
+        return await self.agent.call_tool("check_job", {"request_id": job["request_id"]})
+
+    async def path_of(self, job: dict[str, Any]) -> Path:
+        return Path(job_of(await self.checked(job))["images"][0]["path"])
+
+    async def image_of(self, job: dict[str, Any]) -> Image:
+        return (await self.app.service.get_image(job["images"][0]["id"])).image
+
+    async def move_back(self) -> None:
+        await self.app.service.image_mover.move_back()
+
+
+def unplug(folder: Path) -> None:
+    """Take the gallery's disk away."""
+    (folder / "gallery").rename(folder / "unplugged")
+    (folder / "gallery").write_text("in the way", encoding="utf-8")
+
+
+def plug_in(folder: Path) -> None:
+    """Give it back, where it was taken."""
+    if (folder / "unplugged").exists():
+        (folder / "gallery").unlink()
+        (folder / "unplugged").rename(folder / "gallery")
+
+
+@asynccontextmanager
+async def serving(sandbox: Sandbox, folder: Path, **options: Any) -> AsyncGenerator[Server]:
+    rescued = ImageFolder(folder / "home" / "rescued", private=True)
+    async with (
+        app_over(sandbox.url, folder / "gallery", home=folder / "home", fallbacks=[rescued], **options) as app,
+        Client(build_server(app)) as agent,
+    ):
+        yield Server(folder, sandbox, app, agent)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def server(sandbox: Sandbox, tmp_path: Path, clock: Clock) -> AsyncGenerator[Server]:
+    async with serving(sandbox, tmp_path, clock=clock) as server:
+        yield server
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
+        return database.execute(query).fetchall()
+
+
+async def test_a_picture_moves_to_the_gallery_once_that_works_and_its_old_file_stays_for_a_day(
+    server: Server, tmp_path: Path, clock: Clock
+) -> None:
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    data = old.read_bytes()
+    await server.move_back()
+    assert await server.path_of(job) == old
+    plug_in(tmp_path)
+    await server.move_back()
+    again = await server.checked(job)
+    (image,) = job_of(again)["images"]
+    path = tmp_path / "gallery" / old.parent.name / old.name
+    assert image == {**job["images"][0], "path": str(path)}
+    assert (path.read_bytes(), old.read_bytes(), len(images_of(again))) == (data, data, 1)
+    (content,) = (await server.agent.read_resource(f"vega://jobs/{job['request_id']}")).contents
+    assert isinstance(content, TextResourceContents)
+    assert json.loads(content.text)["images"][0]["path"] == str(path)
+    assert (await server.agent.read_resource(image["uri"])).contents
+
+    clock.ahead = timedelta(hours=23)
+    await server.move_back()
+    assert old.exists()
+    clock.ahead = timedelta(hours=25)
+    await server.move_back()
+    assert (old.exists(), old.parent.exists(), path.read_bytes()) == (False, False, data)
+    assert rows(tmp_path, "SELECT * FROM moved_images") == []
+    assert await server.path_of(job) == path
+
+
+async def test_two_servers_that_move_at_once_do_no_harm(server: Server, sandbox: Sandbox, tmp_path: Path) -> None:
+    jobs = [await server.drawn_elsewhere(prompt) for prompt in ("a fox", "an owl", "a crab")]
+    plug_in(tmp_path)
+    async with serving(sandbox, tmp_path) as other, anyio.create_task_group() as tasks:
+        for each in (server, other, server, other):
+            tasks.start_soon(each.move_back)
+    for job in jobs:
+        assert (await server.path_of(job)).is_relative_to(tmp_path / "gallery")
+        assert Path(job["images"][0]["path"]).exists()
+    assert len(list((tmp_path / "gallery").glob("*/*.jpg"))) == len(jobs)
+    assert len(rows(tmp_path, "SELECT * FROM moved_images")) == len(jobs)
+
+
+async def test_two_servers_that_delete_the_old_file_at_once_do_no_harm(
+    server: Server, sandbox: Sandbox, tmp_path: Path, clock: Clock
+) -> None:
+    job = await server.drawn_elsewhere()
+    plug_in(tmp_path)
+    await server.move_back()
+    clock.ahead = timedelta(days=2)
+    async with serving(sandbox, tmp_path, clock=clock) as other, anyio.create_task_group() as tasks:
+        for each in (server, other):
+            tasks.start_soon(each.move_back)
+    assert not Path(job["images"][0]["path"]).exists()
+    assert (await server.path_of(job)).exists()
+    assert rows(tmp_path, "SELECT * FROM moved_images") == []
+
+
+async def test_a_reader_whose_picture_is_moved_between_looking_up_and_reading_gets_it(
+    server: Server, tmp_path: Path, clock: Clock
+) -> None:
+    job = await server.drawn_elsewhere()
+    image = await server.image_of(job)
+    data = await server.app.service.read_image(image)
+    plug_in(tmp_path)
+    await server.move_back()
+    clock.ahead = timedelta(days=2)
+    await server.move_back()
+    assert image.path is not None
+    assert not image.path.exists()
+    assert await server.app.service.read_image(image) == data
+    now = await server.image_of(job)
+    assert now.path is not None
+    now.path.unlink()
+    with pytest.raises(GalleryError, match="cannot be read"):
+        await server.app.service.read_image(now)
+
+
+async def test_a_copy_that_a_server_made_just_before_it_died_is_the_one(server: Server, tmp_path: Path) -> None:
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    plug_in(tmp_path)
+    copy = tmp_path / "gallery" / old.parent.name / old.name
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(old.read_bytes())
+    await server.move_back()
+    assert await server.path_of(job) == copy
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+async def test_a_disk_that_is_still_full_leaves_the_picture_where_it_is(server: Server, tmp_path: Path) -> None:
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    plug_in(tmp_path)
+    with full_disk():
+        await server.move_back()
+    assert await server.path_of(job) == old
+    assert list((tmp_path / "gallery").glob("*/*")) == []
+    await server.move_back()
+    assert (await server.path_of(job)).is_relative_to(tmp_path / "gallery")
+
+
+class FullFolder(ImageFolder):
+    """A folder that is well until a picture comes."""
+
+    room = 0
+
+    async def save(self, data: bytes, name: str, image_id: str, day: Any) -> str:
+        if not self.room:
+            raise GalleryError("No room")
+        self.room -= 1
+        return await super().save(data, name, image_id, day)
+
+
+async def test_a_disk_that_fills_up_in_the_middle_takes_as_many_as_it_can(sandbox: Sandbox, tmp_path: Path) -> None:
+    gallery = FullFolder(tmp_path / "gallery")
+    async with serving(sandbox, tmp_path, images=gallery) as server:
+        jobs = [
+            job_of(await server.agent.call_tool("generate_image_vega", {"prompt": prompt}))
+            for prompt in ("a fox", "an owl", "a crab")
+        ]
+        for room, moved in ((1, 1), (0, 1), (5, 3)):
+            gallery.room = room
+            await server.move_back()
+            paths = [await server.path_of(job) for job in jobs]
+            assert sum(path.is_relative_to(tmp_path / "gallery") for path in paths) == moved
+            assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("since", ["gone", "changed"])
+async def test_a_file_that_is_gone_or_was_changed_is_left_and_the_others_move(
+    server: Server, tmp_path: Path, since: str
+) -> None:
+    first, second = await server.drawn_elsewhere("a fox"), await server.drawn_elsewhere("an owl")
+    old = Path(first["images"][0]["path"])
+    whole = old.read_bytes()
+    old.unlink()
+    if since == "changed":
+        old.write_bytes(b"changed")
+    plug_in(tmp_path)
+    for _ in range(2):
+        await server.move_back()
+        assert (await server.image_of(first)).path == old
+        assert (await server.path_of(second)).is_relative_to(tmp_path / "gallery")
+    assert old.exists() is (since == "changed")
+    assert len(list((tmp_path / "gallery").glob("*/*.jpg"))) == 1
+    old.write_bytes(whole)
+    async with serving(server.sandbox, tmp_path) as following:
+        await following.move_back()
+        assert (await following.path_of(first)).is_relative_to(tmp_path / "gallery")
+
+
+async def test_the_old_file_is_not_deleted_where_it_is_the_last_that_is_whole(
+    server: Server, tmp_path: Path, clock: Clock
+) -> None:
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    plug_in(tmp_path)
+    await server.move_back()
+    (await server.path_of(job)).write_bytes(b"broken")
+    clock.ahead = timedelta(days=2)
+    await server.move_back()
+    assert old.exists()
+
+
+@posix
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_gallery_that_has_become_a_link_to_where_its_pictures_lie_costs_none(
+    server: Server, tmp_path: Path, clock: Clock, when: str
+) -> None:
+    """The user does without the disk: the old file and the new one are the same."""
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    gallery = tmp_path / "gallery"
+    if when == "after":
+        plug_in(tmp_path)
+        await server.move_back()
+        gallery.rename(tmp_path / "broken")
+    else:
+        gallery.unlink()
+    gallery.symlink_to(tmp_path / "home" / "rescued", target_is_directory=True)
+    await server.move_back()
+    clock.ahead = timedelta(days=2)
+    await server.move_back()
+    assert old.exists()
+    assert (await server.path_of(job)).exists()
+
+
+@pytest.mark.parametrize("since", ["changed", "gone"])
+async def test_an_old_file_that_the_user_has_changed_is_the_users(
+    server: Server, tmp_path: Path, clock: Clock, since: str
+) -> None:
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    plug_in(tmp_path)
+    await server.move_back()
+    if since == "changed":
+        old.write_bytes(b"changed")
+    else:
+        old.unlink()
+    clock.ahead = timedelta(days=2)
+    await server.move_back()
+    assert old.exists() is (since == "changed")
+    assert rows(tmp_path, "SELECT * FROM moved_images") == []
+
+
+async def test_a_picture_that_is_deleted_while_it_moves_does_not_come_back(server: Server, tmp_path: Path) -> None:
+    job = await server.drawn_elsewhere()
+    store, image = server.app.service.store, await server.image_of(job)
+    plug_in(tmp_path)
+    gallery = ImageFolder(tmp_path / "gallery")
+    images, _ = await store.locations.to_do(datetime.now(UTC))
+    assert images == [image]
+    await store.search.mark_deleted(image.id, datetime.now(UTC))
+    now = await store.locations.move(image, ImageLocation(gallery.address, image.location.key), datetime.now(UTC))
+    assert now is not None
+    assert (now.deleted is not None, now.location) == (True, image.location)
+    await server.move_back()
+    assert list((tmp_path / "gallery").glob("*/*.jpg")) == []
+
+
+async def test_prune_deletes_pictures_wherever_they_were_kept(sandbox: Sandbox, tmp_path: Path, clock: Clock) -> None:
+    clock.ahead = timedelta(days=-31)
+    async with serving(sandbox, tmp_path, clock=clock) as server:
+        moved = await server.drawn_elsewhere("a fox")
+        plug_in(tmp_path)
+        await server.move_back()
+        elsewhere = await server.drawn_elsewhere("an owl")
+        plug_in(tmp_path)
+        now = await server.path_of(moved)
+    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert done.stderr.startswith("Deleted: 2. ")
+    assert [path.exists() for path in (now, Path(elsewhere["images"][0]["path"]))] == [False, False]
+    clock.ahead = timedelta()
+    async with serving(sandbox, tmp_path, clock=clock) as server:
+        await server.move_back()
+    assert not Path(moved["images"][0]["path"]).exists(), "the old file goes as well"
+
+
+async def test_the_place_in_the_gallery_is_not_forgotten_for_one_elsewhere(server: Server, tmp_path: Path) -> None:
+    """Two servers that fetched one picture may save it in either order."""
+    job = await server.drawn_elsewhere()
+    plug_in(tmp_path)
+    store = server.app.service.store
+    kept = await store.get(job["request_id"])
+    assert kept is not None
+    (image,) = kept.images
+    there = replace(image, location=ImageLocation(str(tmp_path / "gallery"), image.location.key), fallback=False)
+    for saved in (there, image):
+        await store.save(replace(kept, images=(saved,)))
+        assert await server.image_of(job) == there

@@ -1,0 +1,207 @@
+"""The stores of pictures: each refuses keys that lead out of it, and what one will not take goes into the next."""
+
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+from conftest import Sandbox, app_over, images_of, job_of
+from mcp.client import Client
+
+from mcp_vega.errors import Charged, GalleryError
+from mcp_vega.job import MEMORY, ImageLocation
+from mcp_vega.server.app import build_server
+from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.images.store import ImageStore
+
+pytestmark = pytest.mark.anyio
+posix = pytest.mark.skipif(sys.platform == "win32", reason="other links there")
+
+DAY = date(2026, 11, 20)
+ID, OTHER = "0123456789abcdef" * 2, "01234567" + "f" * 24
+KEY = "2026-11-20/a-7-01234567.jpg"
+
+STORES: list[Callable[[Path], ImageStore]] = [
+    ImageFolder,
+    lambda folder: ImageFolder(folder, private=True),
+    lambda _: MemoryImageStore(),
+]
+each_store = pytest.mark.parametrize("store_in", STORES, ids=["folder", "private folder", "memory"])
+
+
+# ---- each of them ----
+
+
+@each_store
+async def test_a_store_gives_back_what_it_took(tmp_path: Path, store_in: Callable[[Path], ImageStore]) -> None:
+    store = store_in(tmp_path / "store")
+    await store.prepare(DAY)
+    first, second = [await store.save(data, "a-7.jpg", each, DAY) for data, each in ((b"1", ID), (b"2", OTHER))]
+    assert (first, second) == (KEY, f"2026-11-20/a-7-{OTHER}.jpg")
+    assert await store.save(b"1", "a-7.jpg", ID, DAY) == first
+    assert [await store.read(key) for key in (first, second)] == [b"1", b"2"]
+    assert await store.find("a-7.jpg", OTHER, DAY) == b"2"
+    assert await store.find("b-7.jpg", OTHER, DAY) is None
+    await store.delete(first)
+    await store.delete(first)
+    with pytest.raises(GalleryError):
+        await store.read(first)
+    assert await store.read(second) == b"2"
+
+
+OUT = ["../outside/secret.jpg", "2026-11-20/../../outside/secret.jpg", "{outside}/secret.jpg", ".."]
+
+
+@each_store
+@pytest.mark.parametrize("key", OUT)
+async def test_a_key_that_leads_out_is_refused(
+    tmp_path: Path, store_in: Callable[[Path], ImageStore], key: str
+) -> None:
+    store, outside = store_in(tmp_path / "store"), tmp_path / "outside"
+    await store.save(b"data", "a-7.jpg", ID, DAY)
+    outside.mkdir()
+    (outside / "secret.jpg").write_bytes(b"secret")
+    key = key.format(outside=outside)
+    with pytest.raises(GalleryError, match=r"leads out of|not in this server's memory"):
+        await store.read(key)
+    if not isinstance(store, MemoryImageStore):
+        with pytest.raises(GalleryError, match="cannot be deleted"):
+            await store.delete(key)
+    assert (outside / "secret.jpg").read_bytes() == b"secret"
+    assert await store.read(KEY) == b"data"
+
+
+@posix
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("what", ["file", "day"])
+async def test_a_link_that_was_put_in_later_is_refused(tmp_path: Path, *, private: bool, what: str) -> None:
+    folder, outside = tmp_path / "store", tmp_path / "outside"
+    store = ImageFolder(folder, private=private)
+    await store.save(b"data", "a-7.jpg", ID, DAY)
+    (folder / "2026-11-20").rename(outside)
+    if what == "day":
+        (folder / "2026-11-20").symlink_to(outside)
+    else:
+        (folder / "2026-11-20").mkdir()
+        (folder / KEY).symlink_to(outside / Path(KEY).name)
+    with pytest.raises(GalleryError, match="a link to a file elsewhere"):
+        await store.read(KEY)
+    assert await store.find("a-7.jpg", ID, DAY) is None
+    if what == "day":
+        with pytest.raises(GalleryError, match="a link to a file elsewhere"):
+            await store.delete(KEY)
+    else:
+        await store.delete(KEY)  # the link, and not what it leads to
+    assert (outside / Path(KEY).name).read_bytes() == b"data"
+
+
+# ---- several as one ----
+
+
+def in_the_way(path: Path) -> Path:
+    path.write_text("in the way", encoding="utf-8")
+    return path
+
+
+async def test_a_picture_goes_into_the_first_store_that_takes_it(tmp_path: Path) -> None:
+    blocked, spare = in_the_way(tmp_path / "file"), tmp_path / "spare"
+    stores = [ImageFolder(blocked), ImageFolder(blocked / "x", private=True), ImageFolder(spare, private=True)]
+    images = FallbackImageStore([*stores, MemoryImageStore()])
+    location, note = await images.save(b"data", "a-7.jpg", ID, DAY)
+    assert location == (str(spare), KEY)
+    assert location.path == spare / KEY
+    assert note == f"The folder {blocked} could not be written: Not a directory"
+    assert await images.read(location) == b"data"
+    blocked.unlink()
+    assert (await images.save(b"data", "b-7.jpg", ID, DAY))[1] == ""
+
+
+async def test_what_no_disk_takes_is_in_memory_and_what_nothing_takes_is_an_error(tmp_path: Path) -> None:
+    folder = ImageFolder(in_the_way(tmp_path / "file"))
+    images = FallbackImageStore([folder, MemoryImageStore()])
+    location, note = await images.save(b"data", "a-7.jpg", ID, DAY)
+    assert (location, location.path, note != "") == ((MEMORY, KEY), None, True)
+    assert await images.read(location) == b"data"
+    assert await images.find("a-7.jpg", ID, DAY) == b"data"
+    assert await images.set_aside(b"data", "a-7.bin", DAY) is None
+    with pytest.raises(GalleryError, match="nor could any other") as caught:
+        await FallbackImageStore([folder]).save(b"data", "a-7.jpg", ID, DAY)
+    assert caught.value.charged is Charged.YES
+
+
+@pytest.mark.parametrize("key", OUT)
+async def test_a_key_that_leads_out_of_its_own_store_is_refused_though_it_leads_into_another(
+    tmp_path: Path, key: str
+) -> None:
+    one, outside = ImageFolder(tmp_path / "one"), ImageFolder(tmp_path / "outside")
+    images = FallbackImageStore([one, outside])
+    for store in (one, outside):
+        await store.save(b"data", "a-7.jpg", ID, DAY)
+    (tmp_path / "outside" / "secret.jpg").write_bytes(b"secret")
+    for address in (one.address, str(tmp_path / "old")):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        with pytest.raises(GalleryError):
+            await images.read(ImageLocation(address, key.format(outside=tmp_path / "outside")))
+
+
+async def test_a_place_that_is_none_is_an_error() -> None:
+    images = FallbackImageStore([MemoryImageStore()])
+    with pytest.raises(GalleryError, match="s3://bucket"):
+        await images.read(ImageLocation("s3://bucket", KEY))
+
+
+# ---- in the server ----
+
+
+async def test_when_the_gallery_is_changed_the_pictures_in_the_old_one_are_still_read(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    async with app_over(sandbox.url, tmp_path / "old", home=home) as app, Client(build_server(app)) as agent:
+        job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))
+    async with app_over(sandbox.url, tmp_path / "new", home=home) as app, Client(build_server(app)) as agent:
+        again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
+        assert (job_of(again)["images"], len(images_of(again))) == (job["images"], 1)
+        assert (await agent.read_resource(job["images"][0]["uri"])).contents
+        await app.service.image_mover.move_back()
+        assert job_of(await agent.call_tool("check_job", {"request_id": job["request_id"]})) == job
+    assert Path(job["images"][0]["path"]).is_relative_to(tmp_path / "old")
+    assert not (tmp_path / "new").exists()
+
+
+class OneAfterTheOther(ImageFolder):
+    """A folder that takes no picture until it is told to."""
+
+    closed = True
+
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
+        if self.closed:
+            raise GalleryError("No room", charged=Charged.YES)
+        return await super().save(data, name, image_id, day)
+
+
+async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery, memory = OneAfterTheOther(tmp_path), MemoryImageStore()
+    async with (
+        app_over(sandbox.url, tmp_path, images=gallery, fallbacks=[memory]) as app,
+        Client(build_server(app)) as agent,
+    ):
+        first = await agent.call_tool("generate_image_vega", {"prompt": "a fox"})
+        (image,) = job_of(first)["images"]
+        assert (image["path"], len(images_of(first))) == (None, 1)
+        kept = (await app.service.get_image(image["id"])).image
+        assert (kept.in_memory, kept.name) == (True, Path(kept.location.key).name)
+        data = await memory.read(kept.location.key)
+        gallery.closed = False
+        question = {"request_id": job_of(first)["request_id"], "wait_seconds": 45}
+        (moved,) = job_of(await agent.call_tool("check_job", question))["images"]
+        assert Path(moved["path"]).read_bytes() == data
+        assert await app.service.read_image(kept) == data, "whoever looked it up before"
+        with pytest.raises(GalleryError, match="not in this server's memory"):
+            await memory.read(kept.location.key)
+    assert sandbox.paid_requests == 1
