@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ class Host:
     Args:
         folder: Where its gallery and its ledger are.
         base_url: The API.
+        under: A program and its arguments that starts the server and shares its stdin and stdout, such as strace.
         variables: Further settings.
     """
 
-    def __init__(self, folder: Path, base_url: str, **variables: str) -> None:
+    def __init__(self, folder: Path, base_url: str, *, under: Sequence[str] = (), **variables: str) -> None:
         settings = {
             "MCP_VEGA_GALLERY": str(folder / "gallery"),
             "MCP_VEGA_HOME": str(folder / "home"),
@@ -29,7 +31,7 @@ class Host:
             **variables,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mcp_vega"],
+            [*under, sys.executable, "-m", "mcp_vega"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "stderr.txt").open("a", encoding="utf-8"),

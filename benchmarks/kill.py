@@ -1,28 +1,30 @@
 """Kill the server at random moments of its calls, and count what becomes of every call that reached the API.
 
-    python benchmarks/kill.py [--kills 200] [--history-status 200] [--seed 1]
+    python benchmarks/kill.py [--kills 200] [--at-calls] [--history-status 200] [--seed 1]
 
 Each round starts a server over stdio, has it generate (v1), submit and check (v2) against a sandbox on a port, and
-ends it with SIGKILL at a random moment of the next two seconds; a last server then takes up what is left. Exits with
-1 when a call was sent twice, a picture is lost or kept twice, or the ledger does not open.
+ends it with SIGKILL at a random moment of the next two seconds; a last server then takes up what is left. With
+`--at-calls` (Linux, a C compiler) it ends at a random one of the system calls by which it writes, flushes, names and
+removes files and talks to the API and the host, before it or with half of it written: as many between the first and
+the last as between two others, however little time there is. A round is made before, to count them. Exits with 1 when
+a call was sent twice, a picture is lost or kept twice, or the ledger does not open.
 """
 
 import argparse
 import random
-import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import closing
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from host import Host
+from records import Record, jobs_shown, rows, settle
+from shim import KillRecord, compiled, compiler
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
@@ -30,11 +32,14 @@ from mcp_vega.sandbox.serving import serving
 
 # Seconds: a kill falls into one of these spans, so that the first moments get as many as the later ones.
 MOMENTS = (0.1, 0.5, 2.0)
-PATIENCE = 180.0
+# One of so many kills at system calls falls into the start, which takes up what the rounds before left.
+STARTS = 20
+# How long an idle server is left to itself before it is killed, in seconds.
+REST = 0.3
 
 
-def one_round(folder: Path, url: str, number: int) -> None:
-    """Start a server, have it work, and kill it."""
+def round_by_time(folder: Path, url: str, number: int) -> None:
+    """Start a server, have it work, and kill it at a random moment."""
     host = Host(folder, url)
     host.shake_hands()
     reader = threading.Thread(target=follow, args=(host, number), daemon=True)
@@ -45,62 +50,86 @@ def one_round(folder: Path, url: str, number: int) -> None:
 
 
 def follow(host: Host, number: int) -> None:
-    """Generate, submit, and check what was submitted, until the server is gone."""
+    """Generate, submit, and check what was submitted, until that is done or the server is gone."""
     try:
-        host.call("generate_image_vega", prompt=f"kill {number} generate")
+        unanswered = {host.call("generate_image_vega", prompt=f"kill {number} generate")}
         submitted = host.call("submit_job", prompt=f"kill {number} submit", model="segmind-vega-rt-v1")
-        while answer := host.receive():
-            if answer.get("id") == submitted:
+        unanswered.add(submitted)
+        while unanswered and (answer := host.receive()):
+            unanswered.discard(answer["id"])
+            if answer["id"] == submitted:
                 job = answer["result"]["_meta"]["mcp-vega/job"]
-                host.call("check_job", request_id=job["request_id"], wait_seconds=10)
+                unanswered.add(host.call("check_job", request_id=job["request_id"], wait_seconds=10))
     except (OSError, ValueError):
         pass  # it was killed in the middle of a line
 
 
-def rows(folder: Path, query: str) -> list[dict[str, Any]]:
-    """Ask the ledger's file."""
-    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
-        database.row_factory = sqlite3.Row
-        return [dict(row) for row in database.execute(query)]
+class SystemCallKills:
+    """Rounds in which the server is killed at one of its system calls."""
+
+    def __init__(self, scratch: Path, url: str, account: Account) -> None:
+        self._url = url
+        self._library = compiled(scratch)
+        self._calls = KillRecord(scratch / "calls")
+        self.killed_at: Counter[str] = Counter()
+        (practice := scratch / "practice").mkdir()
+        self.start, self.end = 0, 0
+        self._round(practice, -1, {})
+        self.start, self.end = self._reached
+        account.calls.clear()
+
+    def round(self, folder: Path, number: int) -> None:
+        """Start a server that will be killed, and have it work."""
+        span = (1, self.start) if number % STARTS == 0 else (self.start + 1, self.end)
+        last, half = random.randint(*span), random.randint(0, 1)  # noqa: S311  no secret
+        self._round(folder, number, {"SHIM_KILL_AT": str(last), "SHIM_HALF": str(half)})
+        call, target = self._calls.killed_at
+        self.killed_at[f"{call}, {what_is(target, folder)}" if call else "(at the end: there were fewer)"] += 1
+
+    def _round(self, folder: Path, number: int, variables: dict[str, str]) -> None:
+        self._calls.clear()
+        preload = {"LD_PRELOAD": str(self._library), "SHIM_STATE": str(self._calls.file)}
+        host = Host(folder, self._url, **preload, **variables)
+        started = 0
+        try:
+            host.shake_hands()
+            started = self._calls.count
+            follow(host, number)
+            time.sleep(REST)
+        except OSError:
+            pass  # it was killed when it began
+        host.kill()
+        self._reached = (started, self._calls.count)
 
 
-def settle(folder: Path, url: str) -> None:
-    """Let one more server take up what is left, until there is nothing more for it to learn."""
-    host = Host(folder, url)
-    host.shake_hands()
-    give_up = time.monotonic() + PATIENCE
-    waiting = "SELECT 1 FROM jobs WHERE open AND (state IN ('QUEUED', 'PROCESSING') OR holder IS NOT NULL)"
-    while rows(folder, waiting) and time.monotonic() < give_up:
-        time.sleep(0.5)
-    host.leave()
+def what_is(target: str, folder: Path) -> str:
+    """What a system call was about."""
+    if target.startswith("socket:"):
+        return "a connection"
+    if Path(target).is_relative_to(folder / "home"):
+        return "the ledger"
+    return "pictures" if Path(target).is_relative_to(folder / "gallery") else "stdio and others"
 
 
 def report(folder: Path, account: Account) -> bool:
     """Compare the sandbox, the ledger and the gallery; returns whether the promises hold."""
-    jobs = {
-        job["prompt"]: job for job in rows(folder, "SELECT *, json_extract(parameters, '$.prompt') AS prompt FROM jobs")
-    }
-    images = rows(folder, "SELECT * FROM images")
+    jobs = jobs_shown(folder)
     ends: Counter[str] = Counter()
     for call in account.calls.values():
         job = jobs.get(str(call.body["prompt"]))
-        kept = [image for image in images if job and image["job"] == job["local_id"]]
-        if job and job["state"] == "COMPLETED" and all(is_whole(image) for image in kept) and len(kept) == 1:
+        if job and job["state"] == "COMPLETED" and len(job["images"]) == 1 and is_whole(job["images"][0]):
             ends["kept"] += 1
-        elif job and job["state"] == "UNKNOWN" and job["error"] and job["notes"] != "[]":
+        elif job and job["state"] == "UNKNOWN" and job["error"] and job["notes"]:
             ends["named unknown, with the reason"] += 1
         else:
             ends["LOST"] += 1
     arrived = {str(call.body["prompt"]) for call in account.calls.values()}
-    ends["never arrived, named not charged"] = sum(
-        job["charged"] == "no" for prompt, job in jobs.items() if prompt not in arrived
-    )
-    ends["never arrived, named unknown"] = sum(
-        job["charged"] == "unknown" for prompt, job in jobs.items() if prompt not in arrived
-    )
+    absent = Counter(job["charged"] for prompt, job in jobs.items() if prompt not in arrived)
+    ends["never arrived, named not charged"] = absent["no"]
+    ends["never arrived, named unknown"] = absent["unknown"]
     # A file whose writing was cut short has a name of its own, and is cleared away ten minutes later.
     files = [path for path in (folder / "gallery").rglob("*") if path.is_file() and path.suffix != ".part"]
-    strays = {str(path) for path in files} - {str(path_of(image)) for image in images}
+    strays = {str(path) for path in files} - {image["path"] for job in jobs.values() for image in job["images"]}
     ends["files without a job"] = len(strays)
     ends["sent twice"] = len(account.calls) - len(arrived)
     (integrity,) = rows(folder, "PRAGMA integrity_check")
@@ -114,24 +143,35 @@ def report(folder: Path, account: Account) -> bool:
     return not (ends["LOST"] or ends["sent twice"] or ends["files without a job"]) and "ok" in integrity.values()
 
 
-def is_whole(image: dict[str, Any]) -> bool:
+def is_whole(image: Record) -> bool:
     """Whether a picture's file is what the ledger says."""
-    return sha256(path_of(image).read_bytes()).hexdigest() == image["sha256"]
+    return sha256(Path(image["path"]).read_bytes()).hexdigest() == image["sha256"]
 
 
-def path_of(image: dict[str, Any]) -> Path:
-    """Where a picture's file is."""
-    return Path(image["store"], image["key"])
+def kill_at_calls(folder: Path, url: str, account: Account, kills: int) -> None:
+    """Kill at system calls, and print at which."""
+    (scratch := folder.with_name("scratch")).mkdir()
+    killer = SystemCallKills(scratch, url, account)
+    for number in range(kills):
+        killer.round(folder, number)
+        if (folder / "home" / "ledger.sqlite3").exists():
+            rows(folder, "SELECT count(*) FROM sqlite_master")  # it opens
+    print(f"system calls of a start, and of a start and its work: {killer.start}, {killer.end}")
+    for call, count in sorted(killer.killed_at.items()):
+        print(f"killed at {call:40} {count:5}")
 
 
 def main() -> int:
     """Kill, restart, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--at-calls", action="store_true", help="kill at system calls, not at moments")
     parser.add_argument("--history-status", type=int, default=200, help="what the request history answers with")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     random.seed(options.seed)
+    if options.at_calls:
+        compiler()  # else it says that there is none
     account = Account(speed=0.4, credits=Decimal(1000))
     account.history_status = options.history_status
     sandbox = serving(build_sandbox(account))
@@ -140,10 +180,13 @@ def main() -> int:
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(sandbox) as url,
     ):
-        folder = Path(name)
-        for number in range(options.kills):
-            one_round(folder, url, number)
-            rows(folder, "SELECT count(*) FROM jobs")  # it opens
+        (folder := Path(name).resolve() / "killed").mkdir()
+        if options.at_calls:
+            kill_at_calls(folder, url, account, options.kills)
+        else:
+            for number in range(options.kills):
+                round_by_time(folder, url, number)
+                rows(folder, "SELECT count(*) FROM jobs")  # it opens
         settle(folder, url)
         return 0 if report(folder, account) else 1
 

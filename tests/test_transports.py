@@ -404,6 +404,39 @@ def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
     assert len(list(tmp_path.glob("20*/*"))) == 3
 
 
+def test_what_a_killed_server_never_sent_is_sent_once_by_the_next_one(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
+    sandbox = sandbox_in_thread
+    variables = {"SEGMIND_BASE_URL": sandbox.url, "SEGMIND_API_KEY": KEY}
+    sandbox.hold()
+    with started(tmp_path, **variables) as process:
+        shake_hands(process)
+        for number in range(24):
+            arguments = {"prompt": f"picture {number}"}
+            send(process, "tools/call", 2 + number, name="generate_image_vegart", arguments=arguments)
+        wait_until(lambda: len(sandbox.account.calls) == 16)
+        wait_until(lambda: len(jobs_in(tmp_path)) == 24)
+        process.kill()
+    assert sum(job["sent"] is None for job in jobs_in(tmp_path)) == 8
+    sandbox.let_go()
+    with started(tmp_path, **variables) as process:
+        shake_hands(process)
+        send(process, "tools/list", 2)
+        wait_until(lambda: len(sandbox.account.calls) == 24)
+        wait_until(lambda: {job["state"] for job in jobs_in(tmp_path)} == {"COMPLETED"})
+    assert sandbox.paid_requests == 24
+    assert len({call.body["prompt"] for call in sandbox.account.calls.values()}) == 24
+    assert len(list(tmp_path.glob("20*/*.jpg"))) == 24
+
+
+def jobs_in(folder: Path) -> list[dict[str, Any]]:
+    """The jobs in the ledger's file, read as another program reads it."""
+    with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute("SELECT * FROM jobs")]
+
+
 def test_without_a_key_the_server_starts_and_lists_its_tools(tmp_path: Path) -> None:
     with started(tmp_path) as process:
         shake_hands(process)

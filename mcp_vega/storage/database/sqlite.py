@@ -16,6 +16,7 @@ from typing import Any
 from zlib import crc32
 
 from mcp_vega.errors import LedgerError
+from mcp_vega.storage import folders
 from mcp_vega.storage.database import queries
 from mcp_vega.storage.database.connection import Row
 from mcp_vega.storage.network_volume import MOUNTS, network_volume
@@ -48,7 +49,7 @@ class SqliteFile:
         """Open the file; one that only reads changes nothing."""
         if kind := network_volume(self.file, self._mounts):
             raise _UnfitVolumeError(f"on a network volume ({kind})")
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folders.make(self.file.parent, 0o700)
         _make_private(self.file)
         connection = sqlite3.connect(self.file, timeout=wait, isolation_level=None, check_same_thread=False)
         try:

@@ -2,10 +2,11 @@
 
 import os
 import secrets
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from mcp_vega.storage import folders
 
 # A file that was being written this long ago, in seconds, is being written no more.
 STALE_SECONDS = 600
@@ -34,7 +35,7 @@ def _was_free(target: Path, data: bytes) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    folders.flush(target.parent)
     return True
 
 
@@ -62,13 +63,3 @@ def _place(temporary: Path, target: Path) -> None:
         except OSError:
             target.unlink(missing_ok=True)
             raise
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder survive a power cut as well; Windows does so by itself."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mcp_vega.storage import folders
+
 
 def subfolder(root: Path, *names: str) -> Path:
     """A folder below another, made where it is not there.
@@ -18,7 +20,7 @@ def subfolder(root: Path, *names: str) -> Path:
     folder = root.joinpath(*names)
     if not folder.resolve().is_relative_to(root):
         raise OSError(errno.ELOOP, f"a link at {folder} leads out of it")
-    folder.mkdir(parents=True, exist_ok=True)
+    folders.make(folder)
     return folder
 
 
@@ -46,7 +48,7 @@ def own_folder(folder: Path) -> Path:
     Raises:
         OSError: It cannot be made, or another user has made it.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folders.make(folder, 0o700)
     require_own(folder)
     return folder
 
