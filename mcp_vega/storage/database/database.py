@@ -19,11 +19,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long another program may keep the database to itself before an operation is given up.
-BUSY_SECONDS = 2.0
+BUSY_SECONDS, DEFERRED_SECONDS = 2.0, 0.5
+# How long an operation waits once the process is about to end.
 CLOSING_SECONDS = 0.1
-# For how long deferred work waits for a transaction that it can go with.
-DEFERRED_SECONDS = 0.5
 
 
 class _State(Enum):
@@ -70,11 +68,21 @@ class Database:
     """A database with one connection for reads and one for writes, each opened at its first use.
 
     Every method raises a `LedgerError` where the database cannot be opened, read or written.
+
+    Args:
+        connector: Opens the connections.
+        busy_seconds: How long another program may keep the database to itself before an operation is given up.
+        deferred_seconds: For how long deferred work waits for a transaction that it can go with.
     """
 
-    def __init__(self, connector: Connector, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        busy_seconds: float = BUSY_SECONDS,
+        deferred_seconds: float = DEFERRED_SECONDS,
+    ) -> None:
         self._connector = connector
-        self._writer = _Writer(connector, busy_seconds)
+        self._writer = _Writer(connector, busy_seconds, deferred_seconds)
         self._reading: Connection | None = None
         # Those who wait do so in the loop, not in threads of their own.
         self._one_reader = anyio.CapacityLimiter(1)
@@ -156,8 +164,9 @@ class _Writer:
     flush.
     """
 
-    def __init__(self, connector: Connector, busy_seconds: float) -> None:
+    def __init__(self, connector: Connector, busy_seconds: float, deferred_seconds: float) -> None:
         self.busy_seconds = busy_seconds
+        self._deferred_seconds = deferred_seconds
         self._connector = connector
         self._connection: Connection | None = None
         self._queue = SimpleQueue[_Write[Any] | _Signal]()
@@ -204,7 +213,7 @@ class _Writer:
 
     def _collect(self) -> bool:
         """Wait for work, and take all that is there; returns False once the thread is to end."""
-        timeout = DEFERRED_SECONDS if self._deferred else None
+        timeout = self._deferred_seconds if self._deferred else None
         while True:
             try:
                 found = self._queue.get(timeout=timeout)
@@ -216,7 +225,7 @@ class _Writer:
             elif found is _Signal.END:
                 return False
             elif timeout is None:
-                timeout = DEFERRED_SECONDS
+                timeout = self._deferred_seconds
 
     def _write_all(self) -> None:
         """Do what waits and what is deferred. Where no transaction can be had, what has waited long enough fails."""
