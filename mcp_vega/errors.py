@@ -149,7 +149,7 @@ class TooManyCalls(VegaError):  # noqa: N818
 
 
 class ServerClosing(VegaError):  # noqa: N818
-    """The server is about to exit and takes no new work."""
+    """The server is about to exit, or has ended, and the call was not sent."""
 
     next_step = "Call again when the server has been started anew"
 
