@@ -35,7 +35,7 @@ from mcp_vega.errors import (
     ServerClosing,
     SpendingLimitReached,
 )
-from mcp_vega.job import Image, ImageLocation, Job, Limits, Receipt, Route, State
+from mcp_vega.job import OPERATOR, Image, ImageLocation, Job, Limits, Receipt, Route, State
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
@@ -419,6 +419,39 @@ async def test_a_slot_that_a_stopped_server_does_not_take_is_taken_out_of_turn(t
         assert [(len(look.jobs), look.free) for look in looks] == [(1, True), (0, True)]
         assert await two.sends(job, limits) is Sending.NOT_ITS_TURN
         assert await two.sends(job, limits, out_of_turn=True) is Sending.SENT
+
+
+class Stuck(JobStore):
+    """A store from which no job can be taken up until it is told so."""
+
+    stuck = True
+
+    async def claim(self, local_id: str) -> Job | None:
+        if self.stuck:
+            await anyio.sleep_forever()
+        return await super().claim(local_id)
+
+
+async def test_a_call_that_is_cancelled_while_it_joins_a_job_leaves_that_to_the_next_one(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    died = Server(home)
+    parameters = VegaRTParameters(prompt="a fox")
+    job = Job.of_call(parameters, Route.V1, sandbox.url, OPERATOR, datetime.now(UTC))
+    await died.store.begin(job, NO_LIMITS)
+    died.die()
+    store = Stuck.in_file(home / "ledger.sqlite3")
+    async with app_over(sandbox.url, tmp_path, store=store) as app:
+        with anyio.move_on_after(0.3) as scope:
+            await app.service.generate(parameters)
+        assert scope.cancelled_caught
+        store.stuck = False
+        joined = await app.service.generate(parameters)
+        assert joined.local_id == job.local_id
+        await until(lambda: complete(app.service, job))
+    await died.store.close()
+    assert sandbox.paid_requests == 1
 
 
 # ---- a ledger that is locked ----

@@ -125,7 +125,11 @@ class JobService:
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
             if not begun.joined:
                 return self._worker.start(begun)
-        return await self._taken_up(begun.job)
+        try:
+            return await self._taken_up(begun.job)
+        except BaseException:  # its caller has left, and will not end the wait
+            self.end_wait(begun.job, delivered=False, cancelled=True)
+            raise
 
     async def _no_room(self, job: Job) -> errors.GalleryError | None:
         """Why the picture of a job could not be kept."""
