@@ -72,7 +72,7 @@ class Reconciler:
             if number > 0 or not self._is_listed(job):
                 await anyio.sleep(max(pause * self._config.pace, SHORTEST_PAUSE))
             look = await self._look(job)
-            job = await self._running.get(job.local_id) or job
+            job = self._running.newest(job)
             if not job.open or job.complete:
                 return
             in_vain += look.ran
@@ -86,7 +86,7 @@ class Reconciler:
         """Look up what a call cost whose pictures are here, if that can be had."""
         with suppress(VegaError):
             if row := await self._find_call(job):
-                job = await self._running.get(job.local_id) or job
+                job = self._running.newest(job)
                 receipt = job.receipt.or_else(Receipt(request_id=row.request_id or None, cost=row.cost))
                 await self._running.update(job, receipt=receipt, remote_id=row.request_id or job.remote_id)
 
@@ -102,7 +102,7 @@ class Reconciler:
         if row is None:
             return _Look()
         try:
-            await self._end(await self._running.get(job.local_id) or job, row)
+            await self._end(self._running.newest(job), row)
         except errors.GenerationFailed:
             raise
         except VegaError as broken:
@@ -129,7 +129,7 @@ class Reconciler:
 
     async def _never_ran(self, job: Job) -> bool:
         """End a job that the API has no record of, unless there is proof that it had one."""
-        job = await self._running.get(job.local_id) or job
+        job = self._running.newest(job)
         running = self._running.get_active(job)
         # Whoever sent it elsewhere may still be waiting for its answer, for as long as a call may take.
         over = (running is not None and running.begun_here) or self._age(job) > DRAWING_SECONDS
@@ -146,7 +146,7 @@ class Reconciler:
 
     async def _leave_open(self, job: Job, reason: str) -> None:
         """Note why it is not known how a job ended."""
-        job = await self._running.get(job.local_id) or job
+        job = self._running.newest(job)
         is_open = self._age(job) < MEDIA_SECONDS  # later there is nothing left to fetch
         if job.images:  # what is kept says more
             if job.open != is_open:

@@ -95,6 +95,10 @@ class RunningJobs:
         running = self._jobs.get(job.local_id)
         return running if running and running.active else None
 
+    def newest(self, job: Job) -> Job:
+        """A job that is worked on here as it stands now, for those who work on it."""
+        return self._jobs[job.local_id].job
+
     async def update(self, job: Job, **changes: Any) -> Job:
         """Save a change of a job and tell those who follow it; returns the job as it now is."""
         running = self._jobs[job.local_id]
@@ -124,7 +128,7 @@ class RunningJobs:
 
     async def fail(self, error: VegaError, job: Job, now: datetime) -> Job:
         """Note what a job failed with, unless what is known says more; returns the job as it now is."""
-        job = await self.get(job.local_id) or job
+        job = self.newest(job)
         paid = job.error is not None and job.error.charged is Charged.YES
         if job.images or (paid and error.charged is Charged.UNKNOWN):
             return job
@@ -162,11 +166,6 @@ class RunningJobs:
             del self._jobs[running.job.local_id]
 
     # ---- what the store lacks ----
-
-    @property
-    def all_saved(self) -> bool:
-        """Whether the store has everything that stands here."""
-        return all(running.saved for running in self._jobs.values())
 
     async def save_again(self) -> None:
         """Save what the store would not take before, or raise its `LedgerError` again."""
