@@ -311,13 +311,13 @@ def test_the_file_of_a_dead_server_stays_if_the_work_on_it_fails(folder: Path, l
     assert not is_alive_from_outside(folder, gone)
 
 
-def test_where_there_is_no_folder_servers_are_alive(folder: Path) -> None:
+def test_where_the_folder_is_gone_as_after_a_power_cut_servers_are_dead(folder: Path) -> None:
     look = ServerLock(folder)
-    assert look.is_alive(new_id())
+    assert not look.is_alive(new_id())
+    folder.rmdir()
     with look.locked_if_dead(new_id()) as dead:
-        assert not dead
+        assert dead
     assert look.servers() == []
-    assert not folder.exists()
 
 
 def test_what_is_no_lock_file_counts_as_alive_and_stays(folder: Path, lock: ServerLock) -> None:

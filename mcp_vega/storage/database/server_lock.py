@@ -65,10 +65,13 @@ class ServerLock:
         """
         with self._changing:
             if self._own is None:
-                # The home above may be made here, too; it is for this user alone as well.
-                for folder in (self._folder.parent, self._folder):
-                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._make_folder()
                 self._own = self._new_lock()
+
+    def _make_folder(self) -> None:
+        # The home above may be made here, too; it is for this user alone as well.
+        for folder in (self._folder.parent, self._folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _new_lock(self) -> "_LockedFile":
         """Make a file and lock it; where another took it for a dead server's in between, begin with a new id."""
@@ -130,6 +133,7 @@ class ServerLock:
             return None
         # A server that is wrongly taken for dead is paid for twice: whatever else goes wrong, it is alive.
         with suppress(sqlite3.Error, OSError):
+            self._make_folder()  # where it is gone, as after a power cut, nobody holds a lock in it
             for _ in range(TRIES):
                 if locked := _locked(self._path(server), wait):
                     return locked
