@@ -118,7 +118,9 @@ async def fill(folder: Path, jobs: Sequence[Job]) -> None:
     # Whoever drew them is long gone.
     fixed = {"me": None, "awaited_by": None, "delivered": True}
     with closing(sqlite3.connect(file)) as database, database:
-        database.executemany(queries.ADD, ({**rows.as_row(job), **fixed} for job in jobs))
+        database.executemany(
+            queries.ADD, ({**rows.as_row(job), **fixed, "wanted_until": rows.moment(job.created)} for job in jobs)
+        )
         database.executemany(queries.SAVE_IMAGE, (row for job in jobs for row in rows.as_image_rows(job)))
 
 
