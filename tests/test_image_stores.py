@@ -172,6 +172,26 @@ async def test_when_the_gallery_is_changed_the_pictures_in_the_old_one_are_still
     assert not (tmp_path / "new").exists()
 
 
+@posix
+async def test_a_gallery_whose_link_is_changed_while_the_server_runs_loses_no_picture(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery, paths = tmp_path / "gallery", dict[str, Path]()
+    for _ in range(2):
+        async with app_over(sandbox.url, gallery) as app, Client(build_server(app)) as agent:
+            for disk in ("one", "other"):
+                gallery.unlink(missing_ok=True)
+                (tmp_path / disk).mkdir(exist_ok=True)
+                gallery.symlink_to(tmp_path / disk, target_is_directory=True)
+                job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))
+                paths[job["request_id"]] = Path(job["images"][0]["path"])
+                assert paths[job["request_id"]].is_relative_to(tmp_path / disk)
+            for request_id, path in paths.items():
+                again = await agent.call_tool("check_job", {"request_id": request_id})
+                assert job_of(again)["images"][0]["path"] == str(path)
+                assert (path.exists(), len(images_of(again))) == (True, 1)
+
+
 class OneAfterTheOther(ImageFolder):
     """A folder that takes no picture until it is told to."""
 

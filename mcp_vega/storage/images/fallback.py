@@ -49,7 +49,8 @@ class FallbackImageStore:
         """Keep what came in the place of a picture that was paid for; returns its path, None where nothing took it."""
         for store in self._stores:
             with suppress(GalleryError):
-                return ImageLocation(store.address, await store.set_aside(data, name, day)).path
+                key = await store.set_aside(data, name, day)
+                return ImageLocation(store.address, key).path
         return None
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
@@ -107,7 +108,8 @@ class FallbackImageStore:
             return None
         if sha256(data).hexdigest() != image.sha256:
             return None
-        return ImageLocation(self._first.address, await self._first.save(data, name, image.id, day))
+        key = await self._first.save(data, name, image.id, day)
+        return ImageLocation(self._first.address, key)
 
     # ---- the stores by their addresses ----
 

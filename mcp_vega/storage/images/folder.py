@@ -41,17 +41,13 @@ class ImageFolder:
         self.folder = folder
         self._private = private
         self._cleared: dict[Path, float] = {}
-        self._address: str | None = None
 
     @property
     def address(self) -> str:
-        """The folder's absolute path, without the links in it when it is first asked for."""
-        if self._address is None:
-            # A private folder is no link itself, or it is refused.
-            folder = self.folder
-            real = Path(os.path.realpath(folder.parent), folder.name) if self._private else os.path.realpath(folder)
-            self._address = str(real)
-        return self._address
+        """The folder's absolute path, without the links that are in it now: they may lead elsewhere later."""
+        if self._private:  # it is no link itself, or it is refused
+            return str(Path(os.path.realpath(self.folder.parent), self.folder.name))
+        return os.path.realpath(self.folder)
 
     @property
     def unreadable(self) -> Path:
@@ -80,7 +76,6 @@ class ImageFolder:
 
     def _save(self, data: bytes, name: str, image_id: str, *folders: str) -> str:
         """Write a file into the folder of these names below this one; returns its key."""
-        _ = self.address  # found out here, in a thread
         try:
             subfolder = confinement.subfolder(self._root(), *folders)
             path = atomic_write.write(data, subfolder, *names_of(name, image_id))
