@@ -208,6 +208,21 @@ async def test_a_copy_that_a_server_made_just_before_it_died_is_the_one(server: 
     assert list(copy.parent.iterdir()) == [copy]
 
 
+async def test_a_picture_stays_where_it_is_when_its_names_in_the_gallery_are_taken(
+    server: Server, tmp_path: Path
+) -> None:
+    job = await server.drawn_elsewhere()
+    image, old = await server.image_of(job), Path(job["images"][0]["path"])
+    plug_in(tmp_path)
+    day = tmp_path / "gallery" / old.parent.name
+    day.mkdir(exist_ok=True)
+    for name in (old.name, old.name.replace(image.id[:8], image.id)):
+        (day / name).write_bytes(b"the user's")
+    await server.move_back()
+    assert await server.path_of(job) == old
+    assert {path.read_bytes() for path in day.iterdir()} == {b"the user's"}
+
+
 async def test_a_disk_that_is_still_full_leaves_the_picture_where_it_is(server: Server, tmp_path: Path) -> None:
     job = await server.drawn_elsewhere()
     old = Path(job["images"][0]["path"])

@@ -83,7 +83,7 @@ class ImageMover:
         location = await self._images.move(image)
         if location is None:
             self._left.add(image.id)
-            logger.warning("The picture %s stays at %s: it is not as it was kept", image.id, image.path)
+            logger.warning("The picture %s stays at %s: a whole copy of it cannot be made", image.id, image.path)
             return
         now = await self._locations.move(image, location, self._config.clock())
         if now and now.deleted:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -96,7 +97,7 @@ class FallbackImageStore:
         """Keep a picture in the first store as well; it also stays where it is.
 
         Returns:
-            Its new place; None where it cannot be read or is not as it was kept: then it is left where it is.
+            Its new place, where it is whole; None where it cannot be had like that: then it is left where it is.
 
         Raises:
             GalleryError: The first store does not take it.
@@ -109,7 +110,9 @@ class FallbackImageStore:
         if sha256(data).hexdigest() != image.sha256:
             return None
         key = await self._first.save(data, name, image.id, day)
-        return ImageLocation(self._first.address, key)
+        location = ImageLocation(self._first.address, key)
+        # Both names may be taken by files that were changed, and a disk may break.
+        return location if await self.is_whole(replace(image, location=location)) else None
 
     # ---- the stores by their addresses ----
 
