@@ -69,9 +69,10 @@ class ServerLock:
                 self._own = self._new_lock()
 
     def _make_folder(self) -> None:
-        # The home above may be made here, too; it is for this user alone as well.
-        for folder in (self._folder.parent, self._folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._folder.is_dir():
+            # The home above may be made here, too; it is for this user alone as well.
+            for folder in (self._folder.parent, self._folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _new_lock(self) -> "_LockedFile":
         """Make a file and lock it; where another took it for a dead server's in between, begin with a new id."""
