@@ -15,7 +15,7 @@ from mcp_vega.server.app import build_server
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
-from mcp_vega.storage.images.store import ImageStore
+from mcp_vega.storage.images.store import ImageStore, names_of
 
 pytestmark = pytest.mark.anyio
 posix = pytest.mark.skipif(sys.platform == "win32", reason="other links there")
@@ -151,6 +151,16 @@ async def test_a_place_that_is_none_is_an_error() -> None:
     images = FallbackImageStore([MemoryImageStore()])
     with pytest.raises(GalleryError, match="s3://bucket"):
         await images.read(ImageLocation("s3://bucket", KEY))
+
+
+async def test_a_picture_both_of_whose_names_are_taken_goes_into_the_next_store(tmp_path: Path) -> None:
+    first, second = ImageFolder(tmp_path / "one"), ImageFolder(tmp_path / "two")
+    for each in names_of("a-fox-7.jpg", ID):
+        (tmp_path / "one" / DAY.isoformat()).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "one" / DAY.isoformat() / each).write_bytes(b"another's")
+    location, problem = await FallbackImageStore([first, second]).save(b"a picture", "a-fox-7.jpg", ID, DAY)
+    assert location.store == second.address
+    assert "both names" in problem
 
 
 # ---- in the server ----

@@ -4,6 +4,7 @@ import io
 import resource
 import sqlite3
 import sys
+import threading
 from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from conftest import HANG_SECONDS, Sandbox, app_over, images_of, job_of, noise, text_of, until
@@ -35,13 +37,15 @@ from mcp_vega.errors import (
     ServerClosing,
     SpendingLimitReached,
 )
+from mcp_vega.imaging.preview import Mode, Preview
+from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import OPERATOR, Image, ImageLocation, Job, Limits, Receipt, Route, State
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.database.database import BUSY_SECONDS, Database
-from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, JobStore
+from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, Begun, JobStore
 from mcp_vega.storage.database.server_lock import ServerLock
 from mcp_vega.storage.database.slots import Sending, Turns
 from mcp_vega.storage.database.sqlite import APPLICATION_ID, FINGERPRINT, SqliteFile
@@ -66,9 +70,9 @@ def a_job(prompt: str = "a fox", **fields: Any) -> Job:
 class Server:
     """A server's store over a ledger, and the lock by which others see that it is alive."""
 
-    def __init__(self, folder: Path, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, folder: Path, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = 3600) -> None:
         self._lock = ServerLock(folder / "servers")
-        self.database = Database(SqliteFile(folder / "ledger.sqlite3"), busy_seconds)
+        self.database = Database(SqliteFile(folder / "ledger.sqlite3"), busy_seconds, deferred_seconds)
         self.store = JobStore(self.database, self._lock)
 
     def die(self) -> None:
@@ -195,7 +199,7 @@ async def test_what_a_server_that_lost_a_job_says_of_it_counts_only_if_it_has_th
         job = await one.begin()
         one.die()
         assert await two.store.claim(job.local_id) is not None
-        await one.store.save(replace(job, state=State.FAILED, open=False), release=True)
+        assert not await one.store.save(replace(job, state=State.FAILED, open=False), release=True)
         assert (await the_only(one)).state is State.QUEUED
         await one.store.save(replace(job, state=State.COMPLETED, open=False), release=True)
         assert (await the_only(one)).state is State.COMPLETED
@@ -383,6 +387,141 @@ async def test_the_same_call_joins_what_was_awaited_at_a_server_that_has_died(tm
         assert (begun.joined, begun.job.local_id, begun.job.held) == (True, job.local_id, False)
 
 
+async def test_a_dead_servers_call_is_joined_for_as_long_as_a_call_takes(tmp_path: Path) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        await one.sends(job)
+        one.die()
+        assert not (await two.store.begin(a_job(created=NOW + timedelta(minutes=11)), NO_LIMITS)).joined
+        assert (await two.store.begin(a_job(created=NOW + timedelta(minutes=9)), NO_LIMITS)).joined
+
+
+async def test_that_a_call_ended_without_its_result_is_written_at_once(tmp_path: Path) -> None:
+    async with servers(tmp_path) as (one, two):
+        job = await one.begin()
+        one.store.end_wait(job, NOW, delivered=False, cancelled=True)
+
+        async def joined() -> bool:
+            begun = await two.store.begin(a_job(), NO_LIMITS)
+            return begun.joined and begun.job.local_id == job.local_id
+
+        await until(joined)
+
+
+async def test_notes_do_not_keep_one_another_waiting(tmp_path: Path) -> None:
+    server = Server(tmp_path, deferred_seconds=0.5)
+    job = await server.begin()
+
+    async def noted() -> bool:
+        server.store.mark_delivered(job)
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger:
+            return bool(ledger.execute("SELECT delivered FROM jobs").fetchone()[0])
+
+    await until(noted)
+    await server.store.close()
+    server.die()
+
+
+class FullDisk(CountingFile):
+    """A ledger's file on a disk that is full for some transactions."""
+
+    full = 0
+
+    def connect(self, *, write: bool, wait: float) -> Connection:
+        connection = super().connect(write=write, wait=wait)
+        real = connection.transaction
+
+        @contextmanager
+        def transaction(**given: Any) -> Generator[None]:
+            with real(**given):
+                if given["write"] and self.full:
+                    self.full -= 1
+                    error = sqlite3.OperationalError("database or disk is full")
+                    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                    raise error
+                yield
+
+        connection.transaction = transaction
+        return connection
+
+
+async def test_a_note_that_a_full_disk_would_not_take_is_written_later(tmp_path: Path) -> None:
+    file = FullDisk(tmp_path / "ledger.sqlite3")
+    store = counted_store(file)
+    job = a_job()
+    await store.begin(job, NO_LIMITS)
+    file.full = 2
+    store.end_wait(job, NOW, delivered=False, cancelled=True)
+    await until(lambda: not file.full)
+    begun = await store.begin(a_job(), NO_LIMITS)
+    assert (begun.joined, begun.job.local_id) == (True, job.local_id)
+    await store.leave()
+    await store.close()
+
+
+class Hasty(JobStore):
+    """A store whose caller leaves as soon as a job is begun."""
+
+    scope: anyio.CancelScope
+
+    async def begin(self, *given: Any, **more: Any) -> Begun:
+        begun = await super().begin(*given, **more)
+        self.scope.cancel()
+        return begun
+
+
+async def test_a_call_that_is_cancelled_as_it_begins_is_neither_sent_nor_remembered(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    store = Hasty.in_file(tmp_path / "home" / "ledger.sqlite3")
+    async with app_over(sandbox.url, tmp_path, store=store, limits=Limits(usd_a_day=Decimal(1))) as app:
+        with anyio.CancelScope() as store.scope:
+            await app.service.generate(VegaRTParameters(prompt="a fox"))
+        assert store.scope.cancelled_caught
+
+        async def forgotten() -> bool:
+            return not await store.latest(9)
+
+        await until(forgotten)
+        budget = await app.service.budget()
+        assert budget is not None
+        assert budget.spent == 0
+    assert sandbox.paid_requests == 0
+
+
+class Slow(ImageProcessor):
+    """Makes previews only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started, self.go = threading.Event(), threading.Event()
+
+    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
+        self.started.set()
+        await anyio.to_thread.run_sync(self.go.wait)
+        return await super().previews(data, mode)
+
+
+async def test_an_answer_that_is_cancelled_while_it_is_made_is_not_delivered(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+        processor = app.service.processor = Slow()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.call_tool, RT, {"prompt": "a fox"})
+            await until(processor.started.is_set)
+            tasks.cancel_scope.cancel()
+        processor.go.set()
+        await anyio.lowlevel.checkpoint()
+        (first,) = await app.service.store.latest(1)
+
+        async def ended() -> bool:
+            with closing(sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}-home") / "ledger.sqlite3")) as ledger:
+                return ledger.execute("SELECT awaited_by FROM jobs").fetchone()[0] is None
+
+        await until(ended)
+        assert job_of(await agent.call_tool(RT, {"prompt": "a fox"}))["request_id"] == first.request_id
+    assert sandbox.paid_requests == 1
+
+
 async def test_a_result_that_was_delivered_is_not_joined_by_the_next_call(tmp_path: Path) -> None:
     async with servers(tmp_path, 1) as (server,):
         job = await server.begin()
@@ -404,6 +543,16 @@ async def test_what_a_dead_server_never_sent_holds_no_budget_and_no_slot(tmp_pat
         await two.store.claim(unsent.local_id)
         with pytest.raises(SpendingLimitReached):
             await two.sends(unsent, replace(limits, calls_at_once=9), begun_here=False)
+
+
+async def test_the_slot_of_a_server_that_has_died_goes_to_whoever_waits(tmp_path: Path) -> None:
+    limits, later = Limits(calls_at_once=1), NOW + timedelta(seconds=2)
+    async with servers(tmp_path) as (one, two):
+        assert await one.sends(await one.begin(limits), limits) is Sending.SENT
+        job = await two.begin(limits, prompt="it waits")
+        assert not (await two.store.turns(limits, later)).free
+        one.die()
+        assert (await two.store.turns(limits, later)).jobs == {job.local_id}
 
 
 async def test_a_slot_that_a_stopped_server_does_not_take_is_taken_out_of_turn(tmp_path: Path) -> None:

@@ -407,7 +407,7 @@ async def test_a_call_that_could_not_be_sent_is_not_said_to_be_free_before_that_
 ) -> None:
     api, home = Api(), tmp_path / "home"
     given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
-    given |= {"longest_wait": 0.05, "busy_seconds": 0.1}
+    given |= {"longest_wait": 0.05, "busy_seconds": 0.5, "heartbeat": 0.02}
     async with app_over(API, tmp_path, home=home, **given) as app, Client(build_server(app)) as agent:
         await app.service.generate(VegaRTParameters(prompt="the first"))
         await api.reached(1)

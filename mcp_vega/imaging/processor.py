@@ -3,6 +3,10 @@
 Decoding takes the most memory and time of all that this server does; two at once would take twice of both.
 """
 
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import anyio
 import anyio.to_thread
 
@@ -10,12 +14,16 @@ from mcp_vega.errors import GalleryError, UnreadableAnswer
 from mcp_vega.imaging import preview
 from mcp_vega.imaging.preview import InvalidImageError, Measured, Mode, Preview
 
+T = TypeVar("T")
+
 
 class ImageProcessor:
     """Measures pictures and makes previews."""
 
     def __init__(self) -> None:
         self.limiter = anyio.CapacityLimiter(1)
+        # Whoever is cancelled leaves a thread behind, and the limiter lets the next one in.
+        self._one = threading.Lock()
 
     async def measure(self, data: bytes) -> Measured:
         """The format and size of a picture that the API sent.
@@ -24,13 +32,19 @@ class ImageProcessor:
             UnreadableAnswer: It cannot be decoded to its end, or claims to be larger than any picture of the models.
         """
         try:
-            return await anyio.to_thread.run_sync(preview.measure, data, limiter=self.limiter)
+            return await anyio.to_thread.run_sync(self._alone, preview.measure, data, limiter=self.limiter)
         except InvalidImageError as error:
             raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
 
     async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
-        """As `preview.previews` makes them."""
-        return await anyio.to_thread.run_sync(preview.previews, data, mode, limiter=self.limiter)
+        """As `preview.previews` makes them. Whoever is cancelled does not wait for them."""
+        return await anyio.to_thread.run_sync(
+            self._alone, preview.previews, data, mode, limiter=self.limiter, abandon_on_cancel=True
+        )
+
+    def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
+        with self._one:
+            return work(*arguments)
 
     async def preview(self, data: bytes, mode: Mode) -> Preview:
         """A picture on its own, in a mode that is not `off`.

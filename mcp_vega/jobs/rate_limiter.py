@@ -16,7 +16,7 @@ import anyio
 from mcp_vega import errors
 from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.running import RunningJob, RunningJobs
+from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
 from mcp_vega.storage.database.slots import Sending
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,6 @@ OVERTAKING_SECONDS = 2.0
 # Seconds after the first refusal by the API's rate limit, at least; twice as many after each further one. Where the API
 # does not say when to come again, a pause up to the third figure is tried, and the rest left to the user.
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_GUESS = 1.0, 60.0, 4.0
-
-
-class TakenUpError(Exception):
-    """Another server works on the job."""
 
 
 @dataclass(eq=False)
@@ -134,8 +130,9 @@ class RateLimiter:
                     raise TakenUpError
                 case Sending.UNWANTED:
                     raise errors.ServerClosing("The server that was to send the call has ended, so it was not sent")
-                case Sending.NOT_ITS_TURN:
+                case Sending.NOT_ITS_TURN:  # another was quicker
                     store_fails_since = None
+                    await anyio.sleep(POLL_SECONDS)
 
     async def _wait_after_refusal(
         self, running: RunningJob, error: errors.RateLimited, pause: float, give_up: float
@@ -202,6 +199,7 @@ class RateLimiter:
                     with anyio.move_on_after(POLL_SECONDS):
                         await self._wake.wait()
                 self._wake = anyio.Event()
+                self._store_fails_since = self._passed_over_since = None
 
     async def _look(self) -> None:
         """Tell those jobs whose turn it is."""

@@ -80,6 +80,8 @@ class Recovery:
                 pass  # without a key nothing can be asked; whoever calls a tool is told
             except errors.LedgerError as error:
                 logger.warning(error.what)
+            except Exception:
+                logger.exception("The jobs that nobody works on could not be taken up")
             await self._mover.move_back()
             await anyio.sleep(LOOK_SECONDS)
 

@@ -28,6 +28,7 @@ class RunningJob:
         saved: Whether the store knows how it stands.
         released: Whether the store knows that nobody works on it any more.
         note: What to say where the store does not.
+        before: How it stood before a change that is just being saved: nothing is told before that is done.
         changed: Set at the next change.
     """
 
@@ -38,12 +39,13 @@ class RunningJob:
     saved: bool = True
     released: bool = False
     note: str = ""
+    before: Job | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     @property
     def shown(self) -> Job:
         """The job as others see it."""
-        job = self.job
+        job = self.before or self.job
         if job.error and job.sent is None and not self.saved:
             # The store may still have it as one to be sent, for whichever server finds it there.
             said = f"{job.error.what}; and that could not be written down, so another server may still send the call"
@@ -55,6 +57,10 @@ class RunningJob:
         """Wake those who wait for a change."""
         changed, self.changed = self.changed, anyio.Event()
         changed.set()
+
+
+class TakenUpError(Exception):
+    """Another server works on the job."""
 
 
 class Listener(Protocol):
@@ -100,17 +106,24 @@ class RunningJobs:
         return self._jobs[job.local_id].job
 
     async def update(self, job: Job, **changes: Any) -> Job:
-        """Save a change of a job and tell those who follow it; returns the job as it now is."""
+        """Save a change of a job and tell those who follow it; returns the job as it now is.
+
+        Raises:
+            TakenUpError: The job is another server's.
+        """
         running = self._jobs[job.local_id]
         kept = len(changes.get("images", ())) > len(running.job.images)
-        running.job = replace(job, **changes)
+        running.before, running.job = running.job, replace(job, **changes)
         try:
-            await self.store.save(running.job, release=not running.job.open)
+            if not await self.store.save(running.job, release=not running.job.open):
+                raise TakenUpError
             running.saved, running.released, running.note = True, not running.job.open, ""
         except LedgerError as error:
             if running.saved:
                 logger.warning("%s; the job goes on, and is written down as soon as that is possible", error.what)
             running.saved, running.note = False, _unsaved(error)
+        finally:
+            running.before = None
         self._announce(running, kept=kept)
         return running.job
 
@@ -168,15 +181,25 @@ class RunningJobs:
     # ---- what the store lacks ----
 
     async def save_again(self) -> None:
-        """Save what the store would not take before, or raise its `LedgerError` again."""
+        """Save what the store would not take before, or raise its last `LedgerError` again."""
+        problem: LedgerError | None = None
         for running in [*self._jobs.values()]:
-            if running.saved or self._jobs.get(running.job.local_id) is not running:
-                continue
-            release = not (running.active and running.job.open)
-            await self.store.save(running.job, release=release)
-            running.saved, running.released, running.note = True, release, ""
-            if not running.active:
-                await self.remove(running, running.job.next_try)
+            try:
+                if not running.saved and self._jobs.get(running.job.local_id) is running:
+                    await self._save_again(running)
+            except LedgerError as error:
+                problem = error
+        if problem:
+            raise problem
+
+    async def _save_again(self, running: RunningJob) -> None:
+        release = not (running.active and running.job.open)
+        if not await self.store.save(running.job, release=release) and not running.active:
+            self.drop(running)
+            return
+        running.saved, running.released, running.note = True, release, ""
+        if not running.active:
+            await self.remove(running, running.job.next_try)
 
     async def require_saved(self, running: RunningJob) -> None:
         """Save a job that the store would not take before, or raise its `LedgerError` again."""

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
@@ -123,13 +124,15 @@ class JobService:
         with self._limiter.starting(owner) as too_many:
             refusal = too_many or await self._no_room(job)
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
-            if not begun.joined:
-                return self._worker.start(begun)
-        try:
-            return await self._taken_up(begun.job)
-        except BaseException:  # its caller has left, and will not end the wait
-            self.end_wait(begun.job, delivered=False, cancelled=True)
-            raise
+            try:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                return await self._taken_up(begun.job) if begun.joined else self._worker.start(begun)
+            except BaseException:  # its caller has left, and will not end the wait
+                if begun.joined:
+                    self.end_wait(begun.job, delivered=False, cancelled=True)
+                else:
+                    self.store.discard(begun.job)
+                raise
 
     async def _no_room(self, job: Job) -> errors.GalleryError | None:
         """Why the picture of a job could not be kept."""

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio.lowlevel
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, Tool, ToolAnnotations
 
@@ -69,6 +70,9 @@ async def _answer(
         job = await _followed(app.service, job, app.wait_seconds, context, until)
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
         result = await results.of_job(app, job, CURRENT_CLIENT.get())
+        cancelled = True
+        await anyio.lowlevel.checkpoint_if_cancelled()  # else an answer that nobody gets would count as delivered
+        cancelled = False
         delivered = until(job) and (job.complete or not job.state.finished)
     finally:
         app.service.end_wait(job, delivered=delivered, cancelled=cancelled)

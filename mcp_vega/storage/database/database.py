@@ -22,6 +22,8 @@ T = TypeVar("T")
 BUSY_SECONDS, DEFERRED_SECONDS = 2.0, 0.5
 # How long an operation waits once the process is about to end.
 CLOSING_SECONDS = 0.1
+# For how long one try waits for a locked database, before it is looked who still wants it; and until the next one.
+TRY_SECONDS, RETRY_SECONDS = 0.25, 0.05
 
 
 class _State(Enum):
@@ -33,15 +35,15 @@ class _State(Enum):
 class _Write(Generic[T]):
     """A piece of work that waits for its transaction, or is in it."""
 
-    def __init__(self, work: Work[T], busy_seconds: float, *, durable: bool) -> None:
+    def __init__(self, work: Work[T], *, durable: bool) -> None:
         self.work = work
         self.durable = durable
-        self.give_up = monotonic() + busy_seconds
+        self.asked = monotonic()
         self.done = anyio.Event()
         self.result: T | None = None
         self.error: Exception | None = None
         self.token = anyio.lowlevel.current_token()
-        self._state = _State.WAITING
+        self.state = _State.WAITING
         self._lock = threading.Lock()
 
     def start(self) -> bool:
@@ -52,15 +54,11 @@ class _Write(Generic[T]):
         """Whether it had not started, and now never will."""
         return self._leave_waiting(_State.WITHDRAWN)
 
-    @property
-    def withdrawn(self) -> bool:
-        return self._state is _State.WITHDRAWN
-
     def _leave_waiting(self, state: _State) -> bool:
         with self._lock:
-            waiting = self._state is _State.WAITING
+            waiting = self.state is _State.WAITING
             if waiting:
-                self._state = state
+                self.state = state
         return waiting
 
 
@@ -76,10 +74,7 @@ class Database:
     """
 
     def __init__(
-        self,
-        connector: Connector,
-        busy_seconds: float = BUSY_SECONDS,
-        deferred_seconds: float = DEFERRED_SECONDS,
+        self, connector: Connector, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = DEFERRED_SECONDS
     ) -> None:
         self._connector = connector
         self._writer = _Writer(connector, busy_seconds, deferred_seconds)
@@ -112,15 +107,14 @@ class Database:
     async def write(self, work: Work[T], *, durable: bool = False, despite_cancel: bool = False) -> T:
         """Change something, as a whole or not at all.
 
-        Who is cancelled before the work has started leaves at once, and it is never done; once it has started, its
-        end is waited for.
+        Who is cancelled before the work has started leaves at once, and it is never done.
 
         Args:
             work: Gets the connection, within the transaction.
             durable: Whether it must survive a power cut from now on, and with it all that was written before.
             despite_cancel: Have it done even if the caller is cancelled, who then waits for its end.
         """
-        write = _Write(work, self._writer.busy_seconds, durable=durable)
+        write = _Write(work, durable=durable)
         self._writer.put(write)
         try:
             with anyio.CancelScope(shield=despite_cancel):
@@ -134,9 +128,12 @@ class Database:
             raise write.error
         return write.result  # pyright: ignore[reportReturnType]  set, or there is an error
 
-    def defer(self, work: Work[Any]) -> None:
-        """Change something soon, with the next transaction if one comes; nobody waits for it."""
-        self._writer.defer(work)
+    def defer(self, work: Work[Any], *, at_once: bool = False) -> None:
+        """Change something while nobody waits for it: with the next transaction, a little later, or at once.
+
+        It is tried until it is done.
+        """
+        self._writer.defer(work, at_once=at_once)
 
     async def close(self) -> None:
         """Do what is deferred, and close the connections that were opened."""
@@ -154,15 +151,12 @@ class Database:
 
 class _Signal(Enum):
     DEFERRED = auto()  # there is deferred work
+    AT_ONCE = auto()  # there is some that is not to wait
     END = auto()
 
 
 class _Writer:
-    """Does writes in a thread of its own, as many as wait in one transaction.
-
-    So eight that wait for a locked database wait at the same time, and eight that wait for a slow disk wait for one
-    flush.
-    """
+    """Does writes in a thread of its own, as many as wait in one transaction: they wait at the same time."""
 
     def __init__(self, connector: Connector, busy_seconds: float, deferred_seconds: float) -> None:
         self.busy_seconds = busy_seconds
@@ -172,6 +166,7 @@ class _Writer:
         self._queue = SimpleQueue[_Write[Any] | _Signal]()
         self._waiting: list[_Write[Any]] = []
         self._deferred: list[Work[Any]] = []
+        self._urgent = False  # whether some of it is not to wait
         self._thread: threading.Thread | None = None
 
     def put(self, write: _Write[Any]) -> None:
@@ -179,11 +174,11 @@ class _Writer:
         self._start()
         self._queue.put(write)
 
-    def defer(self, work: Work[Any]) -> None:
-        """Have a piece of work done with the next one, or a little later."""
+    def defer(self, work: Work[Any], *, at_once: bool) -> None:
+        """Have a piece of work done with the next one, a little later, or at once."""
         self._start()
         self._deferred.append(work)
-        self._queue.put(_Signal.DEFERRED)
+        self._queue.put(_Signal.AT_ONCE if at_once else _Signal.DEFERRED)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -192,10 +187,10 @@ class _Writer:
 
     def stop(self) -> None:
         """End the thread, after all that waits."""
-        thread, self._thread = self._thread, None
-        if thread:
+        if self._thread:
             self._queue.put(_Signal.END)
-            thread.join()
+            self._thread.join()
+            self._thread = None
 
     # ---- in the thread ----
 
@@ -213,60 +208,63 @@ class _Writer:
 
     def _collect(self) -> bool:
         """Wait for work, and take all that is there; returns False once the thread is to end."""
-        timeout = self._deferred_seconds if self._deferred else None
+        pause = RETRY_SECONDS if self._urgent else self._deferred_seconds
+        until = monotonic() + pause if self._deferred else None
         while True:
             try:
-                found = self._queue.get(timeout=timeout)
+                found = self._queue.get(timeout=None if until is None else max(until - monotonic(), 0))
             except Empty:
                 return True
+            if found is _Signal.END:
+                return False
+            if found is _Signal.DEFERRED:
+                until = until or monotonic() + self._deferred_seconds
+                continue
+            until = monotonic()
             if isinstance(found, _Write):
                 self._waiting.append(found)
-                timeout = 0
-            elif found is _Signal.END:
-                return False
-            elif timeout is None:
-                timeout = self._deferred_seconds
+            else:
+                self._urgent = True
 
     def _write_all(self) -> None:
-        """Do what waits and what is deferred. Where no transaction can be had, what has waited long enough fails."""
+        """Do what waits and what is deferred; what has waited long enough fails."""
         while self._still_wanted() or self._deferred:
-            deferred, started = self._deferred[:], list[_Write[Any]]()
+            done, started = list[Work[Any]](), list[_Write[Any]]()
             try:
-                self._commit(deferred, started)
+                self._commit(done, started)
             except Exception as error:  # noqa: BLE001  it is told to those who wait
                 busy = self._connector.is_busy(error)
                 started += [each for each in self._waiting if self._gives_up(each, busy=busy) and each.start()]
                 for each in started:
                     each.error = self._connector.explained(error)
-                if not busy:
-                    self._deferred.clear()
             else:
-                del self._deferred[: len(deferred)]
+                for each in done:
+                    self._deferred.remove(each)
+                self._urgent = self._urgent and bool(self._deferred)
             _tell(started)
             self._waiting = [each for each in self._waiting if each not in started]
             if not self._waiting:
                 return  # what could not be deferred to this transaction is tried again later
 
     def _still_wanted(self) -> bool:
-        self._waiting = [each for each in self._waiting if not each.withdrawn]
+        self._waiting = [each for each in self._waiting if each.state is not _State.WITHDRAWN]
         return bool(self._waiting)
 
-    @staticmethod
-    def _gives_up(write: _Write[Any], *, busy: bool) -> bool:
-        return not busy or write.give_up <= monotonic()
+    def _gives_up(self, write: _Write[Any], *, busy: bool) -> bool:
+        return not busy or write.asked + self.busy_seconds <= monotonic()
 
-    def _commit(self, deferred: list[Work[Any]], started: list[_Write[Any]]) -> None:
-        """Do all in one transaction; adds to `started` what was started in it."""
-        now = monotonic()
-        give_up = min((each.give_up for each in self._waiting), default=now + self.busy_seconds)
-        wait = min(max(give_up - now, 0), self.busy_seconds)
+    def _commit(self, done: list[Work[Any]], started: list[_Write[Any]]) -> None:
+        """Do all in one transaction; adds to `done` what was deferred to it, and to `started` what waited for it."""
+        wait = min(TRY_SECONDS, self.busy_seconds)
         connection = self._connection = self._connection or self._connector.connect(write=True, wait=wait)
         durable = any(each.durable for each in self._waiting)
         with connection.transaction(write=True, durable=durable, wait=wait):
-            for work in deferred:
+            for work in self._deferred[:]:
                 _, error = self._piece(connection, work)
                 if error:
-                    logger.warning("A note could not be written to the ledger: %s", error)
+                    logger.warning("A note could not be written to the ledger yet: %s", error)
+                else:
+                    done.append(work)
             for each in self._waiting:
                 if each.start():
                     started.append(each)

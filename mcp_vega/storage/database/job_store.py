@@ -24,9 +24,11 @@ from mcp_vega.storage.database.slots import Sending, Slots, Turns
 from mcp_vega.storage.database.spending import Spending
 from mcp_vega.storage.database.sqlite import SqliteFile
 
-# The same arguments within this time join a job whose result nobody received. For as long may another server send a
-# call that its own has not sent; one that was submitted is expected for longer.
+# The same arguments within this time join a job whose result nobody received. For as long another server may send a
+# call; one that was submitted is expected for longer.
 JOINING = timedelta(minutes=2)
+# When a server died is not known, so what its caller waited for is joined for as long as a call takes at most.
+AWAITED = timedelta(minutes=10)
 SUBMITTED = timedelta(hours=1)
 
 
@@ -55,12 +57,9 @@ class JobStore:
     def in_file(
         cls, file: Path, *, uptime: Callable[[], float] = time.monotonic, busy_seconds: float = BUSY_SECONDS
     ) -> Self:
-        """The jobs in a file of SQLite; it and its folder are made when they are not there.
+        """The jobs in a file of SQLite, which is made when it is not there; the locks of its servers lie beside it.
 
-        Args:
-            file: Its path; the locks of its servers lie beside it.
-            uptime: The machine's monotonic time in seconds, the same for all its processes.
-            busy_seconds: How long another program may keep the file to itself before an operation is given up.
+        For `uptime` see `SqliteFile`, for `busy_seconds` `Database`.
         """
         return cls(Database(SqliteFile(file, uptime), busy_seconds), ServerLock(file.with_name("servers")))
 
@@ -71,8 +70,8 @@ class JobStore:
     ) -> Begun:
         """Write a new job down, as one that this server works on, and take a slot for it if it is its turn.
 
-        A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
-        for already. What a new one is likely to cost counts as spent from now on.
+        One that the same call began and whose result nobody received is joined instead: it is paid for already. What a
+        new one is likely to cost counts as spent from now on.
 
         Args:
             job: The job.
@@ -110,6 +109,7 @@ class JobStore:
             "base_url": job.base_url,
             "owner": job.owner,
             "since": rows.moment(job.created - JOINING),
+            "awaited_since": rows.moment(job.created - AWAITED),
             "until": rows.moment(job.created + JOINING),
         }
         for row in connection.execute(queries.TO_JOIN, values):
@@ -120,7 +120,7 @@ class JobStore:
         return None
 
     async def turns(self, limits: Limits, moment: datetime) -> Turns:
-        """Which of this server's jobs may be sent at this moment. What a server that has died keeps is freed."""
+        """Which of this server's jobs may be sent now (UTC). What a server that has died keeps is freed."""
 
         def look(connection: Connection) -> tuple[Turns, bool]:
             servers = {row["id"] for row in connection.execute("SELECT id FROM servers")}
@@ -161,37 +161,47 @@ class JobStore:
 
         return await self._database.write(mark, durable=True, despite_cancel=True)
 
-    async def save(self, job: Job, *, release: bool = False) -> None:
+    def discard(self, job: Job) -> None:
+        """Forget a job whose caller left before anything was done for it; nobody waits until that is written."""
+
+        def discard(connection: Connection) -> None:
+            values = {"local_id": job.local_id, "me": self._servers.me}
+            if connection.execute(queries.IS_UNSENT, values):
+                spending.give_back(connection, job.local_id)
+                connection.execute(queries.RELEASE_SLOT, values)
+                connection.execute("DELETE FROM jobs WHERE local_id = :local_id", values)
+
+        self._database.defer(discard, at_once=True)
+
+    async def save(self, job: Job, *, release: bool = False) -> bool:
         """Write a job down as it stands now: state, receipt and pictures; its call is not under way any more.
 
-        Whoever has its pictures may write them, whether it holds the job or not. With `release`, nobody works on it
-        from then on.
+        Whoever has its pictures may write them. With `release`, nobody works on it from then on. Returns False, and
+        writes nothing, where it is another server's.
         """
         row: dict[str, Any] = {**rows.as_row(job), "me": self._servers.me, "release": release}
         images = rows.as_image_rows(job)
 
-        def save(connection: Connection) -> None:
+        def save(connection: Connection) -> bool:
             counted = spending.counted(connection, job.local_id)
-            if connection.execute(queries.SAVE, row):
+            counts = bool(connection.execute(queries.SAVE, row))
+            if counts:
                 spending.add(connection, job.local_id, row["spent"] - counted)
             for image in images:
                 connection.execute(queries.SAVE_IMAGE, image)
             connection.execute(queries.RELEASE_SLOT, row)
+            return counts
 
-        await self._database.write(save, despite_cancel=True)
+        return await self._database.write(save, despite_cancel=True)
 
     def end_wait(self, job: Job, moment: datetime, *, delivered: bool, cancelled: bool) -> None:
-        """Note that a call that waited for a job has ended; nobody waits until that is written.
+        """Note that a call that waited for a job has ended (UTC), with its result or without, or was cancelled.
 
-        Args:
-            job: The job.
-            moment: When it ended (UTC).
-            delivered: Whether its caller has the result.
-            cancelled: Whether its caller left before there was an answer.
+        Nobody waits until that is written. Without the result it is written at once: the same call may come next.
         """
-        values = {"local_id": job.local_id, "moment": rows.moment(moment)}
-        values |= {"delivered": delivered, "cancelled": cancelled}
-        self._database.defer(lambda connection: connection.execute(queries.END_WAIT, values))
+        noted = {"moment": rows.moment(moment), "delivered": delivered, "cancelled": cancelled}
+        values = {"local_id": job.local_id, **noted}
+        self._database.defer(lambda connection: connection.execute(queries.END_WAIT, values), at_once=not delivered)
 
     def mark_delivered(self, job: Job) -> None:
         """Note that a job's result was delivered; nobody waits until that is written."""
@@ -260,10 +270,7 @@ class JobStore:
         return await self._database.write(claim)
 
     async def orphans(self, base_url: str, moment: datetime | None = None) -> list[str]:
-        """The local ids of an API's open jobs that no living server works on, oldest first.
-
-        With a moment (UTC), without those that are to be tried later.
-        """
+        """The local ids of an API's open jobs that no living server works on and that are due at a moment (UTC)."""
 
         def look(connection: Connection) -> list[str]:
             values = {"base_url": base_url, "moment": rows.moment(moment)}
@@ -274,11 +281,11 @@ class JobStore:
         return await self._database.read(look)
 
     async def activity(self) -> Activity:
-        """What the other servers do, and what is still to be done. Those that have died are forgotten."""
+        """What the other servers do, and what is still to be done."""
         return await self._database.write(self._servers.activity)
 
     async def leave(self) -> None:
-        """Work on nothing more and wait for nothing more, so that other servers may."""
+        """Leave all work to other servers."""
         if self._servers.entered:
             await self._database.write(self._servers.leave, despite_cancel=True)
             self._servers.release_lock()

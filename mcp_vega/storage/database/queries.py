@@ -100,7 +100,7 @@ SCHEMA = """
 ENTER = """
     INSERT INTO servers (id, process, calls_a_minute) VALUES (:me, :process, :calls_a_minute)
     ON CONFLICT (id) DO UPDATE SET calls_a_minute = excluded.calls_a_minute
-    WHERE coalesce(servers.calls_a_minute, 0) != coalesce(excluded.calls_a_minute, 0)
+    WHERE servers.calls_a_minute IS NULL AND excluded.calls_a_minute IS NOT NULL
 """
 
 # ---- jobs ----
@@ -123,6 +123,7 @@ MARK_SENT = """
     RETURNING local_id
 """
 WHETHER_TO_SEND = "SELECT holder, open, sent, wanted_until FROM jobs WHERE local_id = :local_id"
+IS_UNSENT = "SELECT local_id FROM jobs WHERE local_id = :local_id AND open AND sent IS NULL"
 # The money was given back when its server died.
 COUNT_AGAIN = "UPDATE jobs SET spent = :spent WHERE local_id = :local_id"
 # What a server that has lost a job still has to say of it counts only if it has the pictures; and pictures that are
@@ -163,7 +164,8 @@ UNFINISHED = """
 TO_JOIN = """
     SELECT local_id, awaited_by FROM jobs
     WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url AND owner = :owner
-        AND last_call BETWEEN :since AND :until AND NOT (state = 'FAILED' AND NOT open)
+        AND last_call BETWEEN :awaited_since AND :until AND (last_call >= :since OR awaited_by IS NOT NULL)
+        AND NOT (state = 'FAILED' AND NOT open)
     ORDER BY created
 """
 JOIN = """

@@ -227,7 +227,8 @@ def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a
             return LedgerError(f"In the ledger {file}, {error}", next_step="Update mcp-vega, or do without this job")
         case OSError():
             said = error.strerror or type(error).__name__
-            return LedgerError(f"The ledger {file} cannot be opened: {said}")
+            where = f" ({error.filename})" if error.filename not in (None, str(file), file) else ""
+            return LedgerError(f"The ledger {file} cannot be opened: {said}{where}")
         case sqlite3.Error() if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return LedgerError(
                 f"The ledger {file} is locked by another program",

@@ -1,5 +1,6 @@
 """Files of pictures: whole on the disk or not there at all, and never one over another."""
 
+import errno
 import os
 import secrets
 import time
@@ -18,7 +19,8 @@ def write(data: bytes, folder: Path, short: str, long: str) -> Path:
     if _was_free(path, data) or path.read_bytes() == data:
         return path
     path = folder / long
-    _was_free(path, data)
+    if not _was_free(path, data) and path.read_bytes() != data:
+        raise FileExistsError(errno.EEXIST, "both names that the picture may have are taken by other files")
     return path
 
 
