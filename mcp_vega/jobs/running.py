@@ -163,11 +163,6 @@ class RunningJobs:
 
     # ---- what the store lacks ----
 
-    @property
-    def all_saved(self) -> bool:
-        """Whether the store has everything that stands here."""
-        return all(running.saved for running in self._jobs.values())
-
     async def save_again(self) -> None:
         """Save what the store would not take before, or raise its `LedgerError` again."""
         for running in [*self._jobs.values()]:
