@@ -265,7 +265,8 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
 # ---- search ----
 
-# A page and a search each read one index that holds all they need: the table's own rows are many times as long.
+# A page and a search each read one index that holds all they need: the table's own rows are many times as long. Only
+# an owner's search looks its rows up: that is quicker, unless nearly all pictures are this owner's.
 PAGE = """
     SELECT id, job FROM images WHERE number IN (
         SELECT number FROM images WHERE deleted IS NULL {matches}
