@@ -86,7 +86,7 @@ SCHEMA = """
     CREATE TABLE calls (           -- those of the last minute
         number INTEGER PRIMARY KEY,
         caller TEXT NOT NULL,
-        time REAL NOT NULL         -- of the clock that all servers share
+        time DOUBLE PRECISION NOT NULL  -- of the clock that all servers share
     );
     CREATE INDEX calls_by_caller ON calls (caller, time);
     CREATE TABLE spending (
@@ -158,7 +158,7 @@ OPEN_JOBS = """
 UNFINISHED = """
     SELECT local_id, holder FROM jobs
     WHERE open AND base_url = :base_url
-        AND (holder IS NOT NULL OR next_try IS NULL OR :moment IS NULL OR next_try <= :moment)
+        AND (holder IS NOT NULL OR next_try IS NULL OR next_try <= :moment OR :moment IS NULL)
     ORDER BY created
 """
 TO_JOIN = """
@@ -195,8 +195,8 @@ OPEN_WITH_RECIPE = """
 RESERVE = """
     INSERT INTO spending (day, owner, spent)
     SELECT :day, :owner, :amount
-    WHERE :limit IS NULL
-        OR :amount + (SELECT coalesce(sum(spent), 0) FROM spending WHERE day = :day) <= :limit
+    WHERE :amount + (SELECT coalesce(sum(spent), 0) FROM spending WHERE day = :day) <= :limit
+        OR :limit IS NULL
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
     RETURNING spent
 """
@@ -267,7 +267,8 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
 # ---- search ----
 
-# A page and a search each read one index that holds all they need: the table's own rows are many times as long.
+# A page and a search each read one index that holds all they need: the table's own rows are many times as long. Only
+# an owner's search looks its rows up: that is quicker, unless nearly all pictures are this owner's.
 PAGE = """
     SELECT id, job FROM images WHERE number IN (
         SELECT number FROM images WHERE deleted IS NULL {matches}

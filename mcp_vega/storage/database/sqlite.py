@@ -46,7 +46,7 @@ class SqliteFile:
         self._mounts = mounts
 
     def connect(self, *, write: bool, wait: float) -> "SqliteConnection":
-        """Open the file; one that only reads changes nothing."""
+        """Open the file, made where it is not there; what only reads changes nothing in it afterwards."""
         if kind := network_volume(self.file, self._mounts):
             raise _UnfitVolumeError(f"on a network volume ({kind})")
         folders.make(self.file.parent, 0o700)
