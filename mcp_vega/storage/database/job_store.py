@@ -26,10 +26,9 @@ from mcp_vega.storage.database.sqlite import SqliteFile
 
 # The same arguments within this time join a job whose result nobody received. For as long another server may send a
 # call; one that was submitted is expected for longer.
-JOINING = timedelta(minutes=2)
+JOINING, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
 # When a server died is not known, so what its caller waited for is joined for as long as a call takes at most.
 AWAITED = timedelta(minutes=10)
-SUBMITTED = timedelta(hours=1)
 
 
 class Begun(NamedTuple):
@@ -162,7 +161,7 @@ class JobStore:
         return await self._database.write(mark, durable=True, despite_cancel=True)
 
     def discard(self, job: Job) -> None:
-        """Forget a job whose caller left before anything was done for it; nobody waits until that is written."""
+        """Forget a job whose caller left before it was sent; nobody waits until that is written."""
 
         def discard(connection: Connection) -> None:
             values = {"local_id": job.local_id, "me": self._servers.me}
