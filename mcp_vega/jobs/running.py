@@ -161,8 +161,9 @@ class RunningJobs:
                 running.saved, running.released, running.note = True, True, ""
         except LedgerError as error:
             running.saved, running.note = False, _unsaved(error)
-        # Until here it counts as worked on, so that nobody else here begins.
-        running.active, running.job = False, replace(running.job, held=False)
+        finally:
+            # Until here it counts as worked on, so that nobody else here begins.
+            running.active, running.job = False, replace(running.job, held=False)
         if running.saved and not any(image.in_memory for image in running.job.images):
             self._forget(running)
         running.announce()

@@ -71,7 +71,7 @@ class SqliteFile:
 
     def explained(self, error: Exception) -> Exception:
         """What keeps the ledger from its work, and what to do about it; an error of another kind as it is."""
-        known = isinstance(error, sqlite3.Error | OSError | ValueError)
+        known = isinstance(error, sqlite3.Error | OSError | ValueError | OverflowError)
         return _explained(self.file, error) if known else error
 
 
@@ -223,11 +223,12 @@ def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a
                 next_step=f"End all servers, then update mcp-vega, or move {file} aside and start again: a new one is "
                 "made, and the pictures stay where they are",
             )
-        case ValueError():
+        case ValueError() | OverflowError():
             return LedgerError(f"In the ledger {file}, {error}", next_step="Update mcp-vega, or do without this job")
         case OSError():
             said = error.strerror or type(error).__name__
-            where = f" ({error.filename})" if error.filename not in (None, str(file), file) else ""
+            named = Path(error.filename or file)  # such as the locks beside it
+            where = "" if named in (file, *file.parents) else f" ({named})"
             return LedgerError(f"The ledger {file} cannot be opened: {said}{where}")
         case sqlite3.Error() if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return LedgerError(
