@@ -555,6 +555,18 @@ async def test_the_slot_of_a_server_that_has_died_goes_to_whoever_waits(tmp_path
         assert (await two.store.turns(limits, later)).jobs == {job.local_id}
 
 
+async def test_a_server_that_takes_up_a_job_keeps_its_calls_a_minute(tmp_path: Path) -> None:
+    limits = Limits(calls_a_minute=1)
+    async with servers(tmp_path) as (one, two):
+        assert await one.sends(await one.begin(limits), limits) is Sending.SENT
+        orphan = await two.begin(prompt="left behind")
+        two.die()
+        await one.store.claim(orphan.local_id)
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger:
+            kept = ledger.execute("SELECT calls_a_minute FROM servers JOIN jobs ON holder = id").fetchall()
+        assert kept == [(1,), (1,)], "else others would leave slots to jobs of it that may not be sent"
+
+
 async def test_a_slot_that_a_stopped_server_does_not_take_is_taken_out_of_turn(tmp_path: Path) -> None:
     limits = Limits(calls_at_once=1)
     async with servers(tmp_path) as (one, two):
