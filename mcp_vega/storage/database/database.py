@@ -81,9 +81,9 @@ class Database:
         self._reading: Connection | None = None
         # Those who wait do so in the loop, not in threads of their own.
         self._one_reader = anyio.CapacityLimiter(1)
-        # A reader that has given up leaves its thread behind, and before anyio 4.14 a limiter lets one too many in
-        # now and then: two would be in one transaction.
+        # Who gives up leaves a thread behind, and before anyio 4.14 a limiter lets one too many in now and then.
         self._in_use = threading.Lock()
+        self._closed = False
 
     def shorten_waits(self) -> None:
         """Wait for nobody from now on, because the process is about to end."""
@@ -94,6 +94,8 @@ class Database:
 
         def do() -> T:
             with self._in_use:
+                if self._closed:  # nobody waits for this any more
+                    raise RuntimeError("the ledger is closed")
                 try:
                     wait = self._writer.busy_seconds
                     self._reading = self._reading or self._connector.connect(write=False, wait=wait)
@@ -136,14 +138,14 @@ class Database:
         self._writer.defer(work, at_once=at_once)
 
     async def close(self) -> None:
-        """Do what is deferred, and close the connections that were opened."""
+        """Do what is deferred, and close the connections for good."""
 
         def do() -> None:
             self._writer.stop()
             with self._in_use:
-                connection, self._reading = self._reading, None
-                if connection:
-                    connection.close()
+                self._closed = True
+                if self._reading:
+                    self._reading.close()
 
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(do)
@@ -201,7 +203,6 @@ class _Writer:
             self._write_all()
         if self._deferred:
             logger.warning("%s notes could not be written to the ledger to the end", len(self._deferred))
-            self._deferred.clear()
         connection, self._connection = self._connection, None
         if connection:
             connection.close()
