@@ -286,10 +286,10 @@ class JobStore:
     async def leave(self) -> None:
         """Leave all work to other servers."""
         if self._servers.entered:
-            await self._database.write(self._servers.leave, despite_cancel=True)
-            self._servers.release_lock()
-
-    # ---- the ledger ----
+            try:
+                await self._database.write(self._servers.leave, despite_cancel=True)
+            finally:
+                self._servers.release_lock()  # others then see that it is gone
 
     def shorten_waits(self) -> None:
         """Wait for no other program from now on, because the process is about to end."""

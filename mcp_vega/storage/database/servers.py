@@ -99,7 +99,7 @@ class Servers:
         _remove(connection, self.me)
 
     def release_lock(self) -> None:
-        """Give the lock up; only after `leave` was written."""
+        """Give the lock up, so that others see that this server is gone; after `leave`."""
         self._lock.release()
 
     def activity(self, connection: Connection) -> Activity:
