@@ -1,4 +1,4 @@
-"""Takes up the jobs that another server left behind, and keeps this server's jobs its own."""
+"""Takes up the jobs that another server left behind, and saves later what the store would not take."""
 
 import logging
 
