@@ -19,7 +19,6 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import anyio
-import anyio.lowlevel
 import httpx
 import pytest
 from conftest import HANG_SECONDS, Sandbox, app_over, images_of, job_of, noise, text_of, until
