@@ -37,9 +37,9 @@ from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage.database import queries, rows
-from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.search import PAGE
+from mcp_vega.storage.ledger import queries, rows
+from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.search import PAGE
 
 FEW = 100
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,10 +15,10 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.app import cached_paint
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy, TimeLimits
-from mcp_vega.storage.database.job_store import JobStore
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.ledger.job_store import JobStore
 
 API = "https://api.example"
 KEY = "SG_benchmark"

@@ -1,4 +1,4 @@
-"""A job: one paid call, from its beginning to its kept pictures or its error; and what may be spent on such calls."""
+"""A job: one paid call, from its beginning to its kept pictures or its error."""
 
 import secrets
 import uuid
@@ -16,6 +16,8 @@ from mcp_vega.parameters import Parameters
 
 # What an id of a job or of a request looks like.
 REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
+# The seeds that are drawn here have 15 digits, so that a call is known by its seed wherever that is written.
+DRAWN_SEEDS = range(10**14, 10**15)
 # More than any call draws; what a job has too many stands behind its own.
 MOST_PICTURES = 100
 # What the ledger calls the sandbox inside a server, whose port is another each time.
@@ -130,6 +132,15 @@ class Image:
         return self.location.store == MEMORY
 
 
+@dataclass(frozen=True)
+class Search:
+    """How far the search for a call in the request history has come; all times are the API's own (UTC)."""
+
+    since: datetime | None = None  # the call left no earlier; None where that is not sure
+    begun: datetime | None = None  # the history was first asked, so the call left no later
+    absent: datetime | None = None  # a look at the whole history, a day after that at least, first did not find it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One paid call.
@@ -139,6 +150,7 @@ class Job:
         arguments: What the caller gave, before the seed was drawn.
         route: How it travels.
         base_url: The API that draws it.
+        account: What stands for the account there that pays for it.
         owner: Who began it: `OPERATOR`, or what stands for an access token.
         created: When it was begun; `sent` when its call last left (None: it surely has not), `ended` when it came to
             its end, `next_try` when it is to be tried again (UTC).
@@ -146,12 +158,14 @@ class Job:
         held: Whether a server is working on it.
         notes: What is worth knowing about it beside its state.
         error: What it failed with, or why its outcome is not known.
+        search: How its call is being looked for, where its answer was lost.
     """
 
     parameters: Parameters
     arguments: dict[str, Any] = field(default_factory=dict[str, Any])
     route: Route
     base_url: str
+    account: str = ""
     owner: str = OPERATOR
     created: datetime
     sent: datetime | None = None
@@ -166,14 +180,25 @@ class Job:
     images: tuple[Image, ...] = ()
     notes: tuple[str, ...] = ()
     error: VegaError | None = None
+    search: Search = Search()
 
     @classmethod
-    def of_call(cls, parameters: Parameters, route: Route, base_url: str, owner: str, created: datetime) -> Self:
+    def of_call(cls, parameters: Parameters, **facts: Any) -> Self:
         """A new job. A seed of -1 is drawn here, so that the picture can be made again and the call be found again."""
         given = parameters.model_dump(mode="json", exclude_unset=True)
         if parameters.seed == -1:
-            parameters = parameters.model_copy(update={"seed": secrets.randbelow(10**15)})
-        return cls(parameters=parameters, arguments=given, route=route, base_url=base_url, owner=owner, created=created)
+            parameters = parameters.model_copy(update={"seed": DRAWN_SEEDS[secrets.randbelow(len(DRAWN_SEEDS))]})
+        return cls(parameters=parameters, arguments=given, **facts)
+
+    @property
+    def asked(self) -> Parameters:
+        """The recipe before the seed was drawn."""
+        return self.parameters.model_copy(update={"seed": -1}) if self.drew_seed else self.parameters
+
+    @property
+    def drew_seed(self) -> bool:
+        """Whether its seed was drawn here, so that no other call has it unless it was copied."""
+        return self.arguments.get("seed", -1) == -1
 
     @property
     def request_id(self) -> str:
@@ -268,33 +293,3 @@ class JobImage(NamedTuple):
 
     job: Job
     image: Image
-
-
-# ---- what may be spent ----
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits on paid calls that all servers on a ledger keep together; None is no limit."""
-
-    usd_a_day: Decimal | None = None  # US dollars in a UTC day
-    calls_a_minute: int | None = None  # in any sixty seconds
-    calls_at_once: int = 16  # whose answer has not come yet
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A UTC day's spending limit and what was spent of it, in US dollars."""
-
-    limit: Decimal
-    spent: Decimal
-
-    @property
-    def left(self) -> Decimal:
-        """What can still be spent."""
-        return max(self.limit - self.spent, Decimal(0))
-
-
-def dollars(amount: Decimal | None) -> str:
-    """An amount for people, exact."""
-    return "unknown" if amount is None else f"${amount.normalize():f}"

@@ -26,8 +26,10 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.imaging.preview import Mode
+from mcp_vega.job import OPERATOR, Job
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import Parameters
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.serving import serving
@@ -36,11 +38,11 @@ from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.database.database import BUSY_SECONDS
-from mcp_vega.storage.database.job_store import JobStore
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.store import ImageStore
+from mcp_vega.storage.ledger.job_store import JobStore
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
@@ -198,6 +200,11 @@ async def app_over(  # noqa: PLR0913  what the tests vary
         async with JobService(client, stores, store, JobConfig(**config)) as service:
             yield AppContext(service, wait_seconds, preview, sandbox)
         await store.close()
+
+
+async def begun(service: JobService, parameters: Parameters, owner: str = OPERATOR) -> Job:
+    """The job of a call that has just begun it."""
+    return (await service.generate(parameters, owner)).job
 
 
 @pytest.fixture

@@ -69,6 +69,11 @@ def test_sql_is_spoken_in_one_package_alone() -> None:
     assert all(name.startswith("storage/database/") for name in users)
 
 
+def test_the_database_knows_nothing_of_what_is_kept_in_it() -> None:
+    imported = {name for module in MODULES if "database" in module.parts for name in imports_of(module)}
+    assert not [name for name in imported if name.startswith(("storage.ledger", "storage.images", "job.Job"))]
+
+
 def test_importing_the_package_opens_and_prints_nothing() -> None:
     names = [".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__") for module in MODULES]
     imported = "; ".join(f"import {name}" for name in names if not name.endswith("__main__"))

@@ -22,7 +22,7 @@ from mcp_vega.cli.main import build_parser
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.preview import PREVIEW_LIMITS
-from mcp_vega.job import Limits, State
+from mcp_vega.job import State
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind import http as segmind_http
@@ -31,6 +31,7 @@ from mcp_vega.server.http.auth import RequestRejected
 from mcp_vega.server.http.limits import HttpLimits
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
+from mcp_vega.storage.ledger.limits import Limits
 
 README, TOOLS = read("README.md"), read("docs/tools.md")
 

@@ -21,7 +21,7 @@ from unittest.mock import MagicMock
 import anyio
 import httpx
 import pytest
-from conftest import HANG_SECONDS, Sandbox, app_over, images_of, job_of, noise, text_of, until
+from conftest import HANG_SECONDS, KEY, Sandbox, app_over, begun, images_of, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image as Picture
@@ -37,17 +37,19 @@ from mcp_vega.errors import (
 )
 from mcp_vega.imaging.preview import Mode, Preview
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Image, ImageLocation, Job, Limits, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.database.database import BUSY_SECONDS, Database
-from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, Begun, JobStore
 from mcp_vega.storage.database.server_lock import ServerLock
-from mcp_vega.storage.database.slots import Sending, Turns
-from mcp_vega.storage.database.sqlite import APPLICATION_ID, FINGERPRINT, SqliteFile
+from mcp_vega.storage.database.sqlite import APPLICATION_ID, SqliteFile, fingerprint_of
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
+from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.schema import SCHEMA
+from mcp_vega.storage.ledger.slots import Sending, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +72,7 @@ class Server:
 
     def __init__(self, folder: Path, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = 3600) -> None:
         self._lock = ServerLock(folder / "servers")
-        self.database = Database(SqliteFile(folder / "ledger.sqlite3"), busy_seconds, deferred_seconds)
+        self.database = Database(SqliteFile(folder / "ledger.sqlite3", SCHEMA), busy_seconds, deferred_seconds)
         self.store = JobStore(self.database, self._lock)
 
     def die(self) -> None:
@@ -131,10 +133,10 @@ async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
 async def test_of_several_servers_one_works_on_a_job_until_it_dies_or_leaves(tmp_path: Path) -> None:
     async with servers(tmp_path, 3) as (one, two, three):
         job = await one.begin()
-        assert await two.store.orphans(API) == []
+        assert await two.store.orphans(API, "") == []
         assert await two.store.claim(job.local_id) is None
         one.die()
-        assert await two.store.orphans(API) == [job.local_id]
+        assert await two.store.orphans(API, "") == [job.local_id]
         assert await two.store.claim(job.local_id) is not None
         assert await three.store.claim(job.local_id) is None
         assert await one.sends(job) is Sending.TAKEN, "it learns that the job is no longer its own"
@@ -273,7 +275,7 @@ class CountingFile(SqliteFile):
     """A ledger's file whose transactions are counted."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__(file)
+        super().__init__(file, SCHEMA)
         self.counts = Counter[str]()
 
     def connect(self, *, write: bool, wait: float) -> Connection:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -314,9 +316,9 @@ async def test_waiting_for_a_turn_writes_nothing_until_it_comes(tmp_path: Path) 
     store = Watched(Database(file), ServerLock(file.file.with_name("servers")))
     given: dict[str, Any] = {"transport": httpx.MockTransport(draw), "limits": Limits(calls_at_once=1)}
     async with app_over(API, tmp_path, store=store, **given) as app:
-        first = await app.service.generate(VegaRTParameters(prompt="the first"))
+        first = await begun(app.service, VegaRTParameters(prompt="the first"))
         await until(lambda: file.counts["flushes"])
-        second = await app.service.generate(VegaRTParameters(prompt="the second"))
+        second = await begun(app.service, VegaRTParameters(prompt="the second"))
         await until(lambda: len(looks) > 3)
         assert file.counts == {"tries": 3, "writes": 3, "flushes": 1}, "two begun, one sent"
         go.set()
@@ -344,11 +346,11 @@ async def test_a_call_is_sent_only_once_only_by_its_holder_and_only_while_it_is_
 @pytest.mark.parametrize(
     ("wanted", "cancelled", "after", "outcome"),
     [
-        (JOINING, False, timedelta(seconds=119), Sending.SENT),
-        (JOINING, False, timedelta(seconds=121), Sending.UNWANTED),
+        (WANTED, False, timedelta(seconds=119), Sending.SENT),
+        (WANTED, False, timedelta(seconds=121), Sending.UNWANTED),
         (SUBMITTED, False, timedelta(minutes=59), Sending.SENT),
         (SUBMITTED, False, timedelta(minutes=61), Sending.UNWANTED),
-        (JOINING, True, timedelta(seconds=3), Sending.UNWANTED),
+        (WANTED, True, timedelta(seconds=3), Sending.UNWANTED),
     ],
 )
 async def test_another_server_sends_a_call_only_while_someone_expects_it(
@@ -474,7 +476,7 @@ async def test_a_call_that_is_cancelled_as_it_begins_is_neither_sent_nor_remembe
     store = Hasty.in_file(tmp_path / "home" / "ledger.sqlite3")
     async with app_over(sandbox.url, tmp_path, store=store, limits=Limits(usd_a_day=Decimal(1))) as app:
         with anyio.CancelScope() as store.scope:
-            await app.service.generate(VegaRTParameters(prompt="a fox"))
+            await begun(app.service, VegaRTParameters(prompt="a fox"))
         assert store.scope.cancelled_caught
 
         async def forgotten() -> bool:
@@ -599,7 +601,8 @@ async def test_a_call_that_is_cancelled_while_it_joins_a_job_leaves_that_to_the_
     home = tmp_path / "home"
     died = Server(home)
     parameters = VegaRTParameters(prompt="a fox")
-    job = Job.of_call(parameters, Route.V1, sandbox.url, OPERATOR, datetime.now(UTC))
+    account = await died.store.accounts.of_key(KEY)
+    job = Job.of_call(parameters, route=Route.V1, base_url=sandbox.url, account=account, created=datetime.now(UTC))
     await died.store.begin(job, NO_LIMITS)
     died.die()
     store = Stuck.in_file(home / "ledger.sqlite3")
@@ -609,7 +612,7 @@ async def test_a_call_that_is_cancelled_while_it_joins_a_job_leaves_that_to_the_
             await until(lambda: store.asked)
             tasks.cancel_scope.cancel()
         store.stuck = False
-        joined = await app.service.generate(parameters)
+        joined = await begun(app.service, parameters)
         assert joined.local_id == job.local_id
         await until(lambda: complete(app.service, job))
     await died.store.close()
@@ -691,7 +694,7 @@ def other_schema(file: Path) -> Generator[None]:
 def changed_schema(file: Path) -> Generator[None]:
     with closing(sqlite3.connect(file)) as database:
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {FINGERPRINT + 1}")
+        database.execute(f"PRAGMA user_version = {fingerprint_of(SCHEMA) + 1}")
         database.execute("CREATE TABLE jobs (id TEXT)")
     yield
 
@@ -756,7 +759,7 @@ async def test_a_ledger_on_a_network_volume_is_refused_before_anything_is_paid(
 ) -> None:
     mounts, home = tmp_path / "mountinfo", tmp_path / "home"
     mounts.write_text(f"21 1 8:2 / / rw - ext4 /dev/sda rw\n60 21 0:50 / {home} rw - nfs4 server:/home rw\n")
-    file = SqliteFile(home / "ledger.sqlite3", mounts=mounts)
+    file = SqliteFile(home / "ledger.sqlite3", SCHEMA, mounts=mounts)
     store = JobStore(Database(file), ServerLock(home / "servers"))
     async with app_over(sandbox.url, tmp_path, store=store) as app, Client(build_server(app)) as agent:
         text = text_of(await agent.call_tool(RT, {"prompt": "a fox"}))

@@ -24,6 +24,7 @@ from conftest import (
     NO_PAUSE,
     Sandbox,
     app_over,
+    begun,
     images_of,
     job_of,
     noise,
@@ -141,7 +142,7 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
     async with app_over(sandbox.url, tmp_path) as app:
         asked = sandbox.account.requests["GET status"]
         # A whole picture is drawn meanwhile.
-        another = await app.service.generate(VegaRTParameters(prompt="another"))
+        another = await begun(app.service, VegaRTParameters(prompt="another"))
         async for _ in app.service.follow(another, 45):
             pass
         assert (await app.service.get(another.local_id)).complete
@@ -913,10 +914,10 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
     async with app_over(
         sandbox.url, tmp_path, transport=Noting(), policy=RetryPolicy(retry_seconds=0), clock=clock
     ) as app:
-        first = await app.service.generate(VegaRTParameters(prompt="first"))
+        first = await begun(app.service, VegaRTParameters(prompt="first"))
         async for _ in app.service.follow(first, 45):
             pass
-        await app.service.generate(VegaRTParameters(prompt="second"))
+        await begun(app.service, VegaRTParameters(prompt="second"))
         await until(lambda: len(sent) == 3)
     assert sent[2] - sent[1] >= 1
 

@@ -12,18 +12,19 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import API, HANG_SECONDS, HISTORY, Sandbox, app_over, handle, job_of, noise, text_of, until
+from conftest import API, HANG_SECONDS, HISTORY, Sandbox, app_over, begun, handle, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 
 from mcp_vega import errors
-from mcp_vega.job import Job, Limits
+from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.database.job_store import JobStore
-from mcp_vega.storage.database.slots import Turns
-from mcp_vega.storage.database.spending import DailySpending
+from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.slots import Turns
+from mcp_vega.storage.ledger.spending import DailySpending
 
 pytestmark = pytest.mark.anyio
 
@@ -238,7 +239,7 @@ async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
         app_over(API, tmp_path / "two", home=home, transport=transport, limits=Limits(calls_at_once=3)) as two,
     ):
         jobs = [
-            await app.service.generate(VegaRTParameters(prompt=f"picture {number}"))
+            await begun(app.service, VegaRTParameters(prompt=f"picture {number}"))
             for number in range(5)
             for app in (one, two)
         ]
@@ -268,7 +269,7 @@ async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> 
     ):
         for number in range(2):
             job_of(await agent.call_tool(RT, {"prompt": f"picture {number}"}))
-        last = await app.service.generate(VegaRTParameters(prompt="picture 2"))
+        last = await begun(app.service, VegaRTParameters(prompt="picture 2"))
         await until(lambda: waits(app.service, last))
         late = await agent.call_tool("check_job", {"request_id": last.local_id})
         assert "(it waits for its turn: 16 paid calls at once and 2 a minute are allowed)" in text_of(late)
@@ -283,11 +284,11 @@ async def test_the_calls_of_one_caller_do_not_keep_those_of_another_waiting(tmp_
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
         jobs = [
-            await app.service.generate(VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
+            await begun(app.service, VegaRTParameters(prompt=f"loop {number}"), "a caller in a loop")
             for number in range(6)
         ]
         await api.reached(1)
-        jobs.append(await app.service.generate(VegaRTParameters(prompt="the other's"), "another"))
+        jobs.append(await begun(app.service, VegaRTParameters(prompt="the other's"), "another"))
         await until(lambda: waits(app.service, jobs[-1]))
         api.go.set()
         await ended(app.service, jobs)
@@ -302,9 +303,9 @@ async def test_a_server_in_a_loop_does_not_keep_another_server_waiting(tmp_path:
         app_over(API, tmp_path / "one", home=home, transport=transport, limits=limits) as one,
         app_over(API, tmp_path / "two", home=home, transport=transport, limits=limits) as two,
     ):
-        jobs = [await one.service.generate(VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
+        jobs = [await begun(one.service, VegaRTParameters(prompt=f"loop {number}")) for number in range(6)]
         await api.reached(1)
-        other = await two.service.generate(VegaRTParameters(prompt="the other's"))
+        other = await begun(two.service, VegaRTParameters(prompt="the other's"))
         await until(lambda: waits(two.service, other))
         api.go.set()
         await ended(two.service, [other])
@@ -321,7 +322,7 @@ async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path) -
         Client(build_server(app)) as agent,
         Client(build_server(hurried)) as hurried_agent,
     ):
-        first = await app.service.generate(VegaRTParameters(prompt="the first"))
+        first = await begun(app.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
         late = await hurried_agent.call_tool(RT, {"prompt": "too late"})
         assert code_of(late) == "too_many_calls"
@@ -336,12 +337,12 @@ async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path) -
 async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as app:
-        first = await app.service.generate(VegaRTParameters(prompt="the first"))
+        first = await begun(app.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        waiting = [await app.service.generate(VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
+        waiting = [await begun(app.service, VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
         await until(lambda: all(waits(app.service, job) for job in waiting))
         with pytest.raises(errors.TooManyCalls, match="5 calls wait"):
-            await app.service.generate(VegaParameters(prompt="one too many"), "bob")
+            await begun(app.service, VegaParameters(prompt="one too many"), "bob")
         api.go.set()
         await ended(app.service, [first])
     assert api.prompts == ["the first"]
@@ -350,9 +351,9 @@ async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp
 async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_not_charged(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
-        first = await app.service.generate(VegaRTParameters(prompt="the first"))
+        first = await begun(app.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        waiting = [await app.service.generate(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        waiting = [await begun(app.service, VegaRTParameters(prompt=f"{number}")) for number in range(3)]
         await until(lambda: all(waits(app.service, job) for job in waiting))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.service.finish, HANG_SECONDS)
@@ -372,7 +373,7 @@ async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails
     api, home = Api(), tmp_path / "home"
     given: dict[str, Any] = {"limits": Limits(calls_at_once=1), "busy_seconds": 0.5}
     async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), **given) as app:
-        jobs = [await app.service.generate(VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        jobs = [await begun(app.service, VegaRTParameters(prompt=f"{number}")) for number in range(3)]
         await api.reached(1)
         await until(lambda: all(waits(app.service, job) for job in jobs[1:]))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
@@ -391,14 +392,14 @@ async def test_a_slot_is_given_back_once_the_ledger_can_be_written_again(tmp_pat
         app_over(API, tmp_path / "one", home=home, **given) as one,
         app_over(API, tmp_path / "two", home=home, **given) as two,
     ):
-        first = await one.service.generate(VegaRTParameters(prompt="the first"))
+        first = await begun(one.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
             api.go.set()
             await until(lambda: not one.service.active)
         assert (await one.service.get(first.local_id)).complete
-        (done,) = await ended(two.service, [await two.service.generate(VegaRTParameters(prompt="the next"))])
+        (done,) = await ended(two.service, [await begun(two.service, VegaRTParameters(prompt="the next"))])
     assert done.complete
 
 
@@ -409,9 +410,9 @@ async def test_a_call_that_could_not_be_sent_is_not_said_to_be_free_before_that_
     given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
     given |= {"longest_wait": 0.05, "busy_seconds": 0.5, "heartbeat": 0.02}
     async with app_over(API, tmp_path, home=home, **given) as app, Client(build_server(app)) as agent:
-        await app.service.generate(VegaRTParameters(prompt="the first"))
+        await begun(app.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await app.service.generate(VegaRTParameters(prompt="late"))
+        late = await begun(app.service, VegaRTParameters(prompt="late"))
         with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
             unsure = await agent.call_tool("check_job", {"request_id": late.local_id, "wait_seconds": 45})
@@ -446,7 +447,7 @@ async def test_what_breaks_while_slots_are_looked_for_ends_neither_the_server_no
     given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
     store = OnceBroken.in_file(tmp_path / "home" / "ledger.sqlite3")
     async with app_over(API, tmp_path, store=store, **given) as app:
-        jobs = [await app.service.generate(VegaRTParameters(prompt=f"{number}")) for number in range(2)]
+        jobs = [await begun(app.service, VegaRTParameters(prompt=f"{number}")) for number in range(2)]
         await until(lambda: "No slot can be taken" in caplog.text)
         api.go.set()
         assert all(job.complete for job in await ended(app.service, jobs))
@@ -461,7 +462,7 @@ async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_pat
         return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": past.isoformat()})
 
     async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse)) as app:
-        await app.service.generate(VegaRTParameters(prompt="a fox"))
+        await begun(app.service, VegaRTParameters(prompt="a fox"))
         await until(lambda: len(asked) == 3)
     assert asked[1] - asked[0] >= 1
     assert asked[2] - asked[1] >= 2
@@ -477,7 +478,7 @@ async def test_calls_that_the_api_refuses_count_among_those_of_a_minute(tmp_path
     # The minute does not end.
     given: dict[str, Any] = {"limits": Limits(calls_a_minute=2), "uptime": lambda: 1000.0}
     async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse), **given) as app:
-        job = await app.service.generate(VegaRTParameters(prompt="a fox"))
+        job = await begun(app.service, VegaRTParameters(prompt="a fox"))
         await until(lambda: len(asked) == 2)
         await until(lambda: "2 a minute" in "".join(app.service.active[0].notes))
         assert (await app.service.get(job.local_id)).state == "QUEUED"
@@ -490,11 +491,11 @@ async def test_a_server_that_leaves_gives_its_turns_back_before_it_is_gone(tmp_p
         app_over(API, tmp_path / "one", home=home, transport=httpx.MockTransport(api), limits=limits) as one,
         app_over(API, tmp_path / "two", home=home, transport=httpx.MockTransport(other), limits=limits) as two,
     ):
-        first = await one.service.generate(VegaRTParameters(prompt="the first"))
+        first = await begun(one.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
-        late = await one.service.generate(VegaRTParameters(prompt="late"))
+        late = await begun(one.service, VegaRTParameters(prompt="late"))
         await until(lambda: waits(one.service, late))
-        next_one = await two.service.generate(VegaRTParameters(prompt="the next"))
+        next_one = await begun(two.service, VegaRTParameters(prompt="the next"))
         await until(lambda: waits(two.service, next_one))
         slow = await one.service.get(first.local_id)
         async with anyio.create_task_group() as tasks:
@@ -521,7 +522,7 @@ async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tm
         app_over(API, tmp_path, transport=httpx.MockTransport(api), **given) as app,
         Client(build_server(app)) as agent,
     ):
-        await app.service.generate(VegaRTParameters(prompt="the first"))
+        await begun(app.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
         with anyio.fail_after(HANG_SECONDS):
             queued = await agent.call_tool("submit_job", {"prompt": "the next"}, progress_callback=hear)
@@ -550,7 +551,7 @@ async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None
 
     async def draw(number: int) -> None:
         try:
-            await app.service.generate(VegaRTParameters(prompt=f"{number}"))
+            await begun(app.service, VegaRTParameters(prompt=f"{number}"))
         except errors.TooManyCalls as error:
             refused.append(error)
 
@@ -565,7 +566,7 @@ async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None
 async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_path: Path) -> None:
     api, home, limits = Api(), tmp_path / "home", Limits(calls_at_once=1)
     async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as app:
-        await app.service.generate(VegaRTParameters(prompt="the first"))
+        await begun(app.service, VegaRTParameters(prompt="the first"))
         await api.reached(1)
     async with (
         app_over(sandbox.url, tmp_path, home=home, limits=limits) as app,

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from mcp_vega import __version__
 from mcp_vega.errors import InvalidSettings, VegaError
-from mcp_vega.job import SANDBOX, Limits
+from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import redacted
@@ -23,11 +23,12 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings, is_loopback
-from mcp_vega.storage.database.job_store import JobStore
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.store import ImageStore
+from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.limits import Limits
 
 logger = logging.getLogger(__name__)
 

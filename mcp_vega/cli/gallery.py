@@ -15,8 +15,8 @@ from mcp_vega.cli.output import write
 from mcp_vega.errors import GalleryError, InvalidArguments
 from mcp_vega.job import Image
 from mcp_vega.settings import Settings
-from mcp_vega.storage.database.search import ImageSearch
 from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.ledger.search import ImageSearch
 
 OPENERS = {"darwin": "open", "win32": "explorer"}
 

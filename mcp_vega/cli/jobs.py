@@ -14,13 +14,14 @@ import anyio
 from mcp_vega.cli.application import open_job_store
 from mcp_vega.cli.output import write
 from mcp_vega.errors import Charged, InvalidArguments, UnknownJob
-from mcp_vega.job import Budget, Job, dollars
+from mcp_vega.job import Job
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
 from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.settings import Settings
-from mcp_vega.storage.database.spending import DailySpending
+from mcp_vega.storage.ledger.limits import Budget, dollars
+from mcp_vega.storage.ledger.spending import DailySpending
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
 SPENT_HEADINGS = ("DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED")

@@ -10,8 +10,8 @@ import anyio
 from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.job import Image
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.storage.database.image_locations import ImageLocations, OldCopy
 from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.ledger.image_locations import ImageLocations, OldCopy
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
-from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.ledger.job_store import JobStore
 
 
 async def import_job(client: SegmindClient, request_id: str, api: str, now: datetime) -> Job:

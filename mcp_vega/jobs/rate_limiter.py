@@ -17,7 +17,7 @@ from mcp_vega import errors
 from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
-from mcp_vega.storage.database.slots import Sending
+from mcp_vega.storage.ledger.slots import Sending
 
 logger = logging.getLogger(__name__)
 

@@ -39,15 +39,30 @@ class Recovery:
         self._tasks = tasks
         tasks.start_soon(self._save_again)
 
+    async def account(self) -> str:
+        """What stands for the account that pays for this server's calls.
+
+        Raises:
+            VegaError: There is no usable key, or the store cannot be used.
+        """
+        return await self._store.accounts.of_key(self._client.require_key())
+
+    async def why_left_alone(self, job: Job) -> str:
+        """Why this server cannot settle a job, where another one must; raises as `account` does."""
+        if job.base_url != self._config.api:
+            return f"begun with another API, {job.base_url}; only a server with that SEGMIND_BASE_URL can finish it"
+        if job.account != await self.account():
+            return "begun with another API key; only a server with that SEGMIND_API_KEY can finish it"
+        return ""
+
     async def take_up(self, job: Job) -> Job:
         """Have a job carried on if there is more to do and nobody does it. Returns it as it now stands.
 
         Raises:
             VegaError: There is no usable key, or the store cannot be written.
         """
-        if not job.open or job.held or job.base_url != self._config.api or self._leaving:
+        if not job.open or job.held or self._leaving or await self.why_left_alone(job):
             return job
-        self._client.require_key()
         if claimed := await self._claim(job.local_id):
             return claimed
         await self._running.forget_if_kept(job)
@@ -72,8 +87,10 @@ class Recovery:
         moment = None  # at first all are tried: since the last server ended, much may have changed
         while not self._leaving:
             try:
-                self._client.require_key()
-                for local_id in await self._store.orphans(self._config.api, moment):
+                account = await self.account()
+                if moment is None:
+                    await self._warn_of_other_accounts(account)
+                for local_id in await self._store.orphans(self._config.api, account, moment):
                     await self._take_up_orphan(local_id)
                 moment = self._config.clock()
             except errors.InvalidSettings:
@@ -84,6 +101,14 @@ class Recovery:
                 logger.exception("The jobs that nobody works on could not be taken up")
             await self._mover.move_back()
             await anyio.sleep(LOOK_SECONDS)
+
+    async def _warn_of_other_accounts(self, account: str) -> None:
+        if count := await self._store.count_of_other_accounts(self._config.api, account):
+            logger.warning(
+                "%s unfinished jobs were begun with another API key. Only a server with that SEGMIND_API_KEY can find "
+                "out how they ended; until then they count as spent, and check_job shows what is known of them",
+                count,
+            )
 
     async def _take_up_orphan(self, local_id: str) -> None:
         try:

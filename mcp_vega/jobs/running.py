@@ -11,7 +11,7 @@ import anyio
 
 from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
-from mcp_vega.storage.database.job_store import JobStore
+from mcp_vega.storage.ledger.job_store import JobStore
 
 logger = logging.getLogger(__name__)
 

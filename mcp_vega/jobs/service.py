@@ -7,6 +7,7 @@ and what a server leaves behind when it ends is taken up by the next one.
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,7 +17,7 @@ import anyio.lowlevel
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Budget, Image, ImageLocation, Job, JobImage, Route
+from mcp_vega.job import OPERATOR, Image, ImageLocation, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
@@ -27,12 +28,22 @@ from mcp_vega.jobs.running import Listener, RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
-from mcp_vega.storage.database.job_store import JOINING, SUBMITTED, JobStore
 from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, JobStore
+from mcp_vega.storage.ledger.limits import Budget
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that waits for a job, which it began or, as the same call was made before, joined."""
+
+    job: Job
+    joined: bool
+
 
 # Seconds between questions about a job that another server works on.
 POLL_SECONDS = 0.25
@@ -104,29 +115,31 @@ class JobService:
 
     # ---- beginning ----
 
-    async def generate(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
+    async def generate(self, parameters: Parameters, owner: str = OPERATOR) -> Call:
         """Begin a job by the quickest way: one picture in one round trip (v1), several by the queue (v2).
 
-        A call with the same arguments whose result nobody received within two minutes is joined instead: it is paid
-        for already. Each call of this ends with one of `end_wait`.
+        One that the same call began and whose result nobody received is joined instead (`ledger/joining.py`): it is
+        paid for already. Each call of this ends with one of `end_wait`.
         """
-        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner, JOINING)
+        return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner, WANTED)
 
-    async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Job:
+    async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Call:
         """Begin a job in the API's queue (v2), or join one as `generate` does."""
         return await self._begin(parameters, Route.V2, owner, SUBMITTED)
 
-    async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Job:
+    async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Call:
         if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
-        job = Job.of_call(parameters, route, self.config.api, owner, self.config.clock())
-        self._client.require_key()
+        # Its arrival counts, not when the store has time for it.
+        job = Job.of_call(parameters, route=route, base_url=self.config.api, owner=owner, created=self.config.clock())
+        job = replace(job, account=await self._recovery.account())
         with self._limiter.starting(owner) as too_many:
             refusal = too_many or await self._no_room(job)
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
             try:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                return await self._taken_up(begun.job) if begun.joined else self._worker.start(begun)
+                job = await self._taken_up(begun.job) if begun.joined else self._worker.start(begun)
+                return Call(job, begun.joined)
             except BaseException:  # its caller has left, and will not end the wait
                 if begun.joined:
                     self.end_wait(begun.job, delivered=False, cancelled=True)
@@ -151,6 +164,10 @@ class JobService:
             cancelled: Whether its caller left before there was an answer.
         """
         self.store.end_wait(job, self.config.clock(), delivered=delivered, cancelled=cancelled)
+
+    async def take_back(self, job: Job) -> None:
+        """Note that a job's result was not received after all; written, with all that was noted, when this returns."""
+        await self.store.take_back(job, self.config.clock())
 
     def mark_delivered(self, job: Job) -> None:
         """Note that someone has a job's result: the same call would want another picture."""
@@ -193,6 +210,7 @@ class JobService:
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
         job = await import_job(self._client, request_id, self.config.api, self.config.clock())
+        job = replace(job, account=await self._recovery.account())
         if known := await job_without_id(self.store, job, request_id):
             return await self._recovery.take_up(known)
         if await self.store.add_known(job):
@@ -205,6 +223,10 @@ class JobService:
         if job is None or not job.is_shown_to(owner):
             raise _unknown(request_id)
         return job
+
+    async def why_left_alone(self, job: Job) -> str:
+        """Why only another server can finish a job; empty where this one can, or there is no key to tell by."""
+        return await _or_none(self._recovery.why_left_alone(job)) or ""
 
     async def _taken_up(self, job: Job) -> Job:
         """A job, with someone who works on it if there is something to do and that is possible now."""

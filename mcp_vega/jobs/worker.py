@@ -22,7 +22,7 @@ from mcp_vega.jobs.reconciliation import Reconciler
 from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Submission
-from mcp_vega.storage.database.job_store import Begun
+from mcp_vega.storage.ledger.job_store import Begun
 
 logger = logging.getLogger(__name__)
 

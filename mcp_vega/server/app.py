@@ -2,12 +2,12 @@
 
 import logging
 from base64 import b64encode
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
 import mcp_types
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
@@ -41,13 +41,16 @@ out or says that it is still drawing, ask check_job instead of repeating it. The
 parameters, draws the same image again."""
 
 
-def build_server(app: AppContext) -> MCPServer[Any]:
-    """The server with its tools, resources and prompts; the service in `app` must stay open while it runs."""
-    return _VegaServer(app)
+def build_server(app: AppContext, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Any]:
+    """The server with its tools, resources and prompts; the service in `app` must stay open while it runs.
+
+    Each request goes through the `middleware` first.
+    """
+    return _VegaServer(app, middleware)
 
 
 class _VegaServer(MCPServer[Any]):
-    def __init__(self, app: AppContext) -> None:
+    def __init__(self, app: AppContext, middleware: Sequence[ServerMiddleware[Any]]) -> None:
         self._app = app
         self._notifications = Notifications(app.service)
         icon = b64encode((files("mcp_vega.server") / "icon.png").read_bytes()).decode()
@@ -60,7 +63,7 @@ class _VegaServer(MCPServer[Any]):
             icons=[mcp_types.Icon(src=f"data:image/png;base64,{icon}", mime_type="image/png", sizes=["64x64"])],
             lifespan=self._notifications.connected,
             subscriptions=self._notifications.bus,
-            middleware=[self._around_each_request],
+            middleware=[*middleware, self._around_each_request],
         )
         self.completion()(self._complete)
 

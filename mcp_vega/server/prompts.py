@@ -15,7 +15,7 @@ from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.schemas import Arguments, ArgumentSchema
-from mcp_vega.storage.database.search import JobImage
+from mcp_vega.storage.ledger.search import JobImage
 
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 WAITING = (

@@ -14,7 +14,7 @@ from mcp_vega.redaction import quoted
 from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage.database.search import JobImage
+from mcp_vega.storage.ledger.search import JobImage
 
 GALLERY = "vega://gallery"
 JSON = "application/json"

@@ -11,33 +11,44 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 
 from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.imaging.preview import Mode
-from mcp_vega.job import OPERATOR, Image, Job, dollars
+from mcp_vega.job import OPERATOR, Image, Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
+from mcp_vega.storage.ledger.limits import dollars
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
+
+JOINED = (
+    "the same call was made shortly before and its result not received, so this is that one's job and nothing is paid "
+    "again; for another picture give another seed"
+)
 
 # Seconds after which to ask again for a job that takes longer than usual.
 OVERDUE = 10
 
 
-async def of_job(app: AppContext, job: Job, client: ClientInfo) -> CallToolResult:
-    """The result of a job as it stands, for the client that asked.
+async def of_job(app: AppContext, job: Job, client: ClientInfo, *, joined: bool = False) -> CallToolResult:
+    """The result of a job as it stands, for the client that asked; `joined` says that another call began it.
 
     Raises:
         VegaError: The job has failed: its own error.
     """
-    if job.problem:
-        raise job.problem.with_traceback(None)  # else it grows with every check
+    left_alone = await app.service.why_left_alone(job) if job.open and not job.held else ""
+    if problem := job.problem:
+        why = [f"it was {left_alone}"] if left_alone else []
+        said = "; ".join([problem.what, *why, *([JOINED] if joined else [])])
+        step = job.error.next_step if left_alone and job.error else None
+        raise problem.reworded(said, step).with_traceback(None)  # else it grows with every check
     meta = {"mcp-vega/job": data_of(job, client)}
+    joined_note = [JOINED] if joined else []
     if not job.state.finished:
-        return await _result(app, _under_way(app.service, job), meta)
+        return await _result(app, _under_way(app.service, job, left_alone), meta, joined_note)
     # A picture that no disk would take is in its result or nowhere.
     full = job.parameters.base64 or any(image.in_memory for image in job.images)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview)
-    return await _result(app, _finished(job, client), meta, notes, previews)
+    return await _result(app, _finished(job, client), meta, [*joined_note, *notes], previews)
 
 
 async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
@@ -107,11 +118,11 @@ def _finished(job: Job, client: ClientInfo) -> str:
     return "\n".join(lines)
 
 
-def _under_way(service: JobService, job: Job) -> str:
-    if job.base_url != service.config.api:
+def _under_way(service: JobService, job: Job, left_alone: str) -> str:
+    if left_alone:
         return (
-            f"The job was begun with another API, {job.base_url}, and has not finished; a server with that "
-            f"SEGMIND_BASE_URL finishes it. Do not repeat the call.\nState: {job.state}\nRequest id: {job.request_id}"
+            f"The job has not finished; it was {left_alone}. Do not repeat the call.\n"
+            f"State: {job.state}\nRequest id: {job.request_id}"
         )
     left = service.expected_seconds(job) - service.elapsed_seconds(job)
     late = "" if left > 0 else f", which takes longer than the usual {service.expected_seconds(job):.0f} s"

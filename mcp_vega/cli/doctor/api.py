@@ -18,12 +18,12 @@ from mcp_vega.errors import (
     Unauthorized,
     Unreachable,
 )
-from mcp_vega.job import dollars
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits
 from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.storage.ledger.limits import dollars
 
 
 def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) -> list[Check]:

@@ -8,9 +8,9 @@ from mcp_vega.cli.application import image_folder_of, open_job_store
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.errors import GalleryError, LedgerError
 from mcp_vega.settings import Settings
-from mcp_vega.storage.database.servers import Activity
 from mcp_vega.storage.images import confinement
 from mcp_vega.storage.images.folder import WANTED_BYTES
+from mcp_vega.storage.ledger.servers import Activity
 
 
 def check_gallery(settings: Settings) -> list[Check]:

@@ -16,7 +16,9 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import IMAGES_PATH, SSE_MESSAGES_PATH, owner_of
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.auth import HEALTH_PATH, AuthMiddleware
+from mcp_vega.server.http.cancellation import CancellationMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
+from mcp_vega.server.requests_in_flight import RequestsInFlight
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +38,15 @@ def build_application(
 
     The service in `app` must stay open while it runs. For `hosts` and `tokens` see `AuthMiddleware`.
     """
-    server = build_server(app)
+    requests = RequestsInFlight(app.service.take_back)
+    server = build_server(app, [requests.follow] if transport == "http" else [])
     _add_routes(server, app)
     path = PATHS[transport]
     if transport == "sse":
         asgi = server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=UNCHECKED)
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
+        asgi.add_middleware(CancellationMiddleware, requests=requests)
     asgi.add_middleware(AuthMiddleware, hosts=hosts, tokens=tokens, limits=limits)
     return asgi
 

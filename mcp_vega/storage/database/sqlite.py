@@ -17,16 +17,13 @@ from zlib import crc32
 
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage import folders
-from mcp_vega.storage.database import queries
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.network_volume import MOUNTS, network_volume
+from mcp_vega.storage.database.network_volume import MOUNTS, network_volume
 
 CREATION_SECONDS = 30.0
 
 # Tells a ledger from other files of SQLite ("vega" in ASCII).
 APPLICATION_ID = 0x76656761
-# Kept in the file, so that one of another schema is not taken for one of this; comments and space do not count.
-FINGERPRINT = crc32(" ".join(re.sub("--.*", "", queries.SCHEMA).split()).encode()) & 0x7FFFFFFF
 
 
 class SqliteFile:
@@ -36,12 +33,16 @@ class SqliteFile:
 
     Args:
         file: Its path.
+        schema: The tables, as statements of SQL.
         uptime: The machine's monotonic time in seconds, the same for all its processes.
         mounts: Where Linux tells what is mounted.
     """
 
-    def __init__(self, file: Path, uptime: Callable[[], float] = time.monotonic, mounts: Path = MOUNTS) -> None:
+    def __init__(
+        self, file: Path, schema: str, uptime: Callable[[], float] = time.monotonic, mounts: Path = MOUNTS
+    ) -> None:
         self.file = file
+        self._schema = schema
         self._uptime = uptime
         self._mounts = mounts
 
@@ -54,8 +55,8 @@ class SqliteFile:
         connection = sqlite3.connect(self.file, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
-            if _fingerprint(connection) != FINGERPRINT:
-                _create(connection)
+            if _fingerprint(connection) != fingerprint_of(self._schema):
+                _create(connection, self._schema)
             _share(connection, wait)
             _fingerprint(connection)  # the first look after that makes the log's file
             connection.execute("PRAGMA foreign_keys = ON")
@@ -156,17 +157,17 @@ def _share(connection: sqlite3.Connection, busy_seconds: float) -> None:
             return
 
 
-def _create(connection: sqlite3.Connection) -> None:
+def _create(connection: sqlite3.Connection, schema: str) -> None:
     """Make the tables in an empty file; every other server that opens it now waits."""
     connection.execute(f"PRAGMA busy_timeout = {CREATION_SECONDS * 1000:.0f}")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if _fingerprint(connection) != FINGERPRINT:  # no other server was quicker
+        if _fingerprint(connection) != fingerprint_of(schema):  # no other server was quicker
             _require_empty(connection)
-            for statement in queries.SCHEMA.split(";"):
+            for statement in schema.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {FINGERPRINT}")
+            connection.execute(f"PRAGMA user_version = {fingerprint_of(schema)}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -177,6 +178,11 @@ def _create(connection: sqlite3.Connection) -> None:
 def _require_empty(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise _OtherSchemaError
+
+
+def fingerprint_of(schema: str) -> int:
+    """What stands in a file for its schema, so that one of another is not taken for it; comments do not count."""
+    return crc32(" ".join(re.sub("--.*", "", schema).split()).encode()) & 0x7FFFFFFF
 
 
 def _fingerprint(connection: sqlite3.Connection) -> int:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mcp_vega.errors import LedgerError
-from mcp_vega.job import Job, Limits
-from mcp_vega.storage.database import queries, spending
+from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.server_lock import ServerLock
+from mcp_vega.storage.ledger import queries, spending
+from mcp_vega.storage.ledger.limits import Limits
 
 
 @dataclass(frozen=True)

@@ -1,100 +1,6 @@
-"""The tables, and the statements by name, in SQL that PostgreSQL shares but for the types of the numbers.
+"""The statements by name, in SQL that PostgreSQL shares.
 
 :me is this server, :time the seconds of the clock that all servers share, :moment the time of day.
-"""
-
-SCHEMA = """
-    CREATE TABLE servers (
-        id TEXT PRIMARY KEY,       -- the name of its lock's file
-        process BIGINT NOT NULL,
-        calls_a_minute INTEGER     -- its limit, if it has one
-    );
-    CREATE TABLE jobs (
-        number INTEGER PRIMARY KEY,
-        local_id TEXT NOT NULL UNIQUE,
-        remote_id TEXT,
-        base_url TEXT NOT NULL,
-        owner TEXT NOT NULL,       -- '' is who works at the machine itself
-        model TEXT NOT NULL,
-        route TEXT NOT NULL,
-        arguments TEXT NOT NULL,   -- JSON, as the caller gave them
-        prompt TEXT NOT NULL,
-        seed BIGINT NOT NULL,      -- that was sent
-        parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
-        state TEXT NOT NULL,
-        open BOOLEAN NOT NULL,     -- whether more can be learnt or fetched
-        charged TEXT NOT NULL,
-        created TEXT NOT NULL,     -- ISO 8601, UTC, as all times of day
-        sent TEXT,                 -- NULL is proof that its call has not left
-        ended TEXT,
-        next_try TEXT,             -- when it is to be tried again
-        estimate TEXT NOT NULL,    -- USD, the exact decimal: what it is likely to cost
-        cost TEXT,                 -- USD, too (NULL: unknown, as in the next columns)
-        spent BIGINT NOT NULL,     -- billionths of a USD: what it counts for in `spending`
-        credits_left TEXT,
-        seconds TEXT,
-        reported_id TEXT,
-        reported_seed BIGINT,
-        notes TEXT NOT NULL,
-        error TEXT,
-        holder TEXT,               -- the server that works on it
-        awaited_by TEXT,           -- the server whose caller waits for it
-        delivered BOOLEAN NOT NULL,
-        last_call TEXT NOT NULL,   -- when a call for it last began or ended
-        wanted_until TEXT NOT NULL -- until when another server may send it
-    );
-    CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
-    CREATE INDEX jobs_by_time ON jobs (created);
-    CREATE INDEX jobs_open ON jobs (base_url) WHERE open;
-    CREATE INDEX jobs_unsent ON jobs (holder) WHERE open AND sent IS NULL;
-    CREATE INDEX jobs_to_join ON jobs (last_call) WHERE NOT delivered;
-    CREATE TABLE images (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        job TEXT NOT NULL REFERENCES jobs (local_id),
-        store TEXT NOT NULL,       -- the address of the store that it is in
-        key TEXT NOT NULL,         -- what it is called there
-        fallback BOOLEAN NOT NULL, -- whether it is not in the store that was the first when it was saved
-        mime_type TEXT NOT NULL,
-        width INTEGER NOT NULL,
-        height INTEGER NOT NULL,
-        bytes BIGINT NOT NULL,
-        sha256 TEXT NOT NULL,
-        created TEXT NOT NULL,     -- as of its job
-        owner TEXT NOT NULL,       -- as of its job
-        words TEXT NOT NULL,       -- what it is found by
-        deleted TEXT               -- when its file was deleted, if it was
-    );
-    CREATE INDEX images_by_job ON images (job);
-    CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
-    CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
-    CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
-    CREATE TABLE moved_images (
-        store TEXT NOT NULL,       -- where a picture still lies that is in another store now
-        key TEXT NOT NULL,
-        image TEXT NOT NULL REFERENCES images (id),
-        moved TEXT NOT NULL,
-        PRIMARY KEY (store, key)
-    );
-    CREATE INDEX moved_images_by_time ON moved_images (moved);
-    CREATE TABLE slots (           -- one for each call under way
-        number INTEGER PRIMARY KEY,
-        job TEXT NOT NULL UNIQUE,
-        server TEXT NOT NULL,
-        caller TEXT NOT NULL
-    );
-    CREATE TABLE calls (           -- those of the last minute
-        number INTEGER PRIMARY KEY,
-        caller TEXT NOT NULL,
-        time DOUBLE PRECISION NOT NULL  -- of the clock that all servers share
-    );
-    CREATE INDEX calls_by_caller ON calls (caller, time);
-    CREATE TABLE spending (
-        day TEXT NOT NULL,         -- UTC
-        owner TEXT NOT NULL,
-        spent BIGINT NOT NULL,     -- billionths of a USD
-        PRIMARY KEY (day, owner)
-    )
 """
 
 ENTER = """
@@ -106,9 +12,9 @@ ENTER = """
 # ---- jobs ----
 
 COLUMNS = (
-    *("local_id", "remote_id", "base_url", "owner", "model", "route", "arguments", "prompt", "seed", "parameters"),
-    *("state", "open", "charged", "created", "sent", "ended", "next_try", "estimate", "cost", "spent", "credits_left"),
-    *("seconds", "reported_id", "reported_seed", "notes", "error"),
+    *("local_id", "remote_id", "base_url", "account", "owner", "model", "route", "arguments", "call", "prompt", "seed"),
+    *("parameters", "state", "open", "charged", "created", "sent", "ended", "next_try", "estimate", "cost", "spent"),
+    *("credits_left", "seconds", "reported_id", "reported_seed", "notes", "error", "search"),
 )
 ADD = f"""
     INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, last_call, wanted_until)
@@ -157,16 +63,32 @@ OPEN_JOBS = """
 """
 UNFINISHED = """
     SELECT local_id, holder FROM jobs
-    WHERE open AND base_url = :base_url
+    WHERE open AND base_url = :base_url AND account = :account
         AND (holder IS NOT NULL OR next_try IS NULL OR next_try <= :moment OR :moment IS NULL)
     ORDER BY created
 """
+OF_OTHER_ACCOUNTS = "SELECT local_id FROM jobs WHERE open AND base_url = :base_url AND account != :account"
+HASH_KEY = "SELECT value FROM secrets WHERE name = 'account'"
+DRAW_HASH_KEY = "INSERT INTO secrets (name, value) VALUES ('account', :value) ON CONFLICT (name) DO NOTHING"
+ASSIGN = """
+    UPDATE jobs SET remote_id = :remote_id WHERE local_id = :local_id
+        AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
+    RETURNING local_id
+"""
+OPEN_WITH_RECIPE = """
+    WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url AND account = :account
+        AND model = :model AND seed = :seed AND prompt = :prompt
+"""
+
+# ---- the same call again ----
+
+# First the one that no call has joined for the longest.
 TO_JOIN = """
-    SELECT local_id, awaited_by FROM jobs
-    WHERE NOT delivered AND model = :model AND arguments = :arguments AND base_url = :base_url AND owner = :owner
-        AND last_call BETWEEN :awaited_since AND :until AND (last_call >= :since OR awaited_by IS NOT NULL)
-        AND NOT (state = 'FAILED' AND NOT open)
-    ORDER BY created
+    SELECT local_id, awaited_by, created <= :silent_since AS may_be_silent FROM jobs
+    WHERE NOT delivered AND call = :call AND model = :model AND base_url = :base_url AND account = :account
+        AND owner = :owner AND last_call BETWEEN :awaited_since AND :until
+        AND (last_call >= :since OR awaited_by IS NOT NULL) AND NOT (state = 'FAILED' AND NOT open)
+    ORDER BY last_call, number
 """
 JOIN = """
     UPDATE jobs SET awaited_by = :me, last_call = :moment,
@@ -179,15 +101,7 @@ END_WAIT = """
     WHERE local_id = :local_id
 """
 MARK_DELIVERED = "UPDATE jobs SET delivered = TRUE WHERE local_id = :local_id AND NOT delivered"
-ASSIGN = """
-    UPDATE jobs SET remote_id = :remote_id WHERE local_id = :local_id
-        AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
-    RETURNING local_id
-"""
-OPEN_WITH_RECIPE = """
-    WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url
-        AND model = :model AND seed = :seed AND prompt = :prompt
-"""
+TAKE_BACK = "UPDATE jobs SET delivered = FALSE, awaited_by = NULL, last_call = :moment WHERE local_id = :local_id"
 
 # ---- money ----
 

@@ -10,10 +10,11 @@ from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
 from mcp_vega.errors import Charged, SpendingLimitReached
-from mcp_vega.job import Job, dollars
-from mcp_vega.storage.database import queries
+from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
+from mcp_vega.storage.ledger import queries
+from mcp_vega.storage.ledger.limits import dollars
 
 BILLION = 10**9
 # More than any call costs; the sum of many still fits into 64 bits.

@@ -8,27 +8,28 @@ while it is alive.
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from mcp_vega.errors import VegaError
-from mcp_vega.job import OPERATOR, Job, Limits
-from mcp_vega.storage.database import queries, rows, spending
+from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import BUSY_SECONDS, Database
-from mcp_vega.storage.database.image_locations import ImageLocations
-from mcp_vega.storage.database.search import ImageSearch, read_jobs
-from mcp_vega.storage.database.server_lock import LOOK_SECONDS, ServerLock
-from mcp_vega.storage.database.servers import Activity, Servers
-from mcp_vega.storage.database.slots import Sending, Slots, Turns
-from mcp_vega.storage.database.spending import Spending
+from mcp_vega.storage.database.server_lock import ServerLock
 from mcp_vega.storage.database.sqlite import SqliteFile
+from mcp_vega.storage.ledger import joining, queries, rows, spending
+from mcp_vega.storage.ledger.accounts import Accounts
+from mcp_vega.storage.ledger.image_locations import ImageLocations
+from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.schema import SCHEMA
+from mcp_vega.storage.ledger.search import ImageSearch, read_jobs
+from mcp_vega.storage.ledger.servers import Activity, Servers
+from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
+from mcp_vega.storage.ledger.spending import Spending
 
-# The same arguments within this time join a job whose result nobody received. For as long another server may send a
-# call; one that was submitted is expected for longer.
-JOINING, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
-# When a server died is not known, so what its caller waited for is joined for as long as a call takes at most.
-AWAITED = timedelta(minutes=10)
+# For how long another server may send a call; one that was submitted is expected for longer.
+WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
 
 
 class Begun(NamedTuple):
@@ -51,6 +52,7 @@ class JobStore:
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
         self.spending = Spending(database)
+        self.accounts = Accounts(database)
 
     @classmethod
     def in_file(
@@ -60,12 +62,12 @@ class JobStore:
 
         For `uptime` see `SqliteFile`, for `busy_seconds` `Database`.
         """
-        return cls(Database(SqliteFile(file, uptime), busy_seconds), ServerLock(file.with_name("servers")))
+        return cls(Database(SqliteFile(file, SCHEMA, uptime), busy_seconds), ServerLock(file.with_name("servers")))
 
     # ---- the transactions of a paid call ----
 
     async def begin(
-        self, job: Job, limits: Limits, *, wanted: timedelta = JOINING, refusal: VegaError | None = None
+        self, job: Job, limits: Limits, *, wanted: timedelta = WANTED, refusal: VegaError | None = None
     ) -> Begun:
         """Write a new job down, as one that this server works on, and take a slot for it if it is its turn.
 
@@ -84,8 +86,8 @@ class JobStore:
 
         def begin(connection: Connection) -> Begun:
             me = self._servers.enter(connection, limits.calls_a_minute)
-            if joined := self._join(connection, job, me):
-                return Begun(joined, joined=True, may_send=False)
+            if joined := joining.join(connection, job, self._servers, me):
+                return Begun(self._read(connection, queries.BY_ID, id=joined)[0], joined=True, may_send=False)
             if refusal:
                 raise refusal
             self._servers.reserve(connection, job, limits)
@@ -99,24 +101,6 @@ class JobStore:
             return Begun(job, joined=False, may_send=may_send)
 
         return await self._database.write(begin)
-
-    def _join(self, connection: Connection, job: Job, me: str) -> Job | None:
-        """The job that a call with the same arguments began and whose result nobody received; its caller waits here."""
-        values = {
-            "model": job.model,
-            "arguments": rows.as_text(job.arguments),
-            "base_url": job.base_url,
-            "owner": job.owner,
-            "since": rows.moment(job.created - JOINING),
-            "awaited_since": rows.moment(job.created - AWAITED),
-            "until": rows.moment(job.created + JOINING),
-        }
-        for row in connection.execute(queries.TO_JOIN, values):
-            if not self._servers.alive(connection, [row["awaited_by"]], wait=LOOK_SECONDS):
-                joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created)}
-                connection.execute(queries.JOIN, {**joining, "until": values["until"]})
-                return self._read(connection, queries.BY_ID, id=row["local_id"])[0]
-        return None
 
     async def turns(self, limits: Limits, moment: datetime) -> Turns:
         """Which of this server's jobs may be sent now (UTC). What a server that has died keeps is freed."""
@@ -193,19 +177,26 @@ class JobStore:
 
         return await self._database.write(save, despite_cancel=True)
 
+    # ---- who has the result ----
+
     def end_wait(self, job: Job, moment: datetime, *, delivered: bool, cancelled: bool) -> None:
         """Note that a call that waited for a job has ended (UTC), with its result or without, or was cancelled.
 
         Nobody waits until that is written. Without the result it is written at once: the same call may come next.
         """
-        noted = {"moment": rows.moment(moment), "delivered": delivered, "cancelled": cancelled}
-        values = {"local_id": job.local_id, **noted}
-        self._database.defer(lambda connection: connection.execute(queries.END_WAIT, values), at_once=not delivered)
+        end = partial(joining.end_wait, local_id=job.local_id, moment=moment, delivered=delivered, cancelled=cancelled)
+        self._database.defer(end, at_once=not delivered)
 
     def mark_delivered(self, job: Job) -> None:
         """Note that a job's result was delivered; nobody waits until that is written."""
-        values = {"local_id": job.local_id}
-        self._database.defer(lambda connection: connection.execute(queries.MARK_DELIVERED, values))
+        self._database.defer(partial(joining.mark_delivered, local_id=job.local_id))
+
+    async def take_back(self, job: Job, moment: datetime) -> None:
+        """Note that a job's result was not received after all, as its call was cancelled at that moment (UTC).
+
+        All that was noted before is written as well when this returns.
+        """
+        await self._database.write(partial(joining.take_back, local_id=job.local_id, moment=moment))
 
     # ---- looking ----
 
@@ -218,9 +209,9 @@ class JobStore:
         return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner)
 
     async def open_with_recipe_of(self, job: Job) -> list[Job]:
-        """The other open jobs with a job's model, seed and prompt whose id at the API is not known."""
-        values: dict[str, Any] = {"local_id": job.local_id, "base_url": job.base_url, "model": job.model}
-        values |= {"seed": job.parameters.seed, "prompt": job.parameters.prompt}
+        """The other open jobs with a job's account, model, seed and prompt whose id at the API is not known."""
+        values: dict[str, Any] = {"local_id": job.local_id, "base_url": job.base_url, "account": job.account}
+        values |= {"model": job.model, "seed": job.parameters.seed, "prompt": job.parameters.prompt}
         return await self._jobs(queries.OPEN_WITH_RECIPE, **values)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
@@ -268,16 +259,21 @@ class JobStore:
 
         return await self._database.write(claim)
 
-    async def orphans(self, base_url: str, moment: datetime | None = None) -> list[str]:
-        """The local ids of an API's open jobs that no living server works on and that are due at a moment (UTC)."""
+    async def orphans(self, base_url: str, account: str, moment: datetime | None = None) -> list[str]:
+        """The local ids of an account's open jobs that no living server works on and that are due at a moment (UTC)."""
 
         def look(connection: Connection) -> list[str]:
-            values = {"base_url": base_url, "moment": rows.moment(moment)}
+            values = {"base_url": base_url, "account": account, "moment": rows.moment(moment)}
             found = connection.execute(queries.UNFINISHED, values)
             alive = self._servers.alive(connection, {row["holder"] for row in found})
             return [row["local_id"] for row in found if row["holder"] not in alive]
 
         return await self._database.read(look)
+
+    async def count_of_other_accounts(self, base_url: str, account: str) -> int:
+        """How many of an API's open jobs belong to other accounts than this."""
+        values = {"base_url": base_url, "account": account}
+        return len(await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values)))
 
     async def activity(self) -> Activity:
         """What the other servers do, and what is still to be done."""

@@ -9,9 +9,9 @@ from typing import Any
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import OPERATOR, Job, JobImage
 from mcp_vega.parameters import MODELS
-from mcp_vega.storage.database import queries, rows
 from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.database.database import Database
+from mcp_vega.storage.ledger import queries, rows
 
 logger = logging.getLogger(__name__)
 

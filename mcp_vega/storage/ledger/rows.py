@@ -2,17 +2,17 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from mcp_vega.errors import Charged, MediaError, VegaError
-from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
+from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, Search, State
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.database.spending import billionths
+from mcp_vega.storage.ledger.spending import billionths
 
 # The parameters that have columns of their own.
 APART = {"prompt", "seed"}
@@ -31,10 +31,12 @@ def as_row(job: Job) -> dict[str, Any]:
         "local_id": job.local_id,
         "remote_id": job.remote_id,
         "base_url": job.base_url,
+        "account": job.account,
         "owner": job.owner,
         "model": job.model,
         "route": str(job.route),
-        "arguments": as_text(job.arguments),
+        "arguments": json.dumps(job.arguments, sort_keys=True),
+        "call": as_call(job),
         "prompt": job.parameters.prompt,
         "seed": job.parameters.seed,
         "parameters": job.parameters.model_dump_json(exclude=APART),
@@ -54,7 +56,13 @@ def as_row(job: Job) -> dict[str, Any]:
         "reported_seed": receipt.seed,
         "notes": json.dumps(job.notes),
         "error": _error_text(error),
+        "search": _search_text(job.search),
     }
+
+
+def as_call(job: Job) -> str:
+    """What a job's call asked for, as a text that is the same for the same call."""
+    return job.asked.model_dump_json()
 
 
 def as_image_rows(job: Job) -> list[dict[str, Any]]:
@@ -127,6 +135,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
         arguments=json.loads(row["arguments"]),
         route=Route(row["route"]),
         base_url=row["base_url"],
+        account=row["account"],
         owner=row["owner"],
         created=datetime.fromisoformat(row["created"]),
         sent=_moment(row["sent"]),
@@ -139,6 +148,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
         receipt=receipt,
         notes=tuple(json.loads(row["notes"])),
         error=_error(row["error"]),
+        search=_search(row["search"]),
     )
     return replace(job, images=job.in_order(image_from_row(image) for image in images))
 
@@ -149,11 +159,6 @@ def image_from_row(row: Row) -> Image:
     location, fallback = ImageLocation(row["store"], row["key"]), bool(row["fallback"])
     known = {name: row[name] for name in columns}
     return Image(location=location, fallback=fallback, deleted=_moment(row["deleted"]), **known)
-
-
-def as_text(arguments: Mapping[str, Any]) -> str:
-    """Arguments as the same text whenever they are the same."""
-    return json.dumps(arguments, sort_keys=True)
 
 
 def moment(time: datetime | None) -> str | None:
@@ -172,6 +177,15 @@ def _text(number: Decimal | None) -> str | None:
 def number(text: str | None) -> Decimal | None:
     """The exact number that a column's text stands for."""
     return None if text is None else Decimal(text)
+
+
+def _search_text(search: Search) -> str | None:
+    moments = {name: moment(time) for name, time in asdict(search).items()}
+    return json.dumps(moments) if any(moments.values()) else None
+
+
+def _search(text: str | None) -> Search:
+    return Search(**{name: _moment(time) for name, time in json.loads(text).items()}) if text else Search()
 
 
 # ---- errors ----

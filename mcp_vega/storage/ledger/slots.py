@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from mcp_vega.job import Job, Limits
-from mcp_vega.storage.database import queries, rows
+from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.ledger import queries, rows
+from mcp_vega.storage.ledger.limits import Limits
 
 
 class Sending(Enum):

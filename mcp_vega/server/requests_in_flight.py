@@ -1,0 +1,144 @@
+"""The tool calls over Streamable HTTP that are being answered, or just were, so that a cancellation finds its call.
+
+There `notifications/cancelled` comes in a request of its own, and the SDK, which keeps no sessions here, can tell
+nothing of the call that it means. (Over stdio and SSE it can.)
+"""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from starlette.requests import Request
+
+from mcp_vega.errors import VegaError
+from mcp_vega.job import Job
+from mcp_vega.server.client_info import owner_of
+
+logger = logging.getLogger(__name__)
+
+# An answer that was written may still cross a cancellation on its way.
+REMEMBERED_SECONDS = 10.0
+# For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
+WRITTEN_SECONDS = 2.0
+# What the SDK answers a call with that is cancelled over stdio.
+REQUEST_CANCELLED = -32800
+
+
+class Sender(NamedTuple):
+    """What tells clients apart that have no access token: a client's port is another with each request."""
+
+    address: str | None
+    user_agent: str | None
+
+    @classmethod
+    def of(cls, request: Request[Any]) -> "Sender":
+        """The sender of a request."""
+        return cls(request.client and request.client.host, request.headers.get("user-agent"))
+
+
+@dataclass(eq=False)
+class RequestInFlight:
+    """A tool call that is being answered. Once it is `unwanted`, its result counts as not received.
+
+    `take_back` has that written down for a job.
+    """
+
+    take_back: Callable[[Job], Awaitable[None]] | None = None
+    sender: Sender | None = None
+    job: Job | None = None
+    unwanted: bool = False
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    has_job: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    ended_at: float = 0
+
+    async def begins(self, job: Job) -> None:
+        """Note which job it waits for."""
+        self.job = job
+        self.has_job.set()
+        if self.unwanted:
+            await self.reject()
+
+    async def reject(self) -> None:
+        """Have it written down that its result is not received."""
+        if self.job and self.take_back:
+            try:
+                await self.take_back(self.job)
+            except VegaError as error:
+                logger.warning("A cancellation could not be written down: %s", error.what)
+
+
+_CURRENT = ContextVar[RequestInFlight | None]("current request", default=None)
+
+
+def current_request() -> RequestInFlight:
+    """The tool call that is being answered; over stdio and SSE nothing here changes it."""
+    return _CURRENT.get() or RequestInFlight()
+
+
+class RequestsInFlight:
+    """Those of one server, by owner and request id: ids are chosen by clients, and collide.
+
+    `take_back` is to write down that the result of a job was not received.
+    """
+
+    def __init__(self, take_back: Callable[[Job], Awaitable[None]]) -> None:
+        self._take_back = take_back
+        self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
+        self._ended: deque[tuple[tuple[str, str], RequestInFlight]] = deque()
+
+    async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """A middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
+        if ctx.method != "tools/call" or not isinstance(ctx.request, Request):
+            return await call_next(ctx)
+        self._forget_old()
+        request = RequestInFlight(self._take_back, Sender.of(ctx.request))
+        key = owner_of(ctx.request.scope), json.dumps(ctx.request_id)  # 7 and "7" are two ids
+        self._requests.setdefault(key, []).append(request)
+        _CURRENT.set(request)
+        try:
+            with request.scope:
+                return await call_next(ctx)
+        finally:
+            request.ended_at = anyio.current_time()
+            request.ended.set()
+            self._ended.append((key, request))
+        raise MCPError(REQUEST_CANCELLED, "Request cancelled")
+
+    def _forget_old(self) -> None:
+        while self._ended and self._ended[0][1].ended_at < anyio.current_time() - REMEMBERED_SECONDS:
+            key, request = self._ended.popleft()
+            self._requests[key].remove(request)
+            if not self._requests[key]:
+                del self._requests[key]
+
+    async def cancel(self, owner: str, request_id: str | int, sender: Sender) -> None:
+        """Note that the result of a call is not wanted, and end the call where it is the only one that can be meant.
+
+        To count a result as not received costs at most that the same call gets it once more; to end a stranger's call
+        would cost the stranger the answer. When this returns, the ledger knows.
+        """
+        self._forget_old()
+        known = self._requests.get((owner, json.dumps(request_id)), [])
+        under_way = [each for each in known if not each.ended.is_set()]
+        of_sender = [each for each in under_way or known if each.sender == sender]
+        meant = under_way or of_sender or known
+        for each in meant:
+            each.unwanted = True
+        ends = of_sender[0] if under_way and len(of_sender) == 1 else None
+        if ends:
+            ends.scope.cancel()
+        with anyio.move_on_after(WRITTEN_SECONDS):
+            for each in meant:
+                if each is ends:
+                    await each.ended.wait()
+                elif under_way:
+                    await each.has_job.wait()
+                await each.reject()

@@ -1,0 +1,61 @@
+"""The same call again, while nobody has the result of the first: it joins that one's job, which is paid for already.
+
+What is compared is the call after defaults and before a seed is drawn, whichever tool it came by. The functions work
+within transactions that are open already.
+"""
+
+from datetime import datetime, timedelta
+
+from mcp_vega.job import Job
+from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.database.server_lock import LOOK_SECONDS
+from mcp_vega.storage.ledger import queries, rows
+from mcp_vega.storage.ledger.servers import Servers
+
+# Within this time of a call's end, or of its beginning, the same call joins a job whose result nobody received.
+JOINING = timedelta(minutes=2)
+# When a server died is not known, so what its caller waited for is joined for as long as a call takes at most.
+AWAITED = timedelta(minutes=10)
+# A job whose caller still waits is joined once it is this old: the caller may have given up without a word. No client
+# is known to do that before 5 s, and two pictures that are wanted at once are asked for within one.
+SILENT = timedelta(seconds=4)
+
+
+def join(connection: Connection, job: Job, servers: Servers, me: str) -> str | None:
+    """Have a call wait for a job that the same call began; returns its local id, or None where there is none.
+
+    Where several could be joined, each of several calls joins another.
+    """
+    values = {
+        "call": rows.as_call(job),
+        "model": job.model,
+        "base_url": job.base_url,
+        "account": job.account,
+        "owner": job.owner,
+        "since": rows.moment(job.created - JOINING),
+        "awaited_since": rows.moment(job.created - AWAITED),
+        "until": rows.moment(job.created + JOINING),
+        "silent_since": rows.moment(job.created - SILENT),
+    }
+    for row in connection.execute(queries.TO_JOIN, values):
+        if row["may_be_silent"] or not servers.alive(connection, [row["awaited_by"]], wait=LOOK_SECONDS):
+            joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created)}
+            connection.execute(queries.JOIN, {**joining, "until": values["until"]})
+            return row["local_id"]
+    return None
+
+
+def end_wait(connection: Connection, local_id: str, moment: datetime, *, delivered: bool, cancelled: bool) -> None:
+    """Note that a call that waited for a job has ended (UTC), with its result or without, or was cancelled."""
+    noted = {"moment": rows.moment(moment), "delivered": delivered, "cancelled": cancelled}
+    connection.execute(queries.END_WAIT, {"local_id": local_id, **noted})
+
+
+def mark_delivered(connection: Connection, local_id: str) -> None:
+    """Note that somebody has a job's result."""
+    connection.execute(queries.MARK_DELIVERED, {"local_id": local_id})
+
+
+def take_back(connection: Connection, local_id: str, moment: datetime) -> None:
+    """Note that a job's result was not received after all, as its call was cancelled at that moment (UTC)."""
+    connection.execute(queries.TAKE_BACK, {"local_id": local_id, "moment": rows.moment(moment)})

@@ -1,0 +1,102 @@
+"""The tables, in SQL that PostgreSQL shares but for the types of the numbers."""
+
+SCHEMA = """
+    CREATE TABLE servers (
+        id TEXT PRIMARY KEY,       -- the name of its lock's file
+        process BIGINT NOT NULL,
+        calls_a_minute INTEGER     -- its limit, if it has one
+    );
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY,
+        local_id TEXT NOT NULL UNIQUE,
+        remote_id TEXT,
+        base_url TEXT NOT NULL,
+        account TEXT NOT NULL,     -- a keyed hash of the API key
+        owner TEXT NOT NULL,       -- '' is who works at the machine itself
+        model TEXT NOT NULL,
+        route TEXT NOT NULL,
+        arguments TEXT NOT NULL,   -- JSON, as the caller gave them
+        call TEXT NOT NULL,        -- JSON, after defaults and before the seed was drawn: the same call has the same
+        prompt TEXT NOT NULL,
+        seed BIGINT NOT NULL,      -- that was sent
+        parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
+        state TEXT NOT NULL,
+        open BOOLEAN NOT NULL,     -- whether more can be learnt or fetched
+        charged TEXT NOT NULL,
+        created TEXT NOT NULL,     -- ISO 8601, UTC, as all times of day
+        sent TEXT,                 -- NULL is proof that its call has not left
+        ended TEXT,
+        next_try TEXT,             -- when it is to be tried again
+        estimate TEXT NOT NULL,    -- USD, the exact decimal: what it is likely to cost
+        cost TEXT,                 -- USD, too (NULL: unknown, as in the next columns)
+        spent BIGINT NOT NULL,     -- billionths of a USD: what it counts for in `spending`
+        credits_left TEXT,
+        seconds TEXT,
+        reported_id TEXT,
+        reported_seed BIGINT,
+        notes TEXT NOT NULL,
+        error TEXT,
+        search TEXT,               -- JSON: how far the search for its call in the API's history has come
+        holder TEXT,               -- the server that works on it
+        awaited_by TEXT,           -- the server whose caller waits for it
+        delivered BOOLEAN NOT NULL,
+        last_call TEXT NOT NULL,   -- when a call for it last began or ended
+        wanted_until TEXT NOT NULL -- until when another server may send it
+    );
+    CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
+    CREATE INDEX jobs_by_time ON jobs (created);
+    CREATE INDEX jobs_open ON jobs (base_url) WHERE open;
+    CREATE INDEX jobs_unsent ON jobs (holder) WHERE open AND sent IS NULL;
+    CREATE INDEX jobs_to_join ON jobs (last_call) WHERE NOT delivered;
+    CREATE TABLE secrets (
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    );
+    CREATE TABLE images (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        job TEXT NOT NULL REFERENCES jobs (local_id),
+        store TEXT NOT NULL,       -- the address of the store that it is in
+        key TEXT NOT NULL,         -- what it is called there
+        fallback BOOLEAN NOT NULL, -- whether it is not in the store that was the first when it was saved
+        mime_type TEXT NOT NULL,
+        width INTEGER NOT NULL,
+        height INTEGER NOT NULL,
+        bytes BIGINT NOT NULL,
+        sha256 TEXT NOT NULL,
+        created TEXT NOT NULL,     -- as of its job
+        owner TEXT NOT NULL,       -- as of its job
+        words TEXT NOT NULL,       -- what it is found by
+        deleted TEXT               -- when its file was deleted, if it was
+    );
+    CREATE INDEX images_by_job ON images (job);
+    CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
+    CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
+    CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
+    CREATE TABLE moved_images (
+        store TEXT NOT NULL,       -- where a picture still lies that is in another store now
+        key TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images (id),
+        moved TEXT NOT NULL,
+        PRIMARY KEY (store, key)
+    );
+    CREATE INDEX moved_images_by_time ON moved_images (moved);
+    CREATE TABLE slots (           -- one for each call under way
+        number INTEGER PRIMARY KEY,
+        job TEXT NOT NULL UNIQUE,
+        server TEXT NOT NULL,
+        caller TEXT NOT NULL
+    );
+    CREATE TABLE calls (           -- those of the last minute
+        number INTEGER PRIMARY KEY,
+        caller TEXT NOT NULL,
+        time DOUBLE PRECISION NOT NULL  -- of the clock that all servers share
+    );
+    CREATE INDEX calls_by_caller ON calls (caller, time);
+    CREATE TABLE spending (
+        day TEXT NOT NULL,         -- UTC
+        owner TEXT NOT NULL,
+        spent BIGINT NOT NULL,     -- billionths of a USD
+        PRIMARY KEY (day, owner)
+    )
+"""
