@@ -295,6 +295,7 @@ async def test_a_picture_costs_three_transactions_and_one_flush(
     # That the caller has the result waits for the next transaction, however long that takes.
     store = JobStore(Database(file, deferred_seconds=3600), ServerLock(file.file.with_name("servers")))
     async with app_over(sandbox.url, tmp_path, store=store) as app, Client(build_server(app)) as agent:
+        await store.accounts.of_key(KEY)  # a new ledger's first call writes once more
         for number in range(5):
             before = file.counts.copy()
             job_of(await agent.call_tool(VEGA, {"prompt": f"{number}", **arguments}))
@@ -316,6 +317,8 @@ async def test_waiting_for_a_turn_writes_nothing_until_it_comes(tmp_path: Path) 
     store = Watched(Database(file), ServerLock(file.file.with_name("servers")))
     given: dict[str, Any] = {"transport": httpx.MockTransport(draw), "limits": Limits(calls_at_once=1)}
     async with app_over(API, tmp_path, store=store, **given) as app:
+        await store.accounts.of_key(KEY)
+        file.counts.clear()
         first = await begun(app.service, VegaRTParameters(prompt="the first"))
         await until(lambda: file.counts["flushes"])
         second = await begun(app.service, VegaRTParameters(prompt="the second"))

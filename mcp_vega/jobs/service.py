@@ -7,7 +7,7 @@ and what a server leaves behind when it ends is taken up by the next one.
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager, AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -29,20 +29,12 @@ from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.images.fallback import FallbackImageStore
-from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, JobStore
+from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
 from mcp_vega.storage.ledger.limits import Budget
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that waits for a job, which it began or, as the same call was made before, joined."""
-
-    job: Job
-    joined: bool
 
 
 # Seconds between questions about a job that another server works on.
@@ -115,7 +107,7 @@ class JobService:
 
     # ---- beginning ----
 
-    async def generate(self, parameters: Parameters, owner: str = OPERATOR) -> Call:
+    async def generate(self, parameters: Parameters, owner: str = OPERATOR) -> Begun:
         """Begin a job by the quickest way: one picture in one round trip (v1), several by the queue (v2).
 
         One that the same call began and whose result nobody received is joined instead (`ledger/joining.py`): it is
@@ -123,11 +115,11 @@ class JobService:
         """
         return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner, WANTED)
 
-    async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Call:
+    async def submit(self, parameters: Parameters, owner: str = OPERATOR) -> Begun:
         """Begin a job in the API's queue (v2), or join one as `generate` does."""
         return await self._begin(parameters, Route.V2, owner, SUBMITTED)
 
-    async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Call:
+    async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Begun:
         if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
         # Its arrival counts, not when the store has time for it.
@@ -139,7 +131,7 @@ class JobService:
             try:
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 job = await self._taken_up(begun.job) if begun.joined else self._worker.start(begun)
-                return Call(job, begun.joined)
+                return begun._replace(job=job)
             except BaseException:  # its caller has left, and will not end the wait
                 if begun.joined:
                     self.end_wait(begun.job, delivered=False, cancelled=True)

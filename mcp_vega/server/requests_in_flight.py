@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -99,8 +99,9 @@ class RequestsInFlight:
         if ctx.method != "tools/call" or not isinstance(ctx.request, Request):
             return await call_next(ctx)
         self._forget_old()
-        request = RequestInFlight(self._take_back, Sender.of(ctx.request))
-        key = owner_of(ctx.request.scope), json.dumps(ctx.request_id)  # 7 and "7" are two ids
+        came = cast("Request[Any]", ctx.request)
+        request = RequestInFlight(self._take_back, Sender.of(came))
+        key = owner_of(came.scope), json.dumps(ctx.request_id)  # 7 and "7" are two ids
         self._requests.setdefault(key, []).append(request)
         _CURRENT.set(request)
         try:

@@ -9,13 +9,14 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, Tool, ToolAnnotations
 
 from mcp_vega.job import Job
-from mcp_vega.jobs.service import Call, JobService
+from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.requests_in_flight import current_request
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
+from mcp_vega.storage.ledger.job_store import Begun
 
 LATEST = 10
 
@@ -48,32 +49,32 @@ class ToolDefinition:
 
 async def generate_image(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
-    call = await app.service.generate(parameters, CURRENT_CLIENT.get().owner)
-    return await _answer(app, call, context, until=lambda seen: seen.has_outcome)
+    begun = await app.service.generate(parameters, CURRENT_CLIENT.get().owner)
+    return await _answer(app, begun, context, until=lambda seen: seen.has_outcome)
 
 
 async def submit_job(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Queue a job and answer with its request id as soon as it is on its way, or waits for its turn."""
-    call = await app.service.submit(parameters, CURRENT_CLIENT.get().owner)
-    return await _answer(app, call, context, until=lambda seen: seen.accepted or seen.has_outcome or bool(seen.notes))
+    begun = await app.service.submit(parameters, CURRENT_CLIENT.get().owner)
+    return await _answer(app, begun, context, until=lambda seen: seen.accepted or seen.has_outcome or bool(seen.notes))
 
 
 async def _answer(
-    app: AppContext, call: Call, context: Context[Any, Any], until: Callable[[Job], bool]
+    app: AppContext, begun: Begun, context: Context[Any, Any], until: Callable[[Job], bool]
 ) -> CallToolResult:
     """The answer to a call that began or joined a job, after at most the wait.
 
     Whether it was what the caller wanted is noted: who calls again after it gets another picture; who was cancelled,
     told to wait, or still lacks a picture of it, gets this one.
     """
-    job = call.job
+    job = begun.job
     delivered, cancelled = False, True
     request = current_request()
     try:
         await request.begins(job)
         job = await _followed(app.service, job, app.wait_seconds, context, until)
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
-        result = await results.of_job(app, job, CURRENT_CLIENT.get(), joined=call.joined)
+        result = await results.of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined)
         cancelled = True
         await anyio.lowlevel.checkpoint_if_cancelled()  # else an answer that nobody gets would count as delivered
         cancelled = False
