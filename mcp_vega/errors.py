@@ -65,8 +65,7 @@ class VegaError(Exception):
 
     def reworded(self, what: str, next_step: str | None = None) -> Self:
         """The same error in other words; what else it knows it keeps."""
-        words = {"what": what, "next_step": next_step or self.next_step}
-        return _without_init(type(self), **{**self.__dict__, **words})
+        return _without_init(type(self), **{**self.__dict__, "what": what, "next_step": next_step or self.next_step})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VegaError) and self._said == other._said
@@ -262,9 +261,10 @@ class ContentBlocked(GenerationFailed):
 
 
 class Unreachable(SegmindError):  # noqa: N818
-    """No connection to the API could be made, so nothing was sent."""
+    """No connection to the API could be made, or a proxy refused it, so nothing was sent."""
 
     next_step = "Check the network and SEGMIND_BASE_URL, then call again"
+    repeatable: bool = True  # whether the same call may do better in a moment
 
 
 class NeverRan(SegmindError):  # noqa: N818

@@ -179,6 +179,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     preview: Mode = "auto",
     sandbox: bool = False,
     policy: RetryPolicy = POLICY,
+    open_http: Callable[[str], None] | None = None,
     home: Path | None = None,
     images: ImageStore | None = None,
     fallbacks: Sequence[ImageStore] = (),
@@ -192,7 +193,8 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     Pictures go into `images`, which is `folder` unless it is given, else into the `fallbacks`, else into memory.
     """
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
-        client = SegmindClient(http, SecretStr(key) if key else None, Endpoints(base_url, base_url + HISTORY), policy)
+        endpoints = Endpoints(base_url, base_url + HISTORY)
+        client = SegmindClient(http, SecretStr(key) if key else None, endpoints, policy, open_http)
         home = home or folder.with_name(f"{folder.name}-home")
         store = store or JobStore.in_file(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
         config = {"api": base_url, "pace": 0, **config}

@@ -38,7 +38,21 @@ def test_a_paid_call_that_was_refused_is_for_the_rate_limiter_to_repeat() -> Non
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_attempts_come_to_an_end(paid: bool) -> None:  # noqa: FBT001  both sides of one question
-    assert POLICY.pause_before_retry(httpx.ConnectError(""), POLICY.attempts - 1, NOW, paid=paid) is None
+    failure = errors.Unreachable("no route")
+    assert POLICY.pause_before_retry(failure, POLICY.attempts - 2, NOW, paid=paid) is not None
+    assert POLICY.pause_before_retry(failure, POLICY.attempts - 1, NOW, paid=paid) is None
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_what_would_fail_in_the_same_way_is_not_repeated(paid: bool) -> None:  # noqa: FBT001
+    failure = errors.Unreachable("a proxy said no")
+    failure.repeatable = False
+    assert POLICY.pause_before_retry(failure, 0, NOW, paid=paid) is None
+
+
+def test_a_paid_call_that_may_have_been_sent_is_not_repeated() -> None:
+    assert POLICY.pause_before_retry(httpx.ReadError(""), 0, NOW, paid=True) is None
+    assert POLICY.pause_before_retry(httpx.ReadError(""), 0, NOW, paid=False) is not None
 
 
 def test_status_requests_begin_when_the_picture_is_likely_ready_and_become_rarer() -> None:

@@ -60,9 +60,10 @@ async def open_application(
 async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) -> AsyncGenerator[SegmindClient]:
     """The API's client, for as long as the block runs."""
     headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
-    async with httpx.AsyncClient(transport=_LazyTransport(), headers=headers, cookies=no_cookies()) as http:
+    transport = _LazyTransport()
+    async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
         endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
-        yield SegmindClient(http, settings.api_key, endpoints, policy)
+        yield SegmindClient(http, settings.api_key, endpoints, policy, transport.open)
 
 
 @asynccontextmanager
@@ -133,32 +134,34 @@ class _LazyTransport(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self._clients: dict[bool, httpx.AsyncClient] = {}
 
+    def open(self, url: str) -> None:
+        """Open the client for an address beforehand; where that fails, the request will say so."""
+        with suppress(httpx.TransportError):
+            self._client(httpx.URL(url).host)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        here = is_loopback(request.url.host)
+        return await self._client(request.url.host).send(request, stream=True)
+
+    def _client(self, host: str) -> httpx.AsyncClient:
+        here = is_loopback(host)
         if here not in self._clients:
             try:
                 # As many connections as are asked for.
                 client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
-            except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-                raise httpx.ConnectError(_unusable(error)) from error  # nothing was sent
+            except OSError as error:
+                named = error.filename or "that SSL_CERT_FILE names"
+                said = f"the file {named} cannot be used for TLS: {error.strerror or error}"
+                raise httpx.ConnectError(said) from error
+            except ImportError as error:
+                raise httpx.ProxyError("the proxy is one of SOCKS, which needs the package socksio") from error
+            except (ValueError, httpx.InvalidURL) as error:  # its text may hold the proxy's password
+                raise httpx.ProxyError("a proxy in the environment has an address that cannot be used") from error
             self._clients[here] = client
-        return await self._clients[here].send(request, stream=True)
+        return self._clients[here]
 
     async def aclose(self) -> None:
         for client in self._clients.values():
             await client.aclose()
-
-
-def _unusable(error: Exception) -> str:
-    """What is wrong with the environment; an address of a proxy is left out, as it may hold a password."""
-    match error:
-        case ImportError():
-            return "the proxy is one of SOCKS, which needs the package socksio"
-        case OSError():
-            named = error.filename or "that SSL_CERT_FILE names"
-            return f"the file {named} cannot be used for TLS: {error.strerror or error}"
-        case _:
-            return "a proxy in the environment has an address that cannot be used"
 
 
 class _RedactingFormatter(logging.Formatter):

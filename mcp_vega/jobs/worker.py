@@ -107,6 +107,7 @@ class Worker:
     # ---- kinds of work ----
 
     async def _send(self, running: RunningJob) -> None:
+        self._client.prepare()
         await (self._send_v1 if running.job.route is Route.V1 else self._send_v2)(running)
 
     async def _send_v1(self, running: RunningJob) -> None:

@@ -1,7 +1,7 @@
 """The Segmind API's two Vega models: its endpoints as typed calls."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -42,15 +42,22 @@ class SegmindClient:
 
     Every call raises a `SegmindError` where it was refused, got no response or one that cannot be read; the error knows
     whether the call was charged. Without a key every call but `download` raises `MissingKey`. The key is sent to the
-    base URL and the history's URL only; `http` is not closed here.
+    base URL and the history's URL only; `http` is not closed here. `open_http` does what it does at its first request
+    to an address and takes a while, such as reading TLS certificates.
 
     Source of the contract: the vendor's model pages, its Python SDK and recorded responses.
     """
 
     def __init__(
-        self, http: httpx.AsyncClient, key: SecretStr | None, endpoints: Endpoints, policy: RetryPolicy = DEFAULT_POLICY
+        self,
+        http: httpx.AsyncClient,
+        key: SecretStr | None,
+        endpoints: Endpoints,
+        policy: RetryPolicy = DEFAULT_POLICY,
+        open_http: Callable[[str], None] | None = None,
     ) -> None:
         self._sender = HttpSender(http, policy)
+        self._open_http = open_http
         self._key = key
         self.base_url = endpoints.base_url.rstrip("/")
         self._history_url = endpoints.history_url.rstrip("/")
@@ -60,6 +67,11 @@ class SegmindClient:
     def require_key(self) -> str:
         """The key, where a call could be made with it; raises as `api_key.require_usable` does."""
         return api_key.require_usable(self._key)
+
+    def prepare(self) -> None:
+        """Do what can be done before a call is marked as sent, so that it leaves at once afterwards."""
+        if self._open_http:
+            self._open_http(self.base_url)
 
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the pictures, unless the API queues the call instead. Charged."""

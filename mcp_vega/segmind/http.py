@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.media_urls import AllowedUrls
+from mcp_vega.segmind.request_trace import RequestTrace
 from mcp_vega.segmind.response import ApiResponse, error_from
 
 # The longest that a whole paid call may take.
@@ -29,9 +30,8 @@ DRAWING_SECONDS = 300
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
 REDIRECTS = 3
-# What a call may end with that is worth another attempt: for a paid one, only what shows that it was never sent.
-REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, httpx.RequestError)
-NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+# What a question may end with that is worth another attempt. For a paid call it is `Unreachable` alone: never sent.
+REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, errors.Unreachable, httpx.RequestError)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class RetryPolicy:
 
     def pause_before_retry(self, failure: Exception, attempt: int, now: datetime, *, paid: bool) -> float | None:
         """Seconds until a call may be repeated whose attempt (from 0) failed; None when it must not be."""
-        if attempt + 1 >= self.attempts or not isinstance(failure, NEVER_SENT if paid else REPEATABLE):
+        if attempt + 1 >= self.attempts or not isinstance(failure, errors.Unreachable if paid else REPEATABLE):
+            return None
+        if isinstance(failure, errors.Unreachable) and not failure.repeatable:
             return None
         until = failure.until if isinstance(failure, errors.RateLimited) else None
         # The API's clock may be behind: a moment that is over does not allow asking at once.
@@ -106,8 +108,8 @@ class HttpSender:
         timeout = httpx.Timeout(limits.connect, read=read)
 
         async def attempt() -> ApiResponse:
-            stream = self._http.stream(method, url, headers={"x-api-key": key}, timeout=timeout, **request)
-            async with _time_limit(seconds), stream as response:
+            options = {"headers": {"x-api-key": key}, "timeout": timeout, **request}
+            async with self._exchange(method, url, seconds, **options) as response:
                 body = await _read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # A key that comes back in a response goes no further.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
@@ -132,8 +134,8 @@ class HttpSender:
         for _ in range(REDIRECTS + 1):
             if not allowed_urls.permits(url):
                 raise _not_allowed(url)
-            stream = self._http.stream("GET", url, timeout=httpx.Timeout(limits.connect, read=limits.read))
-            async with _time_limit(limits.media), stream as response:
+            timeout = httpx.Timeout(limits.connect, read=limits.read)
+            async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
                 if not response.has_redirect_location:
                     body = await _read_body(response, MAX_BYTES)
                     return ApiResponse(response.status_code, dict(response.headers), body)
@@ -142,6 +144,28 @@ class HttpSender:
                 location = str(httpx.URL(url).join(location))
             url = location
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
+
+    @asynccontextmanager
+    async def _exchange(self, method: str, url: str, seconds: float, **request: Any) -> AsyncGenerator[httpx.Response]:
+        """The response to one request, for at most so many seconds from its start to the end of the block.
+
+        Raises:
+            Unreachable: Nothing of the request was sent to the API.
+        """
+        if self._http.is_closed:
+            raise _not_made("the HTTP client is closed")
+        try:
+            built = self._http.build_request(method, url, **request)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise _not_made(type(error).__name__) from error
+        trace = built.extensions["trace"] = RequestTrace(built.url)
+        try:
+            async with _time_limit(seconds), aclosing(await self._http.send(built, stream=True)) as response:
+                yield response
+        except Exception as error:
+            if trace.nothing_sent(error):
+                raise trace.unreachable(error) from error
+            raise
 
     async def _repeat(
         self, attempt: Callable[[], Awaitable[ApiResponse]], *, paid: bool, retry_seconds: float
@@ -154,7 +178,7 @@ class HttpSender:
                 passing = outcome.status == 429 or outcome.status >= 500
                 failure = error_from(outcome, paid=paid) if passing else None
             # httpx follows no redirect here, but reads where one leads: ValueError where it cannot.
-            except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
+            except (errors.Unreachable, httpx.RequestError, httpx.InvalidURL, ValueError) as error:
                 outcome = failure = error
             pause = failure and self._policy.pause_before_retry(failure, number, datetime.now(UTC), paid=paid)
             if pause is None or time.monotonic() + pause > give_up:
@@ -163,6 +187,8 @@ class HttpSender:
             number += 1
         if isinstance(outcome, ApiResponse):
             return outcome
+        if isinstance(outcome, errors.Unreachable):
+            raise outcome
         raise _transport_error(outcome, paid=paid) from outcome
 
 
@@ -176,6 +202,12 @@ def _without_key(body: bytes, key: str) -> bytes:
     except (ValueError, RecursionError):
         return body
     return text.replace(key, "SG_...").encode(errors="replace") if key in text else body
+
+
+def _not_made(why: str) -> errors.Unreachable:
+    error = errors.Unreachable(f"The request to the API could not be made ({why})")
+    error.repeatable = False
+    return error
 
 
 def _not_allowed(url: str) -> errors.MediaError:
@@ -216,9 +248,8 @@ async def _time_limit(seconds: float) -> AsyncGenerator[None]:
 
 
 def _transport_error(error: Exception, *, paid: bool) -> errors.SegmindError:
+    """What to say of a request that was sent, or may have been."""
     name = type(error).__name__
-    if isinstance(error, NEVER_SENT):
-        return errors.Unreachable(f"No connection to the API could be made ({name})")
     if paid:
         return errors.OutcomeUnknown(f"The call was sent, but no whole answer came back ({name})")
     return errors.ServiceUnavailable(f"The API did not answer ({name})")

@@ -84,7 +84,7 @@ def _unreached(url: str, error: SegmindError) -> Check:
         case NotFound():
             mend = "Check SEGMIND_BASE_URL"
         case Unreachable() | ServiceUnavailable():
-            detail += f", {quoted(cause)}" if cause else ""
+            detail += f", {quoted(cause)}" if cause and cause not in error.what else ""
             if error.__cause__ is None:  # it was the API that said so
                 mend = "Wait a minute, then look again"
             elif "CERT" in cause:

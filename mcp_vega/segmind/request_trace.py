@@ -1,0 +1,75 @@
+"""What httpcore reports of a request on its way: whether any of it was written to the API.
+
+A call that failed before its own headers were written reached a proxy at most, so nobody charged it. httpcore tells its
+extension `trace` of every step; a proxy is asked for a tunnel with a request of its own, whose method is CONNECT.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from mcp_vega import errors
+from mcp_vega.redaction import quoted
+
+# What shows by itself that nothing was sent, where the transport reports no steps.
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+_PORTS = {"http": 80, "https": 443}
+
+
+class RequestTrace:
+    """Follows one request to `url`, as its extension `trace`."""
+
+    def __init__(self, url: httpx.URL) -> None:
+        self._url = url
+        self._reported = False
+        self._headers_begun = False
+        self._headers_written = False
+        self._proxied = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """Note a step, such as `http11.send_request_headers.started`."""
+        self._reported = True
+        match event.partition(".")[2]:
+            case "connect_tcp.started":
+                target = (self._url.raw_host.decode(), self._url.port or _PORTS.get(self._url.scheme))
+                self._proxied = (info["host"], info["port"]) != target
+            case "send_request_headers.started":
+                self._headers_begun = info["request"].method != b"CONNECT"
+            case "send_request_headers.complete":
+                self._headers_written = self._headers_begun
+            case _:
+                pass
+
+    def nothing_sent(self, error: Exception) -> bool:
+        """Whether the request failed with an error before any of it was written to the API."""
+        if not self._reported:
+            return isinstance(error, _NEVER_SENT)
+        # Headers that are not allowed are noticed before the first byte of them is written.
+        illegal = isinstance(error, httpx.LocalProtocolError) and not self._headers_written
+        return illegal or not self._headers_begun
+
+    def unreachable(self, error: Exception) -> errors.Unreachable:
+        """What to say of a request of which nothing was sent. An error's text may hold a header, so few are quoted."""
+        said, step = "No connection to the API could be made", None
+        answer = str(error) if isinstance(error, httpx.ProxyError) else None
+        if answer is not None or self._proxied:
+            variable = f"{self._url.scheme.upper()}_PROXY"
+            said += " through the proxy"
+            step = (
+                f"Check the proxy that {variable} or ALL_PROXY names (address, user name, password), or add the API's "
+                "host to NO_PROXY, and start the server again"
+            )
+        if "CERT" in str(error):
+            step = "Have SSL_CERT_FILE name a file of this network's certificates in PEM, or unset it"
+        why = f" ({type(error).__name__})" if answer is None else f": {quoted(answer, 100)}"
+        found = errors.Unreachable(said + why, next_step=step)
+        # A proxy that said no says so again; of its answers only a 5xx is likely to pass.
+        found.repeatable = answer is None or answer.startswith("5")
+        return found
