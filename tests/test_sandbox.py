@@ -187,8 +187,30 @@ async def test_history_lists_every_call_with_a_row_per_picture(http: httpx.Async
     assert [row["request_body"] for row in vega_rt] == ['{"prompt": "first"}']
     assert (await http.get(HISTORY, params={"page": 2, "per_page": 3})).json()["data"] == page["data"][3:]
     assert (await http.get(HISTORY, params={"from_date": "2000-01-01", "to_date": "2000-01-02"})).json()["data"] == []
-    for wrong in ({"page": "x"}, {"from_date": "2000-01-01"}, {"to_date": "soon"}):
+    oldest_first = (await http.get(HISTORY, params={"sort_order": "asc"})).json()["data"]
+    assert [row["model_status"] for row in oldest_first] == ["COMPLETED", "COMPLETED", "COMPLETED", "FAILED"]
+
+
+async def test_a_page_after_the_last_is_empty_and_one_before_the_first_is_refused(http: httpx.AsyncClient) -> None:
+    await submitted(http)
+    assert (await http.get(HISTORY, params={"page": 2})).json()["data"] == []
+    before = await http.get(HISTORY, params={"page": 0})
+    assert (before.status_code, before.json()) == (400, {"error": "page: must be at least 1"})
+    for wrong in ({"page": "x"}, {"per_page": 0}, {"from_date": "2000-01-01"}, {"to_date": "soon"}):
         assert (await http.get(HISTORY, params=wrong)).status_code == 400
+
+
+async def test_the_history_tells_a_key_of_its_own_calls_alone(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    mine = await submitted(http)
+    other = {"x-api-key": "SG_another"}
+    await http.post("/v1/segmind-vega", json={"prompt": "a wolf"}, headers=other)
+    (theirs,) = (await http.get(HISTORY, headers=other)).json()["data"]
+    assert [row["request_id"] for row in (await http.get(HISTORY)).json()["data"]] == [mine]
+    assert (await http.get(f"{HISTORY}/{mine}")).json()["request_id"] == mine
+    assert (await http.get(f"{HISTORY}/{theirs['request_id']}")).status_code == 404
+    shown = (await http.get("/_sandbox")).text + repr(sandbox.account.calls)
+    assert theirs["request_id"] in shown
+    assert not [key for key in (KEY, "SG_another") if key in shown]
 
 
 async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncClient, sandbox: Sandbox) -> None:

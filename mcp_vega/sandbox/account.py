@@ -5,7 +5,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -37,6 +37,7 @@ class Call:
     credits_left: Decimal
     seed: int
     pictures: int
+    key: str = field(repr=False)  # that it was made with: shown nowhere
     error: str = ""
     status_requests: int = 0
 
@@ -103,8 +104,8 @@ class Account:
             raise _rate_limited(self.admitted[0] + 60)
         self.admitted.append(self.now)
 
-    def take(self, route: str, slug: str, body: dict[str, Any]) -> Call:
-        """Take a call and book its charge.
+    def take(self, route: str, slug: str, body: dict[str, Any], key: str) -> Call:
+        """Take a call that was made with a key, and book its charge.
 
         Raises:
             Refusal: A fault or a lack of credits; or (v1) the body is wrong. v2 queues a wrong body and fails it later.
@@ -137,6 +138,7 @@ class Account:
             credits_left=self.credits,
             seed=random.randrange(10**10) if seed == -1 else seed,  # noqa: S311
             pictures=parameters.pictures if parameters else 0,
+            key=key,
             error=error,
         )
         self.calls[call.id] = call
