@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.sandbox.faults import Faults
+from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 
 RESULT_SECONDS = 3600
 MEDIA_SECONDS = 7 * 24 * 3600
@@ -79,6 +80,7 @@ class Account:
         self.credits = credits
         self.rate_limit = rate_limit
         self.history_status = 200  # what the request history answers with
+        self.history = HistoryBehaviour()
         self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # those that each route knows
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()  # to each endpoint

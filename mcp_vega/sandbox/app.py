@@ -6,9 +6,10 @@ GET  /v2/requests/{id}/status, …/{id}          its status, its result
 GET  /generations/{id}-{k}.jpeg                a picture, public
 GET  /v1/get-user-credits                      the balance
 GET  /inference-request/request-history[/{id}] the key's own calls, newest first
-GET  /_sandbox                                 balance, calls, counts of requests, the table of faults
+GET  /_sandbox                                 balance, calls, counts of requests, the history's behaviour, faults
 POST /_sandbox                                 change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
-                                               "history_status": what the request history answers with}
+                                               "history_status": what the request history answers with,
+                                               "history": {attributes of `HistoryBehaviour`}}
 """
 
 import json
@@ -36,11 +37,12 @@ HISTORY = "/inference-request/request-history"
 RETIRED = ("segmind-vega-v0",)
 FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
 # What `POST /_sandbox` may set, and how its JSON is read.
-READERS: dict[str, Callable[[Any], Any]] = {
-    "credits": lambda value: Decimal(str(value)),
-    "speed": float,
-    "rate_limit": int,
-    "history_status": int,
+READERS: dict[str, Callable[[Account, Any], Any]] = {
+    "credits": lambda _, value: Decimal(str(value)),
+    "speed": lambda _, value: float(value),
+    "rate_limit": lambda _, value: int(value),
+    "history_status": lambda _, value: int(value),
+    "history": lambda account, value: account.history.changed(value),
 }
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -187,8 +189,14 @@ class _Api:
             {"id": call.id, "model": call.slug, "route": call.route, "state": call.state(now), "body": call.body}
             for call in account.calls.values()
         ]
-        requests = dict(account.requests)
-        return Json({"credits": float(account.credits), "requests": requests, "calls": calls, "faults": FAULTS})
+        state = {
+            "credits": float(account.credits),
+            "requests": dict(account.requests),
+            "calls": calls,
+            "history": account.history.model_dump(),
+            "faults": FAULTS,
+        }
+        return Json(state)
 
     async def control(self, request: Request) -> Response:
         change: dict[str, Any] = await request.json()
@@ -196,7 +204,10 @@ class _Api:
         for name, value in change.items():
             if name not in READERS:
                 raise Refusal(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(READERS)}")
-            setattr(self._account, name, READERS[name](value))
+            try:
+                setattr(self._account, name, READERS[name](self._account, value))
+            except ValueError as error:
+                raise Refusal(400, str(error)) from error
         return await self.inspect(request)
 
     # ---- pictures ----

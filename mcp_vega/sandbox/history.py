@@ -1,9 +1,9 @@
-"""The request history: the calls that were made with the key that asks, newest first."""
+"""The request history: the calls that were made with the key that asks, newest first, as far as it behaves."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from email.utils import formatdate
 from typing import Any
 
@@ -11,10 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mcp_vega.sandbox.account import Account, Call, Refusal
+from mcp_vega.sandbox.history_behaviour import HistoryBehaviour, Inputs
 from mcp_vega.sandbox.responses import Json, base_url, media_urls
+from mcp_vega.sandbox.stranger import stranger_calls
 
 LARGEST_PAGE = 100
 DAYS = 31  # the longest span that may be asked about
+CUT_LENGTH = 40  # characters that are left of inputs that are cut
+TITLES = {"segmind-vega": "Segmind Vega", "segmind-vega-rt-v1": "Segmind Vega RT"}
+FAILURE: dict[str, Any] = {"error": "The request history cannot be read at the moment", "data": []}
 
 HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]  # from a call, the sandbox's own address and the time
 
@@ -29,29 +34,30 @@ class RequestHistory:
     async def history(self, request: Request) -> Response:
         """A page of the rows that the query asks for."""
         self._check()
-        asked = _read(request.query_params, self._account.now)
+        behaviour, asked = self._account.history, _read(request.query_params, self._account)
+        if behaviour.error:
+            return self._answer(FAILURE)
+        calls = sorted(self._calls(request), key=lambda call: call.created, reverse=asked.newest_first)
         rows = [
             row
-            for call in sorted(self._calls(request), key=lambda call: call.created, reverse=asked.newest_first)
-            if asked.model in call.slug and asked.since <= _day(call.created) <= asked.until
-            for row in self._history_rows(call, base_url(request), self._account.now)
+            for call in calls
+            if asked.model in _model_name(call, behaviour) and asked.since <= _day(call.created) <= asked.until
+            for row in self._rows(call, request)
             if asked.status in ("", row["model_status"])
         ]
-        start = (asked.page - 1) * asked.per_page
-        body = {
-            "data": rows[start : start + asked.per_page],
-            "page": asked.page,
-            "per_page": asked.per_page,
-            "total": len(rows),
-        }
-        return Json(body, headers={"date": formatdate(self._account.now, usegmt=True)})
+        size = min(asked.per_page, behaviour.per_page)
+        start = (asked.page - behaviour.first_page) * size
+        body = {"data": rows[start : start + size], "page": asked.page, "per_page": asked.per_page}
+        return self._answer({**body, "total": len(rows)} if behaviour.total else body)
 
     async def history_entry(self, request: Request) -> Response:
         """The first row of one call, of any age."""
         self._check()
+        if self._account.history.error:
+            return self._answer(FAILURE)
         for call in self._calls(request):
             if call.id == request.path_params["id"]:
-                return Json(self._history_rows(call, base_url(request), self._account.now)[0])
+                return self._answer(self._rows(call, request)[0])
         raise Refusal(404, "Request not found")
 
     def _check(self) -> None:
@@ -59,8 +65,33 @@ class RequestHistory:
             raise Refusal(self._account.history_status)
 
     def _calls(self, request: Request) -> list[Call]:
-        """The calls that were made with the key of a request."""
-        return [call for call in self._account.calls.values() if call.key == request.headers["x-api-key"]]
+        """The calls that are told of to the key of a request."""
+        behaviour, now = self._account.history, self._account.now
+        if behaviour.account == "another":
+            calls = stranger_calls(now)
+        else:
+            calls = [call for call in self._account.calls.values() if call.key == request.headers["x-api-key"]]
+        return [call for call in calls if call.created + behaviour.late <= now]
+
+    def _rows(self, call: Call, request: Request) -> list[dict[str, Any]]:
+        """The rows of a call, changed as the history behaves."""
+        behaviour = self._account.history
+        changes: dict[str, Any] = {}
+        if behaviour.models != "slugs":
+            changes["model_name"] = _model_name(call, behaviour)
+        if behaviour.time_zone is not None:
+            local = datetime.fromtimestamp(call.created, UTC) + timedelta(hours=behaviour.time_zone)
+            changes["model_created"] = local.replace(tzinfo=None).isoformat()
+        if behaviour.inputs != "full":
+            changes["request_body"] = _inputs(call, behaviour.inputs)
+        rows = self._history_rows(call, base_url(request), self._account.now)
+        return [{**row, **changes} for row in rows]
+
+    def _answer(self, body: dict[str, Any]) -> Response:
+        """An answer that is dated as the history behaves."""
+        behaviour = self._account.history
+        said = formatdate(self._account.now + behaviour.date_off, usegmt=True)
+        return Json(body, headers={"date": said} if behaviour.date else None)
 
 
 @dataclass(frozen=True)
@@ -76,8 +107,9 @@ class _Query:
     newest_first: bool
 
 
-def _read(query: Mapping[str, str], now: float) -> _Query:
+def _read(query: Mapping[str, str], account: Account) -> _Query:
     """What a query asks for; a `Refusal` is what the API says to a wrong one."""
+    now, behaviour = account.now, account.history
     since = query.get("from_date") or _day(now - 7 * 24 * 3600)
     until = query.get("to_date") or _day(now)
     try:
@@ -85,8 +117,8 @@ def _read(query: Mapping[str, str], now: float) -> _Query:
         days = (date.fromisoformat(until) - date.fromisoformat(since)).days
     except ValueError as error:
         raise Refusal(400, str(error)) from error
-    if page < 1:
-        raise Refusal(400, "page: must be at least 1")
+    if page < behaviour.first_page:
+        raise Refusal(400, f"page: must be at least {behaviour.first_page}")
     if per_page < 1:
         raise Refusal(400, "per_page: must be at least 1")
     if days > DAYS:
@@ -98,7 +130,7 @@ def _read(query: Mapping[str, str], now: float) -> _Query:
         until=until,
         model=query.get("model_name", ""),
         status=query.get("status", ""),
-        newest_first=query.get("sort_order") != "asc",
+        newest_first=behaviour.order == "as-asked" and query.get("sort_order") != "asc",
     )
 
 
@@ -110,14 +142,33 @@ def history_rows(call: Call, base: str, now: float) -> list[dict[str, Any]]:
         "model_name": call.slug,
         "model_status": state if state in ("COMPLETED", "FAILED") else "PENDING",
         "credits_deduction": float(call.cost),
-        # Recorded rows show both forms of the inputs: JSON and a Python literal.
-        "request_body": json.dumps(call.body) if call.route == "v1" else str(call.body),
+        "request_body": _inputs(call, "full"),
         "latency_ms": round((call.queue_seconds + call.run_seconds) * 1000),
         "model_created": datetime.fromtimestamp(call.created, UTC).isoformat(),
         "generation_url": None,
         "error": call.error or None,
     }
     return [{**row, "generation_url": url} for url in media_urls(call, base)] if state == "COMPLETED" else [row]
+
+
+def _model_name(call: Call, behaviour: HistoryBehaviour) -> str:
+    return TITLES.get(call.slug, call.slug) if behaviour.models == "titles" else call.slug
+
+
+def _inputs(call: Call, form: Inputs) -> str | None:
+    """The body of a call as a row shows it."""
+    body = call.body
+    if form == "missing":
+        return None
+    if form == "nested":
+        body = {"input": body}
+    elif form == "no-seed":
+        body = {name: value for name, value in body.items() if name != "seed"}
+    elif form == "null-seed":
+        body = {**body, "seed": None}
+    # Recorded rows show both forms of the inputs: JSON and a Python literal.
+    text = json.dumps(body) if call.route == "v1" else str(body)
+    return text[:CUT_LENGTH] if form == "cut" else text
 
 
 def _day(seconds: float) -> str:
