@@ -113,7 +113,7 @@ def _read(query: Mapping[str, str], account: Account) -> _Query:
     since = query.get("from_date") or _day(now - 7 * 24 * 3600)
     until = query.get("to_date") or _day(now)
     try:
-        page, per_page = int(query.get("page", 1)), int(query.get("per_page", 20))
+        page, per_page = int(query.get("page", behaviour.first_page)), int(query.get("per_page", 20))
         days = (date.fromisoformat(until) - date.fromisoformat(since)).days
     except ValueError as error:
         raise Refusal(400, str(error)) from error
