@@ -1,13 +1,15 @@
 """Kill the server at random moments of its calls, and count what becomes of every call that reached the API.
 
-    python benchmarks/kill.py [--kills 200] [--at-calls] [--history-status 200] [--seed 1]
+    python benchmarks/kill.py [--kills 200] [--at-calls] [--history-status 200] [--history NAME] [--seed 1]
 
 Each round starts a server over stdio, has it generate (v1), submit and check (v2) against a sandbox on a port, and
 ends it with SIGKILL at a random moment of the next two seconds; a last server then takes up what is left. With
 `--at-calls` (Linux, a C compiler) it ends at a random one of the system calls by which it writes, flushes, names and
 removes files and talks to the API and the host, before it or with half of it written: as many between the first and
-the last as between two others, however little time there is. A round is made before, to count them. Exits with 1 when
-a call was sent twice, a picture is lost or kept twice, or the ledger does not open.
+the last as between two others, however little time there is. A round is made before, to count them. With `--history`
+the request history shows a call only after 30 seconds (`late`), has five rows on a page at most (`capped`), or is that
+of another account (`another-account`): there each call whose answer was lost must be named unknown. Exits with 1 when a
+call was sent twice, a picture is lost or kept twice, or the ledger does not open.
 """
 
 import argparse
@@ -28,12 +30,19 @@ from shim import KillRecord, compiled, compiler
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.serving import serving
 
 # Seconds: a kill falls into one of these spans, so that the first moments get as many as the later ones.
 MOMENTS = (0.1, 0.5, 2.0)
 # One of so many kills at system calls falls into the start, which takes up what the rounds before left.
 STARTS = 20
+# How the request history may tell of the calls.
+HISTORIES = {
+    "late": HistoryBehaviour(late=30),
+    "capped": HistoryBehaviour(per_page=5),
+    "another-account": HistoryBehaviour(account="another"),
+}
 # How long an idle server is left to itself before it is killed, in seconds.
 REST = 0.3
 
@@ -167,6 +176,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--at-calls", action="store_true", help="kill at system calls, not at moments")
     parser.add_argument("--history-status", type=int, default=200, help="what the request history answers with")
+    parser.add_argument("--history", choices=HISTORIES, help="how the request history tells of the calls")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     random.seed(options.seed)
@@ -174,6 +184,8 @@ def main() -> int:
         compiler()  # else it says that there is none
     account = Account(speed=0.4, credits=Decimal(1000))
     account.history_status = options.history_status
+    if options.history:
+        account.history = HISTORIES[options.history]
     sandbox = serving(build_sandbox(account))
     with (
         tempfile.TemporaryDirectory() as name,

@@ -65,6 +65,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/delay.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/kill.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/kill.py --at-calls": DEVELOPMENT,
+    ".venv/bin/python benchmarks/kill.py --history late": DEVELOPMENT,
     ".venv/bin/python benchmarks/power_cut.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/ledger.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/ledger.py --slow-ms 50": DEVELOPMENT,

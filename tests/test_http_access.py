@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import Sandbox, app_over, job_of, noise, text_of
+from conftest import KEY, Sandbox, app_over, job_of, noise, text_of
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -235,7 +235,7 @@ async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, t
 
 async def test_an_id_that_only_the_api_knows_is_the_operators_alone(app: AppContext, sandbox: Sandbox) -> None:
     body = {"prompt": "a fox", "seed": 7, "num_inference_steps": 4, "base64": False}
-    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": "SG_any"}, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False) as http:
         request_id = (await http.post("/v2/segmind-vega-rt-v1", json=body)).json()["request_id"]
     async with served(app, "http") as server, server.agent(ALICE) as alice:
         assert "(unknown_job)" in text_of(await alice.call_tool("check_job", {"request_id": request_id}))

@@ -41,7 +41,7 @@ from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.sandbox.account import Call
-from mcp_vega.sandbox.responses import history_rows
+from mcp_vega.sandbox.history import history_rows
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.images.folder import ImageFolder

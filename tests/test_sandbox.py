@@ -1,16 +1,24 @@
 """The sandbox, met by a plain HTTP client: section by section what the API's documents say."""
 
 import io
+import json
 from base64 import b64decode
 from collections.abc import AsyncGenerator
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 import pytest
-from conftest import HISTORY, KEY, Sandbox
+from conftest import HANG_SECONDS, HISTORY, KEY, Sandbox
 from PIL import Image, ImageStat
 
+from mcp_vega.parameters import MODELS
+from mcp_vega.sandbox.account import Account
+from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.painter import paint
+from mcp_vega.sandbox.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -187,14 +195,223 @@ async def test_history_lists_every_call_with_a_row_per_picture(http: httpx.Async
     assert [row["request_body"] for row in vega_rt] == ['{"prompt": "first"}']
     assert (await http.get(HISTORY, params={"page": 2, "per_page": 3})).json()["data"] == page["data"][3:]
     assert (await http.get(HISTORY, params={"from_date": "2000-01-01", "to_date": "2000-01-02"})).json()["data"] == []
-    for wrong in ({"page": "x"}, {"from_date": "2000-01-01"}, {"to_date": "soon"}):
+    oldest_first = (await http.get(HISTORY, params={"sort_order": "asc"})).json()["data"]
+    assert [row["model_status"] for row in oldest_first] == ["COMPLETED", "COMPLETED", "COMPLETED", "FAILED"]
+
+
+async def test_a_page_after_the_last_is_empty_and_one_before_the_first_is_refused(http: httpx.AsyncClient) -> None:
+    await submitted(http)
+    assert (await http.get(HISTORY, params={"page": 2})).json()["data"] == []
+    before = await http.get(HISTORY, params={"page": 0})
+    assert (before.status_code, before.json()) == (400, {"error": "page: must be at least 1"})
+    for wrong in ({"page": "x"}, {"per_page": 0}, {"from_date": "2000-01-01"}, {"to_date": "soon"}):
         assert (await http.get(HISTORY, params=wrong)).status_code == 400
+
+
+async def test_the_history_tells_a_key_of_its_own_calls_alone(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    mine = await submitted(http)
+    other = {"x-api-key": "SG_another"}
+    await http.post("/v1/segmind-vega", json={"prompt": "a wolf"}, headers=other)
+    (theirs,) = (await http.get(HISTORY, headers=other)).json()["data"]
+    assert [row["request_id"] for row in (await http.get(HISTORY)).json()["data"]] == [mine]
+    assert (await http.get(f"{HISTORY}/{mine}")).json()["request_id"] == mine
+    assert (await http.get(f"{HISTORY}/{theirs['request_id']}")).status_code == 404
+    shown = (await http.get("/_sandbox")).text + repr(sandbox.account.calls)
+    assert theirs["request_id"] in shown
+    assert not [key for key in (KEY, "SG_another") if key in shown]
+
+
+# ---- a history that tells badly ----
+
+
+async def page_of(http: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+    response = await http.get(HISTORY, params=query)
+    assert response.status_code == 200
+    return response.json()
+
+
+async def ids_of(http: httpx.AsyncClient, **query: Any) -> list[str]:
+    return [row["request_id"] for row in (await page_of(http, **query))["data"]]
+
+
+async def told(http: httpx.AsyncClient, **settings: Any) -> None:
+    """Have the history tell the calls in another way."""
+    assert (await http.post("/_sandbox", json={"history": settings})).status_code == 200
+
+
+async def test_a_call_shows_late_in_the_history(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    await told(http, late=2 * HOUR)
+    request_id = await submitted(http)
+    sandbox.account.skip(HOUR)
+    assert await ids_of(http) == []
+    assert (await http.get(f"{HISTORY}/{request_id}")).status_code == 404
+    sandbox.account.skip(HOUR)
+    assert await ids_of(http) == [request_id]
+    assert (await http.get(f"{HISTORY}/{request_id}")).status_code == 200
+
+
+async def test_a_page_is_shorter_than_asked_for_and_does_not_say_so(http: httpx.AsyncClient) -> None:
+    ids = [await submitted(http) for _ in range(5)]
+    await told(http, per_page=2)
+    first = await page_of(http, per_page=100)
+    assert (len(first["data"]), first["per_page"], first["total"]) == (2, 100, 5)
+    pages = [await ids_of(http, per_page=100, page=number) for number in (1, 2, 3, 4)]
+    assert [len(each) for each in pages] == [2, 2, 1, 0]
+    assert sorted(each for page in pages for each in page) == sorted(ids)
+    assert len(await ids_of(http)) == 2
+
+
+async def test_pages_are_counted_from_zero(http: httpx.AsyncClient) -> None:
+    request_id = await submitted(http)
+    await told(http, first_page=0)
+    assert await ids_of(http, page=0) == await ids_of(http) == [request_id]
+    assert await ids_of(http, page=1) == []
+    assert (await http.get(HISTORY, params={"page": -1})).status_code == 400
+
+
+async def test_times_are_those_of_another_zone_and_do_not_say_so(http: httpx.AsyncClient) -> None:
+    await submitted(http)
+    (truth,) = (await page_of(http))["data"]
+    await told(http, time_zone=5.5)
+    (row,) = (await page_of(http))["data"]
+    local, utc = (datetime.fromisoformat(each["model_created"]) for each in (row, truth))
+    assert local.tzinfo is None
+    assert local - utc.replace(tzinfo=None) == timedelta(hours=5.5)
+    await told(http, time_zone=None)
+    assert (await page_of(http))["data"] == [truth]
+
+
+BODY = {"prompt": "a fox of many words, in the snow", "seed": 7}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "as_json", "as_python"),
+    [
+        ("full", json.dumps(BODY), str(BODY)),
+        ("missing", None, None),
+        ("nested", json.dumps({"input": BODY}), str({"input": BODY})),
+        ("no-seed", json.dumps({"prompt": BODY["prompt"]}), str({"prompt": BODY["prompt"]})),
+        ("null-seed", json.dumps({**BODY, "seed": None}), str({**BODY, "seed": None})),
+        ("cut", json.dumps(BODY)[:40], str(BODY)[:40]),
+    ],
+)
+async def test_the_inputs_of_a_call_are_told_in_another_form(
+    http: httpx.AsyncClient, sandbox: Sandbox, inputs: str, as_json: str | None, as_python: str | None
+) -> None:
+    await told(http, inputs=inputs)
+    await http.post("/v1/segmind-vega-rt-v1", json=BODY)
+    sandbox.account.skip(1)
+    request_id = (await http.post("/v2/segmind-vega-rt-v1", json=BODY)).json()["request_id"]
+    assert [row["request_body"] for row in (await page_of(http))["data"]] == [as_python, as_json]
+    assert (await http.get(f"{HISTORY}/{request_id}")).json()["request_body"] == as_python
+
+
+async def test_models_are_told_by_their_titles_and_found_by_no_slug(http: httpx.AsyncClient) -> None:
+    for model in MODELS:
+        await http.post(f"/v2/{model}", json={"prompt": "a fox"})
+    await told(http, models="titles")
+    assert {row["model_name"] for row in (await page_of(http))["data"]} == {"Segmind Vega", "Segmind Vega RT"}
+    assert len(await ids_of(http, model_name="Vega RT")) == 1
+    assert [await ids_of(http, model_name=model) for model in MODELS] == [[], []]
+
+
+async def test_a_page_does_not_say_how_many_rows_there_are(http: httpx.AsyncClient) -> None:
+    await submitted(http)
+    await told(http, total=False)
+    assert (await page_of(http)).keys() == {"data", "page", "per_page"}
+
+
+async def test_the_date_is_missing_or_that_of_a_wrong_clock(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    async def off() -> float:
+        said = parsedate_to_datetime((await http.get(HISTORY)).headers["date"])
+        return said.timestamp() - sandbox.account.now
+
+    sandbox.account.skip(DAY)
+    assert abs(await off()) < HANG_SECONDS
+    await told(http, date_off=-HOUR)
+    assert abs(await off() + HOUR) < HANG_SECONDS
+    request_id = await submitted(http)
+    await told(http, date=False)
+    for path in (HISTORY, f"{HISTORY}/{request_id}"):
+        assert "date" not in (await http.get(path)).headers
+
+
+async def test_the_history_is_an_error_under_200(http: httpx.AsyncClient) -> None:
+    request_id = await submitted(http)
+    await told(http, error=True)
+    page = await page_of(http)
+    assert page.keys() == {"error", "data"}
+    assert (page["data"], (await http.get(f"{HISTORY}/{request_id}")).json()) == ([], page)
+
+
+async def test_the_history_tells_of_a_stranger_alone() -> None:
+    account = Account(speed=0, clock=lambda: 1_800_000_100)
+    async with (
+        serving(build_sandbox(account)) as url,
+        httpx.AsyncClient(base_url=url, headers={"x-api-key": KEY}, trust_env=False) as http,
+    ):
+        request_id = await submitted(http)
+        await told(http, account="another")
+        strangers = (await page_of(http, per_page=100))["data"]
+        assert (await http.get(f"{HISTORY}/{request_id}")).status_code == 404
+        assert (await http.get(f"{HISTORY}/{strangers[0]['request_id']}")).json() == strangers[0]
+        account.skip(600)
+        assert (await page_of(http, per_page=100))["data"][1:] == strangers[:-1]
+    assert len({row["request_id"] for row in strangers}) > 20
+    assert {row["model_name"] for row in strangers} == set(MODELS)
+    assert not [row for row in strangers if "a fox" in row["request_body"]]
+    assert all(datetime.fromisoformat(row["model_created"]).timestamp() <= 1_800_000_100 for row in strangers)
+
+
+async def test_the_oldest_call_comes_first_whatever_is_asked_for(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    first = await submitted(http)
+    sandbox.account.skip(1)
+    second = await submitted(http)
+    await told(http, order="ascending")
+    for order in ("desc", "asc"):
+        assert await ids_of(http, sort_order=order) == [first, second]
+
+
+async def test_a_history_tells_badly_in_several_ways_at_once(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    for _ in range(3):
+        await submitted(http)
+    sandbox.account.skip(2 * HOUR)
+    await submitted(http)
+    await told(http, late=HOUR, per_page=2, first_page=0, inputs="no-seed", models="titles", total=False)
+    await told(http, date=False, time_zone=-3)  # what was set before stays
+    response = await http.get(HISTORY, params={"page": 1, "model_name": "Segmind"})
+    (row,) = response.json()["data"]
+    assert (row["model_name"], row["request_body"]) == ("Segmind Vega", "{'prompt': 'a fox'}")
+    assert not row["model_created"].endswith("+00:00")
+    assert "date" not in response.headers
+    assert "total" not in response.json()
+    sandbox.account.history = HistoryBehaviour()
+    assert len(await ids_of(http)) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"order": "ascending", "wind": 3}, "no setting 'wind'; known: late, per_page, first_page"),
+        ({"order": "ascending", "inputs": "rhymes"}, "history, inputs: Input should be 'full', 'missing'"),
+        ({"order": "ascending", "late": -1}, "history, late: Input should be greater than or equal to 0"),
+        (5, "known: late, per_page, first_page"),
+    ],
+)
+async def test_a_wrong_setting_of_the_history_changes_nothing_and_says_what_there_is(
+    http: httpx.AsyncClient, sandbox: Sandbox, wrong: Any, words: str
+) -> None:
+    refused = await http.post("/_sandbox", json={"history": wrong})
+    assert refused.status_code == 400
+    assert words in refused.json()["error"]
+    assert sandbox.account.history == HistoryBehaviour()
 
 
 async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     state = (await http.post("/_sandbox", json={"credits": 3, "speed": 0.5, "rate_limit": 7, "skip": 60})).json()
     assert state["credits"] == 3
     assert "moderation" in state["faults"]
+    assert state["history"] == HistoryBehaviour().model_dump()
     assert (sandbox.account.speed, sandbox.account.rate_limit) == (0.5, 7)
     assert (await http.post("/_sandbox", json={"wind": 3})).status_code == 400
 

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.sandbox.faults import Faults
+from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 
 RESULT_SECONDS = 3600
 MEDIA_SECONDS = 7 * 24 * 3600
@@ -37,6 +38,7 @@ class Call:
     credits_left: Decimal
     seed: int
     pictures: int
+    key: str = field(repr=False)  # that it was made with: shown nowhere
     error: str = ""
     status_requests: int = 0
 
@@ -78,6 +80,7 @@ class Account:
         self.credits = credits
         self.rate_limit = rate_limit
         self.history_status = 200  # what the request history answers with
+        self.history = HistoryBehaviour()
         self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # those that each route knows
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()  # to each endpoint
@@ -103,8 +106,8 @@ class Account:
             raise _rate_limited(self.admitted[0] + 60)
         self.admitted.append(self.now)
 
-    def take(self, route: str, slug: str, body: dict[str, Any]) -> Call:
-        """Take a call and book its charge.
+    def take(self, route: str, slug: str, body: dict[str, Any], key: str) -> Call:
+        """Take a call that was made with a key, and book its charge.
 
         Raises:
             Refusal: A fault or a lack of credits; or (v1) the body is wrong. v2 queues a wrong body and fails it later.
@@ -137,6 +140,7 @@ class Account:
             credits_left=self.credits,
             seed=random.randrange(10**10) if seed == -1 else seed,  # noqa: S311
             pictures=parameters.pictures if parameters else 0,
+            key=key,
             error=error,
         )
         self.calls[call.id] = call

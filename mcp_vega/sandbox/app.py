@@ -5,19 +5,18 @@ POST /v2/{slug}                                queue a job
 GET  /v2/requests/{id}/status, …/{id}          its status, its result
 GET  /generations/{id}-{k}.jpeg                a picture, public
 GET  /v1/get-user-credits                      the balance
-GET  /inference-request/request-history[/{id}] all calls, newest first
-GET  /_sandbox                                 balance, calls, counts of requests, the table of faults
+GET  /inference-request/request-history[/{id}] the key's own calls, newest first
+GET  /_sandbox                                 balance, calls, counts of requests, the history's behaviour, faults
 POST /_sandbox                                 change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
-                                               "history_status": what the request history answers with}
+                                               "history_status": what the request history answers with,
+                                               "history": {attributes of `HistoryBehaviour`}}
 """
 
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, date, datetime
 from decimal import Decimal
-from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
@@ -31,30 +30,31 @@ from starlette.routing import Route
 from mcp_vega.sandbox import painter, responses
 from mcp_vega.sandbox.account import Account, Call, Refusal, no_record
 from mcp_vega.sandbox.faults import FAULTS, FOREIGN
-from mcp_vega.sandbox.responses import Json, with_faults
+from mcp_vega.sandbox.history import HistoryRows, RequestHistory, history_rows
+from mcp_vega.sandbox.responses import Json, base_url, with_faults
 
+HISTORY = "/inference-request/request-history"
 RETIRED = ("segmind-vega-v0",)
 FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
 # What `POST /_sandbox` may set, and how its JSON is read.
-READERS: dict[str, Callable[[Any], Any]] = {
-    "credits": lambda value: Decimal(str(value)),
-    "speed": float,
-    "rate_limit": int,
-    "history_status": int,
+READERS: dict[str, Callable[[Account, Any], Any]] = {
+    "credits": lambda _, value: Decimal(str(value)),
+    "speed": lambda _, value: float(value),
+    "rate_limit": lambda _, value: int(value),
+    "history_status": lambda _, value: int(value),
+    "history": lambda account, value: account.history.changed(value),
 }
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Paint = Callable[[str, int, int], bytes]  # from prompt, seed and number to a JPEG's bytes
-HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]  # from a call, the sandbox's own address and the time
 cached_paint = lru_cache(maxsize=64)(painter.paint)
 
 
 def build_sandbox(
-    account: Account, *, paint: Paint = cached_paint, history_rows: HistoryRows = responses.history_rows
+    account: Account, *, paint: Paint = cached_paint, history_rows: HistoryRows = history_rows
 ) -> Starlette:
     """The sandbox as an ASGI application; `paint` is called in a thread."""
-    api = _Api(account, paint, history_rows)
-    history = "/inference-request/request-history"
+    api, history = _Api(account, paint), RequestHistory(account, history_rows)
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return Starlette(
         routes=[
@@ -64,8 +64,8 @@ def build_sandbox(
             Route("/v2/requests/{id}", api.with_key(api.result)),
             Route("/v2/{slug}", api.with_key(api.submit), methods=methods),
             Route("/generations/{id}-{index:int}.jpeg", api.media),
-            Route(history, api.with_key(api.history)),
-            Route(history + "/{id}", api.with_key(api.history_entry)),
+            Route(HISTORY, api.with_key(history.history)),
+            Route(HISTORY + "/{id}", api.with_key(history.history_entry)),
             Route("/_sandbox", api.inspect),
             Route("/_sandbox", api.control, methods=["POST"]),
         ],
@@ -80,10 +80,9 @@ async def _refused(_: Request, refusal: Any) -> Response:
 class _Api:
     """The endpoints over one account."""
 
-    def __init__(self, account: Account, paint: Paint, history_rows: HistoryRows) -> None:
+    def __init__(self, account: Account, paint: Paint) -> None:
         self._account = account
         self._paint = paint
-        self._history_rows = history_rows
 
     def with_key(self, endpoint: Endpoint) -> Endpoint:
         """An endpoint that is counted, and answers only to a key."""
@@ -104,7 +103,7 @@ class _Api:
     async def generate(self, request: Request) -> Response:
         call = await self._take(request, "v1")
         if "envelope" in call.faults:
-            return Json(responses.submission(call, _base(request)))
+            return Json(responses.submission(call, base_url(request)))
         await anyio.sleep(call.queue_seconds + call.run_seconds)
         if call.error:
             return responses.error(400 if "moderation" in call.faults else 500, call.error)
@@ -125,7 +124,7 @@ class _Api:
 
     async def submit(self, request: Request) -> Response:
         call = await self._take(request, "v2")
-        return await with_faults(call, request, Json(responses.submission(call, _base(request))))
+        return await with_faults(call, request, Json(responses.submission(call, base_url(request))))
 
     async def _take(self, request: Request, route: str) -> Call:
         """A paid call after all the checks, in the API's order."""
@@ -142,7 +141,7 @@ class _Api:
             body = json.loads(await request.body())
         if not isinstance(body, dict):
             raise Refusal(400, "The request body must be a JSON object")
-        return self._account.take(route, slug, body)
+        return self._account.take(route, slug, body, request.headers["x-api-key"])
 
     # ---- questions ----
 
@@ -161,7 +160,7 @@ class _Api:
         if call.state(self._account.now) != "COMPLETED":
             return self._status(call)
         pictures = await self._base64_pictures(call) if "output-base64" in call.faults else []
-        return Json(responses.result(call, _base(request), pictures))
+        return Json(responses.result(call, base_url(request), pictures))
 
     def _status(self, call: Call) -> Response:
         body = responses.status(call, self._account.now)
@@ -182,40 +181,6 @@ class _Api:
     async def credits(self, _: Request) -> Response:
         return Json({"credits": float(self._account.credits), "free-credits": 0.0})
 
-    async def history(self, request: Request) -> Response:
-        self._check_history()
-        query = request.query_params
-        now = self._account.now
-        since = query.get("from_date") or _day(now - 7 * 24 * 3600)
-        until = query.get("to_date") or _day(now)
-        try:
-            page, size = int(query.get("page", 1)), min(int(query.get("per_page", 20)), 100)
-            days = (date.fromisoformat(until) - date.fromisoformat(since)).days
-        except ValueError as error:
-            raise Refusal(400, str(error)) from error
-        if days > 31:
-            raise Refusal(400, "The date range may span at most 31 days")
-        rows = [
-            row
-            for call in sorted(self._account.calls.values(), key=lambda call: call.created, reverse=True)
-            if query.get("model_name", "") in call.slug and since <= _day(call.created) <= until
-            for row in self._history_rows(call, _base(request), now)
-            if query.get("status", "") in ("", row["model_status"])
-        ]
-        body = {"data": rows[(page - 1) * size : page * size], "page": page, "per_page": size, "total": len(rows)}
-        return Json(body, headers={"date": formatdate(now, usegmt=True)})
-
-    async def history_entry(self, request: Request) -> Response:
-        self._check_history()
-        call = self._account.calls.get(request.path_params["id"])
-        if call is None:
-            raise Refusal(404, "Request not found")
-        return Json(self._history_rows(call, _base(request), self._account.now)[0])
-
-    def _check_history(self) -> None:
-        if self._account.history_status != 200:
-            raise Refusal(self._account.history_status)
-
     # ---- the sandbox itself ----
 
     async def inspect(self, _: Request) -> Response:
@@ -224,8 +189,14 @@ class _Api:
             {"id": call.id, "model": call.slug, "route": call.route, "state": call.state(now), "body": call.body}
             for call in account.calls.values()
         ]
-        requests = dict(account.requests)
-        return Json({"credits": float(account.credits), "requests": requests, "calls": calls, "faults": FAULTS})
+        state = {
+            "credits": float(account.credits),
+            "requests": dict(account.requests),
+            "calls": calls,
+            "history": account.history.model_dump(),
+            "faults": FAULTS,
+        }
+        return Json(state)
 
     async def control(self, request: Request) -> Response:
         change: dict[str, Any] = await request.json()
@@ -233,7 +204,10 @@ class _Api:
         for name, value in change.items():
             if name not in READERS:
                 raise Refusal(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(READERS)}")
-            setattr(self._account, name, READERS[name](value))
+            try:
+                setattr(self._account, name, READERS[name](self._account, value))
+            except ValueError as error:
+                raise Refusal(400, str(error)) from error
         return await self.inspect(request)
 
     # ---- pictures ----
@@ -248,11 +222,3 @@ class _Api:
             return b""
         data = await anyio.to_thread.run_sync(self._paint, str(call.body.get("prompt")), call.seed, index)
         return data[: len(data) // 2] if "truncated" in call.faults else data
-
-
-def _base(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
-
-
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()

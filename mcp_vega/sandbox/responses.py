@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +19,11 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:  # noqa: D102  Starlette's
         return json.dumps(content).encode("ascii")
+
+
+def base_url(request: Request) -> str:
+    """The sandbox's own address, as the client wrote it."""
+    return str(request.base_url).rstrip("/")
 
 
 def error(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Response:
@@ -97,14 +101,15 @@ def status(call: Call, now: float) -> dict[str, Any]:
     return body | {"error": call.error} if state == "FAILED" else body
 
 
-def _media_urls(call: Call, base: str) -> list[str]:
+def media_urls(call: Call, base: str) -> list[str]:
+    """Where the pictures of a call are."""
     host = FOREIGN if "media-foreign" in call.faults else base
     return [f"{host}/generations/{call.id}-{index}.jpeg" for index in range(call.pictures)]
 
 
 def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
     """The body of a completed job's result; `pictures` are in base64, for the fault that asks for them."""
-    urls = _media_urls(call, base)
+    urls = media_urls(call, base)
     files = [
         {"url": url, "content_type": "image/jpeg", "file_name": url.rpartition("/")[2], "file_size": 0} for url in urls
     ]
@@ -127,21 +132,3 @@ def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
             del body["images"]
             return {**body, "output": output}
     return body
-
-
-def history_rows(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-    """A call in the request history: one row per picture, each with the whole cost."""
-    state = call.state(now)
-    row = {
-        "request_id": call.id,
-        "model_name": call.slug,
-        "model_status": state if state in ("COMPLETED", "FAILED") else "PENDING",
-        "credits_deduction": float(call.cost),
-        # Recorded rows show both forms of the inputs: JSON and a Python literal.
-        "request_body": json.dumps(call.body) if call.route == "v1" else str(call.body),
-        "latency_ms": round((call.queue_seconds + call.run_seconds) * 1000),
-        "model_created": datetime.fromtimestamp(call.created, UTC).isoformat(),
-        "generation_url": None,
-        "error": call.error or None,
-    }
-    return [{**row, "generation_url": url} for url in _media_urls(call, base)] if state == "COMPLETED" else [row]
