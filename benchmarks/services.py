@@ -1,7 +1,8 @@
 """A job service in a folder, for benchmarks that ask the server in their own process."""
 
 import logging
-from collections.abc import AsyncGenerator, Generator
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -42,12 +43,14 @@ HEARD = ContextVar("HEARD", default=STRAY)
 
 
 @asynccontextmanager
-async def service_in(
+async def service_in(  # noqa: PLR0913  what benchmarks vary
     folder: Path,
-    transport: httpx.MockTransport | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
     url: str = API,
+    *,
     policy: RetryPolicy = DEFAULT_POLICY,
     config: JobConfig = CONFIG,
+    uptime: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[JobService]:
     """A job service over a mock of the API.
 
@@ -57,8 +60,9 @@ async def service_in(
         url: The API's base URL; whatever it is, the jobs in the folder are its own.
         policy: How long and how often calls are repeated.
         config: For the jobs; the API expects every answer at once unless it says otherwise.
+        uptime: The clock that nobody sets, in seconds.
     """
-    store = JobStore.in_file(folder / "home" / "ledger.sqlite3")
+    store = JobStore.in_file(folder / "home" / "ledger.sqlite3", uptime=uptime)
     async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
         endpoints = Endpoints(url, f"{url}/inference-request/request-history")
         segmind = SegmindClient(http, SecretStr(KEY), endpoints, policy)

@@ -268,7 +268,7 @@ class Unreachable(SegmindError):  # noqa: N818
 
 
 class NeverRan(SegmindError):  # noqa: N818
-    """A paid call was sent and no answer came, and the API's request history has no such call."""
+    """A paid call was sent, no answer came, and the API's whole request history has no such call a day later."""
 
     next_step = "Call again"
 

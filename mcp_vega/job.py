@@ -136,8 +136,8 @@ class Image:
 class Search:
     """How far the search for a call in the request history has come; all times are the API's own (UTC)."""
 
-    since: datetime | None = None  # the call left no earlier; None where that is not sure
-    begun: datetime | None = None  # the history was first asked, so the call left no later
+    earliest: datetime | None = None  # the call did not leave before; None where that is not sure
+    latest: datetime | None = None  # it had left by then
     absent: datetime | None = None  # a look at the whole history, a day after that at least, first did not find it
 
 

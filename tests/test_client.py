@@ -17,7 +17,7 @@ from mcp_vega.errors import Charged
 from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind.client import Endpoints, SegmindClient
-from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.segmind.history import HistoryRow, merge_rows
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits, Generation, Submission
 
@@ -501,16 +501,19 @@ def row(**fields: Any) -> dict[str, Any]:
             "model_created": "2026-11-20T11:59:58.5", **fields}  # fmt: skip
 
 
-async def test_history_gives_one_row_per_call_with_all_its_pictures() -> None:
+async def test_history_gives_a_row_for_each_picture_of_a_call() -> None:
     rows = [row(), row(generation_url=MEDIA + "?2"), row(request_id="r2", model_status="FAILED", error="boom",
             generation_url=None, credits_deduction=0, request_body=str(BODY))]  # fmt: skip
     headers = {"date": "Fri, 20 Nov 2026 12:00:00 GMT"}
     script = Script(httpx.Response(200, json={"data": rows}, headers=headers))
-    page = await client_over(script).history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
-    assert (page.full, page.asked) == (False, datetime(2026, 11, 20, 12, tzinfo=UTC))
-    first, second = page.rows
+    page = await client_over(script).history(
+        model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), page=1
+    )
+    assert (page.total, page.asked) == (None, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    first, second_picture, second = page.rows
     assert first.created == datetime(2026, 11, 20, 11, 59, 58, 500000, tzinfo=UTC)
-    assert (first.request_id, first.urls, first.cost) == ("r1", (MEDIA, MEDIA + "?2"), Decimal("0.0045"))
+    assert (first.request_id, first.urls, first.cost) == ("r1", (MEDIA,), Decimal("0.0045"))
+    assert merge_rows(first, second_picture).urls == (MEDIA, MEDIA + "?2")
     assert (second.state, second.error, second.urls) == ("FAILED", "“boom”", ())
     assert first.inputs == second.inputs == BODY
     assert dict(script.requests[0].url.params) == {
@@ -524,24 +527,33 @@ async def test_history_gives_one_row_per_call_with_all_its_pictures() -> None:
     }
 
 
-@pytest.mark.parametrize("body", ['{"data": 3}', "3", "nonsense"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"data": 3}',
+        "3",
+        "nonsense",
+        '{"data": [], "error": "try later"}',
+        '{"data": [], "success": false}',
+        '{"data": [], "status": "failed"}',
+    ],
+)
 async def test_a_history_that_cannot_be_read_is_an_error_that_costs_nothing(body: str) -> None:
     client = answering(httpx.Response(200, content=body))
     with pytest.raises(errors.ServiceUnavailable) as caught:
-        await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
+        await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), page=1)
     assert caught.value.charged is Charged.NO
 
 
 async def test_history_rows_without_the_known_fields_are_read_as_empty() -> None:
     client = answering(httpx.Response(200, json=[1, {"request_body": "{"}]))
-    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), per_page=2)
-    assert page.full
+    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), page=1)
     assert [(row.request_id, row.inputs, row.urls, row.cost) for row in page.rows] == [("", {}, (), None)] * 2
 
 
 async def read_row(**fields: Any) -> HistoryRow:
     client = answering(httpx.Response(200, json=[row(**fields)]))
-    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
+    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), page=1)
     return page.rows[0]
 
 
@@ -555,7 +567,7 @@ async def test_a_call_without_an_id_that_can_be_asked_for_has_none(request_id: A
     """Else all those whose id is null were one call, with the pictures of all."""
     rows = [row(request_id=request_id), row(request_id=request_id, generation_url=MEDIA + "?2")]
     client = client_over(Script(httpx.Response(200, json=rows), httpx.Response(200, json=rows[0])))
-    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20))
+    page = await client.history(model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), page=1)
     assert [(row.request_id, row.urls) for row in page.rows] == [("", (MEDIA,)), ("", (MEDIA + "?2",))]
     with pytest.raises(errors.ServiceUnavailable, match="unknown form"):
         await client.history_entry("r1")

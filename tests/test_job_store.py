@@ -133,10 +133,10 @@ async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
 async def test_of_several_servers_one_works_on_a_job_until_it_dies_or_leaves(tmp_path: Path) -> None:
     async with servers(tmp_path, 3) as (one, two, three):
         job = await one.begin()
-        assert await two.store.orphans(API, "") == []
+        assert await two.store.accounts.orphans(API, "") == []
         assert await two.store.claim(job.local_id) is None
         one.die()
-        assert await two.store.orphans(API, "") == [job.local_id]
+        assert await two.store.accounts.orphans(API, "") == [job.local_id]
         assert await two.store.claim(job.local_id) is not None
         assert await three.store.claim(job.local_id) is None
         assert await one.sends(job) is Sending.TAKEN, "it learns that the job is no longer its own"

@@ -121,7 +121,7 @@ READERS: list[tuple[Callable[[ApiResponse], Any], Any]] = [
     (api.parse_submission, api.Submission | SegmindError),
     (api.parse_status, api.Status | SegmindError),
     (api.parse_credits, api.Credits | SegmindError),
-    (lambda response: parse_history(response, 2), HistoryPage | SegmindError),
+    (parse_history, HistoryPage | SegmindError),
     (parse_history_entry, HistoryRow | None | SegmindError),
 ]
 PAID = (1, 3)  # their places

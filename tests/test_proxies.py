@@ -24,13 +24,14 @@ from pydantic import SecretStr
 from mcp_vega import errors
 from mcp_vega.cli.application import open_client
 from mcp_vega.errors import Charged
-from mcp_vega.job import Limits, State
+from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy, TimeLimits
 from mcp_vega.segmind.parsing import Generation
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
+from mcp_vega.storage.ledger.limits import Limits
 
 pytestmark = pytest.mark.anyio
 

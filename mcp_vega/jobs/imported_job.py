@@ -51,7 +51,7 @@ async def import_job(client: SegmindClient, request_id: str, api: str, now: date
 async def job_without_id(store: JobStore, job: Job, request_id: str) -> Job | None:
     """The ledger's job that is this one and lost its id of the API's; it has the id from now on."""
     recipe = job.parameters.model_dump(exclude={"base64"})
-    for other in await store.open_with_recipe_of(job):
+    for other in await store.accounts.open_with_seed_of(job):
         same = other.parameters.model_dump(exclude={"base64"}) == recipe
         if same and not other.held and await store.assign(other, request_id):
             return replace(other, remote_id=request_id)

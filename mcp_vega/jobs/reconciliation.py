@@ -1,48 +1,56 @@
-"""Finds out how a call ended whose answer never came: by model, seed and prompt in the API's request history."""
+"""Finds out how a call ended whose answer never came, from the API's request history.
 
-from collections.abc import AsyncIterator, Sequence
+It is looked up after seconds, minutes, hours and a day. That it never ran is said only with proof: two looks at the
+whole history, a day after the call and an hour apart, while this machine's clock agrees with the API's. Until then how
+it ended is unknown.
+"""
+
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 
 from mcp_vega import errors
-from mcp_vega.errors import Charged, ServiceUnavailable, VegaError
-from mcp_vega.job import Job, Receipt, Route, State
+from mcp_vega.errors import Charged, VegaError
+from mcp_vega.job import Job, Receipt, Route, Search, State
+from mcp_vega.jobs.call_finder import LISTED, SKEW, CallFinder, Finding
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
-from mcp_vega.segmind.history import HistoryRow, merge_rows
-from mcp_vega.segmind.http import DRAWING_SECONDS
-from mcp_vega.segmind.response import as_decimal, generation_error
+from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.segmind.response import generation_error
 
 # Seconds between looks into the history: a minute in all, then on while the call is said to be running.
 LOOKS = (1, 3, 6, 10, 15, 25)
 PENDING_LOOKS = (30,) * 18
 SHORTEST_PAUSE = 0.05
+# What was sent this many seconds ago, or earlier, is looked up once, and thoroughly.
+SOON = 60
 # For how long the pictures can be fetched.
-MEDIA_SECONDS = 7 * 24 * 3600
-# A call that was sent this many seconds ago stands in the history, if it ever will.
-LATEST_ROW = 60
-# More calls of a model than anyone makes in the days that are asked about.
-PAGES = 50
-# How far this machine's clock and the API's may differ.
-SKEW = timedelta(minutes=10)
-DAY = timedelta(days=1)
-# The history is not asked about more days at once.
-LONGEST_SPAN = timedelta(days=30)
+MEDIA = timedelta(days=7)
+# How long after a look another one confirms that there is no such call.
+CONFIRMED = timedelta(hours=1)
 
 
-class _Look(NamedTuple):
-    """What one look into the history came to."""
+@dataclass(frozen=True)
+class _Look:
+    """What one look into the history came to.
 
-    row: HistoryRow | None = None
-    reason: str = ""  # why it tells no end
-    ran: bool = False  # whether the call ran, but its pictures could not be had
+    Attributes:
+        found: Whether it shows the call.
+        reason: Why the job is not at its end.
+        ran: Whether the call ran, but its pictures could not be had.
+        over: Whether nothing more can be learnt later.
+    """
+
+    found: bool = False
+    reason: str = ""
+    ran: bool = False
+    over: bool = False
 
 
 class Reconciler:
@@ -51,7 +59,7 @@ class Reconciler:
     def __init__(
         self, client: SegmindClient, running: RunningJobs, saver: ImageSaver, poller: Poller, config: JobConfig
     ) -> None:
-        self._client = client
+        self._finder = CallFinder(client, running.store, config)
         self._running = running
         self._saver = saver
         self._poller = poller
@@ -64,53 +72,69 @@ class Reconciler:
             await self._saver.save(job, kept, job.receipt)
             await self._complete_receipt(job)
             return
-        look = _Look()
-        in_vain = 0
-        for number, pause in enumerate((*LOOKS, *PENDING_LOOKS)):
-            if number >= len(LOOKS) and look.row is None:
+        looks = LOOKS if job.age(self._config.clock()) < SOON else (0,)
+        look, in_vain = _Look(), 0
+        for number, pause in enumerate((*looks, *PENDING_LOOKS), 1):
+            if in_vain > 1 or (number > len(looks) and not look.found):
                 break
-            if number > 0 or not self._is_listed(job):
-                await anyio.sleep(max(pause * self._config.pace, SHORTEST_PAUSE))
-            look = await self._look(job)
+            await anyio.sleep(max(pause * self._config.pace, SHORTEST_PAUSE) if pause else 0)
+            look = await self._look(job, thorough=number >= len(looks))
             job = self._running.newest(job)
             if not job.open or job.complete:
                 return
             in_vain += look.ran
-            absent = look.row is None and not look.reason
-            if in_vain > 1 or (absent and number > 0 and self._is_listed(job)):
-                break
-        if look.row is not None or look.reason or not await self._never_ran(job):
-            await self._leave_open(job, look.reason or "the request history has no such call")
+        await self._leave_open(job, look)
 
     async def _complete_receipt(self, job: Job) -> None:
         """Look up what a call cost whose pictures are here, if that can be had."""
         with suppress(VegaError):
-            if row := await self._find_call(job):
+            await self._finder.find(job, found := Finding(), thorough=False)
+            if row := found.row:
                 job = self._running.newest(job)
                 receipt = job.receipt.or_else(Receipt(request_id=row.request_id or None, cost=row.cost))
                 await self._running.update(job, receipt=receipt, remote_id=row.request_id or job.remote_id)
 
-    async def _look(self, job: Job) -> _Look:
+    async def _look(self, job: Job, *, thorough: bool) -> _Look:
         """Look once, and bring the job to the end that the history tells."""
+        finding = Finding()
         try:
             async with self._at_once:
-                row = await self._find_call(job)
+                await self._finder.find(job, finding, thorough=thorough)
         except VegaError as error:
-            reason = f"the request history could not be asked: {error.what}"
-            await self._leave_open(job, reason)
-            return _Look(reason=reason)
-        if row is None:
-            return _Look()
+            finding.doubts.append(f"the request history could not be asked: {error.what}")
+        job, asked = self._running.newest(job), finding.asked
+        if asked and job.search.latest is None:
+            job = await self._running.update(job, search=await self._bounds(job, asked))
+        look = await (self._follow(job, finding.row) if finding.row else self._note_absence(job, finding, thorough))
+        latest = job.search.latest
+        over = asked is not None and latest is not None and asked > latest + MEDIA and self._finder.is_right(asked)
+        return replace(look, over=over)
+
+    async def _bounds(self, job: Job, asked: datetime) -> Search:
+        """When the call of a job left by the API's clock, which this machine's was right by then or was not."""
+        passed = None
+        with suppress(VegaError):
+            passed = await self._running.store.accounts.seconds_since_sent(job)
+        now = self._config.clock()
+        if job.sent is None or passed is None or not self._finder.is_right(asked):
+            return Search(latest=asked)
+        # By the clock that nobody sets as much time has passed since as by this one, which is right now.
+        was_right = abs(now - job.sent - timedelta(seconds=passed)) < SKEW
+        return Search(job.sent - SKEW, job.sent + SKEW) if was_right else Search(latest=asked)
+
+    # ---- what is found ----
+
+    async def _follow(self, job: Job, row: HistoryRow) -> _Look:
+        """Bring a job to the end that its call came to."""
         try:
-            await self._end(self._running.newest(job), row)
+            await self._end(job, row)
         except errors.GenerationFailed:
             raise
         except VegaError as broken:
             error = await self._saver.keep_received(job, broken)
             await self._running.fail(error, job, self._config.clock())
-            await self._leave_open(job, error.what)
-            return _Look(reason=error.what, ran=True)
-        return _Look(row, "the request history says that it is still running")
+            return _Look(found=True, reason=error.what, ran=True)
+        return _Look(found=True, reason="the request history says that it is still running")
 
     async def _end(self, job: Job, row: HistoryRow) -> None:
         if row.request_id and row.request_id != job.remote_id:
@@ -123,143 +147,49 @@ class Reconciler:
         elif row.state == State.FAILED:
             error = generation_error(row.error, Charged.YES if row.cost else Charged.NO)
             await self._close(job, error, receipt=receipt)
-        elif job.route is Route.V2 and self._age(job) < RECORD_SECONDS:
+        elif job.route is Route.V2 and job.age(self._config.clock()) < RECORD_SECONDS:
             # Its submission arrived: from here on it is a job like any other.
             await self._poller.fetch(await self._running.update(job, error=None, notes=()))
 
-    async def _never_ran(self, job: Job) -> bool:
-        """End a job that the API has no record of, unless there is proof that it had one."""
-        job = self._running.newest(job)
-        running = self._running.get_active(job)
-        # Whoever sent it elsewhere may still be waiting for its answer, for as long as a call may take.
-        over = (running is not None and running.begun_here) or self._age(job) > DRAWING_SECONDS
-        taken = isinstance(job.error, errors.UnreadableAnswer)  # the API said so, whatever else it said
-        if not over or taken or job.remote_id or job.charged is not Charged.UNKNOWN:
-            return False
-        said = f"{_missing(job).what}, and the API's request history has no such call"
-        await self._close(job, errors.NeverRan(said))
-        return True
+    # ---- what is not ----
+
+    async def _note_absence(self, job: Job, finding: Finding, thorough: bool) -> _Look:  # noqa: FBT001  private
+        """Note that a call was not found; end its job where that is proof that it never ran."""
+        reason = "; ".join(finding.doubts) or "the request history does not show the call"
+        asked, search = finding.asked, job.search
+        if asked and not self._finder.is_right(asked):
+            now = self._config.clock()
+            clocks = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC and the API's {asked:%Y-%m-%d %H:%M}"
+            return _Look(reason=f"{reason}; {clocks}, so set the one that is wrong right")
+        whole = thorough and not finding.doubts and not _has_trace(job)
+        if whole and asked and search.latest and asked >= search.latest + LISTED:
+            if search.absent is None:
+                await self._running.update(job, search=replace(search, absent=asked))
+            elif asked >= search.absent + CONFIRMED:
+                said = f"{_missing(job).what}, and a day later the API's request history had no such call"
+                await self._close(job, errors.NeverRan(said))
+        return _Look(reason=reason)
 
     async def _close(self, job: Job, error: VegaError, **changes: Any) -> None:
         ends = {"state": State.FAILED, "error": error, "open": False, "notes": (), "ended": self._config.clock()}
         await self._running.update(job, **ends, **changes)
 
-    async def _leave_open(self, job: Job, reason: str) -> None:
-        """Note why it is not known how a job ended."""
+    async def _leave_open(self, job: Job, look: _Look) -> None:
+        """Note why it is not known how a job ended; later there may be nothing left to fetch."""
         job = self._running.newest(job)
-        is_open = self._age(job) < MEDIA_SECONDS  # later there is nothing left to fetch
-        if job.images:  # what is kept says more
-            if job.open != is_open:
-                await self._running.update(job, open=is_open)
-            return
-        error = _missing(job)
-        state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
-        changes = {"state": state, "error": error, "notes": (reason,), "open": is_open}
+        changes: dict[str, Any] = {"open": not look.over}
+        if not job.images:  # what is kept says more
+            error = _missing(job)
+            state = State.UNKNOWN if error.charged is Charged.UNKNOWN else job.state
+            changes |= {"state": state, "error": error, "notes": (look.reason,)}
         if any(getattr(job, name) != value for name, value in changes.items()):
             await self._running.update(job, **changes)
 
-    def _is_listed(self, job: Job) -> bool:
-        return self._age(job) > LATEST_ROW
 
-    def _age(self, job: Job) -> float:
-        return job.age(self._config.clock())
-
-    # ---- the call in the history ----
-
-    async def _find_call(self, job: Job) -> HistoryRow | None:
-        """The call of a job in the history, or None where it surely has none. No other job gets the same call.
-
-        Raises:
-            SegmindError: The history could not be had, or does not tell enough to be sure.
-            LedgerError: The store cannot be written.
-        """
-        if job.remote_id:
-            return await self._find_by_id(job, job.remote_id)
-        store = self._running.store
-        found: HistoryRow | None = None
-        doubtful = False
-        alike = [other for other in await store.open_with_recipe_of(job) if other.error is None]
-        async for row in self._rows(job):
-            if found is not None:
-                found = merge_rows(found, row) if row.request_id == found.request_id else found
-            elif (is_its := is_call_of(row, job)) is not False:
-                if is_its and row.request_id and not alike and await store.assign(job, row.request_id):
-                    found = row
-                elif not is_its or alike or not row.request_id:
-                    doubtful = True  # it may be this job's, or that of one with the same recipe that is under way
-            if found and len(found.urls) >= job.parameters.pictures:
-                break
-        if found is None and doubtful:
-            raise ServiceUnavailable("The request history has calls of which it does not tell enough to be sure")
-        return found
-
-    async def _find_by_id(self, job: Job, request_id: str) -> HistoryRow | None:
-        found: HistoryRow | None = None
-        with suppress(ServiceUnavailable):
-            async for row in self._rows(job):
-                if row.request_id == request_id:
-                    found = merge_rows(found, row) if found else row
-                    if len(found.urls) >= job.parameters.pictures:
-                        break
-        return found or await self._client.history_entry(request_id)
-
-    async def _rows(self, job: Job) -> AsyncIterator[HistoryRow]:
-        """The calls of a job's model in the days around it, newest first."""
-        now = self._config.clock()
-        last = (job.created + DAY).date()
-        first = max((min(job.created, now) - DAY).date(), last - LONGEST_SPAN)
-        for number in range(1, PAGES + 1):
-            page = await self._client.history(model=job.model, since=first, until=last, page=number)
-            if page.asked and abs(page.asked - now) > DAY / 2:
-                raise ServiceUnavailable(
-                    f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC and the API's {page.asked:%Y-%m-%d %H:%M}, so "
-                    "the days to look at are not known",
-                    next_step="Set the clock right, then call check_job again",
-                )
-            for row in page.rows:
-                yield row
-            if not page.full or _reaches_before(page.rows, job.created - SKEW):
-                return
-        raise ServiceUnavailable(f"The request history of those days is longer than {PAGES} pages")
-
-
-def is_call_of(row: HistoryRow, job: Job) -> bool | None:
-    """Whether a row of the history is a job's call, by the recipe.
-
-    A seed that was drawn here belongs to one job alone. With one that the caller chose, the whole recipe and the time
-    must fit.
-
-    Returns:
-        None where it cannot be told.
-    """
-    if row.model.casefold() != job.model:
-        return False
-    if not row.inputs:
-        return None
-    recipe = job.parameters.model_dump(exclude={"base64"})
-    differing = [name for name, value in recipe.items() if not _same(row.inputs.get(name, value), value)]
-    if "seed" in differing or "seed" not in row.inputs:
-        return False
-    if job.arguments.get("seed", -1) == -1:
-        return True if "prompt" not in differing else None
-    if differing:
-        return False
-    return True if row.created is None or row.created > job.created - SKEW else None
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are the same; the history may tell a number as its text, or a text with other spaces."""
-    if one == other or str(one).split() == str(other).split():
-        return True
-    numbers: tuple[Decimal | None, Decimal | None] = as_decimal(one), as_decimal(other)
-    return None not in numbers and numbers[0] == numbers[1]
-
-
-def _reaches_before(rows: Sequence[HistoryRow], moment: datetime) -> bool:
-    """Whether rows that are seen to be ordered by time, newest first, reach back before a moment."""
-    times = [row.created for row in rows if row.created]
-    in_order = len(times) == len(rows) and times == sorted(times, reverse=True)
-    return in_order and bool(times) and times[-1] < moment
+def _has_trace(job: Job) -> bool:
+    """Whether there is a sign that a job's call arrived, whatever the history shows."""
+    accepted = isinstance(job.error, errors.UnreadableAnswer)  # the API said so, whatever else it said
+    return accepted or bool(job.remote_id or job.images) or job.charged is not Charged.UNKNOWN
 
 
 def _missing(job: Job) -> VegaError:

@@ -90,7 +90,7 @@ class Recovery:
                 account = await self.account()
                 if moment is None:
                     await self._warn_of_other_accounts(account)
-                for local_id in await self._store.orphans(self._config.api, account, moment):
+                for local_id in await self._store.accounts.orphans(self._config.api, account, moment):
                     await self._take_up_orphan(local_id)
                 moment = self._config.clock()
             except errors.InvalidSettings:
@@ -103,7 +103,7 @@ class Recovery:
             await anyio.sleep(LOOK_SECONDS)
 
     async def _warn_of_other_accounts(self, account: str) -> None:
-        if count := await self._store.count_of_other_accounts(self._config.api, account):
+        if count := await self._store.accounts.count_of_others(self._config.api, account):
             logger.warning(
                 "%s unfinished jobs were begun with another API key. Only a server with that SEGMIND_API_KEY can find "
                 "out how they ended; until then they count as spent, and check_job shows what is known of them",

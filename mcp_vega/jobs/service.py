@@ -124,8 +124,8 @@ class JobService:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
         # Its arrival counts, not when the store has time for it.
         job = Job.of_call(parameters, route=route, base_url=self.config.api, owner=owner, created=self.config.clock())
-        job = replace(job, account=await self._recovery.account())
         with self._limiter.starting(owner) as too_many:
+            job = replace(job, account=await self._recovery.account())
             refusal = too_many or await self._no_room(job)
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
             try:

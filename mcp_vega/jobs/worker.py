@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[RunningJob], Awaitable[None]]
 
-# Seconds until a job that was tried in vain is tried again.
-SHORTEST_PAUSE, LONGEST_PAUSE = 300.0, 3600.0
+# Seconds until a job that was tried in vain is tried again, which is an hour at most in the first two days.
+SHORTEST_PAUSE, LONGEST_PAUSE, HOUR, TWO_DAYS = 300.0, 24 * 3600.0, 3600.0, 2 * 24 * 3600.0
 
 
 class Worker:
@@ -102,7 +102,9 @@ class Worker:
     def _next_try(self, job: Job) -> datetime:
         """When a job that is still open is tried again: the older it is, the later."""
         now = self._config.clock()
-        return now + timedelta(seconds=min(max(job.age(now), SHORTEST_PAUSE), LONGEST_PAUSE))
+        age = job.age(now)
+        pause = min(max(age, SHORTEST_PAUSE), HOUR if age < TWO_DAYS else LONGEST_PAUSE)
+        return now + timedelta(seconds=pause)
 
     # ---- kinds of work ----
 

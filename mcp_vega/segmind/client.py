@@ -146,16 +146,17 @@ class SegmindClient:
                     "within seven days",
                 )
 
-    async def history(self, *, model: str, since: date, until: date, page: int = 1, per_page: int = 100) -> HistoryPage:
-        """One page of the account's calls of a model, newest first, failed and unfinished ones included.
+    async def history(self, *, model: str | None, since: date, until: date, page: int) -> HistoryPage:
+        """One page of the account's calls, newest first, failed and unfinished ones included; of a model, or of all.
 
-        The days are in UTC and at most 31 apart, pages count from 1 and have up to 100 pictures. Sent once: its callers
+        The days are in UTC and at most 31 apart, pages count from 1 and have up to 100 rows. Sent once: its callers
         decide when to ask again.
         """
-        query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
-        query |= {"model_name": model, "sort_by": "model_created", "sort_order": "desc"}
+        query = {"page": page, "per_page": 100, "from_date": since.isoformat(), "to_date": until.isoformat()}
+        query |= {"model_name": model} if model else {}
+        query |= {"sort_by": "model_created", "sort_order": "desc"}
         response = await self._send("GET", self._history_url, params=query, repeat=False)
-        return history.parse_history(response, per_page)
+        return history.parse_history(response)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
         """One call of the account, of any age; None where the history has no such call. Sent once."""

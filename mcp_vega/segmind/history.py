@@ -11,51 +11,71 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_vega import errors
+from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.parsing import is_request_id
-from mcp_vega.segmind.response import ApiResponse, as_cost, as_moment, as_object, require_success
+from mcp_vega.segmind.response import (
+    ApiResponse,
+    as_cost,
+    as_decimal,
+    as_moment,
+    as_object,
+    error_text,
+    require_success,
+)
 
 # Longer than any body that is sent: to read it could take all the time and memory there is.
 INPUTS_LENGTH = 100_000
+# How deep in a row the inputs may lie.
+INPUTS_DEPTH = 5
+# Statuses in an answer that say that it failed.
+FAILURES = ("error", "fail", "failed", "failure")
+PARAMETERS = {name for model in MODELS.values() for name in model.model_fields}
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One call in the vendor's request history."""
+    """A row of the vendor's request history: one call, or one picture of it."""
 
     request_id: str
     model: str
-    state: str
+    state: str  # in capitals
     cost: Decimal | None  # US dollars
-    created: datetime | None = None  # when it arrived (UTC)
-    inputs: dict[str, Any] = field(default_factory=dict[str, Any])  # the body as it was sent
+    created: datetime | None = None  # when it arrived; UTC, where the API does not mean another time zone
+    inputs: dict[str, Any] = field(default_factory=dict[str, Any])  # those of its parameters that it tells
     urls: tuple[str, ...] = ()  # of its pictures
     error: str = ""
+    text: str = ""  # all of the row, as JSON
 
 
 @dataclass(frozen=True)
 class HistoryPage:
-    """A page of the history, newest call first."""
+    """A page of the history."""
 
-    rows: tuple[HistoryRow, ...]
-    full: bool  # whether another page may follow
-    asked: datetime | None  # the API's own time when it answered (UTC)
+    rows: tuple[HistoryRow, ...] = ()
+    total: int | None = None  # how many rows there are in all
+    more: bool = False  # whether it says that there are further pages
+    asked: datetime | None = None  # the API's own time when it answered (UTC)
 
 
-def parse_history(response: ApiResponse, per_page: int) -> HistoryPage:
-    """Parse a page of the request history: one row per call, where the API sends one per picture."""
-    require_success(response)
-    body: Any = response.json
-    rows = as_object(body).get("data", body)
-    if not isinstance(rows, list):
-        raise _unknown_form()
-    calls: dict[str, HistoryRow] = {}
-    for number, row in enumerate(as_object(each) for each in rows):  # pyright: ignore[reportUnknownVariableType]
-        call = _parse_row(row)
-        name = call.request_id or f"#{number}"
-        calls[name] = merge_rows(calls.get(name, call), call)
-    full = len(rows) >= per_page  # pyright: ignore[reportUnknownArgumentType]
-    return HistoryPage(tuple(calls.values()), full, as_moment(response.headers.get("date")))
+def parse_history(response: ApiResponse) -> HistoryPage:
+    """Parse a page of the request history."""
+    fields = require_success(response)
+    rows: Any = fields.get("data", response.json)
+    if not isinstance(rows, list) or _reports_error(fields):
+        raise _unknown_form(error_text(response))
+    parsed = tuple(_parse_row(as_object(each)) for each in rows)  # pyright: ignore[reportUnknownVariableType]
+    paging = {**as_object(fields.get("meta")), **as_object(fields.get("pagination")), **fields}
+    total = as_decimal(next((paging[name] for name in ("total", "total_count") if name in paging), None))
+    more = paging.get("has_more") is True or paging.get("has_next") is True
+    asked = as_moment(response.headers.get("date"))
+    return HistoryPage(parsed, None if total is None else int(total), more, asked)
+
+
+def _reports_error(fields: dict[str, Any]) -> bool:
+    """Whether an answer says that it failed, whatever its HTTP status."""
+    status = str(fields.get("status", "")).lower()
+    return bool(fields.get("error") or fields.get("errors")) or fields.get("success") is False or status in FAILURES
 
 
 def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
@@ -65,7 +85,7 @@ def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
     fields = require_success(response)
     row = _parse_row(as_object(fields.get("data")) or fields)
     if not row.request_id:
-        raise _unknown_form()
+        raise _unknown_form(error_text(response))
     return row
 
 
@@ -74,8 +94,9 @@ def merge_rows(first: HistoryRow, second: HistoryRow) -> HistoryRow:
     return replace(first, urls=tuple(dict.fromkeys((*first.urls, *second.urls))))
 
 
-def _unknown_form() -> errors.ServiceUnavailable:
-    return errors.ServiceUnavailable("The API's request history came in an unknown form")
+def _unknown_form(said: str) -> errors.ServiceUnavailable:
+    words = f" ({said})" if said else ""
+    return errors.ServiceUnavailable(f"The API's request history came in an unknown form{words}")
 
 
 def _parse_row(row: dict[str, Any]) -> HistoryRow:
@@ -84,27 +105,43 @@ def _parse_row(row: dict[str, Any]) -> HistoryRow:
     text = str(request_id) if isinstance(request_id, str | int) else ""
     return HistoryRow(
         request_id=text if is_request_id(text) else "",
-        model=str(row.get("model_name", "")),
-        state=str(row.get("model_status", "")),
+        model=str(row.get("model_name") or ""),
+        state=str(row.get("model_status", "")).strip().upper(),
         cost=as_cost(row.get("credits_deduction")),
         created=as_moment(row.get("model_created")),
-        inputs=_parse_inputs(row.get("request_body")),
+        inputs=_parse_inputs(row),
         urls=(url,) if isinstance(url, str) and url else (),
         error=quoted(str(row["error"])) if row.get("error") else "",
+        text=json.dumps(row, sort_keys=True),
     )
 
 
-def _parse_inputs(text: Any) -> dict[str, Any]:
-    """A call's inputs from the history: an object, its JSON, or the text of a Python dictionary."""
-    if not isinstance(text, str):
-        return as_object(text)
+def _parse_inputs(row: dict[str, Any]) -> dict[str, Any]:
+    """A call's parameters from a row, wherever they stand in it; first those of the body as it was sent."""
+    found: dict[str, Any] = {}
+    _collect_inputs(row.get("request_body"), found, INPUTS_DEPTH)
+    _collect_inputs(row, found, INPUTS_DEPTH)
+    return found
+
+
+def _collect_inputs(value: Any, found: dict[str, Any], depth: int) -> None:
+    """Add the parameters in a value: an object, its JSON, or the text of a Python dictionary; at any depth."""
+    fields = _parse_object(value) if isinstance(value, str) else as_object(value)
+    for name, each in fields.items():
+        if name in PARAMETERS and isinstance(each, str | int | float):
+            found.setdefault(name, each)
+        elif depth and (isinstance(each, dict) or (isinstance(each, str) and each.lstrip().startswith("{"))):
+            _collect_inputs(each, found, depth - 1)
+
+
+def _parse_object(text: str) -> dict[str, Any]:
     if len(text) > INPUTS_LENGTH:
         return {}
     for parse in (json.loads, literal_eval):
         try:
-            inputs = as_object(parse(text))
-            str(inputs)  # a number in another notation may be too long to be shown or compared
+            fields = as_object(parse(text))
+            str(fields)  # a number in another notation may be too long to be shown or compared
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
-        return inputs
+        return fields
     return {}

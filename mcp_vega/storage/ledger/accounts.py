@@ -1,4 +1,4 @@
-"""Whose account at the API a job belongs to: a keyed hash of the API key, from which the key cannot be had.
+"""The accounts at the API, and their jobs. An account is a keyed hash of the API key, from which that cannot be had.
 
 The key of the hash is drawn for each ledger and stays in it, so that all servers on a ledger make the same of an API
 key, and nobody can tell from two ledgers whether they share one.
@@ -6,17 +6,23 @@ key, and nobody can tell from two ledgers whether they share one.
 
 import hmac
 import secrets
+from datetime import datetime
+from typing import Any
 
+from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger import queries
+from mcp_vega.storage.ledger import queries, rows
+from mcp_vega.storage.ledger.search import read_jobs
+from mcp_vega.storage.ledger.servers import Servers
 
 
 class Accounts:
     """The accounts in a ledger. Every method raises a `LedgerError` where it cannot be read or written."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, servers: Servers) -> None:
         self._database = database
+        self._servers = servers
         self._hash_key = ""
 
     async def of_key(self, api_key: str) -> str:
@@ -24,6 +30,63 @@ class Accounts:
         if not self._hash_key:
             self._hash_key = await self._database.read(_hash_key) or await self._database.write(_draw_hash_key)
         return hmac.digest(self._hash_key.encode(), api_key.encode(), "sha256").hex()[:32]
+
+    # ---- the jobs of an account ----
+
+    async def orphans(self, base_url: str, account: str, moment: datetime | None = None) -> list[str]:
+        """The local ids of an account's open jobs that no living server works on and that are due at a moment (UTC)."""
+
+        def look(connection: Connection) -> list[str]:
+            values = {"base_url": base_url, "account": account, "moment": rows.moment(moment)}
+            found = connection.execute(queries.UNFINISHED, values)
+            alive = self._servers.alive(connection, {row["holder"] for row in found})
+            return [row["local_id"] for row in found if row["holder"] not in alive]
+
+        return await self._database.read(look)
+
+    async def count_of_others(self, base_url: str, account: str) -> int:
+        """How many of an API's open jobs belong to other accounts than this."""
+        values = {"base_url": base_url, "account": account}
+        return len(await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values)))
+
+    async def open_with_seed_of(self, job: Job) -> list[Job]:
+        """The other open jobs with a job's account, model and seed whose id at the API is not known."""
+        return await self._others(job, queries.OPEN_WITH_SEED, model=job.model, seed=job.parameters.seed)
+
+    async def completed_between(self, job: Job, since: datetime, until: datetime) -> list[Job]:
+        """Some of the other jobs of a job's account that were begun in a time (UTC) and ran; the last of them."""
+        span = {"since": rows.moment(since), "until": rows.moment(until)}
+        return await self._others(job, queries.COMPLETED_BETWEEN, **span)
+
+    async def knows_any(self, job: Job, remote_ids: set[str]) -> bool:
+        """Whether one of some ids of the API's is that of a job of a job's account."""
+        account = {"base_url": job.base_url, "account": job.account}
+
+        def look(connection: Connection) -> bool:
+            return any(connection.execute(queries.KNOWN_ID, {**account, "id": each}) for each in remote_ids)
+
+        return await self._database.read(look)
+
+    async def seconds_since_sent(self, job: Job) -> float | None:
+        """How long ago a job was sent, by the clock that nobody sets; None where the machine was started anew since."""
+
+        def look(connection: Connection) -> float | None:
+            (row,) = connection.execute(queries.SENT_TIME, {"local_id": job.local_id})
+            passed = None if row["sent_time"] is None else connection.time - row["sent_time"]
+            return None if passed is None or passed < 0 else passed
+
+        return await self._database.read(look)
+
+    async def _others(self, job: Job, where: str, **values: Any) -> list[Job]:
+        """Other jobs of a job's account, without those that an accident made unreadable."""
+        account = {"local_id": job.local_id, "base_url": job.base_url, "account": job.account}
+
+        def look(connection: Connection) -> list[Job]:
+            found = connection.execute(f"SELECT * FROM jobs {where}", {**account, **values})  # noqa: S608  of `queries`
+            alive = self._servers.alive(connection, {row["holder"] for row in found})
+            return read_jobs(connection, found, alive, readable=True)
+
+        return await self._database.read(look)
 
 
 def _hash_key(connection: Connection) -> str:

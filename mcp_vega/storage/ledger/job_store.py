@@ -52,7 +52,7 @@ class JobStore:
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
         self.spending = Spending(database)
-        self.accounts = Accounts(database)
+        self.accounts = Accounts(database, self._servers)
 
     @classmethod
     def in_file(
@@ -208,17 +208,11 @@ class JobStore:
         """The jobs begun last that `owner` may see, newest first."""
         return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner)
 
-    async def open_with_recipe_of(self, job: Job) -> list[Job]:
-        """The other open jobs with a job's account, model, seed and prompt whose id at the API is not known."""
-        values: dict[str, Any] = {"local_id": job.local_id, "base_url": job.base_url, "account": job.account}
-        values |= {"model": job.model, "seed": job.parameters.seed, "prompt": job.parameters.prompt}
-        return await self._jobs(queries.OPEN_WITH_RECIPE, **values)
-
-    async def _jobs(self, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
+    async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         """Jobs; with `readable`, without those that an accident made unreadable."""
         return await self._database.read(lambda connection: self._read(connection, where, readable=readable, **values))
 
-    def _read(self, connection: Connection, where: str, *, readable: bool = False, **values: str | float) -> list[Job]:
+    def _read(self, connection: Connection, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
         alive = self._servers.alive(connection, {row["holder"] for row in found})
         return read_jobs(connection, found, alive, readable=readable)
@@ -258,22 +252,6 @@ class JobStore:
             return self._read(connection, queries.BY_ID, id=local_id)[0]
 
         return await self._database.write(claim)
-
-    async def orphans(self, base_url: str, account: str, moment: datetime | None = None) -> list[str]:
-        """The local ids of an account's open jobs that no living server works on and that are due at a moment (UTC)."""
-
-        def look(connection: Connection) -> list[str]:
-            values = {"base_url": base_url, "account": account, "moment": rows.moment(moment)}
-            found = connection.execute(queries.UNFINISHED, values)
-            alive = self._servers.alive(connection, {row["holder"] for row in found})
-            return [row["local_id"] for row in found if row["holder"] not in alive]
-
-        return await self._database.read(look)
-
-    async def count_of_other_accounts(self, base_url: str, account: str) -> int:
-        """How many of an API's open jobs belong to other accounts than this."""
-        values = {"base_url": base_url, "account": account}
-        return len(await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values)))
 
     async def activity(self) -> Activity:
         """What the other servers do, and what is still to be done."""

@@ -24,7 +24,7 @@ ADD = f"""
 """  # noqa: S608  nothing in these statements comes from outside
 # A call leaves only if this changes a row: it is this server's, nobody has ended it, and it has not left before.
 MARK_SENT = """
-    UPDATE jobs SET sent = :sent, state = :state, notes = '[]', error = NULL, next_try = NULL
+    UPDATE jobs SET sent = :sent, sent_time = :time, state = :state, notes = '[]', error = NULL, next_try = NULL
     WHERE local_id = :local_id AND holder = :me AND open AND sent IS NULL AND (:begun_here OR wanted_until >= :sent)
     RETURNING local_id
 """
@@ -75,10 +75,18 @@ ASSIGN = """
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
     RETURNING local_id
 """
-OPEN_WITH_RECIPE = """
+OPEN_WITH_SEED = """
     WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url AND account = :account
-        AND model = :model AND seed = :seed AND prompt = :prompt
+        AND model = :model AND seed = :seed
 """
+# The last of them.
+COMPLETED_BETWEEN = """
+    WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND local_id != :local_id AND base_url = :base_url
+        AND account = :account AND created BETWEEN :since AND :until
+    ORDER BY created DESC LIMIT 20
+"""
+KNOWN_ID = "SELECT 1 FROM jobs WHERE remote_id = :id AND base_url = :base_url AND account = :account"
+SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 
 # ---- the same call again ----
 

@@ -25,6 +25,7 @@ SCHEMA = """
         charged TEXT NOT NULL,
         created TEXT NOT NULL,     -- ISO 8601, UTC, as all times of day
         sent TEXT,                 -- NULL is proof that its call has not left
+        sent_time DOUBLE PRECISION, -- the same by the clock that all servers share
         ended TEXT,
         next_try TEXT,             -- when it is to be tried again
         estimate TEXT NOT NULL,    -- USD, the exact decimal: what it is likely to cost

@@ -71,7 +71,7 @@ class Slots:
         """Mark a job as sent, with a slot for it; see `JobStore.mark_sent`."""
         moment = rows.moment(job.sent)
         values: dict[str, Any] = {"local_id": job.local_id, "me": self._me, "sent": moment, "state": str(job.state)}
-        values["begun_here"] = begun_here
+        values |= {"begun_here": begun_here, "time": self._connection.time}
         has_slot = self._connection.execute("SELECT number FROM slots WHERE job = :local_id", values)
         if not has_slot:
             found = self.turns(moment)
