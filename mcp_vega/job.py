@@ -250,8 +250,11 @@ class Job:
     def problem(self) -> VegaError | None:
         """Its error in the words of this moment: what is being done about it, or can be."""
         error = self.error
-        if error is None or not self.open:
-            return error
+        if error is None:
+            return None
+        said = "; ".join(dict.fromkeys((error.what, *self.notes)))
+        if not self.open:
+            return error.reworded(said)
         asking = f"all check_job with the request_id {self.request_id}"
         if not self.held:
             step = f"{error.next_step}; or c{asking} to have it looked up again"
@@ -259,7 +262,7 @@ class Job:
             step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
         else:
             step = f"{error.next_step}; or c{asking} in about a minute: its picture is being looked for"
-        return error.reworded("; ".join(dict.fromkeys((error.what, *self.notes))), step)
+        return error.reworded(said, step)
 
     @property
     def model(self) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from inspect import isawaitable
 from pathlib import Path
@@ -220,6 +221,29 @@ async def agent(app: AppContext, request: pytest.FixtureRequest) -> AsyncGenerat
     """An MCP client in memory, once for each era of the protocol."""
     async with Client(build_server(app), mode=request.param) as client:
         yield client
+
+
+class Time:
+    """The time of the sandbox and of servers, which a test lets pass; by the servers' clock it may be later."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._passed = timedelta()
+        self.ahead = timedelta()
+
+    def let_pass(self, **units: float) -> None:
+        """Let days, hours, minutes, seconds pass."""
+        self._passed += timedelta(**units)
+        self._sandbox.account.skip(timedelta(**units).total_seconds())
+
+    @property
+    def clocks(self) -> dict[str, Any]:
+        """For `app_over`: a server's clock, and the one that nobody sets."""
+        return {"clock": self.now, "uptime": lambda: time.monotonic() + self._passed.total_seconds()}
+
+    def now(self) -> datetime:
+        """What a server's clock says."""
+        return datetime.now(UTC) + self._passed + self.ahead
 
 
 # ---- a mock of the API ----

@@ -1056,13 +1056,5 @@ async def test_a_clock_that_is_set_while_a_job_runs_loses_nothing(
         sandbox.let_go()
         for job in (queued, lost):
             result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
-            if by > timedelta(days=-1) or job is queued:
-                assert job_of(result)["images"]
-            else:
-                assert "This machine's clock says" in text_of(result)
-                assert "Charged: unknown." in text_of(result)
-    error = timedelta()
-    async with app_over(sandbox.url, tmp_path, clock=clock) as app, Client(build_server(app)) as agent:
-        result = await agent.call_tool("check_job", {"request_id": lost["request_id"], "wait_seconds": 45})
-        assert job_of(result)["images"]
+            assert job_of(result)["images"]
     assert sandbox.paid_requests == 2

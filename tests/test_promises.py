@@ -21,7 +21,6 @@ from conftest import (
     API,
     HANG_SECONDS,
     KEY,
-    NO_PAUSE,
     Sandbox,
     app_over,
     begun,
@@ -164,87 +163,6 @@ async def holder_of(folder: Path) -> str | None:
     return next((row["id"] for row in rows(folder, query)), None)
 
 
-@pytest.mark.parametrize("fault", ["504-after", "cut", "truncated", "html", "error-200", "empty"])
-async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_once(
-    sandbox: Sandbox, tmp_path: Path, fault: str
-) -> None:
-    """The sandbox's media are whole where the answer was not, except for the faults of the picture itself."""
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        failed = await agent.call_tool(RT, {"prompt": f"a fox [fault:{fault}]"})
-        assert failed.is_error
-        assert "Charged: no" not in text_of(failed)
-        request_id = id_in(failed)
-        if fault in ("truncated", "empty"):
-            await mend_media(sandbox)
-        result = await checked(agent, request_id)
-        job = job_of(result)
-        assert job["images"][0]["path"]
-        assert job["cost_usd"] == 0.002
-        assert job["request_id"] in sandbox.account.calls
-        assert text_of(await agent.call_tool("check_job", {"request_id": request_id})) == text_of(result)
-    assert sandbox.paid_requests == 1
-
-
-async def mend_media(sandbox: Sandbox) -> None:
-    from mcp_vega.sandbox.faults import Faults
-
-    for call in sandbox.account.calls.values():
-        call.faults = Faults("", 0)
-
-
-async def test_a_call_that_the_history_does_not_have_was_not_charged(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:500]"})
-        assert "Charged: unknown." in text_of(failed)
-        settled = await checked(agent, id_in(failed))
-        assert settled.is_error
-        assert "the API's request history has no such call" in text_of(settled)
-        assert "Charged: no." in text_of(settled)
-    assert (sandbox.paid_requests, len(sandbox.account.calls)) == (1, 0)
-
-
-async def test_a_submission_that_was_accepted_is_not_said_to_have_never_run(tmp_path: Path) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"data": []}) if request.method == "GET" else httpx.Response(200, text="?")
-
-    async with (
-        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
-        Client(build_server(app)) as agent,
-    ):
-        await agent.call_tool("submit_job", {"prompt": "a fox"})
-        (job,) = await app.service.store.latest(1)
-        last = await checked(agent, job.local_id)
-    assert "the request history has no such call" in text_of(last)
-    assert "Charged: unknown." in text_of(last)
-
-
-async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:failed]"})
-        assert "Charged: unknown." in text_of(failed)
-        settled = text_of(await checked(agent, id_in(failed)))
-        assert "The API could not draw this: “The model ran out of memory”" in settled
-        assert "Charged: no." in settled
-
-
-async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason_until_it_can(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    sandbox.account.history_status = 503
-    async with app_over(sandbox.url, tmp_path, policy=NO_PAUSE) as app, Client(build_server(app)) as agent:
-        request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
-        unknown = await checked(agent, request_id)
-        assert unknown.is_error
-        assert "HTTP 504; the request history could not be asked: The API answered with HTTP 503" in text_of(unknown)
-        assert "Charged: unknown." in text_of(unknown)
-        assert "https://cloud.segmind.com" in text_of(unknown)
-        sandbox.account.history_status = 200
-        assert job_of(await checked(agent, request_id))["images"]
-    assert sandbox.paid_requests == 1
-
-
 async def test_a_call_whose_pictures_came_in_part_gets_the_rest_when_it_is_repeated(
     agent: Client, sandbox: Sandbox
 ) -> None:
@@ -260,36 +178,6 @@ async def test_a_call_whose_pictures_came_in_part_gets_the_rest_when_it_is_repea
     assert sandbox.paid_requests == 1
 
 
-@pytest.mark.parametrize(("ordered", "pages", "state"), [(True, 1, "FAILED"), (False, 50, "UNKNOWN")])
-async def test_of_a_long_history_that_is_in_order_only_the_days_around_a_call_are_read(
-    tmp_path: Path, *, ordered: bool, pages: int, state: str
-) -> None:
-    asked: list[str] = []
-    now = datetime.now(UTC)
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.method == "POST":
-            return httpx.Response(500)
-        asked.append(request.url.params["page"])
-        moments = [now - timedelta(minutes=number) for number in range(100)]
-        rows = [
-            {"request_id": f"r{number}", "model_name": "segmind-vega", "request_body": {"seed": 1, "prompt": "other"}}
-            | {"model_created": moment.isoformat(), "model_status": "COMPLETED"}
-            for number, moment in enumerate(moments if ordered else reversed(moments))
-        ]
-        return httpx.Response(200, json={"data": rows})
-
-    async with (
-        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
-        Client(build_server(app)) as agent,
-    ):
-        lost = await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7})
-        await checked(agent, id_in(lost))
-        (job,) = await app.service.store.latest(1)
-    assert job.state == state
-    assert max(map(int, asked)) == pages
-
-
 async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_without_the_history(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -302,119 +190,6 @@ async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_with
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, local_id))["images"] == before
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
-
-
-async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
-    arguments = {"prompt": "a fox [fault:504-after*1]", "seed": 5}
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        delivered = job_of(await agent.call_tool(RT, {"prompt": "warm up", "seed": 5}))
-        failed = await agent.call_tool(RT, arguments)
-        first = job_of(await checked(agent, id_in(failed)))
-        second = job_of(await agent.call_tool(RT, arguments))
-    assert len({job["request_id"] for job in (delivered, first, second)}) == 3
-    assert {job["request_id"] for job in (delivered, first, second)} == set(sandbox.account.calls)
-
-
-async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves_nothing(
-    tmp_path: Path,
-) -> None:
-    silent = True
-
-    def changed(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-        every = history_rows(call, base, now)
-        return [{**row, "request_body": None} for row in every] if silent else every
-
-    async with (
-        serving_sandbox(history_rows=changed) as sandbox,
-        app_over(sandbox.url, tmp_path) as app,
-        Client(build_server(app)) as agent,
-    ):
-        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
-        text = text_of(await checked(agent, id_in(failed)))
-        assert "does not tell enough to be sure" in text
-        assert "Charged: unknown." in text
-        silent = False
-        assert job_of(await checked(agent, id_in(failed)))["images"]
-
-
-async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    arguments = {"prompt": "a fox", "seed": 5}
-    await submitted_elsewhere(sandbox, slug="segmind-vega-rt-v1", **arguments)
-    (call,) = sandbox.account.calls.values()
-    call.created -= 3600
-    async with (
-        app_over(sandbox.url, tmp_path, transport=LosingPosts()) as app,
-        Client(build_server(app)) as agent,
-    ):
-        failed = await agent.call_tool(RT, arguments)
-        text = text_of(await checked(agent, id_in(failed)))
-    assert "does not tell enough to be sure" in text
-    assert "Charged: unknown." in text
-
-
-class LosingPosts(httpx.AsyncHTTPTransport):
-    """Paid calls are lost on their way, after they left."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method == "POST":
-            raise httpx.ReadError("", request=request)
-        return await super().handle_async_request(request)
-
-
-async def test_a_call_that_was_lost_on_its_way_was_not_charged(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with (
-        app_over(sandbox.url, tmp_path, transport=LosingPosts()) as app,
-        Client(build_server(app)) as agent,
-    ):
-        for tool in (RT, "submit_job"):
-            failed = await agent.call_tool(tool, {"prompt": "a fox"})
-            assert "Charged: unknown." in text_of(failed)
-            assert "Charged: no." in text_of(await checked(agent, id_in(failed)))
-
-
-async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_then_on(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    sandbox.account.speed = SLOW
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        failed = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after]"})
-        await until(lambda: sandbox.account.requests["GET status"])
-        sandbox.account.skip(UNTIL_DRAWN)
-        job = job_of(await checked(agent, id_in(failed)))
-        assert job["request_id"] in sandbox.account.calls
-        assert job["seconds"] is not None, "the queue's record tells more than the history"
-    assert sandbox.paid_requests == 1
-
-
-async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]", "samples": 2}))[
-            "request_id"
-        ]
-    call = sandbox.account.calls[request_id]
-    call.queue_seconds = 0
-    sandbox.account.skip(2 * 3600)
-    later = datetime.now(UTC) + timedelta(hours=2)
-    async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
-        job = job_of(await checked(agent, request_id))
-    assert len(job["images"]) == 2
-    assert sandbox.paid_requests == 1
-
-
-async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
-    sandbox.account.calls[request_id].queue_seconds = 0
-    sandbox.account.skip(8 * 24 * 3600)
-    later = datetime.now(UTC) + timedelta(days=8)
-    async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
-        text = text_of(await checked(agent, request_id))
-    assert "answered with HTTP 404" in text
-    assert "Charged: yes." in text
 
 
 # ---- adopted ----
@@ -750,44 +525,6 @@ def change(folder: Path, statement: str, *values: object) -> None:
     with closing(sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")) as database:
         database.execute(statement, values)
         database.commit()
-
-
-@pytest.mark.parametrize("hours", [-3, 3])
-async def test_a_clock_that_is_wrong_all_the_time_does_not_hide_a_call_that_ran(
-    sandbox: Sandbox, tmp_path: Path, hours: float
-) -> None:
-    def clock() -> datetime:
-        return datetime.now(UTC) + timedelta(hours=hours)
-
-    async with app_over(sandbox.url, tmp_path, clock=clock) as app, Client(build_server(app)) as agent:
-        failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
-        assert job_of(await checked(agent, id_in(failed)))["images"]
-        chosen = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]", "seed": 5})
-        text = text_of(await checked(agent, id_in(chosen)))
-        assert "Charged: no" not in text
-
-
-async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
-    arguments = {"prompt": "a fox [fault:failed*1] [fault:504-after]", "seed": 5}
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        first = await agent.call_tool(RT, arguments)
-        assert "ran out of memory" in text_of(await checked(agent, id_in(first)))
-        second = await agent.call_tool(RT, arguments)
-        assert job_of(await checked(agent, id_in(second)))["images"]
-    assert len(sandbox.account.calls) == 2
-
-
-async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandbox: Sandbox, tmp_path: Path) -> None:
-    arguments = {"prompt": "a fox [fault:504-after]", "seed": 5}
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(2):
-                tasks.start_soon(agent.call_tool, RT, arguments)
-        for job in await listed(agent):
-            await checked(agent, job["request_id"])
-        jobs = await listed(agent)
-    assert {job["request_id"] for job in jobs} == set(sandbox.account.calls)
-    assert [job["state"] for job in jobs] == ["COMPLETED"] * 2
 
 
 class Flaky(httpx.AsyncHTTPTransport):

@@ -134,22 +134,13 @@ async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_pa
 
 
 async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.account.history_status = 503
     async with app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app, Client(build_server(app)) as agent:
-        lost = await agent.call_tool(VEGA, {"prompt": "a fox [fault:500]", "seed": 1})
+        lost = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after] [fault:failed]", "seed": 1})
         assert "Charged: unknown." in text_of(lost)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
-        sandbox.account.history_status = 200
         (job,) = await app.service.store.latest(1)
-        settled = await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 30})
-        assert code_of(settled) in {"never_ran", "outcome_unknown"}
-
-        async def known() -> bool:
-            await agent.call_tool("check_job", {"request_id": job.request_id, "wait_seconds": 5})
-            seen = await app.service.get(job.request_id)
-            return seen.error is not None and not seen.open
-
-        await until(known)
+        settled = await agent.call_tool("check_job", {"request_id": job.local_id, "wait_seconds": 30})
+        assert code_of(settled) == "generation_failed", "which the request history says"
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
 
 

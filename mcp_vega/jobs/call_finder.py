@@ -27,6 +27,8 @@ LISTED = timedelta(days=1)
 # How far the days that are asked about reach beyond a call, so that it is among them in any time zone; and how many
 # days may be asked about at once.
 MARGIN, LONGEST_SPAN = timedelta(days=2), timedelta(days=30)
+# How long after a call the history is read up to now, which shows whether it is this account's.
+REACH = timedelta(days=5)
 # Calls that were sent this long before a job's, or this long after it, are where the whole history is read.
 BEFORE, AFTER = timedelta(hours=8), timedelta(hours=1)
 # Numbers from here on may come rounded, and then differ by less than this part of them.
@@ -151,7 +153,8 @@ class CallFinder:
 def _queries(job: Job, now: datetime) -> tuple[HistoryQuery, HistoryQuery]:
     """What to read: the calls of the job's model, and then all, each as far back as it can have left."""
     search, sent = job.search, job.sent or job.created
-    until = (search.latest or max(sent, now)) + MARGIN
+    latest = search.latest or max(sent, now)
+    until = min(max(latest, now), latest + REACH) + MARGIN
     since = max((search.earliest or min(sent, now)) - MARGIN, until - LONGEST_SPAN)
     if search.latest and not search.earliest:  # this machine's clock may have been wrong when it was sent
         since = until - LONGEST_SPAN
