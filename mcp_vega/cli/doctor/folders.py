@@ -63,5 +63,5 @@ def _jobs_check(activity: Activity) -> Check:
     mend = "Wait: `mcp-vega jobs` shows how they end. Do not repeat them"
     if activity.unattended:
         said += f"; no server works on {activity.unattended} of them"
-        mend = "Start a host: its server takes up those of its SEGMIND_BASE_URL. Do not repeat them"
+        mend = "Start a host: its server takes up those of its SEGMIND_BASE_URL and API key. Do not repeat them"
     return Check("jobs", State.NOTE, said, mend)
