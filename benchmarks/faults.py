@@ -3,11 +3,11 @@
     python benchmarks/faults.py [--only FAULT ... | --write]
 
 Each case is a sandbox of its own on a port, a server in this process and one call of a tool; then check_job is asked
-until nobody works on the job any more and, where more could still be learnt, once more an hour later (by the clocks of
-the sandbox and of the ledger), at a server started then, over a plain connection. `--write` puts the table into
-docs/faults.md. Exits with 1 when a picture is lost that was paid for and could be had, a call is paid for twice, the
-agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is in a text, a
-log or a file, an answer comes too late, or the server breaks.
+until nobody works on the job any more and, where more could still be learnt, an hour, a day and two hours later (by the
+clocks of the sandbox and of the ledger), each time at a server started then, over a plain connection. `--write` puts
+the table into docs/faults.md. Exits with 1 when a picture is lost that was paid for and could be had, a call is paid
+for twice, the agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is
+in a text, a log or a file, an answer comes too late, or the server breaks.
 
 So that it ends soon, the time limits of calls, the pause before a question is repeated, for how long a job may be
 unknown to the API at first, and how long a call waits for its turn are short.
@@ -19,7 +19,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -39,6 +39,7 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.faults import FAULTS
+from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -50,6 +51,23 @@ STATUSES = {*map(str, REFUSED), "429*3", *(f"{status}-after" for status in (500,
 ALL = sorted({"none", *STATUSES, *FAULTS} - {"NNN", "NNN-after"})
 # These meet every connection, the others the plain one.
 DISTURBED = ("none", "failed", "500-after", "output-base64")
+# Request histories that tell badly; the calls with these faults, of which the first has run, are looked up in them.
+LOST = ("504-after", "504")
+HISTORIES = {
+    "history late": ("the request history shows a call after 90 seconds", HistoryBehaviour(late=90)),
+    "history capped": ("it has one row a page, and no total", HistoryBehaviour(per_page=1, total=False)),
+    "history from 0": ("it counts its pages from 0", HistoryBehaviour(first_page=0)),
+    "history in IST": ("its times are those of India, and do not say so", HistoryBehaviour(time_zone=5.5)),
+    "history nested": ("the inputs of its rows are one level deeper", HistoryBehaviour(inputs="nested")),
+    "history renamed": ("it has other names for the models", HistoryBehaviour(models="titles")),
+    "history seedless": ("its rows have no seed", HistoryBehaviour(inputs="no-seed")),
+    "history empty": ("its rows have no inputs", HistoryBehaviour(inputs="missing")),
+    "history foreign": ("it is that of another account", HistoryBehaviour(account="another")),
+    "history undated": ("it does not tell the API's time", HistoryBehaviour(date=False)),
+    "history failing": ("it answers with an error under 200", HistoryBehaviour(error=True)),
+}  # fmt: skip
+# In these it cannot be known how a call ended.
+BLIND = ("history seedless", "history empty", "history foreign", "history failing")
 # The tools' calls, by the names that the table gives them.
 TOOLS: dict[str, dict[str, Any]] = {
     "generate_image_vega": {},
@@ -63,15 +81,15 @@ SPOILT, GUARDED = ("truncated", "not-image", "empty"), ("media-403", "media-fore
 # The sandbox is at once done, but where a fault takes its time.
 SPEEDS = {"cold-start": 0.22, "status-word": 0.05}
 WAIT, CHECK_WAIT, GRACE, CHECKS = 2.5, 3, 3, 4
-HOUR = timedelta(seconds=3700)
+LATER = (timedelta(seconds=3700), timedelta(days=1), timedelta(hours=2))
 AT_ONCE = 8
 HEADINGS = ("fault", "connection", "tool", "what the agent saw", "charged", "in the end", "gallery", "POSTs")
 INTRODUCTION = """\
 # What an agent sees when the API or the way to it fails
 
-Every fault of the sandbox, as each tool meets it, and some of them over bad connections. This makes the table, and
-checks in every row that no picture is lost, none is paid for twice, the agent is told the truth about the charge, the
-key is in no text, log or file, and every answer comes in time:
+Every fault of the sandbox, as each tool meets it, and some of them over bad connections or with a request history that
+tells badly. This makes the table, and checks in every row that no picture is lost, none is paid for twice, the agent is
+told the truth about the charge, the key is in no text, log or file, and every answer comes in time:
 
 ```console
 $ .venv/bin/python benchmarks/faults.py --write
@@ -85,10 +103,10 @@ of the other way does nothing. The **connections**:
 
 The agent saw pictures, `still drawing` with a request id (a call waited for {wait} seconds, and other times were
 shortened, too), or the code of an error; **charged** is what it was told then. **In the end** is what check_job told
-when nobody worked on the job any more and, where more could still be learnt, an hour later at a server started then,
-over a plain connection. **gallery** counts the files there: pictures, and what came in the place of pictures. **POSTs**
-counts the paid calls that arrived at the API for the job, those that it refused apart. A row of check_job tells of the
-job in the row of submit_job before it.
+when nobody worked on the job any more and, where more could still be learnt, an hour, a day and two hours later, each
+time at a server started then, over a plain connection. **gallery** counts the files there: pictures, and what came in
+the place of pictures. **POSTs** counts the paid calls that arrived at the API for the job, those that it refused apart.
+A row of check_job tells of the job in the row of submit_job before it.
 
 """
 
@@ -111,31 +129,35 @@ class Case:
 
     def __post_init__(self) -> None:
         self.account = Account(speed=SPEEDS.get(self.fault, 0))
+        self.account.history = HISTORIES[self.connection][1] if self.connection in HISTORIES else HistoryBehaviour()
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
     async def run(self) -> list[Row]:
         """Call, ask until it has ended, check; returns its rows."""
         HEARD.set(heard := [])
         async with serving(build_sandbox(self.account, paint=one_picture)) as url:
-            async with wire(url, MANNERS[self.connection]) as way, self._server(way) as (service, agent):
+            manner = MANNERS.get(self.connection, MANNERS["plain"])
+            async with wire(url, manner) as way, self._server(way) as (service, agent):
                 await self._ask(agent, self.tool, {"prompt": self.prompt, **TOOLS[self.tool]}, WAIT)
                 job = await self._settled(service, agent)
-            if job.open:
-                self.account.skip(HOUR.total_seconds())
-                async with self._server(url, lambda: datetime.now(UTC) + HOUR) as (service, agent):
-                    await self._settled(service, agent)
+            passed = timedelta()
+            for span in LATER:
+                if job.open:
+                    passed += span
+                    self.account.skip(span.total_seconds())
+                    async with self._server(url, passed) as (service, agent):
+                        job = await self._settled(service, agent)
         self._check_pictures()
         self._check_money()
         self._check_silence(heard)
         return self._rows()
 
     @asynccontextmanager
-    async def _server(
-        self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> AsyncGenerator[tuple[JobService, Client]]:
-        config = replace(CONFIG, clock=clock, longest_wait=9)
+    async def _server(self, url: str, passed: timedelta = timedelta()) -> AsyncGenerator[tuple[JobService, Client]]:
+        config = replace(CONFIG, clock=lambda: datetime.now(UTC) + passed, longest_wait=9)
+        uptime = lambda: time.monotonic() + passed.total_seconds()  # noqa: E731
         async with (
-            service_in(self.folder, url=url, policy=SHORT, config=config) as service,
+            service_in(self.folder, url=url, policy=SHORT, config=config, uptime=uptime) as service,
             Client(build_server(AppContext(service, WAIT))) as agent,
         ):
             yield service, agent
@@ -173,7 +195,8 @@ class Case:
         """What was drawn is in the gallery, whole, and the agent knows; or what came in its place is kept."""
         drawn = [call for call in self.account.calls.values() if call.state(self.account.now) == "COMPLETED"]
         guarded = any(call.route == "v2" for call in drawn) and self.fault in GUARDED
-        wanted = 0 if guarded or self.fault in SPOILT else sum(call.pictures for call in drawn)
+        blind = self.connection in BLIND
+        wanted = 0 if guarded or blind or self.fault in SPOILT else sum(call.pictures for call in drawn)
         kept = [path.read_bytes() for path in self._files(aside=False)]
         whole = [(found := recognise(data)) and found.is_whole(data) for data in kept]
         self._must(whole == [True] * wanted, f"{wanted} pictures could be had, kept are {len(whole)}")
@@ -188,7 +211,8 @@ class Case:
         self._must(charged <= len(self.account.calls) <= 1, "paid for twice")
         for tool, what, said in self.answers:
             self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
-        self._must(charged > 0 or self.answers[-1][2] == "no", "not told that it was not charged")
+        provable = self.connection not in (*BLIND, "history undated")
+        self._must(charged > 0 or self.answers[-1][2] == "no" or not provable, "not told that it was not charged")
 
     def _check_silence(self, heard: list[tuple[int, str]]) -> None:
         """The key is nowhere, and nothing broke."""
@@ -229,9 +253,18 @@ def leaks(text: str) -> bool:
 # ---- the table ----
 
 
-async def rows_of(faults: Sequence[str], connections: Sequence[str] = tuple(MANNERS)) -> tuple[list[Row], list[str]]:
+def _is_tried(fault: str, connection: str, tool: str) -> bool:
+    """Whether a fault, a connection and a tool make a case."""
+    if connection in HISTORIES:
+        return fault in LOST and tool != "generate_image_vegart"
+    return connection == "plain" or fault in DISTURBED
+
+
+async def rows_of(
+    faults: Sequence[str], connections: Sequence[str] = (*MANNERS, *HISTORIES)
+) -> tuple[list[Row], list[str]]:
     """The table's rows of some faults over some connections, in their order, and what was found wrong."""
-    cases = [case for case in product(faults, connections, TOOLS) if case[1] == "plain" or case[0] in DISTURBED]
+    cases = [case for case in product(faults, connections, TOOLS) if _is_tried(*case)]
     found: dict[tuple[str, ...], list[Row]] = {}
     problems: list[str] = []
     limiter = anyio.CapacityLimiter(AT_ONCE)
@@ -266,7 +299,10 @@ def main() -> int:
     rows, problems = anyio.run(rows_of, options.only)
     print(table_of(rows), *problems, f"{len(rows)} rows, {len(problems)} problems", sep="\n")
     if options.write and not problems:
-        each = "\n".join(f"- `{name}`: {manner.words};" for name, manner in MANNERS.items())
+        words = {name: manner.words for name, manner in MANNERS.items()} | {
+            name: said for name, (said, _) in HISTORIES.items()
+        }
+        each = "\n".join(f"- `{name}`: {said};" for name, said in words.items())
         DOCUMENT.write_text(
             INTRODUCTION.format(connections=f"{each[:-1]}.", wait=WAIT) + table_of(rows), encoding="utf-8"
         )
