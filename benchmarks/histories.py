@@ -168,7 +168,8 @@ def drawn(rng: random.Random) -> Case:
         HistoryBehaviour(**history),
         queued=rng.random() < 0.3,
         seed_chosen=rng.random() < 0.3,
-        calls_before=rng.choice((0, 1, 3)),
+        # Where nothing was ever drawn, an empty history of another account cannot be told from one's own.
+        calls_before=rng.choice((1, 3) if history.get("account") == "another" else (0, 1, 3)),
         calls_elsewhere=rng.choice((0, 3, 24)),
         clock_at_call=0 if honest else rng.choice(CLOCKS),
         clock_at_first_look=0 if honest else rng.choice(CLOCKS),

@@ -37,7 +37,7 @@ def test_the_table_has_every_fault_with_every_tool() -> None:
     [
         (["402", "500", "envelope", "html", "media-403", "output-list", "truncated"], ["plain"]),
         (["failed", "none"], ["cut", "cut early", "cut later"]),
-        (["504", "504-after"], ["history from 0", "history seedless", "history late"]),
+        (["504", "504-after"], ["history late", "history from 0", "history seedless"]),
     ],
 )
 async def test_rows_of_the_table_are_what_an_agent_sees_now(

@@ -11,12 +11,12 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_vega.errors import SegmindError, ServiceUnavailable
-from mcp_vega.job import Job
+from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.parameters import MODELS
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryRow, merge_rows
-from mcp_vega.segmind.history_reader import HistoryQuery, HistoryReader
+from mcp_vega.segmind.history_reader import ANY_TIME_ZONE, HistoryQuery, HistoryReader
 from mcp_vega.segmind.response import as_decimal
 from mcp_vega.storage.ledger.job_store import JobStore
 
@@ -28,7 +28,7 @@ LISTED = timedelta(days=1)
 # days may be asked about at once.
 MARGIN, LONGEST_SPAN = timedelta(days=2), timedelta(days=30)
 # How long after a call the history is read up to now, which shows whether it is this account's.
-REACH = timedelta(days=5)
+REACH = timedelta(days=10)
 # Calls that were sent this long before a job's, or this long after it, are where the whole history is read.
 BEFORE, AFTER = timedelta(hours=8), timedelta(hours=1)
 # Numbers from here on may come rounded, and then differ by less than this part of them.
@@ -132,8 +132,8 @@ class CallFinder:
 
     def _since(self, job: Job, reader: HistoryReader) -> datetime | None:
         """When the call of a job left at the earliest, by the API's clock; None where this machine's may be wrong."""
-        sent = job.sent and job.sent - SKEW
-        return job.search.earliest or (sent if reader.asked and self.is_right(reader.asked) else None)
+        first_look = job.search.latest is None and reader.asked is not None and self.is_right(reader.asked)
+        return job.search.earliest or (job.sent - SKEW if job.sent and first_look else None)
 
     async def _look_for_gaps(self, job: Job, reader: HistoryReader, finding: Finding) -> None:
         """Note why what was read may not be all that there is."""
@@ -154,9 +154,10 @@ def _queries(job: Job, now: datetime) -> tuple[HistoryQuery, HistoryQuery]:
     """What to read: the calls of the job's model, and then all, each as far back as it can have left."""
     search, sent = job.search, job.sent or job.created
     latest = search.latest or max(sent, now)
-    until = min(max(latest, now), latest + REACH) + MARGIN
+    # This machine's clock or the API's may have been wrong; as far as there is room, both are believed.
+    until = min(max(latest, now, sent), latest + REACH) + MARGIN
     since = max((search.earliest or min(sent, now)) - MARGIN, until - LONGEST_SPAN)
-    if search.latest and not search.earliest:  # this machine's clock may have been wrong when it was sent
+    if search.latest and not search.earliest:
         since = until - LONGEST_SPAN
     first, last = since.date(), until.date()
     return (
@@ -197,8 +198,19 @@ def is_call_of(row: HistoryRow, job: Job, *, since: datetime | None = None, copi
         return True if same["seed"] and same["prompt"] else None
     if False in same.values():
         return False
-    in_time = row.created is None or (since is not None and row.created >= since)
-    return True if model and same["seed"] and same["prompt"] and in_time else None
+    return True if model and same["seed"] and same["prompt"] and _is_in_time(row, job, since) else None
+
+
+def _is_in_time(row: HistoryRow, job: Job, since: datetime | None) -> bool:
+    """Whether a row of the same recipe can be of a call that left no earlier than `since`."""
+    if row.created is None or (since and row.created >= since):
+        return True
+    if since and row.names_zone:
+        return False
+    # By a wrong clock, or in a time zone that is not told, it may be. If it is a call from elsewhere, its picture is
+    # the same one, so it does no harm; its failure might be only its own.
+    known = [moment for moment in (job.sent, job.search.latest) if moment]
+    return row.state == State.COMPLETED and bool(known) and row.created >= min(known) - ANY_TIME_ZONE
 
 
 def _is_other(row: HistoryRow, job: Job) -> bool:

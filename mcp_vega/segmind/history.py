@@ -4,6 +4,7 @@ Both parsers raise a `SegmindError` where the history could not be read.
 """
 
 import json
+import re
 from ast import literal_eval
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -41,7 +42,8 @@ class HistoryRow:
     model: str
     state: str  # in capitals
     cost: Decimal | None  # US dollars
-    created: datetime | None = None  # when it arrived; UTC, where the API does not mean another time zone
+    created: datetime | None = None  # when it arrived (UTC)
+    names_zone: bool = False  # whether it says in which time zone that is; else it may be another
     inputs: dict[str, Any] = field(default_factory=dict[str, Any])  # those of its parameters that it tells
     urls: tuple[str, ...] = ()  # of its pictures
     error: str = ""
@@ -109,6 +111,7 @@ def _parse_row(row: dict[str, Any]) -> HistoryRow:
         state=str(row.get("model_status", "")).strip().upper(),
         cost=as_cost(row.get("credits_deduction")),
         created=as_moment(row.get("model_created")),
+        names_zone=re.search(r"(Z|GMT|[+-]\d\d:?\d\d)$", str(row.get("model_created"))) is not None,
         inputs=_parse_inputs(row),
         urls=(url,) if isinstance(url, str) and url else (),
         error=quoted(str(row["error"])) if row.get("error") else "",
