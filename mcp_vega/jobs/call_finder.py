@@ -139,11 +139,13 @@ class CallFinder:
         """Note why what was read may not be all that there is."""
         if reader.gap:
             finding.doubts.append(f"the request history may have more than it shows: {reader.gap}")
-        if finding.asked is None or job.sent is None:
+        if finding.asked is None or job.search.latest is None:
             return
         accounts, rows = self._store.accounts, reader.rows
-        until = min(job.sent + AFTER, finding.asked - LISTED)
-        ran = await accounts.completed_between(job, job.sent - BEFORE, until)
+        first, last = reader.query.back_to, finding.asked - LISTED
+        if job.search.earliest:  # rows that are older, or newer, need not have been read
+            first, last = job.search.earliest - BEFORE, min(job.search.latest + AFTER, last)
+        ran = await accounts.completed_between(job, first, last)
         if any(all(_is_other(row, other) for row in rows) for other in ran):
             finding.doubts.append("the request history lacks calls that are known to have run")
         elif rows and not ran and not await accounts.knows_any(job, {row.request_id for row in rows}):

@@ -38,6 +38,7 @@ class HistoryReader:
     """One reading of the history.
 
     Attributes:
+        query: What is read.
         rows: What was read so far.
         asked: The API's own time when it answered first (UTC).
         gap: Why there may be more than was read; empty where there is not.
@@ -45,7 +46,7 @@ class HistoryReader:
 
     def __init__(self, client: SegmindClient, query: HistoryQuery) -> None:
         self._client = client
-        self._query = query
+        self.query = query
         self._known: set[str] = set()
         self._total: int | None = None
         self.rows: list[HistoryRow] = []
@@ -63,14 +64,14 @@ class HistoryReader:
                 break
         else:
             self.gap = f"it is longer than {PAGES} pages"
-        if self._query.thorough:
+        if self.query.thorough:
             for row in self._new_rows(await self._page_0()):
                 yield row
         if not self.gap and self._total is not None and len(self._known) < self._total:
             self.gap = f"it shows {len(self._known)} of {self._total} calls"
 
     async def _page(self, number: int) -> HistoryPage:
-        query = self._query
+        query = self.query
         try:
             page = await self._client.history(model=query.model, since=query.since, until=query.until, page=number)
         except Unauthorized:
@@ -116,4 +117,4 @@ class HistoryReader:
         times = [row.created for row in self.rows]
         known = [time for time in times if time]
         in_order = len(known) == len(times) and known == sorted(known, reverse=True) and known[0] > known[-1]
-        return in_order and known[-1] + ANY_TIME_ZONE < self._query.back_to
+        return in_order and known[-1] + ANY_TIME_ZONE < self.query.back_to
