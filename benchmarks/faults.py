@@ -36,7 +36,7 @@ from wires import MANNERS, wire
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
-from mcp_vega.sandbox.account import Account
+from mcp_vega.sandbox.account import Account, Call
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.faults import FAULTS
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
@@ -76,6 +76,9 @@ TOOLS: dict[str, dict[str, Any]] = {
     "submit_job": {},
 }
 CHECK = "check_job"
+# With these a call does not run, and only its history can tell; it needs calls before and after it for that.
+LOST_BEFORE = ("500", "502", "503", "504")
+OTHER = "another"
 # The pictures of these can never be had, of the latter where they have addresses (v2).
 SPOILT, GUARDED = ("truncated", "not-image", "empty"), ("media-403", "media-foreign", "media-redirect")
 # The sandbox is at once done, but where a fault takes its time.
@@ -106,7 +109,8 @@ shortened, too), or the code of an error; **charged** is what it was told then. 
 when nobody worked on the job any more and, where more could still be learnt, an hour, a day and two hours later, each
 time at a server started then, over a plain connection. **gallery** counts the files there: pictures, and what came in
 the place of pictures. **POSTs** counts the paid calls that arrived at the API for the job, those that it refused apart.
-A row of check_job tells of the job in the row of submit_job before it.
+A row of check_job tells of the job in the row of submit_job before it. Before and after a call that did not run and
+lost its answer another picture is drawn: without, it cannot be proven that it never ran.
 
 """
 
@@ -137,16 +141,19 @@ class Case:
         HEARD.set(heard := [])
         async with serving(build_sandbox(self.account, paint=one_picture)) as url:
             manner = MANNERS.get(self.connection, MANNERS["plain"])
+            await self._call_other(url)
             async with wire(url, manner) as way, self._server(way) as (service, agent):
                 await self._ask(agent, self.tool, {"prompt": self.prompt, **TOOLS[self.tool]}, WAIT)
-                job = await self._settled(service, agent)
+                (job,) = await service.store.latest(1)
+                job = await self._settled(service, agent, job)
+            await self._call_other(url)
             passed = timedelta()
             for span in LATER:
                 if job.open:
                     passed += span
                     self.account.skip(span.total_seconds())
                     async with self._server(url, passed) as (service, agent):
-                        job = await self._settled(service, agent)
+                        job = await self._settled(service, agent, job)
         self._check_pictures()
         self._check_money()
         self._check_silence(heard)
@@ -162,9 +169,19 @@ class Case:
         ):
             yield service, agent
 
-    async def _settled(self, service: JobService, agent: Client) -> Job:
+    async def _call_other(self, url: str) -> None:
+        """Draw another picture, where the case needs one."""
+        if self.fault in LOST_BEFORE:
+            async with self._server(url) as (_, agent):
+                await agent.call_tool("generate_image_vegart", {"prompt": OTHER})
+
+    @property
+    def _calls(self) -> list[Call]:
+        """What the sandbox has taken of the case's own calls."""
+        return [call for call in self.account.calls.values() if call.body["prompt"] != OTHER]
+
+    async def _settled(self, service: JobService, agent: Client, job: Job) -> Job:
         """The job when it has ended, or nobody works on it any more."""
-        (job,) = await service.store.latest(1)
         for _ in range(CHECKS):
             question = {"request_id": job.local_id, "wait_seconds": CHECK_WAIT}
             await self._ask(agent, CHECK, question, CHECK_WAIT)
@@ -189,11 +206,11 @@ class Case:
 
     def _files(self, *, aside: bool) -> list[Path]:
         files = [path for path in (self.folder / "gallery").rglob("*") if path.is_file()]
-        return [path for path in files if (UNREADABLE in path.parts) is aside]
+        return [path for path in files if (UNREADABLE in path.parts) is aside and not path.name.startswith(OTHER)]
 
     def _check_pictures(self) -> None:
         """What was drawn is in the gallery, whole, and the agent knows; or what came in its place is kept."""
-        drawn = [call for call in self.account.calls.values() if call.state(self.account.now) == "COMPLETED"]
+        drawn = [call for call in self._calls if call.state(self.account.now) == "COMPLETED"]
         guarded = any(call.route == "v2" for call in drawn) and self.fault in GUARDED
         blind = self.connection in BLIND
         wanted = 0 if guarded or blind or self.fault in SPOILT else sum(call.pictures for call in drawn)
@@ -207,8 +224,8 @@ class Case:
 
     def _check_money(self) -> None:
         """One call at most is charged, and nobody is told anything else."""
-        charged = sum(call.cost > 0 for call in self.account.calls.values())
-        self._must(charged <= len(self.account.calls) <= 1, "paid for twice")
+        charged = sum(call.cost > 0 for call in self._calls)
+        self._must(charged <= len(self._calls) <= 1, "paid for twice")
         for tool, what, said in self.answers:
             self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
         provable = self.connection not in (*BLIND, "history undated")
@@ -224,17 +241,18 @@ class Case:
         self.problems += [f"logged: {text}" for level, text in heard if level >= logging.ERROR]
 
     def _rows(self) -> list[Row]:
-        paid = len(self.account.calls)
-        refused = sum(count for name, count in self.account.requests.items() if name.startswith("POST")) - paid
+        paid, others = len(self._calls), len(self.account.calls) - len(self._calls)
+        posts = sum(count for name, count in self.account.requests.items() if name.startswith("POST"))
+        refused = posts - paid - others
         # How often a call may be refused by the rate limit before it is given up is a matter of chance.
-        posts = [str(paid)] * (paid > 0) + [f"{refused if refused < 4 else 'several'} refused"] * (refused > 0)
+        arrived = [str(paid)] * (paid > 0) + [f"{refused if refused < 4 else 'several'} refused"] * (refused > 0)
         _, what, charged = self.answers[-1]
         end = what if charged == "–" or "picture" in what else f"{what}, charged: {charged}"
         kept, aside = (len(self._files(aside=aside)) for aside in (False, True))
         files = f"{kept} + {aside} unreadable" if aside else f"{kept}"
         first = {tool: seen for tool, *seen in reversed(self.answers)}
         tools = (self.tool, CHECK) if self.tool == "submit_job" else (self.tool,)
-        return [(self.fault, self.connection, tool, *first[tool], end, files, " + ".join(posts)) for tool in tools]
+        return [(self.fault, self.connection, tool, *first[tool], end, files, " + ".join(arrived)) for tool in tools]
 
 
 def told(result: CallToolResult) -> tuple[str, str]:

@@ -62,7 +62,8 @@ class Case:
     history: HistoryBehaviour
     queued: bool = False  # whether it goes by v2
     seed_chosen: bool = False
-    calls_before: int = 0  # that were made here
+    calls_before: int = 0  # that were made here, in the hours before it
+    calls_after: int = 0  # and in the hours after it
     calls_elsewhere: int = 0  # that were made with the key by another program, before and after it
     clock_at_call: float = 0
     clock_at_first_look: float = 0  # from then on it is right
@@ -111,9 +112,7 @@ async def end_of(case: Case, folder: Path, *, ran: bool) -> End:
     config = replace(CONFIG, clock=clock.now)
     transport = LosingAnswers(account, clock)
     async with service_in(folder, transport, policy=SHORT, config=config, uptime=lambda: clock.time) as service:
-        for number in range(case.calls_before):
-            await _until_left(service, (await service.generate(VegaRTParameters(prompt=f"before {number}"))).job)
-            clock.time += 300
+        await _call_here(service, "before", case.calls_before, clock)
         await _call_elsewhere(transport, case.calls_elsewhere, clock)
         clock.ahead = case.clock_at_call
         posts = account.requests["POST generate"] + account.requests["POST submit"]
@@ -121,7 +120,8 @@ async def end_of(case: Case, folder: Path, *, ran: bool) -> End:
         account.history, clock.ahead = case.history, case.clock_at_first_look
         job, sent = await _until_left(service, call.job), clock.time
         await _call_elsewhere(transport, case.calls_elsewhere, clock)
-        posts += case.calls_elsewhere
+        await _call_here(service, "after", case.calls_after, clock)
+        posts += case.calls_elsewhere + case.calls_after
         hours = None
         for age in LOOKS:
             clock.time, clock.ahead = max(clock.time, sent + age), 0
@@ -131,6 +131,13 @@ async def end_of(case: Case, folder: Path, *, ran: bool) -> End:
                 break
     made = account.requests["POST generate"] + account.requests["POST submit"]
     return End(job, hours, made - posts)
+
+
+async def _call_here(service: JobService, when: str, count: int, clock: Clock) -> None:
+    """Draw some other pictures."""
+    for number in range(count):
+        await _until_left(service, (await service.generate(VegaRTParameters(prompt=f"{when} {number}"))).job)
+        clock.time += 300
 
 
 def _lost(case: Case, *, ran: bool) -> Parameters:
@@ -168,8 +175,8 @@ def drawn(rng: random.Random) -> Case:
         HistoryBehaviour(**history),
         queued=rng.random() < 0.3,
         seed_chosen=rng.random() < 0.3,
-        # Where nothing was ever drawn, an empty history of another account cannot be told from one's own.
-        calls_before=rng.choice((1, 3) if history.get("account") == "another" else (0, 1, 3)),
+        calls_before=rng.choice((0, 1, 3)),
+        calls_after=rng.choice((0, 1, 3)),
         calls_elsewhere=rng.choice((0, 3, 24)),
         clock_at_call=0 if honest else rng.choice(CLOCKS),
         clock_at_first_look=0 if honest else rng.choice(CLOCKS),

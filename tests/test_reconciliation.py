@@ -25,25 +25,25 @@ from conftest import (
     text_of,
     until,
 )
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
-from test_promises import RT, SLOW, UNTIL_DRAWN, VEGA, checked, id_in, listed, submitted_elsewhere
+from test_promises import RT, SLOW, UNTIL_DRAWN, VEGA, change, checked, id_in, listed, submitted_elsewhere
 
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import VegaParameters
 from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import Faults
 from mcp_vega.sandbox.history import history_rows
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.ledger.limits import Limits
 
 pytestmark = pytest.mark.anyio
 
 NOT_SHOWN = "the request history does not show the call"
 LACKS = "the request history lacks calls that are known to have run"
-NONE_OF_OURS = "the request history shows none of the calls that were made here"
+NONE_OF_OURS = "the request history shows no call that was made here before or after this one"
 UNCLEAR = "does not tell enough to be sure"
 
 
@@ -150,7 +150,7 @@ async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one
     ):
         failed = await agent.call_tool(RT, arguments)
         text = text_of(await checked(agent, id_in(failed)))
-    assert "does not tell enough to be sure" in text
+    assert "drew a picture" not in text
     assert "Charged: unknown." in text
 
 
@@ -236,35 +236,55 @@ async def test_that_a_call_never_ran_is_said_after_two_looks_a_day_later_and_an_
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     time = Time(sandbox)
-    limits = Limits(usd_a_day=Decimal("0.005"))
-    async with (
-        app_over(sandbox.url, tmp_path, limits=limits, **time.clocks) as app,
-        Client(build_server(app)) as agent,
-    ):
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        await agent.call_tool(RT, {"prompt": "before"})
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:500]"}))
+        await agent.call_tool(RT, {"prompt": "after"})
         for hours in (0, 0.1, 5, 18.9, 0.5, 0.9):  # 25.4 hours in all
             time.let_pass(hours=hours)
             said = text_of(await checked(agent, request_id))
             assert "Charged: unknown." in said
             assert NOT_SHOWN in said
-        (job,) = await app.service.store.latest(1)
-        assert await app.service.store.spending.on(job.created.date()) == Decimal("0.002")
+        day = (await app.service.get(request_id)).created.date()
+        assert await app.service.store.spending.on(day) == Decimal("0.006")
         time.let_pass(hours=0.2)
         proven = text_of(await checked(agent, request_id))
         assert proven.endswith(
             "and a day later the API's request history had no such call (never_ran).\nCharged: no.\nNext: Call again."
         )
-        assert await app.service.store.spending.on(job.created.date()) == 0
+        assert await app.service.store.spending.on(day) == Decimal("0.004")
         asked = sandbox.account.requests.copy()
         assert text_of(await checked(agent, request_id)) == proven
         assert sandbox.account.requests == asked, "it is closed"
-    assert sandbox.paid_requests == 1
+    assert sandbox.paid_requests == 3
+
+
+@pytest.mark.parametrize("missing", ["before", "after"])
+async def test_a_history_without_a_call_from_before_and_one_from_after_is_no_proof(
+    sandbox: Sandbox, tmp_path: Path, missing: str
+) -> None:
+    """An empty one says as little as one that stopped, or that shows the latest calls alone."""
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        if missing == "after":
+            await agent.call_tool(RT, {"prompt": "before"})
+        request_id = id_in(await agent.call_tool(RT, DID_NOT))
+        if missing == "before":
+            await agent.call_tool(RT, {"prompt": "after"})
+        await checked(agent, request_id)
+        for hours in (25, 2, 2):
+            time.let_pass(hours=hours)
+            said = text_of(await checked(agent, request_id))
+            assert f"shows no call that was made here {missing} this one" in said
+            assert "Charged: unknown." in said
 
 
 async def test_a_server_that_is_started_later_proves_it_as_well(sandbox: Sandbox, tmp_path: Path) -> None:
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        await agent.call_tool(RT, {"prompt": "before"})
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:500]"}))
+        await agent.call_tool(RT, {"prompt": "after"})
         await checked(agent, request_id)
     for hours, said in ((25, "unknown"), (0.5, "unknown"), (1, "no")):
         time.let_pass(hours=hours)
@@ -278,8 +298,10 @@ async def test_a_call_is_looked_up_by_itself_until_that_is_proven(
     monkeypatch.setattr("mcp_vega.jobs.recovery.LOOK_SECONDS", 0.01)
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
-        await agent.call_tool(RT, {"prompt": "a fox [fault:500]"})
-        (job,) = await app.service.store.latest(1)
+        await agent.call_tool(RT, {"prompt": "before"})
+        request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:500]"}))
+        await agent.call_tool(RT, {"prompt": "after"})
+        job = await app.service.get(request_id)
         pauses: list[timedelta] = []
         while job.open:
             now = time.now()
@@ -305,13 +327,15 @@ PROOF = {"hours": 25}, {"hours": 2}, {"hours": 2}, {"days": 3}
 
 
 async def end_after(sandbox: Sandbox, folder: Path, arguments: dict[str, Any], tool: str = RT, **options: Any) -> str:
-    """What is said of a lost call once enough time has passed for a proof, if there is one."""
+    """What is said of a lost call between two others once enough time has passed for a proof, if there is one."""
     time = Time(sandbox)
     async with (
         app_over(sandbox.url, folder, **{**time.clocks, **options}) as app,
         Client(build_server(app)) as agent,
     ):
+        job_of(await agent.call_tool(RT, {"prompt": "the one before"}))
         request_id = id_in(await agent.call_tool(tool, arguments))
+        job_of(await agent.call_tool(RT, {"prompt": "the one after"}))
         said = text_of(await checked(agent, request_id))
         for span in PROOF:
             time.let_pass(**span)
@@ -409,7 +433,6 @@ async def test_a_submission_that_was_accepted_is_never_said_to_have_not_run(tmp_
         for hours in (0, 49, 2, 2):
             passed += timedelta(hours=hours)
             last = text_of(await checked(agent, job.local_id))
-    assert NOT_SHOWN in last
     assert "Charged: unknown." in last
     assert asked > 4
 
@@ -484,39 +507,75 @@ async def test_a_row_that_says_nothing_but_the_seed_is_enough(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("theirs", "is_doubt"),
     [
-        ({"prompt": "1920, Paris street"}, False),  # fault A12: read as numbers they are the same
-        ({"prompt": "1920, Berlin street", "seed": 8}, False),
-        ({"prompt": "1920, Berlin street", "guidance_scale": 9}, False),
-        ({"prompt": "1920, Berlin street", "negative_prompt": "cars"}, True),
+        ({"prompt": "1920, Paris street"}, True),  # fault A12: read as numbers they are the same
+        ({"prompt": "a boat", "seed": 8}, False),
+        ({"prompt": "1920, Berlin street", "seed": 8}, True),
+        ({"guidance_scale": 9}, True),
+        ({"guidance_scale": "7,5"}, True),
+        ({"negative_prompt": "cars"}, True),
         ({"prompt": "1920, BERLIN street"}, True),
         ({"prompt": "1920, Ber"}, True),
-        ({"prompt": "[redacted]"}, True),
+        ({"prompt": "[redacted]", "seed": 0}, True),
     ],
 )
-async def test_a_call_of_another_is_never_taken_for_this_one(
+async def test_a_call_from_elsewhere_is_not_taken_for_this_one(
     tmp_path: Path, theirs: dict[str, Any], *, is_doubt: bool
 ) -> None:
-    """With a seed that was chosen, all of the recipe must fit; what is only told otherwise is doubt."""
+    """With a chosen seed all of the recipe must fit; what does not is doubt, unless prompt and seed do not either."""
 
     def changed(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-        return [{**row, "request_body": json.dumps({**call.body, **theirs})} for row in history_rows(call, base, now)]
+        every = history_rows(call, base, now)
+        if call.slug != "segmind-vega":
+            return every
+        return [{**row, "request_body": json.dumps({**call.body, **theirs})} for row in every]
 
-    asked = {"prompt": "1920, Berlin street [fault:504]", "seed": 7}
     async with serving_sandbox(history_rows=changed) as sandbox:
-        async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-            known = job_of(await agent.call_tool(RT, {"prompt": "known"}))["request_id"]
-        call_elsewhere(sandbox, "1920, Berlin street", seed=7)
-        sandbox.account.calls[known].slug = "segmind-vega-rt-v1"
-        said = await end_after(sandbox, tmp_path, {**asked, "prompt": "1920, Berlin street [fault:504]"}, VEGA)
+        recipe = VegaParameters(prompt="1920, Berlin street", seed=7).body(base64=False)
+        call_elsewhere(sandbox, **recipe)
+        said = await end_after(sandbox, tmp_path, {"prompt": "1920, Berlin street [fault:504]", "seed": 7}, VEGA)
     assert "drew a picture" not in said
     assert ("Charged: unknown." in said) is is_doubt, said
 
 
-async def test_a_row_of_the_other_model_is_no_call_of_this_one(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_of_another_time_is_no_reason_to_doubt(sandbox: Sandbox, tmp_path: Path) -> None:
+    call_elsewhere(sandbox, DID_NOT["prompt"].replace("504", "504-after"), hours=-2, slug="segmind-vega-rt-v1", seed=7)
+    assert "Charged: no." in await end_after(sandbox, tmp_path, {**DID_NOT, "seed": 7})
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_seed_that_was_copied_into_another_call_gives_each_its_own_picture(
+    sandbox: Sandbox, tmp_path: Path, *, known: bool
+) -> None:
+    """The answer to the second call may tell another id than the history does."""
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
-        job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:504*0]", "seed": 7}))
-    said = await end_after(sandbox, tmp_path, {"prompt": "a fox [fault:504*9]", "seed": 7}, VEGA)
-    assert "Charged: no." in said
+        sandbox.account.history_status = 503
+        lost = id_in(await agent.call_tool(RT, RAN))
+        seed = (await app.service.get(lost)).parameters.seed
+        copied = job_of(await agent.call_tool(RT, {"prompt": "a red bus", "seed": seed}))["request_id"]
+        if not known:
+            change(tmp_path, "UPDATE jobs SET remote_id = 'another' WHERE remote_id = ?", copied)
+        sandbox.account.history_status = 200
+        found = job_of(await checked(agent, lost))
+    assert found["request_id"] not in (copied, lost)
+    assert sandbox.account.calls[found["request_id"]].body["prompt"] == RAN["prompt"]
+
+
+async def test_a_lost_call_that_is_asked_for_by_its_id_stays_one_job(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+        sandbox.account.history_status = 503
+        lost = id_in(await agent.call_tool(RT, RAN))
+        await checked(agent, lost)
+        sandbox.account.history_status = 200
+        sandbox.account.history = HistoryBehaviour(inputs="nested", models="titles")
+        (call,) = sandbox.account.calls
+        assert job_of(await checked(agent, call))["images"]
+        assert [job["request_id"] for job in await listed(agent)] == [call]
+
+
+async def test_a_row_of_the_other_model_is_no_call_of_this_one(sandbox: Sandbox, tmp_path: Path) -> None:
+    call_elsewhere(sandbox, DID_NOT["prompt"].replace("504", "504*0"), seed=7)
+    said = await end_after(sandbox, tmp_path, {**DID_NOT, "seed": 7})
+    assert "Charged: unknown." in said
 
 
 # ---- clocks ----
@@ -633,7 +692,7 @@ BEHAVIOURS = st.builds(
     behaviour=BEHAVIOURS,
     queued=st.booleans(),
     seed_chosen=st.booleans(),
-    calls=st.tuples(st.integers(0, 3), st.integers(0, 30)),
+    calls=st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 30)),
     clocks=st.tuples(*[st.just(0) | st.floats(-1e6, 1e6)] * 2),
 )
 async def test_no_history_makes_a_call_that_ran_one_that_never_did(  # noqa: PLR0913, PLR0917  what is drawn
@@ -642,11 +701,9 @@ async def test_no_history_makes_a_call_that_ran_one_that_never_did(  # noqa: PLR
     behaviour: HistoryBehaviour,
     queued: bool,  # noqa: FBT001
     seed_chosen: bool,  # noqa: FBT001
-    calls: tuple[int, int],
+    calls: tuple[int, int, int],
     clocks: tuple[float, float],
 ) -> None:
-    # Where the promise ends: nothing was ever drawn here, and what is shown is another account with no call yet.
-    assume(behaviour.account == "own" or not behaviour.late or calls[0])
     case = histories.Case(behaviour, queued, seed_chosen, *calls, *clocks)
     end = await histories.end_of(case, tmp_path_factory.mktemp("case"), ran=True)
     assert end.posts == 1

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from mcp_vega import errors
 from mcp_vega.job import Job, Route
+from mcp_vega.jobs.reconciliation.matching import is_call_of
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
@@ -14,11 +15,11 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.storage.ledger.job_store import JobStore
 
 
-async def import_job(client: SegmindClient, request_id: str, api: str, now: datetime) -> Job:
-    """The job with an id of the API's, with its recipe from the request history; `api` is the ledger's name of the API.
+async def row_of(client: SegmindClient, request_id: str) -> HistoryRow:
+    """The call with an id of the API's, from the request history.
 
     Raises:
-        UnknownJob: The API does not know it either, it is none that this server could draw, or no key is set to ask.
+        UnknownJob: The API does not know it either, or no key is set to ask.
         SegmindError: The API could not be asked.
     """
     try:
@@ -35,6 +36,23 @@ async def import_job(client: SegmindClient, request_id: str, api: str, now: date
         raise errors.ServiceUnavailable(
             f"The API knows job {request_id}, but its request history does not have the job's parameters yet"
         )
+    return replace(row, request_id=request_id)
+
+
+async def job_without_id(store: JobStore, row: HistoryRow, api: str, account: str) -> Job | None:
+    """The ledger's job whose call a row is, and whose id at the API was not known; it has the id from now on."""
+    for other in await store.accounts.without_id(api, account):
+        if is_call_of(row, other) and not other.held and await store.assign(other, row.request_id):
+            return replace(other, remote_id=row.request_id)
+    return None
+
+
+def imported_job(row: HistoryRow, api: str, account: str, now: datetime) -> Job:
+    """A job of a call that no job in the ledger is; `api` is the ledger's name of the API.
+
+    Raises:
+        UnknownJob: It is none that this server could draw.
+    """
     created = row.created or now
     # Old or new: the queue's record is asked for first where there may be one.
     route = Route.V2 if (now - created).total_seconds() < RECORD_SECONDS else Route.V1
@@ -42,20 +60,11 @@ async def import_job(client: SegmindClient, request_id: str, api: str, now: date
         parameters=_parameters(row),
         route=route,
         base_url=api,
+        account=account,
         created=created,
         sent=created,
-        remote_id=request_id,
+        remote_id=row.request_id,
     )
-
-
-async def job_without_id(store: JobStore, job: Job, request_id: str) -> Job | None:
-    """The ledger's job that is this one and lost its id of the API's; it has the id from now on."""
-    recipe = job.parameters.model_dump(exclude={"base64"})
-    for other in await store.accounts.open_with_seed_of(job):
-        same = other.parameters.model_dump(exclude={"base64"}) == recipe
-        if same and not other.held and await store.assign(other, request_id):
-            return replace(other, remote_id=request_id)
-    return None
 
 
 def _parameters(row: HistoryRow) -> Parameters:

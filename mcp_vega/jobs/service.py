@@ -21,7 +21,7 @@ from mcp_vega.job import OPERATOR, Image, ImageLocation, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
-from mcp_vega.jobs.imported_job import import_job, job_without_id
+from mcp_vega.jobs.imported_job import imported_job, job_without_id, row_of
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.recovery import Recovery
 from mcp_vega.jobs.running import Listener, RunningJobs
@@ -201,10 +201,11 @@ class JobService:
             return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
-        job = await import_job(self._client, request_id, self.config.api, self.config.clock())
-        job = replace(job, account=await self._recovery.account())
-        if known := await job_without_id(self.store, job, request_id):
+        row = await row_of(self._client, request_id)
+        whose = (self.config.api, await self._recovery.account())
+        if known := await job_without_id(self.store, row, *whose):
             return await self._recovery.take_up(known)
+        job = imported_job(row, *whose, self.config.clock())
         if await self.store.add_known(job):
             return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker

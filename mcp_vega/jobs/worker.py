@@ -18,7 +18,7 @@ from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
 from mcp_vega.jobs.rate_limiter import RateLimiter
-from mcp_vega.jobs.reconciliation import Reconciler
+from mcp_vega.jobs.reconciliation.reconciler import Reconciler
 from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Submission

@@ -6,6 +6,7 @@ Both parsers raise a `SegmindError` where the history could not be read.
 import json
 import re
 from ast import literal_eval
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -29,6 +30,8 @@ from mcp_vega.segmind.response import (
 INPUTS_LENGTH = 100_000
 # How deep in a row the inputs may lie.
 INPUTS_DEPTH = 5
+# States in which a call has ended.
+ENDS = ("COMPLETED", "FAILED")
 # Statuses in an answer that say that it failed.
 FAILURES = ("error", "fail", "failed", "failure")
 PARAMETERS = {name for model in MODELS.values() for name in model.model_fields}
@@ -92,8 +95,11 @@ def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
 
 
 def merge_rows(first: HistoryRow, second: HistoryRow) -> HistoryRow:
-    """Two rows of one call as one, with the pictures of both."""
-    return replace(first, urls=tuple(dict.fromkeys((*first.urls, *second.urls))))
+    """Two rows of one call as one, with the pictures of both, and what either knows of its end."""
+    ended = second if first.state not in ENDS or (second.state in ENDS and not first.urls) else first
+    urls = tuple(dict.fromkeys((*first.urls, *second.urls)))
+    cost = second.cost if first.cost is None else first.cost
+    return replace(first, state=ended.state, error=ended.error, cost=cost, urls=urls)
 
 
 def _unknown_form(said: str) -> errors.ServiceUnavailable:
@@ -103,7 +109,7 @@ def _unknown_form(said: str) -> errors.ServiceUnavailable:
 
 def _parse_row(row: dict[str, Any]) -> HistoryRow:
     """A row; its request id is empty where it has none that can be asked for (`null` is none, and no call's name)."""
-    request_id, url = row.get("request_id"), row.get("generation_url")
+    request_id = row.get("request_id")
     text = str(request_id) if isinstance(request_id, str | int) else ""
     return HistoryRow(
         request_id=text if is_request_id(text) else "",
@@ -113,10 +119,27 @@ def _parse_row(row: dict[str, Any]) -> HistoryRow:
         created=as_moment(row.get("model_created")),
         names_zone=re.search(r"(Z|GMT|[+-]\d\d:?\d\d)$", str(row.get("model_created"))) is not None,
         inputs=_parse_inputs(row),
-        urls=(url,) if isinstance(url, str) and url else (),
+        urls=tuple(dict.fromkeys(_picture_urls(row))),
         error=quoted(str(row["error"])) if row.get("error") else "",
         text=json.dumps(row, sort_keys=True),
     )
+
+
+def _picture_urls(value: Any, name: str = "", depth: int = INPUTS_DEPTH) -> Iterator[str]:
+    """The addresses of pictures in a row: whatever is one, wherever it stands, but in what the caller sent."""
+    if isinstance(value, dict):
+        for key, each in as_object(value).items():
+            if depth and key not in ("request_body", "prompt", "negative_prompt"):
+                yield from _picture_urls(each, key, depth - 1)
+    elif isinstance(value, list):
+        for each in value:  # pyright: ignore[reportUnknownVariableType]
+            if depth:
+                yield from _picture_urls(each, name, depth - 1)
+    elif isinstance(value, str):
+        # Several may be in one text; one alone may have any letter in it.
+        several = re.findall(r"https?://[^\s\"',\[\]{}<>]+", value)
+        urls = [value] if len(several) == 1 and re.fullmatch(r"https?://\S+", value) else several
+        yield from (url for url in urls if "/requests/" not in url)
 
 
 def _parse_inputs(row: dict[str, Any]) -> dict[str, Any]:

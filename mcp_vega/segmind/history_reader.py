@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from mcp_vega.errors import Refused, Unauthorized
+from mcp_vega.errors import BadRequest, NotFound
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
 
@@ -74,9 +74,7 @@ class HistoryReader:
         query = self.query
         try:
             page = await self._client.history(model=query.model, since=query.since, until=query.until, page=number)
-        except Unauthorized:
-            raise
-        except Refused:
+        except (BadRequest, NotFound):
             if self._total is None or len(self._known) < self._total:
                 raise
             return HistoryPage()  # there is no such page, and none is missing
@@ -88,9 +86,7 @@ class HistoryReader:
         """What may stand before the first page; an API that counts from 1 has no such page."""
         try:
             return await self._page(0)
-        except Unauthorized:
-            raise
-        except Refused:
+        except (BadRequest, NotFound):
             return HistoryPage()
 
     def _new_rows(self, page: HistoryPage) -> list[HistoryRow]:

@@ -49,23 +49,21 @@ class Accounts:
         values = {"base_url": base_url, "account": account}
         return len(await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values)))
 
-    async def open_with_seed_of(self, job: Job) -> list[Job]:
-        """The other open jobs with a job's account, model and seed whose id at the API is not known."""
-        return await self._others(job, queries.OPEN_WITH_SEED, model=job.model, seed=job.parameters.seed)
+    async def with_seed_of(self, job: Job) -> list[Job]:
+        """The other jobs of a job's account with its model and seed."""
+        return await self._others(job, queries.WITH_SEED, model=job.model, seed=job.parameters.seed)
 
-    async def completed_between(self, job: Job, since: datetime, until: datetime) -> list[Job]:
-        """Some of the other jobs of a job's account that were begun in a time (UTC) and ran; the last of them."""
-        span = {"since": rows.moment(since), "until": rows.moment(until)}
-        return await self._others(job, queries.COMPLETED_BETWEEN, **span)
+    async def without_id(self, base_url: str, account: str) -> list[Job]:
+        """The open jobs of an account whose id at the API is not known."""
+        return await self._jobs(queries.WITHOUT_ID, base_url=base_url, account=account)
 
-    async def knows_any(self, job: Job, remote_ids: set[str]) -> bool:
-        """Whether one of some ids of the API's is that of a job of a job's account."""
-        account = {"base_url": job.base_url, "account": job.account}
+    async def that_ran_before(self, job: Job, limit: int) -> list[Job]:
+        """The last jobs of a job's account that were begun before it and ran."""
+        return await self._others(job, queries.RAN_BEFORE, limit=limit)
 
-        def look(connection: Connection) -> bool:
-            return any(connection.execute(queries.KNOWN_ID, {**account, "id": each}) for each in remote_ids)
-
-        return await self._database.read(look)
+    async def that_ran_after(self, job: Job, limit: int) -> list[Job]:
+        """The first jobs of a job's account that were begun after it and ran."""
+        return await self._others(job, queries.RAN_AFTER, limit=limit)
 
     async def seconds_since_sent(self, job: Job) -> float | None:
         """How long ago a job was sent, by the clock that nobody sets; None where the machine was started anew since."""
@@ -78,11 +76,14 @@ class Accounts:
         return await self._database.read(look)
 
     async def _others(self, job: Job, where: str, **values: Any) -> list[Job]:
-        """Other jobs of a job's account, without those that an accident made unreadable."""
         account = {"local_id": job.local_id, "base_url": job.base_url, "account": job.account}
+        return await self._jobs(where, **account, **values)
+
+    async def _jobs(self, where: str, **values: Any) -> list[Job]:
+        """Jobs, without those that an accident made unreadable."""
 
         def look(connection: Connection) -> list[Job]:
-            found = connection.execute(f"SELECT * FROM jobs {where}", {**account, **values})  # noqa: S608  of `queries`
+            found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
             alive = self._servers.alive(connection, {row["holder"] for row in found})
             return read_jobs(connection, found, alive, readable=True)
 

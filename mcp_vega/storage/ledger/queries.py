@@ -75,17 +75,16 @@ ASSIGN = """
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)
     RETURNING local_id
 """
-OPEN_WITH_SEED = """
-    WHERE open AND remote_id IS NULL AND local_id != :local_id AND base_url = :base_url AND account = :account
-        AND model = :model AND seed = :seed
-"""
-# The last of them.
-COMPLETED_BETWEEN = """
-    WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND local_id != :local_id AND base_url = :base_url
-        AND account = :account AND created BETWEEN :since AND :until
-    ORDER BY created DESC LIMIT 20
-"""
-KNOWN_ID = "SELECT 1 FROM jobs WHERE remote_id = :id AND base_url = :base_url AND account = :account"
+# ---- the jobs of an account ----
+
+OF_ACCOUNT = "local_id != :local_id AND base_url = :base_url AND account = :account"
+WITH_SEED = f"WHERE seed = :seed AND model = :model AND {OF_ACCOUNT}"
+WITHOUT_ID = "WHERE open AND remote_id IS NULL AND base_url = :base_url AND account = :account ORDER BY created DESC"
+# Those that ran and were begun just before a job, and just after it, in the order in which they were written down.
+RAN = f"WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND {OF_ACCOUNT}"
+NUMBER = "(SELECT number FROM jobs WHERE local_id = :local_id)"
+RAN_BEFORE = f"{RAN} AND number < {NUMBER} ORDER BY number DESC LIMIT :limit"
+RAN_AFTER = f"{RAN} AND number > {NUMBER} ORDER BY number LIMIT :limit"
 SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 
 # ---- the same call again ----

@@ -1,8 +1,9 @@
 """Finds out how a call ended whose answer never came, from the API's request history.
 
 It is looked up after seconds, minutes, hours and a day. That it never ran is said only with proof: two looks at the
-whole history, a day after the call and an hour apart, while this machine's clock agrees with the API's. Until then how
-it ended is unknown.
+whole history, a day after the call and an hour apart, while this machine's clock agrees with the API's; each shows a
+call of this account from before and one from after, and no row that might be this one. Until then how it ended is
+unknown.
 """
 
 from contextlib import suppress
@@ -15,10 +16,10 @@ import anyio
 from mcp_vega import errors
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.job import Job, Receipt, Route, Search, State
-from mcp_vega.jobs.call_finder import LISTED, SKEW, CallFinder, Finding
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
+from mcp_vega.jobs.reconciliation.call_finder import LISTED, SKEW, CallFinder, Finding
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
@@ -140,9 +141,7 @@ class Reconciler:
         if row.request_id and row.request_id != job.remote_id:
             job = await self._running.update(job, remote_id=row.request_id)
         receipt = job.receipt.or_else(Receipt(request_id=row.request_id or None, cost=row.cost))
-        if row.state == State.COMPLETED:
-            if not row.urls:
-                raise errors.MediaError("The call ran, but the request history names no picture of it")
+        if row.urls:
             await self._saver.save(job, row.urls, receipt)
         elif row.state == State.FAILED:
             error = generation_error(row.error, Charged.YES if row.cost else Charged.NO)
@@ -150,6 +149,8 @@ class Reconciler:
         elif job.route is Route.V2 and job.age(self._config.clock()) < RECORD_SECONDS:
             # Its submission arrived: from here on it is a job like any other.
             await self._poller.fetch(await self._running.update(job, error=None, notes=()))
+        elif row.state == State.COMPLETED:
+            raise errors.MediaError("The call ran, but the request history names no picture of it")
 
     # ---- what is not ----
 
