@@ -136,7 +136,7 @@ class Settings(BaseModel):
             raise ValueError("must begin with https:// (or http:// on loopback) and a host: the key is sent there")
         if parsed.userinfo:
             raise ValueError("must hold no user name or password: it is written down and shown")
-        return url.rstrip("/")
+        return str(parsed).rstrip("/")  # in its usual spelling: the ledger compares it
 
     @field_validator("gallery", "home")
     @classmethod

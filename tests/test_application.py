@@ -94,3 +94,15 @@ async def test_the_address_of_the_history_follows_the_base_url(variables: dict[s
 async def test_a_setting_that_is_empty_counts_as_unset_and_a_key_is_never_shown() -> None:
     assert Settings.from_environment({"SEGMIND_API_KEY": " ", "MCP_VEGA_PREVIEW": ""}) == Settings()
     assert KEY not in repr(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
+
+
+@pytest.mark.parametrize(
+    ("written", "usual"),
+    [
+        ("HTTPS://API.Segmind.com:443/", "https://api.segmind.com"),
+        ("http://LocalHost:8765", "http://localhost:8765"),
+        ("https://other.example/base/", "https://other.example/base"),
+    ],
+)
+def test_an_api_is_the_same_however_its_address_is_written(written: str, usual: str) -> None:
+    assert Settings.from_environment({"SEGMIND_BASE_URL": written}).base_url == usual

@@ -212,6 +212,7 @@ STATUSES: list[tuple[int, dict[str, Any], type[errors.SegmindError], Charged]] =
     (502, {}, errors.OutcomeUnknown, Charged.UNKNOWN),
     (504, {}, errors.OutcomeUnknown, Charged.UNKNOWN),
     (302, {}, errors.OutcomeUnknown, Charged.UNKNOWN),
+    *[(status, {}, errors.OutcomeUnknown, Charged.UNKNOWN) for status in (408, 409, 421, 425, 444, 460, 499)],
 ]
 
 

@@ -700,3 +700,21 @@ async def test_a_file_that_was_broken_since_does_not_hide_the_rest_of_the_result
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert job_of(again)["images"] == job["images"]
     assert f"Note: the file {path} is no whole picture any more." in text_of(again)
+
+
+async def test_an_id_that_the_api_tells_twice_is_that_of_the_first_job(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        seen.append(noise("JPEG", 64 + len(seen)))
+        return httpx.Response(200, content=seen[-1], headers={"x-request-id": "always-the-same"})
+
+    async with (
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
+    ):
+        first, second = [job_of(await agent.call_tool(RT, {"prompt": prompt})) for prompt in ("one", "two")]
+        assert first["request_id"] == "always-the-same"
+        assert second["request_id"] != first["request_id"]
+        for job in (first, second):
+            assert job_of(await checked(agent, job["request_id"]))["images"] == job["images"]

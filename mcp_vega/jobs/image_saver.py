@@ -59,7 +59,8 @@ class ImageSaver:
         Raises:
             VegaError: No picture could be had.
         """
-        job = replace(job, receipt=receipt.or_else(job.receipt), remote_id=job.remote_id or receipt.request_id)
+        remote_id = job.remote_id or await self._id_of_its_own(job, receipt.request_id)
+        job = replace(job, receipt=receipt.or_else(job.receipt), remote_id=remote_id)
         saved = await self._save_each(job, pictures)
         if saved.problem and not saved.images:
             await self._running.update(job)
@@ -73,6 +74,14 @@ class ImageSaver:
         earlier = job.images
         await self._running.update(job, images=images, notes=tuple(saved.notes), **ends)
         await self.forget(earlier, images)
+
+    async def _id_of_its_own(self, job: Job, request_id: str | None) -> str | None:
+        """The id of the API's that an answer told, unless another job has it already: then it tells nothing."""
+        try:
+            other = await self._running.get(request_id) if request_id else None
+        except errors.LedgerError:
+            return request_id
+        return request_id if other is None or other.local_id == job.local_id else None
 
     async def save_from_memory(self, job: Job) -> None:
         """Keep the pictures on a disk that no disk would take before.

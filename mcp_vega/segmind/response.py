@@ -98,8 +98,15 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
 }
 
 
+# 408 and the last four are a gateway's: the client left, or took too long. The others come of a state that may pass.
+_NO_REFUSALS = {408, 409, 421, 423, 425, 444, 460, 498, 499}
+
+
 def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindError:
-    """The error that a response other than success stands for; a 5xx leaves the outcome of a paid call open."""
+    """The error that a response other than success stands for; a 5xx leaves the outcome of a paid call open.
+
+    So does a 4xx that says no more than that the connection or the moment was bad.
+    """
     text = error_text(response)
     said = f"The API answered with HTTP {response.status}" + (f": {text}" if text else "")
     match response.status:
@@ -109,7 +116,7 @@ def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindEr
             return _credits_or_value(response.status, said, text)
         case 400 | 422 if _is_about_content(text):
             return errors.ContentBlocked(said)
-        case status if 400 <= status < 500:
+        case status if 400 <= status < 500 and not (paid and status in _NO_REFUSALS):
             return _REFUSALS.get(status, errors.Refused)(said)
         case _:
             return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)

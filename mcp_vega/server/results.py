@@ -29,8 +29,12 @@ JOINED = (
 OVERDUE = 10
 
 
-async def of_job(app: AppContext, job: Job, client: ClientInfo, *, joined: bool = False) -> CallToolResult:
-    """The result of a job as it stands, for the client that asked; `joined` says that another call began it.
+async def of_job(
+    app: AppContext, job: Job, client: ClientInfo, *, joined: bool = False, full: bool = False
+) -> CallToolResult:
+    """The result of a job as it stands, for the client that asked.
+
+    `joined` says that another call began it, `full` that it is to have the pictures in full size.
 
     Raises:
         VegaError: The job has failed: its own error.
@@ -46,7 +50,7 @@ async def of_job(app: AppContext, job: Job, client: ClientInfo, *, joined: bool 
     if not job.state.finished:
         return await _result(app, _under_way(app.service, job, left_alone), meta, joined_note)
     # A picture that no disk would take is in its result or nowhere.
-    full = job.parameters.base64 or any(image.in_memory for image in job.images)
+    full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview)
     return await _result(app, _finished(job, client), meta, [*joined_note, *notes], previews)
 

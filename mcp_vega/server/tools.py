@@ -50,17 +50,21 @@ class ToolDefinition:
 async def generate_image(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
     begun = await app.service.generate(parameters, CURRENT_CLIENT.get().owner)
-    return await _answer(app, begun, context, until=lambda seen: seen.has_outcome)
+    return await _answer(app, begun, context, lambda seen: seen.has_outcome, full=parameters.base64)
 
 
 async def submit_job(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
     """Queue a job and answer with its request id as soon as it is on its way, or waits for its turn."""
     begun = await app.service.submit(parameters, CURRENT_CLIENT.get().owner)
-    return await _answer(app, begun, context, until=lambda seen: seen.accepted or seen.has_outcome or bool(seen.notes))
+
+    def is_on_its_way(seen: Job) -> bool:
+        return seen.accepted or seen.has_outcome or bool(seen.notes)
+
+    return await _answer(app, begun, context, is_on_its_way, full=parameters.base64)
 
 
 async def _answer(
-    app: AppContext, begun: Begun, context: Context[Any, Any], until: Callable[[Job], bool]
+    app: AppContext, begun: Begun, context: Context[Any, Any], until: Callable[[Job], bool], *, full: bool
 ) -> CallToolResult:
     """The answer to a call that began or joined a job, after at most the wait.
 
@@ -74,7 +78,7 @@ async def _answer(
         await request.begins(job)
         job = await _followed(app.service, job, app.wait_seconds, context, until)
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
-        result = await results.of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined)
+        result = await results.of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined, full=full)
         cancelled = True
         await anyio.lowlevel.checkpoint_if_cancelled()  # else an answer that nobody gets would count as delivered
         cancelled = False

@@ -61,8 +61,8 @@ def as_row(job: Job) -> dict[str, Any]:
 
 
 def as_call(job: Job) -> str:
-    """What a job's call asked for, as a text that is the same for the same call."""
-    return job.asked.model_dump_json()
+    """What a job's call asked the API for, as a text that is the same for the same call."""
+    return job.asked.model_dump_json(exclude={"base64"})  # which is about the result here, and never sent
 
 
 def as_image_rows(job: Job) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ SCHEMA = """
         model TEXT NOT NULL,
         route TEXT NOT NULL,
         arguments TEXT NOT NULL,   -- JSON, as the caller gave them
-        call TEXT NOT NULL,        -- JSON, after defaults and before the seed was drawn: the same call has the same
+        call TEXT NOT NULL,        -- JSON, what was asked of the API: the same for the same call
         prompt TEXT NOT NULL,
         seed BIGINT NOT NULL,      -- that was sent
         parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
