@@ -136,7 +136,8 @@ class Settings(BaseModel):
             raise ValueError("must begin with https:// (or http:// on loopback) and a host: the key is sent there")
         if parsed.userinfo:
             raise ValueError("must hold no user name or password: it is written down and shown")
-        return str(parsed).rstrip("/")  # in its usual spelling: the ledger compares it
+        # In its usual spelling, which the ledger compares; a scheme in capitals is only now one whose port is known.
+        return str(httpx.URL(str(parsed))).rstrip("/")
 
     @field_validator("gallery", "home")
     @classmethod
