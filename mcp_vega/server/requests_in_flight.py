@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import anyio
@@ -24,7 +25,7 @@ from mcp_vega.server.client_info import owner_of
 logger = logging.getLogger(__name__)
 
 # An answer that was written may still cross a cancellation on its way.
-REMEMBERED_SECONDS = 10.0
+REMEMBERED = timedelta(seconds=10)
 # For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
 WRITTEN_SECONDS = 2.0
 # What the SDK answers a call with that is cancelled over stdio.
@@ -57,7 +58,6 @@ class RequestInFlight:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     has_job: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
-    ended_at: float = 0
 
     async def begins(self, job: Job) -> None:
         """Note which job it waits for."""
@@ -86,13 +86,14 @@ def current_request() -> RequestInFlight:
 class RequestsInFlight:
     """Those of one server, by owner and request id: ids are chosen by clients, and collide.
 
-    `take_back` is to write down that the result of a job was not received.
+    `take_back` is to write down that the result of a job was not received; `clock` tells the time (UTC).
     """
 
-    def __init__(self, take_back: Callable[[Job], Awaitable[None]]) -> None:
+    def __init__(self, take_back: Callable[[Job], Awaitable[None]], clock: Callable[[], datetime]) -> None:
         self._take_back = take_back
+        self._clock = clock
         self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
-        self._ended: deque[tuple[tuple[str, str], RequestInFlight]] = deque()
+        self._ended: deque[tuple[datetime, tuple[str, str], RequestInFlight]] = deque()
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """A middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
@@ -108,14 +109,13 @@ class RequestsInFlight:
             with request.scope:
                 return await call_next(ctx)
         finally:
-            request.ended_at = anyio.current_time()
             request.ended.set()
-            self._ended.append((key, request))
+            self._ended.append((self._clock(), key, request))
         raise MCPError(REQUEST_CANCELLED, "Request cancelled")
 
     def _forget_old(self) -> None:
-        while self._ended and self._ended[0][1].ended_at < anyio.current_time() - REMEMBERED_SECONDS:
-            key, request = self._ended.popleft()
+        while self._ended and self._ended[0][0] < self._clock() - REMEMBERED:
+            _, key, request = self._ended.popleft()
             self._requests[key].remove(request)
             if not self._requests[key]:
                 del self._requests[key]
