@@ -24,8 +24,10 @@ from mcp_vega.server.client_info import owner_of
 
 logger = logging.getLogger(__name__)
 
-# An answer that was written may still cross a cancellation on its way.
+# An answer that was written may still cross a cancellation on its way, and a cancellation may overtake its call.
 REMEMBERED = timedelta(seconds=10)
+# How many cancellations whose call is not known are remembered: more than there are at once.
+MOST_EARLY = 100
 # For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
 WRITTEN_SECONDS = 2.0
 # What the SDK answers a call with that is cancelled over stdio.
@@ -48,7 +50,7 @@ class Sender(NamedTuple):
 class RequestInFlight:
     """A tool call that is being answered. Once it is `unwanted`, its result counts as not received.
 
-    `take_back` has that written down for a job.
+    `take_back` has that written down for a job; `job_known` is set once it has one, or has ended without.
     """
 
     take_back: Callable[[Job], Awaitable[None]] | None = None
@@ -56,15 +58,22 @@ class RequestInFlight:
     job: Job | None = None
     unwanted: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    has_job: anyio.Event = field(default_factory=anyio.Event)
+    job_known: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     async def begins(self, job: Job) -> None:
         """Note which job it waits for."""
         self.job = job
-        self.has_job.set()
+        self.job_known.set()
         if self.unwanted:
             await self.reject()
+
+    async def rejected(self) -> None:
+        """Have it written down that its result is not received, as soon as there is something to write."""
+        if self.scope.cancel_called:
+            await self.ended.wait()
+        await self.job_known.wait()
+        await self.reject()
 
     async def reject(self) -> None:
         """Have it written down that its result is not received."""
@@ -94,6 +103,8 @@ class RequestsInFlight:
         self._clock = clock
         self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
         self._ended: deque[tuple[datetime, tuple[str, str], RequestInFlight]] = deque()
+        # Cancellations whose call has not come yet, if it ever comes.
+        self._early: deque[tuple[datetime, tuple[str, str], Sender]] = deque(maxlen=MOST_EARLY)
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """A middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
@@ -101,24 +112,29 @@ class RequestsInFlight:
             return await call_next(ctx)
         self._forget_old()
         came = cast("Request[Any]", ctx.request)
-        request = RequestInFlight(self._take_back, Sender.of(came))
-        key = owner_of(came.scope), json.dumps(ctx.request_id)  # 7 and "7" are two ids
+        key, sender = (owner_of(came.scope), json.dumps(ctx.request_id)), Sender.of(came)  # 7 and "7" are two ids
+        was_cancelled = any(each[1:] == (key, sender) for each in self._early)
+        request = RequestInFlight(self._take_back, sender, unwanted=was_cancelled)
         self._requests.setdefault(key, []).append(request)
         _CURRENT.set(request)
         try:
             with request.scope:
                 return await call_next(ctx)
         finally:
+            request.job_known.set()
             request.ended.set()
             self._ended.append((self._clock(), key, request))
         raise MCPError(REQUEST_CANCELLED, "Request cancelled")
 
     def _forget_old(self) -> None:
-        while self._ended and self._ended[0][0] < self._clock() - REMEMBERED:
+        oldest = self._clock() - REMEMBERED
+        while self._ended and self._ended[0][0] < oldest:
             _, key, request = self._ended.popleft()
             self._requests[key].remove(request)
             if not self._requests[key]:
                 del self._requests[key]
+        while self._early and self._early[0][0] < oldest:
+            self._early.popleft()
 
     async def cancel(self, owner: str, request_id: str | int, sender: Sender) -> None:
         """Note that the result of a call is not wanted, and end the call where it is the only one that can be meant.
@@ -127,19 +143,17 @@ class RequestsInFlight:
         would cost the stranger the answer. When this returns, the ledger knows.
         """
         self._forget_old()
-        known = self._requests.get((owner, json.dumps(request_id)), [])
-        under_way = [each for each in known if not each.ended.is_set()]
-        of_sender = [each for each in under_way or known if each.sender == sender]
-        meant = under_way or of_sender or known
+        key = owner, json.dumps(request_id)
+        known = self._requests.get(key, [])
+        of_sender = [each for each in known if each.sender == sender]
+        if not of_sender:
+            self._early.append((self._clock(), key, sender))
+        meant = [each for each in known if not each.ended.is_set() or each in (of_sender or known)]
         for each in meant:
             each.unwanted = True
-        ends = of_sender[0] if under_way and len(of_sender) == 1 else None
-        if ends:
-            ends.scope.cancel()
+        if len(of_sender) == 1 and not of_sender[0].ended.is_set():
+            of_sender[0].scope.cancel()
         with anyio.move_on_after(WRITTEN_SECONDS):
-            for each in meant:
-                if each is ends:
-                    await each.ended.wait()
-                elif under_way:
-                    await each.has_job.wait()
-                await each.reject()
+            async with anyio.create_task_group() as tasks:
+                for each in meant:
+                    tasks.start_soon(each.rejected)
