@@ -297,23 +297,24 @@ async def test_a_cancellation_that_crosses_the_answer_counts_for_ten_seconds(  #
     assert sandbox.paid_requests == paid + 1
 
 
-async def test_a_cancellation_that_overtakes_its_call_counts_as_well(server: Server, sandbox: Sandbox) -> None:
-    """It comes over another connection."""
-    async with server.client() as client:
+async def test_a_call_that_comes_just_after_its_cancellation_is_not_begun(server: Server, sandbox: Sandbox) -> None:
+    """A cancellation comes over another connection and may overtake its call."""
+    async with server.client() as client, server.client(user_agent="other/1") as other:
         await client.cancel(7)
-        first = await client.call(7)
-        again = await client.call(8)
-        assert (first.pictures, again.pictures) == (1, 1)
-        assert again.request_id == first.request_id
-    assert sandbox.paid_requests == 1
+        assert (await other.call(7, RT, OWL)).pictures == 1
+        assert (await client.call(7)).was_ended
+        assert sandbox.paid_requests == 1
+        assert (await client.call(8)).pictures == 1
+        assert (await client.call(7)).pictures == 1, "it means one call"
+    assert sandbox.paid_requests == 3
 
 
-async def test_a_cancellation_of_an_id_that_comes_up_later_again_means_nothing(
+async def test_a_cancellation_of_an_unknown_id_means_no_call_that_comes_later(
     server: Server, sandbox: Sandbox, clock: Clock
 ) -> None:
     async with server.client() as client:
         await client.cancel(7)
-        clock.now += timedelta(seconds=10.1)
+        clock.now += timedelta(seconds=2.1)
         first = await client.call(7)
         assert (await client.call(8)).request_id != first.request_id
     assert sandbox.paid_requests == 2

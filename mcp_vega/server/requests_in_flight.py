@@ -24,9 +24,12 @@ from mcp_vega.server.client_info import owner_of
 
 logger = logging.getLogger(__name__)
 
-# An answer that was written may still cross a cancellation on its way, and a cancellation may overtake its call.
+# An answer that was written may still cross a cancellation on its way.
 REMEMBERED = timedelta(seconds=10)
-# How many cancellations whose call is not known are remembered: more than there are at once.
+# A cancellation that comes over another connection may overtake its call: the TypeScript SDK's does, where the call is
+# aborted at once. Another call with the same id does not come so soon.
+OVERTAKING = timedelta(seconds=2)
+# How many such cancellations are remembered: more than there are at once.
 MOST_EARLY = 100
 # For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
 WRITTEN_SECONDS = 2.0
@@ -113,8 +116,9 @@ class RequestsInFlight:
         self._forget_old()
         came = cast("Request[Any]", ctx.request)
         key, sender = (owner_of(came.scope), json.dumps(ctx.request_id)), Sender.of(came)  # 7 and "7" are two ids
-        was_cancelled = any(each[1:] == (key, sender) for each in self._early)
-        request = RequestInFlight(self._take_back, sender, unwanted=was_cancelled)
+        if self._was_cancelled(key, sender):
+            raise MCPError(REQUEST_CANCELLED, "Request cancelled")  # before anything is begun
+        request = RequestInFlight(self._take_back, sender)
         self._requests.setdefault(key, []).append(request)
         _CURRENT.set(request)
         try:
@@ -133,8 +137,14 @@ class RequestsInFlight:
             self._requests[key].remove(request)
             if not self._requests[key]:
                 del self._requests[key]
-        while self._early and self._early[0][0] < oldest:
-            self._early.popleft()
+
+    def _was_cancelled(self, key: tuple[str, str], sender: Sender) -> bool:
+        """Whether a cancellation came before its call; it means one call."""
+        for early in self._early:
+            if early[1:] == (key, sender) and early[0] >= self._clock() - OVERTAKING:
+                self._early.remove(early)
+                return True
+        return False
 
     async def cancel(self, owner: str, request_id: str | int, sender: Sender) -> None:
         """Note that the result of a call is not wanted, and end the call where it is the only one that can be meant.
