@@ -1,4 +1,4 @@
-"""Programs of others: MCP Inspector, conformance suite, a scanner, TypeScript SDK, two agent frameworks, exiftool.
+"""Programs of others: MCP Inspector, conformance suite, a scanner, clients, a proxy, two agent frameworks, exiftool.
 
 Needs Node.js, exiftool, and the registries that npm and pip install from; run with `-m external`.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import noise
+from conftest import KEY, noise, wait_until
 from PIL import Image, ImageChops, ImageStat
 from test_transports import address, environment, started
 
@@ -33,6 +33,8 @@ TYPESCRIPT = "@modelcontextprotocol/sdk@1.32.2"
 LANGCHAIN = "langchain-mcp-adapters==0.3.2"
 OPENAI_AGENTS = "openai-agents==0.24.0"
 SCANNER = "cisco-ai-mcp-scanner==4.8.7"
+SILENT_MCP = "mcp==1.30.*"
+PROXY = "mcp-proxy==0.13.0"
 NODE = "node@22"  # the first two need it; the package brings the program
 FOREIGN = Path(__file__).with_name("foreign")
 TOOLS = ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"]
@@ -163,11 +165,12 @@ def test_the_server_conforms(tmp_path: Path, scenario: str) -> None:
 
 @pytest.fixture(scope="module")
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the TypeScript SDK and our program for it."""
+    """A folder with the TypeScript SDK and our programs for it."""
     folder = tmp_path_factory.mktemp("typescript")
     install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, TYPESCRIPT]
     subprocess.run(install, cwd=folder, check=True, timeout=110)
-    shutil.copy(FOREIGN / "client.mjs", folder)
+    for program in FOREIGN.glob("*.mjs"):
+        shutil.copy(program, folder)
     return folder
 
 
@@ -202,13 +205,22 @@ def test_the_typescript_client_gets_the_picture_and_its_resource(
     assert [prompt["name"] for prompt in got["prompts"]] == ["illustrate", "explore", "vary"]
 
 
-def run_with(requirement: str, program: str, folder: Path, server: dict[str, Any]) -> dict[str, Any]:
-    """What a program prints that has a virtual environment of its own."""
+def environment_with(folder: Path, *requirements: str) -> Path:
+    """A virtual environment with programs of others."""
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
-    install = [sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", requirement]
+    install = [sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", *requirements]
     subprocess.run(install, check=True, timeout=110)
-    python = str(venv / Path(sys.executable).relative_to(sys.prefix))
+    return venv
+
+
+def program_in(venv: Path, name: str) -> str:
+    return str((venv / Path(sys.executable).relative_to(sys.prefix)).with_name(name))
+
+
+def run_with(requirement: str, program: str, folder: Path, server: dict[str, Any]) -> dict[str, Any]:
+    """What a program prints that has a virtual environment of its own."""
+    python = program_in(environment_with(folder, requirement), "python")
     return json.loads(output_of(python, str(FOREIGN / program), json.dumps(server), folder=folder))
 
 
@@ -253,3 +265,105 @@ def test_exiftool_reads_the_recipe_back(tmp_path: Path, form: str) -> None:
     assert said["UserComment" if form == "JPEG" else "Parameters"] == recipe.text
     assert json.loads(said["Comment" if form == "JPEG" else "Mcp-vega"]) == recipe.data
     assert (said["ImageWidth"], said["ImageHeight"]) == (64, 64)
+
+
+# ---- clients that give up and call again ----
+
+WISH = {"prompt": "a fox"}
+# Drawing takes about 9 seconds at this speed: longer than the time-out of the clients that have one of 5 seconds.
+SLOW_SPEED = "3.7"
+
+
+@contextmanager
+def separate_sandbox(folder: Path, speed: str = SLOW_SPEED) -> Generator[str]:
+    """The sandbox as a program of its own."""
+    folder.mkdir()
+    with started(folder, "sandbox", "--port", "0", "--speed", speed):
+        yield address(folder)
+
+
+def over(sandbox: str, folder: Path) -> dict[str, Any]:
+    """The server as a host's configuration has it, over a sandbox that runs already."""
+    variables = environment(folder, SEGMIND_BASE_URL=sandbox, SEGMIND_API_KEY=KEY)
+    return {"command": str(Path(sys.executable).with_name("mcp-vega")), "args": [], "env": variables}
+
+
+def assert_paid_once(sandbox: str, got: dict[str, Any], complaint: str, *, joined: bool = True) -> None:
+    """The first call was given up, the second one got its picture, and one of them was paid for.
+
+    `joined` says that the first was begun in any case, so that the second joined it.
+    """
+    assert re.search(complaint, got["first"], re.IGNORECASE), got
+    text, image = got["again"]["content"]
+    assert (text["type"], image["type"]) == ("text", "image")
+    assert not joined or "Note: the same call was made shortly before and its result not received" in text["text"]
+    requests = httpx.get(f"{sandbox}/_sandbox", trust_env=False).json()["requests"]
+    assert {name: count for name, count in requests.items() if name.startswith("POST")} == {"POST generate": 1}
+
+
+@pytest.mark.parametrize(
+    ("way", "complaint"), [("timeout", "timed out"), ("abort", "abort|timeout"), ("abort at once", "changed its mind")]
+)
+def test_the_typescript_client_that_gives_up_over_http_and_calls_again_pays_once(
+    typescript: Path, tmp_path: Path, way: str, complaint: str
+) -> None:
+    """It tells that it gave up in a request of its own, and the repeat comes right after."""
+    with separate_sandbox(tmp_path / "sandbox") as sandbox:
+        variables = {"SEGMIND_BASE_URL": sandbox, "SEGMIND_API_KEY": KEY}
+        with started(tmp_path, "--transport", "http", "--port", "0", **variables):
+            asked = {"url": address(tmp_path), "way": way, "milliseconds": 1500, "arguments": WISH}
+            got = json.loads(npx("node", "impatient_client.mjs", json.dumps(asked), folder=typescript))
+        # Where it gives up at once, its cancellation may overtake the call, which then is not begun.
+        assert_paid_once(sandbox, got, complaint, joined=way != "abort at once")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_python_client_that_gives_up_in_silence_and_calls_again_pays_once(
+    silent: Path, tmp_path: Path, *, elsewhere: bool
+) -> None:
+    """The repeat goes to the same server, or to another one on the same ledger."""
+    with separate_sandbox(tmp_path / "sandbox") as sandbox:
+        asked = {"servers": [over(sandbox, tmp_path)] * (1 + elsewhere), "arguments": WISH, "seconds": 5}
+        got = json.loads(output_of(*silent_client(silent), json.dumps(asked), folder=tmp_path))
+        assert_paid_once(sandbox, got, "timed out|waited")
+
+
+@pytest.mark.parametrize("program", ["python", "typescript"])
+def test_a_client_that_gives_up_behind_mcp_proxy_and_calls_again_pays_once(
+    typescript: Path, silent: Path, tmp_path: Path, program: str
+) -> None:
+    """The proxy passes no cancellation on."""
+    with separate_sandbox(tmp_path / "sandbox") as sandbox, proxied(silent, over(sandbox, tmp_path), tmp_path) as url:
+        if program == "python":
+            asked = {"servers": [{"url": url}], "arguments": WISH, "seconds": 5}
+            output = output_of(*silent_client(silent), json.dumps(asked), folder=tmp_path)
+        else:
+            asked = {"url": url, "way": "timeout", "milliseconds": 5000, "arguments": WISH}
+            output = npx("node", "impatient_client.mjs", json.dumps(asked), folder=typescript)
+        assert_paid_once(sandbox, json.loads(output), "timed out|waited")
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with mcp 1.x and the proxy that is built on it."""
+    return environment_with(tmp_path_factory.mktemp("silent"), SILENT_MCP, PROXY)
+
+
+def silent_client(venv: Path) -> list[str]:
+    return [program_in(venv, "python"), str(FOREIGN / "silent_client.py")]
+
+
+@contextmanager
+def proxied(venv: Path, server: dict[str, Any], folder: Path) -> Generator[str]:
+    """The URL of mcp-proxy in front of the server over stdio."""
+    log = folder / "proxy.txt"
+    command = [program_in(venv, "mcp-proxy"), "--port", "0", "--pass-environment", "--", server["command"]]
+    with (
+        log.open("w", encoding="utf-8") as stderr,
+        subprocess.Popen(command, env=server["env"], stderr=stderr) as process,
+    ):
+        try:
+            running = wait_until(lambda: re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text("utf-8")))
+            yield f"{running[1]}/mcp"
+        finally:
+            process.terminate()

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import anyio
@@ -24,7 +25,12 @@ from mcp_vega.server.client_info import owner_of
 logger = logging.getLogger(__name__)
 
 # An answer that was written may still cross a cancellation on its way.
-REMEMBERED_SECONDS = 10.0
+REMEMBERED = timedelta(seconds=10)
+# A cancellation that comes over another connection may overtake its call: the TypeScript SDK's does, where the call is
+# aborted at once. Another call with the same id does not come so soon.
+OVERTAKING = timedelta(seconds=2)
+# How many such cancellations are remembered: more than there are at once.
+MOST_EARLY = 100
 # For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
 WRITTEN_SECONDS = 2.0
 # What the SDK answers a call with that is cancelled over stdio.
@@ -47,7 +53,7 @@ class Sender(NamedTuple):
 class RequestInFlight:
     """A tool call that is being answered. Once it is `unwanted`, its result counts as not received.
 
-    `take_back` has that written down for a job.
+    `take_back` has that written down for a job; `job_known` is set once it has one, or has ended without.
     """
 
     take_back: Callable[[Job], Awaitable[None]] | None = None
@@ -55,16 +61,22 @@ class RequestInFlight:
     job: Job | None = None
     unwanted: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    has_job: anyio.Event = field(default_factory=anyio.Event)
+    job_known: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
-    ended_at: float = 0
 
     async def begins(self, job: Job) -> None:
         """Note which job it waits for."""
         self.job = job
-        self.has_job.set()
+        self.job_known.set()
         if self.unwanted:
             await self.reject()
+
+    async def rejected(self) -> None:
+        """Have it written down that its result is not received, as soon as there is something to write."""
+        if self.scope.cancel_called:
+            await self.ended.wait()
+        await self.job_known.wait()
+        await self.reject()
 
     async def reject(self) -> None:
         """Have it written down that its result is not received."""
@@ -86,13 +98,16 @@ def current_request() -> RequestInFlight:
 class RequestsInFlight:
     """Those of one server, by owner and request id: ids are chosen by clients, and collide.
 
-    `take_back` is to write down that the result of a job was not received.
+    `take_back` is to write down that the result of a job was not received; `clock` tells the time (UTC).
     """
 
-    def __init__(self, take_back: Callable[[Job], Awaitable[None]]) -> None:
+    def __init__(self, take_back: Callable[[Job], Awaitable[None]], clock: Callable[[], datetime]) -> None:
         self._take_back = take_back
+        self._clock = clock
         self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
-        self._ended: deque[tuple[tuple[str, str], RequestInFlight]] = deque()
+        self._ended: deque[tuple[datetime, tuple[str, str], RequestInFlight]] = deque()
+        # Cancellations whose call has not come yet, if it ever comes.
+        self._early: deque[tuple[datetime, tuple[str, str], Sender]] = deque(maxlen=MOST_EARLY)
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """A middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
@@ -100,25 +115,36 @@ class RequestsInFlight:
             return await call_next(ctx)
         self._forget_old()
         came = cast("Request[Any]", ctx.request)
-        request = RequestInFlight(self._take_back, Sender.of(came))
-        key = owner_of(came.scope), json.dumps(ctx.request_id)  # 7 and "7" are two ids
+        key, sender = (owner_of(came.scope), json.dumps(ctx.request_id)), Sender.of(came)  # 7 and "7" are two ids
+        if self._was_cancelled(key, sender):
+            raise MCPError(REQUEST_CANCELLED, "Request cancelled")  # before anything is begun
+        request = RequestInFlight(self._take_back, sender)
         self._requests.setdefault(key, []).append(request)
         _CURRENT.set(request)
         try:
             with request.scope:
                 return await call_next(ctx)
         finally:
-            request.ended_at = anyio.current_time()
+            request.job_known.set()
             request.ended.set()
-            self._ended.append((key, request))
+            self._ended.append((self._clock(), key, request))
         raise MCPError(REQUEST_CANCELLED, "Request cancelled")
 
     def _forget_old(self) -> None:
-        while self._ended and self._ended[0][1].ended_at < anyio.current_time() - REMEMBERED_SECONDS:
-            key, request = self._ended.popleft()
+        oldest = self._clock() - REMEMBERED
+        while self._ended and self._ended[0][0] < oldest:
+            _, key, request = self._ended.popleft()
             self._requests[key].remove(request)
             if not self._requests[key]:
                 del self._requests[key]
+
+    def _was_cancelled(self, key: tuple[str, str], sender: Sender) -> bool:
+        """Whether a cancellation came before its call; it means one call."""
+        for early in self._early:
+            if early[1:] == (key, sender) and early[0] >= self._clock() - OVERTAKING:
+                self._early.remove(early)
+                return True
+        return False
 
     async def cancel(self, owner: str, request_id: str | int, sender: Sender) -> None:
         """Note that the result of a call is not wanted, and end the call where it is the only one that can be meant.
@@ -127,19 +153,17 @@ class RequestsInFlight:
         would cost the stranger the answer. When this returns, the ledger knows.
         """
         self._forget_old()
-        known = self._requests.get((owner, json.dumps(request_id)), [])
-        under_way = [each for each in known if not each.ended.is_set()]
-        of_sender = [each for each in under_way or known if each.sender == sender]
-        meant = under_way or of_sender or known
+        key = owner, json.dumps(request_id)
+        known = self._requests.get(key, [])
+        of_sender = [each for each in known if each.sender == sender]
+        if not of_sender:
+            self._early.append((self._clock(), key, sender))
+        meant = [each for each in known if not each.ended.is_set() or each in (of_sender or known)]
         for each in meant:
             each.unwanted = True
-        ends = of_sender[0] if under_way and len(of_sender) == 1 else None
-        if ends:
-            ends.scope.cancel()
+        if len(of_sender) == 1 and not of_sender[0].ended.is_set():
+            of_sender[0].scope.cancel()
         with anyio.move_on_after(WRITTEN_SECONDS):
-            for each in meant:
-                if each is ends:
-                    await each.ended.wait()
-                elif under_way:
-                    await each.has_job.wait()
-                await each.reject()
+            async with anyio.create_task_group() as tasks:
+                for each in meant:
+                    tasks.start_soon(each.rejected)

@@ -10,6 +10,8 @@ from mcp_vega.server.client_info import owner_of
 from mcp_vega.server.requests_in_flight import RequestsInFlight, Sender
 
 METHOD = "notifications/cancelled"
+# What of it is in the body in any case: some write JSON with \/ for /.
+MARK = b"/cancelled"
 # Longer than any cancellation.
 LONGEST = 10_000
 
@@ -30,7 +32,7 @@ class CancellationMiddleware:
         await self._app(scope, receive, send)
 
     async def _cancel(self, scope: Scope, body: bytes) -> None:
-        if METHOD.encode() not in body or len(body) > LONGEST:
+        if MARK not in body or len(body) > LONGEST:
             return
         message = None
         with suppress(ValueError, RecursionError):

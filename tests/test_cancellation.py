@@ -1,0 +1,503 @@
+"""A cancellation over Streamable HTTP comes in a request of its own: it finds its call, and none is paid for twice."""
+
+import json
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from conftest import HANG_SECONDS, Sandbox, app_over, until
+from pydantic import SecretStr
+from test_http_access import ALICE, BOB, TOKENS, served
+from test_joining import awaited, locked_ledger
+from test_promises import ASKED, RT, VEGA, rows
+
+from mcp_vega.storage.images.folder import ImageFolder
+
+pytestmark = pytest.mark.anyio
+
+MODERN = "2026-07-28"
+VERSIONS = ["2025-06-18", "2025-11-25", MODERN]
+FOX, OWL = ASKED, {"prompt": "an owl"}
+# The code of JSON-RPC's error for a request that was cancelled.
+REQUEST_CANCELLED = -32800
+
+
+@dataclass
+class Answer:
+    """What comes of a call: `started` is set at the first sign of it, `message` is its answer."""
+
+    started: anyio.Event = field(default_factory=anyio.Event)
+    message: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def pictures(self) -> int:
+        return sum(each["type"] == "image" for each in self.message["result"]["content"])
+
+    @property
+    def text(self) -> str:
+        return self.message["result"]["content"][0]["text"]
+
+    @property
+    def request_id(self) -> str:
+        return self.message["result"]["_meta"]["mcp-vega/job"]["request_id"]
+
+    @property
+    def was_ended(self) -> bool:
+        return self.message.get("error", {}).get("code") == REQUEST_CANCELLED
+
+
+@dataclass
+class HttpClient:
+    """A client that writes its requests itself, in a version of the protocol."""
+
+    http: httpx.AsyncClient
+    version: str
+
+    def headers(self, method: str, name: str = "") -> dict[str, str]:
+        headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": self.version}
+        if self.version == MODERN:
+            headers |= {"mcp-method": method} | ({"mcp-name": name} if name else {})
+        return headers
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        if self.version != MODERN:
+            return {}
+        prefix = "io.modelcontextprotocol"
+        client = {f"{prefix}/clientInfo": {"name": "test", "version": "1"}, f"{prefix}/clientCapabilities": {}}
+        return {f"{prefix}/protocolVersion": self.version, **client}
+
+    async def call(
+        self, number: str | int, tool: str = RT, arguments: dict[str, Any] = FOX, answer: Answer | None = None
+    ) -> Answer:
+        """Make a call and read all that comes of it."""
+        answer = answer or Answer()
+        params = {"name": tool, "arguments": arguments, "_meta": {**self.meta, "progressToken": number}}
+        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+        headers = self.headers("tools/call", tool)
+        async with self.http.stream("POST", "/mcp", json=message, headers=headers) as response:
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data: ")
+                if not data.startswith("{"):
+                    continue
+                received = json.loads(data)
+                answer.started.set()
+                if "id" in received:
+                    assert json.dumps(received["id"]) == json.dumps(number)
+                    answer.message = received
+        return answer
+
+    async def begin(
+        self, tasks: anyio.abc.TaskGroup, number: str | int, tool: str = RT, arguments: dict[str, Any] = FOX
+    ) -> Answer:
+        """Make a call beside the test; returns once it is under way."""
+        answer = Answer()
+        tasks.start_soon(self.call, number, tool, arguments, answer)
+        with anyio.fail_after(HANG_SECONDS):
+            await answer.started.wait()
+        return answer
+
+    async def cancel(self, number: Any) -> None:
+        """Cancel a call in a request of its own."""
+        params = {"requestId": number, "reason": "timeout", "_meta": self.meta}
+        answer = await self.post(json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
+        assert (answer.status_code, answer.content) == (202, b"")
+
+    async def post(self, body: str | bytes) -> httpx.Response:
+        """Send a body as that of a cancellation."""
+        headers = {**self.headers("notifications/cancelled"), "content-type": "application/json"}
+        return await self.http.post("/mcp", content=body, headers=headers)
+
+
+@dataclass
+class Server:
+    """A server over Streamable HTTP, and its clients of one version of the protocol."""
+
+    url: str
+    version: str
+
+    @asynccontextmanager
+    async def client(self, *, token: str = "", user_agent: str = "test/1") -> AsyncGenerator[HttpClient]:
+        headers = {"user-agent": user_agent} | ({"authorization": f"Bearer {token}"} if token else {})
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=HANG_SECONDS) as http:
+            yield HttpClient(http, self.version)
+
+
+class Clock:
+    """The time (UTC), which stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@asynccontextmanager
+async def serving_http(
+    sandbox: Sandbox, folder: Path, version: str, *, tokens: tuple[SecretStr, ...] = (), **options: Any
+) -> AsyncGenerator[Server]:
+    async with (
+        app_over(sandbox.url, folder, **options) as app,
+        served(app, "http", tokens=tokens) as server,
+    ):
+        yield Server(server.url, version)
+
+
+@pytest.fixture
+async def server(sandbox: Sandbox, tmp_path: Path, version: str, clock: Clock) -> AsyncGenerator[Server]:
+    """One that asks for no token."""
+    async with serving_http(sandbox, tmp_path, version, clock=clock) as server:
+        yield server
+
+
+def delivered(folder: Path) -> dict[str, bool]:
+    """Of the job of each prompt, whether its result counts as received."""
+    return {row["prompt"]: bool(row["delivered"]) for row in rows(folder, "SELECT prompt, delivered FROM jobs")}
+
+
+@contextmanager
+def held(sandbox: Sandbox) -> Generator[None]:
+    """What is drawn meanwhile is answered at the end."""
+    sandbox.hold()
+    try:
+        yield
+    finally:
+        sandbox.let_go()
+
+
+# ---- a call that is under way ----
+
+
+async def test_a_cancellation_ends_its_call_and_the_same_call_at_once_joins_its_job(
+    server: Server, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with server.client() as client, anyio.create_task_group() as tasks:
+        with held(sandbox):
+            first = await client.begin(tasks, 7)
+            await client.cancel(7)
+            # What the ledger knows when the answer to the cancellation is here.
+            assert awaited(tmp_path) == []
+            assert delivered(tmp_path) == {"a fox": False}
+            await until(lambda: first.was_ended)
+            second = await client.begin(tasks, 8)
+        await until(lambda: second.message)
+        assert second.pictures == 1
+        assert (await client.call(9)).request_id != second.request_id, "the second has its picture"
+    assert sandbox.paid_requests == 2
+
+
+class SlowFolder(ImageFolder):
+    """A folder whose first preparations take until they are let go: the calls have arrived, and no job is begun."""
+
+    def __init__(self, folder: Path, slow: int) -> None:
+        super().__init__(folder)
+        self.slow = slow
+        self.arrived = 0
+        self.go_on = anyio.Event()
+
+    async def prepare(self, day: date) -> None:
+        self.arrived += 1
+        if self.arrived <= self.slow:
+            await self.go_on.wait()
+        await super().prepare(day)
+
+
+@pytest.mark.parametrize("locked", [False, True])
+async def test_a_call_that_is_cancelled_before_its_job_is_begun_is_paid_for_once(
+    sandbox: Sandbox, tmp_path: Path, version: str, *, locked: bool
+) -> None:
+    images = SlowFolder(tmp_path, 0 if locked else 2)
+    async with (
+        serving_http(sandbox, tmp_path, version, images=images, busy_seconds=HANG_SECONDS) as server,
+        server.client() as client,
+        anyio.create_task_group() as tasks,
+    ):
+        await client.call(1, RT, OWL) if locked else None  # the ledger is made
+        before = images.arrived
+        with locked_ledger(tmp_path) if locked else nullcontext():
+            tasks.start_soon(client.call, 7)
+            await until(lambda: images.arrived == before + 1)
+            await client.cancel(7)
+            again = Answer()
+            tasks.start_soon(client.call, 8, RT, FOX, again)
+            await until(lambda: images.arrived == before + 2)
+        images.go_on.set()
+        await until(lambda: again.message)
+        assert again.pictures == 1
+    assert rows(tmp_path, "SELECT prompt FROM jobs WHERE prompt = 'a fox'") == [{"prompt": "a fox"}]
+    assert [call.body["prompt"] for call in sandbox.account.calls.values()].count("a fox") == 1
+
+
+async def test_closing_the_stream_of_an_answer_cancels_the_call_as_before(
+    server: Server, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with server.client() as client:
+        with held(sandbox):
+            async with anyio.create_task_group() as tasks:
+                await client.begin(tasks, 7)
+                tasks.cancel_scope.cancel()
+            await until(lambda: not awaited(tmp_path))
+        assert (await client.call(7)).pictures == 1
+    assert sandbox.paid_requests == 1
+
+
+async def test_a_cancelled_look_at_a_job_does_not_count_as_its_delivery(
+    sandbox: Sandbox, tmp_path: Path, version: str
+) -> None:
+    async with (
+        serving_http(sandbox, tmp_path, version, wait_seconds=0) as server,
+        server.client() as client,
+        anyio.create_task_group() as tasks,
+    ):
+        with held(sandbox):
+            begun = await client.call(1)
+            look = await client.begin(tasks, 7, "check_job", {"request_id": begun.request_id, "wait_seconds": 45})
+            await client.cancel(7)
+            await until(lambda: look.was_ended)
+        await until(lambda: rows(tmp_path, "SELECT 1 FROM jobs WHERE state = 'COMPLETED'"))
+        assert (await client.call(8)).pictures == 1
+    assert sandbox.paid_requests == 1
+
+
+# ---- a cancellation that crosses the answer ----
+
+
+@pytest.mark.parametrize(("seconds", "paid"), [(0, 1), (9.9, 1), (10.1, 2)])
+async def test_a_cancellation_that_crosses_the_answer_counts_for_ten_seconds(  # noqa: PLR0913, PLR0917  a table
+    server: Server, sandbox: Sandbox, tmp_path: Path, clock: Clock, seconds: float, paid: int
+) -> None:
+    async with server.client() as client:
+        first = await client.call(7)
+        clock.now += timedelta(seconds=seconds)
+        await client.cancel(7)
+        if paid == 1:
+            assert delivered(tmp_path) == {"a fox": False}
+        again = await client.call(8)
+        assert (again.request_id == first.request_id) == (paid == 1)
+        assert (first.pictures, again.pictures) == (1, 1)
+        assert sandbox.paid_requests == paid
+        await client.call(9)
+    assert sandbox.paid_requests == paid + 1
+
+
+async def test_a_call_that_comes_just_after_its_cancellation_is_not_begun(server: Server, sandbox: Sandbox) -> None:
+    """A cancellation comes over another connection and may overtake its call."""
+    async with server.client() as client, server.client(user_agent="other/1") as other:
+        await client.cancel(7)
+        assert (await other.call(7, RT, OWL)).pictures == 1
+        assert (await client.call(7)).was_ended
+        assert sandbox.paid_requests == 1
+        assert (await client.call(8)).pictures == 1
+        assert (await client.call(7)).pictures == 1, "it means one call"
+    assert sandbox.paid_requests == 3
+
+
+async def test_a_cancellation_of_an_unknown_id_means_no_call_that_comes_later(
+    server: Server, sandbox: Sandbox, clock: Clock
+) -> None:
+    async with server.client() as client:
+        await client.cancel(7)
+        clock.now += timedelta(seconds=2.1)
+        first = await client.call(7)
+        assert (await client.call(8)).request_id != first.request_id
+    assert sandbox.paid_requests == 2
+
+
+async def test_an_answered_look_at_a_job_that_is_cancelled_does_not_count_as_its_delivery(
+    sandbox: Sandbox, tmp_path: Path, version: str
+) -> None:
+    async with serving_http(sandbox, tmp_path, version, wait_seconds=0) as server, server.client() as client:
+        with held(sandbox):
+            begun = await client.call(1)
+        await until(lambda: rows(tmp_path, "SELECT 1 FROM jobs WHERE state = 'COMPLETED'"))
+        assert (await client.call(7, "check_job", {"request_id": begun.request_id})).pictures == 1
+        await client.cancel(7)
+        assert (await client.call(8)).pictures == 1
+    assert sandbox.paid_requests == 1
+
+
+# ---- whose call it is ----
+
+
+async def test_a_cancellation_ends_no_call_of_another_token(sandbox: Sandbox, tmp_path: Path, version: str) -> None:
+    async with (
+        serving_http(sandbox, tmp_path, version, tokens=TOKENS) as server,
+        server.client(token=ALICE) as alice,
+        server.client(token=BOB) as bob,
+        anyio.create_task_group() as tasks,
+    ):
+        with held(sandbox):
+            hers, his = await alice.begin(tasks, 7), await bob.begin(tasks, 7, RT, OWL)
+            await alice.cancel(7)
+            await until(lambda: hers.was_ended)
+            again = await alice.begin(tasks, 8)
+        await until(lambda: his.message and again.message)
+        assert (his.pictures, again.pictures) == (1, 1)
+        assert sandbox.paid_requests == 2
+        assert (await bob.call(9, RT, OWL)).request_id != his.request_id, "his counts as received"
+
+
+async def test_without_tokens_a_cancellation_ends_the_call_of_its_own_client_and_marks_both(
+    server: Server, sandbox: Sandbox
+) -> None:
+    async with (
+        server.client(user_agent="one/1") as one,
+        server.client(user_agent="other/1") as other,
+        anyio.create_task_group() as tasks,
+    ):
+        with held(sandbox):
+            first, second = await one.begin(tasks, 7), await other.begin(tasks, 7, RT, OWL)
+            await one.cancel(7)
+            await until(lambda: first.was_ended)
+            again = await one.begin(tasks, 8)
+        await until(lambda: second.message and again.message)
+        assert (second.pictures, again.pictures) == (1, 1)
+        # That one was marked costs the other this: the same call gets the same picture once more.
+        assert (await other.call(8, RT, OWL)).request_id == second.request_id
+    assert sandbox.paid_requests == 2
+
+
+async def test_of_two_calls_that_cannot_be_told_apart_none_is_ended_and_both_are_marked(
+    server: Server, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with server.client() as one, server.client() as other, anyio.create_task_group() as tasks:
+        with held(sandbox):
+            first, second = await one.begin(tasks, 7), await other.begin(tasks, 7, RT, OWL)
+            await one.cancel(7)
+            assert awaited(tmp_path) == []
+            again = await one.begin(tasks, 8)
+        await until(lambda: first.message and second.message and again.message)
+        assert (first.pictures, second.pictures, again.pictures) == (1, 1, 1)
+        assert first.request_id == again.request_id
+    assert sandbox.paid_requests == 2
+
+
+async def test_a_cancellation_that_crosses_the_answer_means_its_own_call_beside_that_of_another_client(
+    server: Server, sandbox: Sandbox
+) -> None:
+    async with (
+        server.client(user_agent="one/1") as one,
+        server.client(user_agent="other/1") as other,
+        anyio.create_task_group() as tasks,
+    ):
+        first = await one.call(7)
+        with held(sandbox):
+            second = await other.begin(tasks, 7, RT, OWL)
+            await one.cancel(7)
+            assert (await one.call(8)).request_id == first.request_id
+        await until(lambda: second.message)
+        assert second.pictures == 1
+    assert sandbox.paid_requests == 2
+
+
+async def test_a_call_is_not_ended_by_a_cancellation_that_may_mean_one_just_answered(
+    server: Server, sandbox: Sandbox
+) -> None:
+    async with server.client() as one, server.client() as other, anyio.create_task_group() as tasks:
+        first = await one.call(7)
+        with held(sandbox):
+            second = await other.begin(tasks, 7, RT, OWL)
+            await one.cancel(7)
+            assert (await one.call(8)).request_id == first.request_id
+        await until(lambda: second.message)
+        assert second.pictures == 1
+    assert sandbox.paid_requests == 2
+
+
+async def test_a_call_that_has_no_job_yet_does_not_keep_others_from_being_marked(
+    sandbox: Sandbox, tmp_path: Path, version: str
+) -> None:
+    images = SlowFolder(tmp_path, 1)
+    async with (
+        serving_http(sandbox, tmp_path, version, images=images) as server,
+        server.client() as client,
+        anyio.create_task_group() as tasks,
+    ):
+        with held(sandbox):
+            tasks.start_soon(client.call, 7, RT, OWL)
+            await until(lambda: images.arrived)
+            await client.begin(tasks, 7)
+            await client.cancel(7)
+            assert awaited(tmp_path) == []
+            images.go_on.set()
+
+
+async def test_a_number_and_the_same_digits_as_a_text_are_two_ids(server: Server, sandbox: Sandbox) -> None:
+    async with server.client() as client, anyio.create_task_group() as tasks:
+        with held(sandbox):
+            number, text = await client.begin(tasks, 7), await client.begin(tasks, "7", RT, OWL)
+            await client.cancel("7")
+            await until(lambda: text.was_ended)
+        await until(lambda: number.message)
+        assert number.pictures == 1
+        assert (await client.call(8)).request_id != number.request_id
+    assert sandbox.paid_requests == 3
+
+
+async def test_a_cancellation_is_known_however_its_slash_is_written(server: Server, sandbox: Sandbox) -> None:
+    """PHP writes it as `\\/`."""
+    async with server.client() as client, anyio.create_task_group() as tasks:
+        with held(sandbox):
+            call = await client.begin(tasks, 7)
+            await client.post(cancellation(requestId=7).replace("/", "\\/"))
+            await until(lambda: call.was_ended)
+
+
+# ---- what is no cancellation ----
+
+
+def cancellation(**params: Any) -> str:
+    return json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+
+MALFORMED: dict[str, str | bytes] = {
+    "no params": json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled"}),
+    "no id": cancellation(),
+    "null": cancellation(requestId=None),
+    "true": cancellation(requestId=True),
+    "a list": cancellation(requestId=[7]),
+    "an object": cancellation(requestId={"7": 7}),
+    "an unknown id": cancellation(requestId=6),
+    "20 kB": cancellation(requestId=7, reason="x" * 20_000),
+    "5,000 digits": cancellation().replace("{}", '{"requestId": ' + "7" * 5000 + "}"),
+    "not JSON": '{"method": "notifications/cancelled", "params": {"requestId": 7',
+    "not UTF-8": b'{"method": "notifications/cancelled", "params": {"requestId": "\xff"}}',
+    "deep": '{"notifications/cancelled": ' + "[" * 4000,
+    "a list of one": f"[{cancellation(requestId=7)}]",
+    "another method": cancellation(requestId=7).replace('"method": "', '"method": "x'),
+}
+# What no version of the protocol takes; the rest is taken, as any notification is, and means nothing.
+REFUSED = {"5,000 digits", "not JSON", "not UTF-8", "deep", "a list of one"}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_what_is_no_cancellation_does_no_harm(
+    server: Server, sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
+    async with server.client() as client, anyio.create_task_group() as tasks:
+        with held(sandbox):
+            call = await client.begin(tasks, 7, VEGA, FOX)
+            answer = await client.post(MALFORMED[name])
+            assert answer.status_code == (400 if name in REFUSED else 202)
+            assert len(awaited(tmp_path)) == 1
+        await until(lambda: call.message)
+        assert call.pictures == 1
+        assert (await client.call(8, VEGA, FOX)).request_id != call.request_id
+    assert sandbox.paid_requests == 2
