@@ -4,6 +4,7 @@ import io
 import resource
 import sqlite3
 import sys
+import time
 from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -395,8 +396,9 @@ async def test_a_dead_servers_call_is_joined_for_as_long_as_a_call_takes(tmp_pat
         job = await one.begin()
         await one.sends(job)
         one.die()
-        assert not (await two.store.begin(a_job(created=NOW + timedelta(minutes=11)), NO_LIMITS)).joined
-        assert (await two.store.begin(a_job(created=NOW + timedelta(minutes=9)), NO_LIMITS)).joined
+        now = time.monotonic()
+        assert not (await two.store.begin(a_job(), NO_LIMITS, arrived=now + 11 * 60)).joined
+        assert (await two.store.begin(a_job(), NO_LIMITS, arrived=now + 9 * 60)).joined
 
 
 async def test_that_a_call_ended_without_its_result_is_written_at_once(tmp_path: Path) -> None:

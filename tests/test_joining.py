@@ -31,6 +31,23 @@ def awaited(folder: Path) -> list[dict[str, Any]]:
     return rows(folder, "SELECT local_id FROM jobs WHERE awaited_by IS NOT NULL")
 
 
+class Clock:
+    """The time of day of all servers, and the clock that nobody sets; both stand still until a test moves them."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+        self.uptime = 100_000.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `app_over`."""
+        return {"clock": lambda: self.now, "uptime": lambda: self.uptime}
+
+    def let_pass(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.uptime += seconds
+
+
 async def cancelled(agent: Client, sandbox: Sandbox) -> None:
     """A host that gives up on its call."""
     async with anyio.create_task_group() as tasks:
@@ -91,17 +108,53 @@ async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # no
 
 
 async def test_a_call_is_not_joined_two_minutes_later(sandbox: Sandbox, tmp_path: Path) -> None:
-    now = datetime.now(UTC)
+    clock = Clock()
     async with (
-        app_over(sandbox.url, tmp_path, wait_seconds=0, clock=lambda: now) as app,
+        app_over(sandbox.url, tmp_path, wait_seconds=0, **clock.options) as app,
         Client(build_server(app)) as agent,
     ):
         for _ in range(2):
             await agent.call_tool(VEGA, ASKED)
         assert len(await listed(agent)) == 1
-        now += timedelta(minutes=3)
+        clock.let_pass(180)
         await agent.call_tool(VEGA, ASKED)
         assert len(await listed(agent)) == 2
+
+
+@pytest.mark.parametrize("hours", [-1, 1, 24])
+async def test_a_clock_that_is_set_between_a_call_and_its_repeat_changes_nothing(
+    sandbox: Sandbox, tmp_path: Path, hours: float
+) -> None:
+    clock = Clock()
+    async with (
+        app_over(sandbox.url, tmp_path, wait_seconds=0, **clock.options) as app,
+        Client(build_server(app)) as agent,
+    ):
+        await agent.call_tool(VEGA, ASKED)
+        clock.now += timedelta(hours=hours)
+        clock.let_pass(100)
+        await agent.call_tool(VEGA, ASKED)
+        assert len(await listed(agent)) == 1
+        clock.now += timedelta(hours=hours)
+        clock.let_pass(180)
+        await agent.call_tool(VEGA, ASKED)
+        assert len(await listed(agent)) == 2
+
+
+@pytest.mark.parametrize(("minutes", "jobs"), [(1, 1), (3, 2)])
+async def test_after_the_machine_was_started_anew_the_time_of_day_decides(
+    sandbox: Sandbox, tmp_path: Path, minutes: float, jobs: int
+) -> None:
+    clock = Clock()
+    for uptime in (100_000, 30):
+        clock.uptime = uptime
+        async with (
+            app_over(sandbox.url, tmp_path, wait_seconds=0, **clock.options) as app,
+            Client(build_server(app)) as agent,
+        ):
+            await agent.call_tool(VEGA, ASKED)
+            assert len(await listed(agent)) == (1 if uptime > 30 else jobs)
+        clock.now += timedelta(minutes=minutes)
 
 
 async def test_calls_at_the_same_time_with_the_same_arguments_are_calls_of_their_own(
@@ -288,8 +341,8 @@ async def test_a_call_that_is_still_awaited_is_joined_once_it_is_four_seconds_ol
     elsewhere: bool,  # noqa: FBT001
     tool: str,
 ) -> None:
-    now = datetime.now(UTC)
-    async with two_servers(sandbox, tmp_path, clock=lambda: now) as (first, second):
+    clock = Clock()
+    async with two_servers(sandbox, tmp_path, **clock.options) as (first, second):
         sandbox.hold()
         results: list[CallToolResult] = []
 
@@ -299,9 +352,9 @@ async def test_a_call_that_is_still_awaited_is_joined_once_it_is_four_seconds_ol
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call, first, VEGA)
             await until(lambda: sandbox.account.calls)
-            now += timedelta(seconds=seconds)
+            clock.let_pass(seconds)
             tasks.start_soon(call, second if elsewhere else first, tool)
-            await until(lambda: begun_at(tmp_path, now))
+            await until(lambda: begun_at(tmp_path, clock.now))
             sandbox.let_go()
     assert not any(result.is_error for result in results)
     assert sandbox.paid_requests == jobs
@@ -331,10 +384,10 @@ def locked_ledger(folder: Path) -> Generator[None]:
 async def test_equal_calls_at_once_stay_calls_of_their_own_however_long_the_ledger_is_locked(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    now = datetime.now(UTC)
+    clock = Clock()
     images = CountingFolder(tmp_path)
     async with (
-        app_over(sandbox.url, tmp_path, images=images, clock=lambda: now, busy_seconds=HANG_SECONDS) as app,
+        app_over(sandbox.url, tmp_path, images=images, busy_seconds=HANG_SECONDS, **clock.options) as app,
         Client(build_server(app)) as agent,
     ):
         await agent.call_tool(RT, {"prompt": "the ledger is made"})
@@ -344,7 +397,7 @@ async def test_equal_calls_at_once_stay_calls_of_their_own_however_long_the_ledg
                 for _ in range(5):
                     tasks.start_soon(agent.call_tool, VEGA, ASKED)
                 await until(lambda: images.arrived == 6)
-                now += timedelta(seconds=10)
+                clock.let_pass(10)
             await until(lambda: sandbox.paid_requests == 6)
             sandbox.let_go()
         assert len({job["seed"] for job in await listed(agent)}) == 6
@@ -353,8 +406,8 @@ async def test_equal_calls_at_once_stay_calls_of_their_own_however_long_the_ledg
 
 async def test_each_of_several_repeats_joins_another_of_several_equal_calls(sandbox: Sandbox, tmp_path: Path) -> None:
     """Their callers have given up without a word, and all call again."""
-    now = datetime.now(UTC)
-    async with two_servers(sandbox, tmp_path, clock=lambda: now) as (first, second):
+    clock = Clock()
+    async with two_servers(sandbox, tmp_path, **clock.options) as (first, second):
         sandbox.hold()
         results: list[CallToolResult] = []
 
@@ -365,10 +418,10 @@ async def test_each_of_several_repeats_joins_another_of_several_equal_calls(sand
             for _ in range(5):
                 tasks.start_soon(first.call_tool, VEGA, ASKED)
             await until(lambda: sandbox.paid_requests == 5)
-            now += timedelta(seconds=5)
+            clock.let_pass(5)
             for _ in range(5):
                 tasks.start_soon(repeat)
-            await until(lambda: len(begun_at(tmp_path, now)) == 5)
+            await until(lambda: len(begun_at(tmp_path, clock.now)) == 5)
             sandbox.let_go()
     assert len({job_of(result)["request_id"] for result in results}) == 5
     assert sandbox.paid_requests == 5

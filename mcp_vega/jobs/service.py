@@ -122,12 +122,12 @@ class JobService:
     async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Begun:
         if self.closing:
             raise errors.ServerClosing("The server is about to exit and takes no new work")
-        # Its arrival counts, not when the store has time for it.
+        arrived = self.store.uptime()
         job = Job.of_call(parameters, route=route, base_url=self.config.api, owner=owner, created=self.config.clock())
         with self._limiter.starting(owner) as too_many:
             job = replace(job, account=await self._recovery.account())
             refusal = too_many or await self._no_room(job)
-            begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal)
+            begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal, arrived=arrived)
             try:
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 job = await self._taken_up(begun.job) if begun.joined else self._worker.start(begun)

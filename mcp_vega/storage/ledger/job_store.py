@@ -46,8 +46,9 @@ class JobStore:
     Every method raises a `LedgerError` where the ledger cannot be read or written; nothing of a change is written then.
     """
 
-    def __init__(self, database: Database, lock: ServerLock) -> None:
+    def __init__(self, database: Database, lock: ServerLock, uptime: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self.uptime = uptime
         self._servers = Servers(lock)
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
@@ -62,12 +63,19 @@ class JobStore:
 
         For `uptime` see `SqliteFile`, for `busy_seconds` `Database`.
         """
-        return cls(Database(SqliteFile(file, SCHEMA, uptime), busy_seconds), ServerLock(file.with_name("servers")))
+        database = Database(SqliteFile(file, SCHEMA, uptime), busy_seconds)
+        return cls(database, ServerLock(file.with_name("servers")), uptime)
 
     # ---- the transactions of a paid call ----
 
     async def begin(
-        self, job: Job, limits: Limits, *, wanted: timedelta = WANTED, refusal: VegaError | None = None
+        self,
+        job: Job,
+        limits: Limits,
+        *,
+        wanted: timedelta = WANTED,
+        refusal: VegaError | None = None,
+        arrived: float | None = None,
     ) -> Begun:
         """Write a new job down, as one that this server works on, and take a slot for it if it is its turn.
 
@@ -79,20 +87,23 @@ class JobStore:
             limits: What may be spent.
             wanted: For how long another server may send it, should this one die before.
             refusal: Why no new job may be begun, if there is a reason: one may be joined all the same.
+            arrived: When its call came, in seconds of `uptime`; now, where it is not given.
 
         Raises:
             VegaError: The refusal; or a `SpendingLimitReached`, as it would pass the day's limit.
         """
+        came = self.uptime() if arrived is None else arrived
 
         def begin(connection: Connection) -> Begun:
             me = self._servers.enter(connection, limits.calls_a_minute)
-            if joined := joining.join(connection, job, self._servers, me):
+            arrival = self._shared_time(connection, came)
+            if joined := joining.join(connection, job, arrival, self._servers, me):
                 return Begun(self._read(connection, queries.BY_ID, id=joined)[0], joined=True, may_send=False)
             if refusal:
                 raise refusal
             self._servers.reserve(connection, job, limits)
             until = rows.moment(job.created + wanted)
-            values = {"me": me, "awaited_by": me, "delivered": False, "wanted_until": until}
+            values = {"me": me, "awaited_by": me, "delivered": False, "arrived": arrival, "wanted_until": until}
             connection.execute(queries.ADD, {**rows.as_row(job), **values})
             slots = Slots(connection, me, limits)
             may_send = job.local_id in slots.turns(rows.moment(job.created)).jobs
@@ -184,19 +195,33 @@ class JobStore:
 
         Nobody waits until that is written. Without the result it is written at once: the same call may come next.
         """
-        end = partial(joining.end_wait, local_id=job.local_id, moment=moment, delivered=delivered, cancelled=cancelled)
+        came = self.uptime()
+
+        def end(connection: Connection) -> None:
+            ended = joining.Moment(moment, self._shared_time(connection, came))
+            joining.end_wait(connection, job, ended, delivered=delivered, cancelled=cancelled)
+
         self._database.defer(end, at_once=not delivered)
 
     def mark_delivered(self, job: Job) -> None:
         """Note that a job's result was delivered; nobody waits until that is written."""
-        self._database.defer(partial(joining.mark_delivered, local_id=job.local_id))
+        self._database.defer(partial(joining.mark_delivered, job=job))
 
     async def take_back(self, job: Job, moment: datetime) -> None:
         """Note that a job's result was not received after all, as its call was cancelled at that moment (UTC).
 
         All that was noted before is written as well when this returns.
         """
-        await self._database.write(partial(joining.take_back, local_id=job.local_id, moment=moment))
+        came = self.uptime()
+
+        def take_back(connection: Connection) -> None:
+            joining.take_back(connection, job, joining.Moment(moment, self._shared_time(connection, came)))
+
+        await self._database.write(take_back)
+
+    def _shared_time(self, connection: Connection, uptime: float) -> float:
+        """A moment of `uptime` by the clock that all servers share: what happened counts, not when it is written."""
+        return connection.time - (self.uptime() - uptime)
 
     # ---- looking ----
 
@@ -228,7 +253,7 @@ class JobStore:
 
         def add(connection: Connection) -> bool:
             me = self._servers.enter(connection)
-            if not connection.execute(queries.ADD, {**values, "me": me}):
+            if not connection.execute(queries.ADD, {**values, "me": me, "arrived": connection.time}):
                 return False
             return spending.reserve(connection, job, None)
 

@@ -5,6 +5,7 @@ within transactions that are open already.
 """
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
@@ -21,41 +22,60 @@ AWAITED = timedelta(minutes=10)
 SILENT = timedelta(seconds=4)
 
 
-def join(connection: Connection, job: Job, servers: Servers, me: str) -> str | None:
+class Moment(NamedTuple):
+    """When something happened: the time of day (UTC), and in seconds of the clock that all servers share."""
+
+    day: datetime
+    time: float
+
+
+def join(connection: Connection, job: Job, arrived: float, servers: Servers, me: str) -> str | None:
     """Have a call wait for a job that the same call began; returns its local id, or None where there is none.
 
-    Where several could be joined, each of several calls joins another.
+    Where several could be joined, each of several calls joins another. Times are compared by the clock that nobody
+    sets, or by the time of day where the machine was started anew since.
+
+    Args:
+        connection: To the ledger.
+        job: The job that the call would begin.
+        arrived: When it arrived, by the clock that all servers share.
+        servers: Those on the ledger.
+        me: This server.
     """
     values = {
         "call": rows.as_call(job),
-        "model": job.model,
         "base_url": job.base_url,
         "account": job.account,
         "owner": job.owner,
+        "arrived": arrived,
+        "since_time": arrived - JOINING.total_seconds(),
         "since": rows.moment(job.created - JOINING),
+        "awaited_since_time": arrived - AWAITED.total_seconds(),
         "awaited_since": rows.moment(job.created - AWAITED),
-        "until": rows.moment(job.created + JOINING),
+        "silent_since_time": arrived - SILENT.total_seconds(),
         "silent_since": rows.moment(job.created - SILENT),
     }
     for row in connection.execute(queries.TO_JOIN, values):
         if row["may_be_silent"] or not servers.alive(connection, [row["awaited_by"]], wait=LOOK_SECONDS):
-            joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created)}
-            connection.execute(queries.JOIN, {**joining, "until": values["until"]})
+            until = rows.moment(job.created + JOINING)
+            joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created), "time": arrived}
+            connection.execute(queries.JOIN, {**joining, "until": until})
             return row["local_id"]
     return None
 
 
-def end_wait(connection: Connection, local_id: str, moment: datetime, *, delivered: bool, cancelled: bool) -> None:
-    """Note that a call that waited for a job has ended (UTC), with its result or without, or was cancelled."""
-    noted = {"moment": rows.moment(moment), "delivered": delivered, "cancelled": cancelled}
-    connection.execute(queries.END_WAIT, {"local_id": local_id, **noted})
+def end_wait(connection: Connection, job: Job, ended: Moment, *, delivered: bool, cancelled: bool) -> None:
+    """Note that a call that waited for a job has ended, with its result or without, or was cancelled."""
+    values = {"local_id": job.local_id, "moment": rows.moment(ended.day), "time": ended.time}
+    connection.execute(queries.END_WAIT, {**values, "delivered": delivered, "cancelled": cancelled})
 
 
-def mark_delivered(connection: Connection, local_id: str) -> None:
+def mark_delivered(connection: Connection, job: Job) -> None:
     """Note that somebody has a job's result."""
-    connection.execute(queries.MARK_DELIVERED, {"local_id": local_id})
+    connection.execute(queries.MARK_DELIVERED, {"local_id": job.local_id})
 
 
-def take_back(connection: Connection, local_id: str, moment: datetime) -> None:
-    """Note that a job's result was not received after all, as its call was cancelled at that moment (UTC)."""
-    connection.execute(queries.TAKE_BACK, {"local_id": local_id, "moment": rows.moment(moment)})
+def take_back(connection: Connection, job: Job, cancelled: Moment) -> None:
+    """Note that a job's result was not received after all, as its call was cancelled."""
+    values = {"local_id": job.local_id, "moment": rows.moment(cancelled.day), "time": cancelled.time}
+    connection.execute(queries.TAKE_BACK, values)

@@ -17,8 +17,11 @@ COLUMNS = (
     *("credits_left", "seconds", "reported_id", "reported_seed", "notes", "error", "search"),
 )
 ADD = f"""
-    INSERT INTO jobs ({", ".join(COLUMNS)}, holder, awaited_by, delivered, last_call, wanted_until)
-    SELECT {", ".join(f":{name}" for name in COLUMNS)}, :me, :awaited_by, :delivered, :created, :wanted_until
+    INSERT INTO jobs (
+        {", ".join(COLUMNS)}, holder, awaited_by, delivered, arrived, last_call, last_call_time, wanted_until
+    )
+    SELECT {", ".join(f":{name}" for name in COLUMNS)},
+        :me, :awaited_by, :delivered, :arrived, :created, :arrived, :wanted_until
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
     RETURNING local_id
 """  # noqa: S608  nothing in these statements comes from outside
@@ -89,26 +92,35 @@ SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 
 # ---- the same call again ----
 
-# First the one that no call has joined for the longest.
+# First the one that no call has joined for the longest. What is later than now by the clock that all servers share was
+# written before the machine was started anew.
 TO_JOIN = """
-    SELECT local_id, awaited_by, created <= :silent_since AS may_be_silent FROM jobs
-    WHERE NOT delivered AND call = :call AND model = :model AND base_url = :base_url AND account = :account
-        AND owner = :owner AND last_call BETWEEN :awaited_since AND :until
-        AND (last_call >= :since OR awaited_by IS NOT NULL) AND NOT (state = 'FAILED' AND NOT open)
+    SELECT local_id, awaited_by,
+        arrived <= :silent_since_time OR (arrived > :arrived AND created <= :silent_since) AS may_be_silent
+    FROM jobs
+    WHERE NOT delivered AND call = :call AND base_url = :base_url AND account = :account AND owner = :owner
+        AND CASE WHEN last_call_time > :arrived
+            THEN last_call >= CASE WHEN awaited_by IS NULL THEN :since ELSE :awaited_since END
+            ELSE last_call_time >= CASE WHEN awaited_by IS NULL THEN :since_time ELSE :awaited_since_time END
+        END
+        AND NOT (state = 'FAILED' AND NOT open)
     ORDER BY last_call, number
 """
 JOIN = """
-    UPDATE jobs SET awaited_by = :me, last_call = :moment,
+    UPDATE jobs SET awaited_by = :me, last_call = :moment, last_call_time = :time,
         wanted_until = CASE WHEN wanted_until < :until THEN :until ELSE wanted_until END
     WHERE local_id = :local_id
 """
 END_WAIT = """
-    UPDATE jobs SET awaited_by = NULL, last_call = :moment, delivered = delivered OR :delivered,
-        wanted_until = CASE WHEN :cancelled THEN :moment ELSE wanted_until END
+    UPDATE jobs SET awaited_by = NULL, last_call = :moment, last_call_time = :time,
+        delivered = delivered OR :delivered, wanted_until = CASE WHEN :cancelled THEN :moment ELSE wanted_until END
     WHERE local_id = :local_id
 """
 MARK_DELIVERED = "UPDATE jobs SET delivered = TRUE WHERE local_id = :local_id AND NOT delivered"
-TAKE_BACK = "UPDATE jobs SET delivered = FALSE, awaited_by = NULL, last_call = :moment WHERE local_id = :local_id"
+TAKE_BACK = """
+    UPDATE jobs SET delivered = FALSE, awaited_by = NULL, last_call = :moment, last_call_time = :time
+    WHERE local_id = :local_id
+"""
 
 # ---- money ----
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 from mcp_vega.errors import Charged, MediaError, VegaError
@@ -61,8 +62,9 @@ def as_row(job: Job) -> dict[str, Any]:
 
 
 def as_call(job: Job) -> str:
-    """What a job's call asked the API for, as a text that is the same for the same call."""
-    return job.asked.model_dump_json(exclude={"base64"})  # which is about the result here, and never sent
+    """A hash of what a job's call asked the API for, which is the same for the same call."""
+    asked = job.asked.model_dump_json(exclude={"base64"})  # that is about the result here, and never sent
+    return sha256(f"{job.model} {asked}".encode(errors="surrogatepass")).hexdigest()
 
 
 def as_image_rows(job: Job) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ SCHEMA = """
         model TEXT NOT NULL,
         route TEXT NOT NULL,
         arguments TEXT NOT NULL,   -- JSON, as the caller gave them
-        call TEXT NOT NULL,        -- JSON, what was asked of the API: the same for the same call
+        call TEXT NOT NULL,        -- a hash of what was asked of the API: the same for the same call
         prompt TEXT NOT NULL,
         seed BIGINT NOT NULL,      -- that was sent
         parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
@@ -41,7 +41,9 @@ SCHEMA = """
         holder TEXT,               -- the server that works on it
         awaited_by TEXT,           -- the server whose caller waits for it
         delivered BOOLEAN NOT NULL,
+        arrived DOUBLE PRECISION NOT NULL, -- when its first call came, by the clock that all servers share
         last_call TEXT NOT NULL,   -- when a call for it last began or ended
+        last_call_time DOUBLE PRECISION NOT NULL, -- the same by that clock
         wanted_until TEXT NOT NULL -- until when another server may send it
     );
     CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
@@ -49,7 +51,7 @@ SCHEMA = """
     CREATE INDEX jobs_by_seed ON jobs (seed);
     CREATE INDEX jobs_open ON jobs (base_url) WHERE open;
     CREATE INDEX jobs_unsent ON jobs (holder) WHERE open AND sent IS NULL;
-    CREATE INDEX jobs_to_join ON jobs (last_call) WHERE NOT delivered;
+    CREATE INDEX jobs_to_join ON jobs (call) WHERE NOT delivered;
     CREATE TABLE secrets (
         name TEXT PRIMARY KEY,
         value TEXT NOT NULL
