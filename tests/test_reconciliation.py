@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
 
 NOT_SHOWN = "the request history does not show the call"
 LACKS = "the request history lacks calls that are known to have run"
-NONE_OF_OURS = "the request history shows no call that was made here before or after this one"
+NONE_OF_OURS = "the request history shows no call that was made here after this one"
 UNCLEAR = "does not tell enough to be sure"
 
 
@@ -259,6 +259,19 @@ async def test_that_a_call_never_ran_is_said_after_two_looks_a_day_later_and_an_
     assert sandbox.paid_requests == 3
 
 
+async def test_any_call_from_before_shows_how_far_back_the_history_goes(sandbox: Sandbox, tmp_path: Path) -> None:
+    call_elsewhere(sandbox, "by another program", hours=-1, seed=1)
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        request_id = id_in(await agent.call_tool(RT, DID_NOT))
+        await agent.call_tool(RT, {"prompt": "after"})
+        await checked(agent, request_id)
+        for hours in (25, 2):
+            time.let_pass(hours=hours)
+            said = text_of(await checked(agent, request_id))
+        assert "Charged: no." in said
+
+
 @pytest.mark.parametrize("missing", ["before", "after"])
 async def test_a_history_without_a_call_from_before_and_one_from_after_is_no_proof(
     sandbox: Sandbox, tmp_path: Path, missing: str
@@ -275,7 +288,7 @@ async def test_a_history_without_a_call_from_before_and_one_from_after_is_no_pro
         for hours in (25, 2, 2):
             time.let_pass(hours=hours)
             said = text_of(await checked(agent, request_id))
-            assert f"shows no call that was made here {missing} this one" in said
+            assert f"{missing} this one" in said
             assert "Charged: unknown." in said
 
 
@@ -454,24 +467,25 @@ async def test_a_row_that_shows_late_is_waited_for(sandbox: Sandbox, tmp_path: P
     assert "drew a picture" in await end_after(sandbox, tmp_path, RAN)
 
 
-@pytest.mark.parametrize("total", [True, False])
-@pytest.mark.parametrize("first_page", [0, 1])
-@pytest.mark.parametrize("order", ["as-asked", "ascending"])
-@pytest.mark.parametrize("models", ["slugs", "titles"])
-@pytest.mark.parametrize("per_page", [3, 20])
-async def test_a_row_is_found_on_whatever_page_it_is(  # noqa: PLR0913, PLR0917  a table
-    sandbox: Sandbox,
-    tmp_path: Path,
-    total: bool,  # noqa: FBT001
-    first_page: Any,
-    order: Any,
-    models: Any,
-    per_page: int,
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        {"per_page": 20},
+        {"per_page": 20, "total": False},
+        {"per_page": 3, "first_page": 0},
+        {"per_page": 20, "first_page": 0, "total": False},
+        {"per_page": 3, "order": "ascending"},
+        {"per_page": 20, "order": "ascending", "first_page": 0, "total": False},
+        {"per_page": 3, "models": "titles", "total": False},
+        {"per_page": 20, "models": "titles", "first_page": 0, "order": "ascending"},
+    ],
+)
+async def test_a_row_is_found_on_whatever_page_it_is(
+    sandbox: Sandbox, tmp_path: Path, behaviour: dict[str, Any]
 ) -> None:
     """Fault A2: a page has fewer rows than asked, and the call is behind its end."""
-    behaviour: dict[str, Any] = {"total": total, "first_page": first_page, "order": order, "models": models}
-    sandbox.account.history = HistoryBehaviour(per_page=per_page, **behaviour)
-    for number in range(per_page + 1):
+    sandbox.account.history = HistoryBehaviour(**behaviour)
+    for number in range(sandbox.account.history.per_page + 1):
         call_elsewhere(sandbox, "later", hours=number / 60, seed=number)
         call_elsewhere(sandbox, "before", hours=-number / 60 - 1, seed=number)
     assert "drew a picture" in await end_after(sandbox, tmp_path, RAN)
@@ -687,7 +701,7 @@ BEHAVIOURS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     behaviour=BEHAVIOURS,
     queued=st.booleans(),

@@ -125,16 +125,15 @@ class CallFinder:
                 break
         if reader.gap:
             finding.doubts.append(f"the request history may have more than it shows: {reader.gap}")
-        listed = finding.asked and finding.asked - LISTED
-        if listed is None or listed < TimeSpan.of(job).latest:
+        span, listed = TimeSpan.of(job), finding.asked and finding.asked - LISTED
+        if listed is None or listed < span.latest:
             return  # it is too early for a proof
-        # A history that shows a call of this account from before and one from after has this one, if there is one.
+        # A history that shows a call from before and one of this account from after has this one, if there is one.
         after = await self._store.accounts.that_ran_after(job, NEIGHBOURS)
-        unseen = [when for when, others in (("before", before), ("after", after)) if not _any_shown(others, reader)]
-        if unseen:
-            finding.doubts.append(
-                f"the request history shows no call that was made here {' or '.join(unseen)} this one"
-            )
+        if not (_any_shown(before, reader) or any(span.begins_after(row) for row in reader.rows)):
+            finding.doubts.append("the request history shows no call from before this one")
+        if not _any_shown(after, reader):
+            finding.doubts.append("the request history shows no call that was made here after this one")
         known = [each for each in (*before, *after) if reader.query.back_to <= each.created < listed]
         if not all(_any_shown([each], reader) for each in known):
             finding.doubts.append("the request history lacks calls that are known to have run")

@@ -58,6 +58,10 @@ class TimeSpan:
         near = self.earliest - ANY_TIME_ZONE <= row.created <= self.latest + ANY_TIME_ZONE
         return None if near else False
 
+    def begins_after(self, row: HistoryRow) -> bool:
+        """Whether a row surely is of an earlier call."""
+        return self.known and row.names_zone and row.created is not None and row.created < self.earliest
+
 
 def is_call_of(row: HistoryRow, job: Job, *, copied: bool = False) -> bool:
     """Whether a row surely is a job's call.
