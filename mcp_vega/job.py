@@ -198,7 +198,7 @@ class Job:
     @property
     def drew_seed(self) -> bool:
         """Whether its seed was drawn here, so that no other call has it unless it was copied."""
-        return self.arguments.get("seed", -1) == -1
+        return bool(self.arguments) and self.arguments.get("seed", -1) == -1
 
     @property
     def request_id(self) -> str:
@@ -276,7 +276,8 @@ class Job:
 
     def age(self, now: datetime) -> float:
         """Seconds since its call was sent or, if it was not, since it was begun; never less than 0."""
-        return max((now - (self.sent or self.created)).total_seconds(), 0)
+        sent, latest = self.sent or self.created, self.search.latest
+        return max((now - (min(sent, latest) if latest else sent)).total_seconds(), 0)
 
     def index_of(self, image: Image) -> int:
         """Which of its pictures one is, from 0; `MOST_PICTURES` where it is none."""

@@ -105,7 +105,7 @@ async def test_a_server_with_a_new_key_says_at_its_start_what_it_cannot_settle(
             await agent.call_tool("submit_job", {"prompt": f"{number} [fault:stuck]"})
     with caplog.at_level(logging.WARNING):
         async with app_over(sandbox.url, tmp_path, key=OTHER_KEY) as app, Client(build_server(app)):
-            await until(lambda: "2 unfinished jobs were begun with another API key" in caplog.text)
+            await until(lambda: "begun with another API key: 2." in caplog.text)
 
 
 async def test_the_ledger_holds_a_hash_of_the_key_that_no_other_ledger_has(sandbox: Sandbox, tmp_path: Path) -> None:

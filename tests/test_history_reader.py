@@ -8,7 +8,7 @@ import httpx
 import pytest
 from test_client import client_over
 
-from mcp_vega.errors import SegmindError, Unauthorized
+from mcp_vega.errors import SegmindError
 from mcp_vega.segmind.history_reader import HistoryQuery, HistoryReader
 
 pytestmark = pytest.mark.anyio
@@ -101,11 +101,19 @@ async def test_a_page_that_does_not_exist_may_be_refused_once_all_is_read(status
         await read(refusing(paged(rows(40), 20), {3}, status))
 
 
-@pytest.mark.parametrize("number", [0, 1, 3])
-@pytest.mark.parametrize("status", [401, 500])
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
 async def test_a_history_that_cannot_be_read_to_its_end_is_an_error(number: int, status: int) -> None:
-    with pytest.raises(Unauthorized if status == 401 else SegmindError):
+    with pytest.raises(SegmindError):
         await read(refusing(paged(rows(40), 20, total=40), {number}, status))
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+async def test_an_api_that_has_no_page_0_may_break_on_it(status: int) -> None:
+    reader = await read(refusing(paged(rows(40), 20), {0}, status))
+    assert (len(reader.rows), reader.gap) == (40, "")
+    with pytest.raises(SegmindError):
+        await read(refusing(paged(rows(40), 20), {0}, 429))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ async def test_rows_in_order_end_it_where_they_are_older_than_what_is_looked_for
 
     def page(number: int) -> httpx.Response:
         asked.append(number)
-        return paged(rows(1000), 20)(number)
+        return paged(rows(1000), 20, total=1000)(number)
 
     reader = await read(page, thorough=False, back_to=NOW - timedelta(hours=10))
     assert (asked, reader.gap) == ([1, 2], ""), "a day more, as its times may be in any time zone"

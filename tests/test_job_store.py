@@ -418,7 +418,7 @@ async def test_notes_do_not_keep_one_another_waiting(tmp_path: Path) -> None:
     job = await server.begin()
 
     async def noted() -> bool:
-        server.store.mark_delivered(job)
+        server.store.mark_delivered(job, NOW)
         with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger:
             return bool(ledger.execute("SELECT delivered FROM jobs").fetchone()[0])
 

@@ -574,6 +574,29 @@ async def test_a_seed_that_was_copied_into_another_call_gives_each_its_own_pictu
     assert sandbox.account.calls[found["request_id"]].body["prompt"] == RAN["prompt"]
 
 
+async def test_of_two_lost_calls_with_one_recipe_and_one_row_none_is_said_to_have_never_run(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    time, arguments = Time(sandbox), {"prompt": "a fox [fault:504*1] [fault:504-after]", "seed": 5}
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        await agent.call_tool(RT, {"prompt": "before"})
+        sandbox.account.history_status = 503
+        lost = [id_in(await agent.call_tool(RT, arguments))]
+        await checked(agent, lost[0])
+        time.let_pass(minutes=3)
+        lost.append(id_in(await agent.call_tool(RT, arguments)))
+        await checked(agent, lost[1])
+        sandbox.account.history_status = 200
+        await agent.call_tool(RT, {"prompt": "after"})
+        assert len(set(lost)) == 2
+        for hours in (1, 25, 2, 2):
+            time.let_pass(hours=hours)
+            said = [text_of(await checked(agent, each)) for each in lost]
+            assert not any("Charged: no." in each for each in said)
+        assert sum("drew a picture" in each for each in said) == 1
+        assert "the same call was made twice" in "".join(said)
+
+
 async def test_a_lost_call_that_is_asked_for_by_its_id_stays_one_job(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         sandbox.account.history_status = 503

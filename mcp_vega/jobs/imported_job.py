@@ -42,7 +42,7 @@ async def row_of(client: SegmindClient, request_id: str) -> HistoryRow:
 async def job_without_id(store: JobStore, row: HistoryRow, api: str, account: str) -> Job | None:
     """The ledger's job whose call a row is, and whose id at the API was not known; it has the id from now on."""
     for other in await store.accounts.without_id(api, account):
-        if is_call_of(row, other) and not other.held and await store.assign(other, row.request_id):
+        if is_call_of(row, other) and await store.assign(other, row.request_id):
             return replace(other, remote_id=row.request_id)
     return None
 

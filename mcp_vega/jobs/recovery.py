@@ -85,11 +85,13 @@ class Recovery:
 
     async def _take_up_orphans(self) -> None:
         moment = None  # at first all are tried: since the last server ended, much may have changed
+        warned = False
         while not self._leaving:
             try:
                 account = await self.account()
-                if moment is None:
+                if not warned:
                     await self._warn_of_other_accounts(account)
+                    warned = True
                 for local_id in await self._store.accounts.orphans(self._config.api, account, moment):
                     await self._take_up_orphan(local_id)
                 moment = self._config.clock()
@@ -105,8 +107,8 @@ class Recovery:
     async def _warn_of_other_accounts(self, account: str) -> None:
         if count := await self._store.accounts.count_of_others(self._config.api, account):
             logger.warning(
-                "%s unfinished jobs were begun with another API key. Only a server with that SEGMIND_API_KEY can find "
-                "out how they ended; until then they count as spent, and check_job shows what is known of them",
+                "Unfinished jobs that were begun with another API key: %s. Only a server with that SEGMIND_API_KEY can "
+                "find out how they ended; until then they count as spent, and check_job shows what is known of them",
                 count,
             )
 

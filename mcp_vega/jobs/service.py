@@ -163,7 +163,7 @@ class JobService:
 
     def mark_delivered(self, job: Job) -> None:
         """Note that someone has a job's result: the same call would want another picture."""
-        self.store.mark_delivered(job)
+        self.store.mark_delivered(job, self.config.clock())
 
     # ---- looking ----
 

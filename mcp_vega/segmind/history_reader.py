@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from mcp_vega.errors import BadRequest, NotFound
+from mcp_vega.errors import BadRequest, NotFound, ServiceUnavailable
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
 
@@ -67,7 +67,7 @@ class HistoryReader:
         if self.query.thorough:
             for row in self._new_rows(await self._page_0()):
                 yield row
-        if not self.gap and self._total is not None and len(self._known) < self._total:
+        if not self.gap and not self._reaches_back() and self._total is not None and len(self._known) < self._total:
             self.gap = f"it shows {len(self._known)} of {self._total} calls"
 
     async def _page(self, number: int) -> HistoryPage:
@@ -83,10 +83,10 @@ class HistoryReader:
         return page
 
     async def _page_0(self) -> HistoryPage:
-        """What may stand before the first page; an API that counts from 1 has no such page."""
+        """What may stand before the first page; an API that counts from 1 has no such page, and may break on it."""
         try:
             return await self._page(0)
-        except (BadRequest, NotFound):
+        except (BadRequest, NotFound, ServiceUnavailable):
             return HistoryPage()
 
     def _new_rows(self, page: HistoryPage) -> list[HistoryRow]:
@@ -112,5 +112,5 @@ class HistoryReader:
         """Whether the rows are seen to be in order, newest first, and go back to before what is looked for."""
         times = [row.created for row in self.rows]
         known = [time for time in times if time]
-        in_order = len(known) == len(times) and known == sorted(known, reverse=True) and known[0] > known[-1]
-        return in_order and known[-1] + ANY_TIME_ZONE < self.query.back_to
+        in_order = len(known) == len(times) and known == sorted(known, reverse=True)
+        return in_order and len(known) > 1 and known[0] > known[-1] and known[-1] + ANY_TIME_ZONE < self.query.back_to

@@ -123,6 +123,8 @@ class CallFinder:
             if may_be_call_of(row, job) and not await self._is_anothers(row, job):
                 finding.doubts.append("the request history has calls of which it does not tell enough to be sure")
                 break
+        if any(_is_rival(other, job) for other in await self._store.accounts.with_seed_of(job)):
+            finding.doubts.append("the same call was made twice, and it is not known which of them the history shows")
         if reader.gap:
             finding.doubts.append(f"the request history may have more than it shows: {reader.gap}")
         span, listed = TimeSpan.of(job), finding.asked and finding.asked - LISTED
@@ -159,4 +161,5 @@ def _is_rival(other: Job, job: Job) -> bool:
 
 def _any_shown(jobs: list[Job], reader: HistoryReader) -> bool:
     """Whether one of some jobs that ran is in what was read."""
-    return any(row.request_id == job.remote_id or is_call_of(row, job) for row in reader.rows for job in jobs)
+    ids = {row.request_id for row in reader.rows}
+    return any(job.remote_id in ids for job in jobs) or any(is_call_of(row, job) for job in jobs for row in reader.rows)

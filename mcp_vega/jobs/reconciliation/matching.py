@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any
 
 from mcp_vega.job import Job, State
@@ -69,47 +70,45 @@ def is_call_of(row: HistoryRow, job: Job, *, copied: bool = False) -> bool:
     A seed that was drawn here belongs to one job alone, so that it says enough wherever it stands in the row; unless it
     was `copied` into another job. With one that the caller chose, all of the recipe and the time must fit.
     """
-    same = _compared(row, job)
-    if same["prompt"] is False or _is_model(row.model, job.model) is False:
-        return False
+    is_model = _is_model(row.model, job.model)
     if job.drew_seed:
         holds_seed = re.search(rf"(?<!\d){job.parameters.seed}(?!\d)", row.text) is not None
-        return holds_seed and (same["prompt"] is True or not copied)
-    told = all(same.values()) and _is_model(row.model, job.model) is True
+        return holds_seed and is_model is not False and (not copied or _tells(row, job, "prompt") is True)
+    if not is_model or not all(_tells(row, job, name) for name in _recipe(job)):
+        return False
     in_time = TimeSpan.of(job).holds(row)
     # In a time zone that is not told, or by a clock that was wrong, a call of the same recipe may be one from
     # elsewhere. Its picture is the same one, so that does no harm; its failure might be only its own.
-    return told and (in_time or (in_time is None and row.created is not None and row.state == State.COMPLETED))
+    return in_time or (in_time is None and row.created is not None and row.state == State.COMPLETED)
 
 
 def may_be_call_of(row: HistoryRow, job: Job) -> bool:
     """Whether a row that belongs to no other job may be a job's call, as far as it tells."""
     if TimeSpan.of(job).holds(row) is False:
         return False
-    same = _compared(row, job)
-    return not (same["prompt"] is False and same["seed"] is False)
+    return not (_tells(row, job, "seed") is False and _tells(row, job, "prompt") is False)
 
 
-def _compared(row: HistoryRow, job: Job) -> dict[str, bool | None]:
-    """Whether each value of a job's recipe is the one that a row tells; None where that cannot be told."""
-    recipe = job.parameters.model_dump(exclude={"base64"})
-    same = {name: _is_same(row.inputs.get(name), value) for name, value in recipe.items()}
-    if "negative_prompt" in same and not job.parameters.negative and "negative_prompt" not in row.inputs:
-        same["negative_prompt"] = True  # it was not sent
-    return same
+def _recipe(job: Job) -> list[str]:
+    """The names of what was sent, the seed first: few rows have it."""
+    names = [name for name in type(job.parameters).model_fields if name != "base64"]
+    if not job.parameters.negative:
+        names = [name for name in names if name != "negative_prompt"]
+    return sorted(names, key=lambda name: name != "seed")
+
+
+def _tells(row: HistoryRow, job: Job, name: str) -> bool | None:
+    """Whether a row tells the value of a parameter that was sent for a job; None where that cannot be told."""
+    told, sent = row.inputs.get(name), getattr(job.parameters, name)
+    if told is None:
+        return None
+    return _is_same_text(str(told), sent) if isinstance(sent, str) else _is_same_number(told, Decimal(str(sent)))
 
 
 def _is_model(told: str, slug: str) -> bool | None:
     """Whether a row's model is the one with a slug; the API may have another name for it."""
-    names = {_letters(name): model.slug for model in MODELS.values() for name in (model.slug, model.title)}
-    return names[_letters(told)] == slug if _letters(told) in names else None
-
-
-def _is_same(told: Any, sent: Any) -> bool | None:
-    """Whether a row's value of a parameter is the one that was sent."""
-    if told is None:
-        return None
-    return _is_same_text(str(told), sent) if isinstance(sent, str) else _is_same_number(told, Decimal(str(sent)))
+    named = _MODEL_NAMES.get(_letters(told))
+    return None if named is None else named == slug
 
 
 def _is_same_text(told: str, sent: str) -> bool | None:
@@ -132,6 +131,10 @@ def _is_same_number(told: Any, sent: Decimal) -> bool | None:
     return None if rounded else False
 
 
+@lru_cache(maxsize=1000)
 def _letters(text: str) -> str:
     """The letters and digits of a text in one form."""
     return "".join(each for each in unicodedata.normalize("NFKC", text).casefold() if each.isalnum())
+
+
+_MODEL_NAMES = {_letters(name): model.slug for model in MODELS.values() for name in (model.slug, model.title)}

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from mcp_vega import errors
-from mcp_vega.errors import Charged, VegaError
+from mcp_vega.errors import Charged, SegmindError, VegaError
 from mcp_vega.job import Job, Receipt, Route, Search, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
@@ -101,15 +101,20 @@ class Reconciler:
         try:
             async with self._at_once:
                 await self._finder.find(job, finding, thorough=thorough)
-        except VegaError as error:
+        except SegmindError as error:
             finding.doubts.append(f"the request history could not be asked: {error.what}")
+        except VegaError as error:
+            finding.doubts.append(error.what)
         job, asked = self._running.newest(job), finding.asked
         if asked and job.search.latest is None:
             job = await self._running.update(job, search=await self._bounds(job, asked))
         look = await (self._follow(job, finding.row) if finding.row else self._note_absence(job, finding, thorough))
-        latest = job.search.latest
-        over = asked is not None and latest is not None and asked > latest + MEDIA and self._finder.is_right(asked)
-        return replace(look, over=over)
+        return replace(look, over=asked is not None and self._is_over(self._running.newest(job).search, asked))
+
+    def _is_over(self, search: Search, asked: datetime) -> bool:
+        """Whether a call's pictures are gone, and nothing is to be confirmed any more."""
+        gone = search.latest is not None and asked > search.latest + MEDIA and self._finder.is_right(asked)
+        return gone and (search.absent is None or asked > search.absent + LISTED)
 
     async def _bounds(self, job: Job, asked: datetime) -> Search:
         """When the call of a job left by the API's clock, which this machine's was right by then or was not."""

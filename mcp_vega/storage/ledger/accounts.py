@@ -6,7 +6,7 @@ key, and nobody can tell from two ledgers whether they share one.
 
 import hmac
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from mcp_vega.job import Job
@@ -15,6 +15,9 @@ from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.search import read_jobs
 from mcp_vega.storage.ledger.servers import Servers
+
+# No job is left to itself for longer.
+LONGEST_PAUSE = timedelta(hours=25)
 
 
 class Accounts:
@@ -37,7 +40,10 @@ class Accounts:
         """The local ids of an account's open jobs that no living server works on and that are due at a moment (UTC)."""
 
         def look(connection: Connection) -> list[str]:
-            values = {"base_url": base_url, "account": account, "moment": rows.moment(moment)}
+            # What is later was noted while this machine's clock was ahead.
+            latest = rows.moment(moment + LONGEST_PAUSE) if moment else None
+            times = {"moment": rows.moment(moment), "latest": latest}
+            values = {"base_url": base_url, "account": account, **times}
             found = connection.execute(queries.UNFINISHED, values)
             alive = self._servers.alive(connection, {row["holder"] for row in found})
             return [row["local_id"] for row in found if row["holder"] not in alive]
@@ -47,7 +53,8 @@ class Accounts:
     async def count_of_others(self, base_url: str, account: str) -> int:
         """How many of an API's open jobs belong to other accounts than this."""
         values = {"base_url": base_url, "account": account}
-        return len(await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values)))
+        (row,) = await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values))
+        return row["jobs"]
 
     async def with_seed_of(self, job: Job) -> list[Job]:
         """The other jobs of a job's account with its model and seed."""

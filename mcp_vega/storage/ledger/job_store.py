@@ -8,13 +8,12 @@ while it is alive.
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from mcp_vega.errors import VegaError
 from mcp_vega.job import OPERATOR, Job
-from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import BUSY_SECONDS, Database
 from mcp_vega.storage.database.server_lock import ServerLock
 from mcp_vega.storage.database.sqlite import SqliteFile
@@ -195,32 +194,32 @@ class JobStore:
 
         Nobody waits until that is written. Without the result it is written at once: the same call may come next.
         """
-        came = self.uptime()
+        ended, how = self._happened(moment), {"delivered": delivered, "cancelled": cancelled}
+        work: Work[None] = lambda connection: joining.end_wait(connection, job, ended(connection), **how)  # noqa: E731
+        self._database.defer(work, at_once=not delivered)
 
-        def end(connection: Connection) -> None:
-            ended = joining.Moment(moment, self._shared_time(connection, came))
-            joining.end_wait(connection, job, ended, delivered=delivered, cancelled=cancelled)
-
-        self._database.defer(end, at_once=not delivered)
-
-    def mark_delivered(self, job: Job) -> None:
-        """Note that a job's result was delivered; nobody waits until that is written."""
-        self._database.defer(partial(joining.mark_delivered, job=job))
+    def mark_delivered(self, job: Job, moment: datetime) -> None:
+        """Note that a job's result was delivered (UTC); nobody waits until that is written."""
+        delivered = self._happened(moment)
+        self._database.defer(lambda connection: joining.mark_delivered(connection, job, delivered(connection)))
 
     async def take_back(self, job: Job, moment: datetime) -> None:
         """Note that a job's result was not received after all, as its call was cancelled at that moment (UTC).
 
-        All that was noted before is written as well when this returns.
+        It is written, with all that was noted before, when this returns; and later, where nobody waits so long.
         """
+        cancelled = self._happened(moment)
+        work: Work[None] = lambda connection: joining.take_back(connection, job, cancelled(connection))  # noqa: E731
+        self._database.defer(work, at_once=True)
+        await self._database.write(lambda _: None)
+
+    def _happened(self, day: datetime) -> Callable[[Connection], joining.Moment]:
+        """This moment (UTC), for when it is written: what counts is when something happened."""
         came = self.uptime()
-
-        def take_back(connection: Connection) -> None:
-            joining.take_back(connection, job, joining.Moment(moment, self._shared_time(connection, came)))
-
-        await self._database.write(take_back)
+        return lambda connection: joining.Moment(day, self._shared_time(connection, came))
 
     def _shared_time(self, connection: Connection, uptime: float) -> float:
-        """A moment of `uptime` by the clock that all servers share: what happened counts, not when it is written."""
+        """A moment of `uptime` by the clock that all servers share."""
         return connection.time - (self.uptime() - uptime)
 
     # ---- looking ----

@@ -20,6 +20,10 @@ AWAITED = timedelta(minutes=10)
 # A job whose caller still waits is joined once it is this old: the caller may have given up without a word. No client
 # is known to do that before 5 s, and two pictures that are wanted at once are asked for within one.
 SILENT = timedelta(seconds=4)
+# How far a clock may have been set; and how long the machine may sleep, which no clock counts that nobody sets.
+LONGEST_STEP = timedelta(hours=6)
+# For so long after its result was delivered a call may still be cancelled, by a message that crossed it.
+CROSSING = timedelta(seconds=15)
 
 
 class Moment(NamedTuple):
@@ -48,6 +52,7 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "account": job.account,
         "owner": job.owner,
         "arrived": arrived,
+        "of_this_day": rows.moment(job.created - LONGEST_STEP),
         "since_time": arrived - JOINING.total_seconds(),
         "since": rows.moment(job.created - JOINING),
         "awaited_since_time": arrived - AWAITED.total_seconds(),
@@ -70,12 +75,17 @@ def end_wait(connection: Connection, job: Job, ended: Moment, *, delivered: bool
     connection.execute(queries.END_WAIT, {**values, "delivered": delivered, "cancelled": cancelled})
 
 
-def mark_delivered(connection: Connection, job: Job) -> None:
+def mark_delivered(connection: Connection, job: Job, delivered: Moment) -> None:
     """Note that somebody has a job's result."""
-    connection.execute(queries.MARK_DELIVERED, {"local_id": job.local_id})
+    values = {"local_id": job.local_id, "moment": rows.moment(delivered.day), "time": delivered.time}
+    connection.execute(queries.MARK_DELIVERED, values)
 
 
 def take_back(connection: Connection, job: Job, cancelled: Moment) -> None:
-    """Note that a job's result was not received after all, as its call was cancelled."""
+    """Note that a job's result was not received after all, as its call was cancelled.
+
+    One that somebody received long before stays received.
+    """
     values = {"local_id": job.local_id, "moment": rows.moment(cancelled.day), "time": cancelled.time}
-    connection.execute(queries.TAKE_BACK, values)
+    since = cancelled.time - CROSSING.total_seconds()
+    connection.execute(queries.TAKE_BACK, {**values, "since_time": since})

@@ -38,7 +38,8 @@ COUNT_AGAIN = "UPDATE jobs SET spent = :spent WHERE local_id = :local_id"
 # What a server that has lost a job still has to say of it counts only if it has the pictures; and pictures that are
 # kept are never forgotten again.
 SAVE = f"""
-    UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS)},
+    UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS if name != "remote_id")},
+        remote_id = coalesce(:remote_id, remote_id),
         holder = CASE WHEN :release THEN NULL ELSE holder END
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
     RETURNING local_id
@@ -67,10 +68,12 @@ OPEN_JOBS = """
 UNFINISHED = """
     SELECT local_id, holder FROM jobs
     WHERE open AND base_url = :base_url AND account = :account
-        AND (holder IS NOT NULL OR next_try IS NULL OR next_try <= :moment OR :moment IS NULL)
+        AND (holder IS NOT NULL OR next_try IS NULL OR next_try NOT BETWEEN :moment AND :latest OR :moment IS NULL)
     ORDER BY created
 """
-OF_OTHER_ACCOUNTS = "SELECT local_id FROM jobs WHERE open AND base_url = :base_url AND account != :account"
+OF_OTHER_ACCOUNTS = """
+    SELECT count(*) AS jobs FROM jobs WHERE open AND base_url = :base_url AND account != :account
+"""
 HASH_KEY = "SELECT value FROM secrets WHERE name = 'account'"
 DRAW_HASH_KEY = "INSERT INTO secrets (name, value) VALUES ('account', :value) ON CONFLICT (name) DO NOTHING"
 ASSIGN = """
@@ -84,7 +87,8 @@ OF_ACCOUNT = "local_id != :local_id AND base_url = :base_url AND account = :acco
 WITH_SEED = f"WHERE seed = :seed AND model = :model AND {OF_ACCOUNT}"
 WITHOUT_ID = "WHERE open AND remote_id IS NULL AND base_url = :base_url AND account = :account ORDER BY created DESC"
 # Those that ran and were begun just before a job, and just after it, in the order in which they were written down.
-RAN = f"WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND {OF_ACCOUNT}"
+# Those that were imported were made at another time.
+RAN = f"WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND arguments != '{{}}' AND {OF_ACCOUNT}"
 NUMBER = "(SELECT number FROM jobs WHERE local_id = :local_id)"
 RAN_BEFORE = f"{RAN} AND number < {NUMBER} ORDER BY number DESC LIMIT :limit"
 RAN_AFTER = f"{RAN} AND number > {NUMBER} ORDER BY number LIMIT :limit"
@@ -99,6 +103,7 @@ TO_JOIN = """
         arrived <= :silent_since_time OR (arrived > :arrived AND created <= :silent_since) AS may_be_silent
     FROM jobs
     WHERE NOT delivered AND call = :call AND base_url = :base_url AND account = :account AND owner = :owner
+        AND last_call >= :of_this_day
         AND CASE WHEN last_call_time > :arrived
             THEN last_call >= CASE WHEN awaited_by IS NULL THEN :since ELSE :awaited_since END
             ELSE last_call_time >= CASE WHEN awaited_by IS NULL THEN :since_time ELSE :awaited_since_time END
@@ -116,10 +121,13 @@ END_WAIT = """
         delivered = delivered OR :delivered, wanted_until = CASE WHEN :cancelled THEN :moment ELSE wanted_until END
     WHERE local_id = :local_id
 """
-MARK_DELIVERED = "UPDATE jobs SET delivered = TRUE WHERE local_id = :local_id AND NOT delivered"
+MARK_DELIVERED = """
+    UPDATE jobs SET delivered = TRUE, last_call = :moment, last_call_time = :time
+    WHERE local_id = :local_id AND NOT delivered
+"""
 TAKE_BACK = """
     UPDATE jobs SET delivered = FALSE, awaited_by = NULL, last_call = :moment, last_call_time = :time
-    WHERE local_id = :local_id
+    WHERE local_id = :local_id AND (NOT delivered OR last_call_time BETWEEN :since_time AND :time)
 """
 
 # ---- money ----
