@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from conftest import HANG_SECONDS, Sandbox, app_over, until
 from pydantic import SecretStr
 from test_http_access import ALICE, BOB, TOKENS, served
-from test_joining import awaited, locked_ledger
+from test_joining import Clock, awaited, locked_ledger
 from test_promises import ASKED, RT, VEGA, rows
 
 from mcp_vega.storage.images.folder import ImageFolder
@@ -129,16 +129,6 @@ class Server:
             yield HttpClient(http, self.version)
 
 
-class Clock:
-    """The time (UTC), which stands still unless a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -163,7 +153,7 @@ async def serving_http(
 @pytest.fixture
 async def server(sandbox: Sandbox, tmp_path: Path, version: str, clock: Clock) -> AsyncGenerator[Server]:
     """One that asks for no token."""
-    async with serving_http(sandbox, tmp_path, version, clock=clock) as server:
+    async with serving_http(sandbox, tmp_path, version, **clock.options) as server:
         yield server
 
 
@@ -285,7 +275,7 @@ async def test_a_cancellation_that_crosses_the_answer_counts_for_ten_seconds(  #
 ) -> None:
     async with server.client() as client:
         first = await client.call(7)
-        clock.now += timedelta(seconds=seconds)
+        clock.let_pass(seconds)
         await client.cancel(7)
         if paid == 1:
             assert delivered(tmp_path) == {"a fox": False}
@@ -314,7 +304,7 @@ async def test_a_cancellation_of_an_unknown_id_means_no_call_that_comes_later(
 ) -> None:
     async with server.client() as client:
         await client.cancel(7)
-        clock.now += timedelta(seconds=2.1)
+        clock.let_pass(2.1)
         first = await client.call(7)
         assert (await client.call(8)).request_id != first.request_id
     assert sandbox.paid_requests == 2
@@ -330,6 +320,34 @@ async def test_an_answered_look_at_a_job_that_is_cancelled_does_not_count_as_its
         assert (await client.call(7, "check_job", {"request_id": begun.request_id})).pictures == 1
         await client.cancel(7)
         assert (await client.call(8)).pictures == 1
+    assert sandbox.paid_requests == 1
+
+
+async def test_a_cancelled_look_does_not_take_back_what_was_delivered_long_before(
+    server: Server, sandbox: Sandbox, clock: Clock
+) -> None:
+    async with server.client() as client:
+        first = await client.call(1)
+        clock.let_pass(60)
+        assert (await client.call(7, "check_job", {"request_id": first.request_id})).pictures == 1
+        await client.cancel(7)
+        assert (await client.call(8)).request_id != first.request_id
+    assert sandbox.paid_requests == 2
+
+
+async def test_a_cancellation_is_written_down_however_long_the_ledger_is_busy(
+    sandbox: Sandbox, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 202 does not wait for it for ever, and the same call comes behind it."""
+    monkeypatch.setattr("mcp_vega.server.requests_in_flight.WRITTEN_SECONDS", 0.2)
+    async with serving_http(sandbox, tmp_path, version, busy_seconds=HANG_SECONDS) as server, server.client() as client:
+        first = await client.call(7)
+        await until(lambda: delivered(tmp_path) == {"a fox": True})
+        async with anyio.create_task_group() as tasks:
+            with locked_ledger(tmp_path):
+                await client.cancel(7)
+            tasks.start_soon(until, lambda: delivered(tmp_path) == {"a fox": False})
+        assert (await client.call(8)).request_id == first.request_id
     assert sandbox.paid_requests == 1
 
 

@@ -509,6 +509,9 @@ def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
     left = found(tmp_path, **api)
     assert left["servers"]["detail"] == "none has work"
     assert left["jobs"]["detail"] == "1 under way, 1 of unknown outcome; no server works on 2 of them"
+    changed = found(tmp_path, **{**api, "SEGMIND_API_KEY": "SG_another0123456789"})
+    assert changed["jobs"]["detail"].endswith("; 2 of them were begun with another API key")
+    assert "SEGMIND_API_KEY" in changed["jobs"]["mend"]
     assert sandbox_in_thread.paid_requests == paid == 2
 
 

@@ -235,6 +235,13 @@ def test_the_path_of_a_call_names_what_there_is() -> None:
         assert all(f"class {each}" in source for each in owner), name
 
 
+def test_the_architecture_names_files_that_there_are() -> None:
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", read("docs/architecture.md")))
+    assert len(named) > 10
+    missing = [name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "mcp_vega"))]
+    assert missing == []
+
+
 def test_no_picture_of_the_documents_is_large() -> None:
     pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix != ".md"]
     assert {path.name for path in pictures} == {"lighthouse.jpg", "four.jpg", "call.svg"}

@@ -31,6 +31,13 @@ def test_the_table_has_every_fault_with_every_tool() -> None:
         assert {row[2].partition(",")[0] for row in ROWS if row[0] == fault} == tools, fault
 
 
+def test_the_words_above_the_table_are_those_of_the_program(program: ModuleType) -> None:
+    above = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").partition("| fault |")[0]
+    words = program.INTRODUCTION.partition("{connections}")
+    assert above.startswith(words[0])
+    assert above.endswith(words[2].format(wait=2.5))
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("faults", "connections"),

@@ -403,6 +403,54 @@ async def test_after_a_week_what_is_unknown_stays_so_and_counts_as_spent(sandbox
         assert await app.service.store.spending.on(job.created.date()) == Decimal("0.002")
 
 
+async def test_after_a_week_away_two_looks_are_made_before_it_is_given_up(sandbox: Sandbox, tmp_path: Path) -> None:
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        await agent.call_tool(RT, {"prompt": "before"})
+        request_id = id_in(await agent.call_tool(RT, DID_NOT))
+        await agent.call_tool(RT, {"prompt": "after"})
+        await checked(agent, request_id)
+    for hours, said in ((8 * 24, "unknown"), (2, "no")):
+        time.let_pass(hours=hours)
+        async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+            assert f"Charged: {said}." in text_of(await checked(agent, request_id))
+
+
+async def test_a_call_that_was_imported_since_is_none_that_was_made_after_this_one(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    earlier = call_elsewhere(sandbox, "of the same day", hours=-1, seed=3)
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        request_id = id_in(await agent.call_tool(RT, DID_NOT))
+        await checked(agent, request_id)
+        assert job_of(await checked(agent, earlier.id))["images"]
+        for hours in (25, 2, 2):
+            time.let_pass(hours=hours)
+            said = text_of(await checked(agent, request_id))
+            assert NONE_OF_OURS in said
+            assert "Charged: unknown." in said
+
+
+async def test_a_next_look_that_was_noted_by_a_clock_ahead_is_not_waited_for(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_vega.jobs.recovery.LOOK_SECONDS", 0.01)
+    time = Time(sandbox)
+    sandbox.account.history_status = 503
+    time.ahead = timedelta(days=8)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
+        request_id = id_in(await agent.call_tool(RT, RAN))
+        await checked(agent, request_id)
+        sandbox.account.history_status = 200
+        time.ahead = timedelta()
+        await until(partial(has_pictures, app.service, request_id))
+
+
+async def has_pictures(service: JobService, request_id: str) -> bool:
+    return bool((await service.get(request_id)).images)
+
+
 @pytest.mark.parametrize("inputs", ["missing", "no-seed", "null-seed", "cut"])
 async def test_what_a_row_does_not_say_is_doubt(sandbox: Sandbox, tmp_path: Path, inputs: Any) -> None:
     sandbox.account.history = HistoryBehaviour(inputs=inputs)
@@ -572,6 +620,17 @@ async def test_a_seed_that_was_copied_into_another_call_gives_each_its_own_pictu
         found = job_of(await checked(agent, lost))
     assert found["request_id"] not in (copied, lost)
     assert sandbox.account.calls[found["request_id"]].body["prompt"] == RAN["prompt"]
+
+
+async def test_a_lost_call_that_is_asked_for_while_it_is_looked_up_stays_one_job(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with app_over(sandbox.url, tmp_path, pace=1) as app, Client(build_server(app)) as agent:
+        lost = id_in(await agent.call_tool(RT, RAN))  # it is looked up a second later
+        (call,) = sandbox.account.calls
+        assert (await app.service.get(lost)).held
+        assert job_of(await checked(agent, call))["images"]
+        assert [job["request_id"] for job in await listed(agent)] == [call]
 
 
 async def test_of_two_lost_calls_with_one_recipe_and_one_row_none_is_said_to_have_never_run(

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import anyio
@@ -25,10 +24,10 @@ from mcp_vega.server.client_info import owner_of
 logger = logging.getLogger(__name__)
 
 # An answer that was written may still cross a cancellation on its way.
-REMEMBERED = timedelta(seconds=10)
+REMEMBERED_SECONDS = 10.0
 # A cancellation that comes over another connection may overtake its call: the TypeScript SDK's does, where the call is
 # aborted at once. Another call with the same id does not come so soon.
-OVERTAKING = timedelta(seconds=2)
+OVERTAKING_SECONDS = 2.0
 # How many such cancellations are remembered: more than there are at once.
 MOST_EARLY = 100
 # For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
@@ -98,16 +97,16 @@ def current_request() -> RequestInFlight:
 class RequestsInFlight:
     """Those of one server, by owner and request id: ids are chosen by clients, and collide.
 
-    `take_back` is to write down that the result of a job was not received; `clock` tells the time (UTC).
+    `take_back` is to write down that the result of a job was not received; `uptime` is a clock that nobody sets (s).
     """
 
-    def __init__(self, take_back: Callable[[Job], Awaitable[None]], clock: Callable[[], datetime]) -> None:
+    def __init__(self, take_back: Callable[[Job], Awaitable[None]], uptime: Callable[[], float]) -> None:
         self._take_back = take_back
-        self._clock = clock
+        self._uptime = uptime
         self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
-        self._ended: deque[tuple[datetime, tuple[str, str], RequestInFlight]] = deque()
+        self._ended: deque[tuple[float, tuple[str, str], RequestInFlight]] = deque()
         # Cancellations whose call has not come yet, if it ever comes.
-        self._early: deque[tuple[datetime, tuple[str, str], Sender]] = deque(maxlen=MOST_EARLY)
+        self._early: deque[tuple[float, tuple[str, str], Sender]] = deque(maxlen=MOST_EARLY)
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """A middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
@@ -127,11 +126,11 @@ class RequestsInFlight:
         finally:
             request.job_known.set()
             request.ended.set()
-            self._ended.append((self._clock(), key, request))
+            self._ended.append((self._uptime(), key, request))
         raise MCPError(REQUEST_CANCELLED, "Request cancelled")
 
     def _forget_old(self) -> None:
-        oldest = self._clock() - REMEMBERED
+        oldest = self._uptime() - REMEMBERED_SECONDS
         while self._ended and self._ended[0][0] < oldest:
             _, key, request = self._ended.popleft()
             self._requests[key].remove(request)
@@ -141,7 +140,7 @@ class RequestsInFlight:
     def _was_cancelled(self, key: tuple[str, str], sender: Sender) -> bool:
         """Whether a cancellation came before its call; it means one call."""
         for early in self._early:
-            if early[1:] == (key, sender) and early[0] >= self._clock() - OVERTAKING:
+            if early[1:] == (key, sender) and early[0] >= self._uptime() - OVERTAKING_SECONDS:
                 self._early.remove(early)
                 return True
         return False
@@ -157,7 +156,7 @@ class RequestsInFlight:
         known = self._requests.get(key, [])
         of_sender = [each for each in known if each.sender == sender]
         if not of_sender:
-            self._early.append((self._clock(), key, sender))
+            self._early.append((self._uptime(), key, sender))
         meant = [each for each in known if not each.ended.is_set() or each in (of_sender or known)]
         for each in meant:
             each.unwanted = True

@@ -4,12 +4,15 @@ import shutil
 
 import anyio
 
-from mcp_vega.cli.application import image_folder_of, open_job_store
+from mcp_vega.cli.application import SANDBOX_KEY, image_folder_of, open_job_store
 from mcp_vega.cli.doctor.check import Check, State
-from mcp_vega.errors import GalleryError, LedgerError
+from mcp_vega.errors import GalleryError, InvalidSettings, LedgerError
+from mcp_vega.job import SANDBOX
+from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images import confinement
 from mcp_vega.storage.images.folder import WANTED_BYTES
+from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.servers import Activity
 
 
@@ -26,29 +29,30 @@ def check_gallery(settings: Settings) -> list[Check]:
 
 def check_ledger(settings: Settings) -> list[Check]:
     """Whether jobs could be kept, and who works on them: the checks ledger, servers and jobs."""
-    activity = anyio.run(_activity, settings)
+    found = anyio.run(_activity, settings)
     file = settings.ledger_file
-    if activity is None:
+    if found is None:
         return [
             Check("ledger", State.GOOD, f"{file} is not there yet and can be made"),
             Check("servers", State.GOOD, "none has work"),
             Check("jobs", State.GOOD, "none yet"),
         ]
+    activity, of_other_keys = found
     # Servers sign in with their first job, so those that idle are not seen.
     numbers = ", ".join(map(str, activity.processes))
     servers = f"{len(activity.processes)} at work on this ledger (process {numbers})" if numbers else "none has work"
     return [
         Check("ledger", State.GOOD, f"{file} can be read and written"),
         Check("servers", State.GOOD, servers),
-        _jobs_check(activity),
+        _jobs_check(activity, of_other_keys),
     ]
 
 
-async def _activity(settings: Settings) -> Activity | None:
-    """What is done on the ledger; None where there is none yet."""
+async def _activity(settings: Settings) -> tuple[Activity, int] | None:
+    """What is done on the ledger, and how many unfinished jobs need another key; None where there is none yet."""
     async with open_job_store(settings) as store:
         if store:
-            return await store.activity()
+            return await store.activity(), await _jobs_of_other_keys(store, settings)
     try:
         confinement.probe(settings.home_folder)
     except OSError as error:
@@ -56,7 +60,16 @@ async def _activity(settings: Settings) -> Activity | None:
     return None
 
 
-def _jobs_check(activity: Activity) -> Check:
+async def _jobs_of_other_keys(store: JobStore, settings: Settings) -> int:
+    api, key = (SANDBOX, SANDBOX_KEY) if settings.sandbox else (settings.base_url, settings.api_key)
+    try:
+        account = await store.accounts.of_key(require_usable(key))
+    except InvalidSettings:  # the check of the key says so
+        return 0
+    return await store.accounts.count_of_others(api, account)
+
+
+def _jobs_check(activity: Activity, of_other_keys: int) -> Check:
     if not activity.under_way + activity.unknown:
         return Check("jobs", State.GOOD, "none under way")
     said = f"{activity.under_way} under way, {activity.unknown} of unknown outcome"
@@ -64,4 +77,7 @@ def _jobs_check(activity: Activity) -> Check:
     if activity.unattended:
         said += f"; no server works on {activity.unattended} of them"
         mend = "Start a host: its server takes up those of its SEGMIND_BASE_URL and API key. Do not repeat them"
+    if of_other_keys:
+        said += f"; {of_other_keys} of them were begun with another API key"
+        mend = "Start a server with that SEGMIND_API_KEY once: no other can find out how they ended. Do not repeat them"
     return Check("jobs", State.NOTE, said, mend)

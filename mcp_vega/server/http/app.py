@@ -38,7 +38,7 @@ def build_application(
 
     The service in `app` must stay open while it runs. For `hosts` and `tokens` see `AuthMiddleware`.
     """
-    requests = RequestsInFlight(app.service.take_back, app.service.config.clock)
+    requests = RequestsInFlight(app.service.take_back, app.service.store.uptime)
     server = build_server(app, [requests.follow] if transport == "http" else [])
     _add_routes(server, app)
     path = PATHS[transport]
