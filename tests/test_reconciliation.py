@@ -32,7 +32,7 @@ from test_promises import RT, SLOW, UNTIL_DRAWN, VEGA, change, checked, id_in, l
 
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
-from mcp_vega.parameters import VegaParameters
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import Faults
 from mcp_vega.sandbox.history import history_rows
@@ -597,6 +597,17 @@ async def test_a_call_from_elsewhere_is_not_taken_for_this_one(
         said = await end_after(sandbox, tmp_path, {"prompt": "1920, Berlin street [fault:504]", "seed": 7}, VEGA)
     assert "drew a picture" not in said
     assert ("Charged: unknown." in said) is is_doubt, said
+
+
+async def test_the_same_call_an_hour_earlier_from_elsewhere_is_not_taken_for_this_one(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    recipe = VegaRTParameters(prompt=DID_NOT["prompt"], seed=5).body(base64=False)
+    call = call_elsewhere(sandbox, "the same", hours=-1, slug="segmind-vega-rt-v1")
+    call.body = recipe
+    said = await end_after(sandbox, tmp_path, {**DID_NOT, "seed": 5})
+    assert "drew a picture" not in said
+    assert "Charged: no." in said
 
 
 async def test_a_call_of_another_time_is_no_reason_to_doubt(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Looks for a job's call in the API's request history, by its id or else by model, seed and prompt."""
 
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from mcp_vega.errors import SegmindError, ServiceUnavailable
-from mcp_vega.job import Job, State
+from mcp_vega.errors import LedgerError, SegmindError, ServiceUnavailable
+from mcp_vega.job import Job, Search, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.reconciliation.matching import TimeSpan, is_call_of, may_be_call_of
 from mcp_vega.segmind.client import SegmindClient
@@ -31,11 +31,13 @@ class Finding:
     """What came of looking for a call.
 
     Attributes:
+        search: How far the search has come.
         row: The call, where it was found.
         asked: The API's own time then (UTC), where it told it.
         doubts: Why the call may have run although it was not found.
     """
 
+    search: Search
     row: HistoryRow | None = None
     asked: datetime | None = None
     doubts: list[str] = field(default_factory=list[str])
@@ -85,7 +87,7 @@ class CallFinder:
                         finding.row = merge_rows(finding.row, row) if finding.row else row
                         if len(finding.row.urls) >= job.parameters.pictures:
                             break
-        finding.asked = reader.asked
+        await self._note_time(job, reader, finding)
         finding.row = finding.row or await self._client.history_entry(request_id)
 
     async def _find_by_recipe(self, job: Job, reader: HistoryReader, finding: Finding) -> None:
@@ -95,6 +97,7 @@ class CallFinder:
         try:
             async with aclosing(reader.read()) as rows:
                 async for row in rows:
+                    job = await self._note_time(job, reader, finding)
                     is_its = is_call_of(row, job, copied=bool(with_seed))
                     if found is None:
                         found = row if is_its and not await self._is_anothers(row, job) else None
@@ -106,11 +109,30 @@ class CallFinder:
             if found is None:  # else only some of its pictures may be missing
                 raise
         finally:
-            finding.asked = finding.asked or reader.asked
+            job = await self._note_time(job, reader, finding)
         shown = {row.request_id for row in reader.rows}
         if found and all(rival.remote_id in shown for rival in rivals):
             may_have = await self._store.assign(job, found.request_id) if found.request_id else job.drew_seed
             finding.row = found if may_have else None
+
+    async def _note_time(self, job: Job, reader: HistoryReader, finding: Finding) -> Job:
+        """Note the API's time, and by that when the call left; returns the job with it."""
+        finding.asked = finding.asked or reader.asked
+        if finding.asked and finding.search.latest is None:
+            finding.search = await self._bounds(job, finding.asked)
+        return replace(job, search=finding.search)
+
+    async def _bounds(self, job: Job, asked: datetime) -> Search:
+        """When the call of a job left by the API's clock, which this machine's was right by then or was not."""
+        passed = None
+        with suppress(LedgerError):
+            passed = await self._store.accounts.seconds_since_sent(job)
+        now = self._config.clock()
+        if job.sent is None or passed is None or not self.is_right(asked):
+            return Search(latest=asked)
+        # By the clock that nobody sets as much time has passed since as by this one, which is right now.
+        was_right = abs(now - job.sent - timedelta(seconds=passed)) < SKEW
+        return Search(job.sent - SKEW, job.sent + SKEW) if was_right else Search(latest=asked)
 
     async def _is_anothers(self, row: HistoryRow, job: Job) -> bool:
         """Whether a row is the call of another job; one that was imported may be this one, whose id was not known."""

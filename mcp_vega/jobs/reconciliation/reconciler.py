@@ -19,7 +19,7 @@ from mcp_vega.job import Job, Receipt, Route, Search, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
-from mcp_vega.jobs.reconciliation.call_finder import LISTED, SKEW, CallFinder, Finding
+from mcp_vega.jobs.reconciliation.call_finder import LISTED, CallFinder, Finding
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
@@ -89,7 +89,7 @@ class Reconciler:
     async def _complete_receipt(self, job: Job) -> None:
         """Look up what a call cost whose pictures are here, if that can be had."""
         with suppress(VegaError):
-            await self._finder.find(job, found := Finding(), thorough=False)
+            await self._finder.find(job, found := Finding(job.search), thorough=False)
             if row := found.row:
                 job = self._running.newest(job)
                 receipt = job.receipt.or_else(Receipt(request_id=row.request_id or None, cost=row.cost))
@@ -97,7 +97,7 @@ class Reconciler:
 
     async def _look(self, job: Job, *, thorough: bool) -> _Look:
         """Look once, and bring the job to the end that the history tells."""
-        finding = Finding()
+        finding = Finding(job.search)
         try:
             async with self._at_once:
                 await self._finder.find(job, finding, thorough=thorough)
@@ -106,8 +106,8 @@ class Reconciler:
         except VegaError as error:
             finding.doubts.append(error.what)
         job, asked = self._running.newest(job), finding.asked
-        if asked and job.search.latest is None:
-            job = await self._running.update(job, search=await self._bounds(job, asked))
+        if finding.search != job.search:
+            job = await self._running.update(job, search=finding.search)
         look = await (self._follow(job, finding.row) if finding.row else self._note_absence(job, finding, thorough))
         return replace(look, over=asked is not None and self._is_over(self._running.newest(job).search, asked))
 
@@ -115,18 +115,6 @@ class Reconciler:
         """Whether a call's pictures are gone, and nothing is to be confirmed any more."""
         gone = search.latest is not None and asked > search.latest + MEDIA and self._finder.is_right(asked)
         return gone and (search.absent is None or asked > search.absent + LISTED)
-
-    async def _bounds(self, job: Job, asked: datetime) -> Search:
-        """When the call of a job left by the API's clock, which this machine's was right by then or was not."""
-        passed = None
-        with suppress(VegaError):
-            passed = await self._running.store.accounts.seconds_since_sent(job)
-        now = self._config.clock()
-        if job.sent is None or passed is None or not self._finder.is_right(asked):
-            return Search(latest=asked)
-        # By the clock that nobody sets as much time has passed since as by this one, which is right now.
-        was_right = abs(now - job.sent - timedelta(seconds=passed)) < SKEW
-        return Search(job.sent - SKEW, job.sent + SKEW) if was_right else Search(latest=asked)
 
     # ---- what is found ----
 
