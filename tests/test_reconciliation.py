@@ -15,6 +15,7 @@ import httpx
 import pytest
 from conftest import (
     API,
+    HISTORY,
     KEY,
     NO_PAUSE,
     Sandbox,
@@ -633,13 +634,30 @@ async def test_a_seed_that_was_copied_into_another_call_gives_each_its_own_pictu
     assert sandbox.account.calls[found["request_id"]].body["prompt"] == RAN["prompt"]
 
 
+class HeldHistory(httpx.AsyncHTTPTransport):
+    """The request history answers only once it may; a single call can be asked for by its id at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may_answer = anyio.Event(), anyio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == HISTORY:
+            self.asked.set()
+            await self.may_answer.wait()
+        return await super().handle_async_request(request)
+
+
 async def test_a_lost_call_that_is_asked_for_while_it_is_looked_up_stays_one_job(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with app_over(sandbox.url, tmp_path, pace=1) as app, Client(build_server(app)) as agent:
-        lost = id_in(await agent.call_tool(RT, RAN))  # it is looked up a second later
+    history = HeldHistory()
+    async with app_over(sandbox.url, tmp_path, transport=history) as app, Client(build_server(app)) as agent:
+        await agent.call_tool(RT, RAN)
         (call,) = sandbox.account.calls
-        assert (await app.service.get(lost)).held
+        await until(history.asked.is_set)
+        await agent.call_tool("check_job", {"request_id": call})
+        history.may_answer.set()
         assert job_of(await checked(agent, call))["images"]
         assert [job["request_id"] for job in await listed(agent)] == [call]
 

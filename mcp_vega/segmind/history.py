@@ -125,16 +125,16 @@ def _parse_row(row: dict[str, Any]) -> HistoryRow:
     )
 
 
-def _picture_urls(value: Any, name: str = "", depth: int = INPUTS_DEPTH) -> Iterator[str]:
+def _picture_urls(value: Any, depth: int = INPUTS_DEPTH) -> Iterator[str]:
     """The addresses of pictures in a row: whatever is one, wherever it stands, but in what the caller sent."""
     if isinstance(value, dict):
         for key, each in as_object(value).items():
             if depth and key not in ("request_body", "prompt", "negative_prompt"):
-                yield from _picture_urls(each, key, depth - 1)
+                yield from _picture_urls(each, depth - 1)
     elif isinstance(value, list):
         for each in value:  # pyright: ignore[reportUnknownVariableType]
             if depth:
-                yield from _picture_urls(each, name, depth - 1)
+                yield from _picture_urls(each, depth - 1)
     elif isinstance(value, str):
         # Several may be in one text; one alone may have any letter in it.
         several = re.findall(r"https?://[^\s\"',\[\]{}<>]+", value)

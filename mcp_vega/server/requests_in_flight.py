@@ -70,8 +70,8 @@ class RequestInFlight:
         if self.unwanted:
             await self.reject()
 
-    async def rejected(self) -> None:
-        """Have it written down that its result is not received, as soon as there is something to write."""
+    async def reject_when_known(self) -> None:
+        """As `reject`, as soon as its job is known or it has ended."""
         if self.scope.cancel_called:
             await self.ended.wait()
         await self.job_known.wait()
@@ -165,4 +165,4 @@ class RequestsInFlight:
         with anyio.move_on_after(WRITTEN_SECONDS):
             async with anyio.create_task_group() as tasks:
                 for each in meant:
-                    tasks.start_soon(each.rejected)
+                    tasks.start_soon(each.reject_when_known)

@@ -16,8 +16,8 @@ from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.search import read_jobs
 from mcp_vega.storage.ledger.servers import Servers
 
-# No job is left to itself for longer.
-LONGEST_PAUSE = timedelta(hours=25)
+# Longer than any pause until a job is tried again (jobs/worker.py).
+BEYOND_ANY_PAUSE = timedelta(hours=25)
 
 
 class Accounts:
@@ -41,7 +41,7 @@ class Accounts:
 
         def look(connection: Connection) -> list[str]:
             # What is later was noted while this machine's clock was ahead.
-            latest = rows.moment(moment + LONGEST_PAUSE) if moment else None
+            latest = rows.moment(moment + BEYOND_ANY_PAUSE) if moment else None
             times = {"moment": rows.moment(moment), "latest": latest}
             values = {"base_url": base_url, "account": account, **times}
             found = connection.execute(queries.UNFINISHED, values)

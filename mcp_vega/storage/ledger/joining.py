@@ -52,7 +52,7 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "account": job.account,
         "owner": job.owner,
         "arrived": arrived,
-        "of_this_day": rows.moment(job.created - LONGEST_STEP),
+        "lately": rows.moment(job.created - LONGEST_STEP),
         "since_time": arrived - JOINING.total_seconds(),
         "since": rows.moment(job.created - JOINING),
         "awaited_since_time": arrived - AWAITED.total_seconds(),

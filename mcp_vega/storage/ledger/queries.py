@@ -103,7 +103,7 @@ TO_JOIN = """
         arrived <= :silent_since_time OR (arrived > :arrived AND created <= :silent_since) AS may_be_silent
     FROM jobs
     WHERE NOT delivered AND call = :call AND base_url = :base_url AND account = :account AND owner = :owner
-        AND last_call >= :of_this_day
+        AND last_call >= :lately
         AND CASE WHEN last_call_time > :arrived
             THEN last_call >= CASE WHEN awaited_by IS NULL THEN :since ELSE :awaited_since END
             ELSE last_call_time >= CASE WHEN awaited_by IS NULL THEN :since_time ELSE :awaited_since_time END
