@@ -19,7 +19,7 @@ answers with (server/http/auth.py).
 """
 
 import re
-from datetime import datetime
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -175,10 +175,12 @@ class LedgerError(VegaError):
 class SegmindError(VegaError):
     """The API answered with an error, or could not be asked.
 
-    `received` is what came in the place of a picture, where something did.
+    `received` is what came in the place of a picture, where something did; `wait` is for how long the API asked to be
+    left alone, where it did.
     """
 
     received: bytes = b""
+    wait: timedelta | None = None
 
     def __init__(
         self, what: str, *, next_step: str | None = None, charged: Charged | None = None, received: bytes = b""
@@ -241,11 +243,6 @@ class RateLimited(Refused):
     """HTTP 429: too many requests."""
 
     next_step = "Wait a minute, then call again"
-    until: datetime | None = None  # when the API takes calls again (UTC), where it said so
-
-    def __init__(self, what: str, *, until: datetime | None = None) -> None:
-        super().__init__(what, next_step=f"Call again after {until:%H:%M:%S} UTC" if until else None)
-        self.until = until
 
 
 class GenerationFailed(SegmindError):  # noqa: N818
@@ -274,7 +271,7 @@ class NeverRan(SegmindError):  # noqa: N818
 
 
 class ServiceUnavailable(SegmindError):  # noqa: N818
-    """The API could not answer a question that costs nothing."""
+    """The API could not answer at the moment: a question that costs nothing, or a call that it did not take (409)."""
 
     next_step = "Call again in a minute"
 

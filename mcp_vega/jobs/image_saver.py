@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
+import anyio
+
 from mcp_vega import errors
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging import metadata
@@ -19,6 +21,9 @@ from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.store import file_name
 
 logger = logging.getLogger(__name__)
+
+# More than a call draws; what an API gives beyond is fetched afterwards, so that memory holds only so many.
+FETCHED_AT_ONCE = 4
 
 
 @dataclass
@@ -133,22 +138,44 @@ class ImageSaver:
         saved = _Saved({image.id: image for image in job.images})
         # Addresses come in any order, so those of a job that is partly kept are told apart by what they give.
         refilling = any(not image.in_memory for image in job.images)
-        for index, picture in enumerate(pictures):
-            by_content = refilling and isinstance(picture, str)
-            known = saved.images.get(job.image_id(index))
-            if not picture or (not by_content and known and not known.in_memory):
-                continue
-            try:
-                data = picture if isinstance(picture, bytes) else await self._client.download(picture)
-                place = await self._place_of(job, saved, data) if by_content else index
-                if place is not None:
-                    await self._save_one(job, place, data, saved)
-            except VegaError as error:
-                saved.problem = await self.keep_received(job, error)
-            except Exception as error:
-                logger.exception("A picture of job %s broke", job.local_id)
-                saved.problem = errors.MediaError(f"A picture of the job could not be kept ({type(error).__name__})")
+        kept = {index for index in range(len(pictures)) if _is_on_disk(saved.images.get(job.image_id(index)))}
+        wanted = [
+            (index, picture)
+            for index, picture in enumerate(pictures)
+            if picture and (index not in kept or (refilling and isinstance(picture, str)))
+        ]
+        for start in range(0, len(wanted), FETCHED_AT_ONCE):
+            part = wanted[start : start + FETCHED_AT_ONCE]
+            fetched = await self._fetch([picture for _, picture in part])
+            for (index, picture), outcome in zip(part, fetched, strict=True):
+                by_content = refilling and isinstance(picture, str)
+                try:
+                    data = _data_of(outcome)
+                    place = await self._place_of(job, saved, data) if by_content else index
+                    if place is not None:
+                        await self._save_one(job, place, data, saved)
+                except VegaError as error:
+                    saved.problem = await self.keep_received(job, error)
+                except Exception as error:
+                    logger.exception("A picture of job %s broke", job.local_id)
+                    said = f"A picture of the job could not be kept ({type(error).__name__})"
+                    saved.problem = errors.MediaError(said)
         return saved
+
+    async def _fetch(self, pictures: Sequence[bytes | str]) -> list[bytes | Exception]:
+        """The bytes of some pictures, all fetched at the same time, or why one cannot be had."""
+        fetched: list[bytes | Exception] = [b""] * len(pictures)
+
+        async def fetch(index: int, picture: bytes | str) -> None:
+            try:
+                fetched[index] = picture if isinstance(picture, bytes) else await self._client.download(picture)
+            except Exception as error:  # noqa: BLE001  raised where this picture is kept
+                fetched[index] = error
+
+        async with anyio.create_task_group() as tasks:
+            for index, picture in enumerate(pictures):
+                tasks.start_soon(fetch, index, picture)
+        return fetched
 
     async def _place_of(self, job: Job, saved: _Saved, data: bytes) -> int | None:
         """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept.
@@ -200,6 +227,16 @@ class ImageSaver:
         saved.images[image_id] = image
         saved.new.add(image_id)
         saved.notes += [note] if note and note not in saved.notes else []
+
+
+def _data_of(outcome: bytes | Exception) -> bytes:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _is_on_disk(image: Image | None) -> bool:
+    return image is not None and not image.in_memory
 
 
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:

@@ -1,10 +1,15 @@
 """Watches a job in the API's queue, and fetches its pictures when it is done."""
 
+import logging
+
+from mcp_vega.errors import VegaError
 from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
+
+logger = logging.getLogger(__name__)
 
 # What a job usually spends in the API's queue before it is drawn.
 QUEUE_SECONDS = 0.2
@@ -33,6 +38,13 @@ class Poller:
             if status.error:
                 await self._running.update(job, receipt=receipt.or_else(job.receipt))
                 raise status.error
+            if len(status.pictures) >= job.parameters.pictures:
+                try:
+                    await self._saver.save(job, status.pictures, receipt)
+                except VegaError as error:  # they may be only announced; what is in the result counts
+                    logger.info("The pictures in the status of job %s: %s", request_id, error.what)
+                else:
+                    return
             if status.state not in (job.state, State.COMPLETED):
                 changes = {"state": status.state, "error": None}
                 # That it is drawn now is worth telling, but not worth writing down.

@@ -137,10 +137,10 @@ class RateLimiter:
     async def _wait_after_refusal(
         self, running: RunningJob, error: errors.RateLimited, pause: float, give_up: float
     ) -> None:
-        """Wait until the API takes calls again. Its clock and this machine's may differ."""
+        """Wait until the API takes calls again."""
         now = self._config.clock()
-        if error.until:
-            pause = max((error.until - now).total_seconds(), pause)
+        if error.wait is not None:
+            pause = max(error.wait.total_seconds(), pause)
         elif pause > LONGEST_GUESS:
             raise error
         if anyio.current_time() + pause > give_up:

@@ -16,7 +16,7 @@ from mcp_vega.imaging.formats import MAX_BYTES, require_whole
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
-from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, poll_pauses
+from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, off_loop, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
 from mcp_vega.segmind.response import ApiResponse
@@ -76,11 +76,12 @@ class SegmindClient:
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the pictures, unless the API queues the call instead. Charged."""
         response = await self._send("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
-        return parsing.parse_generation(response, paid=True)
+        return await off_loop(response.body, lambda: parsing.parse_generation(response, paid=True))
 
     async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission:
         """`POST /v2/{slug}`: queue a job. Charged, each time."""
-        return parsing.parse_submission(await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True))
+        response = await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True)
+        return await off_loop(response.body, lambda: parsing.parse_submission(response))
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
         """Ask for the status of a job, submitted `age` seconds ago, until it has finished; yields each.
@@ -91,17 +92,18 @@ class SegmindClient:
         Raises:
             OutcomeUnknown: The API does not know the job any more, or will not say how it stands.
         """
-        started = time.monotonic() - age
+        started, wait = time.monotonic() - age, 0.0
         for pause in poll_pauses(expected):
-            await anyio.sleep(pause)
+            await anyio.sleep(max(pause, wait))
+            wait = 0.0
             elapsed = time.monotonic() - started
             try:
                 status = await self.status(request_id)
             except errors.NotFound as error:
                 if elapsed > self._replication_seconds:
                     raise errors.OutcomeUnknown(f"The API no longer knows job {request_id}") from error
-            except (*TEMPORARY, errors.UnreadableAnswer):
-                pass
+            except (*TEMPORARY, errors.UnreadableAnswer) as error:
+                wait = error.wait.total_seconds() if error.wait else 0.0
             except errors.SegmindError as error:
                 said = f"Job {request_id} was queued, but how it stands cannot be asked: {error.what}"
                 raise errors.OutcomeUnknown(said) from error
@@ -114,7 +116,8 @@ class SegmindClient:
 
     async def status(self, request_id: str) -> Status:
         """`GET /v2/requests/{id}/status`: a queued job's status."""
-        return parsing.parse_status(await self._send("GET", f"{self._request_url(request_id)}/status"))
+        response = await self._send("GET", f"{self._request_url(request_id)}/status")
+        return await off_loop(response.body, lambda: parsing.parse_status(response))
 
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
@@ -124,15 +127,16 @@ class SegmindClient:
         Raises:
             MediaError: The result cannot be had.
         """
-        started, pauses = time.monotonic(), poll_pauses(0)
-        while True:
-            await anyio.sleep(next(pauses))
+        started, wait = time.monotonic(), 0.0
+        for pause in poll_pauses(0):
+            await anyio.sleep(max(pause, wait))
+            wait = 0.0
             elapsed = time.monotonic() - started
             try:
-                response = await self._send("GET", self._request_url(request_id))
-                generation = parsing.parse_generation(response, paid=False)
+                generation = await self._result(request_id)
             except errors.SegmindError as error:
                 why, limit = error.what, deadline if isinstance(error, TEMPORARY) else 0
+                wait = error.wait.total_seconds() if error.wait else 0.0
                 if isinstance(error, errors.NotFound):
                     limit = self._replication_seconds
             else:
@@ -145,6 +149,11 @@ class SegmindClient:
                     next_step=f"Look for {request_id} in your request history at https://cloud.segmind.com "
                     "within seven days",
                 )
+        raise RuntimeError("the pauses came to an end")
+
+    async def _result(self, request_id: str) -> Generation | Submission:
+        response = await self._send("GET", self._request_url(request_id))
+        return await off_loop(response.body, lambda: parsing.parse_generation(response, paid=False))
 
     async def history(self, *, model: str | None, since: date, until: date, page: int) -> HistoryPage:
         """One page of the account's calls, newest first, failed and unfinished ones included; of a model, or of all.
@@ -156,12 +165,12 @@ class SegmindClient:
         query |= {"model_name": model} if model else {}
         query |= {"sort_by": "model_created", "sort_order": "desc"}
         response = await self._send("GET", self._history_url, params=query, repeat=False)
-        return history.parse_history(response)
+        return await off_loop(response.body, lambda: history.parse_history(response))
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
         """One call of the account, of any age; None where the history has no such call. Sent once."""
-        url = f"{self._history_url}/{quote(request_id, safe='')}"
-        return history.parse_history_entry(await self._send("GET", url, repeat=False))
+        response = await self._send("GET", f"{self._history_url}/{quote(request_id, safe='')}", repeat=False)
+        return await off_loop(response.body, lambda: history.parse_history_entry(response))
 
     async def credits(self) -> Credits:
         """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key."""

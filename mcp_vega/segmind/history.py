@@ -13,27 +13,30 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_vega import errors
+from mcp_vega.job import State
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.parsing import is_request_id
-from mcp_vega.segmind.response import (
-    ApiResponse,
-    as_cost,
-    as_decimal,
-    as_moment,
+from mcp_vega.segmind.response import ApiResponse, error_text, require_success
+from mcp_vega.segmind.values import (
+    as_list,
     as_object,
-    error_text,
-    require_success,
+    error_of,
+    parse_cost,
+    parse_moment,
+    parse_number,
+    parse_request_id,
+    parse_state,
+    state_of,
+    words_of,
 )
 
 # Longer than any body that is sent: to read it could take all the time and memory there is.
 INPUTS_LENGTH = 100_000
 # How deep in a row the inputs may lie.
 INPUTS_DEPTH = 5
-# States in which a call has ended.
-ENDS = ("COMPLETED", "FAILED")
-# Statuses in an answer that say that it failed.
-FAILURES = ("error", "fail", "failed", "failure")
+# Where the rows may stand, the documented place first; and what says how the page itself is.
+ROWS = ("data", "items", "rows", "results", "requests", "records", "history")
+OF_THE_PAGE = ("error", "errors", "status", "state", "success", "ok")
 PARAMETERS = {name for model in MODELS.values() for name in model.model_fields}
 
 
@@ -43,7 +46,7 @@ class HistoryRow:
 
     request_id: str
     model: str
-    state: str  # in capitals
+    state: State | None  # None where it is none that is known
     cost: Decimal | None  # US dollars
     created: datetime | None = None  # when it arrived (UTC)
     names_zone: bool = False  # whether it says in which time zone that is; else it may be another
@@ -66,21 +69,28 @@ class HistoryPage:
 def parse_history(response: ApiResponse) -> HistoryPage:
     """Parse a page of the request history."""
     fields = require_success(response)
-    rows: Any = fields.get("data", response.json)
-    if not isinstance(rows, list) or _reports_error(fields):
+    rows = _rows_of(response.json)
+    of_page = {name: fields[name] for name in OF_THE_PAGE if name in fields}
+    if rows is None or error_of(of_page) or state_of(of_page) is State.FAILED:
         raise _unknown_form(error_text(response))
-    parsed = tuple(_parse_row(as_object(each)) for each in rows)  # pyright: ignore[reportUnknownVariableType]
-    paging = {**as_object(fields.get("meta")), **as_object(fields.get("pagination")), **fields}
-    total = as_decimal(next((paging[name] for name in ("total", "total_count") if name in paging), None))
-    more = paging.get("has_more") is True or paging.get("has_next") is True
-    asked = as_moment(response.headers.get("date"))
-    return HistoryPage(parsed, None if total is None else int(total), more, asked)
+    data = as_object(fields.get("data"))
+    paging = {**data, **as_object(fields.get("meta")), **as_object(fields.get("pagination")), **fields}
+    total = parse_number(next((paging[name] for name in ("total", "total_count") if name in paging), None))
+    return HistoryPage(
+        rows=tuple(_parse_row(as_object(each), free=response.free) for each in rows),
+        total=None if total is None else int(total),
+        more=paging.get("has_more") is True or paging.get("has_next") is True,
+        asked=parse_moment(response.headers.get("date")),
+    )
 
 
-def _reports_error(fields: dict[str, Any]) -> bool:
-    """Whether an answer says that it failed, whatever its HTTP status."""
-    status = str(fields.get("status", "")).lower()
-    return bool(fields.get("error") or fields.get("errors")) or fields.get("success") is False or status in FAILURES
+def _rows_of(json: Any) -> list[Any] | None:
+    """The rows of a page; None where they are nowhere that is known: an unknown form is no empty history."""
+    if isinstance(json, list):
+        return as_list(json)
+    fields = as_object(json)
+    places = [place[name] for place in (fields, as_object(fields.get("data"))) for name in ROWS if name in place]
+    return next((as_list(each) for each in places if isinstance(each, list)), None)
 
 
 def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
@@ -88,7 +98,7 @@ def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
     if response.status == 404:
         return None
     fields = require_success(response)
-    row = _parse_row(as_object(fields.get("data")) or fields)
+    row = _parse_row(as_object(fields.get("data")) or fields, free=response.free)
     if not row.request_id:
         raise _unknown_form(error_text(response))
     return row
@@ -96,7 +106,8 @@ def parse_history_entry(response: ApiResponse) -> HistoryRow | None:
 
 def merge_rows(first: HistoryRow, second: HistoryRow) -> HistoryRow:
     """Two rows of one call as one, with the pictures of both, and what either knows of its end."""
-    ended = second if first.state not in ENDS or (second.state in ENDS and not first.urls) else first
+    ends = (State.COMPLETED, State.FAILED)
+    ended = second if first.state not in ends or (second.state in ends and not first.urls) else first
     urls = tuple(dict.fromkeys((*first.urls, *second.urls)))
     cost = second.cost if first.cost is None else first.cost
     return replace(first, state=ended.state, error=ended.error, cost=cost, urls=urls)
@@ -107,20 +118,19 @@ def _unknown_form(said: str) -> errors.ServiceUnavailable:
     return errors.ServiceUnavailable(f"The API's request history came in an unknown form{words}")
 
 
-def _parse_row(row: dict[str, Any]) -> HistoryRow:
+def _parse_row(row: dict[str, Any], *, free: bool) -> HistoryRow:
     """A row; its request id is empty where it has none that can be asked for (`null` is none, and no call's name)."""
-    request_id = row.get("request_id")
-    text = str(request_id) if isinstance(request_id, str | int) else ""
+    request_id, created = parse_request_id(row.get("request_id")), row.get("model_created")
     return HistoryRow(
-        request_id=text if is_request_id(text) else "",
+        request_id=request_id or "",
         model=str(row.get("model_name") or ""),
-        state=str(row.get("model_status", "")).strip().upper(),
-        cost=as_cost(row.get("credits_deduction")),
-        created=as_moment(row.get("model_created")),
-        names_zone=re.search(r"(Z|GMT|[+-]\d\d:?\d\d)$", str(row.get("model_created"))) is not None,
+        state=parse_state(row.get("model_status")),
+        cost=parse_cost(row.get("credits_deduction"), free=free),
+        created=parse_moment(created),
+        names_zone=re.search(r"(Z|GMT|[+-]\d\d:?\d\d|^[\d.]+)$", str(created)) is not None,
         inputs=_parse_inputs(row),
         urls=tuple(dict.fromkeys(_picture_urls(row))),
-        error=quoted(str(row["error"])) if row.get("error") else "",
+        error=quoted(words_of(row["error"]) or "no reason given") if row.get("error") else "",
         text=json.dumps(row, sort_keys=True),
     )
 

@@ -8,14 +8,15 @@ repeated freely.
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from mcp_vega import errors
@@ -25,10 +26,14 @@ from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.request_trace import RequestTrace
 from mcp_vega.segmind.response import ApiResponse, error_from
 
+T = TypeVar("T")
+
 # The longest that a whole paid call may take.
 DRAWING_SECONDS = 300
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
+# From this size on a body is looked at in a thread.
+LARGE_BYTES = 500_000
 REDIRECTS = 3
 # What a question may end with that is worth another attempt. For a paid call it is `Unreachable` alone: never sent.
 REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, errors.Unreachable, httpx.RequestError)
@@ -58,15 +63,14 @@ class RetryPolicy:
     replication_seconds: float = 15  # for how long a replica of the API may not know a request that was just queued
     limits: TimeLimits = field(default_factory=TimeLimits)
 
-    def pause_before_retry(self, failure: Exception, attempt: int, now: datetime, *, paid: bool) -> float | None:
+    def pause_before_retry(self, failure: Exception, attempt: int, *, paid: bool) -> float | None:
         """Seconds until a call may be repeated whose attempt (from 0) failed; None when it must not be."""
         if attempt + 1 >= self.attempts or not isinstance(failure, errors.Unreachable if paid else REPEATABLE):
             return None
         if isinstance(failure, errors.Unreachable) and not failure.repeatable:
             return None
-        until = failure.until if isinstance(failure, errors.RateLimited) else None
-        # The API's clock may be behind: a moment that is over does not allow asking at once.
-        return (max((until - now).total_seconds(), 0) if until else 0) + self.backoff(attempt)
+        wait = failure.wait if isinstance(failure, errors.SegmindError) else None
+        return (wait.total_seconds() if wait else 0) + self.backoff(attempt)
 
     def backoff(self, attempt: int) -> float:
         """A pause that doubles with each attempt, shortened at random by up to a half so that clients spread."""
@@ -113,7 +117,7 @@ class HttpSender:
                 body = await _read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # A key that comes back in a response goes no further.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-                return ApiResponse(response.status_code, headers, _without_key(body, key))
+            return await off_loop(body, partial(_received, response.status_code, headers, body, key))
 
         retry_seconds = self._policy.retry_seconds if repeat else 0
         if paid:
@@ -137,8 +141,9 @@ class HttpSender:
             timeout = httpx.Timeout(limits.connect, read=limits.read)
             async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
                 if not response.has_redirect_location:
-                    body = await _read_body(response, MAX_BYTES)
-                    return ApiResponse(response.status_code, dict(response.headers), body)
+                    body, headers = await _read_body(response, MAX_BYTES), dict(response.headers)
+                    body = await off_loop(body, partial(_decompressed, body, headers, MAX_BYTES))
+                    return ApiResponse(response.status_code, headers, body)
                 location = response.headers["location"]
             with suppress(httpx.InvalidURL, ValueError):  # what cannot be read stays as it is, and is never allowed
                 location = str(httpx.URL(url).join(location))
@@ -175,12 +180,11 @@ class HttpSender:
         while True:
             try:
                 outcome = await attempt()
-                passing = outcome.status == 429 or outcome.status >= 500
-                failure = error_from(outcome, paid=paid) if passing else None
+                failure = None if outcome.ok else error_from(outcome, paid=paid)
             # httpx follows no redirect here, but reads where one leads: ValueError where it cannot.
             except (errors.Unreachable, httpx.RequestError, httpx.InvalidURL, ValueError) as error:
                 outcome = failure = error
-            pause = failure and self._policy.pause_before_retry(failure, number, datetime.now(UTC), paid=paid)
+            pause = failure and self._policy.pause_before_retry(failure, number, paid=paid)
             if pause is None or time.monotonic() + pause > give_up:
                 break
             await anyio.sleep(pause)
@@ -220,22 +224,52 @@ def _not_allowed(url: str) -> errors.MediaError:
 
 
 async def _read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
-    """The first `limit` bytes of a body, or those before the place where its compression is broken.
+    """The first `limit` bytes of a body as they came.
 
     With `keep_partial` those before the connection broke as well: the status of a paid call says that it ran.
-    Layers of compression, or one of an unusual kind, are left as they are: a few bytes could become more than there is
-    memory for.
     """
     data = bytearray()
-    with suppress(httpx.DecodingError, *([httpx.TransportError] if keep_partial else [])):
-        named = [each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")]
-        layers = [each for each in named if each not in {"", "identity"}]
-        usual = len(layers) < 2 and {*layers} <= {"gzip", "deflate"}
-        async for piece in response.aiter_bytes() if usual else response.aiter_raw():
+    with suppress(*([httpx.TransportError] if keep_partial else [])):
+        async for piece in response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw():
             data += piece
             if len(data) >= limit:
                 break
     return bytes(data[:limit])
+
+
+async def off_loop(body: bytes, work: Callable[[], T]) -> T:
+    """What some work on a body gives; on a large one it is done in a thread, and other calls go on meanwhile."""
+    return await anyio.to_thread.run_sync(work) if len(body) > LARGE_BYTES else work()
+
+
+def _received(status: int, headers: dict[str, str], body: bytes, key: str) -> ApiResponse:
+    """A response from what came, without the key that was sent; what a large one holds is read already."""
+    response = ApiResponse(status, headers, _without_key(_decompressed(body, headers, ANSWER_BYTES), key))
+    if len(body) > LARGE_BYTES:
+        _ = response.json
+    return response
+
+
+def _decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:
+    """The first `limit` bytes of a body without its compression, or those before the place where that is broken.
+
+    Gzip is known by its first bytes: some APIs announce it for what is none, which stays as it came. So does what is
+    compressed in an unusual way.
+    """
+    announced = headers.get("content-encoding", "").strip().lower()
+    kinds = {"deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}.get(announced, ())
+    if body.startswith(b"\x1f\x8b"):
+        kinds = (zlib.MAX_WBITS | 16,)
+    for kind in kinds:
+        data, decompressor = bytearray(), zlib.decompressobj(kind)
+        with suppress(zlib.error):
+            for at in range(0, len(body), LARGE_BYTES):
+                data += decompressor.decompress(body[at : at + LARGE_BYTES], limit - len(data))
+                if len(data) >= limit:
+                    break
+        if data and (kind > 0 or decompressor.eof):  # without a header anything may look compressed at first
+            return bytes(data)
+    return body
 
 
 @asynccontextmanager

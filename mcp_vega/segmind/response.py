@@ -1,17 +1,24 @@
-"""A response of the API, readers of its values, and the error that a response other than success stands for."""
+"""A response of the API, and the error that one other than success stands for."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from mcp_vega import errors
 from mcp_vega.redaction import quoted
+from mcp_vega.segmind.values import LONGEST, as_object, parse_moment, parse_number, words_of
+
+# Where nothing but a text came, so much of it is read.
+TEXT_BYTES = 2000
+_TEXT_TYPES = r"|text/plain|[a-z]+/([a-z.]+\+)?xml"
+# The longest time that an API asks to be left alone for which is believed.
+LONGEST_WAIT = timedelta(days=1)
+# An engine on one's own machine says with this that a call cost nothing; no other cost of 0 is believed.
+FREE_HEADER = "x-mcp-vega-free"
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class ApiResponse:
     def json(self) -> Any:
         """The body as JSON, or None where it is none."""
         try:
-            return json.loads(self.body)
+            text = self.body.decode(json.detect_encoding(self.body), "replace")
+            return json.loads(text, parse_int=_parse_int)
         except (ValueError, RecursionError):
             return None
 
@@ -40,49 +48,20 @@ class ApiResponse:
         """The body as a JSON object; empty where it is none."""
         return as_object(self.json)
 
+    @property
+    def free(self) -> bool:
+        """Whether the API says of itself that it costs nothing."""
+        return self.headers.get(FREE_HEADER) == "1"
 
-# ---- values ----
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    """`value` where it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
-
-
-def as_moment(text: Any) -> datetime | None:
-    """A time (UTC) from ISO 8601 with or without a zone, or from an HTTP date; None where it is neither."""
-    if not isinstance(text, str):  # the parser of HTTP dates raises other errors for a number
-        return None
-    for parse in (datetime.fromisoformat, parsedate_to_datetime):
-        try:
-            moment = parse(text)
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        except (TypeError, ValueError, OverflowError):
-            continue
-    return None
+    @property
+    def content_type(self) -> str:
+        """The type of the body, as the API names it, in lower case and without parameters."""
+        return self.headers.get("content-type", "")[:LONGEST].partition(";")[0].strip().lower()
 
 
-def as_decimal(value: Any) -> Decimal | None:
-    """A finite decimal from a number or its text, also in brackets (`[2.1]`, one entry per picture: the first)."""
-    if isinstance(value, list):
-        value = value[0] if value else None  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        return None
-    text = str(value).strip().strip("[]").split(",")[0].strip()
-    # Longer than any figure of the API: nothing to convert, and a huge exponent would be slow.
-    if not re.fullmatch(r"[+-]?[0-9]{0,20}\.?[0-9]{0,20}([eE][+-]?[0-9]{1,2})?", text):
-        return None
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if abs(number) < 10**15 else None
-
-
-def as_cost(value: Any) -> Decimal | None:
-    """A price in US dollars; a negative one is None, or a spending limit would grow by it."""
-    cost = as_decimal(value)
-    return None if cost is None or cost < 0 else abs(cost)
+def _parse_int(digits: str) -> int | float:
+    # Python refuses more than 4,300 digits, and with them the whole text.
+    return int(digits) if len(digits) <= LONGEST else float(digits)
 
 
 # ---- errors ----
@@ -96,30 +75,54 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
     410: errors.Retired,
     422: errors.BadRequest,
 }
-
-
-# 408 and the last four are a gateway's: the client left, or took too long. The others come of a state that may pass.
-_NO_REFUSALS = {408, 409, 421, 423, 425, 444, 460, 498, 499}
+# A gateway says these when the client left or it took too long: the call itself may run.
+_OPEN_ENDED = {408, 444, 460, 498, 499}
+# These come of a moment that may pass, and are no fault of the call's.
+_PASSING = {409, 421, 423, 425}
+# The address is another one: nobody has looked at the call. After the other redirects it may have run.
+_MOVED = {301, 302, 307, 308}
 
 
 def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindError:
     """The error that a response other than success stands for; a 5xx leaves the outcome of a paid call open.
 
-    So does a 4xx that says no more than that the connection or the moment was bad.
+    So does a 4xx that says no more than that the connection was bad.
     """
     text = error_text(response)
     said = f"The API answered with HTTP {response.status}" + (f": {text}" if text else "")
+    wait = wait_of(response)
     match response.status:
         case 429:
-            return errors.RateLimited(said, until=as_moment(response.headers.get("x-rate-limit-reset-at-utc")))
+            step = f"Call again after {datetime.now(UTC) + wait:%H:%M:%S} UTC" if wait else None
+            error: errors.SegmindError = errors.RateLimited(said, next_step=step)
         case 402 | 406:
-            return _credits_or_value(response.status, said, text)
+            error = _credits_or_value(response.status, said, text)
         case 400 | 422 if _is_about_content(text):
-            return errors.ContentBlocked(said)
-        case status if 400 <= status < 500 and not (paid and status in _NO_REFUSALS):
-            return _REFUSALS.get(status, errors.Refused)(said)
+            error = errors.ContentBlocked(said)
+        case status if status in _PASSING:
+            error = errors.ServiceUnavailable(said)
+        case status if 300 <= status < 400:
+            error = _redirect(response, said, paid=paid)
+        case status if 400 <= status < 500 and status not in _OPEN_ENDED:
+            kind = _REFUSALS.get(status, errors.Refused)
+            has_words = text or kind.next_step != errors.Refused.next_step
+            error = kind(
+                said, next_step=None if has_words else "It gave no reason: check the call and SEGMIND_BASE_URL"
+            )
         case _:
-            return errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+            error = errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+    error.wait = wait
+    return error
+
+
+def _redirect(response: ApiResponse, said: str, *, paid: bool) -> errors.SegmindError:
+    """The error of a redirect, which a key is not sent after."""
+    place = response.headers.get("location", "")
+    said += f", a redirect to {quoted(place)}" if place else ", a redirect"
+    said += "; SEGMIND_BASE_URL has to name the API's own address"
+    if paid and response.status not in _MOVED:
+        return errors.OutcomeUnknown(said)
+    return errors.Refused(said, next_step="Check SEGMIND_BASE_URL and start the server again")
 
 
 def require_success(response: ApiResponse, *, paid: bool = False) -> dict[str, Any]:
@@ -153,10 +156,34 @@ def _is_about_content(text: str) -> bool:
 
 def error_text(response: ApiResponse) -> str:
     """The API's own words about an error, made harmless; empty where it has none (an HTML page has none)."""
-    for name in ("error", "message", "detail", "error_description"):
-        value = response.fields.get(name)
-        if isinstance(value, dict):
-            value = as_object(value).get("message")
-        if value:
-            return quoted(value if isinstance(value, str) else json.dumps(value))
-    return ""
+    words = words_of(response.json)
+    if (
+        not words
+        and response.json is None
+        and re.fullmatch(r"|text/plain|[a-z]+/([a-z.]+\+)?xml", response.content_type)
+    ):
+        words = response.body[:TEXT_BYTES].decode(errors="replace")
+        if found := re.search(r"<(message|error|detail)>([^<>]+)</\1>", words, re.IGNORECASE):
+            words = found[2]
+        if "<" in words or "\0" in words:
+            words = ""
+    return quoted(words) if words.strip() else ""
+
+
+# ---- times to wait ----
+
+
+def wait_of(response: ApiResponse) -> timedelta | None:
+    """For how long the API asks to be left alone; None where it does not say, or says nothing that can be true.
+
+    A date is compared with the API's own, where the response has one: this machine's clock may be wrong.
+    """
+    waits: list[timedelta] = []
+    now = parse_moment(response.headers.get("date")) or datetime.now(UTC)
+    for name in ("retry-after", "x-rate-limit-reset-at-utc"):
+        value = response.headers.get(name)
+        if moment := parse_moment(value):
+            waits.append(moment - now)
+        elif (seconds := parse_number(value)) is not None and seconds <= LONGEST_WAIT.total_seconds():
+            waits.append(timedelta(seconds=float(seconds)))
+    return min(max(*waits, timedelta()), LONGEST_WAIT) if waits else None

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.response import as_object
+from mcp_vega.segmind.values import as_object
 
 COMMAND = (sys.executable, "-m", "mcp_vega")
 # The shortest time that a known host gives a server to start.

@@ -14,7 +14,7 @@ from mcp_vega.cli.install.entry import KEY, NAME
 from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.segmind.api_key import require_usable
-from mcp_vega.segmind.response import as_object
+from mcp_vega.segmind.values import as_object
 from mcp_vega.settings import Settings
 
 

@@ -8,7 +8,7 @@ from mcp_vega.cli.install import jsonc, toml
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry
 from mcp_vega.cli.install.hosts import Host
-from mcp_vega.segmind.response import as_object
+from mcp_vega.segmind.values import as_object
 
 # Codex gives a server ten seconds to start, the first download included.
 DOWNLOAD_SECONDS = 60

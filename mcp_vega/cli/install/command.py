@@ -15,7 +15,7 @@ from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.api_key import is_placeholder, require_usable
-from mcp_vega.segmind.response import as_object
+from mcp_vega.segmind.values import as_object
 from mcp_vega.settings import Settings
 
 KEY_START = "SG_"

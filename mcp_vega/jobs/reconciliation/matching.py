@@ -20,7 +20,7 @@ from mcp_vega.job import Job, State
 from mcp_vega.parameters import MODELS
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.history_reader import ANY_TIME_ZONE
-from mcp_vega.segmind.response import as_decimal
+from mcp_vega.segmind.values import parse_number
 
 # A row's time may be that of the drawing, or of its end.
 DRAWN = timedelta(hours=1)
@@ -122,7 +122,7 @@ def _is_same_text(told: str, sent: str) -> bool | None:
 
 
 def _is_same_number(told: Any, sent: Decimal) -> bool | None:
-    number = as_decimal(told)
+    number = parse_number(told)
     if number == sent:
         return True
     if number is None or number <= 0 or "," in str(told):  # not told, the API's to draw, or in another notation

@@ -1,0 +1,241 @@
+"""Values as APIs really send them: one function for each kind, which gives the value, or None where it is not known.
+
+What can be meant in two ways is not known. Whatever is longer than a value of its kind is not looked at.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+from mcp_vega.job import REQUEST_ID, State
+from mcp_vega.redaction import redacted
+
+# Longer than any number, word or time that an API sends (characters).
+LONGEST = 64
+# No figure of the API is as large. A call costs more than the first of these (US dollars), and never as much as the
+# second: a cost beyond is a mistake, and would use up a spending limit, or none of it.
+LARGEST, CHEAPEST_CALL, DEAREST_CALL = Decimal(10**15), Decimal("0.00001"), Decimal(100)
+
+# ---- JSON ----
+
+# What the caller sent, where it is told back: nothing in it says anything about the answer.
+ECHOES = frozenset({"prompt", "negative_prompt", "request_body", "input", "inputs", "parameters", "params", "request"})
+# How far down a field is looked for that has no place of its own.
+FIELD_DEPTH = 3
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """`value` where it is a JSON object, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """`value` where it is a JSON list, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def field_of(json: Any, *names: str) -> Any:
+    """The value of the first of these fields that is there, at the top or inside of what wraps the answer.
+
+    An object in an object wraps it, and so does a list of one object. What is nearer to the top goes first.
+    """
+    level = [json]
+    for _ in range(FIELD_DEPTH + 1):
+        objects = [as_object(each[0] if len(as_list(each)) == 1 else each) for each in level]
+        for name in names:
+            for each in objects:
+                if each.get(name) is not None:
+                    return each[name]
+        level = [inner for each in objects for name, inner in each.items() if name not in ECHOES]
+    return None
+
+
+# ---- numbers ----
+
+_PLAIN = re.compile(r"[+-]?([0-9]{1,20}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?")
+# Digits in groups of three, and a decimal mark that is another sign than the one between the groups.
+_GROUPED = re.compile(
+    r"[+-]?[0-9]{1,3}(?:([,.' \u2019\u00a0\u2009\u202f])[0-9]{3})(?:\1[0-9]{3})*(?:(?!\1)[.,][0-9]+)?"
+)
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_MINUS_SIGNS = str.maketrans("−", "-")  # noqa: RUF001  the mathematical one
+_DOLLARS = re.compile(r"US\$|\$|\bUSD\b", re.IGNORECASE)
+_SECONDS = re.compile(r"(?<=[0-9.])\s*(s|sec|secs|seconds?)$", re.IGNORECASE)
+
+
+def parse_number(value: Any) -> Decimal | None:
+    """A number from JSON, or from a text in whatever notation; None where it is none, or may be two.
+
+    A list counts where all in it is the same number, such as `[2.1]`, or one for each picture. `1,234.50` and
+    `1.234,50` are one number, `0,002` is another; `1,234` may be two.
+    """
+    if isinstance(value, list):
+        return _only({parse_number(each) for each in as_list(value)[:LONGEST]})
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    if isinstance(value, int) and value.bit_length() > LONGEST:
+        return None  # Python refuses to write down one of thousands of digits
+    text = str(value).strip()
+    if not text or len(text) > LONGEST:
+        return None
+    if text[0] + text[-1] == "[]" or re.search(r",\s", text):  # a header that was sent twice is joined like this
+        return _only({parse_number(each) for each in text.strip("[]").split(",")})
+    number = _read_number(text.translate(_MINUS_SIGNS))
+    return number if number is not None and abs(number) < LARGEST else None
+
+
+def _only(numbers: set[Decimal | None]) -> Decimal | None:
+    return next(iter(numbers)) if len(numbers) == 1 else None
+
+
+def _read_number(text: str) -> Decimal | None:
+    if _PLAIN.fullmatch(text):
+        return Decimal(text)
+    whole, _, part = text.lstrip("+-").partition(",")
+    if _DECIMAL_COMMA.fullmatch(text):
+        may_be_thousands = len(part) == 3 and len(whole) <= 3 and not whole.startswith("0")
+        return None if may_be_thousands else Decimal(text.replace(",", "."))
+    if found := _GROUPED.fullmatch(text):
+        return Decimal(text.replace(found[1], "").replace(",", "."))
+    return None
+
+
+def parse_usd(value: Any) -> Decimal | None:
+    """An amount of US dollars, also with a sign or `USD`; one of another currency is not known."""
+    return parse_number(_DOLLARS.sub("", value, count=1)) if _is_short(value) else parse_number(value)
+
+
+def parse_cost(value: Any, *, free: bool = False) -> Decimal | None:
+    """What a call cost, in US dollars; None where it is not told, or cannot be true.
+
+    Nothing is believed to cost nothing but what is `free`: a limit would never be reached.
+    """
+    cost = parse_usd(value)
+    if cost is None or (free and cost == 0):
+        return cost if cost is None else Decimal(0)
+    return cost if CHEAPEST_CALL <= cost <= DEAREST_CALL else None
+
+
+def parse_seconds(value: Any) -> Decimal | None:
+    """A span of time in seconds, also with `s`; None where it is not told, or negative."""
+    seconds = parse_number(_SECONDS.sub("", value.strip()) if _is_short(value) else value)
+    return None if seconds is None or seconds < 0 else abs(seconds)
+
+
+def parse_seed(value: Any) -> int | None:
+    """A seed, which is a whole number from 0 on."""
+    seed = parse_number(value)
+    return int(seed) if seed is not None and seed >= 0 and seed == seed.to_integral_value() else None
+
+
+def parse_request_id(value: Any) -> str | None:
+    """An id that can be asked for; a key is none."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= LONGEST:
+        value = str(value)
+    if not isinstance(value, str) or len(value) > LONGEST:
+        return None
+    return value if re.fullmatch(REQUEST_ID, value) and redacted(value) == value else None
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+# ---- times ----
+
+# Seconds since 1970, from 2001 to 2286: what is less or more is no time.
+_THIS_ERA = 10**9, 10**10
+
+
+def parse_moment(value: Any) -> datetime | None:
+    """A time (UTC) from ISO 8601 with or without a zone, from an HTTP date, or in seconds since 1970."""
+    number = parse_number(value)
+    for seconds in (number, number / 1000) if number is not None else ():  # they may be milliseconds
+        if _THIS_ERA[0] <= seconds < _THIS_ERA[1]:
+            return datetime.fromtimestamp(float(seconds), UTC)
+    for parse in (datetime.fromisoformat, parsedate_to_datetime) if _is_short(value) else ():
+        try:
+            moment = parse(value.strip())
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return None
+
+
+# ---- states ----
+
+# The words of this API and of others like it, in capitals.
+_STATES = {
+    State.QUEUED: "QUEUED QUEUEING PENDING WAITING IN_QUEUE SUBMITTED ACCEPTED CREATED SCHEDULED",
+    State.PROCESSING: "PROCESSING RUNNING IN_PROGRESS STARTED STARTING GENERATING",
+    State.COMPLETED: "COMPLETED COMPLETE SUCCEEDED SUCCESS SUCCESSFUL DONE FINISHED READY",
+    State.FAILED: "FAILED FAIL FAILURE ERROR ERRORED CANCELLED CANCELED REJECTED ABORTED",
+}
+_STATE_OF_WORD = {word: state for state, words in _STATES.items() for word in words.split()}
+
+
+def parse_state(value: Any) -> State | None:
+    """The state that a word stands for, whatever its case and spaces; None where no state is known by it."""
+    if not _is_short(value):
+        return None
+    return _STATE_OF_WORD.get(re.sub(r"[\s-]+", "_", value.strip()).upper())
+
+
+def state_of(json: Any) -> State | None:
+    """The state that an answer tells, by a word or by whether it says that it was successful."""
+    if str(field_of(json, "success", "ok")).lower() == "false":
+        return State.FAILED
+    return parse_state(field_of(json, "status", "state"))
+
+
+# ---- errors ----
+
+# Where an API puts what it has to say about an error, the likeliest first; a code only where there are no words.
+_WORDS = ("error", "errors", "message", "detail", "details", "error_description", "error_message", "msg", "reason",
+          "description", "title")  # fmt: skip
+_CODES = ("code", "type", "name")
+# How many fields and entries are looked at, how many texts are taken of one place, and how long each may be: enough to
+# tell from it what is the matter.
+_MOST, _SEVERAL, _LONGEST_WORDS = 200, 3, 2000
+# What stands in the place of an error where there is none.
+_NO_ERROR = ("", "none", "null", "false", "ok", "0")
+
+
+def error_of(json: Any) -> Any:
+    """What stands in the field for an error; None where nothing does, or only a word that says so."""
+    error = field_of(json, "error", "errors")
+    nothing = not error or (_is_short(error) and error.strip().lower() in _NO_ERROR)
+    return None if nothing else error
+
+
+def words_of(json: Any) -> str:
+    """What an answer says about an error, in its own words; empty where it says nothing."""
+    return _text(json, [_MOST])
+
+
+def _text(json: Any, left: list[int]) -> str:
+    """The text of an error; `left` counts down what may still be looked at."""
+    left[0] -= 1
+    if left[0] < 0:
+        return ""
+    if isinstance(json, str):
+        return json[:_LONGEST_WORDS].strip()
+    if isinstance(json, list):
+        return _joined(_text(each, left) for each in as_list(json)[:_SEVERAL])
+    if not (fields := as_object(json)):
+        return ""
+    said = _joined(_text(fields[name], left) for name in _WORDS if fields.get(name))
+    where = as_list(fields.get("loc"))[-1:]  # a validator's: which field it speaks of
+    if where and said:
+        return f"{where[0]}: {said}"
+    others = (each for name, each in fields.items() if not isinstance(each, str) and name not in ECHOES)
+    codes = (fields.get(name) for name in _CODES)
+    return said or _joined(_text(each, left) for each in others) or _joined(_text(each, left) for each in codes)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    several = [text for text in dict.fromkeys(texts) if text and text.lower() not in _NO_ERROR]
+    return "; ".join(several[:_SEVERAL])
