@@ -222,7 +222,7 @@ def test_an_api_that_is_down_is_bad_and_so_is_a_ledger_of_another_version(tmp_pa
         store.execute("CREATE TABLE jobs (id TEXT)")
     checked = found(tmp_path, SEGMIND_BASE_URL=NOWHERE, SEGMIND_API_KEY=KEY)
     assert bad(checked) == ["api", "ledger"]
-    assert f"{NOWHERE}: No connection to the API could be made (ConnectError)" in checked["api"]["detail"]
+    assert f"{NOWHERE}: No connection to the API could be made: connection refused" in checked["api"]["detail"]
     assert "was not written by this version of mcp-vega" in checked["ledger"]["detail"]
     assert checked["ledger"]["mend"].startswith("End all servers, then update mcp-vega, or move ")
     assert [checked[name]["state"] for name in ("key", "balance", "servers", "jobs")] == ["note"] * 4
@@ -234,7 +234,7 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
     variables = {"SEGMIND_BASE_URL": "https://api.example", "SEGMIND_API_KEY": KEY, "MCP_VEGA_HOME": "/proc/none"}
     checked = found(tmp_path, **variables, **proxies)
     assert bad(checked) == ["api", "ledger"]
-    assert checked["api"]["mend"].startswith("The proxy 127.0.0.1:1 is used for it")
+    assert checked["api"]["mend"].startswith("Check the proxy that HTTPS_PROXY or ALL_PROXY names")
     assert "The folder /proc/none cannot be written" in checked["ledger"]["detail"]
     assert "MCP_VEGA_HOME" in checked["ledger"]["mend"]
     assert "4711" not in json.dumps(checked)
@@ -243,8 +243,8 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
 @pytest.mark.parametrize(
     ("variable", "value", "mend"),
     [
-        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "The proxy 127.0.0.1:1 is used for it"),
-        ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "The proxy 127.0.0.1:1 is used for it"),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio beside mcp-vega"),
+        ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "Check the proxy that HTTPS_PROXY or ALL_PROXY names"),
         ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file"),
     ],
 )

@@ -483,9 +483,7 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
             sent.append(anyio.current_time())
             return await super().handle_async_request(request)
 
-    async with app_over(
-        sandbox.url, tmp_path, transport=Noting(), policy=RetryPolicy(retry_seconds=0)
-    ) as app:
+    async with app_over(sandbox.url, tmp_path, transport=Noting(), policy=RetryPolicy(retry_seconds=0)) as app:
         first = await begun(app.service, VegaRTParameters(prompt="first"))
         async for _ in app.service.follow(first, 45):
             pass

@@ -13,13 +13,14 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import __version__
-from mcp_vega.errors import InvalidSettings, VegaError
+from mcp_vega.errors import InvalidSettings, Unreachable, VegaError
 from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import redacted
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.client import Endpoints, SegmindClient
+from mcp_vega.segmind.connection_errors import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings, is_loopback
@@ -136,7 +137,7 @@ class _LazyTransport(httpx.AsyncBaseTransport):
 
     def open(self, url: str) -> None:
         """Open the client for an address beforehand; where that fails, the request will say so."""
-        with suppress(httpx.TransportError):
+        with suppress(Unreachable):
             self._client(httpx.URL(url).host)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -149,19 +150,30 @@ class _LazyTransport(httpx.AsyncBaseTransport):
                 # As many connections as are asked for.
                 client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
             except OSError as error:
-                named = error.filename or "that SSL_CERT_FILE names"
-                said = f"the file {named} cannot be used for TLS: {error.strerror or error}"
-                raise httpx.ConnectError(said) from error
+                named = (
+                    f"{error.filename}, which SSL_CERT_FILE names," if error.filename else "that SSL_CERT_FILE names"
+                )
+                why = f"the file {named} cannot be used for TLS: {error.strerror or type(error).__name__}"
+                raise _never_opened(why, CERTIFICATES_STEP) from error
             except ImportError as error:
-                raise httpx.ProxyError("the proxy is one of SOCKS, which needs the package socksio") from error
+                why = "the proxy that HTTPS_PROXY or ALL_PROXY names is one of SOCKS, which needs the package socksio"
+                raise _never_opened(why, "Install socksio beside mcp-vega, or name an HTTP proxy") from error
             except (ValueError, httpx.InvalidURL) as error:  # its text may hold the proxy's password
-                raise httpx.ProxyError("a proxy in the environment has an address that cannot be used") from error
+                why = "HTTPS_PROXY, ALL_PROXY or NO_PROXY holds an address that cannot be used"
+                raise _never_opened(why, "Correct the variable") from error
             self._clients[here] = client
         return self._clients[here]
 
     async def aclose(self) -> None:
         for client in self._clients.values():
             await client.aclose()
+
+
+def _never_opened(why: str, step: str) -> Unreachable:
+    """The error of a request that cannot leave in this environment."""
+    error = Unreachable(f"{NO_CONNECTION}: {why}", next_step=f"{step}, and start the server again")
+    error.repeatable = False
+    return error
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -167,6 +167,8 @@ class HttpSender:
         try:
             async with _time_limit(seconds), aclosing(await self._http.send(built, stream=True)) as response:
                 yield response
+        except errors.Unreachable:  # the transport itself knows why
+            raise
         except Exception as error:
             if trace.nothing_sent(error):
                 raise trace.unreachable(error) from error

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from mcp_vega import errors
-from mcp_vega.redaction import quoted
+from mcp_vega.segmind.connection_errors import unreachable
 
 # What shows by itself that nothing was sent, where the transport reports no steps.
 _NEVER_SENT = (
@@ -56,20 +56,5 @@ class RequestTrace:
         return illegal or not self._headers_begun
 
     def unreachable(self, error: Exception) -> errors.Unreachable:
-        """What to say of a request of which nothing was sent. An error's text may hold a header, so few are quoted."""
-        said, step = "No connection to the API could be made", None
-        answer = str(error) if isinstance(error, httpx.ProxyError) else None
-        if answer is not None or self._proxied:
-            variable = f"{self._url.scheme.upper()}_PROXY"
-            said += " through the proxy"
-            step = (
-                f"Check the proxy that {variable} or ALL_PROXY names (address, user name, password), or add the API's "
-                "host to NO_PROXY, and start the server again"
-            )
-        if "CERT" in str(error):
-            step = "Have SSL_CERT_FILE name a file of this network's certificates in PEM, or unset it"
-        why = f" ({type(error).__name__})" if answer is None else f": {quoted(answer, 100)}"
-        found = errors.Unreachable(said + why, next_step=step)
-        # A proxy that said no says so again; of its answers only a 5xx is likely to pass.
-        found.repeatable = answer is None or answer.startswith("5")
-        return found
+        """What to say of a request of which nothing was sent."""
+        return unreachable(error, scheme=self._url.scheme, by_proxy=self._proxied)

@@ -1,8 +1,6 @@
 """The API, the key, the balance."""
 
 import time
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import anyio
 from pydantic import SecretStr
@@ -16,13 +14,11 @@ from mcp_vega.errors import (
     SegmindError,
     ServiceUnavailable,
     Unauthorized,
-    Unreachable,
 )
-from mcp_vega.redaction import quoted
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger.limits import dollars
 
 
@@ -76,27 +72,9 @@ async def _credits(settings: Settings, seconds: float) -> Credits:
 
 
 def _unreached(url: str, error: SegmindError) -> Check:
-    """The check api where something else came than a balance; a proxy is named without its password."""
-    detail, cause = f"{url}: {error.what}", str(error.__cause__ or "")
-    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
-    proxy = getproxies().get(scheme) or getproxies().get("all")
-    match error:
-        case NotFound():
-            mend = "Check SEGMIND_BASE_URL"
-        case Unreachable() | ServiceUnavailable():
-            detail += f", {quoted(cause)}" if cause and cause not in error.what else ""
-            if error.__cause__ is None:  # it was the API that said so
-                mend = "Wait a minute, then look again"
-            elif "CERT" in cause:
-                mend = "Have SSL_CERT_FILE name a file of this network's certificates in PEM, or unset it"
-            elif proxy and not is_loopback(host) and not proxy_bypass(host):
-                shown = proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
-                mend = f"The proxy {shown} is used for it: check that, or name the API's host in NO_PROXY"
-            else:
-                mend = "Check the network, a firewall, and SEGMIND_BASE_URL"
-        case _:
-            mend = error.next_step
-    return Check("api", State.BAD, detail, mend)
+    """The check api where something else came than a balance."""
+    step = "Check SEGMIND_BASE_URL" if isinstance(error, NotFound) else error.next_step
+    return Check("api", State.BAD, f"{url}: {error.what}", step)
 
 
 def _balance_check(found: Credits) -> Check:
