@@ -67,13 +67,33 @@ SHAPES: list[tuple[str, Any, tuple[bytes | str, ...]]] = [
      (MEDIA, "https://b/2")),
     ("base64 for URLs, unpadded", {"image": TEXT.translate(str.maketrans("+/", "-_")).rstrip("=")}, (JPEG,)),
     ("base64 in lines", {"image": f" data:image/jpeg;base64,{TEXT[:76]}\n{TEXT[76:]}"}, (JPEG,)),
+    ("data as objects with b64_json", {"created": 1, "data": [{"b64_json": TEXT, "revised_prompt": "a fox"}]}, (JPEG,)),
+    ("images in the output", {"output": {"images": [{"url": MEDIA}, {"url": MEDIA + "?2"}]}}, (MEDIA, MEDIA + "?2")),
+    ("a list at the top", [{"url": MEDIA, "seed": 7}], (MEDIA,)),
+    ("a list of texts at the top", [TEXT, OTHER_TEXT], (JPEG, OTHER)),
+    ("data URI in capitals", {"image": f"DATA:IMAGE/JPEG;BASE64,{TEXT}"}, (JPEG,)),
+    ("data URI in per cent", {"image": "data:image/jpeg," + "".join(f"%{byte:02X}" for byte in JPEG)}, (JPEG,)),
+    ("hex digits", {"result": JPEG.hex()}, (JPEG,)),
+    ("a list of numbers", {"result": {"type": "Buffer", "data": list(JPEG)}}, (JPEG,)),
+    ("six objects deep", {"a": {"b": [{"c": {"d": {"e": {"f": [[MEDIA]]}}}}]}}, (MEDIA,)),
+    ("numbered fields", {"img_1": TEXT, "img_2": OTHER_TEXT, "seed": 7}, (JPEG, OTHER)),
+    ("one in each form", {"images": [{"url": MEDIA}, {"b64": TEXT}]}, (MEDIA, JPEG)),
+    ("among other addresses",
+     {"docs": "https://docs.segmind.com/x", "status_url": f"{API}/v2/requests/r1/status", "result": MEDIA}, (MEDIA,)),
+    ("beside its thumbnail", {"thumbnail": MEDIA + "?small", "picture": MEDIA}, (MEDIA,)),
+    ("an address of no kind", {"output": "https://images.segmind.com/abc?sig=1"}, ("https://images.segmind.com/abc?sig=1",)),
+    ("once in two forms", {"image": TEXT, "output": MEDIA}, (JPEG,)),
+    ("beside what was sent", {"prompt": MEDIA + "?p", "input": {"image": MEDIA + "?i"}, "output": MEDIA}, (MEDIA,)),
+    ("beside a number that is too long", f'{{"image": "{TEXT}", "n": {"9" * 5000}}}'.encode(), (JPEG,)),
+    ("beside what is no UTF-8", f'{{"image": "{TEXT}", "by": "'.encode() + b'\xe9t\xe9"}', (JPEG,)),
     ("one of two is damaged", {"image": [TEXT, b64encode(JPEG[:100]).decode()]}, (JPEG,)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "pictures"), [shape[1:] for shape in SHAPES], ids=[shape[0] for shape in SHAPES])
 async def test_pictures_are_found_wherever_a_json_answer_holds_them(body: Any, pictures: tuple[bytes | str]) -> None:
-    generation = await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    generation = await answering(httpx.Response(200, content=content)).generate("segmind-vega", BODY)
     assert isinstance(generation, Generation)
     assert generation.pictures == pictures
 

@@ -25,7 +25,7 @@ from mcp_vega.cli.application import log_to_stderr, no_cookies
 from mcp_vega.errors import GalleryError, InvalidSettings
 from mcp_vega.redaction import quoted, redacted
 from mcp_vega.segmind.client import Endpoints, SegmindClient
-from mcp_vega.segmind.parsing import is_request_id
+from mcp_vega.segmind.values import parse_request_id
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images.fallback import FallbackImageStore
@@ -258,8 +258,8 @@ def test_what_looks_like_a_word_stays(text: str) -> None:
 
 
 def test_a_key_is_no_request_id() -> None:
-    assert is_request_id("0123456789abcdef")
-    assert not is_request_id(KEY)
+    assert parse_request_id("0123456789abcdef")
+    assert parse_request_id(KEY) is None
 
 
 @pytest.mark.parametrize("variable", ["SEGMIND_BASE_URL", "SEGMIND_HISTORY_URL"])

@@ -10,23 +10,20 @@ WebP pictures get none.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import pack
 from typing import Any
 from zlib import crc32
 
 from mcp_vega.imaging.formats import JPEG, PNG, recognise
+from mcp_vega.imaging.parts import COMMENT, EXIF, parts, segment_length
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 
 SOFTWARE = "mcp-vega"
-# JPEG: the segments' kinds, what one holds beside its own length, and how our Exif begins: a TIFF of two directories,
-# of which the first only points to the second, which holds the comment.
-EXIF, COMMENT = b"\xe1", b"\xfe"
+# JPEG: what a segment holds beside its own length, and how our Exif begins: a TIFF of two directories, of which the
+# first only points to the second, which holds the comment.
 SEGMENT_BYTES = 0xFFFF - 2
 EXIF_BEGINNING = b"Exif\0\0MM\0*" + pack(">L", 8) + pack(">HHHLLL", 1, 0x8769, 4, 1, 26, 0) + pack(">HHH", 1, 0x9286, 7)
-# What comes after the last segment: image data, the picture's end, or nothing.
-END_OF_SEGMENTS = (b"\xda", b"\xd9", b"")
 # PNG: how the contents of our iTXt chunks begin, not compressed and in no language.
 PARAMETERS, RECIPE = b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
 
@@ -82,7 +79,7 @@ def embed(picture: bytes, recipe: Recipe) -> bytes:
     text, data = recipe.text, json.dumps(recipe.data, ensure_ascii=False).encode(errors="replace")
     found = recognise(picture)
     if found is JPEG:
-        has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content, _ in _parts(picture))
+        has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content, _, _ in parts(picture))
         # The comment as type UNDEFINED: what Pillow writes (BYTE), other readers refuse.
         comment = b"UNICODE\0" + text.encode("utf-16-be", errors="replace")
         exif = EXIF_BEGINNING + pack(">LLL", len(comment), 44, 0) + comment
@@ -100,7 +97,7 @@ def strip(picture: bytes) -> bytes:
     if recognise(picture) not in (JPEG, PNG):
         return picture
     start = end = _position(picture)
-    for kind, content, after in _parts(picture):
+    for kind, content, _, after in parts(picture):
         if after > end:
             if not _is_ours(kind, content):
                 break
@@ -110,7 +107,7 @@ def strip(picture: bytes) -> bytes:
 
 def read(picture: bytes) -> Recipe | None:
     """The recipe in a picture's file; None where there is none, or none that can be drawn."""
-    for kind, content, _ in _parts(picture):
+    for kind, content, _, _ in parts(picture):
         is_recipe = kind == COMMENT or content.startswith(RECIPE)
         if is_recipe and (recipe := _parse(content.removeprefix(RECIPE))):
             return recipe
@@ -132,27 +129,8 @@ def _position(picture: bytes) -> int:
         return 8 + 12 + int.from_bytes(picture[8:12])
     at = 2
     while picture[at : at + 2] == b"\xff\xe0":
-        at += 2 + _length(picture, at)
+        at += 2 + segment_length(picture, at)
     return at
-
-
-def _parts(picture: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Kind, content and end of each segment before a JPEG's image data, or of each chunk of a PNG."""
-    found = recognise(picture)
-    at = 2 if found is JPEG else 8
-    while found is JPEG and picture[at : at + 1] == b"\xff" and picture[at + 1 : at + 2] not in END_OF_SEGMENTS:
-        end = at + 2 + _length(picture, at)
-        yield picture[at + 1 : at + 2], picture[at + 4 : end], end
-        at = end
-    while found is PNG and len(picture) >= at + 12:
-        end = at + 12 + int.from_bytes(picture[at : at + 4])
-        yield picture[at + 4 : at + 8], picture[at + 8 : end - 4], end
-        at = end
-
-
-def _length(jpeg: bytes, at: int) -> int:
-    """The length of the segment that begins here: at least that of the length itself, whatever the file says."""
-    return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
 
 
 def _parse(text: bytes) -> Recipe | None:

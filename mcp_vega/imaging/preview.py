@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
+from mcp_vega.imaging.parts import without_side_data
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -179,7 +180,7 @@ def _opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
     if found is None:
         raise InvalidImageError("is no picture")
     try:
-        with kinds[found](io.BytesIO(data)) as picture:
+        with kinds[found](io.BytesIO(without_side_data(data))) as picture:
             _check_size(*picture.size)
             yield found, picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -179,9 +180,14 @@ class SegmindClient:
     async def download(self, url: str) -> bytes:
         """Fetch a finished picture, without the key: a whole JPEG, PNG or WebP of at most 25 MB.
 
+        An address without a host is one of the API's own.
+
         Raises:
             MediaError: The settings do not allow the address, or it gave no whole picture.
         """
+        if url.startswith("/"):
+            with suppress(httpx.InvalidURL, ValueError):  # what cannot be read stays as it is, and is never allowed
+                url = str(httpx.URL(self.base_url).join(url))
         shown = quoted(url)
         open_soon = f"Open {shown} within seven days"
         if self._key and self._key.get_secret_value() in unquote(url):

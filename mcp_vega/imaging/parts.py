@@ -1,0 +1,65 @@
+"""The parts that a picture's file is made of: the segments of a JPEG, the chunks of a PNG."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mcp_vega.imaging.formats import JPEG, PNG, recognise
+
+# A JPEG's segments: the application's own (JFIF's, Exif's, Adobe's), and a comment.
+JFIF, EXIF, ADOBE, COMMENT = b"\xe0", b"\xe1", b"\xee", b"\xfe"
+# What comes after the last segment: image data, the picture's end, or nothing.
+END_OF_SEGMENTS = (b"\xda", b"\xd9", b"")
+# How the segments begin that tell how the pixels are to be read, and how long they are at least.
+_NEEDED_SEGMENTS = {JFIF: (b"JFIF\0", 14), EXIF: (b"Exif\0\0", 14), ADOBE: (b"Adobe", 12)}
+_NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# How long a PNG's transparency is, by the colour type in its header; with a palette it is one byte for each colour.
+_TRANSPARENCY = {0: (2,), 2: (6,), 3: range(1, 257)}
+
+
+class Part(NamedTuple):
+    """A segment or chunk: its kind, its content, and where in the file it begins and ends."""
+
+    kind: bytes
+    content: bytes
+    start: int
+    end: int
+
+
+def parts(picture: bytes) -> Iterator[Part]:
+    """Each segment before a JPEG's image data, or each chunk of a PNG; none of another format's."""
+    found = recognise(picture)
+    at = 2 if found is JPEG else 8
+    while found is JPEG and picture[at : at + 1] == b"\xff" and picture[at + 1 : at + 2] not in END_OF_SEGMENTS:
+        end = at + 2 + segment_length(picture, at)
+        yield Part(picture[at + 1 : at + 2], picture[at + 4 : end], at, end)
+        at = end
+    while found is PNG and len(picture) >= at + 12:
+        end = at + 12 + int.from_bytes(picture[at : at + 4])
+        yield Part(picture[at + 4 : at + 8], picture[at + 8 : end - 4], at, end)
+        at = end
+
+
+def segment_length(jpeg: bytes, at: int) -> int:
+    """The length of the segment that begins here: at least that of the length itself, whatever the file says."""
+    return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
+
+
+def without_side_data(picture: bytes) -> bytes:
+    """A picture with what its pixels need alone: profiles, texts and the like may be broken, or too large to unpack."""
+    kept, last = [picture[:8] if recognise(picture) is PNG else picture[:2]], 0
+    colour_type = picture[25] if len(picture) > 25 else 0
+    for part in parts(picture):
+        last = part.end
+        if _is_needed(part, colour_type):
+            kept.append(picture[part.start : part.end])
+    return b"".join((*kept, picture[last:])) if last else picture
+
+
+def _is_needed(part: Part, colour_type: int) -> bool:
+    if len(part.kind) == 1:
+        beginning, length = _NEEDED_SEGMENTS.get(part.kind, (b"", 0))
+        is_application = b"\xe0" <= part.kind <= b"\xef" or part.kind == COMMENT
+        return not is_application or (length > 0 and part.content.startswith(beginning) and len(part.content) >= length)
+    if part.kind == b"tRNS":
+        return len(part.content) in _TRANSPARENCY.get(colour_type, ())
+    return part.kind in _NEEDED_CHUNKS

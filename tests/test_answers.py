@@ -1,0 +1,457 @@
+"""What the API's answers are taken for: figures, states, errors and times in whatever notation they come."""
+
+import gzip
+import json
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from conftest import API, NO_PAUSE, api_that_draws, app_over, begun, handle, images_of, job_of, noise, pixels, text_of
+from conftest import until as wait_for
+from mcp.client import Client
+from test_client import BODY, JPEG, MEDIA, ChunkedStream, Script, answering, client_over, wait_told_by
+
+from mcp_vega import errors
+from mcp_vega.errors import Charged
+from mcp_vega.imaging import metadata
+from mcp_vega.job import Receipt, State
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.segmind.parsing import Generation, Submission
+from mcp_vega.server.app import build_server
+from mcp_vega.storage.ledger.limits import Limits
+
+pytestmark = pytest.mark.anyio
+
+
+async def receipt_of(headers: dict[str, str], metrics: dict[str, Any] | None = None) -> Receipt:
+    """What is read from the headers of a v1 call, or from the metrics of a v2 result."""
+    if metrics is None:
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        generation = await answering(httpx.Response(200, content=JPEG, headers=encoded)).generate("segmind-vega", BODY)
+    else:
+        body = {"status": "COMPLETED", "output": MEDIA, "metrics": metrics}
+        generation = await answering(httpx.Response(200, json=body, headers=headers)).result("r1")
+    assert isinstance(generation, Generation)
+    return generation.receipt
+
+
+# ---- figures ----
+
+# A balance as it may be written, and what it is.
+FIGURES = {
+    "1234.5": "1234.5",
+    "1,234.50": "1234.50",
+    "1.234,50": "1234.50",
+    "1 234,50": "1234.50",
+    "1'234.50": "1234.50",
+    "1,234,567": "1234567",
+    "0,00225": "0.00225",
+    "12,3": "12.3",
+    "0,125": "0.125",
+    "$9.81": "9.81",
+    "9.81 USD": "9.81",
+    "-$0.35": "-0.35",
+    "[9.81]": "9.81",
+    "9.81, 9.81": "9.81",
+    "9.81e0": "9.81",
+    "1,234": None,  # of which nobody knows whether it is a thousand
+    "12,345": None,
+    "9.81, 9.82": None,
+    "9.81 EUR": None,
+    "€9.81": None,
+    "9.81%": None,
+    "about 9": None,
+    "1,23,456.0": None,
+    "1e14000": None,
+    "9" * 5000: None,
+}
+
+
+@pytest.mark.parametrize(("written", "meant"), FIGURES.items(), ids=[each[:12] for each in FIGURES])
+async def test_a_figure_is_read_in_any_notation_that_can_be_meant_in_one_way(written: str, meant: str | None) -> None:
+    expected = None if meant is None else Decimal(meant)
+    assert (await receipt_of({"x-remaining-credits": written})).credits_left == expected
+    assert (await receipt_of({}, {"remaining_credits": written})).credits_left == expected
+
+
+@pytest.mark.parametrize("cost", ["0", "0.0", "-0.00", "0,00", "1e-9", "1e14", "100000", "-0.00225", "1,234"])
+async def test_a_cost_that_cannot_be_true_is_unknown_and_counts_as_what_such_a_call_usually_costs(
+    tmp_path: Path, cost: str
+) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=JPEG, headers={"x-cost": cost})
+
+    limits = Limits(Decimal("0.005"))
+    async with (
+        app_over(API, tmp_path, transport=httpx.MockTransport(handler), limits=limits) as app,
+        Client(build_server(app)) as agent,
+    ):
+        first, second, third = [
+            await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": seed}) for seed in range(3)
+        ]
+    assert "Cost: unknown" in text_of(first)
+    assert job_of(second)["cost_usd"] is None
+    assert "(spending_limit_reached)" in text_of(third)
+
+
+async def test_a_cost_of_0_is_believed_from_an_api_that_says_that_it_is_free() -> None:
+    free = {"x-mcp-vega-free": "1"}
+    for receipt in (await receipt_of(free), await receipt_of(free | {"x-cost": "0"}), await receipt_of(free, {})):
+        assert receipt.cost == 0
+    assert (await receipt_of(free | {"x-cost": "0.002"})).cost == Decimal("0.002")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("2.1", "2.1"), ("[2.1]", "2.1"), ("2,1", "2.1"), ("2.1s", "2.1"), ("2100ms", None), ("-1", None)],
+)
+async def test_seconds_are_read_with_and_without_their_unit(written: str, seconds: str | None) -> None:
+    receipt = await receipt_of({"x-generation-time": written})
+    assert receipt.seconds == (None if seconds is None else Decimal(seconds))
+
+
+# ---- states ----
+
+STATES = {
+    "completed": State.COMPLETED,
+    " Completed\n": State.COMPLETED,
+    "SUCCEEDED": State.COMPLETED,
+    "success": State.COMPLETED,
+    "Failed": State.FAILED,
+    "ERROR": State.FAILED,
+    "cancelled": State.FAILED,
+    "queued": State.QUEUED,
+    "In Queue": State.QUEUED,
+    "pending": State.QUEUED,
+    "in-progress": State.PROCESSING,
+    "RUNNING": State.PROCESSING,
+    "WARMING_UP": State.PROCESSING,
+}
+
+
+@pytest.mark.parametrize(("word", "state"), STATES.items())
+async def test_a_state_is_known_by_its_word_whatever_its_case_and_spaces(word: str, state: State) -> None:
+    client = answering(httpx.Response(200, json={"request_id": "r1", "status": word}))
+    assert (await client.status("r1")).state is state
+    assert (await answering(httpx.Response(200, json={"data": {"status": word}})).status("r1")).state is state
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words", "charged"),
+    [
+        (422, {"status": "failed", "error": "out of memory"}, "out of memory", Charged.NO),
+        (200, {"status": "ERROR", "error": {"message": "out of memory"}}, "out of memory", Charged.NO),
+        (200, {"status": "error", "message": "no GPU", "metrics": {"cost": 0.002}}, "no GPU", Charged.YES),
+        (200, {"status": "CRASHED", "error": "out of memory"}, "out of memory", Charged.YES),
+        (200, {"status": "PROCESSING", "error": "out of memory"}, "out of memory", Charged.UNKNOWN),
+        (200, {"success": False, "message": "no GPU"}, "no GPU", Charged.NO),
+    ],
+)
+async def test_an_error_ends_a_job_whatever_its_state_is_called(
+    status: int, body: dict[str, Any], words: str, charged: Charged
+) -> None:
+    (seen,) = [each async for each in answering(httpx.Response(status, json=body)).watch("r1", expected=0)]
+    assert seen.state is State.FAILED
+    assert seen.error
+    assert words in seen.error.what
+    assert seen.error.charged is charged
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", "none", "null", False, [], {}])
+async def test_no_error_is_none(nothing: Any) -> None:
+    client = answering(httpx.Response(200, json={"status": "PROCESSING", "error": nothing}))
+    assert (await client.status("r1")).state is State.PROCESSING
+
+
+def api_with_status(status: dict[str, Any], *, media: int = 200) -> httpx.MockTransport:
+    """An API whose jobs have this status for ever, and no result."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/status"):
+            return httpx.Response(200, json=status)
+        if request.url.path.startswith("/v2/requests/"):
+            return httpx.Response(200, json={"status": "PROCESSING"})
+        if request.url.path.endswith(".jpeg"):
+            return httpx.Response(media, content=JPEG)
+        return handle(JPEG)(request)
+
+    return httpx.MockTransport(answer)
+
+
+async def test_pictures_in_the_status_of_a_job_end_it(tmp_path: Path) -> None:
+    status = {"status": "PROCESSING", "images": [f"{API}/1.jpeg"]}
+    async with (
+        app_over(API, tmp_path, transport=api_with_status(status)) as app,
+        Client(build_server(app)) as agent,
+    ):
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "a fox", "samples": 1}))["request_id"]
+        result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
+        assert len(images_of(result)) == 1
+
+
+async def test_pictures_that_are_only_announced_do_not_end_a_job(tmp_path: Path) -> None:
+    status = {"status": "PROCESSING", "future_links": [f"{API}/1.jpeg"]}
+    async with app_over(API, tmp_path, transport=api_with_status(status, media=404), policy=NO_PAUSE) as app:
+        job = (await app.service.submit(VegaParameters(prompt="a fox"))).job
+        (running,) = await wait_for(lambda: [each for each in app.service.active if each.state is State.PROCESSING])
+        assert (running.local_id, running.error) == (job.local_id, None)
+
+
+# ---- errors ----
+
+BODIES: list[tuple[httpx.Response, str]] = [
+    (httpx.Response(400, json={"error": "x"}), "“x”"),
+    (httpx.Response(400, json={"errors": [{"message": "x"}, {"message": "y"}]}), "“x; y”"),
+    (httpx.Response(400, json={"errors": {"seed": ["too large"]}}), "“too large”"),
+    (httpx.Response(400, json={"error": "Bad Request", "message": "x"}), "“Bad Request; x”"),
+    (httpx.Response(400, json={"error": True, "message": "x"}), "“x”"),
+    (httpx.Response(400, json={"error": {"details": {"reason": "x"}}}), "“x”"),
+    (httpx.Response(400, json={"detail": [{"loc": ["body", "seed"], "msg": "too large"}]}), "“seed: too large”"),
+    (httpx.Response(400, json={"error": {"code": "seed_too_large"}}), "“seed_too_large”"),
+    (httpx.Response(400, json=[{"error": "x"}]), "“x”"),
+    (httpx.Response(400, json="x"), "“x”"),
+    (httpx.Response(400, text="The seed is too large."), "“The seed is too large.”"),
+    (httpx.Response(400, content=b"x"), "“x”"),
+    (
+        httpx.Response(400, text="<Error><Message>x</Message></Error>", headers={"content-type": "application/xml"}),
+        "“x”",
+    ),
+]
+
+
+@pytest.mark.parametrize(("response", "words"), BODIES, ids=[words for _, words in BODIES])
+async def test_the_words_of_an_error_are_found_wherever_they_stand(response: httpx.Response, words: str) -> None:
+    with pytest.raises(errors.BadRequest) as caught:
+        await answering(response).generate("segmind-vega", BODY)
+    assert caught.value.what == f"The API answered with HTTP 400: {words}"
+    assert caught.value.next_step == errors.Refused.next_step
+
+
+@pytest.mark.parametrize(
+    "response",
+    [httpx.Response(400), httpx.Response(400, html="<h1>Bad</h1>"), httpx.Response(400, json={"error": {"code": 7}})],
+)
+async def test_an_error_without_words_does_not_have_them_read(response: httpx.Response) -> None:
+    with pytest.raises(errors.BadRequest) as caught:
+        await answering(response).generate("segmind-vega", BODY)
+    assert caught.value.what == "The API answered with HTTP 400"
+    assert caught.value.next_step == "It gave no reason: check the call and SEGMIND_BASE_URL"
+
+
+async def test_a_refusal_under_200_is_one_and_not_charged() -> None:
+    body = {"success": False, "message": "NSFW content detected"}
+    for route in ("generate", "submit"):
+        with pytest.raises(errors.ContentBlocked, match="NSFW content detected") as caught:
+            await getattr(answering(httpx.Response(200, json=body)), route)("segmind-vega", BODY)
+        assert caught.value.charged is Charged.NO
+
+
+async def test_a_redirect_names_the_setting_and_where_it_leads() -> None:
+    for status in (301, 303):
+        answer = httpx.Response(status, headers={"location": "https://login.example/"})
+        with pytest.raises(errors.SegmindError) as caught:
+            await answering(answer).generate("segmind-vega", BODY)
+        assert "SEGMIND_BASE_URL" in caught.value.what
+        assert "“https://login.example/”" in caught.value.what
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 499, 503])
+async def test_what_passes_is_asked_again_where_asking_is_free(status: int) -> None:
+    script = Script(httpx.Response(status), httpx.Response(200, json={"status": "QUEUED"}))
+    assert (await client_over(script).status("r1")).state is State.QUEUED
+
+
+@pytest.mark.parametrize(
+    "body", [{"id": "abc"}, {"requestId": "abc"}, {"data": {"request_id": "abc"}}, [{"job_id": "abc"}]]
+)
+async def test_the_id_of_a_queued_job_is_found_under_other_names(body: Any) -> None:
+    assert await answering(httpx.Response(200, json=body)).submit("segmind-vega", BODY) == Submission("abc")
+
+
+# ---- times to wait ----
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "8"}, 8),
+        ({"retry-after": "8.5"}, 8.5),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "-5"}, 0),
+        ({"retry-after": "Fri, 20 Nov 2026 12:00:08 GMT", "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
+        ({"x-rate-limit-reset-at-utc": "2026-11-20T12:00:08", "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
+        ({"x-rate-limit-reset-at-utc": "1795176008", "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
+        ({"retry-after": "2", "x-rate-limit-reset-at-utc": "2026-11-20T12:00:08",
+          "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
+        ({"retry-after": "Fri, 20 Nov 2020 12:00:00 GMT"}, 0),
+    ],
+)  # fmt: skip
+async def test_the_api_is_left_alone_for_as_long_as_it_says_in_any_form(
+    headers: dict[str, str], seconds: float
+) -> None:
+    assert await wait_told_by(httpx.Response(429, headers=headers)) == timedelta(seconds=seconds)
+
+
+async def test_a_date_is_compared_with_this_machines_clock_where_the_api_tells_no_time() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+    waited = await wait_told_by(httpx.Response(429, headers={"retry-after": later}))
+    assert timedelta(minutes=9) < waited <= timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("told", ["soon", "1e6", "9" * 400, ""])
+async def test_a_time_to_wait_that_cannot_be_true_is_none(told: str) -> None:
+    with pytest.raises(errors.RateLimited) as caught:
+        await answering(httpx.Response(429, headers={"retry-after": told})).generate("segmind-vega", BODY)
+    assert caught.value.wait is None
+    assert caught.value.next_step == "Wait a minute, then call again"
+
+
+async def test_a_call_that_is_refused_for_a_while_is_not_sent_before_that_is_over(tmp_path: Path) -> None:
+    script = Script(httpx.Response(429, headers={"retry-after": "200"}), httpx.Response(200, content=JPEG))
+    async with app_over(API, tmp_path, transport=httpx.MockTransport(script)) as app:
+        job = await begun(app.service, VegaRTParameters(prompt="a fox"))
+        (refused,) = await wait_for(lambda: [each for each in app.service.active if each.next_try])
+        assert refused.next_try is not None
+        assert timedelta(seconds=195) < refused.next_try - job.created < timedelta(seconds=260)
+        assert len(script.requests) == 1
+
+
+# ---- bytes ----
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+
+
+def with_chunk(kind: bytes, data: bytes) -> bytes:
+    png = noise("PNG", 64)
+    return png[:33] + chunk(kind, data) + png[33:]
+
+
+def with_segment(kind: int, data: bytes) -> bytes:
+    jpeg = noise("JPEG", 64)
+    return jpeg[:2] + bytes([0xFF, kind]) + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
+
+
+ODD_PICTURES = {
+    "a profile of 3 MB": with_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+    "a text of 3 MB": with_chunk(b"zTXt", b"text\0\0" + zlib.compress(bytes(3_000_000))),
+    "a profile packed in no known way": with_chunk(b"iCCP", b"profile\0\7rubbish"),
+    "a broken colour space": with_chunk(b"cHRM", b"\0"),
+    "a broken transparency": with_chunk(b"tRNS", b"\0"),
+    "a broken animation": with_chunk(b"acTL", b"\0"),
+    "a text with a wrong checksum": with_chunk(b"tEXt", b"a\0b").replace(b"a\0b", b"a\0c", 1),
+    "a JPEG with half a JFIF": with_segment(0xE0, b"JFIF\0"),
+    "a JPEG with half a profile": with_segment(0xE2, b"ICC_PROFILE\0"),
+    "a JPEG with half of Adobe's": with_segment(0xEE, b"Adobe"),
+}
+
+
+@pytest.mark.parametrize("data", ODD_PICTURES.values(), ids=ODD_PICTURES)
+async def test_a_picture_with_odd_data_at_its_side_is_kept_as_it_came(tmp_path: Path, data: bytes) -> None:
+    async with (
+        app_over(API, tmp_path, transport=api_that_draws(data)) as app,
+        Client(build_server(app)) as agent,
+    ):
+        result = await agent.call_tool("generate_image_vegart", {"prompt": "a fox"})
+    assert len(images_of(result)) == 1
+    (image,) = job_of(result)["images"]
+    assert metadata.strip(Path(image["path"]).read_bytes()) == data
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x-odd"])
+async def test_a_picture_that_is_said_to_be_packed_and_is_not_is_taken_as_it_came(encoding: str) -> None:
+    answer = httpx.Response(200, content=ChunkedStream(JPEG), headers={"content-encoding": encoding})
+    generation = await answering(answer).generate("segmind-vega", BODY)
+    assert isinstance(generation, Generation)
+    assert generation.pictures == (JPEG,)
+
+
+RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+PACKED = {
+    "gzip": gzip.compress(JPEG),
+    "": gzip.compress(JPEG),
+    "deflate": zlib.compress(JPEG),
+    " Deflate": RAW.compress(JPEG) + RAW.flush(),
+}
+
+
+@pytest.mark.parametrize(("encoding", "data"), PACKED.items())
+async def test_a_picture_that_is_packed_is_unpacked_whatever_is_said_of_it(encoding: str, data: bytes) -> None:
+    answer = httpx.Response(200, content=ChunkedStream(data), headers={"content-encoding": encoding})
+    generation = await answering(answer).generate("segmind-vega", BODY)
+    assert isinstance(generation, Generation)
+    assert generation.pictures == (JPEG,)
+
+
+# ---- large answers, several pictures ----
+
+
+class InPieces(httpx.AsyncByteStream):
+    """A body that comes as fast as it is taken."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._data
+
+
+LARGE: dict[str, Callable[[], httpx.Response]] = {
+    "an error": lambda: httpx.Response(400, stream=InPieces(json.dumps({"error": "x\u00e9" * 10_000_000}).encode())),
+    "a picture": lambda: httpx.Response(200, stream=InPieces(json.dumps({"image": "AAAA" * 9_000_000}).encode())),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_other_calls_go_on_while_a_large_answer_is_read(name: str) -> None:
+    turns, done, problem = 0, anyio.Event(), ""
+
+    async def count() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        try:
+            await answering(LARGE[name]()).generate("segmind-vega", BODY)
+        except errors.SegmindError as error:
+            problem = error.what
+        done.set()
+    assert 0 < len(problem) < 400
+    assert turns > 1000
+
+
+async def test_the_pictures_of_a_call_are_fetched_at_the_same_time_and_kept_in_order(tmp_path: Path) -> None:
+    pictures = {f"/{number}.jpeg": noise("JPEG", 64 + number) for number in range(4)}
+    asked, all_asked = set[str](), anyio.Event()
+
+    class Api(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            path = request.url.path
+            if path not in pictures:
+                return handle(JPEG)(request)
+            asked.add(path)
+            if len(asked) == len(pictures):
+                all_asked.set()
+            await all_asked.wait()  # for ever, if one is fetched after the other
+            return httpx.Response(200, content=pictures[path])
+
+    async with (
+        app_over(API, tmp_path, transport=Api()) as app,
+        Client(build_server(app)) as agent,
+    ):
+        result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 4})
+    kept = [pixels(Path(image["path"]).read_bytes()) for image in job_of(result)["images"]]
+    assert kept == [pixels(data) for data in pictures.values()]
