@@ -271,7 +271,7 @@ class NeverRan(SegmindError):  # noqa: N818
 
 
 class ServiceUnavailable(SegmindError):  # noqa: N818
-    """The API could not answer at the moment: a question that costs nothing, or a call that it did not take (409)."""
+    """The API could not answer a question that costs nothing, or did not take a call at the moment (HTTP 409)."""
 
     next_step = "Call again in a minute"
 
