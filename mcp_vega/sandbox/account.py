@@ -4,7 +4,7 @@ import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -82,6 +82,7 @@ class Account:
         self.history_status = 200  # what the request history answers with
         self.history = HistoryBehaviour()
         self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # those that each route knows
+        self.faults: Sequence[str] = ()  # that every paid call meets, as if they stood in its prompt
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()  # to each endpoint
         self.admitted = deque[float]()  # when the paid calls of the last minute came
@@ -147,8 +148,8 @@ class Account:
         return call
 
     def _faults_of(self, prompt: object) -> Faults:
-        """The faults that a prompt asks for, unless one refuses the call; counts the prompt as sent."""
-        faults = Faults(prompt, self._prompts[str(prompt)])
+        """The faults that a call meets, unless one refuses it; counts its prompt as sent."""
+        faults = Faults(prompt, self._prompts[str(prompt)], self.faults)
         self._prompts[str(prompt)] += 1
         if name := faults.unknown():
             raise Refusal(400, f"The sandbox knows no fault {name!r}; GET /_sandbox lists those it knows")

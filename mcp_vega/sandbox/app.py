@@ -6,17 +6,13 @@ GET  /v2/requests/{id}/status, …/{id}          its status, its result
 GET  /generations/{id}-{k}.jpeg                a picture, public
 GET  /v1/get-user-credits                      the balance
 GET  /inference-request/request-history[/{id}] the key's own calls, newest first
-GET  /_sandbox                                 balance, calls, counts of requests, the history's behaviour, faults
-POST /_sandbox                                 change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
-                                               "history_status": what the request history answers with,
-                                               "history": {attributes of `HistoryBehaviour`}}
+GET  /_sandbox, POST /_sandbox                 the sandbox itself: see `control`
 """
 
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -29,21 +25,14 @@ from starlette.routing import Route
 
 from mcp_vega.sandbox import painter, responses
 from mcp_vega.sandbox.account import Account, Call, Refusal, no_record
-from mcp_vega.sandbox.faults import FAULTS, FOREIGN
+from mcp_vega.sandbox.control import Control
+from mcp_vega.sandbox.faults import FOREIGN
 from mcp_vega.sandbox.history import HistoryRows, RequestHistory, history_rows
 from mcp_vega.sandbox.responses import Json, base_url, with_faults
 
 HISTORY = "/inference-request/request-history"
 RETIRED = ("segmind-vega-v0",)
 FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
-# What `POST /_sandbox` may set, and how its JSON is read.
-READERS: dict[str, Callable[[Account, Any], Any]] = {
-    "credits": lambda _, value: Decimal(str(value)),
-    "speed": lambda _, value: float(value),
-    "rate_limit": lambda _, value: int(value),
-    "history_status": lambda _, value: int(value),
-    "history": lambda account, value: account.history.changed(value),
-}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Paint = Callable[[str, int, int], bytes]  # from prompt, seed and number to a JPEG's bytes
@@ -54,7 +43,7 @@ def build_sandbox(
     account: Account, *, paint: Paint = cached_paint, history_rows: HistoryRows = history_rows
 ) -> Starlette:
     """The sandbox as an ASGI application; `paint` is called in a thread."""
-    api, history = _Api(account, paint), RequestHistory(account, history_rows)
+    api, history, control = _Api(account, paint), RequestHistory(account, history_rows), Control(account)
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return Starlette(
         routes=[
@@ -66,8 +55,8 @@ def build_sandbox(
             Route("/generations/{id}-{index:int}.jpeg", api.media),
             Route(HISTORY, api.with_key(history.history)),
             Route(HISTORY + "/{id}", api.with_key(history.history_entry)),
-            Route("/_sandbox", api.inspect),
-            Route("/_sandbox", api.control, methods=["POST"]),
+            Route("/_sandbox", control.inspect),
+            Route("/_sandbox", control.change, methods=["POST"]),
         ],
         exception_handlers={Refusal: _refused},
     )
@@ -180,35 +169,6 @@ class _Api:
 
     async def credits(self, _: Request) -> Response:
         return Json({"credits": float(self._account.credits), "free-credits": 0.0})
-
-    # ---- the sandbox itself ----
-
-    async def inspect(self, _: Request) -> Response:
-        account, now = self._account, self._account.now
-        calls = [
-            {"id": call.id, "model": call.slug, "route": call.route, "state": call.state(now), "body": call.body}
-            for call in account.calls.values()
-        ]
-        state = {
-            "credits": float(account.credits),
-            "requests": dict(account.requests),
-            "calls": calls,
-            "history": account.history.model_dump(),
-            "faults": FAULTS,
-        }
-        return Json(state)
-
-    async def control(self, request: Request) -> Response:
-        change: dict[str, Any] = await request.json()
-        self._account.skip(float(change.pop("skip", 0)))
-        for name, value in change.items():
-            if name not in READERS:
-                raise Refusal(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(READERS)}")
-            try:
-                setattr(self._account, name, READERS[name](self._account, value))
-            except ValueError as error:
-                raise Refusal(400, str(error)) from error
-        return await self.inspect(request)
 
     # ---- pictures ----
 

@@ -5,6 +5,7 @@ the same prompt is sent. Several may stand in one prompt.
 """
 
 import re
+from collections.abc import Sequence
 
 FAULTS = {
     "NNN": "a paid call is refused with this status (400 to 599) and not charged",
@@ -37,14 +38,18 @@ FAULTS = {
 }
 # Another host, for the faults that name one.
 FOREIGN = "https://elsewhere.example"
-_WRITTEN = re.compile(r"\[fault:([a-z0-9-]+)(?:\*(\d+))?\]")
+_NAME = r"([a-z0-9-]+)(?:\*(\d+))?"
 
 
 class Faults:
-    """The faults of one call, whose prompt (or whatever stands in its place) was sent `times_seen` times before."""
+    """The faults of one call, whose prompt (or whatever stands in its place) was sent `times_seen` times before.
 
-    def __init__(self, prompt: object, times_seen: int) -> None:
-        written = _WRITTEN.findall(prompt) if isinstance(prompt, str) else []
+    `always` are the names of others that every call meets, written as in a prompt: `NAME` or `NAME*2`.
+    """
+
+    def __init__(self, prompt: object, times_seen: int, always: Sequence[str] = ()) -> None:
+        text = prompt if isinstance(prompt, str) else ""
+        written = [*re.findall(rf"\[fault:{_NAME}\]", text), *(name.partition("*")[::2] for name in always)]
         self._names = {name for name, times in written if not times or times_seen < int(times)}
 
     def __contains__(self, name: str) -> bool:
@@ -52,8 +57,7 @@ class Faults:
 
     def unknown(self) -> str | None:
         """A name that is not in `FAULTS`, if there is one."""
-        general = {name: re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", name) for name in sorted(self._names)}
-        return next((name for name in general if general[name] not in FAULTS), None)
+        return next((name for name in sorted(self._names) if not is_known(name)), None)
 
     def status(self, suffix: str = "") -> int | None:
         """The status to refuse the call with; that with the suffix `-after`, to answer with although it ran."""
@@ -64,3 +68,9 @@ class Faults:
         if "moderation" in self:
             return "Content policy violation: the prompt was flagged by moderation"
         return "The model ran out of memory" if "failed" in self else ""
+
+
+def is_known(written: str) -> bool:
+    """Whether a fault is in `FAULTS`, as it is written in a prompt: `NAME` or `NAME*2`."""
+    found = re.fullmatch(_NAME, written)
+    return found is not None and re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", found[1]) in FAULTS
