@@ -28,11 +28,22 @@ from mcp_vega.sandbox.account import Account, Call, Refusal, no_record
 from mcp_vega.sandbox.control import Control
 from mcp_vega.sandbox.faults import FOREIGN
 from mcp_vega.sandbox.history import HistoryRows, RequestHistory, history_rows
+from mcp_vega.sandbox.odd_answers import (
+    FAILED_UNDER_200,
+    PICTURES,
+    Shape,
+    changed,
+    one_or_list,
+    picture_headers,
+    shape_of,
+    thumbnail,
+)
 from mcp_vega.sandbox.responses import Json, base_url, with_faults
 
 HISTORY = "/inference-request/request-history"
 RETIRED = ("segmind-vega-v0",)
 FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
+MEDIA_SLOW_SECONDS = 0.5
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Paint = Callable[[str, int, int], bytes]  # from prompt, seed and number to a JPEG's bytes
@@ -63,7 +74,7 @@ def build_sandbox(
 
 
 async def _refused(_: Request, refusal: Any) -> Response:
-    return responses.error(refusal.status, refusal.text, refusal.headers)
+    return responses.error(refusal.status, refusal.text, refusal.headers, refusal.form)
 
 
 class _Api:
@@ -95,12 +106,14 @@ class _Api:
             return Json(responses.submission(call, base_url(request)))
         await anyio.sleep(call.queue_seconds + call.run_seconds)
         if call.error:
-            return responses.error(400 if "moderation" in call.faults else 500, call.error)
+            return responses.failure(call)
         headers = responses.receipt_headers(call)
-        if call.body.get("base64"):
+        if shape := shape_of(call.faults, "v1"):
+            response = Json(await self._shaped(call, request, shape), headers=headers)
+        elif call.body.get("base64"):
             texts = await self._base64_pictures(call)
             body = {
-                "image": texts if len(texts) > 1 else texts[0],
+                "image": one_or_list(texts),
                 "status": "Success",
                 "infer_time": call.run_seconds,
                 "outputs": len(texts),
@@ -108,11 +121,13 @@ class _Api:
             }
             response = Json(body, headers=headers)
         else:
-            response = Response(await self._picture(call, 0), headers=headers, media_type="image/jpeg")
+            response = Response(await self._picture(call, 0), headers={**headers, **picture_headers(call.faults)})
         return await with_faults(call, request, response)
 
     async def submit(self, request: Request) -> Response:
         call = await self._take(request, "v2")
+        if "nsfw-200" in call.faults:
+            return responses.failure(call)
         return await with_faults(call, request, Json(responses.submission(call, base_url(request))))
 
     async def _take(self, request: Request, route: str) -> Call:
@@ -142,18 +157,28 @@ class _Api:
                 raise no_record(call.id)
             if "poll-502" in call.faults:
                 raise Refusal(502)
+        if "silent-pictures" in call.faults and call.state(self._account.now) == "COMPLETED":
+            return await self._result(call, request)
         return self._status(call)
 
     async def result(self, request: Request) -> Response:
         call = self._account.record(request.path_params["id"])
         if call.state(self._account.now) != "COMPLETED":
             return self._status(call)
-        pictures = await self._base64_pictures(call) if "output-base64" in call.faults else []
-        return Json(responses.result(call, base_url(request), pictures))
+        return await self._result(call, request)
 
     def _status(self, call: Call) -> Response:
-        body = responses.status(call, self._account.now)
-        return Json(body, 422 if body["status"] == "FAILED" else 200)
+        now = self._account.now
+        under_200 = call.state(now) != "FAILED" or any(name in call.faults for name in FAILED_UNDER_200)
+        return Json(responses.status(call, now), 200 if under_200 else 422)
+
+    async def _result(self, call: Call, request: Request) -> Response:
+        if shape := shape_of(call.faults, "v2"):
+            return Json(await self._shaped(call, request, shape))
+        return Json(responses.result(call, base_url(request)))
+
+    async def _shaped(self, call: Call, request: Request, shape: Shape) -> Any:
+        return responses.shaped(call, base_url(request), shape, await self._base64_pictures(call))
 
     async def media(self, request: Request) -> Response:
         # It is public: a key that comes along is counted as a mistake.
@@ -165,7 +190,10 @@ class _Api:
             raise Refusal(403)
         if "media-redirect" in call.faults:
             return RedirectResponse(f"{FOREIGN}{request.url.path}")
-        return Response(await self._picture(call, index), media_type="image/jpeg")
+        if "media-slow" in call.faults:
+            await anyio.sleep(MEDIA_SLOW_SECONDS)
+        data = await self._picture(call, index, small="thumbnail" in request.query_params)
+        return Response(data, headers=picture_headers(call.faults))
 
     async def credits(self, _: Request) -> Response:
         return Json({"credits": float(self._account.credits), "free-credits": 0.0})
@@ -175,10 +203,11 @@ class _Api:
     async def _base64_pictures(self, call: Call) -> list[str]:
         return [b64encode(await self._picture(call, index)).decode() for index in range(call.pictures)]
 
-    async def _picture(self, call: Call, index: int) -> bytes:
-        if "not-image" in call.faults:
-            return b"This is no picture."
-        if "empty" in call.faults:
-            return b""
-        data = await anyio.to_thread.run_sync(self._paint, str(call.body.get("prompt")), call.seed, index)
-        return data[: len(data) // 2] if "truncated" in call.faults else data
+    async def _picture(self, call: Call, index: int, *, small: bool = False) -> bytes:
+        """A picture of a call, or a thumbnail of it, as its faults would have it."""
+
+        def paint() -> bytes:
+            data = self._paint(str(call.body.get("prompt")), call.seed, index)
+            return changed(thumbnail(data) if small else data, call.faults, PICTURES)
+
+        return await anyio.to_thread.run_sync(paint)
