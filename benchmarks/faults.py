@@ -23,22 +23,38 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import anyio
+from fault_facts import (
+    ALL,
+    BLIND,
+    CHECK,
+    CREDITS,
+    DISTURBED,
+    GUARDED,
+    HISTORIES,
+    LOST,
+    LOST_BEFORE,
+    OTHER,
+    SPEEDS,
+    SPOILT,
+    TOOLS,
+    WORDS,
+)
 from mcp.client import Client
-from mcp_types import CallToolResult, ImageContent
+from mcp_types import CallToolResult, ImageContent, TextContent
 from services import CONFIG, HEARD, KEY, SHORT, STRAY, listening, one_picture, service_in
 from wires import MANNERS, wire
 
 from mcp_vega.imaging.formats import recognise
-from mcp_vega.job import Job
+from mcp_vega.job import Job, Receipt
 from mcp_vega.jobs.service import JobService
-from mcp_vega.sandbox.account import Account, Call
+from mcp_vega.sandbox.account import TOO_SOON, Account, Call
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.faults import FAULTS
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
@@ -46,43 +62,7 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.storage.images.folder import UNREADABLE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
-REFUSED = (400, 401, 402, 403, 404, 405, 406, 410, 422, 429, 500, 502, 503, 504)
-STATUSES = {*map(str, REFUSED), "429*3", *(f"{status}-after" for status in (500, 502, 504))}
-ALL = sorted({"none", *STATUSES, *FAULTS} - {"NNN", "NNN-after"})
-# These meet every connection, the others the plain one.
-DISTURBED = ("none", "failed", "500-after", "output-base64")
-# Request histories that tell badly; the calls with these faults, of which the first has run, are looked up in them.
-LOST = ("504-after", "504")
-HISTORIES = {
-    "history late": ("the request history shows a call after 90 seconds", HistoryBehaviour(late=90)),
-    "history capped": ("it has one row a page, and no total", HistoryBehaviour(per_page=1, total=False)),
-    "history from 0": ("it counts its pages from 0", HistoryBehaviour(first_page=0)),
-    "history in IST": ("its times are those of India, and do not say so", HistoryBehaviour(time_zone=5.5)),
-    "history nested": ("the inputs of its rows are one level deeper", HistoryBehaviour(inputs="nested")),
-    "history renamed": ("it has other names for the models", HistoryBehaviour(models="titles")),
-    "history seedless": ("its rows have no seed", HistoryBehaviour(inputs="no-seed")),
-    "history empty": ("its rows have no inputs", HistoryBehaviour(inputs="missing")),
-    "history foreign": ("it is that of another account", HistoryBehaviour(account="another")),
-    "history undated": ("it does not tell the API's time", HistoryBehaviour(date=False)),
-    "history failing": ("it answers with an error under 200", HistoryBehaviour(error=True)),
-}  # fmt: skip
-# In these it cannot be known how a call ended.
-BLIND = ("history seedless", "history empty", "history foreign", "history failing")
-# The tools' calls, by the names that the table gives them.
-TOOLS: dict[str, dict[str, Any]] = {
-    "generate_image_vega": {},
-    "generate_image_vega, 2 samples": {"samples": 2},
-    "generate_image_vegart": {},
-    "submit_job": {},
-}
-CHECK = "check_job"
-# With these a call does not run, and only its history can tell; it needs calls before and after it for that.
-LOST_BEFORE = ("500", "502", "503", "504")
-OTHER = "another"
-# The pictures of these can never be had, of the latter where they have addresses (v2).
-SPOILT, GUARDED = ("truncated", "not-image", "empty"), ("media-403", "media-foreign", "media-redirect")
-# The sandbox is at once done, but where a fault takes its time.
-SPEEDS = {"cold-start": 0.22, "status-word": 0.05}
+CENT = Decimal("0.01")
 WAIT, CHECK_WAIT, GRACE, CHECKS = 2.5, 3, 3, 4
 LATER = (timedelta(seconds=3700), timedelta(days=1), timedelta(hours=2))
 AT_ONCE = 8
@@ -132,7 +112,9 @@ class Case:
     problems: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.account = Account(speed=SPEEDS.get(self.fault, 0))
+        self.account = Account(speed=SPEEDS.get(self.fault, 0), credits=CREDITS)
+        self.text = ""  # of the last answer
+        self.spent = Decimal(0)  # as the ledger counts it
         self.account.history = HISTORIES[self.connection][1] if self.connection in HISTORIES else HistoryBehaviour()
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
@@ -156,7 +138,9 @@ class Case:
                         job = await self._settled(service, agent, job)
         self._check_pictures()
         self._check_money()
+        self._check_figures(job.receipt)
         self._check_silence(heard)
+        self._check_words()
         return self._rows()
 
     @asynccontextmanager
@@ -188,6 +172,7 @@ class Case:
             job = await service.get(job.local_id)
             if not (job.open and job.held):
                 break
+        self.spent = sum((day.usd for day in await service.store.spending.by_day()), Decimal(0))
         return job
 
     async def _ask(self, agent: Client, tool: str, arguments: dict[str, Any], wait: float) -> None:
@@ -197,6 +182,7 @@ class Case:
             self.problems.append(f"{tool} answered after {seconds:.1f} s")
         if leaks(result.model_dump_json()):
             self.problems.append(f"{tool} told the key")
+        self.text = "\n".join(each.text for each in result.content if isinstance(each, TextContent))
         self.answers.append((tool, *told(result)))
 
     # ---- what must hold ----
@@ -230,6 +216,23 @@ class Case:
             self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
         provable = self.connection not in (*BLIND, "history undated")
         self._must(charged > 0 or self.answers[-1][2] == "no" or not provable, "not told that it was not charged")
+
+    def _check_figures(self, receipt: Receipt) -> None:
+        """Cost and balance are told and counted rightly, or unknown; no call came sooner than it was told to."""
+        own, every = (
+            sum((call.cost for call in calls), Decimal(0)) for calls in (self._calls, self.account.calls.values())
+        )
+        self._must(receipt.cost in (None, own), f"charged ${own}, told ${receipt.cost}")
+        left = self._calls[-1].credits_left if self._calls else CREDITS
+        told = receipt.credits_left
+        self._must(told is None or abs(told - left) < CENT, f"${left} are left, told ${told}")
+        self._must(every <= self.spent < every + CENT, f"charged ${every}, counted ${self.spent}")
+        self._must(not self.account.requests[TOO_SOON], "called again sooner than it was told to")
+
+    def _check_words(self) -> None:
+        """The reason that the API gave for a refusal or a failure is told."""
+        words = WORDS.get(self.fault, "")
+        self._must(words in self.text or "picture" in self.answers[-1][1], f"{words!r} is not told")
 
     def _check_silence(self, heard: list[tuple[int, str]]) -> None:
         """The key is nowhere, and nothing broke."""

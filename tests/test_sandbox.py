@@ -407,13 +407,51 @@ async def test_a_wrong_setting_of_the_history_changes_nothing_and_says_what_ther
     assert sandbox.account.history == HistoryBehaviour()
 
 
+async def test_every_paid_call_meets_the_faults_of_the_account(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    state = (await http.post("/_sandbox", json={"faults": ["no-cost", "503*1"]})).json()
+    assert state["faults_of_every_call"] == ["no-cost", "503*1"]
+    answers = [await http.post("/v1/segmind-vega", json={"prompt": "a fox"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [503, 200]
+    assert "x-cost" not in answers[1].headers
+    status = (await http.get(f"/v2/requests/{await submitted(http)}/status")).json()
+    assert status["metrics"] == {}
+    sandbox.account.faults = ()
+    assert "x-cost" in (await http.post("/v1/segmind-vega", json={"prompt": "a fox"})).headers
+
+
+async def test_a_route_knows_the_models_that_it_is_given(http: httpx.AsyncClient) -> None:
+    state = (await http.post("/_sandbox", json={"models": {"v2": ["segmind-vega"]}})).json()
+    assert state["models"] == {"v1": list(MODELS), "v2": ["segmind-vega"]}
+    paths = ("/v2/segmind-vega", "/v2/segmind-vega-rt-v1", "/v1/segmind-vega-rt-v1")
+    assert [(await http.post(path, json={"prompt": "a fox"})).status_code for path in paths] == [200, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"faults": ["no-cost", "nonsense"]}, "knows no fault 'nonsense'"),
+        ({"faults": "no-cost"}, "faults: Input should be a valid list"),
+        ({"models": {"v3": []}}, "known: segmind-vega, segmind-vega-rt-v1"),
+        ({"models": {"v2": ["segmind-vega-v0"]}}, "known: segmind-vega, segmind-vega-rt-v1"),
+        ({"credits": "many"}, "could not convert string to float"),
+        ({"speed": []}, "must be a string or a real number"),
+        ({"wind": 3}, "no setting 'wind'; known: skip, credits"),
+    ],
+)
+async def test_a_wrong_setting_changes_nothing(
+    http: httpx.AsyncClient, sandbox: Sandbox, wrong: dict[str, Any], words: str
+) -> None:
+    refused = await http.post("/_sandbox", json={"rate_limit": 7, **wrong})
+    assert (refused.status_code, sandbox.account.rate_limit) == (400, 0)
+    assert words in refused.json()["error"]
+
+
 async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     state = (await http.post("/_sandbox", json={"credits": 3, "speed": 0.5, "rate_limit": 7, "skip": 60})).json()
     assert state["credits"] == 3
     assert "moderation" in state["faults"]
     assert state["history"] == HistoryBehaviour().model_dump()
     assert (sandbox.account.speed, sandbox.account.rate_limit) == (0.5, 7)
-    assert (await http.post("/_sandbox", json={"wind": 3})).status_code == 400
 
 
 async def test_a_result_can_be_asked_to_expire_and_a_drawing_to_start_cold(

@@ -4,10 +4,12 @@ import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import formatdate
+from math import ceil
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,11 +17,14 @@ from pydantic import ValidationError
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.sandbox.faults import Faults
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
+from mcp_vega.sandbox.odd_answers import ERROR_TEXTS, ERRORS, INVALID
 
 RESULT_SECONDS = 3600
 MEDIA_SECONDS = 7 * 24 * 3600
 COLD_START_SECONDS = 20
 NEVER = 10**9
+RETRY_SECONDS = 3  # until the next call is admitted, with the faults `429-retry-after` and `429-retry-date`
+TOO_SOON = "paid calls sooner than told"  # counted among the requests
 
 
 @dataclass
@@ -58,11 +63,12 @@ class Call:
 
 @dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818  it says what happens to the call
-    """A request that is not answered with success: HTTP status, the API's words, headers."""
+    """A request that is not answered with success: HTTP status, the API's words, headers, the fault that forms them."""
 
     status: int
     text: str = ""
     headers: Mapping[str, str] | None = None
+    form: str = ""
 
 
 class Account:
@@ -82,11 +88,13 @@ class Account:
         self.history_status = 200  # what the request history answers with
         self.history = HistoryBehaviour()
         self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # those that each route knows
+        self.faults: Sequence[str] = ()  # that every paid call meets, as if they stood in its prompt
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()  # to each endpoint
         self.admitted = deque[float]()  # when the paid calls of the last minute came
         self._clock = clock
         self._skipped = 0.0
+        self._admits_from = 0.0  # as the last call that was refused for its rate was told
         self._prompts = Counter[str]()
 
     @property
@@ -99,11 +107,16 @@ class Account:
         self._skipped += seconds
 
     def admit(self) -> None:
-        """Count a paid call against the rate limit; a `Refusal` says when the next one is admitted."""
+        """Count a paid call against the rate limit; a `Refusal` says when the next one is admitted.
+
+        One that comes sooner than the last refusal allowed is counted as a mistake.
+        """
+        if self.now < self._admits_from:
+            self.requests[TOO_SOON] += 1
         while self.admitted and self.admitted[0] <= self.now - 60:
             self.admitted.popleft()
         if self.rate_limit and len(self.admitted) >= self.rate_limit:
-            raise _rate_limited(self.admitted[0] + 60)
+            raise self._rate_limited(self.admitted[0] + 60)
         self.admitted.append(self.now)
 
     def take(self, route: str, slug: str, body: dict[str, Any], key: str) -> Call:
@@ -147,14 +160,33 @@ class Account:
         return call
 
     def _faults_of(self, prompt: object) -> Faults:
-        """The faults that a prompt asks for, unless one refuses the call; counts the prompt as sent."""
-        faults = Faults(prompt, self._prompts[str(prompt)])
+        """The faults that a call meets, unless one refuses it; counts its prompt as sent."""
+        faults = Faults(prompt, self._prompts[str(prompt)], self.faults)
         self._prompts[str(prompt)] += 1
         if name := faults.unknown():
             raise Refusal(400, f"The sandbox knows no fault {name!r}; GET /_sandbox lists those it knows")
-        if status := faults.status():
-            raise _rate_limited(self.now + 1) if status == 429 else Refusal(status)
+        if refusal := self._refusal(faults):
+            raise refusal
         return faults
+
+    def _refusal(self, faults: Faults) -> Refusal | None:
+        """What refuses a call, if one of its faults does."""
+        if "429-retry-after" in faults:
+            return self._rate_limited(self.now + RETRY_SECONDS, {"retry-after": str(RETRY_SECONDS)})
+        if "429-retry-date" in faults:
+            until = ceil(self.now + RETRY_SECONDS)  # such a date has whole seconds
+            return self._rate_limited(until, {"retry-after": formatdate(until, usegmt=True)})
+        form = next((name for name in (*ERRORS, *ERROR_TEXTS) if name in faults), "")
+        status = faults.status() or (400 if form else None)
+        if status == 429:
+            return self._rate_limited(self.now + 1)
+        return Refusal(status, INVALID if form else "", form=form) if status else None
+
+    def _rate_limited(self, until: float, headers: Mapping[str, str] | None = None) -> Refusal:
+        """The refusal of a call before a moment; the documented header says when that is, unless others do."""
+        self._admits_from = until
+        moment = datetime.fromtimestamp(until, UTC).replace(tzinfo=None).isoformat()
+        return Refusal(429, "Rate limit exceeded", headers or {"x-rate-limit-reset-at-utc": moment})
 
     def record(self, request_id: str) -> Call:
         """A call, while the API keeps its record: for an hour after its end. A `Refusal` else."""
@@ -175,11 +207,6 @@ class Account:
 def no_record(request_id: str) -> Refusal:
     """What is said to an id that is not known, or not any more."""
     return Refusal(404, f"Request {request_id} not found")
-
-
-def _rate_limited(until: float) -> Refusal:
-    moment = datetime.fromtimestamp(until, UTC).replace(tzinfo=None).isoformat()
-    return Refusal(429, "Rate limit exceeded", {"x-rate-limit-reset-at-utc": moment})
 
 
 def _parse(slug: str, body: dict[str, Any]) -> Parameters:

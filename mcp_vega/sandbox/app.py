@@ -6,17 +6,13 @@ GET  /v2/requests/{id}/status, …/{id}          its status, its result
 GET  /generations/{id}-{k}.jpeg                a picture, public
 GET  /v1/get-user-credits                      the balance
 GET  /inference-request/request-history[/{id}] the key's own calls, newest first
-GET  /_sandbox                                 balance, calls, counts of requests, the history's behaviour, faults
-POST /_sandbox                                 change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
-                                               "history_status": what the request history answers with,
-                                               "history": {attributes of `HistoryBehaviour`}}
+GET  /_sandbox, POST /_sandbox                 the sandbox itself: see `control`
 """
 
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -29,21 +25,25 @@ from starlette.routing import Route
 
 from mcp_vega.sandbox import painter, responses
 from mcp_vega.sandbox.account import Account, Call, Refusal, no_record
-from mcp_vega.sandbox.faults import FAULTS, FOREIGN
+from mcp_vega.sandbox.control import Control
+from mcp_vega.sandbox.faults import FOREIGN
 from mcp_vega.sandbox.history import HistoryRows, RequestHistory, history_rows
+from mcp_vega.sandbox.odd_answers import (
+    FAILED_UNDER_200,
+    PICTURES,
+    Shape,
+    changed,
+    one_or_list,
+    picture_headers,
+    shape_of,
+    thumbnail,
+)
 from mcp_vega.sandbox.responses import Json, base_url, with_faults
 
 HISTORY = "/inference-request/request-history"
 RETIRED = ("segmind-vega-v0",)
 FAILING_STATUS_REQUESTS = 2  # with the faults `late` and `poll-502`
-# What `POST /_sandbox` may set, and how its JSON is read.
-READERS: dict[str, Callable[[Account, Any], Any]] = {
-    "credits": lambda _, value: Decimal(str(value)),
-    "speed": lambda _, value: float(value),
-    "rate_limit": lambda _, value: int(value),
-    "history_status": lambda _, value: int(value),
-    "history": lambda account, value: account.history.changed(value),
-}
+MEDIA_SLOW_SECONDS = 0.5
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Paint = Callable[[str, int, int], bytes]  # from prompt, seed and number to a JPEG's bytes
@@ -54,7 +54,7 @@ def build_sandbox(
     account: Account, *, paint: Paint = cached_paint, history_rows: HistoryRows = history_rows
 ) -> Starlette:
     """The sandbox as an ASGI application; `paint` is called in a thread."""
-    api, history = _Api(account, paint), RequestHistory(account, history_rows)
+    api, history, control = _Api(account, paint), RequestHistory(account, history_rows), Control(account)
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return Starlette(
         routes=[
@@ -66,15 +66,15 @@ def build_sandbox(
             Route("/generations/{id}-{index:int}.jpeg", api.media),
             Route(HISTORY, api.with_key(history.history)),
             Route(HISTORY + "/{id}", api.with_key(history.history_entry)),
-            Route("/_sandbox", api.inspect),
-            Route("/_sandbox", api.control, methods=["POST"]),
+            Route("/_sandbox", control.inspect),
+            Route("/_sandbox", control.change, methods=["POST"]),
         ],
         exception_handlers={Refusal: _refused},
     )
 
 
 async def _refused(_: Request, refusal: Any) -> Response:
-    return responses.error(refusal.status, refusal.text, refusal.headers)
+    return responses.error(refusal.status, refusal.text, refusal.headers, refusal.form)
 
 
 class _Api:
@@ -106,12 +106,14 @@ class _Api:
             return Json(responses.submission(call, base_url(request)))
         await anyio.sleep(call.queue_seconds + call.run_seconds)
         if call.error:
-            return responses.error(400 if "moderation" in call.faults else 500, call.error)
+            return responses.failure(call)
         headers = responses.receipt_headers(call)
-        if call.body.get("base64"):
+        if shape := shape_of(call.faults, "v1"):
+            response = Json(await self._shaped(call, request, shape), headers=headers)
+        elif call.body.get("base64"):
             texts = await self._base64_pictures(call)
             body = {
-                "image": texts if len(texts) > 1 else texts[0],
+                "image": one_or_list(texts),
                 "status": "Success",
                 "infer_time": call.run_seconds,
                 "outputs": len(texts),
@@ -119,11 +121,13 @@ class _Api:
             }
             response = Json(body, headers=headers)
         else:
-            response = Response(await self._picture(call, 0), headers=headers, media_type="image/jpeg")
+            response = Response(await self._picture(call, 0), headers={**headers, **picture_headers(call.faults)})
         return await with_faults(call, request, response)
 
     async def submit(self, request: Request) -> Response:
         call = await self._take(request, "v2")
+        if "nsfw-200" in call.faults:
+            return responses.failure(call)
         return await with_faults(call, request, Json(responses.submission(call, base_url(request))))
 
     async def _take(self, request: Request, route: str) -> Call:
@@ -153,18 +157,28 @@ class _Api:
                 raise no_record(call.id)
             if "poll-502" in call.faults:
                 raise Refusal(502)
+        if "silent-pictures" in call.faults and call.state(self._account.now) == "COMPLETED":
+            return await self._result(call, request)
         return self._status(call)
 
     async def result(self, request: Request) -> Response:
         call = self._account.record(request.path_params["id"])
         if call.state(self._account.now) != "COMPLETED":
             return self._status(call)
-        pictures = await self._base64_pictures(call) if "output-base64" in call.faults else []
-        return Json(responses.result(call, base_url(request), pictures))
+        return await self._result(call, request)
 
     def _status(self, call: Call) -> Response:
-        body = responses.status(call, self._account.now)
-        return Json(body, 422 if body["status"] == "FAILED" else 200)
+        now = self._account.now
+        under_200 = call.state(now) != "FAILED" or any(name in call.faults for name in FAILED_UNDER_200)
+        return Json(responses.status(call, now), 200 if under_200 else 422)
+
+    async def _result(self, call: Call, request: Request) -> Response:
+        if shape := shape_of(call.faults, "v2"):
+            return Json(await self._shaped(call, request, shape))
+        return Json(responses.result(call, base_url(request)))
+
+    async def _shaped(self, call: Call, request: Request, shape: Shape) -> Any:
+        return responses.shaped(call, base_url(request), shape, await self._base64_pictures(call))
 
     async def media(self, request: Request) -> Response:
         # It is public: a key that comes along is counted as a mistake.
@@ -176,49 +190,24 @@ class _Api:
             raise Refusal(403)
         if "media-redirect" in call.faults:
             return RedirectResponse(f"{FOREIGN}{request.url.path}")
-        return Response(await self._picture(call, index), media_type="image/jpeg")
+        if "media-slow" in call.faults:
+            await anyio.sleep(MEDIA_SLOW_SECONDS)
+        data = await self._picture(call, index, small="thumbnail" in request.query_params)
+        return Response(data, headers=picture_headers(call.faults))
 
     async def credits(self, _: Request) -> Response:
         return Json({"credits": float(self._account.credits), "free-credits": 0.0})
-
-    # ---- the sandbox itself ----
-
-    async def inspect(self, _: Request) -> Response:
-        account, now = self._account, self._account.now
-        calls = [
-            {"id": call.id, "model": call.slug, "route": call.route, "state": call.state(now), "body": call.body}
-            for call in account.calls.values()
-        ]
-        state = {
-            "credits": float(account.credits),
-            "requests": dict(account.requests),
-            "calls": calls,
-            "history": account.history.model_dump(),
-            "faults": FAULTS,
-        }
-        return Json(state)
-
-    async def control(self, request: Request) -> Response:
-        change: dict[str, Any] = await request.json()
-        self._account.skip(float(change.pop("skip", 0)))
-        for name, value in change.items():
-            if name not in READERS:
-                raise Refusal(400, f"The sandbox has no setting {name!r}; known: skip, {', '.join(READERS)}")
-            try:
-                setattr(self._account, name, READERS[name](self._account, value))
-            except ValueError as error:
-                raise Refusal(400, str(error)) from error
-        return await self.inspect(request)
 
     # ---- pictures ----
 
     async def _base64_pictures(self, call: Call) -> list[str]:
         return [b64encode(await self._picture(call, index)).decode() for index in range(call.pictures)]
 
-    async def _picture(self, call: Call, index: int) -> bytes:
-        if "not-image" in call.faults:
-            return b"This is no picture."
-        if "empty" in call.faults:
-            return b""
-        data = await anyio.to_thread.run_sync(self._paint, str(call.body.get("prompt")), call.seed, index)
-        return data[: len(data) // 2] if "truncated" in call.faults else data
+    async def _picture(self, call: Call, index: int, *, small: bool = False) -> bytes:
+        """A picture of a call, or a thumbnail of it, as its faults would have it."""
+
+        def paint() -> bytes:
+            data = self._paint(str(call.body.get("prompt")), call.seed, index)
+            return changed(thumbnail(data) if small else data, call.faults, PICTURES)
+
+        return await anyio.to_thread.run_sync(paint)

@@ -5,11 +5,25 @@ the same prompt is sent. Several may stand in one prompt.
 """
 
 import re
+from collections.abc import Sequence
 
 FAULTS = {
-    "NNN": "a paid call is refused with this status (400 to 599) and not charged",
+    # Refusals.
+    "NNN": "a paid call is refused with this status (300 to 599) and not charged; a 3xx names another host",
     "NNN-after": "a paid call runs and is charged, but its answer has this status",
+    "429-retry-after": "a paid call is refused once with 429, and told to wait by `Retry-After: 3` alone",
+    "429-retry-date": "a paid call is refused once with 429, and told to wait by a `Retry-After` that is a date",
+    "errors-list": 'a paid call is refused with 400 and `{"errors": [{"message": …}]}`',
+    "error-detail": 'a paid call is refused with 400 and `{"detail": [{"loc": …, "msg": …}]}`',
+    "error-nested": "a paid call is refused with 400 and an `error` whose `message` is three objects deep",
+    "error-list": "a paid call is refused with 400 and a list of texts",
+    "error-text": "a paid call is refused with 400 and a plain text",
+    "error-xml": "a paid call is refused with 400 and XML",
+    "error-huge": "a paid call is refused with 400 and an `error` of 30 MB",
+    "nsfw-200": 'a paid call is not drawn and not charged: `{"success": false, "message": …}` under 200',
+    # Calls that run, and answers that are none.
     "cold-start": "the drawing takes 20 seconds longer",
+    "stuck": "the drawing never ends: v1 does not answer, a job stays queued",
     "hang": "a paid call runs, but its answer never comes",
     "cut": "a paid call runs, but the connection ends in the middle of the answer",
     "empty": "the answer to a paid call, or the picture, has no bytes",
@@ -17,43 +31,90 @@ FAULTS = {
     "error-200": "the answer to a paid call is an error under 200",
     "failed": "the drawing fails: v1 answers with 500, a job becomes FAILED",
     "moderation": "the drawing is not allowed: v1 answers with 400, a job becomes FAILED",
-    "truncated": "the picture ends in its middle",
-    "not-image": "the picture is a text",
-    "no-cost": "cost, balance and seconds are reported nowhere",
     "envelope": "v1 only: the call is queued and answered as by v2",
+    # Figures.
+    "no-cost": "cost, balance and seconds are reported nowhere",
+    "cost-comma": "the cost is reported as a text with a comma, `0,00225`",
+    "cost-text": "the cost is reported as a text with its currency, `$0.00225 USD`",
+    "cost-zero": "the cost is reported as 0, although the call is charged",
+    "cost-huge": "the cost is reported as 100000000000000",
+    "cost-negative": "the cost is reported as a negative number",
+    "credits-thousands": "the balance is reported as a text with two digits of cents, `1,234.50`",
+    # States of a job.
+    "status-word": "v2 only: the job's state is a word that is not documented until it is completed",
+    "status-case": "v2 only: states are in small letters, or have spaces around them",
+    "status-succeeded": "v2 only: the completed job's state is SUCCEEDED",
+    "silent-pictures": "v2 only: the job's state stays PROCESSING, but once it is completed the pictures are beside it",
+    "silent-error": "as failed, but the job's state stays PROCESSING under 200, with a text in `error`",
+    "error-upper": "as failed, but the job's state is ERROR under 200, with a text in `error`",
+    "failed-422": "as failed, but the job's state is in small letters",
+    "status-foreign": "v2 only: the submission names status and result addresses on another host",
+    "late": "v2 only: the first two looks at a job find nothing",
+    "poll-502": "v2 only: the first two looks at a job get an HTML page with 502",
+    "expired": "v2 only: the result has expired when the job is completed",
+    # Where the pictures stand in the answer.
     "output-list": "v2 only: the result's `output` is a list of addresses",
     "output-object": "v2 only: the result's `output` is an object with a `url`",
     "output-base64": "v2 only: the result carries the pictures themselves as base64",
     "output-missing": "v2 only: the result names no picture",
-    "status-word": "v2 only: the job's state is a word that is not documented until it is completed",
-    "status-foreign": "v2 only: the submission names status and result addresses on another host",
-    "late": "v2 only: the first two looks at a job find nothing",
-    "poll-502": "v2 only: the first two looks at a job get an HTML page with 502",
-    "stuck": "the drawing never ends: v1 does not answer, a job stays queued",
-    "expired": "v2 only: the result has expired when the job is completed",
+    "output-images": 'the pictures are in `{"output": {"images": [{"url": …}]}}`',
+    "top-list": "the answer with the pictures is a list of their addresses",
+    "deep": "the addresses of the pictures are six levels deep",
+    "among-urls": "the addresses of the pictures stand among others: of documents, of a logo, of the job itself",
+    "thumbnails": "each picture's address stands beside that of a small copy",
+    "b64-json": 'the pictures are in `{"data": [{"b64_json": …}]}`',
+    "data-uri": "the pictures are data URIs whose scheme is in capitals",
+    "base64-urlsafe": "the pictures are base64 with `-` and `_`, and without `=` at the end",
+    "base64-lines": "the pictures are base64 with line breaks",
+    "hex": "the pictures are hexadecimal digits",
+    # The pictures.
+    "truncated": "the picture ends in its middle",
+    "not-image": "the picture is a text",
+    "png-profile": "the picture is a PNG whose colour profile unpacks to 3 MB",
+    "trailing": "other bytes follow the picture",
+    "type-html": "the picture's content type is `text/html`",
+    "gzip-lie": "the picture is said to be packed with gzip, and is not",
+    "brotli-lie": "the picture is said to be packed with Brotli, and is not",
+    "media-slow": "the picture's address answers after half a second",
     "media-403": "v2 only: the picture's address refuses",
     "media-foreign": "v2 only: the picture's address is on another host",
     "media-redirect": "v2 only: the picture's address redirects to another host",
 }
+# They are met the first time that a prompt is sent, unless it says how often.
+ONCE = ("429-retry-after", "429-retry-date")
+# Those with which the drawing fails, and its words then.
+OUT_OF_MEMORY = "The model ran out of memory"
+FAILURES = {
+    "moderation": "Content policy violation: the prompt was flagged by moderation",
+    "nsfw-200": "NSFW content detected",
+    "failed": OUT_OF_MEMORY,
+    "silent-error": OUT_OF_MEMORY,
+    "error-upper": OUT_OF_MEMORY,
+    "failed-422": OUT_OF_MEMORY,
+}
 # Another host, for the faults that name one.
 FOREIGN = "https://elsewhere.example"
-_WRITTEN = re.compile(r"\[fault:([a-z0-9-]+)(?:\*(\d+))?\]")
+_NAME = r"([a-z0-9-]+)(?:\*(\d+))?"
 
 
 class Faults:
-    """The faults of one call, whose prompt (or whatever stands in its place) was sent `times_seen` times before."""
+    """The faults of one call, whose prompt (or whatever stands in its place) was sent `times_seen` times before.
 
-    def __init__(self, prompt: object, times_seen: int) -> None:
-        written = _WRITTEN.findall(prompt) if isinstance(prompt, str) else []
-        self._names = {name for name, times in written if not times or times_seen < int(times)}
+    `always` are the names of others that every call meets, written as in a prompt: `NAME` or `NAME*2`.
+    """
+
+    def __init__(self, prompt: object, times_seen: int, always: Sequence[str] = ()) -> None:
+        text = prompt if isinstance(prompt, str) else ""
+        written = [*re.findall(rf"\[fault:{_NAME}\]", text), *(name.partition("*")[::2] for name in always)]
+        limits = ((name, times or "1" * (name in ONCE)) for name, times in written)
+        self._names = {name for name, limit in limits if not limit or times_seen < int(limit)}
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
     def unknown(self) -> str | None:
         """A name that is not in `FAULTS`, if there is one."""
-        general = {name: re.sub(r"^[45]\d\d(?=$|-after$)", "NNN", name) for name in sorted(self._names)}
-        return next((name for name in general if general[name] not in FAULTS), None)
+        return next((name for name in sorted(self._names) if not is_known(name)), None)
 
     def status(self, suffix: str = "") -> int | None:
         """The status to refuse the call with; that with the suffix `-after`, to answer with although it ran."""
@@ -61,6 +122,10 @@ class Faults:
 
     def error(self) -> str:
         """The words that the drawing fails with; empty where it does not."""
-        if "moderation" in self:
-            return "Content policy violation: the prompt was flagged by moderation"
-        return "The model ran out of memory" if "failed" in self else ""
+        return next((words for name, words in FAILURES.items() if name in self), "")
+
+
+def is_known(written: str) -> bool:
+    """Whether a fault is in `FAULTS`, as it is written in a prompt: `NAME` or `NAME*2`."""
+    found = re.fullmatch(_NAME, written)
+    return found is not None and re.sub(r"^[345]\d\d(?=$|-after$)", "NNN", found[1]) in FAULTS

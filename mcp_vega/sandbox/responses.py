@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from mcp_vega.sandbox import odd_answers
 from mcp_vega.sandbox.account import Call
 from mcp_vega.sandbox.faults import FOREIGN
+from mcp_vega.sandbox.odd_answers import BALANCES, COSTS, Drawn, Shape, changed, state_word
 
 HTML_STATUSES = (403, 405, 502, 504)  # those of the gateway before the API
 
@@ -26,8 +29,16 @@ def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def error(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    """An error in the API's envelope; without a text, one of the gateway's statuses is an HTML page."""
+def error(status: int, text: str = "", headers: Mapping[str, str] | None = None, form: str = "") -> Response:
+    """An error in the API's envelope, or as the fault `form` has it.
+
+    Without a text, one of the gateway's statuses is an HTML page, and a redirect names another host.
+    """
+    if form:
+        body, kind = odd_answers.odd_error(form, text)
+        return Response(body, status, headers, kind)
+    if 300 <= status < 400:
+        headers = {"location": f"{FOREIGN}/v1"}
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
     if status in HTML_STATUSES and not text:
         page = f"<html><head><title>{status} {phrase}</title></head><body>{phrase}</body></html>"
@@ -57,14 +68,27 @@ async def _half(data: bytes) -> AsyncIterator[bytes]:
     raise ConnectionResetError("the fault that was asked for")
 
 
+def failure(call: Call) -> Response:
+    """The response to a v1 call whose drawing failed."""
+    if "nsfw-200" in call.faults:
+        return Json({"success": False, "message": call.error})
+    return error(400 if "moderation" in call.faults else 500, call.error)
+
+
+def _reported(call: Call) -> tuple[Decimal | str, Decimal | str]:
+    """The cost of a call and the balance after it, as they are told."""
+    return changed(call.cost, call.faults, COSTS), changed(call.credits_left, call.faults, BALANCES)
+
+
 def receipt_headers(call: Call) -> dict[str, str]:
     """The headers that report what a finished v1 call cost."""
     if "no-cost" in call.faults:
         return {"x-request-id": call.id}
+    cost, credits_left = _reported(call)
     return {
         "x-request-id": call.id,
-        "x-cost": f"{call.cost}",
-        "x-remaining-credits": f"{call.credits_left}",
+        "x-cost": f"{cost}",
+        "x-remaining-credits": f"{credits_left}",
         "x-generation-time": f"[{call.run_seconds:.3f}]",
         "x-seed-value": str(call.seed),
     }
@@ -76,7 +100,7 @@ def submission(call: Call, base: str) -> dict[str, Any]:
     status_url = f"{host}/v2/requests/{call.id}/status"
     return {
         "request_id": call.id,
-        "status": "QUEUED",
+        "status": state_word("QUEUED", call.faults),
         "poll_url": status_url,
         "status_url": status_url,
         "response_url": f"{host}/v2/requests/{call.id}",
@@ -86,19 +110,22 @@ def submission(call: Call, base: str) -> dict[str, Any]:
 def status(call: Call, now: float) -> dict[str, Any]:
     """The body of a job's status at a moment."""
     state = call.state(now)
-    if "status-word" in call.faults and state not in ("COMPLETED", "FAILED"):
-        state = "WARMING_UP"
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | str] = {}
     if state == "COMPLETED" and "no-cost" not in call.faults:
+        cost, credits_left = _reported(call)
         metrics = {
             "inference_time": round(call.run_seconds, 3),
-            "cost": float(call.cost),
-            "remaining_credits": float(call.credits_left),
+            "cost": _in_json(cost),
+            "remaining_credits": _in_json(credits_left),
             "queue_time": round(call.queue_seconds, 3),
             "total_time": round(call.queue_seconds + call.run_seconds, 3),
         }
-    body: dict[str, Any] = {"status": state, "request_id": call.id, "metrics": metrics}
+    body: dict[str, Any] = {"status": state_word(state, call.faults), "request_id": call.id, "metrics": metrics}
     return body | {"error": call.error} if state == "FAILED" else body
+
+
+def _in_json(figure: Decimal | str) -> float | str:
+    return float(figure) if isinstance(figure, Decimal) else figure
 
 
 def media_urls(call: Call, base: str) -> list[str]:
@@ -107,13 +134,13 @@ def media_urls(call: Call, base: str) -> list[str]:
     return [f"{host}/generations/{call.id}-{index}.jpeg" for index in range(call.pictures)]
 
 
-def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
-    """The body of a completed job's result; `pictures` are in base64, for the fault that asks for them."""
+def result(call: Call, base: str) -> dict[str, Any]:
+    """The body of a completed job's result."""
     urls = media_urls(call, base)
     files = [
         {"url": url, "content_type": "image/jpeg", "file_name": url.rpartition("/")[2], "file_size": 0} for url in urls
     ]
-    body: dict[str, Any] = {
+    return {
         **status(call, call.done),
         "output": urls[0],
         "images": files,
@@ -121,14 +148,15 @@ def result(call: Call, base: str, pictures: list[str]) -> dict[str, Any]:
         "prompt": str(call.body.get("prompt")),
         "timings": {},
     }
-    shapes: dict[str, Any] = {
-        "output-list": urls,
-        "output-object": {"url": urls[0]},
-        "output-base64": pictures if len(pictures) > 1 else "".join(pictures),
-        "output-missing": None,
-    }
-    for name, output in shapes.items():
-        if name in call.faults:
-            del body["images"]
-            return {**body, "output": output}
-    return body
+
+
+def shaped(call: Call, base: str, shape: Shape, pictures: list[str]) -> Any:
+    """The body with the pictures of a call in an odd shape; `pictures` are in base64."""
+    links = {name: url for name, url in submission(call, base).items() if name.endswith("_url")}
+    body = shape(Drawn(media_urls(call, base), pictures, links))
+    if call.route == "v1" or not isinstance(body, dict):
+        return body
+    documented: dict[str, Any] = result(call, base)
+    del documented["output"], documented["images"]
+    documented.update(body)  # pyright: ignore[reportUnknownArgumentType]  JSON
+    return documented
