@@ -5,7 +5,7 @@ import json
 import struct
 import zlib
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from mcp_vega.errors import Charged
 from mcp_vega.imaging import metadata
 from mcp_vega.job import Receipt, State
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.segmind.history import HistoryPage
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.limits import Limits
@@ -277,6 +278,29 @@ async def test_the_id_of_a_queued_job_is_found_under_other_names(body: Any) -> N
     assert await answering(httpx.Response(200, json=body)).submit("segmind-vega", BODY) == Submission("abc")
 
 
+ROW = {"request_id": "r1", "model_name": "segmind-vega", "model_status": "Success", "model_created": 1795176000}
+
+
+@pytest.mark.parametrize("body", [[ROW], {"data": [ROW]}, {"items": [ROW]}, {"data": {"rows": [ROW], "total": 1}}])
+async def test_a_page_of_the_history_is_read_wherever_its_rows_are(body: Any) -> None:
+    (row,) = (await page_of(body)).rows
+    assert (row.request_id, row.state, row.names_zone) == ("r1", State.COMPLETED, True)
+    assert row.created == datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"data": {}}, {"calls": [ROW]}, {"data": [], "status": "ERROR"}, {"data": [], "success": False}, "[]"]
+)
+async def test_a_history_in_an_unknown_form_is_no_empty_one(body: Any) -> None:
+    with pytest.raises(errors.ServiceUnavailable, match="unknown form"):
+        await page_of(body)
+
+
+async def page_of(body: Any) -> HistoryPage:
+    client = answering(httpx.Response(200, json=body))
+    return await client.history(model=None, since=date(2026, 11, 19), until=date(2026, 11, 20), page=1)
+
+
 # ---- times to wait ----
 
 
@@ -391,6 +415,14 @@ async def test_a_picture_that_is_packed_is_unpacked_whatever_is_said_of_it(encod
     generation = await answering(answer).generate("segmind-vega", BODY)
     assert isinstance(generation, Generation)
     assert generation.pictures == (JPEG,)
+
+
+async def test_an_address_without_a_host_is_one_of_the_apis_own() -> None:
+    script = Script(httpx.Response(200, content=JPEG))
+    assert await client_over(script).download("/generations/1.jpeg") == JPEG
+    assert str(script.requests[0].url) == f"{API}/generations/1.jpeg"
+    with pytest.raises(errors.MediaError, match="not allowed"):
+        await client_over(script).download("//elsewhere.example/1.jpeg")
 
 
 # ---- large answers, several pictures ----
