@@ -6,8 +6,9 @@ Each case is a sandbox of its own on a port, a server in this process and one ca
 until nobody works on the job any more and, where more could still be learnt, an hour, a day and two hours later (by the
 clocks of the sandbox and of the ledger), each time at a server started then, over a plain connection. `--write` puts
 the table into docs/faults.md. Exits with 1 when a picture is lost that was paid for and could be had, a call is paid
-for twice, the agent is told wrongly whether it was charged, what came in the place of a picture is not kept, the key is
-in a text, a log or a file, an answer comes too late, or the server breaks.
+for twice or comes sooner than the API allowed, the agent is told wrongly whether or what it was charged or how much is
+left, the spending is counted wrongly, an answer that can be read is not, the API's reason is not told, what came in the
+place of a picture is not kept, the key is in a text, a log or a file, an answer comes too late, or the server breaks.
 
 So that it ends soon, the time limits of calls, the pause before a question is repeated, for how long a job may be
 unknown to the API at first, and how long a call waits for its turn are short.
@@ -19,7 +20,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -36,10 +37,13 @@ from fault_facts import (
     CREDITS,
     DISTURBED,
     GUARDED,
+    HEADINGS,
     HISTORIES,
+    INTRODUCTION,
     LOST,
     LOST_BEFORE,
     OTHER,
+    READABLE,
     SPEEDS,
     SPOILT,
     TOOLS,
@@ -55,6 +59,7 @@ from mcp_vega.job import Job, Receipt
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import TOO_SOON, Account, Call
 from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.faults import FAILURES
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
@@ -66,34 +71,6 @@ CENT = Decimal("0.01")
 WAIT, CHECK_WAIT, GRACE, CHECKS = 2.5, 3, 3, 4
 LATER = (timedelta(seconds=3700), timedelta(days=1), timedelta(hours=2))
 AT_ONCE = 8
-HEADINGS = ("fault", "connection", "tool", "what the agent saw", "charged", "in the end", "gallery", "POSTs")
-INTRODUCTION = """\
-# What an agent sees when the API or the way to it fails
-
-Every fault of the sandbox, as each tool meets it, and some of them over bad connections or with a request history that
-tells badly. This makes the table, and checks in every row that no picture is lost, none is paid for twice, the agent is
-told the truth about the charge, the key is in no text, log or file, and every answer comes in time:
-
-```console
-$ .venv/bin/python benchmarks/faults.py --write
-```
-
-A **fault** is what a prompt asks for with `[fault:NAME]`; `GET /_sandbox` lists what each means. `429*3` is met three
-times, `none` is no fault. One picture is drawn over v1, several are over v2, as is all that submit_job draws; a fault
-of the other way does nothing. The **connections**:
-
-{connections}
-
-The agent saw pictures, `still drawing` with a request id (a call waited for {wait} seconds, and other times were
-shortened, too), or the code of an error; **charged** is what it was told then. **In the end** is what check_job told
-when nobody worked on the job any more and, where more could still be learnt, an hour, a day and two hours later, each
-time at a server started then, over a plain connection. **gallery** counts the files there: pictures, and what came in
-the place of pictures. **POSTs** counts the paid calls that arrived at the API for the job, those that it refused apart.
-A row of check_job tells of the job in the row of submit_job before it. Before and after a call that did not run and
-lost its answer another picture is drawn: without, it cannot be proven that it never ran.
-
-"""
-
 
 # An answer to an agent: of which tool, what it saw, whether that was charged.
 Answer = tuple[str, str, str]
@@ -113,8 +90,9 @@ class Case:
 
     def __post_init__(self) -> None:
         self.account = Account(speed=SPEEDS.get(self.fault, 0), credits=CREDITS)
-        self.text = ""  # of the last answer
-        self.spent = Decimal(0)  # as the ledger counts it
+        self.texts: list[str] = []  # of all answers
+        self.passed = timedelta()  # in steps of `LATER`, until it ended
+        self.miscounted = Decimal(0)  # that the ledger counts as spent, and nobody charged
         self.account.history = HISTORIES[self.connection][1] if self.connection in HISTORIES else HistoryBehaviour()
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
@@ -129,22 +107,22 @@ class Case:
                 (job,) = await service.store.latest(1)
                 job = await self._settled(service, agent, job)
             await self._call_other(url)
-            passed = timedelta()
             for span in LATER:
                 if job.open:
-                    passed += span
+                    self.passed += span
                     self.account.skip(span.total_seconds())
-                    async with self._server(url, passed) as (service, agent):
+                    async with self._server(url) as (service, agent):
                         job = await self._settled(service, agent, job)
         self._check_pictures()
         self._check_money()
         self._check_figures(job.receipt)
         self._check_silence(heard)
-        self._check_words()
+        self._check_reading()
         return self._rows()
 
     @asynccontextmanager
-    async def _server(self, url: str, passed: timedelta = timedelta()) -> AsyncGenerator[tuple[JobService, Client]]:
+    async def _server(self, url: str) -> AsyncGenerator[tuple[JobService, Client]]:
+        passed = self.passed
         config = replace(CONFIG, clock=lambda: datetime.now(UTC) + passed, longest_wait=9)
         uptime = lambda: time.monotonic() + passed.total_seconds()  # noqa: E731
         async with (
@@ -172,7 +150,8 @@ class Case:
             job = await service.get(job.local_id)
             if not (job.open and job.held):
                 break
-        self.spent = sum((day.usd for day in await service.store.spending.by_day()), Decimal(0))
+        spent = sum((day.usd for day in await service.store.spending.by_day()), Decimal(0))
+        self.miscounted = spent - total_cost(self.account.calls.values())
         return job
 
     async def _ask(self, agent: Client, tool: str, arguments: dict[str, Any], wait: float) -> None:
@@ -182,7 +161,7 @@ class Case:
             self.problems.append(f"{tool} answered after {seconds:.1f} s")
         if leaks(result.model_dump_json()):
             self.problems.append(f"{tool} told the key")
-        self.text = "\n".join(each.text for each in result.content if isinstance(each, TextContent))
+        self.texts += [each.text for each in result.content if isinstance(each, TextContent)]
         self.answers.append((tool, *told(result)))
 
     # ---- what must hold ----
@@ -219,20 +198,27 @@ class Case:
 
     def _check_figures(self, receipt: Receipt) -> None:
         """Cost and balance are told and counted rightly, or unknown; no call came sooner than it was told to."""
-        own, every = (
-            sum((call.cost for call in calls), Decimal(0)) for calls in (self._calls, self.account.calls.values())
-        )
-        self._must(receipt.cost in (None, own), f"charged ${own}, told ${receipt.cost}")
+        cost = total_cost(self._calls)
+        self._must(receipt.cost in (None, cost), f"charged ${cost}, told ${receipt.cost}")
         left = self._calls[-1].credits_left if self._calls else CREDITS
         told = receipt.credits_left
         self._must(told is None or abs(told - left) < CENT, f"${left} are left, told ${told}")
-        self._must(every <= self.spent < every + CENT, f"charged ${every}, counted ${self.spent}")
+        self._must(0 <= self.miscounted < CENT, f"${self.miscounted} too much are counted as spent")
         self._must(not self.account.requests[TOO_SOON], "called again sooner than it was told to")
 
-    def _check_words(self) -> None:
-        """The reason that the API gave for a refusal or a failure is told."""
-        words = WORDS.get(self.fault, "")
-        self._must(words in self.text or "picture" in self.answers[-1][1], f"{words!r} is not told")
+    def _check_reading(self) -> None:
+        """What can be read is read at once, and the reason for a refusal or a failure is told."""
+        words, (*_, (_, what, _)) = WORDS.get(self.fault, ""), self.answers
+        self._must("picture" in what or any(words in text for text in self.texts), f"{words!r} is not told")
+        queued = any(call.route == "v2" for call in self._calls)
+        if self.fault in READABLE or (self.fault in FAILURES and queued and self.connection == "plain"):
+            self._must(not self.passed, "its end was seen late")
+        if self.fault in READABLE:
+            codes = [what for _, what, _ in self.answers if "picture" not in what and what != "still drawing"]
+            self._must(not codes, f"not read: {codes}")
+            self._must(not self.account.requests["GET history"], "not read: the history was asked")
+        if self.fault == "media-slow" and queued:
+            self._must(self.account.most_fetched == self._calls[0].pictures, "the pictures are fetched one by one")
 
     def _check_silence(self, heard: list[tuple[int, str]]) -> None:
         """The key is nowhere, and nothing broke."""
@@ -264,6 +250,11 @@ def told(result: CallToolResult) -> tuple[str, str]:
         return error["code"], error["charged"]
     count = sum(isinstance(each, ImageContent) for each in result.content)
     return (f"{count} picture{'s' * (count > 1)}", "yes") if count else ("still drawing", "–")
+
+
+def total_cost(calls: Iterable[Call]) -> Decimal:
+    """What calls were charged, in US dollars."""
+    return sum((call.cost for call in calls), Decimal(0))
 
 
 def leaks(text: str) -> bool:

@@ -9,15 +9,19 @@ from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from conftest import HISTORY, KEY, Sandbox, serving_sandbox
 from PIL import Image
 
+from mcp_vega.sandbox import odd_answers
 from mcp_vega.sandbox.account import TOO_SOON
 from mcp_vega.sandbox.app import cached_paint
+from mcp_vega.sandbox.faults import FAULTS
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +54,15 @@ async def drawn(http: httpx.AsyncClient, fault: str, route: str = "v1", **body: 
 
 async def queued(http: httpx.AsyncClient, fault: str, **body: Any) -> str:
     return f"/v2/requests/{(await drawn(http, fault, 'v2', **body)).json()['request_id']}"
+
+
+def test_the_document_names_every_odd_answer() -> None:
+    odd = odd_answers
+    tables = (odd.COSTS, odd.BALANCES, odd.STATES, odd.ERRORS, odd.ERROR_TEXTS, odd.PICTURES, odd.PICTURE_HEADERS)
+    document = (Path(__file__).parent.parent / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    for name in {name for table in (*tables, odd.TEXTS, odd.SHAPES) for name in table}:
+        assert name in FAULTS
+        assert f"`{name}`" in document, name
 
 
 # ---- figures ----
@@ -307,11 +320,24 @@ def profile_of(png: bytes) -> int:
     return len(zlib.decompress(packed))
 
 
-async def test_a_picture_takes_its_time(http: httpx.AsyncClient) -> None:
-    media = (await http.get(await queued(http, "media-slow"))).json()["output"]
+async def test_pictures_take_their_time_and_are_counted_while_they_are_fetched(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
+    images = (await http.get(await queued(http, "media-slow", samples=2))).json()["images"]
+    fetched: dict[int, bytes] = {}
+
+    async def fetch(index: int) -> None:
+        fetched[index] = (await http.get(images[index]["url"])).content
+
     started = time.monotonic()
-    assert (await http.get(media)).content == FOXES[0]
+    await fetch(0)
     assert time.monotonic() - started >= 0.5
+    assert sandbox.account.most_fetched == 1
+    async with anyio.create_task_group() as tasks:
+        for index in range(2):
+            tasks.start_soon(fetch, index)
+    assert [fetched[0], fetched[1]] == FOXES
+    assert (await http.get("/_sandbox")).json()["most_fetched"] == 2
 
 
 async def test_odd_answers_can_be_had_together(http: httpx.AsyncClient) -> None:

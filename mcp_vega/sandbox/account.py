@@ -4,7 +4,8 @@ import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -91,9 +92,11 @@ class Account:
         self.faults: Sequence[str] = ()  # that every paid call meets, as if they stood in its prompt
         self.calls: dict[str, Call] = {}
         self.requests = Counter[str]()  # to each endpoint
+        self.most_fetched = 0  # pictures that were being fetched at the same moment
         self.admitted = deque[float]()  # when the paid calls of the last minute came
         self._clock = clock
         self._skipped = 0.0
+        self._fetched = 0
         self._admits_from = 0.0  # as the last call that was refused for its rate was told
         self._prompts = Counter[str]()
 
@@ -202,6 +205,16 @@ class Account:
         if call is None or index >= call.pictures or not call.done <= self.now <= call.done + MEDIA_SECONDS:
             raise Refusal(404, "Not found")
         return call
+
+    @contextmanager
+    def fetching(self) -> Generator[None]:
+        """Count a picture that is being fetched."""
+        self._fetched += 1
+        self.most_fetched = max(self.most_fetched, self._fetched)
+        try:
+            yield
+        finally:
+            self._fetched -= 1
 
 
 def no_record(request_id: str) -> Refusal:

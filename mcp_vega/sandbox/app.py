@@ -190,9 +190,10 @@ class _Api:
             raise Refusal(403)
         if "media-redirect" in call.faults:
             return RedirectResponse(f"{FOREIGN}{request.url.path}")
-        if "media-slow" in call.faults:
-            await anyio.sleep(MEDIA_SLOW_SECONDS)
-        data = await self._picture(call, index, small="thumbnail" in request.query_params)
+        with self._account.fetching():
+            if "media-slow" in call.faults:
+                await anyio.sleep(MEDIA_SLOW_SECONDS)
+            data = await self._picture(call, index, small="thumbnail" in request.query_params)
         return Response(data, headers=picture_headers(call.faults))
 
     async def credits(self, _: Request) -> Response:

@@ -1,6 +1,7 @@
 """The sandbox itself: what it knows, and what may be changed while it runs.
 
-GET  /_sandbox   balance, calls, counts of requests, the history's behaviour, models, faults
+GET  /_sandbox   balance, calls, counts of requests, how many pictures were fetched at the same moment at most,
+                 the history's behaviour, models, faults
 POST /_sandbox   change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
                  "faults": [those that every paid call meets, as if they stood in its prompt],
                  "models": {"v1" or "v2": [those that the route knows]},
@@ -41,6 +42,7 @@ class Control:
         state = {
             "credits": float(account.credits),
             "requests": dict(account.requests),
+            "most_fetched": account.most_fetched,
             "calls": calls,
             "history": account.history.model_dump(),
             "models": {route: sorted(models) for route, models in account.models.items()},
