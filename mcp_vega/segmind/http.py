@@ -23,7 +23,7 @@ from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.request_trace import RequestTrace
-from mcp_vega.segmind.response import ApiResponse, error_from
+from mcp_vega.segmind.response import ApiResponse, Exchange, error_from
 
 # The longest that a whole paid call may take.
 DRAWING_SECONDS = 300
@@ -98,6 +98,7 @@ class HttpSender:
     def __init__(self, http: httpx.AsyncClient, policy: RetryPolicy) -> None:
         self._http = http
         self._policy = policy
+        self.listener: Callable[[Exchange], None] = lambda _: None  # is told of each response, repeated ones as well
 
     async def send(
         self, method: str, url: str, key: str, *, paid: bool, repeat: bool = True, **request: Any
@@ -113,7 +114,7 @@ class HttpSender:
                 body = await _read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # A key that comes back in a response goes no further.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-                return ApiResponse(response.status_code, headers, _without_key(body, key))
+            return self._told(response, ApiResponse(response.status_code, headers, _without_key(body, key)))
 
         retry_seconds = self._policy.retry_seconds if repeat else 0
         if paid:
@@ -136,14 +137,21 @@ class HttpSender:
                 raise _not_allowed(url)
             timeout = httpx.Timeout(limits.connect, read=limits.read)
             async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
-                if not response.has_redirect_location:
-                    body = await _read_body(response, MAX_BYTES)
-                    return ApiResponse(response.status_code, dict(response.headers), body)
-                location = response.headers["location"]
+                moved = response.has_redirect_location
+                body = b"" if moved else await _read_body(response, MAX_BYTES)
+            answer = self._told(response, ApiResponse(response.status_code, dict(response.headers), body))
+            if not moved:
+                return answer
+            location = answer.headers["location"]
             with suppress(httpx.InvalidURL, ValueError):  # what cannot be read stays as it is, and is never allowed
                 location = str(httpx.URL(url).join(location))
             url = location
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
+
+    def _told(self, response: httpx.Response, answer: ApiResponse) -> ApiResponse:
+        asked = response.request
+        self.listener(Exchange(asked.method, str(asked.url), answer, asked.extensions["trace"].seconds))
+        return answer
 
     @asynccontextmanager
     async def _exchange(self, method: str, url: str, seconds: float, **request: Any) -> AsyncGenerator[httpx.Response]:

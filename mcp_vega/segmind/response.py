@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
@@ -39,6 +39,17 @@ class ApiResponse:
     def fields(self) -> dict[str, Any]:
         """The body as a JSON object; empty where it is none."""
         return as_object(self.json)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and the response to it, or as much of that as came. The key is in neither."""
+
+    method: str
+    url: str
+    response: ApiResponse
+    seconds: float  # from the request to the end of the response
+    ended: datetime = field(default_factory=lambda: datetime.now(UTC))  # by this machine's clock (UTC)
 
 
 # ---- values ----
