@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HANG_SECONDS, KEY, NO_PAUSE, Sandbox, app_over
+from conftest import HANG_SECONDS, KEY, NO_PAUSE, PATIENT, Sandbox, app_over, wait_until
 from PIL import Image
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from test_doctor import environment
@@ -440,6 +441,13 @@ async def test_what_would_pass_the_limit_is_not_drawn_whatever_the_calls_before_
     assert found.rows["v2: status words"].verdict == ("holds" if "v2" in drawn else "not tried")
 
 
+async def test_a_call_that_came_too_soon_waits_its_turn_and_tells_of_the_rate_limit_alone(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Lie(set(), account={"faults": ["429*1"]}), "0.002")
+    assert found.verdicts("differs") == set()
+    assert found.rows["rate limit"].verdict == "holds"
+    assert found.rows["v1: answer"].verdict == "holds"
+
+
 async def test_without_credits_nothing_more_is_tried(tmp_path: Path) -> None:
     found = await tried(tmp_path, Lie(set(), account={"faults": ["402"]}))
     (first,) = found.seen.drawn
@@ -560,6 +568,22 @@ def test_at_a_terminal_it_asks_for_each_picture_and_tells_what_it_saw(
     listed = next(each for each in told["answers"] if each["while"] == "history")
     assert listed["body"]["data"][0]["credits_deduction"] == "number"
     assert listed["url"].startswith("/inference-request/request-history?page=1&per_page=100&")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+def test_a_picture_that_is_paid_for_is_kept_when_it_is_interrupted(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    sandbox_in_thread.hold()
+    command = [*PATIENT, "doctor", "--paid", "--yes", "--max-usd", "0.002"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(tmp_path, **api), text=True) as process:
+        wait_until(lambda: sandbox_in_thread.account.calls)
+        process.send_signal(signal.SIGINT)
+        sandbox_in_thread.let_go()
+        _, said = process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == 130
+    (kept,) = re.findall("^Kept: (.+)$", said, re.MULTILINE)
+    assert Path(kept).exists()
 
 
 TOKEN = "an-access-token"

@@ -14,7 +14,7 @@ from mcp_vega.cli.doctor.paid.finding import (
     together,
     word,
 )
-from mcp_vega.cli.doctor.paid.observation import BALANCE, Observations
+from mcp_vega.cli.doctor.paid.observation import BALANCE, TOO_MANY, Observations
 from mcp_vega.errors import Charged
 from mcp_vega.imaging.formats import JPEG
 from mcp_vega.segmind.response import ApiResponse
@@ -32,7 +32,7 @@ TOLERATED = 2
     mend="Report it: `mcp-vega doctor` cannot tell the balance",
 )
 def _balance(seen: Observations) -> Finding:
-    answers = [each.response for each in seen.exchanges.get(BALANCE, ()) if each.response.status != 429]
+    answers = [each.response for each in seen.exchanges.get(BALANCE, ())]
     if not answers:
         return not_seen("no answer came")
     fields = answers[-1].fields
@@ -146,7 +146,7 @@ def _rate_limit(seen: Observations) -> Finding:
         said = f"HTTP 429, x-rate-limit-reset-at-utc {word(until or 'missing')}, Retry-After {word(after or 'missing')}"
         return holds_if(_is_time(until) and after is None, said)
 
-    found = [look(each.response) for each in seen.all_answers() if each.response.status == 429]
+    found = [look(each.response) for each in seen.exchanges.get(TOO_MANY, ())]
     return together(found) if found else not_seen("nothing was refused with 429")
 
 

@@ -16,6 +16,7 @@ from mcp_vega.cli.doctor.paid.finding import (
     together,
 )
 from mcp_vega.cli.doctor.paid.observation import AGAIN, ENTRY, LOOKS, PAGES, Drawn, Observations
+from mcp_vega.errors import RateLimited, SegmindError
 from mcp_vega.jobs.reconciliation.call_finder import SKEW
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.response import error_text
@@ -36,11 +37,16 @@ def _address(seen: Observations) -> Finding:
     answers = seen.of_history(LOOKS, AGAIN)
     if not answers:
         problem = seen.problems.get(AGAIN) or seen.problems.get(LOOKS)
-        return differs(problem.what) if problem else not_tried("it was not asked")
+        return _problem(problem) if problem else not_tried("it was not asked")
     refused = [each.response for each in answers if not each.response.ok or error_text(each.response)]
     if seen.listing is not None or not refused:
         return holds("HTTP 200")
     return together(differs(f"HTTP {each.status}: {error_text(each) or 'no reason'}") for each in refused)
+
+
+def _problem(problem: SegmindError) -> Finding:
+    """What a question says that was answered otherwise than hoped: nothing, where it was asked too often."""
+    return not_seen(problem.what) if isinstance(problem, RateLimited) else differs(problem.what)
 
 
 @assumption(
@@ -152,7 +158,7 @@ def _values(rows: list[HistoryRow]) -> dict[str, list[object]]:
 def _one_call(seen: Observations) -> Finding:
     def look(drawn: Drawn) -> Finding:
         if drawn.entry is None:
-            return differs(seen.problems[ENTRY].what if ENTRY in seen.problems else "HTTP 404")
+            return _problem(seen.problems[ENTRY]) if ENTRY in seen.problems else differs("HTTP 404")
         row, entry = drawn.rows[0], drawn.entry
         is_same = (entry.request_id, entry.state, entry.cost) == (row.request_id, row.state, row.cost)
         return holds_if(is_same, "the same call" if is_same else "other values than in the list")

@@ -14,8 +14,8 @@ from mcp_vega.parameters import Parameters
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.response import Exchange, as_object
 
-# What is being done while an answer comes, beside the drawing of a picture.
-BALANCE, LOOKS, AGAIN, FILTER, ENTRY, PICTURE, UNKNOWN_ID = (
+# What is being done while an answer comes, beside the drawing of a picture; the last is for what was asked too often.
+BALANCE, LOOKS, AGAIN, FILTER, ENTRY, PICTURE, UNKNOWN_ID, TOO_MANY = (
     "balance",
     "history",
     "history again",
@@ -23,6 +23,7 @@ BALANCE, LOOKS, AGAIN, FILTER, ENTRY, PICTURE, UNKNOWN_ID = (
     "history of one call",
     "picture of the history",
     "unknown id",
+    "too many requests",
 )
 # The pages of one row each that the history is asked for.
 PAGES = {number: f"history, page {number} of one row" for number in (0, 1, 2)}
@@ -117,7 +118,7 @@ class Observations:
 
     def record(self, exchange: Exchange) -> None:
         """Note an answer."""
-        self.exchanges[self.doing].append(exchange)
+        self.exchanges[TOO_MANY if exchange.response.status == 429 else self.doing].append(exchange)
 
     @property
     def cost(self) -> Decimal:
@@ -133,11 +134,9 @@ class Observations:
                 yield drawn, exchange
 
     def posts(self, route: Route) -> Answers:
-        """The answers to paid calls, but those that were sent too often."""
+        """The answers to paid calls."""
         return [
-            (drawn, each)
-            for drawn, each in self.while_drawing()
-            if each.method == "POST" and f"/{route}/" in each.url and each.response.status != 429
+            (drawn, each) for drawn, each in self.while_drawing() if each.method == "POST" and f"/{route}/" in each.url
         ]
 
     def looks(self) -> Answers:

@@ -143,7 +143,7 @@ class _Trial:
         """Look into the history until it shows a call; only once where it did not show an earlier one in time."""
         self._tell(f"Looking for it in the request history, for {sum(self._pauses):.0f} s at most …")
         ended = time.monotonic()
-        earlier = self._seen.drawn[:-1]
+        earlier = [each for each in self._seen.drawn[:-1] if each.job and each.job.images]
         pauses = self._pauses if all(each.rows for each in earlier) else self._pauses[:1]
         failures = 0
         for pause in pauses:
