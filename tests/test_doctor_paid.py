@@ -332,14 +332,10 @@ LIES = {
         rewrite=told(V2, has(status="queued")),
         observed=("output is missing", "queued, COMPLETED"),
     ),
-    "media elsewhere": Lie(
-        {"v2: media host", "history: picture", "v2: VegaRT"}, account={"faults": ["media-foreign"]}, mend=MEDIA
-    ),
-    "media that move": Lie(
-        {"v2: media host", "history: picture", "v2: VegaRT"}, account={"faults": ["media-redirect"]}, mend=MEDIA
-    ),
+    "media elsewhere": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-foreign"]}, mend=MEDIA),
+    "media that move": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-redirect"]}, mend=MEDIA),
     "media that refuse": Lie(
-        {"v2: media", "history: picture", "v2: VegaRT"}, account={"faults": ["media-403"]}, observed=["HTTP 403"]
+        {"v2: media", "history: picture"}, account={"faults": ["media-403"]}, observed=["HTTP 403"]
     ),
     "failures under 200": Lie(
         {"v1: answer", "v2: failure", "v2: VegaRT"},
@@ -603,6 +599,19 @@ def echoes(answer: Answer) -> None:
         for row in said.get("data", ()):
             row |= {"model_name": f"{row['model_name']} of {KEY}", "model_status": KEY, "request_body": KEY}
         answer.body = json.dumps(said).replace(KEY[-4:], "\\u0063" + KEY[-3:]).encode()
+
+
+async def test_no_path_of_this_machine_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = await tried(tmp_path, Lie(set(), account={"faults": ["not-image"]}), "0.002")
+    settings = Settings.from_environment(environment(tmp_path, MCP_VEGA_GALLERY=str(tmp_path / "gallery")))
+    settings.home_folder.mkdir(parents=True)
+    assert show(found.seen, options(), settings, [KEY]) == 1
+    printed = capsys.readouterr()
+    (file,) = settings.home_folder.glob("doctor-paid-*.json")
+    assert f"what came is kept at {tmp_path}" in printed.err
+    written = file.read_text(encoding="utf-8")
+    assert "what came is kept at …" in written
+    assert str(tmp_path) not in printed.out + written
 
 
 async def test_neither_key_nor_account_balance_or_id_is_told_whatever_the_api_repeats(

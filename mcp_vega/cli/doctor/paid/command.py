@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -105,8 +106,11 @@ async def _try_out(settings: Settings, pictures: Sequence[Picture], most_usd: De
 
 def show(seen: Observations, options: Namespace, settings: Settings, secrets: Sequence[str]) -> int:
     """Print and write down what came of it; returns the exit code."""
-    rows = report.compare(seen, secrets)
-    told = report.record(rows, seen, secrets, sandbox=settings.sandbox)
+    # An error may name a file, and with it this machine's user.
+    folders = (settings.gallery_folder, settings.home_folder, tempfile.gettempdir())
+    hidden = [*secrets, *map(str, folders)]
+    rows = report.compare(seen, hidden)
+    told = report.record(rows, seen, hidden, sandbox=settings.sandbox)
     text = json.dumps(told, indent=2, ensure_ascii=False)
     write(text if options.json else "\n".join(report.page(rows)))
     for drawn in seen.drawn:
@@ -128,5 +132,5 @@ def _write_file(folder: Path, text: str) -> bool:
     except OSError as error:
         tell(f"The comparison could not be written to {file}: {error.strerror}. What is printed is all of it.")
         return False
-    tell(f"Written: {file}. It holds no key, account, balance or id: attach it to a report.")
+    tell(f"Written: {file}. It holds no key, account, balance, id or path: attach it to a report.")
     return True

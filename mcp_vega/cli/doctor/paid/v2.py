@@ -25,6 +25,7 @@ from mcp_vega.cli.doctor.paid.finding import (
 )
 from mcp_vega.cli.doctor.paid.observation import UNKNOWN_ID, Drawn, Observations, media_urls
 from mcp_vega.cli.doctor.paid.v1 import compare_seed
+from mcp_vega.errors import GenerationFailed
 from mcp_vega.job import REQUEST_ID, Route, State
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.segmind.response import ApiResponse, as_object, error_text
@@ -32,7 +33,7 @@ from mcp_vega.segmind.response import ApiResponse, as_object, error_text
 SUBMISSION = ("request_id", "status", "poll_url", "status_url", "response_url")
 METRICS = {"inference_time", "cost", "remaining_credits"}
 STATES = {*State} - {State.UNKNOWN}
-NO_V2 = (404, 405, 410)
+NO_V2, HAS_V2 = (404, 405, 410), "it has one"
 
 
 @assumption(
@@ -249,11 +250,17 @@ def _vegart(seen: Observations) -> Finding:
     answers = [each.response for of, each in seen.posts(Route.V2) if of is drawn]
     if not answers:
         return not_seen("no answer came")
-    if not answers[0].ok and answers[0].status not in NO_V2:
+    status, failed = answers[0].status, drawn.error
+    if answers[0].ok:
+        return (
+            differs(f"it is queued, and fails: {failed.what}")
+            if isinstance(failed, GenerationFailed)
+            else holds(HAS_V2)
+        )
+    if status not in NO_V2:
         return refusal(drawn, answers[0])
-    if drawn.error:
-        return differs(f"HTTP {answers[0].status}, and no picture: {drawn.error.what}")
-    return holds("it has one" if answers[0].ok else f"it has none: HTTP {answers[0].status}, and v1 drew the picture")
+    said = f"it has none: HTTP {status}, and v1"
+    return differs(f"{said} did not draw it either: {failed.what}") if failed else holds(f"{said} drew the picture")
 
 
 V2 = (
