@@ -205,6 +205,18 @@ def _add_consent(parser: ArgumentParser) -> None:
 def _add_doctor(parser: ArgumentParser) -> None:
     parser.description = "Look whether all that a server needs is there, and say how what is not can be mended."
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--paid",
+        action="store_true",
+        help="draw up to three pictures, each after asking, and compare what is assumed of the API with its answers",
+    )
+    parser.add_argument(
+        "--max-usd",
+        type=_amount,
+        metavar="USD",
+        help="what the pictures of --paid may cost together, by what the API says or else by estimates; default: 0.02",
+    )
+    parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS)
 
 

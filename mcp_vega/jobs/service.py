@@ -50,7 +50,7 @@ class JobService:
     """
 
     def __init__(self, client: SegmindClient, images: FallbackImageStore, store: JobStore, config: JobConfig) -> None:
-        self._client = client
+        self.client = client
         self._images = images
         self.store = store
         self.config = config
@@ -201,7 +201,7 @@ class JobService:
             return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
-        row = await row_of(self._client, request_id)
+        row = await row_of(self.client, request_id)
         whose = (self.config.api, await self._recovery.account())
         if known := await job_without_id(self.store, row, *whose):
             return await self._recovery.take_up(known)

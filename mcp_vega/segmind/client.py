@@ -20,7 +20,7 @@ from mcp_vega.segmind.history import HistoryPage, HistoryRow
 from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, off_loop, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
-from mcp_vega.segmind.response import ApiResponse
+from mcp_vega.segmind.response import ApiResponse, Exchange
 
 # For how long the API keeps the record of a request.
 RECORD_SECONDS = 3600
@@ -68,6 +68,19 @@ class SegmindClient:
     def require_key(self) -> str:
         """The key, where a call could be made with it; raises as `api_key.require_usable` does."""
         return api_key.require_usable(self._key)
+
+    @property
+    def history_url(self) -> str:
+        """The request history's address."""
+        return self._history_url
+
+    def observe(self, listener: Callable[[Exchange], None]) -> None:
+        """Have each answer told from now on, as it came but without the key; `listener` must not raise."""
+        self._sender.listener = listener
+
+    def may_fetch(self, url: str) -> bool:
+        """Whether the settings allow a picture to be fetched from an address."""
+        return self._allowed_urls.permits(url)
 
     def prepare(self) -> None:
         """Do what can be done before a call is marked as sent, so that it leaves at once afterwards."""
@@ -156,13 +169,15 @@ class SegmindClient:
         response = await self._send("GET", self._request_url(request_id))
         return await off_loop(response.body, lambda: parsing.parse_generation(response, paid=False))
 
-    async def history(self, *, model: str | None, since: date, until: date, page: int) -> HistoryPage:
+    async def history(
+        self, *, model: str | None, since: date, until: date, page: int, per_page: int = 100
+    ) -> HistoryPage:
         """One page of the account's calls, newest first, failed and unfinished ones included; of a model, or of all.
 
         The days are in UTC and at most 31 apart, pages count from 1 and have up to 100 rows. Sent once: its callers
         decide when to ask again.
         """
-        query = {"page": page, "per_page": 100, "from_date": since.isoformat(), "to_date": until.isoformat()}
+        query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model} if model else {}
         query |= {"sort_by": "model_created", "sort_order": "desc"}
         response = await self._send("GET", self._history_url, params=query, repeat=False)

@@ -24,7 +24,7 @@ from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.request_trace import RequestTrace
-from mcp_vega.segmind.response import ApiResponse, error_from
+from mcp_vega.segmind.response import ApiResponse, Exchange, error_from
 
 T = TypeVar("T")
 
@@ -102,6 +102,7 @@ class HttpSender:
     def __init__(self, http: httpx.AsyncClient, policy: RetryPolicy) -> None:
         self._http = http
         self._policy = policy
+        self.listener: Callable[[Exchange], None] = lambda _: None  # is told of each response, repeated ones as well
 
     async def send(
         self, method: str, url: str, key: str, *, paid: bool, repeat: bool = True, **request: Any
@@ -117,7 +118,8 @@ class HttpSender:
                 body = await _read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # A key that comes back in a response goes no further.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-            return await off_loop(body, partial(_received, response.status_code, headers, body, key))
+            answer = await off_loop(body, partial(_received, response.status_code, headers, body, key))
+            return self._told(response, answer)
 
         retry_seconds = self._policy.retry_seconds if repeat else 0
         if paid:
@@ -140,15 +142,22 @@ class HttpSender:
                 raise _not_allowed(url)
             timeout = httpx.Timeout(limits.connect, read=limits.read)
             async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
-                if not response.has_redirect_location:
-                    body, headers = await _read_body(response, MAX_BYTES), dict(response.headers)
-                    body = await off_loop(body, partial(_decompressed, body, headers, MAX_BYTES))
-                    return ApiResponse(response.status_code, headers, body)
-                location = response.headers["location"]
+                moved, headers = response.has_redirect_location, dict(response.headers)
+                body = b"" if moved else await _read_body(response, MAX_BYTES)
+                body = await off_loop(body, partial(_decompressed, body, headers, MAX_BYTES))
+            answer = self._told(response, ApiResponse(response.status_code, headers, body))
+            if not moved:
+                return answer
+            location = headers["location"]
             with suppress(httpx.InvalidURL, ValueError):  # what cannot be read stays as it is, and is never allowed
                 location = str(httpx.URL(url).join(location))
             url = location
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
+
+    def _told(self, response: httpx.Response, answer: ApiResponse) -> ApiResponse:
+        asked = response.request
+        self.listener(Exchange(asked.method, str(asked.url), answer, asked.extensions["trace"].seconds))
+        return answer
 
     @asynccontextmanager
     async def _exchange(self, method: str, url: str, seconds: float, **request: Any) -> AsyncGenerator[httpx.Response]:

@@ -4,6 +4,7 @@ A call that failed before its own headers were written reached a proxy at most, 
 extension `trace` of every step; a proxy is asked for a tunnel with a request of its own, whose method is CONNECT.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,16 @@ class RequestTrace:
 
     def __init__(self, url: httpx.URL) -> None:
         self._url = url
+        self._begun = time.monotonic()
         self._reported = False
         self._headers_begun = False
         self._headers_written = False
         self._proxied = False
+
+    @property
+    def seconds(self) -> float:
+        """How long ago it was begun."""
+        return time.monotonic() - self._begun
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         """Note a step, such as `http11.send_request_headers.started`."""

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -57,6 +57,17 @@ class ApiResponse:
     def content_type(self) -> str:
         """The type of the body, as the API names it, in lower case and without parameters."""
         return self.headers.get("content-type", "")[:LONGEST].partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and the response to it, or as much of that as came. The key is in neither."""
+
+    method: str
+    url: str
+    response: ApiResponse
+    seconds: float  # from the request to the end of the response
+    ended: datetime = field(default_factory=lambda: datetime.now(UTC))  # by this machine's clock (UTC)
 
 
 def _parse_int(digits: str) -> int | float:

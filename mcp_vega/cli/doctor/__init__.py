@@ -9,6 +9,7 @@ folders       the gallery and the ledger
 installation  Python, the packages, the command
 hosts         the entries in the hosts' files
 handshake     a server, started as a host starts it
+paid          draws pictures, and compares what is assumed of the API with its answers: the one that costs something
 
-None changes anything, but that the ledger, where there is one, is opened as any server opens it.
+None of the checks changes anything, but that the ledger, where there is one, is opened as any server opens it.
 """

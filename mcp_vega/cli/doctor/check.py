@@ -31,14 +31,16 @@ class Check:
 
     def without(self, secrets: Iterable[str]) -> Self:
         """The check whose words hold no key or token, whoever said them, and nothing that a terminal would obey."""
-        hidden = [each.strip() for each in secrets if len(each.strip()) >= SECRET_LENGTH and not is_placeholder(each)]
+        hidden = [*secrets]
+        return replace(self, detail=without(self.detail, hidden), mend=without(self.mend, hidden))
 
-        def clean(text: str) -> str:
-            for secret in hidden:
-                text = text.replace(secret, "…")
-            return redacted("".join(each if each.isprintable() else " " for each in text))
 
-        return replace(self, detail=clean(self.detail), mend=clean(self.mend))
+def without(text: str, secrets: Iterable[str]) -> str:
+    """A text that holds no key or token, whoever said it, and nothing that a terminal would obey."""
+    for secret in secrets:
+        if len(secret.strip()) >= SECRET_LENGTH and not is_placeholder(secret):
+            text = text.replace(secret.strip(), "…")
+    return redacted("".join(each if each.isprintable() else " " for each in text))
 
 
 def unknown(name: str, reason: str) -> Check:

@@ -14,6 +14,7 @@ from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
 from mcp_vega.cli.doctor.settings import check_settings, read_settings
 from mcp_vega.cli.output import write
+from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
 
 # The handshake takes up to 20 s, the API 10 s; both end by themselves and say more.
@@ -32,17 +33,45 @@ def run_doctor(options: Namespace, environment: Mapping[str, str], *, seconds: f
     Returns:
         The exit code: 1 if something is bad, else 0.
     """
+    if options.paid:
+        return _run_paid(options, environment)
+    if options.yes or options.max_usd is not None:
+        raise InvalidArguments("--yes and --max-usd go with --paid", next_step="Add --paid, or leave them out")
     checks, is_late = run_groups(_groups(environment), seconds)
-    secrets = [environment.get("SEGMIND_API_KEY", ""), *environment.get("MCP_VEGA_AUTH_TOKENS", "").split(",")]
-    checks = [check.without(secrets) for check in checks]
+    code = _show(checks, options, environment)
+    if is_late:  # the process would wait for threads of its libraries
+        os._exit(code)  # what is printed is flushed
+    return code
+
+
+def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Have the API's answers compared with what is assumed of them, if it can be reached and has credits."""
+    from mcp_vega.cli.doctor.paid.command import require_consent, run_paid
+
+    environment, source = _with_a_key(environment)
+    settings = Settings.from_environment(environment)
+    settings.require_folders()
+    require_consent(options, sandbox=settings.sandbox)
+    checks = check_api(settings, source)
+    if any(check.state is State.BAD for check in checks):
+        return _show(checks, options, environment)
+    if source:
+        sys.stderr.write(f"The key is the one in {source}'s file.\n")
+    return run_paid(options, settings, _secrets(environment))
+
+
+def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str, str]) -> int:
+    """Print the page, or JSON for programs; returns the exit code."""
+    checks = [check.without(_secrets(environment)) for check in checks]
     if options.json:
         write(json.dumps([asdict(check) for check in checks], indent=2, ensure_ascii=False))
     else:
         write("\n".join(_page(checks, in_colour=_takes_colours(environment))))
-    code = int(any(check.state is State.BAD for check in checks))
-    if is_late:  # the process would wait for threads of its libraries
-        os._exit(code)  # what is printed is flushed
-    return code
+    return int(any(check.state is State.BAD for check in checks))
+
+
+def _secrets(environment: Mapping[str, str]) -> list[str]:
+    return [environment.get("SEGMIND_API_KEY", ""), *environment.get("MCP_VEGA_AUTH_TOKENS", "").split(",")]
 
 
 def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
@@ -73,11 +102,19 @@ def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
 
 def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check]:
     """Ask the API with the key that is set or, as who typed it at an installation has set none, with a host's."""
-    key = source = ""
-    if not environment.get("SEGMIND_API_KEY", "").strip() and not settings.sandbox:
-        key, source = hosts.key_of_a_host(environment)
-        settings = read_settings({**environment, "SEGMIND_API_KEY": key})[0]
-    return [check.without([key]) for check in check_api(settings, source)]
+    environment, source = _with_a_key(environment)
+    if source:
+        settings = read_settings(environment)[0]
+    return [check.without(_secrets(environment)) for check in check_api(settings, source)]
+
+
+def _with_a_key(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+    """The environment, with a key of a host's file and that host's title where it has none of its own."""
+    settings, _ = read_settings(environment)
+    if environment.get("SEGMIND_API_KEY", "").strip() or settings.sandbox:
+        return environment, ""
+    key, source = hosts.key_of_a_host(environment)
+    return {**environment, "SEGMIND_API_KEY": key}, source
 
 
 def _page(checks: Sequence[Check], *, in_colour: bool) -> list[str]:

@@ -1,0 +1,140 @@
+"""What is assumed of the answer to `POST /v1/{slug}`."""
+
+import re
+from collections.abc import Callable
+
+from mcp_vega.cli.doctor.paid.finding import (
+    Assumption,
+    Compare,
+    Finding,
+    assumption,
+    differs,
+    form_of_id,
+    holds,
+    holds_if,
+    media_type,
+    names,
+    not_seen,
+    of_each,
+    refusal,
+    word,
+)
+from mcp_vega.cli.doctor.paid.observation import Drawn, Observations
+from mcp_vega.imaging.formats import recognise
+from mcp_vega.job import REQUEST_ID, Route
+from mcp_vega.segmind.response import ApiResponse
+
+NUMBER = re.compile(r"\d+(\.\d+)?([eE]-?\d+)?")
+
+
+@assumption(
+    "v1: answer",
+    documented="the pages say “Text/JSON”; recorded answers are the picture's bytes as image/jpeg",
+    assumed="HTTP 200 with the bytes of a whole picture, under the media type of its format",
+    mend="Report it: other forms are read where they are known, and what cannot be read is kept in `unreadable`",
+)
+def _answer(seen: Observations) -> Finding:
+    def look(drawn: Drawn, response: ApiResponse) -> Finding:
+        if not response.ok:
+            return refusal(drawn, response)
+        found, size = recognise(response.body), len(response.body)
+        is_whole = found is not None and found.is_whole(response.body)
+        if found:
+            what = f"a picture ({found.mime_type}) of {size:,} bytes{'' if is_whole else ', cut off'}"
+        elif response.fields:
+            what = f"JSON with {names(response.fields)}"
+        else:
+            what = f"{size:,} bytes that are no picture"
+        said = f"HTTP {response.status}, {media_type(response)}, {what}"
+        return holds_if(is_whole and found and (response.status, media_type(response)) == (200, found.mime_type), said)
+
+    return of_each(seen, Route.V1, seen.posts(Route.V1), look)
+
+
+def _header(name: str, look: Callable[[Drawn, str], Finding], missing: Finding) -> Compare:
+    """Compares a header of the answers."""
+
+    def look_at(drawn: Drawn, response: ApiResponse) -> Finding:
+        text = response.headers.get(name)
+        return missing if text is None else look(drawn, text)
+
+    def compare(seen: Observations) -> Finding:
+        # One that queues the call instead tells nothing of its end.
+        answers = [
+            (drawn, each)
+            for drawn, each in seen.posts(Route.V1)
+            if each.response.ok and "request_id" not in each.response.fields
+        ]
+        return of_each(seen, Route.V1, answers, look_at)
+
+    return compare
+
+
+def _cost(_: Drawn, text: str) -> Finding:
+    return holds_if(NUMBER.fullmatch(text) and float(text) > 0, word(text))
+
+
+def _balance(_: Drawn, text: str) -> Finding:
+    if not NUMBER.fullmatch(text):
+        signs = sorted({*re.findall("[^0-9]", text)})
+        return differs(f"no plain number: {len(text)} characters, beside digits {names(map(repr, signs))}")
+    decimals = len(text.partition(".")[2])
+    return holds(f"a number with {decimals} decimals" if decimals else "a whole number")
+
+
+def _seconds(_: Drawn, text: str) -> Finding:
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return holds_if(all(NUMBER.fullmatch(each.strip()) for each in inner.split(",")), word(text))
+
+
+def _id(_: Drawn, text: str) -> Finding:
+    return holds_if(re.fullmatch(REQUEST_ID, text), form_of_id(text))
+
+
+def compare_seed(drawn: Drawn, text: str) -> Finding:
+    """Compare a seed that came back with the one that was sent."""
+    is_same = drawn.job is not None and text.strip() == str(drawn.job.parameters.seed)
+    return holds_if(is_same, "the seed that was sent" if is_same else f"another one than was sent: {word(text)}")
+
+
+_MISSING = differs("it is missing")
+
+V1 = (
+    _answer,
+    Assumption(
+        "v1: request id",
+        documented="header x-request-id",
+        assumed="it is there: at most 64 letters, digits, - and _",
+        mend="Report it: without it a call is known by an id of this software's own only",
+        compare=_header("x-request-id", _id, _MISSING),
+    ),
+    Assumption(
+        "v1: cost",
+        documented="header x-cost: US dollars, decimal",
+        assumed="it is there, a number with a decimal point, above 0",
+        mend="Report it: until then the spending limit is kept by estimates, so set MCP_VEGA_SPENDING_LIMIT_USD with "
+        "room to spare",
+        compare=_header("x-cost", _cost, _MISSING),
+    ),
+    Assumption(
+        "v1: credits left",
+        documented="header x-remaining-credits: US dollars, decimal",
+        assumed="it is there, a number with a decimal point",
+        mend="Report it: until then results say “unknown”; `mcp-vega doctor` tells the balance",
+        compare=_header("x-remaining-credits", _balance, _MISSING),
+    ),
+    Assumption(
+        "v1: seconds",
+        documented="header x-generation-time: seconds, in recorded answers sometimes a list in brackets",
+        assumed="it is there, a number or a list of numbers",
+        mend="Report it: until then results say “unknown”, and nothing else changes",
+        compare=_header("x-generation-time", _seconds, _MISSING),
+    ),
+    Assumption(
+        "v1: seed",
+        documented="header x-seed-value, where the model reports one",
+        assumed="where it is there, it is the seed that was sent",
+        mend="Report it: the same seed may not draw the same picture again",
+        compare=_header("x-seed-value", compare_seed, not_seen("it is missing")),
+    ),
+)
