@@ -280,6 +280,7 @@ ANSWERS: dict[str, tuple[Response, list[str], str]] = {
     "403": (Response(status_code=403), ["key"], "HTTP 403"),
     "a login page": (HTMLResponse("<html>Welcome</html>"), ["api"], "not as the API does"),
     "no credits": (JSONResponse({"credits": 0, "free-credits": 0}), ["balance"], "$0"),
+    "a debt": (JSONResponse({"credits": -0.35, "free-credits": 0}), ["balance"], "-$0.35"),
     "free credits": (JSONResponse({"credits": 0, "free-credits": 0.5}), [], "$0, and $0.5 free"),
 }
 
@@ -335,6 +336,11 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
         assert (checked[name]["state"], checked[name]["detail"]) == ("note", "not known, see settings")
     assert checked["gallery"]["state"] == "good"
     assert not sandbox_in_thread.account.requests
+
+
+def test_the_settings_that_have_a_value_are_named() -> None:
+    (check,) = check_settings({"MCP_VEGA_PREVIEW": '"Small"', "MCP_VEGA_HOME": '""', "PATH": "/bin"}, {})
+    assert (check.state, check.detail) == ("good", "set: MCP_VEGA_PREVIEW")
 
 
 def test_a_name_that_is_nearly_a_setting_is_told() -> None:
