@@ -321,9 +321,8 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
 ) -> None:
     heard: list[str] = []
 
-    async def hear(progress: float, total: float | None, message: str | None) -> None:
-        assert total is not None
-        assert progress <= total
+    async def hear(_progress: float, total: float | None, message: str | None) -> None:
+        assert total is None, "when it ends is not known any more"
         heard.append(message or "")
 
     async with two_servers(sandbox, tmp_path, heartbeat=0.05) as (first, second):
@@ -334,7 +333,8 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
             tasks.start_soon(partial(agent.call_tool, "check_job", question, progress_callback=hear))
             await until(lambda: len(heard) >= 5)
             tasks.cancel_scope.cancel()
-    assert all(re.fullmatch(r"QUEUED: \d+ s of about 0 s", message) for message in heard)
+    said = r"Queued or being drawn: \d+ s, longer than the usual 0 s"
+    assert all(re.fullmatch(said, message) for message in heard)
 
 
 # ---- what is easily got wrong ----

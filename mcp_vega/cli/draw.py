@@ -175,7 +175,8 @@ CLEAR_LINE = "\r\x1b[K"
 async def _show_progress(progress: float, total: float | None, message: str | None) -> None:
     if sys.stderr.isatty():
         done = round(BAR * min(progress / total, 1)) if total else 0
-        sys.stderr.write(f"\r[{'#' * done}{'.' * (BAR - done)}] {message}\x1b[K")
+        bar = f"[{'#' * done}{'.' * (BAR - done)}] " if total else ""
+        sys.stderr.write(f"\r{bar}{message}\x1b[K")
         sys.stderr.flush()
     else:
         sys.stderr.write(f"{message}\n")
