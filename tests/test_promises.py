@@ -231,6 +231,30 @@ async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sand
     assert sandbox.account.requests == asked
 
 
+async def test_a_queued_job_that_takes_long_is_seen_being_drawn_at_the_cost_of_one_request(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.account.speed = 1
+    async with (
+        app_over(sandbox.url, tmp_path, pace=1000, early_look=0.5) as app,
+        Client(build_server(app)) as agent,
+    ):
+        short = job_of(await agent.call_tool("submit_job", {"prompt": "a fox"}))
+        long = job_of(
+            await agent.call_tool("submit_job", {"prompt": "foxes", "samples": 4, "num_inference_steps": 100})
+        )
+
+        async def state_of(job: dict[str, Any]) -> str:
+            return job_of(await agent.call_tool("check_job", {"request_id": job["request_id"]}))["state"]
+
+        async def is_being_drawn() -> bool:
+            return await state_of(long) == "PROCESSING"
+
+        await until(is_being_drawn)
+        assert await state_of(short) == "QUEUED"
+    assert sandbox.account.requests["GET status"] == 1
+
+
 # ---- the rate limit ----
 
 
@@ -321,7 +345,8 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
 ) -> None:
     heard: list[str] = []
 
-    async def hear(_progress: float, total: float | None, message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        assert progress >= 0
         assert total is None, "when it ends is not known any more"
         heard.append(message or "")
 
