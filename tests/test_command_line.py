@@ -14,6 +14,7 @@ from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
 from PIL import Image
 
 from mcp_vega import __version__
+from mcp_vega.imaging import metadata
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 
@@ -73,11 +74,21 @@ def test_draw_takes_a_model_by_its_short_or_its_full_name(
     assert call.slug == "segmind-vega-rt-v1"
 
 
-def test_draw_prints_one_path_per_picture_and_numbers_the_files(tmp_path: Path, api: dict[str, str]) -> None:
-    done = run("draw", "a fox", "--samples", "2", "--steps", "20", "-o", "fox.jpg", folder=tmp_path, **api)
+@pytest.mark.parametrize(("ending", "form"), [(".PNG", "PNG"), ("", "JPEG")])
+def test_draw_writes_what_the_ending_says_one_path_per_picture_and_numbers_the_files(
+    tmp_path: Path, api: dict[str, str], ending: str, form: str
+) -> None:
+    done = run("draw", "a fox", "--samples", "2", "--steps", "20", "-o", f"fox{ending}", folder=tmp_path, **api)
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert paths == [tmp_path / "fox.jpg", tmp_path / "fox-2.jpg"]
-    assert paths[0].read_bytes() != paths[1].read_bytes()
+    assert paths == [tmp_path / f"fox{ending}", tmp_path / f"fox-2{ending}"]
+    kept = [Path(image["path"]) for image in json.loads(run("jobs", "--json", folder=tmp_path).stdout)[0]["images"]]
+    for number, (path, original) in enumerate(zip(paths, kept, strict=True), 1):
+        with Image.open(path) as picture, Image.open(original) as before:
+            assert (picture.format, before.format) == (form, "JPEG")
+            assert picture.tobytes() == before.tobytes()
+        recipe = metadata.read(path.read_bytes())
+        assert recipe
+        assert recipe.picture == number
 
 
 def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, str]) -> None:
@@ -93,6 +104,8 @@ def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, 
         (["--model", "sdxl"], "vega, segmind-vega, vegart, segmind-vega-rt-v1"),
         (["--model", "vegart", "--samples", "2"], "segmind-vega-rt-v1 has no parameter 'samples'"),
         (["-o", "nowhere/fox.jpg"], "a folder that does not exist"),
+        (["-o", "nowhere/"], "a folder that does not exist: nowhere/"),
+        (["-o", "fox.gif"], "End the name in one of .jpg, .jpeg, .png, .webp"),
         (["--colour", "red"], "unrecognized arguments"),
     ],
 )

@@ -137,7 +137,7 @@ def _add_draw(parser: ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="also write the picture here, a JPEG as it came; several become FILE-2, …",
+        help="also write the picture here, as its ending says: .jpg, .png, .webp or none; several become FILE-2, …",
     )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)

@@ -1,7 +1,7 @@
 """Bytes of pictures, without any network or disk.
 
 formats    JPEG, PNG and WebP, told by their first bytes, and whether a picture is all there
-preview    how large a picture is, and pictures small enough for a conversation
+preview    how large a picture is, and the picture in another form: smaller, or in another format
 processor  the same off the event loop, one picture at a time
 metadata   the recipe in a picture's own file
 """
