@@ -138,17 +138,26 @@ async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
-def test_gallery_opens_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "gallery").mkdir()
+def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) -> None:
     opener = tmp_path / "bin" / "xdg-open"
     opener.parent.mkdir()
+    desktop = {"DISPLAY": ":0", "PATH": f"{opener.parent}:/bin:/usr/bin"}
+
+    def why_not(**variables: str) -> str:
+        done = run("gallery", "--open", folder=tmp_path, **variables)
+        assert done.returncode == int(bool(done.stderr))
+        return done.stderr.removeprefix(f"{tmp_path / 'gallery'} cannot be opened: ")
+
+    assert why_not(**desktop) == "it is not there yet; draw a picture first\n"
+    (tmp_path / "gallery").mkdir()
     opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
     opener.chmod(0o755)
-    assert run("gallery", "--open", folder=tmp_path, PATH=f"{opener.parent}:/bin:/usr/bin").returncode == 0
+    assert why_not(**desktop) == ""
     assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
-    without = run("gallery", "--open", folder=tmp_path, PATH="/nowhere")
-    assert without.returncode == 1
-    assert f"Next: Open {tmp_path / 'gallery'} yourself." in without.stderr
+    opener.write_text("#!/bin/sh\necho one; echo two >&2; exit 3\n", encoding="utf-8")
+    assert why_not(**desktop) == "xdg-open failed with exit code 3\n"
+    assert why_not(**{**desktop, "DISPLAY": ""}) == "there is no desktop here\n"
+    assert why_not(WAYLAND_DISPLAY="wayland-0", PATH="/nowhere") == "there is no xdg-open here\n"
 
 
 async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_drawn(
