@@ -292,8 +292,9 @@ def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_
     assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
     assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
     assert facts["Image"].startswith(f"{path} (1024×1024, ")
-    by_local_id = run("jobs", facts["Local id"], folder=tmp_path)
-    assert by_local_id.stdout.splitlines() == lines
+    digits = Path(path).stem.rpartition("-")[2]
+    for named in (facts["Local id"], digits, path):
+        assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named
 
 
 def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -> None:

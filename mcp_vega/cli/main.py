@@ -152,7 +152,12 @@ def _add_draw(parser: ArgumentParser) -> None:
 
 def _add_jobs(parser: ArgumentParser) -> None:
     parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
-    parser.add_argument("id", metavar="ID", nargs="?", help="a job's request id: shows all that is known of it")
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        help="a job's id or its first 8 digits, or a picture's id, URI or file: shows all that is known of that job",
+    )
     parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
     parser.add_argument("--spent", action="store_true", help="what was spent, by day and model; --limit counts days")
     parser.add_argument("--json", action="store_true", help="for programs")

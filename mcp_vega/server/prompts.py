@@ -1,7 +1,6 @@
 """The prompts: ways to use the tools well, for users to pick in their host."""
 
 import json
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import SystemRandom
@@ -186,10 +185,7 @@ before another call; each costs about ${job.parameters.expected_cost:.4f}.
 
 async def _found(app: AppContext, named: str, owner: str) -> JobImage:
     """The picture that a user names, with its job."""
-    name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
-    if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
-        beginning = short[1].lower()
-        name = next(iter(await app.service.store.search.image_ids(beginning, 1, owner)), name)
+    name = await app.service.store.search.id_named(named, owner)
     try:
         return await app.service.get_image(name, owner)
     except UnknownImage as error:
