@@ -197,17 +197,17 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
         again = await agent.call_tool("check_job", {"request_id": jobs[2]["request_id"]})
         (image,) = job_of(again)["images"]
         for uri in (image["uri"], f"{image['uri']}/preview"):
-            with pytest.raises(MCPError, match="was deleted from the gallery on ") as caught:
+            with pytest.raises(MCPError, match=r"was deleted from the gallery on [-\d]+ \(UTC\)") as caught:
                 await agent.read_resource(uri)
             assert caught.value.error.code == -32602
         varied = await agent.get_prompt("vary", {"image": image["id"], "change": "at night"})
-        assert "there is nothing to compare with" in varied.model_dump_json()
+        assert "(UTC): there is nothing to compare with" in varied.model_dump_json()
     assert f"Note: the picture {image['id']} was deleted from the gallery on " in text_of(again)
     assert (image["path"], "Image: " in text_of(again)) == (None, False)
     assert f"Seed: {jobs[2]['seed']}" in text_of(again)
     assert run("jobs", folder=tmp_path).stdout.splitlines()[3].endswith("“old”     deleted")
     assert (
-        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} ("
+        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} (UTC) ("
         in run("jobs", jobs[2]["request_id"], folder=tmp_path).stdout
     )
     nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)

@@ -171,6 +171,7 @@ async def test_check_job_without_an_id_lists_the_latest_jobs_newest_first(agent:
     first = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "first"}))["request_id"]
     second = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "second"}))["request_id"]
     result = await agent.call_tool("check_job", {})
+    assert text_of(result).splitlines()[0] == "The latest 2 jobs, newest first (times in UTC):"
     for line, request_id, prompt in zip(
         text_of(result).splitlines()[1:], (second, first), ("second", "first"), strict=True
     ):

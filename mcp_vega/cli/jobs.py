@@ -158,7 +158,7 @@ def _in_full(job: Job) -> list[str]:
         *([("Error", f"{problem.what} ({problem.code})"), ("Next", problem.next_step)] if problem else []),
     ]
     for image in job.images:
-        place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path or image.uri
+        place = f"deleted on {image.deleted:%Y-%m-%d} (UTC)" if image.deleted else image.path or image.uri
         facts += [("Image", f"{place} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})")]
     return [f"{f'{name}:':14}{value}" for name, value in facts]
 

@@ -165,13 +165,15 @@ def _add_jobs(parser: ArgumentParser) -> None:
 
 
 def _add_gallery(parser: ArgumentParser) -> None:
-    parser.description = "Print the folder of the pictures, and how many and how large they are."
+    parser.description = (
+        "Print the folder of the pictures, which has one for each day (UTC), and how many and how large they are."
+    )
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
         "--prune",
         type=_whole(0, 99999),
         metavar="DAYS",
-        help="delete pictures that were drawn DAYS days ago or earlier; asks first",
+        help="delete pictures that were drawn DAYS times 24 hours ago or earlier; asks first",
     )
     parser.add_argument("--yes", action="store_true", help="delete without asking")
     _add_sandbox(parser, default=SUPPRESS)

@@ -159,9 +159,8 @@ async def _vary(app: AppContext, asked: Variation, owner: str) -> str:
         else ""
     )
     if image.deleted:
-        again = (
-            f", whose file was deleted from the gallery on {image.deleted:%Y-%m-%d}: there is nothing to compare with"
-        )
+        day = f"{image.deleted:%Y-%m-%d} (UTC)"
+        again = f", whose file was deleted from the gallery on {day}: there is nothing to compare with"
     else:
         again = f'; check_job with request_id "{job.request_id}" shows it again, at no cost'
     has_negative = "negative_prompt" in type(job.parameters).model_fields
