@@ -705,6 +705,38 @@ async def test_those_who_wait_for_a_locked_ledger_wait_at_the_same_time(tmp_path
     await store.close()
 
 
+async def test_those_who_read_a_locked_ledger_wait_at_the_same_time_also_behind_one_who_gave_up(
+    tmp_path: Path,
+) -> None:
+    waits = list[float]()
+
+    class LockedFile(SqliteFile):
+        def connect(self, *, write: bool, wait: float) -> Any:
+            waits.append(wait)
+            return super().connect(write=write, wait=wait)
+
+    database = Database(LockedFile(tmp_path / "ledger.sqlite3", SCHEMA), busy_seconds=0.5)
+    failed = list[LedgerError]()
+
+    async def read() -> None:
+        try:
+            await database.read(lambda connection: connection.execute("SELECT 1"))
+        except LedgerError as error:
+            failed.append(error)
+
+    with locked(tmp_path / "ledger.sqlite3"):
+        async with anyio.create_task_group() as given_up:
+            given_up.start_soon(read)
+            await until(lambda: waits)
+            given_up.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(read)
+    await database.close()
+    assert len(failed) == 8
+    assert sum(waits) < 2, "not one after the other"
+
+
 async def test_who_gives_up_while_the_ledger_is_locked_is_not_kept_waiting_and_begins_nothing(tmp_path: Path) -> None:
     server = Server(tmp_path, busy_seconds=3600)
     await server.begin()
