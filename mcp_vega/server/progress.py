@@ -18,11 +18,11 @@ class Progress(NamedTuple):
 def progress_of(service: JobService, job: Job) -> Progress:
     """How far a job is now."""
     elapsed, usual = service.elapsed_seconds(job), service.expected_seconds(job)
-    notes = "; ".join(job.notes)
+    notes = f" ({'; '.join(job.notes)})" if job.notes else ""
     if job.state.finished and not job.open:
         return Progress(elapsed, elapsed, "Finished" if job.state is State.COMPLETED else "Failed")
     if job.sent is None:
-        return Progress(elapsed, None, notes[:1].upper() + notes[1:] or "Sending the call")
+        return Progress(elapsed, None, f"Waiting{notes}" if notes else "Sending the call")
     total, message = None, _doing(job)
     if not job.has_outcome:
         waited = max((job.sent - job.created).total_seconds(), 0)
@@ -31,7 +31,7 @@ def progress_of(service: JobService, job: Job) -> Progress:
             total, message = waited + usual, f"{message}: {seconds:.0f} s of about {usual:.0f} s"
         else:
             message = f"{message}: {seconds:.0f} s, longer than the usual {usual:.0f} s"
-    return Progress(elapsed, total, f"{message} ({notes})" if notes else message)
+    return Progress(elapsed, total, message + notes)
 
 
 def _doing(job: Job) -> str:
