@@ -18,17 +18,37 @@ VENDOR_URL = "https://api.segmind.com"
 VENDOR_HISTORY_URL = "https://api.spotprod.segmind.com/inference-request/request-history"
 
 
-def _comma_separated(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-# What pasting leaves around a key; a browser or a word processor adds some that nobody sees.
-_AROUND_A_KEY = "\"'`‘’‚“”„«»\ufeff\u200b" + string.whitespace  # noqa: RUF001  quotes of several languages
+# What pasting leaves around a value; a browser or a word processor adds some that nobody sees.
+_SPACE = "\ufeff\u200b\u00a0" + string.whitespace
+_QUOTES = "\"'`‘’‚“”„«»"  # noqa: RUF001  those of several languages
 NO_UTF8 = "not UTF-8, so no result could name it"
+# In the place of pydantic's own words. Nothing is guessed: what a comma means differs, and a wrong limit costs money.
+_WORDS = {
+    **dict.fromkeys(("decimal_parsing", "float_parsing"), "must be a number in digits, without a comma, such as 0.50"),
+    **dict.fromkeys(("int_parsing", "int_from_float"), "must be a whole number in digits, such as 5"),
+    "bool_parsing": "must be 1 or 0",
+}
+
+
+def _plain(value: str) -> str:
+    """A value without the space around it, and without quotes that a shell would have taken off."""
+    value = value.strip(_SPACE)
+    inner = value[1:-1]
+    if len(value) > 1 and value[0] in _QUOTES and value[-1] in _QUOTES and not {value[0], value[-1]} & {*inner}:
+        return _plain(inner)
+    return value
+
+
+def _comma_separated(value: Any) -> Any:
+    return tuple(part for each in value.split(",") if (part := _plain(each))) if isinstance(value, str) else value
 
 
 def _bare(key: Any) -> Any:
-    return (key.strip(_AROUND_A_KEY) or None) if isinstance(key, str) else key
+    return (key.strip(_SPACE + _QUOTES) or None) if isinstance(key, str) else key
+
+
+def _without_dollars(amount: str) -> str:
+    return re.sub(r"^(US\$|\$|USD)\s*|\s*(US\$|\$|USD)$", "", amount, flags=re.IGNORECASE)
 
 
 def _is_utf8(folder: Path) -> bool:
@@ -42,7 +62,8 @@ Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
 class Settings(BaseModel):
     """The settings; each field's alias is its environment variable. An empty variable counts as unset.
 
-    So does one that is a placeholder `${user_config.…}` which a host did not fill.
+    So does one that is a placeholder `${user_config.…}` which a host did not fill. Space and quotes around a value are
+    taken off; capitals do not matter in one that is one of some words.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -50,7 +71,7 @@ class Settings(BaseModel):
     api_key: Annotated[SecretStr | None, BeforeValidator(_bare)] = Field(
         default=None,
         alias="SEGMIND_API_KEY",
-        description="Your Segmind API key; quotes around it are taken off. Not needed with `--sandbox`.",
+        description="Your Segmind API key. Not needed with `--sandbox`.",
     )
     base_url: str = Field(
         default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The API; https, or http on loopback."
@@ -79,7 +100,7 @@ class Settings(BaseModel):
         alias="MCP_VEGA_WAIT_SECONDS",
         description="How long a call waits for its pictures before it hands back a request id.",
     )
-    preview: Literal["auto", "small", "full", "off"] = Field(
+    preview: Annotated[Literal["auto", "small", "full", "off"], BeforeValidator(str.lower)] = Field(
         default="auto",
         alias="MCP_VEGA_PREVIEW",
         description="The pictures inside a result: `auto` up to 768 px, `small` up to 512 px, `full` size "
@@ -90,7 +111,7 @@ class Settings(BaseModel):
         alias="MCP_VEGA_MEDIA_HOSTS",
         description="Further hosts that finished pictures may be fetched from, comma-separated.",
     )
-    spending_limit_usd: Decimal | None = Field(
+    spending_limit_usd: Annotated[Decimal | None, BeforeValidator(_without_dollars)] = Field(
         default=None,
         ge=0,
         alias="MCP_VEGA_SPENDING_LIMIT_USD",
@@ -119,7 +140,7 @@ class Settings(BaseModel):
         alias="MCP_VEGA_SANDBOX",
         description="`1` is the same as `--sandbox`: no key, no network, no cost.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)] = Field(
         default="WARNING", alias="MCP_VEGA_LOG_LEVEL", description="How much is logged to stderr."
     )
 
@@ -169,11 +190,6 @@ class Settings(BaseModel):
             raise ValueError("holds a token that no header can carry: use letters, digits and punctuation")
         return tokens
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _upper_case(cls, level: Any) -> Any:
-        return level.upper() if isinstance(level, str) else level
-
     @property
     def request_history_url(self) -> str:
         """Where the request history is asked for."""
@@ -206,12 +222,12 @@ class Settings(BaseModel):
             InvalidSettings: A variable has a value that cannot be used.
         """
         names = {field.alias for field in cls.model_fields.values()}
-        stripped = {name: value.strip() for name, value in environment.items() if name in names}
+        plain = {name: _plain(value) for name, value in environment.items() if name in names}
         try:
-            return cls.model_validate({name: value for name, value in stripped.items() if _is_set(name, value)})
+            return cls.model_validate({name: value for name, value in plain.items() if _is_set(name, value)})
         except ValidationError as error:
             first = error.errors()[0]
-            said = first["msg"].removeprefix("Value error, ")
+            said = _WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
             raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {said}") from None
 
     @classmethod

@@ -1,5 +1,6 @@
 """The application put together from the settings, as the command does it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from conftest import HISTORY, KEY, Sandbox, text_of
 from mcp.client import Client
 
 from mcp_vega.cli.application import open_application
+from mcp_vega.errors import InvalidSettings
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
@@ -106,3 +108,47 @@ async def test_a_setting_that_is_empty_counts_as_unset_and_a_key_is_never_shown(
 )
 def test_an_api_is_the_same_however_its_address_is_written(written: str, usual: str) -> None:
     assert Settings.from_environment({"SEGMIND_BASE_URL": written}).base_url == usual
+
+
+@pytest.mark.parametrize(
+    ("variable", "written", "read"),
+    [
+        ("MCP_VEGA_PREVIEW", "Small", "small"),
+        ("MCP_VEGA_PREVIEW", ' "FULL" ', "full"),
+        ("MCP_VEGA_LOG_LEVEL", "\u201cinfo\u201d", "INFO"),
+        *(("MCP_VEGA_SANDBOX", written, True) for written in ("True", "yes", "ON", "'1'", "1\r\n")),
+        *(("MCP_VEGA_SANDBOX", written, False) for written in ("False", "no", '"0"')),
+        ("MCP_VEGA_WAIT_SECONDS", '"30"', 30),
+        ("MCP_VEGA_REQUESTS_PER_MINUTE", "\ufeff5\u00a0", 5),
+        ("MCP_VEGA_GALLERY", '"/with a space"', Path("/with a space")),
+        ("MCP_VEGA_HOME", '"/it\'s"', Path("/it's")),
+        ("MCP_VEGA_MEDIA_HOSTS", '"a.example", "b.example"', ("a.example", "b.example")),
+        ("MCP_VEGA_ALLOWED_HOSTS", '"a.example,b.example"', ("a.example", "b.example")),
+        ("SEGMIND_BASE_URL", "'https://other.example/'", "https://other.example"),
+        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, 5) for written in ("$5", "5 USD", "US$ 5.00", "usd 5", '"5$"')),
+        ("MCP_VEGA_SPENDING_LIMIT_USD", '""', None),
+    ],
+)
+def test_quotes_space_and_capitals_do_not_matter_in_a_setting(variable: str, written: str, read: object) -> None:
+    settings = Settings.from_environment({variable: written})
+    assert settings.model_dump(by_alias=True)[variable] == read
+
+
+@pytest.mark.parametrize(
+    ("variable", "written", "words"),
+    [
+        # What a comma means differs from country to country, and a wrong limit costs money.
+        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "without a comma, such as 0.50") for written in ("0,50", "1,000")),
+        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "number in digits") for written in ("5 EUR", "50c", "$", "$$5")),
+        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "greater than or equal to 0") for written in ("-5", "$-5")),
+        ("MCP_VEGA_SPENDING_LIMIT_USD", "inf", "finite"),
+        ("MCP_VEGA_WAIT_SECONDS", "45 s", "number in digits"),
+        ("MCP_VEGA_REQUESTS_PER_MINUTE", "2.5", "a whole number"),
+        ("MCP_VEGA_REQUESTS_PER_MINUTE", "60/min", "a whole number"),
+        ("MCP_VEGA_SANDBOX", "maybe", "must be 1 or 0"),
+        ("MCP_VEGA_PREVIEW", "tiny", "'auto', 'small', 'full' or 'off'"),
+    ],
+)
+def test_a_setting_that_could_be_read_wrongly_is_refused(variable: str, written: str, words: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{variable} cannot be used: .*{re.escape(words)}"):
+        Settings.from_environment({variable: written})

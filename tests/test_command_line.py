@@ -14,6 +14,7 @@ from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
 from PIL import Image
 
 from mcp_vega import __version__
+from mcp_vega.imaging import metadata
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 
@@ -50,7 +51,7 @@ def test_draw_in_the_sandbox_writes_the_file_and_prints_its_path(tmp_path: Path)
     with Image.open(tmp_path / "lighthouse.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (1024, 1024))
     assert "Sandbox: " in done.stderr
-    assert "PROCESSING" in done.stderr
+    assert re.search(r"^Drawing: \d+ s", done.stderr, re.MULTILINE)
     assert len(list(tmp_path.glob("gallery/sandbox/*/a-lighthouse-at-dusk-*.jpg"))) == 1
 
 
@@ -73,11 +74,21 @@ def test_draw_takes_a_model_by_its_short_or_its_full_name(
     assert call.slug == "segmind-vega-rt-v1"
 
 
-def test_draw_prints_one_path_per_picture_and_numbers_the_files(tmp_path: Path, api: dict[str, str]) -> None:
-    done = run("draw", "a fox", "--samples", "2", "--steps", "20", "-o", "fox.jpg", folder=tmp_path, **api)
+@pytest.mark.parametrize(("ending", "form"), [(".PNG", "PNG"), ("", "JPEG")])
+def test_draw_writes_what_the_ending_says_one_path_per_picture_and_numbers_the_files(
+    tmp_path: Path, api: dict[str, str], ending: str, form: str
+) -> None:
+    done = run("draw", "a fox", "--samples", "2", "--steps", "20", "-o", f"fox{ending}", folder=tmp_path, **api)
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert paths == [tmp_path / "fox.jpg", tmp_path / "fox-2.jpg"]
-    assert paths[0].read_bytes() != paths[1].read_bytes()
+    assert paths == [tmp_path / f"fox{ending}", tmp_path / f"fox-2{ending}"]
+    kept = [Path(image["path"]) for image in json.loads(run("jobs", "--json", folder=tmp_path).stdout)[0]["images"]]
+    for number, (path, original) in enumerate(zip(paths, kept, strict=True), 1):
+        with Image.open(path) as picture, Image.open(original) as before:
+            assert (picture.format, before.format) == (form, "JPEG")
+            assert picture.tobytes() == before.tobytes()
+        recipe = metadata.read(path.read_bytes())
+        assert recipe
+        assert recipe.picture == number
 
 
 def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, str]) -> None:
@@ -93,6 +104,8 @@ def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, 
         (["--model", "sdxl"], "vega, segmind-vega, vegart, segmind-vega-rt-v1"),
         (["--model", "vegart", "--samples", "2"], "segmind-vega-rt-v1 has no parameter 'samples'"),
         (["-o", "nowhere/fox.jpg"], "a folder that does not exist"),
+        (["-o", "nowhere/"], "a folder that does not exist: nowhere/"),
+        (["-o", "fox.gif"], "End the name in one of .jpg, .jpeg, .png, .webp"),
         (["--colour", "red"], "unrecognized arguments"),
     ],
 )
@@ -214,7 +227,8 @@ def test_draw_shows_a_progress_bar_to_a_person(tmp_path: Path, api: dict[str, st
     shown = os.read(controller, 100_000).decode()
     os.close(controller)
     os.close(terminal)
-    assert re.search(r"\[[#.]{24}\] QUEUED", shown)
+    assert re.search(r"\rSending the call\x1b\[K", shown)
+    assert re.search(r"\r\[[#.]{24}\] (Drawing: \d+ s of about 2 s|Finished)\x1b\[K", shown)
     assert Path(done.stdout.decode().strip()).exists()
 
 
@@ -278,8 +292,9 @@ def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_
     assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
     assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
     assert facts["Image"].startswith(f"{path} (1024×1024, ")
-    by_local_id = run("jobs", facts["Local id"], folder=tmp_path)
-    assert by_local_id.stdout.splitlines() == lines
+    digits = Path(path).stem.rpartition("-")[2]
+    for named in (facts["Local id"], digits, path):
+        assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named
 
 
 def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -> None:
@@ -333,13 +348,14 @@ def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(
     done = run("draw", "a fox [fault:504-after]", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).exists()
+    assert "\nThe answer was lost; asking the API whether the call ran\n" in done.stderr
     assert sandbox_in_thread.paid_requests == 1
 
 
 def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: Path, api: dict[str, str]) -> None:
     done = run("draw", "a fox [fault:moderation]", "--model", "vegart", folder=tmp_path, **api)
     assert done.returncode == 1
-    assert done.stderr.count("FAILED") <= 2
+    assert done.stderr.count("Failed") <= 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")

@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import tomlkit
 from conftest import KEY, Sandbox, serving_in_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,6 +34,7 @@ from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.cli.doctor.hosts import check_hosts
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
 from mcp_vega.cli.doctor.settings import check_settings
+from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
@@ -280,6 +282,7 @@ ANSWERS: dict[str, tuple[Response, list[str], str]] = {
     "403": (Response(status_code=403), ["key"], "HTTP 403"),
     "a login page": (HTMLResponse("<html>Welcome</html>"), ["api"], "not as the API does"),
     "no credits": (JSONResponse({"credits": 0, "free-credits": 0}), ["balance"], "$0"),
+    "a debt": (JSONResponse({"credits": -0.35, "free-credits": 0}), ["balance"], "-$0.35"),
     "free credits": (JSONResponse({"credits": 0, "free-credits": 0.5}), [], "$0, and $0.5 free"),
 }
 
@@ -335,6 +338,11 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
         assert (checked[name]["state"], checked[name]["detail"]) == ("note", "not known, see settings")
     assert checked["gallery"]["state"] == "good"
     assert not sandbox_in_thread.account.requests
+
+
+def test_the_settings_that_have_a_value_are_named() -> None:
+    (check,) = check_settings({"MCP_VEGA_PREVIEW": '"Small"', "MCP_VEGA_HOME": '""', "PATH": "/bin"}, {})
+    assert (check.state, check.detail) == ("good", "set: MCP_VEGA_PREVIEW")
 
 
 def test_a_name_that_is_nearly_a_setting_is_told() -> None:
@@ -409,6 +417,82 @@ def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.Monkey
     (check,) = check_hosts({})
     assert check.state == "note"
     assert "mcp.json cannot be read" in check.detail
+
+
+def with_entry(host: str, *, beside: Any = None, **entry: Any) -> str:
+    """A host's file with an entry for this server that can be started."""
+    entry = {"command": sys.executable, "args": ["-m", "mcp_vega"], **entry}
+    data: dict[str, Any] = {HOSTS[host].section: {"vega": entry}, **(beside or {})}
+    return tomlkit.dumps(data) if host == "codex" else json.dumps(data, indent=1)
+
+
+def comma_too_many(host: str) -> str:
+    return with_entry(host).replace("\n }\n}", "\n },\n}")
+
+
+LIMIT: dict[str, Any] = {"env": {"MCP_VEGA_WAIT_SECONDS": 30}}
+# Measured with the hosts themselves, but for Claude Desktop, Cursor, VS Code and Zed.
+IN_FILES: list[tuple[str, str, str, str]] = [
+    *(
+        (host, "\ufeff" + with_entry(host), "bad", "it holds a byte order mark")
+        for host in ("claude-desktop", "gemini")
+    ),
+    *(
+        (host, "\ufeff" + with_entry(host), "note", "which some hosts refuse")
+        for host in ("cursor", "claude-code", "codex")
+    ),
+    *((host, "// mine\n" + with_entry(host), "bad", "it holds comments") for host in ("claude-desktop", "claude-code")),
+    *((host, "// mine\n" + with_entry(host), "good", "") for host in ("gemini", "vscode", "zed")),
+    *((host, comma_too_many(host), "bad", "a comma behind") for host in ("claude-desktop", "claude-code", "gemini")),
+    *((host, comma_too_many(host), "good", "") for host in ("vscode", "zed")),
+    *((host, with_entry(host, **LIMIT), "bad", "a value of env without quotes") for host in ("claude-code", "codex")),
+    ("vscode", with_entry("vscode", **LIMIT), "good", ""),
+    *((host, with_entry(host, disabled=True), "note", "disabled = true") for host in ("cursor", "windsurf", "vscode")),
+    *((host, with_entry(host, enabled=False), "note", "enabled = false") for host in ("codex", "zed")),
+    ("cursor", with_entry("cursor", disabled=False), "good", ""),
+    ("codex", with_entry("codex", enabled=True), "good", ""),
+    ("gemini", with_entry("gemini", beside={"mcp": {"excluded": ["Vega"]}}), "note", "mcp.excluded names it"),
+    ("gemini", with_entry("gemini", beside={"mcp": {"allowed": ["other"]}}), "note", "mcp.allowed does not name it"),
+    ("gemini", with_entry("gemini", beside={"mcp": {"allowed": ["vega"], "excluded": []}}), "good", ""),
+    (
+        "claude-code",
+        with_entry("claude-code", beside={"projects": {"/a": {"disabledMcpServers": ["vega"]}, "/b": {}}}),
+        *("note", "has it switched off: in /a"),
+    ),
+    ("cursor", with_entry("cursor", env={"MCP_VEGA_SANDBOX": "0"}), "good", ""),
+]
+
+
+@pytest.mark.parametrize(("host", "text", "state", "words"), IN_FILES)
+def test_what_a_host_refuses_or_has_switched_off_is_told(  # noqa: PLR0913, PLR0917  a table
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, text: str, state: str, words: str
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    file = HOSTS[host].file(UserEnvironment({}, tmp_path))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    (check,) = check_hosts({})
+    assert check.state == state
+    assert words in check.detail
+    assert (check.detail == HOSTS[host].title) == (state == "good")
+    assert bool(check.mend) == (state != "good")
+    if "byte order mark" in check.detail:
+        assert check.mend == f"`mcp-vega install {host}` writes the file without it"
+
+
+def test_a_server_that_gemini_was_told_to_disable_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    (tmp_path / ".gemini").mkdir()
+    (tmp_path / ".gemini" / "settings.json").write_text(with_entry("gemini"), encoding="utf-8")
+    states = tmp_path / ".gemini" / "mcp-server-enablement.json"
+    for text, state in {
+        '{"vega": {"enabled": false}}': "note",
+        '{"other": {"enabled": false}}': "good",
+        "{": "good",
+    }.items():
+        states.write_text(text, encoding="utf-8")
+        (check,) = check_hosts({})
+        assert (check.state, check.mend) == (state, "Run `gemini mcp enable vega`" if state == "note" else "")
 
 
 def test_a_host_that_still_has_the_examples_key_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -138,17 +138,26 @@ async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
-def test_gallery_opens_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "gallery").mkdir()
+def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) -> None:
     opener = tmp_path / "bin" / "xdg-open"
     opener.parent.mkdir()
+    desktop = {"DISPLAY": ":0", "PATH": f"{opener.parent}:/bin:/usr/bin"}
+
+    def why_not(**variables: str) -> str:
+        done = run("gallery", "--open", folder=tmp_path, **variables)
+        assert done.returncode == int(bool(done.stderr))
+        return done.stderr.removeprefix(f"{tmp_path / 'gallery'} cannot be opened: ")
+
+    assert why_not(**desktop) == "it is not there yet; draw a picture first\n"
+    (tmp_path / "gallery").mkdir()
     opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
     opener.chmod(0o755)
-    assert run("gallery", "--open", folder=tmp_path, PATH=f"{opener.parent}:/bin:/usr/bin").returncode == 0
+    assert why_not(**desktop) == ""
     assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
-    without = run("gallery", "--open", folder=tmp_path, PATH="/nowhere")
-    assert without.returncode == 1
-    assert f"Next: Open {tmp_path / 'gallery'} yourself." in without.stderr
+    opener.write_text("#!/bin/sh\necho one; echo two >&2; exit 3\n", encoding="utf-8")
+    assert why_not(**desktop) == "xdg-open failed with exit code 3\n"
+    assert why_not(**{**desktop, "DISPLAY": ""}) == "there is no desktop here\n"
+    assert why_not(WAYLAND_DISPLAY="wayland-0", PATH="/nowhere") == "there is no xdg-open here\n"
 
 
 async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_drawn(
@@ -188,17 +197,17 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
         again = await agent.call_tool("check_job", {"request_id": jobs[2]["request_id"]})
         (image,) = job_of(again)["images"]
         for uri in (image["uri"], f"{image['uri']}/preview"):
-            with pytest.raises(MCPError, match="was deleted from the gallery on ") as caught:
+            with pytest.raises(MCPError, match=r"was deleted from the gallery on [-\d]+ \(UTC\)") as caught:
                 await agent.read_resource(uri)
             assert caught.value.error.code == -32602
         varied = await agent.get_prompt("vary", {"image": image["id"], "change": "at night"})
-        assert "there is nothing to compare with" in varied.model_dump_json()
+        assert "(UTC): there is nothing to compare with" in varied.model_dump_json()
     assert f"Note: the picture {image['id']} was deleted from the gallery on " in text_of(again)
     assert (image["path"], "Image: " in text_of(again)) == (None, False)
     assert f"Seed: {jobs[2]['seed']}" in text_of(again)
     assert run("jobs", folder=tmp_path).stdout.splitlines()[3].endswith("“old”     deleted")
     assert (
-        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} ("
+        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} (UTC) ("
         in run("jobs", jobs[2]["request_id"], folder=tmp_path).stdout
     )
     nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)

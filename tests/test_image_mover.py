@@ -47,7 +47,7 @@ class Server:
     app: AppContext
     agent: Client
 
-    async def drawn_elsewhere(self, prompt: str = "a fox") -> dict[str, Any]:
+    async def drawn_elsewhere(self, prompt: str = "a fox", elsewhere: str = "home/rescued") -> dict[str, Any]:
         """A job whose picture the gallery would not take, though it was well when the call was begun."""
         plug_in(self.folder)
         results: list[CallToolResult] = []
@@ -63,7 +63,7 @@ class Server:
             unplug(self.folder)
             self.sandbox.let_go()
         job = job_of(results[0])
-        assert Path(job["images"][0]["path"]).is_relative_to(self.folder / "home" / "rescued")
+        assert Path(job["images"][0]["path"]).is_relative_to(self.folder / elsewhere)
         return job
 
     async def checked(self, job: dict[str, Any]) -> CallToolResult:
@@ -93,10 +93,12 @@ def plug_in(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def serving(sandbox: Sandbox, folder: Path, **options: Any) -> AsyncGenerator[Server]:
-    rescued = ImageFolder(folder / "home" / "rescued", private=True)
+async def serving(
+    sandbox: Sandbox, folder: Path, temporary: str = "temporary", **options: Any
+) -> AsyncGenerator[Server]:
+    fallbacks = [ImageFolder(folder / each, private=True) for each in ("home/rescued", temporary)]
     async with (
-        app_over(sandbox.url, folder / "gallery", home=folder / "home", fallbacks=[rescued], **options) as app,
+        app_over(sandbox.url, folder / "gallery", home=folder / "home", fallbacks=fallbacks, **options) as app,
         Client(build_server(app)) as agent,
     ):
         yield Server(folder, sandbox, app, agent)
@@ -146,6 +148,30 @@ async def test_a_picture_moves_to_the_gallery_once_that_works_and_its_old_file_s
     assert (old.exists(), old.parent.exists(), path.read_bytes()) == (False, False, data)
     assert rows(tmp_path, "SELECT * FROM moved_images") == []
     assert await server.path_of(job) == path
+
+
+@pytest.mark.parametrize("temporary", ["temporary", "another"])
+async def test_a_picture_in_the_temporary_folder_moves_back_also_where_a_later_server_has_another(
+    sandbox: Sandbox, tmp_path: Path, temporary: str
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "rescued").write_text("in the way", encoding="utf-8")
+    async with serving(sandbox, tmp_path) as server:
+        job = await server.drawn_elsewhere(elsewhere="temporary")
+    old = Path(job["images"][0]["path"])
+    data = old.read_bytes()
+    clock = Clock()
+    async with serving(sandbox, tmp_path, temporary, clock=clock) as server:
+        await server.move_back()
+        assert await server.path_of(job) == old, "the gallery is still away"
+    plug_in(tmp_path)
+    async with serving(sandbox, tmp_path, temporary, clock=clock) as server:
+        await server.move_back()
+        path = await server.path_of(job)
+        assert path == tmp_path / "gallery" / old.parent.name / old.name
+        clock.ahead = timedelta(days=2)
+        await server.move_back()
+    assert (path.read_bytes(), old.exists()) == (data, False)
 
 
 async def test_two_servers_that_move_at_once_do_no_harm(server: Server, sandbox: Sandbox, tmp_path: Path) -> None:

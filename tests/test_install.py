@@ -271,7 +271,7 @@ def test_a_file_of_any_form_gets_the_entry_and_keeps_the_rest(case: str, home: P
         path = file_of(host, home, before)
         assert run("install", host, "--yes", "--sandbox").code == 0
         after = path.read_bytes().decode()
-        assert after.startswith("\ufeff") == before.startswith("\ufeff")
+        assert not after.startswith("\ufeff"), "some hosts refuse the file for it"
         assert after.count("\r\n") == (after.count("\n") if "\r\n" in before else 0)
         old, new = (jsonc.parse(text.removeprefix("\ufeff")) for text in (before, after))
         vega = new[HOSTS[host].section].pop("vega")
@@ -285,6 +285,31 @@ def test_a_file_of_any_form_gets_the_entry_and_keeps_the_rest(case: str, home: P
         assert left == {HOSTS[host].section: {}, **old}
 
 
+@pytest.mark.parametrize("host", ["claude-desktop", "codex"])
+def test_a_byte_order_mark_goes_also_where_the_entry_is_there_already(host: str, home: Path, run: Run) -> None:
+    assert run("install", host, "--yes", "--sandbox").code == 0
+    path = file_of(host, home)
+    whole = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + whole)
+    shown = run("install", host, "--dry-run", "--sandbox")
+    assert "- the byte order mark" in shown.out
+    assert path.read_bytes() != whole
+    assert run("install", host, "--yes", "--sandbox").code == 0
+    assert path.read_bytes() == whole
+    assert "nothing to do" in run("install", host, "--yes", "--sandbox").out
+
+
+def test_an_entry_that_its_host_will_not_start_is_told(home: Path, run: Run) -> None:
+    path = file_of("claude-desktop", home, "{\n // mine\n}\n")
+    said = run("install", "claude-desktop", "--yes", "--sandbox")
+    assert said.code == 0
+    assert f"Note: Claude Desktop refuses {path}, because it holds comments.\n" in said.err
+    path = file_of("codex", home, '[mcp_servers.vega]\ncommand = "old"\nenabled = false\n')
+    said = run("install", "codex", "--yes", "--sandbox")
+    assert said.code == 0
+    assert "vega stays switched off in Codex, as its entry says enabled = false. Take enabled = false out" in said.err
+
+
 BROKEN = {
     "claude-desktop": {
         "no JSON": b'{"mcpServers": {',
@@ -295,6 +320,7 @@ BROKEN = {
         "not UTF-8": '{"name": "Jürgen"}'.encode("latin-1"),
         "UTF-16": "{}".encode("utf-16"),
         "nested without end": b"[" * 200_000,
+        "a number that is none": b'{"a": NaN}',
     },
     "codex": {
         "no TOML": b"[mcp_servers\n",

@@ -30,6 +30,7 @@ from PIL import Image as Picture
 from mcp_vega.errors import (
     Charged,
     GalleryError,
+    InvalidArguments,
     LedgerError,
     MediaError,
     OutcomeUnknown,
@@ -129,6 +130,39 @@ async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert kept is not None
         assert (kept[0].local_id, kept[1]) == (job.local_id, image)
         assert [each.local_id for each in await other.store.latest(5)] == [job.local_id]
+
+
+async def test_a_picture_or_job_is_found_by_whatever_names_it(tmp_path: Path) -> None:
+    image_id, remote_id = "0123abcd" + "e" * 24, "Req_7f3a9-2b"
+    location = ImageLocation(str(tmp_path), "2026-11-20/a-fox-7-0123abcd.jpg")
+    image = Image(id=image_id, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
+    async with servers(tmp_path, 1) as (server,):
+        job = await server.begin(owner="alice", local_id=f"local-{'9386a069' * 4}")
+        job = replace(job, sent=NOW, state=State.COMPLETED, remote_id=remote_id, images=(replace(image, deleted=NOW),))
+        await server.store.save(job)
+        named = server.store.search.id_named
+        for name in (
+            *(image_id, image_id.upper(), image_id[:8], image.uri, f"{image.uri}/preview", location.key),
+            *(location.path, "file:///a/a-fox-7-0123abcd.png", "C:\\a\\a-fox-7-0123ABCD (1).jpg", " a-7-0123abcd "),
+            *(f"https://pictures.example/vega/images/{image_id}?sig=1#2", f"2-{image_id}.webp"),
+        ):
+            assert await named(str(name)) == image_id, name
+        for name in (remote_id, remote_id[:8], job.local_id, "9386a069", "LOCAL-9386A069", *job.uris):
+            assert await named(name, "alice") == remote_id, name
+        for name in ("Req_7f3", "0123abc", "0123abcf", "a-fox-7.jpg", "", "/", "9386a0691"):
+            assert await named(name) == name.rpartition("/")[2]
+        assert await named("9386a069", "bob") == "9386a069", "it is not to be seen"
+
+
+async def test_several_ids_that_begin_alike_are_named_and_a_whole_one_is_that_one(tmp_path: Path) -> None:
+    async with servers(tmp_path, 1) as (server,):
+        for number, remote_id in enumerate(("request-1", "request-10", "request-11")):
+            job = await server.begin(prompt=str(number))
+            await server.store.save(replace(job, sent=NOW, remote_id=remote_id))
+        named = server.store.search.id_named
+        with pytest.raises(InvalidArguments, match="begin with 'request-': request-1, request-10, request-11"):
+            await named("request-")
+        assert (await named("request-1"), await named("vega://jobs/request-11")) == ("request-1", "request-11")
 
 
 async def test_of_several_servers_one_works_on_a_job_until_it_dies_or_leaves(tmp_path: Path) -> None:
@@ -669,6 +703,38 @@ async def test_those_who_wait_for_a_locked_ledger_wait_at_the_same_time(tmp_path
     assert (file.counts - before)["tries"] < 16, "not one after the other"
     await store.leave()
     await store.close()
+
+
+async def test_those_who_read_a_locked_ledger_wait_at_the_same_time_also_behind_one_who_gave_up(
+    tmp_path: Path,
+) -> None:
+    waits = list[float]()
+
+    class LockedFile(SqliteFile):
+        def connect(self, *, write: bool, wait: float) -> Any:
+            waits.append(wait)
+            return super().connect(write=write, wait=wait)
+
+    database = Database(LockedFile(tmp_path / "ledger.sqlite3", SCHEMA), busy_seconds=0.5)
+    failed = list[LedgerError]()
+
+    async def read() -> None:
+        try:
+            await database.read(lambda connection: connection.execute("SELECT 1"))
+        except LedgerError as error:
+            failed.append(error)
+
+    with locked(tmp_path / "ledger.sqlite3"):
+        async with anyio.create_task_group() as given_up:
+            given_up.start_soon(read)
+            await until(lambda: waits)
+            given_up.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(read)
+    await database.close()
+    assert len(failed) == 8
+    assert sum(waits) < 2, "not one after the other"
 
 
 async def test_who_gives_up_while_the_ledger_is_locked_is_not_kept_waiting_and_begins_nothing(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from conftest import KEY, Sandbox, drawn, job_of, noise, pixels
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from test_command_line import run
 
 from mcp_vega.imaging import metadata
+from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
 from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.imaging.preview import converted
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 
 pytestmark = pytest.mark.anyio
@@ -140,6 +142,37 @@ def test_a_recipe_that_stands_where_nobody_finds_it_is_written_again() -> None:
     before = PICTURES["JPEG"] + after[2:]
     assert metadata.read(before) is None
     assert metadata.read(metadata.embed(before, RECIPE)) == RECIPE
+
+
+def colours(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as shown:
+        return shown.convert("RGBA" if shown.mode == "RGBA" else "RGB")
+
+
+@pytest.mark.parametrize("form", [PNG, WEBP], ids=["PNG", "WebP"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_in_another_format_has_every_pixel_and_its_recipe(name: str, form: Format) -> None:
+    before = metadata.embed(PICTURES[name], RECIPE)
+    after = converted(before, form)
+    assert recognise(after) is form
+    assert colours(after).tobytes() == colours(before).tobytes()
+    assert metadata.read(after) == (RECIPE if form is PNG else None)
+    assert converted(after, form) == after
+
+
+def test_a_picture_that_is_made_a_jpeg_looks_the_same() -> None:
+    before = metadata.embed(PICTURES["PNG"], RECIPE)
+    after = converted(before, JPEG)
+    assert recognise(after) is JPEG
+    assert max(ImageChops.difference(colours(before), colours(after)).tobytes()) < 16
+    assert metadata.read(after) == RECIPE
+
+
+def test_a_picture_in_another_format_is_the_right_side_up() -> None:
+    given = Image.Exif()
+    given[0x0112] = 6  # to be turned by 90°
+    after = converted(picture("RGB", "JPEG", exif=given.tobytes()), PNG)
+    assert colours(after).size == (48, 64)
 
 
 def test_webp_stays_as_it_came() -> None:

@@ -3,6 +3,7 @@
 Needs Node.js, and the registry that npm installs from; run with `-m external`.
 """
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import KEY
 from test_install import FILES, SCRIPT, servers_in, with_comments
+
+from mcp_vega.cli.install.hosts import HOSTS, Refused
 
 pytestmark = pytest.mark.external
 
@@ -83,3 +86,28 @@ def test_a_host_with_other_servers_and_comments_reads_what_was_merged(
     seen = asked(host, env, tmp_path)
     assert "--sandbox" in seen
     assert ("enabled: true" if host == "codex" else "Connected") in seen
+
+
+@pytest.mark.parametrize("host", PACKAGES)
+def test_a_host_refuses_what_is_said_of_it_and_nothing_else(host: str, programs: Path, tmp_path: Path) -> None:
+    env = variables(tmp_path, programs)
+    said(SCRIPT, "install", host, "--yes", "--sandbox", env=env, cwd=tmp_path)
+    file = tmp_path / FILES[host]
+    plain = file.read_text(encoding="utf-8")
+    forms = {Refused.BYTE_ORDER_MARK: f"\ufeff{plain}", Refused.NUMBERS: f"{plain}\n[mcp_servers.vega.env]\nX = 1\n"}
+    if host != "codex":
+        data = json.loads(plain)
+        data["mcpServers"]["vega"]["env"] = {"X": 1}
+        last = plain.rindex("}")
+        forms |= {
+            Refused.NUMBERS: json.dumps(data),
+            Refused.COMMENTS: f"// mine\n{plain}",
+            Refused.TRAILING_COMMAS: f"{plain[:last].rstrip()},\n}}\n",
+        }
+    for form, text in forms.items():
+        file.write_text(text, encoding="utf-8")
+        try:
+            starts = "--sandbox" in asked(host, env, tmp_path)
+        except AssertionError:
+            starts = False
+        assert starts == (form not in HOSTS[host].refuses), form

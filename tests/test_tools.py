@@ -171,6 +171,7 @@ async def test_check_job_without_an_id_lists_the_latest_jobs_newest_first(agent:
     first = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "first"}))["request_id"]
     second = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "second"}))["request_id"]
     result = await agent.call_tool("check_job", {})
+    assert text_of(result).splitlines()[0] == "The latest 2 jobs, newest first (times in UTC):"
     for line, request_id, prompt in zip(
         text_of(result).splitlines()[1:], (second, first), ("second", "first"), strict=True
     ):
@@ -185,19 +186,22 @@ async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, total, message))
 
-    def states() -> list[str]:
-        return [message.partition(":")[0] for _, _, message in heard if message]
+    def last() -> str:
+        return (heard[-1][2] or "") if heard else ""
 
     sandbox.hold()
-    async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+    async with app_over(sandbox.url, tmp_path, pace=1000) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
             call = partial(agent.call_tool, "generate_image_vegart", {"prompt": "a fox"}, progress_callback=hear)
             tasks.start_soon(call)
-            await until(lambda: "PROCESSING" in states())
+            await until(lambda: re.fullmatch(r"Drawing: \d+ s of about 1680 s", last()))
             sandbox.let_go()
-        await until(lambda: states()[-1] == "COMPLETED")
-    assert states()[0] == "QUEUED"
+        await until(lambda: last() == "Finished")
+    assert heard[0][1:] == (None, "Sending the call")
     assert [progress for progress, _, _ in heard] == sorted(progress for progress, _, _ in heard)
+    *under_way, (progress, total, _) = heard
+    assert progress == total
+    assert all(total is None or progress < total for progress, total, _ in under_way)
 
 
 async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(agent: Client) -> None:

@@ -1,7 +1,6 @@
 """`mcp-vega draw`: the way an agent's call takes, walked from the command line."""
 
 import os
-import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -18,7 +17,9 @@ from mcp_vega.cli.output import write
 from mcp_vega.cli.recipe import recipe_in
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import Charged, GalleryError, InvalidArguments
+from mcp_vega.imaging.formats import BY_ENDING, JPEG, recognise
 from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.imaging.preview import InvalidImageError, converted
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 from mcp_vega.server.app import build_server
@@ -43,7 +44,8 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     model, arguments = _model_and_arguments(options, sandbox=settings.sandbox)
     tool = f"generate_image_{model.alias}"
     output = None if options.output is None else Path(options.output)
-    _check(tool, arguments, output, settings.gallery_folder)
+    _check(tool, arguments)
+    _check_output(options.output, settings.gallery_folder)
     result = anyio.run(_draw, settings, tool, arguments)
     sys.stderr.write("".join(f"{each.text}\n" for each in result.content if isinstance(each, TextContent)))
     if result.is_error:
@@ -101,15 +103,26 @@ def _arguments_of(recipe: Recipe, model: type[Parameters], *, several: bool, san
     return arguments
 
 
-def _check(tool: str, arguments: dict[str, Any], output: Path | None, gallery: Path) -> None:
-    """Find what is wrong with the command before anything is opened or paid for."""
+def _check(tool: str, arguments: dict[str, Any]) -> None:
+    """Find what is wrong with the arguments before anything is opened or paid for."""
     definition = next(each for each in DEFINITIONS if each.name == tool)
     definition.arguments.parse(arguments)
-    if output is None:
-        return
+
+
+def _check_output(given: str | None, gallery: Path) -> None:
+    """The same for the file or folder that the picture is copied to."""
     # The functions of pathlib raise for an odd name.
-    if not os.path.isdir(output.parent):  # noqa: PTH112
-        raise InvalidArguments(f"-o names a folder that does not exist: {output.parent}")
+    if given is None or os.path.isdir(given):  # noqa: PTH112
+        return
+    output = Path(given)
+    if given.endswith(("/", os.sep)) or not os.path.isdir(output.parent):  # noqa: PTH112
+        folder = given if given.endswith(("/", os.sep)) else output.parent
+        raise InvalidArguments(f"-o names a folder that does not exist: {folder}")
+    if output.suffix and output.suffix.lower() not in BY_ENDING:
+        raise InvalidArguments(
+            f"-o names {output}, but no picture is written as {output.suffix}",
+            next_step=f"End the name in one of {', '.join(BY_ENDING)}; without an ending it is written as it came",
+        )
     if os.path.isfile(output) and output.resolve().parent.parent == gallery.resolve():  # noqa: PTH113
         raise InvalidArguments(f"-o names a picture of the gallery: {output}", next_step="Name another file")
 
@@ -150,16 +163,23 @@ def _job(result: CallToolResult) -> dict[str, Any]:
 
 
 def _copy(kept: Path, output: Path, number: int) -> Path:
-    """Copy a picture to where the user wants it: a folder, or a file, numbered from the second picture on."""
+    """Copy a picture to where the user wants it: a folder, or a file, numbered from the second picture on.
+
+    What is written is what the file's ending says.
+    """
     try:
         if output.is_dir():
             target = output / kept.name
         else:
             target = output if number == 1 else output.with_stem(f"{output.stem}-{number}")
-        shutil.copyfile(kept, target)
-    except OSError as error:
+        data = kept.read_bytes()
+        form = BY_ENDING.get(target.suffix.lower())
+        if form is JPEG and recognise(data) is not JPEG:
+            sys.stderr.write(f"Note: {target} is made a JPEG; the picture as it came is at {kept}\n")
+        target.write_bytes(converted(data, form) if form else data)
+    except (OSError, InvalidImageError) as error:
         raise GalleryError(
-            f"The picture could not be copied to {output}: {error.strerror}",
+            f"The picture could not be copied to {output}: {getattr(error, 'strerror', None) or error}",
             charged=Charged.YES,
             next_step=f"The picture is kept at {kept}",
         ) from error
@@ -175,7 +195,8 @@ CLEAR_LINE = "\r\x1b[K"
 async def _show_progress(progress: float, total: float | None, message: str | None) -> None:
     if sys.stderr.isatty():
         done = round(BAR * min(progress / total, 1)) if total else 0
-        sys.stderr.write(f"\r[{'#' * done}{'.' * (BAR - done)}] {message}\x1b[K")
+        bar = f"[{'#' * done}{'.' * (BAR - done)}] " if total else ""
+        sys.stderr.write(f"\r{bar}{message}\x1b[K")
         sys.stderr.flush()
     else:
         sys.stderr.write(f"{message}\n")

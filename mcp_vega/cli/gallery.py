@@ -1,5 +1,6 @@
 """`mcp-vega gallery`: the folder of the pictures, what is in it, and how it gets smaller."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from mcp_vega.settings import Settings
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.ledger.search import ImageSearch
 
-OPENERS = {"darwin": "open", "win32": "explorer"}
+# How long a program that opens a folder may take to fail.
+OPEN_SECONDS = 5.0
 
 
 def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
@@ -28,7 +30,7 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
         The exit code.
 
     Raises:
-        VegaError: The folder cannot be opened, the ledger not be read, or a picture not be deleted.
+        VegaError: The ledger cannot be read, or a picture not be deleted.
     """
     settings = Settings.from_environment(environment)
     image_folder = image_folder_of(settings)
@@ -40,9 +42,10 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
     write(f"{image_folder.folder}\n{_counted(sizes)}")
     if aside:
         write(f"Beside them {len(aside):,} that came in the place of pictures, in {image_folder.unreadable}")
-    if options.open:
-        _open(image_folder.folder)
-    return 0
+    problem = _open(image_folder.folder, environment) if options.open else ""
+    if problem:
+        sys.stderr.write(f"{image_folder.folder} cannot be opened: {problem}\n")
+    return int(bool(problem))
 
 
 def _counted(sizes: Sequence[int]) -> str:
@@ -59,13 +62,40 @@ def _readable(size: float) -> str:
     return f"{size / 1000:.1f} GB"
 
 
-def _open(folder: Path) -> None:
+def _open(folder: Path, environment: Mapping[str, str]) -> str:
+    """Open a folder on the desktop; returns why that cannot be done, or nothing."""
     if not folder.is_dir():
-        raise GalleryError(f"There is no folder {folder} yet", next_step="Draw a picture first")
-    program = shutil.which(OPENERS.get(sys.platform, "xdg-open"))
-    if program is None:
-        raise GalleryError("There is no program here that opens folders", next_step=f"Open {folder} yourself")
-    subprocess.run([program, str(folder)], check=False, stdout=subprocess.DEVNULL)  # noqa: S603  the system's own
+        return "it is not there yet; draw a picture first"
+    try:
+        if sys.platform == "win32":
+            os.startfile(folder)  # noqa: S606  the system's own
+            return ""
+        program = "open" if sys.platform == "darwin" else "xdg-open"
+        # Without a desktop xdg-open looks for a browser in the terminal.
+        if program == "xdg-open" and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
+            return "there is no desktop here"
+        found = shutil.which(program, path=environment.get("PATH"))
+        if found is None:
+            return f"there is no {program} here"
+        code = _exit_code([found, str(folder)])
+    except OSError as error:
+        return error.strerror or str(error)
+    return f"{program} failed with exit code {code}" if code else ""
+
+
+def _exit_code(command: list[str]) -> int:
+    """How a program ended; 0 where it goes on, as some file managers do for as long as their window is open."""
+    process = subprocess.Popen(  # noqa: S603  the system's own
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(OPEN_SECONDS)
+    except subprocess.TimeoutExpired:
+        return 0
 
 
 # ---- pruning ----

@@ -34,6 +34,7 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
     Raises:
         LedgerError: The ledger cannot be read.
         UnknownJob: No job has the id that was asked for.
+        InvalidArguments: Several have one that begins like it.
     """
     settings = Settings.from_environment(environment)
     if options.spent:
@@ -99,13 +100,16 @@ def _spent_data(spent: DailySpending) -> dict[str, Any]:
     }
 
 
-async def _read(settings: Settings, request_id: str | None, limit: int) -> list[Job]:
+async def _read(settings: Settings, named: str | None, limit: int) -> list[Job]:
+    """The latest jobs, or the one that is named."""
     async with open_job_store(settings) as store:
         if store is None:
             return []
-        if request_id is None:
+        if named is None:
             return await store.latest(limit)
-        job = await store.get(request_id)
+        name = await store.search.id_named(named)
+        image = await store.search.image(name)
+        job = image.job if image else await store.get(name)
         return [job] if job else []
 
 
@@ -154,7 +158,7 @@ def _in_full(job: Job) -> list[str]:
         *([("Error", f"{problem.what} ({problem.code})"), ("Next", problem.next_step)] if problem else []),
     ]
     for image in job.images:
-        place = f"deleted on {image.deleted:%Y-%m-%d}" if image.deleted else image.path or image.uri
+        place = f"deleted on {image.deleted:%Y-%m-%d} (UTC)" if image.deleted else image.path or image.uri
         facts += [("Image", f"{place} ({image.width}×{image.height}, {image.bytes:,} bytes, sha256 {image.sha256})")]
     return [f"{f'{name}:':14}{value}" for name, value in facts]
 

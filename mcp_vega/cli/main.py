@@ -137,7 +137,7 @@ def _add_draw(parser: ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="also write the picture here, a JPEG as it came; several become FILE-2, …",
+        help="also write the picture here, as its ending says: .jpg, .png, .webp or none; several become FILE-2, …",
     )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)
@@ -152,7 +152,12 @@ def _add_draw(parser: ArgumentParser) -> None:
 
 def _add_jobs(parser: ArgumentParser) -> None:
     parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
-    parser.add_argument("id", metavar="ID", nargs="?", help="a job's request id: shows all that is known of it")
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        help="a job's id or its first 8 digits, or a picture's id, URI or file: shows all that is known of that job",
+    )
     parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
     parser.add_argument("--spent", action="store_true", help="what was spent, by day and model; --limit counts days")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -160,13 +165,15 @@ def _add_jobs(parser: ArgumentParser) -> None:
 
 
 def _add_gallery(parser: ArgumentParser) -> None:
-    parser.description = "Print the folder of the pictures, and how many and how large they are."
+    parser.description = (
+        "Print the folder of the pictures, which has one for each day (UTC), and how many and how large they are."
+    )
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
         "--prune",
         type=_whole(0, 99999),
         metavar="DAYS",
-        help="delete pictures that were drawn DAYS days ago or earlier; asks first",
+        help="delete pictures that were drawn DAYS times 24 hours ago or earlier; asks first",
     )
     parser.add_argument("--yes", action="store_true", help="delete without asking")
     _add_sandbox(parser, default=SUPPRESS)

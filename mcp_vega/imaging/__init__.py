@@ -2,7 +2,7 @@
 
 formats    JPEG, PNG and WebP, told by their first bytes, and whether a picture is all there
 parts      what a picture's file is made of, and what its pixels need of it
-preview    how large a picture is, and pictures small enough for a conversation
+preview    how large a picture is, and the picture in another form: smaller, or in another format
 processor  the same off the event loop, one picture at a time
 metadata   the recipe in a picture's own file
 """

@@ -22,6 +22,8 @@ JPEG = Format("image/jpeg", ".jpg", lambda data: data.rfind(b"\xff\xd9") > data.
 PNG = Format("image/png", ".png", lambda data: b"IEND\xaeB`\x82" in data)
 WEBP = Format("image/webp", ".webp", lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"))
 SUFFIXES = (JPEG.suffix, PNG.suffix, WEBP.suffix)
+# By the ending that a file's name may have, in small letters.
+BY_ENDING = {".jpg": JPEG, ".jpeg": JPEG, ".png": PNG, ".webp": WEBP}
 
 
 def recognise(data: bytes) -> Format | None:

@@ -1,4 +1,4 @@
-"""How large a picture is, and pictures small enough for a conversation.
+"""How large a picture is, and the picture in another form: small enough for a conversation, or in another format.
 
 Pure functions that take a while: `ImageProcessor` calls them off the event loop. Pillow is imported on first use,
 because the handshake does without it.
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
 from mcp_vega.imaging.parts import without_side_data
 
@@ -108,6 +109,29 @@ def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
     return made
 
 
+def converted(data: bytes, form: Format) -> bytes:
+    """A picture in a format, with its recipe: the very bytes where it is in that already.
+
+    PNG and WebP keep every pixel, a JPEG nearly.
+
+    Raises:
+        InvalidImageError: It is no whole picture.
+    """
+    with _opened(data) as (found, picture):
+        if found is form:
+            return data
+        picture.load()
+        # All modes that PNG and WebP have as well; others are print colours or 16 bits of grey.
+        is_plain = form is not JPEG and picture.mode in ("L", "P", "RGB", "RGBA")
+        image, profile = (_upright(picture) if is_plain else _as_rgb(picture)), picture.info.get("icc_profile")
+    buffer, name = io.BytesIO(), form.mime_type.removeprefix("image/")
+    profile = profile if image.mode == picture.mode else None
+    options = {JPEG: {"quality": 95, "subsampling": 0}, WEBP: {"lossless": True, "exact": True}}.get(form, {})
+    image.save(buffer, name, icc_profile=profile, **options)
+    recipe = metadata.read(data)
+    return metadata.embed(buffer.getvalue(), recipe) if recipe else buffer.getvalue()
+
+
 def encoded_length(data: bytes) -> int:
     """How many characters of base64 some bytes become."""
     return (len(data) + 2) // 3 * 4
@@ -146,13 +170,20 @@ def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iter
             yield Preview(buffer.getvalue(), JPEG.mime_type, *smaller.size)
 
 
+def _upright(picture: "ImageFile") -> "Image":
+    """A copy of a picture, the right side up."""
+    from PIL import ImageOps
+
+    with suppress(Exception):  # whatever a broken Exif brings Pillow to, the picture beside it is whole
+        return ImageOps.exif_transpose(picture)
+    return picture.copy()
+
+
 def _as_rgb(picture: "ImageFile") -> "Image":
     """A picture as every JPEG can hold it: eight bits a colour, on white, the right side up."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    upright: Image.Image = picture
-    with suppress(Exception):  # whatever a broken Exif brings Pillow to, the picture beside it is whole
-        upright = ImageOps.exif_transpose(picture)
+    upright = _upright(picture)
     if upright.mode.startswith("I"):  # 16 bits of grey
         upright = upright.convert("I").point(lambda value: value / 256).convert("L")
     if upright.has_transparency_data:

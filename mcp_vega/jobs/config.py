@@ -19,6 +19,7 @@ class JobConfig:
         heartbeat: How often a job is shown though nothing happens to it; hosts want to hear within five seconds.
         longest_wait: How long a call waits until the limits let it be sent; a later one is the user's to decide on.
         note_wait_after: After which a job says that it waits.
+        early_look: After which a queued job that takes long is first asked for, to see whether it is being drawn.
         store_retries: For how long the job store is asked again while another program has locked it.
     """
 
@@ -29,4 +30,5 @@ class JobConfig:
     heartbeat: float = 2.0
     longest_wait: float = 300.0
     note_wait_after: float = 1.0
+    early_look: float = 1.0
     store_retries: float = 30.0

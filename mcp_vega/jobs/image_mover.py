@@ -68,7 +68,7 @@ class ImageMover:
             await self._move(image)
 
     async def _in_later_stores(self, images: Sequence[Image]) -> list[Image]:
-        """Those of the pictures that are in a later store of these: others are in an earlier gallery, or another's."""
+        """Those of the pictures that are in a later store, or in one that an earlier server had."""
         stores = {image.location.store for image in images}
         later = {store for store in stores if await self._images.is_later(store)}
         return [image for image in images if image.location.store in later and image.id not in self._left]

@@ -1,18 +1,25 @@
 """Watches a job in the API's queue, and fetches its pictures when it is done."""
 
 import logging
+from collections.abc import AsyncIterator
 
-from mcp_vega.errors import VegaError
+import anyio
+
+from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.parsing import Status
 
 logger = logging.getLogger(__name__)
 
 # What a job usually spends in the API's queue before it is drawn.
 QUEUE_SECONDS = 0.2
+# A job that is drawn sooner than this is asked for once it should be there, and not before: each question is one of the
+# plan's requests a minute, of which the free plan has five.
+LONG_SECONDS = 4.0
 
 
 class Poller:
@@ -33,7 +40,7 @@ class Poller:
         request_id, age = job.request_id, job.age(self._config.clock())
         ready = (job.parameters.expected_seconds + QUEUE_SECONDS) * self._config.pace - age
         receipt = job.receipt
-        async for status in self._client.watch(request_id, expected=max(ready, 0), age=age):
+        async for status in self._statuses(request_id, max(ready, 0), age):
             receipt = status.receipt
             if status.error:
                 await self._running.update(job, receipt=receipt.or_else(job.receipt))
@@ -51,3 +58,26 @@ class Poller:
                 job = await self._running.update(job, **changes) if job.error else self._running.show(job, **changes)
         generation = await self._client.result(request_id)
         await self._saver.save(job, generation.pictures, generation.receipt.or_else(receipt))
+
+    async def _statuses(self, request_id: str, ready: float, age: float) -> AsyncIterator[Status]:
+        """How a job stands that is likely to be drawn in `ready` seconds, until it has finished; raises as `watch`."""
+        early = self._config.early_look
+        if ready > LONG_SECONDS * self._config.pace:
+            await anyio.sleep(early)
+            status = await self._early_status(request_id, ready - early)
+            if status:
+                yield status
+                if status.state.finished:
+                    return
+            ready, age = max(ready - early, 0), age + early
+        async for status in self._client.watch(request_id, expected=ready, age=age):
+            yield status
+
+    async def _early_status(self, request_id: str, seconds: float) -> Status | None:
+        """How a job stands; None where that is not to be had in time, as it is asked again anyway."""
+        with anyio.move_on_after(seconds):
+            try:
+                return await self._client.status(request_id)
+            except SegmindError:
+                pass
+        return None

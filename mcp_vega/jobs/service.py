@@ -262,7 +262,7 @@ class JobService:
             UnknownImage: It was deleted.
         """
         if image.deleted:
-            said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}"
+            said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d} (UTC)"
             raise errors.UnknownImage(said, next_step="Draw it again: its job tells with which parameters and seed")
         try:
             return await self._images.read(image.location)

@@ -1,7 +1,6 @@
 """The prompts: ways to use the tools well, for users to pick in their host."""
 
 import json
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import SystemRandom
@@ -160,9 +159,8 @@ async def _vary(app: AppContext, asked: Variation, owner: str) -> str:
         else ""
     )
     if image.deleted:
-        again = (
-            f", whose file was deleted from the gallery on {image.deleted:%Y-%m-%d}: there is nothing to compare with"
-        )
+        day = f"{image.deleted:%Y-%m-%d} (UTC)"
+        again = f", whose file was deleted from the gallery on {day}: there is nothing to compare with"
     else:
         again = f'; check_job with request_id "{job.request_id}" shows it again, at no cost'
     has_negative = "negative_prompt" in type(job.parameters).model_fields
@@ -186,10 +184,7 @@ before another call; each costs about ${job.parameters.expected_cost:.4f}.
 
 async def _found(app: AppContext, named: str, owner: str) -> JobImage:
     """The picture that a user names, with its job."""
-    name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
-    if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
-        beginning = short[1].lower()
-        name = next(iter(await app.service.store.search.image_ids(beginning, 1, owner)), name)
+    name = await app.service.store.search.id_named(named, owner)
     try:
         return await app.service.get_image(name, owner)
     except UnknownImage as error:

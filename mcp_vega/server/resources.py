@@ -48,7 +48,7 @@ TEMPLATES = [
         name="search",
         title="Search generated images",
         description="The generated images as JSON, newest first, 20 a page. q: words of the prompt, a seed, a model "
-        "(vega or vegart), a day (2026-11-20), month or year; all must match. page: from 1.",
+        "(vega or vegart), a day (2026-11-20, in UTC), month or year; all must match. page: from 1.",
         mime_type=JSON,
     ),
 ]

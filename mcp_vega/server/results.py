@@ -60,7 +60,7 @@ async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallT
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
         return await _result(app, text, {})
-    lines = [f"The latest {len(jobs)} jobs, newest first:" if len(jobs) > 1 else "The latest job:"]
+    lines = [f"The latest {len(jobs)} jobs, newest first (times in UTC):" if len(jobs) > 1 else "The latest job (UTC):"]
     lines += [
         f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} {quoted_prompt(job)}"
         for job in jobs
@@ -150,8 +150,8 @@ async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[Ima
     """The previews of a job's pictures, and what there is to say about them."""
     here = [image for image in job.images if not image.deleted]
     notes = [
-        f"the picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d}; the same parameters and "
-        "seed draw it again"
+        f"the picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d} (UTC); the same parameters "
+        "and seed draw it again"
         for image in job.images
         if image.deleted
     ]

@@ -14,6 +14,7 @@ from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.progress import progress_of
 from mcp_vega.server.requests_in_flight import current_request
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
@@ -113,10 +114,7 @@ async def _followed(
     """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
     async for seen in service.follow(job, seconds):
         job = seen
-        elapsed, expected = service.elapsed_seconds(job), service.expected_seconds(job)
-        notes = f" ({'; '.join(job.notes)})" if job.notes else ""
-        message = f"{job.state}: {elapsed:.0f} s of about {expected:.0f} s{notes}"
-        await context.report_progress(elapsed, max(elapsed, expected), message)
+        await context.report_progress(*progress_of(service, job))
         if until(job):
             break
     return job

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.cli.doctor.installation import PACKAGE
-from mcp_vega.cli.install.change import servers_in
+from mcp_vega.cli.install.change import refused_in, servers_in
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME
-from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
+from mcp_vega.cli.install.hosts import HOSTS, Refused, UserEnvironment
+from mcp_vega.cli.install.switches import switched_off
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.values import as_object
@@ -23,46 +24,65 @@ class _HostEntry:
     """An entry for this server in a host's file; in a command or key with a $ the host fills in a variable."""
 
     host: str
+    file: ConfigFile
+    name: str
     command: str
     key: str
     is_sandbox: bool
 
+    @property
+    def title(self) -> str:
+        return HOSTS[self.host].title
+
 
 def check_hosts(environment: Mapping[str, str]) -> list[Check]:
-    """Which hosts have this server, and whether what they start is there: the check hosts."""
+    """Which hosts have this server, and whether they start it, and what they start is there: the check hosts."""
     having: list[str] = []
-    unread: list[str] = []
-    wrong: dict[str, str] = {}
+    found: list[Check] = []
     for entry in _entries(environment):
         if isinstance(entry, HostConfigError):
-            unread.append(entry.what)
-            continue
-        title, command = HOSTS[entry.host].title, entry.command
-        having.append(title + (" (sandbox)" if entry.is_sandbox else " (with a key)" if entry.key else ""))
-        if command and "$" not in command and shutil.which(command, path=environment.get("PATH")) is None:
-            mend = f"`mcp-vega install {entry.host}` writes an entry that works"
-            wrong[f"{title} starts {command}, which is not there"] = mend
-        elif entry.key and "$" not in entry.key and not entry.is_sandbox:
-            try:
-                require_usable(Settings.from_environment({KEY: entry.key}).api_key)
-            except InvalidSettings as error:
-                wrong[f"{title}: {error.what}"] = f"`mcp-vega install {entry.host}` asks for another one"
-    said = "; ".join((", ".join(having) or "none has this server", *wrong, *unread))
-    if wrong:
-        return [Check("hosts", State.BAD, said, next(iter(wrong.values())))]
-    if unread:
-        return [Check("hosts", State.NOTE, said, "Mend the file, or its permissions")]
+            found.append(Check("hosts", State.NOTE, entry.what, "Mend the file, or its permissions"))
+        else:
+            having.append(entry.title + (" (sandbox)" if entry.is_sandbox else " (with a key)" if entry.key else ""))
+            found += _findings(entry, environment)
+    said = "; ".join((", ".join(having) or "none has this server", *(each.detail for each in found)))
+    if found:
+        worst = max(found, key=lambda each: each.state is State.BAD)  # the first that is bad, else the first
+        return [Check("hosts", worst.state, said, worst.mend)]
     if not having:
         mend = f"`mcp-vega install HOST` adds it; HOST is one of {', '.join(HOSTS)}"
         return [Check("hosts", State.NOTE, said, mend)]
     return [Check("hosts", State.GOOD, said)]
 
 
+def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Check]:
+    """What is wrong with an entry, or worth knowing of it."""
+    host, title, path = entry.host, entry.title, entry.file.path
+    without_mark = f"`mcp-vega install {host}` writes the file without it"
+    refused = refused_in(HOSTS[host], entry.file, entry.name)
+    for each in refused:
+        mend = without_mark if each is Refused.BYTE_ORDER_MARK else f"Correct {path}"
+        yield Check("hosts", State.BAD, f"{title} refuses {path}, because it holds {each}", mend)
+    if entry.file.has_byte_order_mark and Refused.BYTE_ORDER_MARK not in refused:
+        yield Check("hosts", State.NOTE, f"{path} begins with a byte order mark, which some hosts refuse", without_mark)
+    if off := switched_off(host, entry.file, entry.name):
+        yield Check("hosts", State.NOTE, f"{title} has it switched off: {off.by}", off.mend)
+    command = entry.command
+    if command and "$" not in command and shutil.which(command, path=environment.get("PATH")) is None:
+        mend = f"`mcp-vega install {host}` writes an entry that works"
+        yield Check("hosts", State.BAD, f"{title} starts {command}, which is not there", mend)
+    elif entry.key and "$" not in entry.key and not entry.is_sandbox:
+        try:
+            require_usable(Settings.from_environment({KEY: entry.key}).api_key)
+        except InvalidSettings as error:
+            yield Check("hosts", State.BAD, f"{title}: {error.what}", f"`mcp-vega install {host}` asks for another one")
+
+
 def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
     """The first key in a host's file, and that host's title; both empty where there is none."""
     for entry in _entries(environment):
         if isinstance(entry, _HostEntry) and entry.key and "$" not in entry.key:
-            return entry.key, HOSTS[entry.host].title
+            return entry.key, entry.title
     return "", ""
 
 
@@ -71,7 +91,8 @@ def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfig
     here = UserEnvironment(environment, Path.home())
     for host, about in HOSTS.items():
         try:
-            servers = servers_in(about, ConfigFile.read(about.file(here)))
+            file = ConfigFile.read(about.file(here))
+            servers = servers_in(about, file)
         except HostConfigError as error:
             yield error
             continue
@@ -81,5 +102,13 @@ def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfig
             command = command if isinstance(command, str) else ""
             words = [command, *map(str, cast("list[Any]", arguments) if isinstance(arguments, list) else ())]
             if name == NAME or any(PACKAGE in word or "mcp_vega" in word for word in words):
-                is_sandbox = "--sandbox" in words or bool(variables.get("MCP_VEGA_SANDBOX"))
-                yield _HostEntry(host, command, str(variables.get(KEY) or ""), is_sandbox)
+                is_sandbox = "--sandbox" in words or _says_sandbox(variables)
+                yield _HostEntry(host, file, name, command, str(variables.get(KEY) or ""), is_sandbox)
+
+
+def _says_sandbox(variables: Mapping[str, Any]) -> bool:
+    said = str(variables.get("MCP_VEGA_SANDBOX") or "")
+    try:
+        return Settings.from_environment({"MCP_VEGA_SANDBOX": said}).sandbox
+    except InvalidSettings:
+        return False

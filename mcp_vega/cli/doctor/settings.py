@@ -34,5 +34,6 @@ def check_settings(environment: Mapping[str, str], problems: Mapping[str, Invali
         nearest = get_close_matches(unknown[0], names, n=1)
         mend = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
         return [Check("settings", State.NOTE, f"This is no setting: {', '.join(unknown)}", mend)]
-    given = [name for name in names if environment.get(name, "").strip()]
+    read = Settings.from_environment(environment).model_fields_set
+    given = [str(field.alias) for name, field in Settings.model_fields.items() if name in read]
     return [Check("settings", State.GOOD, f"set: {', '.join(given)}" if given else "none is set, so all have defaults")]

@@ -7,7 +7,7 @@ from typing import Any, cast
 from mcp_vega.cli.install import jsonc, toml
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry
-from mcp_vega.cli.install.hosts import Host
+from mcp_vega.cli.install.hosts import Host, Refused
 from mcp_vega.segmind.values import as_object
 
 # Codex gives a server ten seconds to start, the first download included.
@@ -39,10 +39,27 @@ def servers_in(host: Host, file: ConfigFile) -> dict[str, Any]:
     Raises:
         HostConfigError: The file does not hold what the host expects there.
     """
-    servers = _data(host, file).get(host.section, {})
+    servers = data_in(host, file).get(host.section, {})
     if not isinstance(servers, dict):
         raise HostConfigError(f"{host.section} in {file.path} holds no servers by name")
     return cast("dict[str, Any]", servers)
+
+
+def refused_in(host: Host, file: ConfigFile, name: str = NAME) -> list[Refused]:
+    """What is in a host's file that makes it refuse the file, or the entry of this name.
+
+    Raises:
+        HostConfigError: The file cannot be understood.
+    """
+    variables = as_object(as_object(servers_in(host, file).get(name)).get("env"))
+    is_json = host.form == "json"
+    found = {
+        Refused.BYTE_ORDER_MARK: file.has_byte_order_mark,
+        Refused.COMMENTS: is_json and jsonc.has_comments(file.text),
+        Refused.TRAILING_COMMAS: is_json and jsonc.has_trailing_commas(file.text),
+        Refused.NUMBERS: any(not isinstance(value, str) for value in variables.values()),
+    }
+    return [each for each in host.refuses if found[each]]
 
 
 def installing(host: Host, file: ConfigFile, entry: Entry) -> Change:
@@ -117,10 +134,15 @@ def _changed(host: Host, file: ConfigFile, before: Any, after: Any) -> Change:
 def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:
     """What is in a file beside the entry; a section that is missing is an empty one."""
     others = {name: server for name, server in servers_in(host, file).items() if name != NAME}
-    return {**_data(host, file), host.section: others}
+    return {**data_in(host, file), host.section: others}
 
 
-def _data(host: Host, file: ConfigFile) -> dict[str, Any]:
+def data_in(host: Host, file: ConfigFile) -> dict[str, Any]:
+    """All that is in a host's file.
+
+    Raises:
+        HostConfigError: The file cannot be understood.
+    """
     try:
         data = toml.parse(file.text) if host.form == "toml" else jsonc.parse(file.text)
     except ValueError as error:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
+from mcp_vega.cli.install.change import Change, block, installing, refused_in, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
+from mcp_vega.cli.install.switches import switched_off
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.api_key import is_placeholder, require_usable
@@ -55,6 +56,8 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
         )
     if not options.sandbox and not _has_key(change.after):
         sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
+    for note in _notes(options.host, change):
+        sys.stderr.write(f"Note: {note}.\n")
     return _carry_out(change, options, environment)
 
 
@@ -103,9 +106,19 @@ def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: b
 # ---- the change ----
 
 
+def _notes(host: str, change: Change) -> Iterator[str]:
+    """What keeps a host from starting the entry, once it is there."""
+    changed = ConfigFile(change.file.path, change.text.encode(), change.text)
+    for each in refused_in(change.host, changed):
+        yield f"{change.host.title} refuses {change.file.path}, because it holds {each}"
+    if off := switched_off(host, changed, NAME):
+        yield f"{NAME} stays switched off in {change.host.title}, as {off.by}. {off.mend}"
+
+
 def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str]) -> int:
     """Show a change, ask, make it."""
-    if change.before == change.after:
+    marked = change.file.has_byte_order_mark
+    if change.before == change.after and (change.after is None or not marked):
         state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
         write(f"{change.file.path} {state}; nothing to do.")
         if _has_key(change.after) and not environment.get(KEY):
@@ -144,6 +157,8 @@ def _shown(change: Change) -> Iterator[str]:
         if new is not None:
             sign = " " if old == new else "+"
             yield f"  {sign}   {name}: {new if name in (*PLAIN, 'args') else HIDDEN}"
+    if change.file.has_byte_order_mark:
+        yield "  - the byte order mark at the beginning of the file, for which some hosts refuse it"
     if others := [name for name in servers_in(change.host, change.file) if name != NAME]:
         yield f"  kept as they are: {', '.join(others)}"
 

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 import tempfile
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,7 +47,14 @@ class ConfigFile:
         try:
             return cls(path, raw, (raw or b"").decode().removeprefix(_BOM))
         except UnicodeDecodeError as error:
+            if raw and raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                raise HostConfigError(f"{path} is written in UTF-16", next_step="Save it in UTF-8") from error
             raise HostConfigError(f"{path} is not written in UTF-8: {error}") from error
+
+    @property
+    def has_byte_order_mark(self) -> bool:
+        """Whether it begins with what PowerShell and some editors put there."""
+        return (self.raw or b"").startswith(BOM_UTF8)
 
     def back_up(self) -> Path | None:
         """Keep what was read in a file beside it; returns that, or None where there was no file.
@@ -66,16 +74,17 @@ class ConfigFile:
     def write(self, text: str) -> None:
         """Put another text in its place, at once and whole. A link stays a link, and who may read it may still.
 
+        A byte order mark does not stay: no host needs one, and some refuse the file for it.
+
         Raises:
             HostConfigError: It cannot be written, or somebody else changed it since it was read.
         """
         target = self.path.resolve()
         if _content(self.path) != self.raw:
             raise HostConfigError(f"{self.path} was changed by another program meanwhile", next_step="Try again")
-        mark = _BOM if (self.raw or b"").startswith(_BOM.encode()) else ""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put_in_place(target, (mark + text).encode(), None if self.raw is None else target.stat())
+            _put_in_place(target, text.encode(), None if self.raw is None else target.stat())
         except OSError as error:
             raise HostConfigError(f"{self.path} cannot be written: {error.strerror}") from error
 

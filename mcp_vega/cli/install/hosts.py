@@ -6,6 +6,7 @@ The places are those that the hosts document; where one of their variables moves
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,15 @@ class UserEnvironment:
         return self.folder("XDG_CONFIG_HOME", ".config")
 
 
+class Refused(StrEnum):
+    """What the files of some hosts may hold, and others refuse the whole file for."""
+
+    BYTE_ORDER_MARK = "a byte order mark"
+    COMMENTS = "comments"
+    TRAILING_COMMAS = "a comma behind a last value"
+    NUMBERS = "a value of env without quotes"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """An MCP host.
@@ -43,6 +53,7 @@ class Host:
         section: The name of the object that holds them in the file.
         form: Of the file.
         members: What an entry has there beside command, arguments and environment.
+        refuses: What makes it refuse the file, or the entry, as was measured or is reported by its users.
     """
 
     title: str
@@ -51,6 +62,7 @@ class Host:
     section: str = "mcpServers"
     form: Literal["json", "toml"] = "json"
     members: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    refuses: tuple[Refused, ...] = ()
 
 
 def _claude_desktop(here: UserEnvironment) -> Path:
@@ -81,12 +93,14 @@ HOSTS = {
         title="Claude Desktop",
         file=_claude_desktop,
         then="Quit Claude Desktop and open it again",
+        refuses=(Refused.BYTE_ORDER_MARK, Refused.COMMENTS, Refused.TRAILING_COMMAS),
     ),
     "claude-code": Host(
         title="Claude Code",
         file=_claude_code,
         then="Start a new session of Claude Code; /mcp lists its servers",
         members={"type": "stdio"},
+        refuses=(Refused.COMMENTS, Refused.TRAILING_COMMAS, Refused.NUMBERS),
     ),
     "cursor": Host(
         title="Cursor",
@@ -111,11 +125,13 @@ HOSTS = {
         then="Start a new session of Codex; /mcp lists its servers",
         section="mcp_servers",
         form="toml",
+        refuses=(Refused.NUMBERS,),
     ),
     "gemini": Host(
         title="Gemini CLI",
         file=lambda here: here.folder("GEMINI_CLI_HOME", ".") / ".gemini" / "settings.json",
         then="Start Gemini CLI in a folder that it trusts (elsewhere it switches servers off); /mcp lists its servers",
+        refuses=(Refused.BYTE_ORDER_MARK, Refused.TRAILING_COMMAS),
     ),
     "zed": Host(
         title="Zed",

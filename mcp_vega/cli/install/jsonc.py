@@ -27,11 +27,25 @@ def parse(text: str) -> Any:
     Raises:
         ValueError: It is no JSON, comments and trailing commas aside.
     """
+
+    def refuse(word: str) -> None:  # Python would take it
+        raise ValueError(f"{word} is no JSON")
+
     bare = _bare(text)
     try:
-        return json.loads(bare) if bare.strip() else {}
+        return json.loads(bare, parse_constant=refuse) if bare.strip() else {}
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def has_comments(text: str) -> bool:
+    """Whether there is a comment in it."""
+    return _without_comments(text) != text
+
+
+def has_trailing_commas(text: str) -> bool:
+    """Whether there is a comma behind the last value of an object or list."""
+    return _bare(text) != _without_comments(text)
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:

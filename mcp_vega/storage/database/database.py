@@ -91,13 +91,14 @@ class Database:
 
     async def read(self, work: Work[T]) -> T:
         """Ask something, of one moment's state. It does not wait for those who write."""
+        asked = monotonic()
 
         def do() -> T:
             with self._in_use:
                 if self._closed:  # nobody waits for this any more
                     raise RuntimeError("the ledger is closed")
                 try:
-                    wait = self._writer.busy_seconds
+                    wait = max(asked + self._writer.busy_seconds - monotonic(), RETRY_SECONDS)
                     self._reading = self._reading or self._connector.connect(write=False, wait=wait)
                     with self._reading.transaction(write=False, durable=False, wait=wait):
                         return work(self._reading)

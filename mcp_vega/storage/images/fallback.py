@@ -90,8 +90,15 @@ class FallbackImageStore:
         return await self._known(image.location.store) is not None and await self.is_whole(image)
 
     async def is_later(self, address: str) -> bool:
-        """Whether an address is that of a store behind the first."""
-        return await self._known(address) not in (None, self._first)
+        """Whether an address is that of a store behind the first, or of a folder that is none of these stores.
+
+        Such a folder may have been one for an earlier server: that of temporary files has another place each time on
+        some systems.
+        """
+        if store := await self._known(address):
+            return store is not self._first
+        path = ImageLocation(address, "").path
+        return path is not None and await anyio.to_thread.run_sync(path.is_dir)
 
     async def move(self, image: Image) -> ImageLocation | None:
         """Keep a picture in the first store as well; it also stays where it is.

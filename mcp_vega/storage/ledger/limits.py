@@ -28,4 +28,6 @@ class Budget:
 
 def dollars(amount: Decimal | None) -> str:
     """An amount for people, exact."""
-    return "unknown" if amount is None else f"${amount.normalize():f}"
+    if amount is None:
+        return "unknown"
+    return f"{'-' if amount < 0 else ''}${abs(amount).normalize():f}"

@@ -236,3 +236,13 @@ REQUEST_IDS = f"""
 REQUEST_ID_BEGINS = """
     AND (remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end))
 """
+# Pictures and jobs whose id begins like this, deleted ones too; of jobs both ids, the local one also without "local-".
+NAMED = f"""
+    SELECT id, job FROM images WHERE {IS_SHOWN} AND id BETWEEN :small AND :small_end
+    UNION ALL
+    SELECT coalesce(remote_id, local_id) AS id, local_id AS job FROM jobs WHERE {IS_SHOWN} AND (
+        remote_id BETWEEN :name AND :name_end OR remote_id BETWEEN :small AND :small_end
+        OR local_id BETWEEN :small AND :small_end OR local_id BETWEEN :local AND :local_end
+    )
+    ORDER BY id LIMIT :limit
+"""  # noqa: S608

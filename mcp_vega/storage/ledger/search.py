@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.job import OPERATOR, Job, JobImage
+from mcp_vega.job import OPERATOR, REQUEST_ID, Job, JobImage
 from mcp_vega.parameters import MODELS
 from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.database.database import Database
@@ -18,6 +18,13 @@ logger = logging.getLogger(__name__)
 PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
 WORDS, LETTERS = 50, 200
+# Of an id that is named by its beginning.
+FEWEST_DIGITS = 8
+# How many ids are told of those that begin alike.
+ALIKE = 5
+_ADDRESS = re.compile("(?:vega://(?:images|jobs)|https?://.*?/images)/([^/?#]+)", re.IGNORECASE)
+# A picture's file ends in digits of its id; a copy of it may have a number behind them.
+_FILE = re.compile(r".*-([0-9a-f]{8}|[0-9a-f]{32})(?: ?\(\d+\))?(?:\.\w+)?", re.IGNORECASE)
 
 
 class ImageSearch:
@@ -55,6 +62,43 @@ class ImageSearch:
     async def image(self, image_id: str) -> JobImage | None:
         """The picture with this id and its job."""
         return next(iter(await self._found("SELECT id, job FROM images WHERE id = :id", id=image_id)), None)
+
+    async def id_named(self, text: str, owner: str = OPERATOR) -> str:
+        """The whole id of the picture or job that `owner` names.
+
+        It may be named by an id, eight digits of its beginning or more, a `vega://` URI, a picture's URL, or the name
+        or path of a kept file.
+
+        Returns:
+            The id; where nothing is found, what looks most like one.
+
+        Raises:
+            InvalidArguments: Several begin like this.
+        """
+        address = _ADDRESS.match(text.strip())
+        name = address[1] if address else re.split(r"[/\\]", text.strip())[-1]
+        file = _FILE.fullmatch(name)
+        for beginning in (name, file[1] if file else ""):
+            found = await self._id_that_begins(beginning, owner) if len(beginning) >= FEWEST_DIGITS else None
+            if found:
+                return found
+        return name
+
+    async def _id_that_begins(self, beginning: str, owner: str) -> str | None:
+        """The id of a picture or job that is this or begins like this; None where there is none."""
+        if not re.fullmatch(REQUEST_ID, beginning):
+            return None
+        small = beginning.lower()
+        names = {"name": beginning, "small": small, "local": f"local-{small}"}
+        ends = {f"{key}_end": f"{name}~" for key, name in names.items()}
+        values = {**names, **ends, "owner": owner, "limit": ALIKE + 1}
+        found = await self._database.read(lambda connection: connection.execute(queries.NAMED, values))
+        ids = {row["job"]: row["id"] for row in found}
+        ids = {job: each for job, each in ids.items() if beginning in (job, each)} or ids
+        if len(ids) > 1:
+            shown = ", ".join([*ids.values()][:ALIKE]) + (", …" if len(ids) > ALIKE else "")
+            raise InvalidArguments(f"Several ids begin with {beginning!r}: {shown}", next_step="Name one of them")
+        return next(iter(ids.values()), None)
 
     async def before(self, moment: datetime) -> list[JobImage]:
         """The pictures of finished jobs that were begun before a moment and answered for, the oldest first."""
