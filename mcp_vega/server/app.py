@@ -15,6 +15,7 @@ from pydantic import AnyUrl
 
 from mcp_vega import __version__
 from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, UnknownJob, VegaError
+from mcp_vega.redaction import named
 from mcp_vega.server import resources, results
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
@@ -86,7 +87,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> mcp_types.CallToolResult:
         known = {definition.name: definition for definition in DEFINITIONS}
         if name not in known:
-            error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
+            error = InvalidArguments(f"There is no tool {named(name)}", next_step=f"Call one of {', '.join(known)}")
             return results.of_error(self._app, error)
         if self._app.problem:
             return results.of_error(self._app, self._app.problem)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
 from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
+from mcp_vega.redaction import named
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.schemas import Arguments, ArgumentSchema
@@ -85,10 +86,8 @@ async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> 
     definition = next((each for each in DEFINITIONS if each.name == name), None)
     if definition is None:
         known = ", ".join(each.name for each in DEFINITIONS)
-        raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
-    # Hosts send an empty text for an argument that was left out.
-    filled = {key: value for key, value in given.items() if str(value).strip()}
-    text = await definition.write(app, definition.arguments.parse(filled), owner)
+        raise InvalidArguments(f"There is no prompt {named(name)}", next_step=f"Use one of {known}")
+    text = await definition.write(app, definition.arguments.parse(given), owner)
     message = PromptMessage(role="user", content=TextContent(type="text", text=text))
     return GetPromptResult(description=definition.description, messages=[message])
 
@@ -184,9 +183,9 @@ before another call; each costs about ${job.parameters.expected_cost:.4f}.
 4. Show the new picture beside the old one, with its path or URL and its seed."""
 
 
-async def _found(app: AppContext, named: str, owner: str) -> JobImage:
+async def _found(app: AppContext, wanted: str, owner: str) -> JobImage:
     """The picture that a user names, with its job."""
-    name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", named.strip())
+    name = re.sub("^vega://(images|jobs)/|^https?://.*/images/|/preview$", "", wanted.strip())
     if short := re.search(r"(?:^|-)([0-9a-f]{8}|[0-9a-f]{32})(\.(jpg|png|webp))?$", name, re.IGNORECASE):
         beginning = short[1].lower()
         name = next(iter(await app.service.store.search.image_ids(beginning, 1, owner)), name)
