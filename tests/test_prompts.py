@@ -102,8 +102,8 @@ async def test_vary_names_what_the_model_has(agent: Client) -> None:
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("illustrate", {}, "passage is missing"),
-    ("illustrate", {"passage": ""}, "passage is missing"),
-    ("illustrate", {"passage": "  \n"}, "passage is missing"),
+    ("illustrate", {"passage": ""}, "passage is blank: What to illustrate"),
+    ("illustrate", {"passage": "  \n", "style": ""}, "passage is blank"),
     ("illustrate", {"passage": "x", "pictures": "9"}, "pictures is '9', but must be a whole number from 1 to 8"),
     ("illustrate", {"passage": "x", "scheduler": "UniPCC"}, "did you mean 'UniPC'?"),
     ("illustrate", {"passage": "x", "picture": "1"}, "did you mean 'pictures'?"),
