@@ -345,7 +345,7 @@ def test_what_commands_or_hides_is_taken_out_and_named_by_its_escape(text: str, 
 
 def test_a_text_is_cut_between_what_is_seen_as_one() -> None:
     flag = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
-    marks = ["e\u0301", "क्\u200dष", "\u1112\u1161\u11ab", "กำ", "1\ufe0f\u20e3"]
+    marks = ["e\u0301", "क्\u200dष", "क्ष", "\u1112\u1161\u11ab", "กำ", "1\ufe0f\u20e3"]
     seen = ["a", "👩\u200d👩\u200d👧", "👍🏽", "🇩🇪", "🇫🇷", flag, *marks] * 3
     whole = {"".join(seen[:count]) for count in range(len(seen))}
     for limit in range(40, len("".join(seen))):

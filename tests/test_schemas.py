@@ -145,7 +145,7 @@ DEEP = nested()
         ("scheduler", DEEP, "scheduler is [[[[[[[...]]]]]]], but must be one of: DDIM"),
         ("base64", DEEP, "base64 is [[[[[[[...]]]]]]], but must be true or false"),
         ("prompt", "a fox \ud83e", r"prompt is 'a fox \ud83e', but half a character is no text"),
-        ("seed", [KEY], "seed is ['SG_…'], but must be a whole number"),
+        ("seed", [KEY * 3], "seed is ['SG_…'], but must be a whole number"),
         ("seed", f"{KEY[:4]}\u200d{KEY[4:]}", "seed is 'SG_…', but must be a whole number"),
     ],
     ids=["half a name", "5000 digits", "no scheduler", "no boolean", "half an emoji", "a key", "a hidden key"],
@@ -201,7 +201,7 @@ def test_long_arguments_are_refused_quickly_and_briefly(arguments: dict[str, Any
     with pytest.raises(InvalidArguments) as caught:
         of_any_model().parse({"prompt": "a fox", **arguments})
     assert len(caught.value.what) < 1500
-    assert time.perf_counter() - began < 5, "walked letter by letter it takes a minute"
+    assert time.perf_counter() - began < 2, "walked letter by letter it takes a minute"
 
 
 @pytest.mark.parametrize(
