@@ -3,6 +3,7 @@
 import logging
 from base64 import b64encode
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -73,6 +74,10 @@ class _VegaServer(MCPServer[Any]):
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
         if self._app.problem and ctx.method in NEED_SERVICE:
             raise _protocol_error(self._app.problem)
+        if ctx.method == "prompts/get":
+            from mcp_vega.server import prompts
+
+            ctx = replace(ctx, params=prompts.as_texts(ctx.params))
         answer = await _with_protocol_errors(call_next(ctx))
         self._notifications.note_client(ctx, answer)
         if not self._app.problem:

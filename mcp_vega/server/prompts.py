@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any, get_args
@@ -13,6 +13,7 @@ from pydantic import Field
 from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
 from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
 from mcp_vega.redaction import named
+from mcp_vega.segmind.response import as_object
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.schemas import Arguments, ArgumentSchema
@@ -74,6 +75,17 @@ class PromptDefinition:
             for name, schema in self.arguments.schema["properties"].items()
         ]
         return Prompt(name=self.name, title=self.title, description=self.description, arguments=given)
+
+
+def as_texts(params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What `prompts/get` is asked, with arguments that are texts: the SDK takes no others, but hosts send null, too."""
+    given = as_object((params or {}).get("arguments"))
+    texts = {
+        name: json.dumps(value) if isinstance(value, int | float) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return {**(params or {}), "arguments": texts} if given else params
 
 
 async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> GetPromptResult:
