@@ -13,7 +13,6 @@ from pydantic import Field
 from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
 from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
 from mcp_vega.redaction import named
-from mcp_vega.segmind.response import as_object
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.schemas import Arguments, ArgumentSchema
@@ -79,13 +78,14 @@ class PromptDefinition:
 
 def as_texts(params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """What `prompts/get` is asked, with arguments that are texts: the SDK takes no others, but hosts send null, too."""
-    given = as_object((params or {}).get("arguments"))
+    asked = params or {}
+    given: dict[str, Any] = asked["arguments"] if isinstance(asked.get("arguments"), dict) else {}
     texts = {
         name: json.dumps(value) if isinstance(value, int | float) else value
         for name, value in given.items()
         if value is not None
     }
-    return {**(params or {}), "arguments": texts} if given else params
+    return {**asked, "arguments": texts} if given else params
 
 
 async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> GetPromptResult:
