@@ -7,7 +7,7 @@ Names, types, defaults, limits and averages are those of the vendor's model page
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 Scheduler = Literal[
@@ -26,13 +26,18 @@ Scheduler = Literal[
 ]
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("blank", "is blank")
-    return text
+# In characters. The API documents no limit, but its models' text encoders take 77 tokens at a time. A JPEG's recipe
+# holds a prompt and a negative prompt of this length, and so does a result beside its pictures. The schemas publish it,
+# and callers alone are held to it (`server/schemas.py`): what was paid for before or elsewhere is read all the same.
+PROMPT_LENGTH = 10_000
 
 
-def _without_default(schema: dict[str, Any]) -> None:
+def _limited(schema: dict[str, Any]) -> None:
+    schema["maxLength"] = PROMPT_LENGTH
+
+
+def _limited_without_default(schema: dict[str, Any]) -> None:
+    _limited(schema)
     del schema["default"]
 
 
@@ -57,8 +62,8 @@ class Parameters(BaseModel):
     average_cost: ClassVar[Decimal]
     average_seconds: ClassVar[float]
 
-    prompt: Annotated[str, Field(min_length=1), AfterValidator(_not_blank)] = Field(
-        description="What to draw, in words; English works best."
+    prompt: str = Field(
+        min_length=1, description="What to draw, in words; English works best.", json_schema_extra=_limited
     )
     num_inference_steps: int = Field(description=_STEPS)
     seed: int = Field(
@@ -132,7 +137,7 @@ class VegaParameters(Parameters):
     negative_prompt: str = Field(
         default="",
         description="What to exclude, e.g. 'bad anatomy, bad hands, missing fingers'.",
-        json_schema_extra=_without_default,
+        json_schema_extra=_limited_without_default,
     )
     samples: int = Field(
         default=1, ge=1, le=4, description="Number of images to generate; each one takes its time and costs its price."

@@ -6,6 +6,8 @@ import pytest
 from conftest import Sandbox, job_of, text_of
 from mcp.client import Client
 
+from mcp_vega.server.tools import DEFINITIONS, ToolDefinition
+
 # What is refused does not depend on the protocol's era; one is enough.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indirect=True)]
 
@@ -31,6 +33,16 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     (VEGA, {"base64": "perhaps"}, ["base64 is 'perhaps'", "true or false"]),
     (VEGA, {"prompt": " \n"}, ["prompt is blank"]),
     (RT, {"prompt": ""}, ["prompt is blank"]),
+    (VEGA, {"prompt": "\u200b"}, ["prompt is blank"]),
+    ("submit_job", {"prompt": "\u3164"}, ["prompt is blank"]),
+    (VEGA, {"prompt": "x" * 10_001}, ["prompt has 10,001 characters", "at most 10,000"]),
+    (VEGA, {"negative_prompt": "狐" * 10_001}, ["negative_prompt has 10,001 characters", "at most 10,000"]),
+    ("submit_job", {"prompt": "\u200b" * 8_000_000}, ["prompt has 8,000,000 characters", "at most 10,000"]),
+    (VEGA, {"seed": "none"}, ["seed is 'none'", "a whole number"]),
+    (VEGA, {"scheduler": "undefined"}, ["scheduler is 'undefined'", "must be one of"]),
+    (VEGA, {"scheduler": "euler a"}, ["scheduler is 'euler a'", "did you mean 'Euler a'?"]),
+    (VEGA, {"samples": "1e0"}, ["samples is '1e0'", "from 1 to 4"]),
+    (VEGA, {"scheduler": "👩\u200d👩\u200d👧 \u202e"}, ["scheduler is '👩\u200d👩\u200d👧 \\u202e'"]),
     (VEGA, {"prompt": None}, ["prompt is missing"]),
     (VEGA, {"prompt": 3}, ["prompt is 3", "must be text"]),
     (RT, {"negative_prompt": "blur"}, ["segmind-vega-rt-v1 has no parameter 'negative_prompt'"]),
@@ -40,7 +52,6 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     (VEGA, {"steps": 30}, ["no parameter 'steps'", "it takes prompt, num_inference_steps"]),
     ("submit_job", {"model": "sdxl"}, ["model is 'sdxl'", "segmind-vega, segmind-vega-rt-v1"]),
     ("submit_job", {"model": "segmind-vegas"}, ["model is 'segmind-vegas'", "did you mean 'segmind-vega'?"]),
-    ("submit_job", {"model": ""}, ["model is ''"]),
     ("submit_job", {"model": ["segmind-vega"]}, ["model is ['segmind-vega']"]),
     ("submit_job", {"num_inference_steps": 10}, ["num_inference_steps is 10", "from 20 to 100"]),
     ("submit_job", {"model": "segmind-vega-rt-v1", "samples": 2}, ["segmind-vega-rt-v1 has no parameter 'samples'"]),
@@ -49,6 +60,8 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("check_job", {"request_id": "a" * 65}, ["request_id is 'aaa", "at most 64"]),
     ("check_job", {"wait_seconds": 46}, ["wait_seconds is 46", "from 0 to 45"]),
     ("check_job", {"id": "x"}, ["check_job has no parameter 'id'"]),
+    (VEGA, {"tool_call_id": "call_1"}, ["no parameter 'tool_call_id'"]),
+    (RT, {"negative_prompt": None}, ["segmind-vega-rt-v1 has no parameter 'negative_prompt'"]),
 ]
 
 
@@ -102,7 +115,44 @@ async def test_numbers_as_text_and_null_for_left_out_are_accepted(agent: Client,
     }
 
 
-@pytest.mark.parametrize("prompt", ["[1, 2]", '"quoted"', "null", "25", "ein Füchslein im Schnee ❄", "x" * 20_000])
+# What hosts send for what they leave out; the text "null" only where no text can be meant.
+BLANK: list[Any] = [None, "", " \n", "\u200b", "\ufeff\u2800"]
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda definition: definition.name)
+async def test_what_fills_an_optional_parameter_is_left_out(
+    agent: Client, sandbox: Sandbox, definition: ToolDefinition
+) -> None:
+    schema, parse = definition.arguments.schema, definition.arguments.parse
+    given = {"prompt": "a fox"} if "required" in schema else {}
+    fillers = {
+        name: BLANK if each["type"] == "string" and "enum" not in each else [*BLANK, "null"]
+        for name, each in schema["properties"].items()
+        if name not in given
+    }
+    for name, each in fillers.items():
+        assert [parse({**given, name: filler}) for filler in each] == [parse(given)] * len(each), name
+    assert not (
+        await agent.call_tool(definition.name, {**given, **{name: each[-1] for name, each in fillers.items()}})
+    ).is_error
+    assert sandbox.paid_requests == len(given)
+
+
+async def test_arguments_may_be_null_altogether(agent: Client) -> None:
+    assert "No jobs yet" in text_of(await agent.call_tool("check_job", None))
+    assert "prompt is missing" in text_of(await agent.call_tool("submit_job", None))
+
+
+async def test_what_known_hosts_add_by_themselves_is_dropped(agent: Client, sandbox: Sandbox) -> None:
+    by_n8n = {"sessionId": "1", "action": "sendMessage", "chatInput": "draw", "tool": VEGA, "toolCallId": "call_1"}
+    added = {**by_n8n, "task_progress": "- [ ] draw", "_meta": {"user": 1}}
+    for tool in (RT, "submit_job"):
+        job_of(await agent.call_tool(tool, {"prompt": "a fox", **added}))
+    assert all(set(call.body).isdisjoint(added) for call in sandbox.account.calls.values())
+    assert "The latest 2 jobs" in text_of(await agent.call_tool("check_job", added))
+
+
+@pytest.mark.parametrize("prompt", ["[1, 2]", '"quoted"', "null", "25", "ein Füchslein im Schnee ❄", "x" * 10_000])
 async def test_a_prompt_reaches_the_api_to_the_letter(agent: Client, sandbox: Sandbox, prompt: str) -> None:
     job_of(await agent.call_tool(VEGA, {"prompt": prompt, "negative_prompt": prompt}))
     (call,) = sandbox.account.calls.values()

@@ -90,14 +90,45 @@ async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path
         ("A Lighthouse, at dusk!", "a-lighthouse-at-dusk"),
         ("../../etc/passwd", "etc-passwd"),
         ("C:\\CON NUL", "c-con-nul"),
-        ("Füchslein im Schnee", "fuchslein-im-schnee"),
-        ("狐", "picture"),
+        ("Füchslein im Schnee", "füchslein-im-schnee"),
+        ("FU\u0308CHSLEIN", "füchslein"),
+        ("狐，在雪地里", "狐-在雪地里"),  # noqa: RUF001  a comma of theirs
+        ("लोमड़ी और क्\u200dष", "लोमड़ी-और-क्ष"),
+        ("می\u200cخواهم", "میخواهم"),  # noqa: RUF001  Persian
+        ("👩\u200d👩\u200d👧 ❤\ufe0f fox", "fox"),
+        ("ＣＯＮ ℡ ½", "con-tel-1-2"),  # noqa: RUF001  in wide letters
+        ("\u3164\u200b\u0301", "picture"),
         ("\0\n", "picture"),
         ("x" * 500, "x" * 40),
+        ("狐" * 500, "狐" * 24),
+        ("x" * 39 + "👍🏽é", "x" * 39),
+        ("x" * 39 + "कि", "x" * 39),
     ],
 )
 def test_a_file_name_is_made_of_harmless_words(prompt: str, slug: str) -> None:
     assert file_name(prompt, 7, ".jpg") == f"{slug}-7.jpg"
+
+
+NO_SUCH_LETTERS = """
+import asyncio, datetime, pathlib, sys
+from mcp_vega.storage.images.folder import ImageFolder
+day, folder = datetime.date(2026, 11, 20), ImageFolder(pathlib.Path(sys.argv[1]))
+async def main():
+    for name in ("\\u72d0-7.jpg", "ein f\\xfcchslein-7.jpg"):
+        key = await folder.save(name.encode(), name, "01234567" * 4, day)
+        assert await folder.read(key) == await folder.find(name, "01234567" * 4, day) == name.encode()
+        print(key)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode whatever the locale is")
+def test_where_a_name_cannot_be_written_the_picture_has_another_one(tmp_path: Path) -> None:
+    ascii_alone = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", NO_SUCH_LETTERS, str(tmp_path)]
+    done = subprocess.run(command, env=ascii_alone, capture_output=True, text=True, check=False)
+    keys = ["2026-11-20/picture-7-01234567.jpg", "2026-11-20/ein fuchslein-7-01234567.jpg"]
+    assert (done.stderr, done.stdout.splitlines()) == ("", keys)
 
 
 async def test_a_picture_that_is_gone_is_an_error(tmp_path: Path) -> None:

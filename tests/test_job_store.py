@@ -535,8 +535,8 @@ class Slow(ImageProcessor):
         super().__init__()
         self.started = anyio.Event()
 
-    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
-        made = await super().previews(data, mode)
+    async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
+        made = await super().previews(data, mode, taken)
         if not self.started.is_set():
             self.started.set()
             with suppress(anyio.get_cancelled_exc_class()):

@@ -192,10 +192,10 @@ class StuckProcessor(ImageProcessor):
         super().__init__()
         self.reached = anyio.Event()
 
-    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
+    async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
         self.reached.set()
         await anyio.sleep_forever()
-        return await super().previews(data, mode)
+        return await super().previews(data, mode, taken)
 
 
 async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(

@@ -95,9 +95,13 @@ async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path:
 @pytest.mark.parametrize("preview", ["auto", "small"])
 async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, preview: Mode) -> None:
     """The recipe is in the file, and Pillow would copy it into each preview."""
-    result = await drawn(noise("JPEG", 1024), tmp_path, preview, prompt="a fox " * 5000, samples=4)
+    long = {"prompt": "a fox " * 1600, "negative_prompt": "blurred " * 1200}
+    result = await drawn(noise("JPEG", 1024), tmp_path, preview, samples=4, **long)
     characters, _, side = LIMITS[preview]
     assert sum(len(image.data) for image in images_of(result)) <= characters
+    # Both are in the data as well, and all of it is to be no more than 150,000 characters, as Claude Desktop takes.
+    assert job_of(result)["parameters"]["prompt"] == long["prompt"]
+    assert len(result.model_dump_json()) < characters + 12_000
     for image in images_of(result):
         with Image.open(io.BytesIO(b64decode(image.data))) as shown:
             assert side / 2 < max(shown.size)

@@ -199,15 +199,23 @@ async def submitted_elsewhere(sandbox: Sandbox, slug: str = "segmind-vega", **bo
     return answer.json()["request_id"]
 
 
-@pytest.mark.parametrize("age", [0, 2 * 3600])
-async def test_a_job_that_only_the_api_knows_is_adopted(sandbox: Sandbox, tmp_path: Path, age: float) -> None:
-    request_id = await submitted_elsewhere(sandbox, prompt="from elsewhere", seed=9, samples=2, base64=True)
+@pytest.mark.parametrize(
+    ("age", "prompt"),
+    [(0, "from elsewhere"), (2 * 3600, "from elsewhere"), (0, "longer than any of ours " * 1000), (0, "\u200b")],
+    ids=["new", "old", "a long prompt", "a blank prompt"],
+)
+async def test_a_job_that_only_the_api_knows_is_adopted(
+    sandbox: Sandbox, tmp_path: Path, age: float, prompt: str
+) -> None:
+    """It is paid for, whatever a call of ours would be refused for."""
+    request_id = await submitted_elsewhere(sandbox, prompt=prompt, seed=9, samples=2, base64=True)
     sandbox.account.skip(age)
     later = datetime.now(UTC) + timedelta(seconds=age)
-    async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
-        job = job_of(await checked(agent, request_id))
-        assert (job["seed"], job["parameters"]["prompt"], len(job["images"])) == (9, "from elsewhere", 2)
-        assert [each["request_id"] for each in await listed(agent)] == [request_id]
+    for _ in ("a server", "the next one"):
+        async with app_over(sandbox.url, tmp_path, clock=lambda: later) as app, Client(build_server(app)) as agent:
+            job = job_of(await checked(agent, request_id))
+            assert (job["seed"], job["parameters"]["prompt"], len(job["images"])) == (9, prompt, 2)
+            assert [each["request_id"] for each in await listed(agent)] == [request_id]
     assert sandbox.paid_requests == 1
 
 

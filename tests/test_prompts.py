@@ -1,5 +1,6 @@
 """The prompts: texts that lead an agent through the tools, with arguments that are checked and completed."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from conftest import job_of
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
-from mcp_types import PromptReference, TextContent
+from mcp_types import GetPromptRequest, GetPromptRequestParams, GetPromptResult, PromptReference, TextContent
 
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 
@@ -49,6 +50,20 @@ async def test_illustrate_speaks_of_the_passage_the_count_and_the_tool(agent: Cl
     assert "Style of every picture: ink drawing." in several
     assert 'scheduler "UniPC"' in several
     assert f"${VegaParameters.average_cost}" in several
+
+
+async def test_what_fills_an_argument_that_was_left_out_is_left_out_and_numbers_are_taken(agent: Client) -> None:
+    fillers: list[Any] = [None, "", " ", "\u200b"]
+    for filler in fillers:
+        # As on the wire: the client's own types hold texts alone.
+        given = {"passage": "The sea.", "pictures": 1, "style": filler, "scheduler": filler, "toolCallId": "call_1"}
+        asked = GetPromptRequestParams.model_construct(name="illustrate", arguments=given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            answer = await agent.session.send_request(GetPromptRequest(params=asked), GetPromptResult)
+        (message,) = answer.messages
+        assert isinstance(message.content, TextContent)
+        assert message.content.text == await text(agent, "illustrate", passage="The sea.")
 
 
 async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_one(agent: Client) -> None:
@@ -102,8 +117,8 @@ async def test_vary_names_what_the_model_has(agent: Client) -> None:
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("illustrate", {}, "passage is missing"),
-    ("illustrate", {"passage": ""}, "passage is missing"),
-    ("illustrate", {"passage": "  \n"}, "passage is missing"),
+    ("illustrate", {"passage": ""}, "passage is blank: What to illustrate"),
+    ("illustrate", {"passage": "  \n", "style": ""}, "passage is blank"),
     ("illustrate", {"passage": "x", "pictures": "9"}, "pictures is '9', but must be a whole number from 1 to 8"),
     ("illustrate", {"passage": "x", "scheduler": "UniPCC"}, "did you mean 'UniPC'?"),
     ("illustrate", {"passage": "x", "picture": "1"}, "did you mean 'pictures'?"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, require_whole
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import InvalidImageError, measure
 from mcp_vega.parameters import MODELS, VegaParameters
+from mcp_vega.redaction import is_blank, plain
 from mcp_vega.segmind import parsing as api
 from mcp_vega.segmind.history import HistoryPage, HistoryRow, parse_history, parse_history_entry
 from mcp_vega.segmind.media_urls import AllowedUrls
@@ -33,7 +35,7 @@ from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.segmind.values import REQUEST_ID, parse_request_id
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
 from mcp_vega.storage.images.folder import ImageFolder
-from mcp_vega.storage.images.store import file_name
+from mcp_vega.storage.images.store import ascii_name, file_name, name_and_day, names_of
 
 # The same examples each time, and none kept: a run says nothing about an earlier one.
 settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
@@ -76,7 +78,8 @@ def test_arguments_are_within_the_limits_or_refused(taker: str, prompt: dict[str
         case parameters:
             low, high = (20, 100) if isinstance(parameters, VegaParameters) else (4, 10)
             assert low <= parameters.num_inference_steps <= high
-            assert parameters.prompt.strip()
+            assert not is_blank(parameters.prompt)
+            assert len(parameters.prompt) <= 10_000
             assert -1 <= parameters.seed < 10**15
             assert parameters.img_width == parameters.img_height == 1024
             assert 1 <= parameters.pictures <= 4
@@ -155,7 +158,7 @@ def check_read(found: Any) -> None:
     match found:
         case SegmindError():
             assert len(lines := found.text.split("\n")) == 3
-            assert [line for line in lines if not line.isprintable() or len(line) > 1000] == []
+            assert [line for line in lines if plain(line) != " ".join(line.split()) or len(line) > 1000] == []
             assert not re.search("SG_[A-Za-z0-9_-]{4,}", found.text)
         case api.Receipt(request_id, cost, credits_left, seconds, seed):
             assert request_id is None or re.fullmatch(REQUEST_ID, request_id)
@@ -235,9 +238,25 @@ def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, 
 # ---- file names ----
 
 
-@given(LETTERS, st.integers(-1, 10**15 - 1), st.sampled_from(SUFFIXES))
-def test_a_file_name_is_plain_and_short_whatever_the_prompt(prompt: str, seed: int, suffix: str) -> None:
-    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}-(-1|[0-9]{1,15})\.(jpg|png|webp)", file_name(prompt, seed, suffix))
+# Letters with marks of their own, letters that become several, and what joins them.
+SCRIPTS = st.text(st.characters(categories=["L", "M", "N", "Cf"]) | st.sampled_from("狐Éİक्\u200dषﷺ "))
+
+
+@given(LETTERS | SCRIPTS | SCRIPTS.map("fox {}".format), st.integers(-1, 10**15 - 1), st.sampled_from(SUFFIXES))
+def test_a_file_name_is_made_of_letters_and_short_whatever_the_prompt(prompt: str, seed: int, suffix: str) -> None:
+    name = file_name(prompt, seed, suffix)
+    words = name.removesuffix(f"-{seed}{suffix}")
+    assert name == f"{words}-{seed}{suffix}"
+    assert 1 <= len(words) <= 40
+    assert len(words.encode()) <= 72
+    assert words == unicodedata.normalize("NFC", words)
+    assert {unicodedata.category(each)[0] for each in words.replace("-", "")} <= set("LMN")
+    assert unicodedata.category(words[0])[0] in "LN"
+    assert not words.endswith("-")
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]*-(-1|[0-9]{1,15})\.(jpg|png|webp)", ascii_name(name))
+    for key in names_of(name, "0123456789abcdef" * 2):
+        assert name_and_day(f"2026-11-20/{key}", "0123456789abcdef" * 2) == (name, date(2026, 11, 20))
+        assert len(f".{key}.01234567.part".encode()) <= 143
 
 
 @few
@@ -310,7 +329,7 @@ async def test_any_uri_gets_an_answer_or_an_error_in_our_words(agent: Client, be
         return
     assert re.fullmatch("Error: .*\nCharged: no\\.\nNext: .*", said)
     assert "broke" not in said
-    assert said.replace("\n", "").isprintable()
+    assert plain(said) == " ".join(said.split())
 
 
 @few
@@ -320,4 +339,4 @@ async def test_any_uri_gets_an_answer_or_an_error_in_our_words(agent: Client, be
 async def test_check_job_answers_any_id_in_our_words(agent: Client, request_id: str) -> None:
     said = text_of(await agent.call_tool("check_job", {"request_id": request_id}))
     assert "broke" not in said
-    assert said.startswith("Error: ") or not request_id
+    assert said.startswith("Error: ") or is_blank(request_id)

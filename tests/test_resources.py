@@ -210,6 +210,7 @@ SEARCHES = {
     "?q=f_x": [],
     "?q=%5C": [],
     "?q=!!!": [],
+    "?q=%E2%80%8B&page=+": [FOXES, LIGHT, LITTLE, RED],
     "?q='%20OR%201=1%20--": [],
     "?q=" + "a%20" * 500: [FOXES, LIGHT, LITTLE, RED],
     "?page=2": [],
@@ -241,6 +242,66 @@ async def test_the_gallery_has_pages_that_lead_on(agent: Client) -> None:
     assert len(seen) == len(set(seen)) == 24
 
 
+@pytest.mark.parametrize("agent", ["auto"], indirect=True)
+async def test_lists_stay_small_whatever_the_prompts(agent: Client) -> None:
+    """25,000 tokens are what Claude Code takes of a result; a Chinese letter may be two."""
+    prompt, negative = "狐" * 10_000, "blur, " * 1600
+    async with anyio.create_task_group() as tasks:
+        for seed in range(5):
+            tasks.start_soon(agent.call_tool, VEGA, {"prompt": prompt, "seed": seed, "samples": 4})
+            tasks.start_soon(
+                agent.call_tool, "submit_job", {"prompt": f"an owl {negative}", "negative_prompt": negative}
+            )
+
+    listed = await agent.call_tool("check_job", {})
+    jobs = (listed.meta or {})["mcp-vega/jobs"]
+    assert len(jobs) == 10
+    assert len(text_of(listed)) < 2500
+    assert len(listed.model_dump_json()) < 40_000
+    long = next(job for job in jobs if job["parameters"]["prompt"].startswith("狐"))
+    assert (long["parameters"]["prompt"], long["shortened"]) == (f"{prompt[:500]}…", ["prompt"])
+    other = next(job for job in jobs if job["parameters"]["prompt"].startswith("an owl"))
+    assert other["shortened"] == ["prompt", "negative_prompt"]
+    whole = job_of(await agent.call_tool("check_job", {"request_id": long["request_id"]}))
+    assert whole["parameters"]["prompt"] == prompt
+    assert "shortened" not in whole
+
+    (gallery,) = (await agent.read_resource("vega://gallery?q=狐")).contents
+    assert isinstance(gallery, TextResourceContents)
+    assert len(gallery.text) < 25_000
+    pictures = json.loads(gallery.text)["pictures"]
+    assert [each["prompt"] for each in pictures] == [f"{prompt[:500]}…"] * 20
+    assert all(each["shortened"] == ["prompt"] for each in pictures)
+    assert (await read(agent, pictures[0]["job"]))["parameters"]["prompt"] == prompt
+    assert sum(len(each.model_dump_json()) for each in (await agent.list_resources()).resources) < 15_000
+
+
+# What people write with, and what their files are called.
+SCRIPTS = {
+    "👩\u200d👩\u200d👧 at home, 🇩🇪 👍🏽": "at-home",
+    "می\u200cخواهم، ثعلب": "میخواهم-ثعلب",  # noqa: RUF001  Persian
+    "שועל בשלג!\u200f": "שועל-בשלג",
+    "हिन्दी में लोमड़ी": "हिन्दी-में-लोमड़ी",
+    "สุนัขจิ้งจอก": "สุนัขจิ้งจอก",
+    "狐狸在雪地里": "狐狸在雪地里",
+    "ein FÜCHSLEIN": "ein-füchslein",
+}
+
+
+@pytest.mark.parametrize("agent", ["auto"], indirect=True)
+async def test_a_picture_in_any_script_is_shown_named_and_found_by_its_words(agent: Client) -> None:
+    for seed, (prompt, slug) in enumerate(SCRIPTS.items()):
+        result = await agent.call_tool(RT, {"prompt": prompt, "seed": seed})
+        assert text_of(result).startswith(f"Segmind-VegaRT drew a picture of “{prompt}”.\n")
+        assert Path(job_of(result)["images"][0]["path"]).name.startswith(f"{slug}-{seed}-")
+        word = slug.replace("می", "می\u200c").split("-")[-1]
+        assert prompt in await prompts(agent, f"vega://gallery?{urlencode({'q': word})}")
+    listed = text_of(await agent.call_tool("check_job", {})).splitlines()[1:]
+    assert [line.partition("“")[2].removesuffix("”") for line in listed] == list(reversed(SCRIPTS))
+    titles = [each.title for each in (await agent.list_resources()).resources[1:]]
+    assert titles == [f"“{prompt}”" for prompt in reversed(SCRIPTS)]
+
+
 async def test_a_job_that_cannot_be_read_does_not_end_the_pages(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         for number in range(6):
@@ -258,6 +319,8 @@ async def test_a_job_that_cannot_be_read_does_not_end_the_pages(sandbox: Sandbox
 async def test_a_search_for_too_many_words_is_refused(agent: Client) -> None:
     with pytest.raises(MCPError, match="at most 50 words"):
         await agent.read_resource("vega://gallery?q=" + "+".join(f"word{number}" for number in range(51)))
+    with pytest.raises(MCPError, match="at most 50 words"):
+        await agent.read_resource("vega://gallery?q=" + "!" * 8_000_000)
 
 
 async def test_a_word_is_found_however_it_is_written(agent: Client) -> None:
@@ -384,7 +447,7 @@ async def over_http(folder: Path, transport: str, mode: str, data: bytes, check:
 @pytest.mark.parametrize("transport", ["http", "sse"])
 async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Path, transport: str, mode: str) -> None:
     async def check(agent: Client, url: str) -> None:
-        result = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        result = await agent.call_tool(VEGA, {"prompt": "a fox 狐"})
         (image,) = job_of(result)["images"]
         assert f"Image: {url}/images/{image['id']}\n" in text_of(result)
         assert image["url"] == f"{url}/images/{image['id']}"
@@ -394,6 +457,10 @@ async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Pa
             answer = await http.get(image["url"])
             assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
             assert answer.headers["x-content-type-options"] == "nosniff"
+            name = Path(image["path"]).name
+            plain, encoded = name.replace("狐", ""), name.replace("狐", "%E7%8B%90")
+            disposition = f"inline; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+            assert answer.headers["content-disposition"] == disposition
             assert answer.content == Path(image["path"]).read_bytes()
             unknown = await http.get(f"{url}/images/{'0' * 32}")
             assert (unknown.status_code, unknown.headers["content-type"]) == (404, "text/plain; charset=utf-8")

@@ -1,10 +1,12 @@
 """The schemas that agents read: the documented parameters with their exact limits."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import KEY
 from mcp.client import Client
 
 from mcp_vega import __version__
@@ -140,10 +142,13 @@ DEEP = nested()
     [
         ("\ud800", 1, r"has no parameter '\ud800'"),
         ("seed", 10**5000, "seed is too large a number to be shown, but must be a whole number from -1 to"),
-        ("scheduler", DEEP, "scheduler is too large a value to be shown, but must be one of: DDIM"),
-        ("base64", DEEP, "base64 is too large a value to be shown, but must be true or false"),
+        ("scheduler", DEEP, "scheduler is [[[[[[[...]]]]]]], but must be one of: DDIM"),
+        ("base64", DEEP, "base64 is [[[[[[[...]]]]]]], but must be true or false"),
+        ("prompt", "a fox \ud83e", r"prompt is 'a fox \ud83e', but half a character is no text"),
+        ("seed", [KEY * 3], "seed is ['SG_…'], but must be a whole number"),
+        ("seed", f"{KEY[:4]}\u200d{KEY[4:]}", "seed is 'SG_…', but must be a whole number"),
     ],
-    ids=["half a surrogate pair", "5000 digits", "no scheduler", "no boolean"],
+    ids=["half a name", "5000 digits", "no scheduler", "no boolean", "half an emoji", "a key", "a hidden key"],
 )
 def test_what_cannot_be_shown_is_refused_in_words_like_anything_else(name: str, value: Any, said: str) -> None:
     """The name comes over HTTP: there the SDK reads JSON with Python's own parser."""
@@ -154,5 +159,96 @@ def test_what_cannot_be_shown_is_refused_in_words_like_anything_else(name: str, 
 
 
 def test_a_model_that_cannot_be_shown_is_refused_in_words() -> None:
-    with pytest.raises(InvalidArguments, match="model is too large a value to be shown"):
+    with pytest.raises(InvalidArguments, match=r"model is \[\[\[\[\[\[\[\.\.\.\]"):
         of_any_model().parse({"prompt": "a fox", "model": DEEP})
+
+
+@pytest.mark.parametrize("filler", [None, "", " \n", "\u200b", "\ufeff\u2800", "null"], ids=repr)
+def test_what_fills_a_parameter_of_the_other_model_is_left_out(filler: str | None) -> None:
+    names = ["samples", "scheduler", "guidance_scale", *(["negative_prompt"] if filler != "null" else [])]
+    given = {"prompt": "a fox", "model": "segmind-vega-rt-v1"}
+    parse = of_any_model().parse
+    assert parse({**given, **dict.fromkeys(names, filler)}) == parse(given)
+    assert parse(given).slug == "segmind-vega-rt-v1"
+
+
+def test_spaces_around_what_is_no_text_are_left_out() -> None:
+    given = {"num_inference_steps": " 30.0 ", "guidance_scale": " 9 ", "base64": " True ", "seed": "7\n"}
+    asked = of_any_model().parse({"prompt": " a fox ", **given})
+    meant = {"num_inference_steps": 30, "guidance_scale": 9.0, "base64": True, "seed": 7}
+    assert asked == VegaParameters.model_validate({"prompt": " a fox ", **meant})
+
+
+LONG = "x" * 30_000_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prompt": LONG},
+        {"prompt": "\u200b" * 30_000_000},
+        {"scheduler": LONG},
+        {"seed": LONG},
+        {"samples": {"a": [LONG] * 100}},
+        {"model": LONG},
+        {LONG: 1},
+        {str(number): 1 for number in range(100_000)},
+    ],
+    ids=["prompt", "blank prompt", "scheduler", "seed", "samples", "model", "name", "names"],
+)
+def test_long_arguments_are_refused_quickly_and_briefly(arguments: dict[str, Any]) -> None:
+    began = time.perf_counter()
+    with pytest.raises(InvalidArguments) as caught:
+        of_any_model().parse({"prompt": "a fox", **arguments})
+    assert len(caught.value.what) < 1500
+    assert time.perf_counter() - began < 2, "walked letter by letter it takes a minute"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "\u200b",
+            "\ufeff",
+            "\u2800",
+            "\u3164",
+            "\u115f\u1160",
+            "\uffa0",
+            "\u00ad",
+            "\u2060",
+            "\u061c",
+            "\u202e\u2066",
+        ),
+        *("\u0301\u0302", "\ufe0f", "\u200d\u200d", "\U000e0041", "\0", "\x1b\x9b", "\u2028", "\u3000", "\u00a0 \t"),
+        *("\ue000", "\U0010fffd", "\u0378", "\ud800", "\ufffd", "\ufffc", "\uffff"),
+    ],
+    ids=ascii,
+)
+def test_a_prompt_of_which_nothing_is_seen_is_blank(text: str) -> None:
+    for taker in (of_model(VegaParameters, "segmind-vega"), of_any_model()):
+        for prompt in (text, f" {text}\n{text} "):
+            with pytest.raises(InvalidArguments, match="prompt is blank: What to draw"):
+                taker.parse({"prompt": prompt})
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("?", "…", "_", "7", "x", "é", "e\u0301", "❤\ufe0f", "🦊", "👍🏽", "👩\u200d👩\u200d👧", "🇩🇪", "©", "🏻"),
+        *(
+            "狐",
+            "キ",
+            "여우",
+            "\u1112\u1161\u11ab",
+            "الثعلب",
+            "שועל",
+            "می\u200cخواهم",  # noqa: RUF001  Persian
+            "สุนัขจิ้งจอก",
+            "लोमड़ी",
+            "ཝ",
+            "\U0001fae9",
+        ),
+    ],
+)
+def test_a_prompt_in_any_script_is_taken_to_the_letter(prompt: str) -> None:
+    assert of_any_model().parse({"prompt": prompt}).prompt == prompt

@@ -87,17 +87,18 @@ def measure(data: bytes) -> Measured:
         return Measured(found, *picture.size)
 
 
-def previews(pictures: Sequence[bytes], mode: Mode) -> list[Preview | None]:
+def previews(pictures: Sequence[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
     """The pictures of one result, together within the mode's limit: None for what is no whole picture.
 
-    Each gets an equal share of what those before it have left; with the mode `off` there are none.
+    Each gets an equal share of what those before it, and the `taken` characters, have left; with the mode `off` there
+    are none.
     """
     if mode == "off":
         return []
     limit = PREVIEW_LIMITS[mode]
     side = limit.side if len(pictures) == 1 else limit.side_of_several
     made: list[Preview | None] = []
-    characters = limit.characters
+    characters = limit.characters - taken
     for left, data in zip(range(len(pictures), 0, -1), pictures, strict=True):
         try:
             preview = _preview(data, side, characters // left, limit.qualities)

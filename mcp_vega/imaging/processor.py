@@ -36,10 +36,10 @@ class ImageProcessor:
         except InvalidImageError as error:
             raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
 
-    async def previews(self, data: list[bytes], mode: Mode) -> list[Preview | None]:
+    async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
         """As `preview.previews` makes them. Whoever is cancelled does not wait for them."""
         return await anyio.to_thread.run_sync(
-            self._alone, preview.previews, data, mode, limiter=self.limiter, abandon_on_cancel=True
+            self._alone, preview.previews, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
         )
 
     def _alone(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -27,6 +27,7 @@ from mcp_vega.jobs.recovery import Recovery
 from mcp_vega.jobs.running import Listener, RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
+from mcp_vega.redaction import named
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
@@ -251,7 +252,7 @@ class JobService:
         """The picture with this id, and its job."""
         found = await self._running.get_image(image_id)
         if found is None or not found.job.is_shown_to(owner):
-            raise errors.UnknownImage(f"There is no picture with the id {image_id!r}")
+            raise errors.UnknownImage(f"There is no picture with the id {named(image_id)}")
         return found
 
     async def read_image(self, image: Image) -> bytes:
@@ -282,7 +283,7 @@ class JobService:
 
 
 def _unknown(request_id: str) -> errors.UnknownJob:
-    return errors.UnknownJob(f"This server has no job with the id {request_id!r}")
+    return errors.UnknownJob(f"This server has no job with the id {named(request_id)}")
 
 
 async def _or_none(work: Awaitable[T]) -> T | None:

@@ -3,6 +3,7 @@
 import logging
 from base64 import b64encode
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from pydantic import AnyUrl
 
 from mcp_vega import __version__
 from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, UnknownJob, VegaError
+from mcp_vega.redaction import named
 from mcp_vega.server import resources, results
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
@@ -72,6 +74,10 @@ class _VegaServer(MCPServer[Any]):
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
         if self._app.problem and ctx.method in NEED_SERVICE:
             raise _protocol_error(self._app.problem)
+        if ctx.method == "prompts/get":
+            from mcp_vega.server import prompts
+
+            ctx = replace(ctx, params=prompts.as_texts(ctx.params))
         answer = await _with_protocol_errors(call_next(ctx))
         self._notifications.note_client(ctx, answer)
         if not self._app.problem:
@@ -86,7 +92,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> mcp_types.CallToolResult:
         known = {definition.name: definition for definition in DEFINITIONS}
         if name not in known:
-            error = InvalidArguments(f"There is no tool {name!r}", next_step=f"Call one of {', '.join(known)}")
+            error = InvalidArguments(f"There is no tool {named(name)}", next_step=f"Call one of {', '.join(known)}")
             return results.of_error(self._app, error)
         if self._app.problem:
             return results.of_error(self._app, self._app.problem)

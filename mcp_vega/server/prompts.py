@@ -1,7 +1,7 @@
 """The prompts: ways to use the tools well, for users to pick in their host."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any, get_args
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mcp_vega.errors import InvalidArguments, UnknownImage, UnknownJob
 from mcp_vega.parameters import Scheduler, VegaParameters, VegaRTParameters
+from mcp_vega.redaction import named
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.schemas import Arguments, ArgumentSchema
@@ -74,6 +75,18 @@ class PromptDefinition:
         return Prompt(name=self.name, title=self.title, description=self.description, arguments=given)
 
 
+def as_texts(params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What `prompts/get` is asked, with arguments that are texts: the SDK takes no others, but hosts send null, too."""
+    asked = params or {}
+    given: dict[str, Any] = asked["arguments"] if isinstance(asked.get("arguments"), dict) else {}
+    texts = {
+        name: json.dumps(value) if isinstance(value, int | float) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return {**asked, "arguments": texts} if given else params
+
+
 async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> GetPromptResult:
     """A prompt with its arguments filled in, for `owner`, whose pictures it may speak of.
 
@@ -84,10 +97,8 @@ async def get(app: AppContext, name: str, given: dict[str, Any], owner: str) -> 
     definition = next((each for each in DEFINITIONS if each.name == name), None)
     if definition is None:
         known = ", ".join(each.name for each in DEFINITIONS)
-        raise InvalidArguments(f"There is no prompt {name!r}", next_step=f"Use one of {known}")
-    # Hosts send an empty text for an argument that was left out.
-    filled = {key: value for key, value in given.items() if str(value).strip()}
-    text = await definition.write(app, definition.arguments.parse(filled), owner)
+        raise InvalidArguments(f"There is no prompt {named(name)}", next_step=f"Use one of {known}")
+    text = await definition.write(app, definition.arguments.parse(given), owner)
     message = PromptMessage(role="user", content=TextContent(type="text", text=text))
     return GetPromptResult(description=definition.description, messages=[message])
 
@@ -182,9 +193,9 @@ before another call; each costs about ${job.parameters.expected_cost:.4f}.
 4. Show the new picture beside the old one, with its path or URL and its seed."""
 
 
-async def _found(app: AppContext, named: str, owner: str) -> JobImage:
+async def _found(app: AppContext, wanted: str, owner: str) -> JobImage:
     """The picture that a user names, with its job."""
-    name = await app.service.store.search.id_named(named, owner)
+    name = await app.service.store.search.id_named(wanted, owner)
     try:
         return await app.service.get_image(name, owner)
     except UnknownImage as error:

@@ -10,7 +10,7 @@ from mcp_types import Annotations, Completion, Resource, ResourceTemplate
 
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import REQUEST_ID, Image
-from mcp_vega.redaction import quoted
+from mcp_vega.redaction import is_blank, named, quoted
 from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
@@ -21,7 +21,6 @@ JSON = "application/json"
 # How many pictures `resources/list` shows, and how many ids are offered to complete one.
 LATEST = 20
 OFFERED = 100
-PROMPT_LENGTH = 2000
 
 TEMPLATES = [
     ResourceTemplate(
@@ -162,28 +161,29 @@ async def _gallery(app: AppContext, uri: str, client: ClientInfo) -> dict[str, A
 def _asked(uri: str) -> tuple[str, int]:
     """The words and the page of a gallery URI."""
     asked = dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
-    page = asked.get("page") or "1"
+    query, page = (asked.get(name, "").strip() for name in ("q", "page"))
+    page = "1" if is_blank(page) else page
     said = ""
     if unknown := [name for name in asked if name not in {"q", "page"}]:
-        said = f"The gallery is asked for q and page, not for {unknown[0]!r}"
+        said = f"The gallery is asked for q and page, not for {named(unknown[0])}"
     # Nine digits are more pages than any ledger has, and fewer than SQLite counts.
     elif not re.fullmatch("0*[1-9][0-9]{0,8}", page):
-        said = f"page is {page!r}, but must be a whole number from 1"
+        said = f"page is {named(page)}, but must be a whole number from 1"
     if said:
         raise InvalidArguments(said, next_step=f"Read {TEMPLATES[-1].uri_template}")
-    return asked.get("q", "").strip(), int(page)
+    return "" if is_blank(query) else query, int(page)
 
 
 def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
     job, image = kept
-    prompt = job.parameters.prompt
+    texts, marks = results.shortened({"prompt": job.parameters.prompt})
     return {
         "uri": image.uri,
         "preview": f"{image.uri}/preview",
         "file": client.location(image),
         **results.format_of(image),
-        # So short that a page of them reaches every client; the job has the whole.
-        "prompt": prompt if len(prompt) <= PROMPT_LENGTH else f"{prompt[:PROMPT_LENGTH]}…",
+        **texts,
+        **marks,
         "model": job.model,
         "seed": job.seed,
         "created": results.iso(job.created),

@@ -13,7 +13,7 @@ from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import OPERATOR, Image, Job
 from mcp_vega.jobs.service import JobService
-from mcp_vega.redaction import quoted
+from mcp_vega.redaction import beginning, quoted
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.ledger.limits import dollars
@@ -27,6 +27,11 @@ JOINED = (
 
 # Seconds after which to ask again for a job that takes longer than usual.
 OVERDUE = 10
+
+# How many characters of a prompt a list of jobs or pictures holds, so that it reaches every client.
+BEGINNING = 500
+# How many characters of text and data go beside the previews of a result without taking from their share.
+BESIDE_PREVIEWS = 10_000
 
 
 async def of_job(
@@ -51,8 +56,10 @@ async def of_job(
         return await _result(app, _under_way(app.service, job, left_alone), meta, joined_note)
     # A picture that no disk would take is in its result or nowhere.
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
-    previews, notes = await _previews(app.service, job, "full" if full else app.preview)
-    return await _result(app, _finished(job, client), meta, [*joined_note, *notes], previews)
+    text = _finished(job, client)
+    taken = max(len(text) + len(json.dumps(meta, ensure_ascii=False)) - BESIDE_PREVIEWS, 0)
+    previews, notes = await _previews(app.service, job, "full" if full else app.preview, taken)
+    return await _result(app, text, meta, [*joined_note, *notes], previews)
 
 
 async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
@@ -65,7 +72,7 @@ async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallT
         f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} {quoted_prompt(job)}"
         for job in jobs
     ]
-    return await _result(app, "\n".join(lines), {"mcp-vega/jobs": [data_of(job, client) for job in jobs]})
+    return await _result(app, "\n".join(lines), {"mcp-vega/jobs": [_listed_data_of(job, client) for job in jobs]})
 
 
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
@@ -146,8 +153,11 @@ def quoted_prompt(job: Job) -> str:
 # ---- the pictures ----
 
 
-async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[ImageContent], list[str]]:
-    """The previews of a job's pictures, and what there is to say about them."""
+async def _previews(service: JobService, job: Job, mode: Mode, taken: int) -> tuple[list[ImageContent], list[str]]:
+    """The previews of a job's pictures, and what there is to say about them.
+
+    So many characters of what they may take are `taken` by the rest of the result.
+    """
     here = [image for image in job.images if not image.deleted]
     notes = [
         f"the picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d} (UTC); the same parameters "
@@ -163,7 +173,7 @@ async def _previews(service: JobService, job: Job, mode: Mode) -> tuple[list[Ima
             data[image] = await service.read_image(image)
         except GalleryError as error:
             notes.append(error.what)
-    made = await service.processor.previews([*data.values()], mode)
+    made = await service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"the file {image.path or image.name} is no whole picture any more" for image in broken]
     shown = [preview for preview in made if preview]
@@ -195,6 +205,20 @@ def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
         "seconds": _number(job.receipt.seconds),
         "images": [_image_data(image, client) for image in job.images],
     }
+
+
+def _listed_data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
+    """A job in a list of them, for programs."""
+    data = data_of(job, client)
+    parameters, marks = shortened(data["parameters"])
+    return {**data, "parameters": parameters, **marks}
+
+
+def shortened(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Values with the beginning of each long text, and what says which texts are not whole."""
+    names = [name for name, value in values.items() if isinstance(value, str) and len(value) > BEGINNING]
+    beginnings = {name: f"{beginning(values[name], BEGINNING)}…" for name in names}
+    return {**values, **beginnings}, {"shortened": names} if names else {}
 
 
 def record_of(job: Job, client: ClientInfo) -> dict[str, Any]:

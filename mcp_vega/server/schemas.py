@@ -1,12 +1,13 @@
 """The arguments of a tool or a prompt: the schema that describes them, and the parsing that checks them.
 
-Hosts send numbers as strings and null for what is left out: both are taken. An unknown name or a value out of range
-is refused in words that name the parameter, what is allowed and the nearest name.
+Hosts send numbers as strings, and null or a blank text for what is left out: both are taken. An unknown name or a value
+out of range is refused in words that name the parameter, what is allowed and the nearest name.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from reprlib import Repr
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,9 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import REQUEST_ID
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
+from mcp_vega.redaction import LONGEST_KEY, is_blank, named, redacted
 
 Schema = dict[str, Any]
 ModelT_co = TypeVar("ModelT_co", bound=BaseModel, covariant=True)
+
+# What hosts put among the arguments by themselves, so that the agent cannot leave it out.
+ADDED_BY_HOSTS = {
+    # n8n's agent: the call's id and tool, and what its chat sent (n8n-io/n8n#21500, sansan0/TrendRadar#768)
+    *("toolCallId", "tool", "sessionId", "action", "chatInput"),
+    "task_progress",  # Cline: its list of things to do (cline/cline#8256, #10426)
+    "_meta",  # the protocol's name for what is no argument; through LangChain it comes as one (langchain#40480)
+}
+# How many unknown names are told of, how many letters of one are compared, and how many of a value are shown.
+TOLD, COMPARED, SHOWN = 5, 64, 80
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def of_model(model: type[ModelT_co], taker: str) -> ArgumentSchema[ModelT_co]:
     schema = _schema(model)
 
     def parse(given: dict[str, Any]) -> ModelT_co:
-        return _validated(model, given, schema, taker)
+        return _validated(model, _without_fillers(given, schema), schema, taker)
 
     return ArgumentSchema(schema, parse)
 
@@ -80,14 +92,13 @@ def of_any_model() -> ArgumentSchema[Parameters]:
     }
 
     def parse(given: dict[str, Any]) -> Parameters:
-        rest = dict(given)
-        slug = rest.pop("model", None)
-        slug = VegaParameters.slug if slug is None else slug
+        given = _without_fillers(given, schema)  # those of the other model's parameters among them
+        if unknown := _unknown_names(given, schema, "submit_job"):
+            raise InvalidArguments(_joined(unknown))
+        slug = given.pop("model", VegaParameters.slug)
         if slug not in list(MODELS):  # a list compares also what cannot be hashed
             raise InvalidArguments(_sentence("model", slug, model_property))
-        if unknown := [name for name in rest if name not in schema["properties"]]:
-            raise InvalidArguments(_unknown(unknown[0], schema, "submit_job"))
-        return _validated(MODELS[slug], rest, each[slug], slug)
+        return _validated(MODELS[slug], given, each[slug], slug)
 
     return ArgumentSchema(schema, parse)
 
@@ -131,39 +142,94 @@ def _limits_in_words(schema: Schema) -> str:
 # ---- checking ----
 
 
+def _without_fillers(given: dict[str, Any], schema: Schema) -> dict[str, Any]:
+    """The arguments without what hosts add by themselves, and without what stands for an optional one left out."""
+    properties, required = schema["properties"], schema.get("required", [])
+
+    def is_left_out(name: str, value: Any) -> bool:
+        if name in properties:
+            return name not in required and _is_filler(value, properties[name])
+        return name in ADDED_BY_HOSTS
+
+    return {name: value for name, value in given.items() if not is_left_out(name, value)}
+
+
+def _is_filler(value: Any, schema: Schema) -> bool:
+    """Whether a value says that there is none: null, or a text of which nothing is seen.
+
+    Where a text cannot be meant, the text "null" is null as the text "25" is 25: Claude Code sends null like that
+    (anthropics/claude-code#95239). Words such as "none" are no JSON, and a 0 is a number: these are asked for.
+    """
+    if not isinstance(value, str):
+        return value is None
+    is_free_text = schema["type"] == "string" and "enum" not in schema
+    return is_blank(value) or (value.strip() == "null" and not is_free_text)
+
+
 def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, taker: str) -> ModelT_co:
     properties = schema["properties"]
     # Unknown names are found here: pydantic does not name one that UTF-8 cannot carry.
-    sentences = [_unknown(name, schema, taker) for name in given if name not in properties]
+    sentences = _unknown_names(given, schema, taker)
+    known = {name: given[name] for name in properties if given.get(name) is not None}
+    unfit = {name: said for name, value in known.items() if (said := _unfit(name, value, properties[name]))}
+    sentences += unfit.values()
+    fit = {name: _bare(value, properties[name]) for name, value in known.items() if name not in unfit}
     try:
-        read = model.model_validate({name: given[name] for name in properties if given.get(name) is not None})
+        read = model.model_validate(fit)
     except ValidationError as error:
         for each in error.errors(include_url=False):
             name = str(each["loc"][0])
-            match each["type"]:
-                case "missing":
-                    sentences.append(f"{name} is missing: {properties[name]['description']}")
-                case "blank" | "string_too_short":
-                    sentences.append(f"{name} is blank: it must say what to draw")
-                case _:
-                    sentences.append(_sentence(name, each["input"], properties[name]))
+            if name not in unfit:
+                sentences.append(_problem(each["type"], name, each["input"], properties[name]))
     else:
         if not sentences:
             return read
-    raise InvalidArguments("; ".join(text.rstrip(".") for text in sentences))
+    raise InvalidArguments(_joined(sentences))
 
 
-def _unknown(name: str, schema: Schema, taker: str) -> str:
-    near = get_close_matches(name, list[str](schema["properties"]), n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    return f"{taker} has no parameter {_shown(name)}{hint}; it takes {', '.join(schema['properties'])}"
+def _unfit(name: str, value: Any, schema: Schema) -> str:
+    """What is wrong with a text, whatever else it says: it is blank where one is needed, or too long."""
+    if isinstance(value, str) and is_blank(value):
+        return f"{name} is blank: {schema['description']}"
+    if isinstance(value, str) and len(value) > (most := schema.get("maxLength", len(value))):
+        return f"{name} has {len(value):,} characters, but may have at most {most:,}"
+    return ""
+
+
+def _bare(value: Any, schema: Schema) -> Any:
+    """A value without the spaces around it, where it is no text."""
+    return value.strip() if isinstance(value, str) and schema["type"] != "string" else value
+
+
+def _unknown_names(given: dict[str, Any], schema: Schema, taker: str) -> list[str]:
+    """A sentence for each of the first names that a taker does not have."""
+    properties = list[str](schema["properties"])
+    sentences: list[str] = []
+    for name in [name for name in given if name not in properties][:TOLD]:
+        near = get_close_matches(name[:COMPARED], properties, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        sentences.append(f"{taker} has no parameter {named(name)}{hint}; it takes {', '.join(properties)}")
+    return sentences
+
+
+def _joined(sentences: list[str]) -> str:
+    return "; ".join(text.rstrip(".") for text in sentences)
+
+
+def _problem(kind: str, name: str, value: Any, schema: Schema) -> str:
+    """A pydantic error in words."""
+    if kind == "missing":
+        return f"{name} is missing: {schema['description']}"
+    if kind == "string_unicode":
+        return f"{name} is {_shown(value)}, but half a character is no text"
+    return _sentence(name, value, schema)
 
 
 def _sentence(name: str, value: Any, schema: Schema) -> str:
     """`name` is `value`, but … is allowed."""
     said = f"{name} is {_shown(value)}, but "
     if "enum" in schema:
-        given = value if isinstance(value, str) else ""
+        given = value[:COMPARED] if isinstance(value, str) else ""
         near = get_close_matches(given, list[str](schema["enum"]), n=1, cutoff=0.4)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         return f"{said}must be one of: {', '.join(schema['enum'])}{hint}"
@@ -177,8 +243,13 @@ def _sentence(name: str, value: Any, schema: Schema) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A value in words that are short, whatever it is."""
+    if isinstance(value, str):
+        return named(value)
+    briefly = Repr()
+    briefly.maxstring = LONGEST_KEY  # a key that was cut here would not be known by its halves
     try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
-        return f"too large {'a number' if isinstance(value, int) else 'a value'} to be shown"
-    return text if len(text) <= 80 else f"{text[:79]}…"
+        text = redacted(briefly.repr(value))
+    except ValueError:  # a number of thousands of digits
+        return "too large a number to be shown"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
@@ -19,6 +20,7 @@ from mcp_vega.server.http.auth import HEALTH_PATH, AuthMiddleware
 from mcp_vega.server.http.cancellation import CancellationMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.requests_in_flight import RequestsInFlight
+from mcp_vega.storage.images.store import ascii_name
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,13 @@ def _add_routes(server: MCPServer, app: AppContext) -> None:
         headers = {
             # The bytes of an id never change.
             "cache-control": "private, max-age=31536000, immutable",
-            "content-disposition": f'inline; filename="{image.name}"',
+            "content-disposition": _disposition(image.name),
             "x-content-type-options": "nosniff",
         }
         return Response(data, media_type=image.mime_type, headers=headers)
+
+
+def _disposition(name: str) -> str:
+    """The header that names a file, as RFC 6266 says it for a name beyond ASCII."""
+    beyond = "" if name.isascii() else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return f'inline; filename="{ascii_name(name)}"{beyond}'

@@ -19,7 +19,7 @@ import anyio.to_thread
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.imaging.formats import MAX_BYTES, SUFFIXES, recognise
 from mcp_vega.storage.images import atomic_write, confinement
-from mcp_vega.storage.images.store import names_of
+from mcp_vega.storage.images.store import ascii_name, names_of
 
 UNREADABLE = "unreadable"
 # How much is kept of what does not even begin like a picture.
@@ -78,7 +78,7 @@ class ImageFolder:
         """Write a file into the folder of these names below this one; returns its key."""
         try:
             subfolder = confinement.subfolder(self._root(), *folders)
-            path = atomic_write.write(data, subfolder, *names_of(name, image_id))
+            path = _write(data, subfolder, name, image_id)
         except OSError as error:
             said = f"The folder {self.folder} could not be written: {error.strerror}"
             raise GalleryError(said, charged=Charged.YES) from error
@@ -103,8 +103,9 @@ class ImageFolder:
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
         """A picture that was saved, though its server died before it could note that; None where there is none."""
-        for each in reversed(names_of(name, image_id)):
-            with suppress(OSError):
+        possible = dict.fromkeys((*names_of(ascii_name(name), image_id), *names_of(name, image_id)))
+        for each in reversed(possible):
+            with suppress(OSError, UnicodeEncodeError):
                 return await anyio.to_thread.run_sync(self._read, f"{day.isoformat()}/{each}")
         return None
 
@@ -162,6 +163,16 @@ class ImageFolder:
     def sizes_aside(self) -> list[int]:
         """The bytes of each file that came in the place of a picture."""
         return [size for _, size in _sizes(self.unreadable)]
+
+
+def _write(data: bytes, folder: Path, name: str, image_id: str) -> Path:
+    """Write a picture, under another name where the file system does not take that one."""
+    try:
+        return atomic_write.write(data, folder, *names_of(name, image_id))
+    except (OSError, UnicodeEncodeError):  # the latter comes of a locale that has no such letters
+        if name.isascii():
+            raise
+        return atomic_write.write(data, folder, *names_of(ascii_name(name), image_id))
 
 
 def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:

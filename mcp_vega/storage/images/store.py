@@ -7,7 +7,15 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Protocol
 
-SLUG_LENGTH = 40
+from mcp_vega.redaction import beginning, is_visible
+
+# Room for the seed, all of the id and the ending of a temporary file in the 143 bytes that eCryptfs leaves a name; most
+# other file systems leave it 255.
+SLUG_LENGTH, SLUG_BYTES = 40, 72
+# In so many characters of a prompt its first words are found.
+LOOKED_AT = 1000
+# Marks that only choose between the looks of a letter.
+_LOOKS = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 class ImageStore(Protocol):
@@ -48,10 +56,33 @@ class ImageStore(Protocol):
 
 
 def file_name(prompt: str, seed: int, suffix: str) -> str:
-    """What a picture's file is called, but for its id, in words that any system takes."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain)[:SLUG_LENGTH].strip("-") or "picture"
-    return f"{slug}-{seed}{suffix}"
+    """What a picture's file is called, but for its id: the prompt's first words, in small letters of any script."""
+    lower = unicodedata.normalize("NFKC", prompt[:LOOKED_AT]).lower()
+    slug = beginning(_words(unicodedata.normalize("NFC", lower)), SLUG_LENGTH)
+    while len(slug.encode()) > SLUG_BYTES:
+        slug = beginning(slug, len(slug) - 1)
+    return f"{slug.strip('-') or 'picture'}-{seed}{suffix}"
+
+
+def _words(text: str) -> str:
+    """The letters and digits of a text with the marks that belong to them, and a hyphen for all that is between."""
+    slug = ""
+    for each in text:
+        if unicodedata.category(each)[0] in "LN" and is_visible(each):
+            slug += each
+        elif unicodedata.category(each)[0] == "M":
+            slug += each if slug and slug[-1] != "-" and not _LOOKS.match(each) else ""
+        elif unicodedata.category(each) != "Cf":  # a joiner is not seen and is no end of a word
+            slug += "-"
+    return re.sub("-+", "-", slug).strip("-")
+
+
+def ascii_name(name: str) -> str:
+    """A picture's name for what takes ASCII alone."""
+    if name.isascii():
+        return name
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lstrip("-")
+    return plain if plain[0].isalpha() else f"picture-{plain}"
 
 
 def names_of(name: str, image_id: str) -> tuple[str, str]:

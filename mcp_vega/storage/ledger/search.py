@@ -141,8 +141,9 @@ def _patterns(query: str) -> list[str]:
     What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
     the spaces beside it are found everywhere.
     """
-    words = list(dict.fromkeys(rows.words(query).split()))
-    if len(words) > WORDS or any(len(word) > LETTERS for word in words):
+    long = len(query) > 2 * WORDS * LETTERS  # it is not even looked at
+    words = [] if long else list(dict.fromkeys(rows.words(query).split()))
+    if long or len(words) > WORDS or any(len(word) > LETTERS for word in words):
         said = f"Pictures are searched by at most {WORDS} words of at most {LETTERS} letters"
         raise InvalidArguments(said, next_step="Search with fewer or shorter words")
     names = {name for slug, model in MODELS.items() for name in (slug, model.alias)}
