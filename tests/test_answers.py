@@ -439,8 +439,8 @@ class InPieces(httpx.AsyncByteStream):
 
 
 LARGE: dict[str, Callable[[], httpx.Response]] = {
-    "an error": lambda: httpx.Response(400, stream=InPieces(json.dumps({"error": "x\u00e9" * 10_000_000}).encode())),
-    "a picture": lambda: httpx.Response(200, stream=InPieces(json.dumps({"image": "AAAA" * 9_000_000}).encode())),
+    "an error": lambda: httpx.Response(400, stream=InPieces(json.dumps({"error": "x\u00e9" * 2_000_000}).encode())),
+    "a picture": lambda: httpx.Response(200, stream=InPieces(json.dumps({"image": "AAAA" * 4_000_000}).encode())),
 }
 
 
