@@ -40,8 +40,10 @@ class ClientInfo:
         request = context.request
         if not isinstance(request, Request):
             return cls()
+        # Without the prefix under which a proxy may have it.
+        path = request.url.path.removeprefix(request.base_url.path.rstrip("/"))
         # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.
-        over_sse = request.url.path.startswith(SSE_MESSAGES_PATH)
+        over_sse = path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
         limit = MESSAGE_BYTES if limited else None
         return cls(str(request.base_url).rstrip("/"), limit, over_sse, owner_of(request.scope))
