@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +78,16 @@ async def served(
     *hosts: str,
     tokens: tuple[SecretStr, ...] = TOKENS,
     limits: HttpLimits = DEFAULT_LIMITS,
+    behind: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[HttpServer]:
-    asgi = build_application(app, transport, hosts, tokens, limits)
+    """A server, `behind` an ASGI application that stands for a proxy where one is given."""
+    config = server_config(build_application(app, transport, hosts, tokens, limits), limits)
+    if behind:
+        config.app = behind(config.app)
     with bind_socket("127.0.0.1", 0) as listener:
         # What a client does not read soon stays with the server, and not in the system's buffers.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
-        embedded = EmbeddedServer(server_config(asgi, limits))
+        embedded = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(embedded.serve, [listener])
             yield HttpServer(f"http://127.0.0.1:{listener.getsockname()[1]}", transport)
@@ -118,12 +122,12 @@ REFUSED: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a page from nowhere": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "null"}}),
     "a file": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "file://localhost"}}),
     "no token": (401, "missing_token", {}),
-    "a wrong token": (401, "missing_token", {"headers": {"authorization": "Bearer guessed"}}),
-    "the beginning of a token": (401, "missing_token", {"headers": {"authorization": f"Bearer {ALICE[:-1]}"}}),
-    "more than a token": (401, "missing_token", {"headers": {"authorization": f"Bearer {ALICE}{BOB}"}}),
+    "a wrong token": (401, "invalid_token", {"headers": {"authorization": "Bearer guessed"}}),
+    "the beginning of a token": (401, "invalid_token", {"headers": {"authorization": f"Bearer {ALICE[:-1]}"}}),
+    "more than a token": (401, "invalid_token", {"headers": {"authorization": f"Bearer {ALICE}{BOB}"}}),
     "an empty token": (401, "missing_token", {"headers": {"authorization": "Bearer"}}),
     "another scheme": (401, "missing_token", {"headers": {"authorization": f"Basic {ALICE}"}}),
-    "two tokens": (401, "missing_token", {"headers": [("authorization", f"Bearer {name}") for name in (ALICE, BOB)]}),
+    "two tokens": (401, "invalid_token", {"headers": [("authorization", f"Bearer {name}") for name in (ALICE, BOB)]}),
     "a token in the URL": (401, "missing_token", {"params": {"token": ALICE, "access_token": ALICE}}),
     "a token in a cookie": (
         401,
@@ -151,6 +155,8 @@ async def test_what_is_not_let_in_is_told_why_and_what_to_do(server: HttpServer,
         assert said.endswith(f" ({code}).")
         assert next_step.startswith("Next: ")
         assert ALICE not in answer.text
+        asked = {"missing_token": "Bearer", "invalid_token": 'Bearer error="invalid_token"'}.get(code)
+        assert answer.headers.get("www-authenticate") == asked
     if code.endswith("_not_allowed"):
         assert "MCP_VEGA_ALLOWED_HOSTS" in next_step
     assert sandbox.paid_requests == 0
@@ -354,23 +360,8 @@ async def test_an_answer_that_goes_on_is_not_cut(app: AppContext) -> None:
             assert json.loads(await anext(events))["id"] == 7
 
 
-async def test_where_every_connection_is_at_work_one_more_is_turned_away(app: AppContext) -> None:
-    head = f"GET /sse HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\n\r\n".encode()
-    limits = HttpLimits(connections=2)
-    async with (
-        served(app, "sse", limits=limits) as server,
-        await connected(server) as one,
-        await connected(server) as two,
-    ):
-        for stream in (one, two):
-            await stream.send(head)
-            assert b"200 OK" in await stream.receive()
-        async with await connected(server) as third:
-            assert (await rest_of(third)).startswith(b"HTTP/1.1 503 ")
-
-
 async def test_one_more_connection_takes_the_place_of_that_which_has_waited_the_longest(app: AppContext) -> None:
-    async with served(app, "http", limits=HttpLimits(connections=2)) as server, AsyncExitStack() as stack:
+    async with served(app, "http", limits=HttpLimits(unknown_connections=2)) as server, AsyncExitStack() as stack:
 
         async def healthy(stream: anyio.abc.SocketStream) -> bool:
             await stream.send(HEALTH)

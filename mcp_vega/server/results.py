@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -13,8 +14,8 @@ from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import OPERATOR, Image, Job
 from mcp_vega.jobs.service import JobService
-from mcp_vega.redaction import quoted
-from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.redaction import quoted, without_paths
+from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.ledger.limits import dollars
 
@@ -39,6 +40,7 @@ async def of_job(
     Raises:
         VegaError: The job has failed: its own error.
     """
+    job = job_for(app, job, client)
     left_alone = await app.service.why_left_alone(job) if job.open and not job.held else ""
     if problem := job.problem:
         why = [f"it was {left_alone}"] if left_alone else []
@@ -52,7 +54,8 @@ async def of_job(
     # A picture that no disk would take is in its result or nowhere.
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview)
-    return await _result(app, _finished(job, client), meta, [*joined_note, *notes], previews)
+    notes = [*joined_note, *(_shown_to(client, note, app) for note in notes)]
+    return await _result(app, _finished(job, client), meta, notes, previews)
 
 
 async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
@@ -70,6 +73,7 @@ async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallT
 
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
     """The result of a call that failed."""
+    error = error_for(app, error, CURRENT_CLIENT.get())
     text = TextContent(type="text", text=_marked(app, error.text))
     return CallToolResult(content=[text], is_error=True, _meta={"mcp-vega/error": error_data(error)})
 
@@ -97,6 +101,25 @@ async def _result(
 def _marked(app: AppContext, text: str) -> str:
     """The text, with a line that says so where the API is the sandbox."""
     return f"{text}\n{SANDBOX}" if app.sandbox else text
+
+
+# ---- what a client may know ----
+
+
+def job_for(app: AppContext, job: Job, client: ClientInfo) -> Job:
+    """A job as a client may have it."""
+    notes = tuple(_shown_to(client, note, app) for note in job.notes)
+    return replace(job, notes=notes, error=job.error and error_for(app, job.error, client))
+
+
+def error_for(app: AppContext, error: VegaError, client: ClientInfo) -> VegaError:
+    """An error as a client may have it."""
+    return error.reworded(_shown_to(client, error.what, app), _shown_to(client, error.next_step, app))
+
+
+def _shown_to(client: ClientInfo, text: str, app: AppContext) -> str:
+    """A text, without where files lie: that is nobody's business but that of those who work at the machine."""
+    return text if client.owner == OPERATOR else without_paths(text, app.folders)
 
 
 # ---- the text ----
