@@ -1,11 +1,14 @@
 """The server over HTTP: who may use it, that each token sees its own alone, and how long a client is waited for."""
 
 import json
+import re
 import socket
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import anyio.abc
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import KEY, Sandbox, app_over, job_of, noise, text_of
+from conftest import API, KEY, Sandbox, api_that_draws, app_over, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -24,7 +27,9 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import ResourceTemplateReference
 from pydantic import SecretStr
 
+from mcp_vega.cli.application import open_application
 from mcp_vega.errors import PortTaken
+from mcp_vega.redaction import without_paths
 from mcp_vega.sandbox.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -32,6 +37,8 @@ from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.listener import bind_socket, server_config
 from mcp_vega.server.resources import GALLERY
+from mcp_vega.settings import Settings
+from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
 
@@ -286,6 +293,148 @@ async def test_a_session_over_sse_answers_to_its_own_token_alone(app: AppContext
         theirs = await server.ask("POST", path, json=body, headers={"authorization": f"Bearer {BOB}"})
         own = await server.ask("POST", path, json=body, headers=KNOWN)
     assert (theirs.status_code, own.status_code) == (404, 202)
+
+
+# ---- where files lie ----
+
+
+@asynccontextmanager
+async def telling(app: AppContext, folder: Path) -> AsyncGenerator[tuple[Callable[..., Any], Callable[..., Any]]]:
+    """What asks as Alice and as the operator, and returns all that they are told, as text; Alice of no path."""
+    words = {folder / "My Pictures": "MCP_VEGA_GALLERY", folder / "My Pictures-home": "MCP_VEGA_HOME"}
+    async with (
+        served(replace(app, folders=words), "http") as server,
+        server.agent(ALICE) as alice,
+        Client(build_server(app)) as operator,
+    ):
+
+        async def ask(agent: Client, name: str, **arguments: Any) -> str:
+            heard: list[Any] = []
+
+            async def note(progress: float, total: float | None, message: str | None) -> None:
+                heard.append((progress, total, message))
+
+            try:
+                if name == "read":
+                    answer = (await agent.read_resource(arguments["uri"])).model_dump_json()
+                else:
+                    answer = (await agent.call_tool(name, arguments, progress_callback=note)).model_dump_json()
+            except MCPError as error:
+                answer = f"{error.error.message} {error.error.data}"
+            return f"{answer} {heard}"
+
+        async def as_alice(name: str, **arguments: Any) -> str:
+            told = await ask(alice, name, **arguments)
+            assert not re.search(rf"{re.escape(str(folder))}|My |{re.escape(folder.name)}", told), told
+            return told
+
+        yield as_alice, partial(ask, operator)
+
+
+NO_PICTURE = {"prompt": "a fox", "seed": 7}
+
+
+async def test_who_holds_a_token_is_told_no_path_of_what_is_kept_aside(tmp_path: Path) -> None:
+    mock = api_that_draws(b"no picture")
+    async with (
+        app_over(API, tmp_path / "My Pictures", transport=mock) as app,
+        telling(app, tmp_path) as (as_alice, as_operator),
+    ):
+        assert "what came is kept at MCP_VEGA_GALLERY/unreadable/" in await as_alice(RT, **NO_PICTURE)
+        assert "at MCP_VEGA_GALLERY/unreadable/" in await as_alice("read", uri="vega://jobs/" + await newest(app))
+        assert f"what came is kept at {tmp_path}" in await as_operator(RT, **NO_PICTURE)
+
+
+async def newest(app: AppContext) -> str:
+    return (await app.service.store.latest(1))[0].request_id
+
+
+async def test_who_holds_a_token_is_told_no_path_of_a_picture_or_a_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+    gallery = tmp_path / "My Pictures"
+    async with (
+        app_over(sandbox.url, gallery, fallbacks=[ImageFolder(tmp_path / "rescued")]) as app,
+        telling(app, tmp_path) as (as_alice, as_operator),
+    ):
+        sandbox.hold()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(as_alice, RT, prompt="a fox"))
+            await until(lambda: sandbox.account.calls)
+            gallery.rename(tmp_path / "away")
+            gallery.write_text("a file in the place of the folder")
+            sandbox.let_go()
+        uri = "vega://jobs/" + await newest(app)
+        for name, arguments in (("check_job", {"request_id": uri.rpartition("/")[2]}), ("read", {"uri": uri})):
+            assert "The folder MCP_VEGA_GALLERY could not be written" in await as_alice(name, **arguments)
+            assert f"The folder {gallery} could not be written" in await as_operator(name, **arguments)
+        assert "The folder MCP_VEGA_GALLERY cannot be written" in await as_alice(RT, prompt="an owl")
+        (job,) = await app.service.store.latest(1)
+        (image,) = job.images
+        assert image.path
+        image.path.unlink()
+        for name, arguments in (("check_job", {"request_id": job.request_id}), ("read", {"uri": image.uri})):
+            # Of a folder that it does not know by a word, the name of the file is left.
+            assert f"The picture …/{image.name} cannot be read" in await as_alice(name, **arguments)
+            assert f"The picture {image.path} cannot be read" in await as_operator(name, **arguments)
+
+
+async def test_who_holds_a_token_is_told_no_path_of_the_ledger(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        app_over(sandbox.url, tmp_path / "My Pictures") as app,
+        telling(app, tmp_path) as (as_alice, as_operator),
+    ):
+        await as_alice(RT, prompt="a fox")
+        ledger = tmp_path / "My Pictures-home" / "ledger.sqlite3"
+        ledger.unlink()
+        for name, arguments in ((RT, {"prompt": "an owl"}), ("read", {"uri": GALLERY})):
+            assert "The ledger MCP_VEGA_HOME/ledger.sqlite3 was deleted" in await as_alice(name, **arguments)
+            assert f"The ledger {ledger} was deleted" in await as_operator(name, **arguments)
+
+
+class BrokenFolder(ImageFolder):
+    """One that fails in a way that nobody thought of."""
+
+    async def read(self, key: str) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self.folder / key))
+
+
+async def test_what_nobody_thought_of_tells_no_path_either(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        app_over(sandbox.url, tmp_path, images=BrokenFolder(tmp_path)) as app,
+        served(app, "http", tokens=()) as server,
+        Client(server.endpoint, mode="legacy") as agent,
+    ):
+        await agent.call_tool(RT, {"prompt": "a fox"})
+        (job,) = await app.service.store.latest(1)
+        with pytest.raises(MCPError, match=r"The server broke while it answered \(PermissionError\)") as told:
+            await agent.read_resource(job.images[0].uri)
+        assert str(tmp_path) not in str(told.value.error)
+
+
+async def test_the_folders_of_the_settings_are_those_that_are_known_by_words(tmp_path: Path) -> None:
+    gallery, home = tmp_path / "My Pictures", tmp_path / "My Pictures" / "home"
+    settings = Settings(MCP_VEGA_SANDBOX=True, MCP_VEGA_GALLERY=gallery, MCP_VEGA_HOME=home)
+    async with open_application(settings) as app:
+        said = f"{gallery}/sandbox/unreadable/a.bin, {home}/sandbox/ledger.sqlite3, {tempfile.gettempdir()}/mcp-vega-0"
+        told = "MCP_VEGA_GALLERY/unreadable/a.bin, MCP_VEGA_HOME/ledger.sqlite3, TMPDIR/mcp-vega-0"
+        assert without_paths(said, app.folders) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("the file /etc/ssl/ours.pem cannot be used", "the file …/ours.pem cannot be used"),
+        ("kept at /srv/pictures/a.jpg; and (/srv/b.jpg)", "kept at …/a.jpg; and (…/b.jpg)"),
+        (r"kept at C:\Users\jo\a.jpg", "kept at …/a.jpg"),
+        ("The folder /srv/pictures: no space", "The folder …/pictures: no space"),
+        ("The folder /srv/my pictures and /srv/my pictures-2/a", "The folder PICTURES and …/my pictures-2/a"),
+        ("in /srv/my pictures. Or /srv/my pictures/a.jpg", "in PICTURES. Or PICTURES/a.jpg"),
+        ("see https://api.example/v1/images/7", "see https://api.example/v1/images/7"),
+        ("The API said “no /v1/model/x”", "The API said “no /v1/model/x”"),
+        ("HTTP 404 or a time-out/cut of 1/2 s", "HTTP 404 or a time-out/cut of 1/2 s"),
+    ],
+)
+def test_of_a_path_only_its_last_name_is_told(text: str, told: str) -> None:
+    assert without_paths(text, {Path("/srv/my pictures"): "PICTURES", Path("/"): "ROOT"}) == told
 
 
 # ---- limits ----
