@@ -513,7 +513,7 @@ def test_a_token_is_in_no_log(tmp_path: Path) -> None:
 
 
 def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
-    most = HttpLimits().connections
+    most = HttpLimits().unknown_connections
     with started(tmp_path, "--transport", "http", "--port", "0") as process, ExitStack() as stack:
         port = int(address(tmp_path).rpartition(":")[2].split("/")[0])
         silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(most + 50)]
