@@ -184,7 +184,7 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
         f"headers {limits.header_bytes // 1000} kB and {limits.header_seconds:.0f} seconds",
         f"left unread for {limits.unread_seconds:.0f} seconds",
         f"{limits.connections} connections of callers, {limits.connections_each} of one token",
-        f"beside them {limits.unknown_connections} on which",
+        f"beside them {limits.unknown_connections} whose caller is not known",
     ):
         assert said in text
     assert segmind_http.TimeLimits().media == 120  # "two minutes"

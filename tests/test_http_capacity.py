@@ -131,6 +131,16 @@ async def test_strangers_take_no_place_from_callers(app: AppContext, what: str) 
             assert not hers.ended
 
 
+async def test_callers_who_come_all_at_once_are_all_answered(app: AppContext) -> None:
+    async with served(app, "http") as server:
+        await works(server, ALICE)
+        with Crowd(server) as crowd:
+            for _ in range(100):  # as many as every system keeps waiting until they are accepted
+                crowd.append(HeldConnection(server, request("DELETE /images/0", token=ALICE)))
+            await until(lambda: all(each.ended or b" 405 " in each.received for each in crowd))
+            assert all(b" 405 " in each.received for each in crowd)
+
+
 # ---- callers ----
 
 IDLE: dict[str, tuple[str, bytes, bytes]] = {

@@ -25,9 +25,9 @@ class ForwardedMiddleware(ProxyHeadersMiddleware):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
-        client = scope.get("client")
         # Before uvicorn's writes the client's own address there.
-        if scope["type"] == "http" and client and client[0] in self.trusted_hosts and (prefix := _prefix_of(scope)):
+        sender = scope["client"][0] if scope.get("client") else None
+        if scope["type"] == "http" and sender in self.trusted_hosts and (prefix := _prefix_of(scope)):
             scope["root_path"] = prefix + scope["root_path"]
             scope["path"] = prefix + scope["path"]
         await super().__call__(scope, receive, send)

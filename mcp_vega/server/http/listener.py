@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import sys
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +15,9 @@ from mcp_vega.errors import PortTaken
 from mcp_vega.server.http.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
+
+# For the ledger, pictures and calls to the API.
+OTHER_FILES = 256
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -52,6 +56,21 @@ def server_config(app: Starlette, limits: HttpLimits = DEFAULT_LIMITS) -> uvicor
     )
     config.app = ForwardedMiddleware(cast("Any", app), config.forwarded_allow_ips)
     return config
+
+
+def allow_files(limits: HttpLimits = DEFAULT_LIMITS) -> None:
+    """Let this process have as many files open as there may be connections, and those that keep what is paid for.
+
+    macOS gives a program 256 unless it asks for more.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        wanted = limits.connections + limits.unknown_connections + OTHER_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
