@@ -29,9 +29,9 @@ from pydantic import SecretStr
 
 from mcp_vega.cli.application import open_application
 from mcp_vega.errors import PortTaken
-from mcp_vega.redaction import without_paths
 from mcp_vega.sandbox.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
+from mcp_vega.server.client_info import without_paths
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits

@@ -145,9 +145,8 @@ class _VegaServer(MCPServer[Any]):
             answer = prompts.completion(self._app, reference.name, argument.name, argument.value, owner)
         else:
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
-        return await _with_protocol_errors(
-            self._app, answer
-        )  # here, because the SDK words the errors of this handler itself
+        # Here, because the SDK words the errors of this handler itself.
+        return await _with_protocol_errors(self._app, answer)
 
 
 async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> ResultT:

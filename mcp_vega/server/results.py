@@ -14,7 +14,7 @@ from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import OPERATOR, Image, Job
 from mcp_vega.jobs.service import JobService
-from mcp_vega.redaction import quoted, without_paths
+from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.ledger.limits import dollars
@@ -54,7 +54,7 @@ async def of_job(
     # A picture that no disk would take is in its result or nowhere.
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview)
-    notes = [*joined_note, *(_shown_to(client, note, app) for note in notes)]
+    notes = [*joined_note, *(client.told(note, app.folders) for note in notes)]
     return await _result(app, _finished(job, client), meta, notes, previews)
 
 
@@ -108,18 +108,13 @@ def _marked(app: AppContext, text: str) -> str:
 
 def job_for(app: AppContext, job: Job, client: ClientInfo) -> Job:
     """A job as a client may have it."""
-    notes = tuple(_shown_to(client, note, app) for note in job.notes)
+    notes = tuple(client.told(note, app.folders) for note in job.notes)
     return replace(job, notes=notes, error=job.error and error_for(app, job.error, client))
 
 
 def error_for(app: AppContext, error: VegaError, client: ClientInfo) -> VegaError:
     """An error as a client may have it."""
-    return error.reworded(_shown_to(client, error.what, app), _shown_to(client, error.next_step, app))
-
-
-def _shown_to(client: ClientInfo, text: str, app: AppContext) -> str:
-    """A text, without where files lie: that is nobody's business but that of those who work at the machine."""
-    return text if client.owner == OPERATOR else without_paths(text, app.folders)
+    return error.reworded(client.told(error.what, app.folders), client.told(error.next_step, app.folders))
 
 
 # ---- the text ----
