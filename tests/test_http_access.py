@@ -1,11 +1,14 @@
 """The server over HTTP: who may use it, that each token sees its own alone, and how long a client is waited for."""
 
 import json
+import re
 import socket
+import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import anyio.abc
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import KEY, Sandbox, app_over, job_of, noise, text_of
+from conftest import API, KEY, Sandbox, api_that_draws, app_over, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -24,14 +27,18 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import ResourceTemplateReference
 from pydantic import SecretStr
 
+from mcp_vega.cli.application import open_application
 from mcp_vega.errors import PortTaken
 from mcp_vega.sandbox.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
+from mcp_vega.server.client_info import without_paths
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.listener import bind_socket, server_config
 from mcp_vega.server.resources import GALLERY
+from mcp_vega.settings import Settings
+from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
 
@@ -78,12 +85,16 @@ async def served(
     *hosts: str,
     tokens: tuple[SecretStr, ...] = TOKENS,
     limits: HttpLimits = DEFAULT_LIMITS,
+    behind: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[HttpServer]:
-    asgi = build_application(app, transport, hosts, tokens, limits)
+    """A server, `behind` an ASGI application that stands for a proxy where one is given."""
+    config = server_config(build_application(app, transport, hosts, tokens, limits), limits)
+    if behind:
+        config.app = behind(config.app)
     with bind_socket("127.0.0.1", 0) as listener:
         # What a client does not read soon stays with the server, and not in the system's buffers.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
-        embedded = EmbeddedServer(server_config(asgi, limits))
+        embedded = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(embedded.serve, [listener])
             yield HttpServer(f"http://127.0.0.1:{listener.getsockname()[1]}", transport)
@@ -118,12 +129,12 @@ REFUSED: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a page from nowhere": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "null"}}),
     "a file": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "file://localhost"}}),
     "no token": (401, "missing_token", {}),
-    "a wrong token": (401, "missing_token", {"headers": {"authorization": "Bearer guessed"}}),
-    "the beginning of a token": (401, "missing_token", {"headers": {"authorization": f"Bearer {ALICE[:-1]}"}}),
-    "more than a token": (401, "missing_token", {"headers": {"authorization": f"Bearer {ALICE}{BOB}"}}),
+    "a wrong token": (401, "invalid_token", {"headers": {"authorization": "Bearer guessed"}}),
+    "the beginning of a token": (401, "invalid_token", {"headers": {"authorization": f"Bearer {ALICE[:-1]}"}}),
+    "more than a token": (401, "invalid_token", {"headers": {"authorization": f"Bearer {ALICE}{BOB}"}}),
     "an empty token": (401, "missing_token", {"headers": {"authorization": "Bearer"}}),
     "another scheme": (401, "missing_token", {"headers": {"authorization": f"Basic {ALICE}"}}),
-    "two tokens": (401, "missing_token", {"headers": [("authorization", f"Bearer {name}") for name in (ALICE, BOB)]}),
+    "two tokens": (401, "invalid_token", {"headers": [("authorization", f"Bearer {name}") for name in (ALICE, BOB)]}),
     "a token in the URL": (401, "missing_token", {"params": {"token": ALICE, "access_token": ALICE}}),
     "a token in a cookie": (
         401,
@@ -151,6 +162,8 @@ async def test_what_is_not_let_in_is_told_why_and_what_to_do(server: HttpServer,
         assert said.endswith(f" ({code}).")
         assert next_step.startswith("Next: ")
         assert ALICE not in answer.text
+        asked = {"missing_token": "Bearer", "invalid_token": 'Bearer error="invalid_token"'}.get(code)
+        assert answer.headers.get("www-authenticate") == asked
     if code.endswith("_not_allowed"):
         assert "MCP_VEGA_ALLOWED_HOSTS" in next_step
     assert sandbox.paid_requests == 0
@@ -282,6 +295,148 @@ async def test_a_session_over_sse_answers_to_its_own_token_alone(app: AppContext
     assert (theirs.status_code, own.status_code) == (404, 202)
 
 
+# ---- where files lie ----
+
+
+@asynccontextmanager
+async def telling(app: AppContext, folder: Path) -> AsyncGenerator[tuple[Callable[..., Any], Callable[..., Any]]]:
+    """What asks as Alice and as the operator, and returns all that they are told, as text; Alice of no path."""
+    words = {folder / "My Pictures": "MCP_VEGA_GALLERY", folder / "My Pictures-home": "MCP_VEGA_HOME"}
+    async with (
+        served(replace(app, folders=words), "http") as server,
+        server.agent(ALICE) as alice,
+        Client(build_server(app)) as operator,
+    ):
+
+        async def ask(agent: Client, name: str, **arguments: Any) -> str:
+            heard: list[Any] = []
+
+            async def note(progress: float, total: float | None, message: str | None) -> None:
+                heard.append((progress, total, message))
+
+            try:
+                if name == "read":
+                    answer = (await agent.read_resource(arguments["uri"])).model_dump_json()
+                else:
+                    answer = (await agent.call_tool(name, arguments, progress_callback=note)).model_dump_json()
+            except MCPError as error:
+                answer = f"{error.error.message} {error.error.data}"
+            return f"{answer} {heard}"
+
+        async def as_alice(name: str, **arguments: Any) -> str:
+            told = await ask(alice, name, **arguments)
+            assert not re.search(rf"{re.escape(str(folder))}|My |{re.escape(folder.name)}", told), told
+            return told
+
+        yield as_alice, partial(ask, operator)
+
+
+NO_PICTURE = {"prompt": "a fox", "seed": 7}
+
+
+async def test_who_holds_a_token_is_told_no_path_of_what_is_kept_aside(tmp_path: Path) -> None:
+    mock = api_that_draws(b"no picture")
+    async with (
+        app_over(API, tmp_path / "My Pictures", transport=mock) as app,
+        telling(app, tmp_path) as (as_alice, as_operator),
+    ):
+        assert "what came is kept at MCP_VEGA_GALLERY/unreadable/" in await as_alice(RT, **NO_PICTURE)
+        assert "at MCP_VEGA_GALLERY/unreadable/" in await as_alice("read", uri="vega://jobs/" + await newest(app))
+        assert f"what came is kept at {tmp_path}" in await as_operator(RT, **NO_PICTURE)
+
+
+async def newest(app: AppContext) -> str:
+    return (await app.service.store.latest(1))[0].request_id
+
+
+async def test_who_holds_a_token_is_told_no_path_of_a_picture_or_a_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+    gallery = tmp_path / "My Pictures"
+    async with (
+        app_over(sandbox.url, gallery, fallbacks=[ImageFolder(tmp_path / "rescued")]) as app,
+        telling(app, tmp_path) as (as_alice, as_operator),
+    ):
+        sandbox.hold()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(as_alice, RT, prompt="a fox"))
+            await until(lambda: sandbox.account.calls)
+            gallery.rename(tmp_path / "away")
+            gallery.write_text("a file in the place of the folder")
+            sandbox.let_go()
+        uri = "vega://jobs/" + await newest(app)
+        for name, arguments in (("check_job", {"request_id": uri.rpartition("/")[2]}), ("read", {"uri": uri})):
+            assert "The folder MCP_VEGA_GALLERY could not be written" in await as_alice(name, **arguments)
+            assert f"The folder {gallery} could not be written" in await as_operator(name, **arguments)
+        assert "The folder MCP_VEGA_GALLERY cannot be written" in await as_alice(RT, prompt="an owl")
+        (job,) = await app.service.store.latest(1)
+        (image,) = job.images
+        assert image.path
+        image.path.unlink()
+        for name, arguments in (("check_job", {"request_id": job.request_id}), ("read", {"uri": image.uri})):
+            # Of a folder that it does not know by a word, the name of the file is left.
+            assert f"The picture …/{image.name} cannot be read" in await as_alice(name, **arguments)
+            assert f"The picture {image.path} cannot be read" in await as_operator(name, **arguments)
+
+
+async def test_who_holds_a_token_is_told_no_path_of_the_ledger(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        app_over(sandbox.url, tmp_path / "My Pictures") as app,
+        telling(app, tmp_path) as (as_alice, as_operator),
+    ):
+        await as_alice(RT, prompt="a fox")
+        ledger = tmp_path / "My Pictures-home" / "ledger.sqlite3"
+        ledger.unlink()
+        for name, arguments in ((RT, {"prompt": "an owl"}), ("read", {"uri": GALLERY})):
+            assert "The ledger MCP_VEGA_HOME/ledger.sqlite3 was deleted" in await as_alice(name, **arguments)
+            assert f"The ledger {ledger} was deleted" in await as_operator(name, **arguments)
+
+
+class BrokenFolder(ImageFolder):
+    """One that fails in a way that nobody thought of."""
+
+    async def read(self, key: str) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self.folder / key))
+
+
+async def test_what_nobody_thought_of_tells_no_path_either(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        app_over(sandbox.url, tmp_path, images=BrokenFolder(tmp_path)) as app,
+        served(app, "http", tokens=()) as server,
+        Client(server.endpoint, mode="legacy") as agent,
+    ):
+        await agent.call_tool(RT, {"prompt": "a fox"})
+        (job,) = await app.service.store.latest(1)
+        with pytest.raises(MCPError, match=r"The server broke while it answered \(PermissionError\)") as told:
+            await agent.read_resource(job.images[0].uri)
+        assert str(tmp_path) not in str(told.value.error)
+
+
+async def test_the_folders_of_the_settings_are_those_that_are_known_by_words(tmp_path: Path) -> None:
+    gallery, home = tmp_path / "My Pictures", tmp_path / "My Pictures" / "home"
+    settings = Settings(MCP_VEGA_SANDBOX=True, MCP_VEGA_GALLERY=gallery, MCP_VEGA_HOME=home)
+    async with open_application(settings) as app:
+        said = f"{gallery}/sandbox/unreadable/a.bin, {home}/sandbox/ledger.sqlite3, {tempfile.gettempdir()}/mcp-vega-0"
+        told = "MCP_VEGA_GALLERY/unreadable/a.bin, MCP_VEGA_HOME/ledger.sqlite3, TMPDIR/mcp-vega-0"
+        assert without_paths(said, app.folders) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("the file /etc/ssl/ours.pem cannot be used", "the file …/ours.pem cannot be used"),
+        ("kept at /srv/pictures/a.jpg; and (/srv/b.jpg)", "kept at …/a.jpg; and (…/b.jpg)"),
+        (r"kept at C:\Users\jo\a.jpg", "kept at …/a.jpg"),
+        ("The folder /srv/pictures: no space", "The folder …/pictures: no space"),
+        ("The folder /srv/my pictures and /srv/my pictures-2/a", "The folder PICTURES and …/my pictures-2/a"),
+        ("in /srv/my pictures. Or /srv/my pictures/a.jpg", "in PICTURES. Or PICTURES/a.jpg"),
+        ("see https://api.example/v1/images/7", "see https://api.example/v1/images/7"),
+        ("The API said “no /v1/model/x”", "The API said “no /v1/model/x”"),
+        ("HTTP 404 or a time-out/cut of 1/2 s", "HTTP 404 or a time-out/cut of 1/2 s"),
+    ],
+)
+def test_of_a_path_only_its_last_name_is_told(text: str, told: str) -> None:
+    assert without_paths(text, {Path("/srv/my pictures"): "PICTURES", Path("/"): "ROOT"}) == told
+
+
 # ---- limits ----
 
 
@@ -354,23 +509,8 @@ async def test_an_answer_that_goes_on_is_not_cut(app: AppContext) -> None:
             assert json.loads(await anext(events))["id"] == 7
 
 
-async def test_where_every_connection_is_at_work_one_more_is_turned_away(app: AppContext) -> None:
-    head = f"GET /sse HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\n\r\n".encode()
-    limits = HttpLimits(connections=2)
-    async with (
-        served(app, "sse", limits=limits) as server,
-        await connected(server) as one,
-        await connected(server) as two,
-    ):
-        for stream in (one, two):
-            await stream.send(head)
-            assert b"200 OK" in await stream.receive()
-        async with await connected(server) as third:
-            assert (await rest_of(third)).startswith(b"HTTP/1.1 503 ")
-
-
 async def test_one_more_connection_takes_the_place_of_that_which_has_waited_the_longest(app: AppContext) -> None:
-    async with served(app, "http", limits=HttpLimits(connections=2)) as server, AsyncExitStack() as stack:
+    async with served(app, "http", limits=HttpLimits(unknown_connections=2)) as server, AsyncExitStack() as stack:
 
         async def healthy(stream: anyio.abc.SocketStream) -> bool:
             await stream.send(HEALTH)

@@ -3,12 +3,13 @@
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -512,15 +513,40 @@ def test_a_token_is_in_no_log(tmp_path: Path) -> None:
     assert "brings no access token" in complaints(tmp_path)
 
 
+@contextmanager
+def few_files_at_first() -> Generator[Callable[[], None]]:
+    """Let programs have few files open unless they ask for more, until what is yielded is called."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def end() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        yield end
+    finally:
+        end()
+
+
+@signals
 def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
-    most = HttpLimits().connections
-    with started(tmp_path, "--transport", "http", "--port", "0") as process, ExitStack() as stack:
+    most = HttpLimits().unknown_connections
+    with (
+        few_files_at_first() as end,
+        started(tmp_path, "--transport", "http", "--port", "0") as process,
+        ExitStack() as stack,
+    ):
+        end()
         port = int(address(tmp_path).rpartition(":")[2].split("/")[0])
         silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(most + 50)]
         last = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS))
         last.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert last.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < most + 30
+        (allowed,) = re.findall(r"Max open files +(\d+)", Path(f"/proc/{process.pid}/limits").read_text())
+        assert int(allowed) > HttpLimits().connections + most
         silent[0].settimeout(HANG_SECONDS)
         with suppress(ConnectionResetError):
             assert silent[0].recv(1) == b""

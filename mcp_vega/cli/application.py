@@ -54,7 +54,8 @@ async def open_application(
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
         service = JobService(client, image_store_of(settings), store, config)
         await stack.enter_async_context(service)
-        yield AppContext(service, settings.wait_seconds, settings.preview, settings.sandbox, problem)
+        folders = _folders_of(settings)
+        yield AppContext(service, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
 
 
 @asynccontextmanager
@@ -124,6 +125,14 @@ def image_store_of(settings: Settings) -> FallbackImageStore:
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
         stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True))
     return FallbackImageStore([*stores, MemoryImageStore()])
+
+
+def _folders_of(settings: Settings) -> dict[Path, str]:
+    """The folders that errors name, and the variables that say where they are."""
+    folders = {settings.gallery_folder: "MCP_VEGA_GALLERY", settings.home_folder: "MCP_VEGA_HOME"}
+    with suppress(FileNotFoundError):
+        folders[Path(tempfile.gettempdir())] = "TMPDIR"
+    return folders
 
 
 class _LazyTransport(httpx.AsyncBaseTransport):

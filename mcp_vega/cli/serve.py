@@ -131,8 +131,9 @@ async def _serve_http(settings: Settings, transport: str, listener: socket.socke
     import uvicorn
 
     from mcp_vega.server.http.app import build_application
-    from mcp_vega.server.http.listener import server_config
+    from mcp_vega.server.http.listener import allow_files, server_config
 
+    allow_files()
     async with open_application(settings) as app, anyio.create_task_group() as tasks:
         asgi = build_application(app, transport, hosts, settings.auth_tokens)
         server = uvicorn.Server(server_config(asgi))

@@ -73,12 +73,12 @@ class _VegaServer(MCPServer[Any]):
         """Say who asks, and take up what an earlier server left unfinished once a host has its first answer."""
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
         if self._app.problem and ctx.method in NEED_SERVICE:
-            raise _protocol_error(self._app.problem)
+            raise _protocol_error(self._app, self._app.problem)
         if ctx.method == "prompts/get":
             from mcp_vega.server import prompts
 
             ctx = replace(ctx, params=prompts.as_texts(ctx.params))
-        answer = await _with_protocol_errors(call_next(ctx))
+        answer = await _with_protocol_errors(self._app, call_next(ctx))
         self._notifications.note_client(ctx, answer)
         if not self._app.problem:
             self._app.service.take_up_orphans()
@@ -151,17 +151,23 @@ class _VegaServer(MCPServer[Any]):
             answer = prompts.completion(self._app, reference.name, argument.name, argument.value, owner)
         else:
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
-        return await _with_protocol_errors(answer)  # here, because the SDK words the errors of this handler itself
+        # Here, because the SDK words the errors of this handler itself.
+        return await _with_protocol_errors(self._app, answer)
 
 
-async def _with_protocol_errors(answer: Awaitable[ResultT]) -> ResultT:
+async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> ResultT:
     """A result that is no tool's, or its error as one of the protocol."""
     try:
         return await answer
     except VegaError as error:
-        raise _protocol_error(error) from error
+        raise _protocol_error(app, error) from error
+    except OSError as error:  # in the SDK's words it would name a path
+        logger.exception("The server broke")
+        broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
+        raise _protocol_error(app, broken) from error
 
 
-def _protocol_error(error: VegaError) -> MCPError:
+def _protocol_error(app: AppContext, error: VegaError) -> MCPError:
+    error = results.error_for(app, error, CURRENT_CLIENT.get())
     code = mcp_types.INVALID_PARAMS if isinstance(error, CALLERS_ERRORS) else mcp_types.INTERNAL_ERROR
     return MCPError(code, error.text, results.error_data(error))

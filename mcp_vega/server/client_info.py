@@ -1,8 +1,11 @@
-"""The client at the other end of a request: what its transport carries, and how it reaches a picture's file."""
+"""The client at the other end of a request: what its transport carries, how it reaches a picture, what it may know."""
 
+import os
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mcp.server.context import ServerRequestContext
@@ -16,6 +19,8 @@ IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
 # Where a request over HTTP says whose it is.
 OWNER = "mcp_vega.owner"
+# What a path begins with, up to its last name; or a quotation, which is left as it is.
+_PATHS = re.compile(r"“[^”]*”|(?<![^\s(])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\]+[/\\])+")
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,10 @@ class ClientInfo:
         request = context.request
         if not isinstance(request, Request):
             return cls()
+        # Without the prefix under which a proxy may have it.
+        path = request.url.path.removeprefix(request.base_url.path.rstrip("/"))
         # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.
-        over_sse = request.url.path.startswith(SSE_MESSAGES_PATH)
+        over_sse = path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
         limit = MESSAGE_BYTES if limited else None
         return cls(str(request.base_url).rstrip("/"), limit, over_sse, owner_of(request.scope))
@@ -51,6 +58,25 @@ class ClientInfo:
         if self.base_url is not None:
             return f"{self.base_url}{IMAGES_PATH}/{image.id}"
         return str(image.path) if image.path else None
+
+    def told(self, text: str, folders: Mapping[Path, str]) -> str:
+        """A text as it may have it: where files lie is nobody's business but that of those who work at the machine.
+
+        For `folders` see `without_paths`.
+        """
+        return text if self.owner == OPERATOR else without_paths(text, folders)
+
+
+def without_paths(text: str, folders: Mapping[Path, str]) -> str:
+    """A text that does not tell where files lie on this machine.
+
+    In the place of one of the `folders` stands the word for it; of any other path only its last name is left.
+    """
+    words = {str(each): word for folder, word in folders.items() for each in (folder, Path(os.path.realpath(folder)))}
+    for folder in sorted(words, key=len, reverse=True):  # one may be inside another
+        if len(Path(folder).parts) > 1:
+            text = re.sub(rf"{re.escape(folder)}(?!\.?[\w-])", words[folder], text)
+    return _PATHS.sub(lambda found: found[0] if found[0].startswith("“") else "…/", text)
 
 
 def owner_of(scope: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """What tools, resources and prompts work with."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Mode
@@ -13,7 +15,8 @@ class AppContext:
 
     `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
     whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the service is not
-    asked.
+    asked. `folders` are those of the server, with the words that stand for them where a client is not to be told
+    where they are.
     """
 
     service: JobService
@@ -21,3 +24,4 @@ class AppContext:
     preview: Mode = "auto"
     sandbox: bool = False
     problem: VegaError | None = None
+    folders: Mapping[Path, str] = field(default_factory=dict[Path, str])

@@ -95,7 +95,8 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
         shown = await app.service.processor.preview(await app.service.read_image(image), "auto")
         return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
     if match := _JOB.fullmatch(uri):
-        return [_as_json(results.record_of(await app.service.get(match[1], client.owner), client))]
+        job = results.job_for(app, await app.service.get(match[1], client.owner), client)
+        return [_as_json(results.record_of(job, client))]
     if uri.partition("?")[0] == GALLERY:
         return [_as_json(await _gallery(app, uri, client))]
     raise InvalidArguments(f"No resource has the URI {quoted(uri)}", next_step=f"Read one of {_KNOWN}")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import OPERATOR, Image, Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import beginning, quoted
-from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.ledger.limits import dollars
 
@@ -44,6 +45,7 @@ async def of_job(
     Raises:
         VegaError: The job has failed: its own error.
     """
+    job = job_for(app, job, client)
     left_alone = await app.service.why_left_alone(job) if job.open and not job.held else ""
     if problem := job.problem:
         why = [f"it was {left_alone}"] if left_alone else []
@@ -59,7 +61,8 @@ async def of_job(
     text = _finished(job, client)
     taken = max(len(text) + len(json.dumps(meta, ensure_ascii=False)) - BESIDE_PREVIEWS, 0)
     previews, notes = await _previews(app.service, job, "full" if full else app.preview, taken)
-    return await _result(app, text, meta, [*joined_note, *notes], previews)
+    notes = [*joined_note, *(client.told(note, app.folders) for note in notes)]
+    return await _result(app, text, meta, notes, previews)
 
 
 async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
@@ -77,6 +80,7 @@ async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallT
 
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
     """The result of a call that failed."""
+    error = error_for(app, error, CURRENT_CLIENT.get())
     text = TextContent(type="text", text=_marked(app, error.text))
     return CallToolResult(content=[text], is_error=True, _meta={"mcp-vega/error": error_data(error)})
 
@@ -104,6 +108,20 @@ async def _result(
 def _marked(app: AppContext, text: str) -> str:
     """The text, with a line that says so where the API is the sandbox."""
     return f"{text}\n{SANDBOX}" if app.sandbox else text
+
+
+# ---- what a client may know ----
+
+
+def job_for(app: AppContext, job: Job, client: ClientInfo) -> Job:
+    """A job as a client may have it."""
+    notes = tuple(client.told(note, app.folders) for note in job.notes)
+    return replace(job, notes=notes, error=job.error and error_for(app, job.error, client))
+
+
+def error_for(app: AppContext, error: VegaError, client: ClientInfo) -> VegaError:
+    """An error as a client may have it."""
+    return error.reworded(client.told(error.what, app.folders), client.told(error.next_step, app.folders))
 
 
 # ---- the text ----

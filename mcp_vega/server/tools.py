@@ -9,7 +9,6 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, Tool, ToolAnnotations
 
 from mcp_vega.job import Job
-from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
@@ -77,7 +76,7 @@ async def _answer(
     request = current_request()
     try:
         await request.begins(job)
-        job = await _followed(app.service, job, app.wait_seconds, context, until)
+        job = await _followed(app, job, app.wait_seconds, context, until)
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
         result = await results.of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined, full=full)
         cancelled = True
@@ -97,7 +96,7 @@ async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[
     job = await app.service.check(asked.request_id, client.owner)
     request = current_request()
     await request.begins(job)
-    job = await _followed(app.service, job, asked.wait_seconds, context)
+    job = await _followed(app, job, asked.wait_seconds, context)
     result = await results.of_job(app, job, client)
     if job.done and not request.unwanted:
         app.service.mark_delivered(job)
@@ -105,16 +104,17 @@ async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[
 
 
 async def _followed(
-    service: JobService,
+    app: AppContext,
     job: Job,
     seconds: float,
     context: Context[Any, Any],
     until: Callable[[Job], bool] = lambda seen: not seen.open,
 ) -> Job:
     """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
+    service, client = app.service, CURRENT_CLIENT.get()
     async for seen in service.follow(job, seconds):
         job = seen
-        await context.report_progress(*progress_of(service, job))
+        await context.report_progress(*progress_of(service, results.job_for(app, job, client)))
         if until(job):
             break
     return job

@@ -16,16 +16,18 @@ from mcp_vega.errors import UnknownImage, VegaError
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import IMAGES_PATH, SSE_MESSAGES_PATH, owner_of
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.auth import HEALTH_PATH, AuthMiddleware
+from mcp_vega.server.http.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
 from mcp_vega.server.http.cancellation import CancellationMiddleware
+from mcp_vega.server.http.cors import OriginMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
+from mcp_vega.server.http.streams import SseStreams, StreamMiddleware
 from mcp_vega.server.requests_in_flight import RequestsInFlight
 from mcp_vega.storage.images.store import ascii_name
 
 logger = logging.getLogger(__name__)
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
-# AuthMiddleware has checked that already.
+# AuthMiddleware and OriginMiddleware have checked that already.
 UNCHECKED = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
@@ -38,10 +40,11 @@ def build_application(
 ) -> Starlette:
     """The server as an ASGI application over `http` (Streamable HTTP) or `sse`.
 
-    The service in `app` must stay open while it runs. For `hosts` and `tokens` see `AuthMiddleware`.
+    The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for
+    `tokens` `AuthMiddleware`.
     """
-    requests = RequestsInFlight(app.service.take_back, app.service.store.uptime)
-    server = build_server(app, [requests.follow] if transport == "http" else [])
+    requests, streams = RequestsInFlight(app.service.take_back, app.service.store.uptime), SseStreams()
+    server = build_server(app, [requests.follow if transport == "http" else streams.follow])
     _add_routes(server, app)
     path = PATHS[transport]
     if transport == "sse":
@@ -49,7 +52,10 @@ def build_application(
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
         asgi.add_middleware(CancellationMiddleware, requests=requests)
-    asgi.add_middleware(AuthMiddleware, hosts=hosts, tokens=tokens, limits=limits)
+    asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
+    allowed = AllowedHosts(hosts)
+    asgi.add_middleware(AuthMiddleware, hosts=allowed, tokens=tokens, limits=limits)
+    asgi.add_middleware(OriginMiddleware, hosts=allowed, limits=limits)
     return asgi
 
 

@@ -8,7 +8,7 @@ RequireAuthMiddleware use without an OAuth issuer, RequestBodyLimitMiddleware a 
 import hmac
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import ClassVar
 
@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_vega.errors import VegaError
 from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import OWNER
+from mcp_vega.server.http.capacity import Activity, Connection, connection_of
+from mcp_vega.server.http.forwarded import route_of
 from mcp_vega.server.http.limits import HttpLimits
 
 logger = logging.getLogger(__name__)
@@ -33,19 +35,29 @@ HEALTH_PATH = "/health"
 
 
 class RequestRejected(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing
-    """An HTTP request was turned away. `status` is that of the answer."""
+    """An HTTP request was turned away. `status` and `headers` are those of the answer."""
 
     status: ClassVar[int] = 403
+    headers: ClassVar[Mapping[str, str]] = {}
 
 
 class MissingToken(RequestRejected):
-    """The request brings none of the access tokens in its Authorization header."""
+    """The request brings no access token in its Authorization header."""
 
     status = 401
+    headers: ClassVar = {"www-authenticate": "Bearer"}
     next_step = (
         "Send the header `Authorization: Bearer TOKEN` with one of the tokens in the server's MCP_VEGA_AUTH_TOKENS; a "
         "token in the URL does not count"
     )
+
+
+class InvalidToken(RequestRejected):
+    """The request brings an access token that the server does not know, or more than one."""
+
+    status = 401
+    headers: ClassVar = {"www-authenticate": 'Bearer error="invalid_token"'}
+    next_step = "Compare the token with those in the server's MCP_VEGA_AUTH_TOKENS, and send one of them"
 
 
 class HostNotAllowed(RequestRejected):
@@ -75,16 +87,34 @@ class RequestTooSlow(RequestRejected):
     next_step = "Send the request again over a faster connection"
 
 
+class TooManyConnections(RequestRejected):
+    """There are as many connections as the server has room for, and on each a call is being answered."""
+
+    status = 503
+    headers: ClassVar = {"retry-after": "10"}
+    next_step = "Close connections that you do not need, or call again in a minute"
+
+
+class AllowedHosts:
+    """The hosts whose names requests may bring: loopback, and others with a port or, for any port, without."""
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self._hosts = {name.lower().removesuffix(":*") for name in (*LOOPBACK, *hosts)}
+
+    def __contains__(self, host: str) -> bool:
+        name = host.lower()
+        return name in self._hosts or re.sub(r":\d{1,5}$", "", name) in self._hosts
+
+
 class AuthMiddleware:
     """Lets a request in, as whose it is, or answers it.
 
-    `hosts` are accepted beside loopback, with a port or, for any port, without. Without `tokens` everyone who reaches
-    the server is its operator.
+    Without `tokens` everyone who reaches the server is its operator.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str], tokens: Sequence[SecretStr], limits: HttpLimits) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, tokens: Sequence[SecretStr], limits: HttpLimits) -> None:
         self._app = app
-        self._hosts = {name.lower().removesuffix(":*") for name in (*LOOPBACK, *hosts)}
+        self._hosts = hosts
         self._bearer = BearerAuthBackend(_TokenVerifier(tokens)) if tokens else None
         self._limits = limits
 
@@ -93,38 +123,30 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        connection, body = connection_of(scope), b""
+        connection.turn_to(Activity.RECEIVING)
         try:
             self._check_header_size(scope)
-            if scope["path"] != HEALTH_PATH:
-                self._check_sender(Headers(scope=scope))
+            if route_of(scope) != HEALTH_PATH:
+                self._check_host(Headers(scope=scope))
                 await self._authenticate(scope)
-            body = await self._read_body(scope, receive)
+                _admit(connection, scope)
+                if scope["method"] == "POST":  # no other has a use for one
+                    body = await self._read_body(scope, receive)
         except ClientDisconnect:
             return
         except RequestRejected as error:
-            logger.info(error.what)
-            # What may still come of the request is not waited for.
-            headers = {"connection": "close"}
-            if isinstance(error, MissingToken):
-                headers["www-authenticate"] = "Bearer"
-            await PlainTextResponse(f"{error.text}\n", error.status, headers)(scope, receive, send)
+            await reject(error, self._limits, scope, receive, send)
         else:
+            connection.turn_to(Activity.ANSWERING)
             await self._app(scope, _with_body(body, receive), send)
 
     # ---- who sent it ----
 
-    def _check_sender(self, headers: Headers) -> None:
+    def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._is_allowed(hosts[0]):
+        if len(hosts) != 1 or hosts[0] not in self._hosts:
             raise HostNotAllowed(f"The Host header {quoted(', '.join(hosts), 100)} is not allowed")
-        for origin in headers.getlist("origin"):
-            scheme, _, host = origin.partition("://")
-            if scheme not in {"http", "https"} or not self._is_allowed(host):
-                raise OriginNotAllowed(f"A page of {quoted(origin, 100)} may not use this server")
-
-    def _is_allowed(self, host: str) -> bool:
-        name = host.lower()
-        return name in self._hosts or re.sub(r":\d{1,5}$", "", name) in self._hosts
 
     async def _authenticate(self, scope: Scope) -> None:
         """Write into a request whose it is; by `user` the SDK keeps one token from a session of another's."""
@@ -132,10 +154,13 @@ class AuthMiddleware:
             return
         given = Headers(scope=scope).getlist("authorization")
         # The SDK takes the first of several headers; a proxy in front may have looked at another.
-        found = await self._bearer.authenticate(HTTPConnection(scope)) if len(given) == 1 else None
+        if len(given) > 1:
+            raise InvalidToken(f"The request brings {len(given)} Authorization headers")
+        if not re.match(r"bearer +\S", given[0] if given else "", re.IGNORECASE):
+            raise MissingToken("The request brings no access token")
+        found = await self._bearer.authenticate(HTTPConnection(scope))
         if not found:
-            some = "an access token that it does not know" if given else "no access token"
-            raise MissingToken(f"The request brings {some}")
+            raise InvalidToken("The request brings an access token that the server does not know")
         scope["auth"], scope["user"] = found
         scope[OWNER] = found[1].access_token.client_id
 
@@ -148,22 +173,43 @@ class AuthMiddleware:
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body of a request; raises `ClientDisconnect` where its sender has left."""
-        limits = self._limits
-        body, length = bytearray(), 0
+        limits, body = self._limits, bytearray()
         try:
             with anyio.fail_after(limits.body_seconds):
                 async for piece in Request(scope, receive).stream():
-                    length += len(piece)
-                    if length <= limits.body_bytes:
-                        body += piece
-                    elif length > limits.drained_bytes:
-                        break
+                    body += piece
+                    if len(body) > limits.body_bytes:
+                        raise RequestTooLarge(f"The request's body is larger than {limits.body_bytes:,} bytes")
         except TimeoutError as error:
             what = f"The body of a request to {quoted(scope['path'], 100)} took over {limits.body_seconds:g} s"
             raise RequestTooSlow(what) from error
-        if length > limits.body_bytes:
-            raise RequestTooLarge(f"The request's body is larger than {limits.body_bytes:,} bytes")
         return bytes(body)
+
+
+async def reject(error: RequestRejected, limits: HttpLimits, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error, then read and drop what follows of it, and end the connection.
+
+    If that ended at once, a client that is still writing would get a reset in the place of the answer.
+    """
+    logger.info(error.what)
+
+    async def hold_open(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    headers = {**error.headers, "connection": "close"}
+    await PlainTextResponse(f"{error.text}\n", error.status, headers)(scope, receive, hold_open)
+    left = 0 if isinstance(error, RequestTooSlow) else limits.drained_bytes
+    with anyio.move_on_after(limits.body_seconds):
+        while left > 0 and (message := await receive()).get("more_body"):
+            left -= len(message["body"])
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _admit(connection: Connection, scope: Scope) -> None:
+    """Count a connection as its caller's: the token's owner, or where there are no tokens, who is at the address."""
+    address = scope["client"][0] if scope.get("client") else ""
+    if not connection.capacity.admit(connection, scope.get(OWNER, address)):
+        raise TooManyConnections("The server has no connection left that only waits")
 
 
 class _TokenVerifier:

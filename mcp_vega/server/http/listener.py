@@ -3,17 +3,21 @@
 import asyncio
 import logging
 import socket
+import sys
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
+from mcp_vega.server.http.capacity import CONNECTION, Activity, Capacity, Connection
+from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
-FULL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+# For the ledger, pictures and calls to the API.
+OTHER_FILES = 256
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -35,20 +39,38 @@ def bind_socket(host: str, port: int) -> socket.socket:
 def server_config(app: Starlette, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.Config:
     """How uvicorn serves the application, which has its own limits for what is in a request."""
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         # uvicorn's limit_concurrency counts silent connections like others and drops none of them, so that some
         # hundred of them would keep everybody out. Its timeout_keep_alive (5 s) stays, but the first byte calls it off.
-        http=partial(_LimitedProtocol, limits),  # pyright: ignore[reportArgumentType]  it is called as a class is
+        http=partial(_LimitedProtocol, limits, Capacity(limits)),  # pyright: ignore[reportArgumentType]  it is called as a class is
         # uvicorn answers headers that are larger than this with a bare 400. AuthMiddleware says more, and keeps to the
         # limit to the byte, so it gets to see those that are not far too large.
         h11_max_incomplete_event_size=4 * limits.header_bytes,
         ws="none",
+        proxy_headers=False,  # ForwardedMiddleware does what it does, and more
         log_config=None,
         server_header=False,
         access_log=False,  # a URL may hold what a client should not have put there
         timeout_graceful_shutdown=0,
     )
+    config.app = ForwardedMiddleware(cast("Any", app), config.forwarded_allow_ips)
+    return config
+
+
+def allow_files(limits: HttpLimits = DEFAULT_LIMITS) -> None:
+    """Let this process have as many files open as there may be connections, and those that keep what is paid for.
+
+    macOS gives a program 256 unless it asks for more.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        wanted = limits.connections + limits.unknown_connections + OTHER_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -59,9 +81,11 @@ def _is_news(record: logging.LogRecord) -> bool:
 class _LimitedProtocol(H11Protocol):
     """Ends a connection whose next request does not arrive in time, or whose client does not read."""
 
-    def __init__(self, limits: HttpLimits, **uvicorns: Any) -> None:
+    def __init__(self, limits: HttpLimits, capacity: Capacity, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._limits = limits
+        self._capacity = capacity
+        self._connection = Connection(capacity)
         self._unread = 0
         self._request_timer: asyncio.TimerHandle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
@@ -71,11 +95,16 @@ class _LimitedProtocol(H11Protocol):
         # With it, `pause_writing` is called whenever the client leaves something unread, and nothing more is written
         # until it has taken everything.
         transport.set_write_buffer_limits(high=0)
-        if len(self.connections) > self._limits.connections:
-            self._make_room()
+        address = self.client[0] if self.client else ""
+        self._connection = Connection(
+            self._capacity, address, transport.abort, lambda: transport.get_write_buffer_size() > 0
+        )
+        self.app_state = {**self.app_state, CONNECTION: self._connection}
+        self._capacity.add(self._connection)
         self._await_request()
 
     def on_response_complete(self) -> None:
+        self._connection.turn_to(Activity.WAITING)
         super().on_response_complete()
         self._await_request()
 
@@ -89,25 +118,16 @@ class _LimitedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._capacity.remove(self._connection)
         _cancel(self._request_timer)
         _cancel(self._reading_timer)
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]  as it is until the first request
-
-    def eviction_order(self) -> tuple[bool, float]:
-        """What an idle connection is ranked by where one has to go: it has taken its answer, and has waited long."""
-        deadline = self._request_timer.when() if self._request_timer else 0.0
-        return self.transport.get_write_buffer_size() > 0, deadline
 
     def _await_request(self) -> None:
         _cancel(self._request_timer)
         self._request_timer = self.loop.call_later(self._limits.header_seconds, self._expire)
 
     def _expire(self) -> None:
-        if self.idle:
+        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]  as it is until the first request
             self.transport.close()  # which lets the client take the rest of its last answer
 
     def _watch_reading(self) -> None:
@@ -120,18 +140,6 @@ class _LimitedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self._watch_reading()
-
-    def _make_room(self) -> None:
-        """Give this connection the place of an idle one, or turn it away."""
-        others = [each for each in self.connections if isinstance(each, _LimitedProtocol) and each is not self]
-        idle = [each for each in others if each.idle]
-        evicted = min(idle, key=_LimitedProtocol.eviction_order, default=None)
-        if evicted:
-            self.connections.discard(evicted)  # now, and not when the loop comes to it: others may need room before
-            evicted.transport.abort()
-        else:
-            self.transport.write(FULL)
-            self.transport.close()
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
