@@ -2,7 +2,7 @@
 
 Each knows what went wrong, whether the call was charged and what to do next, and has a code that programs can rely on:
 its name in lower case, with underscores. docs/errors.md lists them for users, with those that only a server over HTTP
-answers with (server/http/auth.py).
+(server/http/auth.py) or over stdio (server/stdio/messages.py) answers with.
 
     VegaError
     ├── InvalidArguments, UnknownJob, UnknownImage           what was asked for
