@@ -18,6 +18,7 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.auth import HEALTH_PATH, AuthMiddleware
 from mcp_vega.server.http.cancellation import CancellationMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
+from mcp_vega.server.http.messages import MessageMiddleware
 from mcp_vega.server.requests_in_flight import RequestsInFlight
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def build_application(
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
         asgi.add_middleware(CancellationMiddleware, requests=requests)
+    asgi.add_middleware(MessageMiddleware)
     asgi.add_middleware(AuthMiddleware, hosts=hosts, tokens=tokens, limits=limits)
     return asgi
 

@@ -38,6 +38,7 @@ END_CHARS = 64_000
 MOST_DIGITS = 4300
 
 SHORTER = "Send a shorter message"
+TOO_DEEP = "it is nested too deeply"
 
 BLANK = "\ufeff \t\r\n"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,9 +53,9 @@ LAST_ID = re.compile(
 
 
 class InvalidMessage(VegaError):  # noqa: N818  says what happened
-    """What a host sent over stdio is not a message of the protocol. Nothing was sent to the API."""
+    """What a host sent is not a message of the protocol. Nothing was sent to the API."""
 
-    next_step = "Send each message as one JSON object on a line of its own, with an id that is text or a whole number"
+    next_step = "Send each message by itself as one JSON object, with an id that is text or a whole number"
 
 
 class Refusal(JSONRPCError):  # noqa: N818  a message, no exception
@@ -128,8 +129,8 @@ def _read_anew(text: str) -> Iterator[Outcome]:
         try:
             message, end = _decoded(text, start)
         except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
-            yield refused(PARSE_ERROR, f"The line is not JSON: {reason}", _id_in(text[start:]))
+            why = f"it breaks at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else TOO_DEEP
+            yield refused(PARSE_ERROR, f"The message cannot be read: {why}", _id_in(text[start:]))
             return
         yield from _read_value(text[start:end], message)
         start = end
@@ -157,7 +158,7 @@ def _read_value(text: str, value: Any) -> Iterator[Outcome]:
         members = [cast("dict[str, Any]", each) for each in cast("list[Any]", value) if isinstance(each, dict)]
         ids = [each["id"] for each in members if "id" in each and not _is_response(each)]
         for id_ in ids or [None]:
-            yield refused(INVALID_REQUEST, "Batches are not supported: send each message on a line of its own", id_)
+            yield refused(INVALID_REQUEST, "Batches are not supported", id_)
     else:
         yield refused(INVALID_REQUEST, "The message is not an object", None)
 
@@ -200,7 +201,7 @@ def _fault_of(request: dict[str, Any]) -> str:
         return "The params must be an object"
     if isinstance(request.get("id"), bool) or not isinstance(request.get("id"), str | int):
         return "The id must be text or a whole number"
-    return "The message is nested too deeply"
+    return f"The message cannot be read: {TOO_DEEP}"
 
 
 def refused(code: int, what: str, id_: object, next_step: str | None = None) -> Refusal:
