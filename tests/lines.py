@@ -142,7 +142,7 @@ def often(first: st.SearchStrategy[T], times: int, *others: st.SearchStrategy[T]
     return st.sampled_from([*[first] * times, *others]).flatmap(lambda drawn: drawn)
 
 
-MESSAGES = often(MALFORMED, 2, RIGHT)
+MESSAGES = often(RIGHT, 1, MALFORMED)
 BATCHES = st.lists(MESSAGES | ODD.map(ODD_VALUES.__getitem__), max_size=3).map(lambda each: f"[{','.join(each)}]")
 GLUED = st.tuples(MESSAGES, st.sampled_from(["", " ", "\r", BOM, ",", "x"]), MESSAGES).map("".join)
 ONE = often(MESSAGES, 6, BATCHES, GLUED, ODD.map(ODD_VALUES.__getitem__))
