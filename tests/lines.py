@@ -77,39 +77,37 @@ def response(id_: Any, result: Any) -> dict[str, Any]:
 REQUESTS = st.builds(request, IDS | st.just(...), METHODS, PARAMS)
 RIGHT = st.builds(spelled, REQUESTS | st.builds(response, IDS, PARAMS.filter(bool)), SHAPES)
 
-# ---- messages with members of a wrong kind ----
+# ---- messages with a member of a wrong kind ----
 
-# Of five members one is missing or of any kind.
 ODD = st.sampled_from(list(ODD_VALUES))
-IDS_OR_ODD, METHODS_OR_ODD, PARAMS_OR_ODD, VERSIONS_OR_ODD = (
-    st.sampled_from([*usual * (4 * len(ODD_VALUES) // len(usual)), "", *ODD_VALUES])
-    for usual in (["7", '"a"'], ['"ping"', '"tools/call"'], ["{}", "in arguments"], ['"2.0"'])
+BESIDE = [
+    '"result":{}',
+    '"error":{"code":1,"message":""}',
+    r'"\u0069d":2.5',
+    r'"meth\u006fd":"ping"',
+    r'"\ud83e":1',
+    '"id":9',
+]
+# A member of the message, of the call's arguments, or one more.
+PLACES = ["id", "id", "id", "method", "params", "params", "jsonrpc", "argument", "argument", "beside"]
+FAULTS = st.lists(
+    st.tuples(st.sampled_from(PLACES), st.just("") | ODD.map(ODD_VALUES.__getitem__), st.sampled_from(BESIDE)),
+    min_size=1,
+    max_size=2,
 )
-BESIDE = st.sampled_from(
-    [
-        *[""] * 9,
-        '"result":{}',
-        '"error":{"code":1,"message":""}',
-        r'"\u0069d":2.5',
-        r'"meth\u006fd":"ping"',
-        r'"\ud83e":1',
-    ]
-)
-IN_ARGUMENTS = '{{"name":"check_job","arguments":{{"request_id":{}}}}}'.format
 
 
-def odd_message(members: tuple[str, ...], argument: str, beside: str, order: tuple[int, ...]) -> str:
-    """An object of JSON with the members of a message: version, id, method, params; missing where they are empty."""
-    values = [ODD_VALUES.get(each, each) for each in members]
-    values[3] = IN_ARGUMENTS(ODD_VALUES[argument]) if members[3] == "in arguments" else values[3]
-    names = ("jsonrpc", "id", "method", "params")
-    spelled = [f'"{name}":{value}' if value else "" for name, value in zip(names, values, strict=True)]
-    shown = [[*spelled, beside][place] for place in order]
-    return "{" + ",".join(each for each in shown if each) + "}"
+def odd_message(faults: list[tuple[str, str, str]], shape: tuple[tuple[str, ...], tuple[str, str], bool]) -> str:
+    """A call of a tool as JSON in which a member or two are of another kind, missing, or beside the right ones."""
+    values = {"jsonrpc": '"2.0"', "id": "7", "method": '"tools/call"', "argument": '"x"', "beside": ""}
+    values |= {place: beside if place == "beside" else value for place, value, beside in faults}
+    arguments = f'{{"name":"check_job","arguments":{{"request_id":{values["argument"] or 0}}}}}'
+    values = {"params": arguments, **values}
+    members = [f'"{name}":{values[name]}' for name in shape[0] if values.get(name)]
+    return "{" + ",".join([*members, *([values["beside"]] if values["beside"] else [])]) + "}"
 
 
-MEMBERS = st.tuples(VERSIONS_OR_ODD, IDS_OR_ODD, METHODS_OR_ODD, PARAMS_OR_ODD)
-MALFORMED = st.builds(odd_message, MEMBERS, ODD, BESIDE, st.sampled_from([*permutations(range(5)), (1, 0, 2, 3, 1)]))
+MALFORMED = st.builds(odd_message, FAULTS, SHAPES)
 
 # ---- lines ----
 
@@ -142,7 +140,7 @@ def often(first: st.SearchStrategy[T], times: int, *others: st.SearchStrategy[T]
     return st.sampled_from([*[first] * times, *others]).flatmap(lambda drawn: drawn)
 
 
-MESSAGES = often(RIGHT, 1, MALFORMED)
+MESSAGES = often(MALFORMED, 2, RIGHT)
 BATCHES = st.lists(MESSAGES | ODD.map(ODD_VALUES.__getitem__), max_size=3).map(lambda each: f"[{','.join(each)}]")
 GLUED = st.tuples(MESSAGES, st.sampled_from(["", " ", "\r", BOM, ",", "x"]), MESSAGES).map("".join)
 ONE = often(MESSAGES, 6, BATCHES, GLUED, ODD.map(ODD_VALUES.__getitem__))
