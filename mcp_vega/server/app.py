@@ -21,6 +21,7 @@ from mcp_vega.server import resources, results
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.notifications import Notifications
+from mcp_vega.server.stdio.streams import serve_stdio
 from mcp_vega.server.tools import DEFINITIONS
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,9 @@ class _VegaServer(MCPServer[Any]):
             middleware=[*middleware, self._around_each_request],
         )
         self.completion()(self._complete)
+
+    async def run_stdio_async(self) -> None:
+        await serve_stdio(self._lowlevel_server)
 
     async def _around_each_request(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Say who asks, and take up what an earlier server left unfinished once a host has its first answer."""

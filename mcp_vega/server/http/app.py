@@ -20,6 +20,7 @@ from mcp_vega.server.http.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
 from mcp_vega.server.http.cancellation import CancellationMiddleware
 from mcp_vega.server.http.cors import OriginMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
+from mcp_vega.server.http.messages import MessageMiddleware
 from mcp_vega.server.http.streams import SseStreams, StreamMiddleware
 from mcp_vega.server.requests_in_flight import RequestsInFlight
 from mcp_vega.storage.images.store import ascii_name
@@ -52,6 +53,7 @@ def build_application(
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
         asgi.add_middleware(CancellationMiddleware, requests=requests)
+    asgi.add_middleware(MessageMiddleware)
     asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
     allowed = AllowedHosts(hosts)
     asgi.add_middleware(AuthMiddleware, hosts=allowed, tokens=tokens, limits=limits)

@@ -28,7 +28,7 @@ class CancellationMiddleware:
         if scope["type"] == "http" and scope["method"] == "POST":
             first = await receive()
             await self._cancel(scope, first.get("body", b""))
-            receive = _with_first(first, receive)
+            receive = with_first(first, receive)
         await self._app(scope, receive, send)
 
     async def _cancel(self, scope: Scope, body: bytes) -> None:
@@ -44,7 +44,7 @@ class CancellationMiddleware:
                 pass  # for the SDK to answer
 
 
-def _with_first(first: Message, receive: Receive) -> Receive:
+def with_first(first: Message, receive: Receive) -> Receive:
     """A channel that brings a message that was read already, then what follows."""
     ahead = [first]
 

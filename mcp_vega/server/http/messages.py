@@ -1,0 +1,42 @@
+"""Has each message answered or repaired that the SDK would not: an ASGI middleware, inside of AuthMiddleware."""
+
+from mcp_types import INVALID_REQUEST
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_vega.server.http.cancellation import with_first
+from mcp_vega.server.stdio.messages import Outcome, read_line, refused
+
+
+class MessageMiddleware:
+    """Reads each message as the server over stdio does; whom the SDK would leave without an answer gets an error.
+
+    Where a session of before 2026 asks with an id that is neither text nor a whole number, it says 202 and no more.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, whose body comes as a whole."""
+        # Of any other type the SDK takes none.
+        if scope["type"] != "http" or not Headers(scope=scope).get("content-type", "").startswith("application/json"):
+            await self._app(scope, receive, send)
+            return
+        first = await receive()
+        match list(read_line(first.get("body", b"").decode(errors="replace"))):
+            case []:
+                pass  # no message, or a notification that the SDK refuses
+            case [str(message)]:
+                first["body"] = message.encode()
+            case outcomes:
+                await _answer(outcomes)(scope, receive, send)
+                return
+        await self._app(scope, with_first(first, receive), send)
+
+
+def _answer(outcomes: list[Outcome]) -> Response:
+    several = refused(INVALID_REQUEST, "The request holds several messages", None)
+    error = next((each for each in outcomes if not isinstance(each, str)), several)
+    return Response(error.model_dump_json(exclude_unset=True), 400, media_type="application/json")

@@ -1,0 +1,243 @@
+"""Lines as a host may send them, right ones and any that a program in bad health may make of them, drawn by hypothesis.
+
+What is owed for a line is told here from the line alone, without the code under test.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import permutations, product
+from typing import Any, TypeVar, cast
+
+from hypothesis import strategies as st
+from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
+
+from mcp_vega.server.stdio.messages import Outcome
+
+T = TypeVar("T")
+
+BOM = "\ufeff"
+BLANK = f"{BOM} \t\r\n"
+
+# What is drawn is put together of few choices: each takes hypothesis a tenth of a millisecond.
+# A value of JSON, by a name that is short where the value is not.
+ODD_VALUES = {
+    **{
+        each: each
+        for each in ("null", "true", "2.5", "1.0", "-1e2", "1e999", "NaN", "-0", "5", "[]", "{}", '""', '"x"')
+    },
+    **{each: each for each in (r'"fox \ud83e"', r'"\ud83e\udd8a"', r'"\udd8a\ud83e"', r'"\u0069d"')},
+    "4,000 digits": "9" * 4000,
+    "5,000 digits": "9" * 5000,
+    "5,000 digits and a half": "9" * 5000 + ".5",
+    "150 lists": "[" * 150 + "]" * 150,
+    "300 lists": "[" * 300 + "]" * 300,
+}
+ORDERS = list(permutations(["jsonrpc", "id", "method", "params", "result"]))
+
+# ---- right messages ----
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | TEXTS
+JSON_VALUES = st.recursive(LEAVES, lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXTS, each, max_size=3))
+IDS = st.sampled_from([7, 0, -1, 10**17, 10**400, "a", "7", "", 'é🦊"\\\0\u2028', "x" * 300]) | st.integers() | TEXTS
+METHODS = st.sampled_from(["ping", "tools/list", "tools/call", "resources/read", "nonsense", "\0 ü"])
+ASKED: list[dict[str, Any] | None] = [
+    None,
+    {},
+    {"id": 2.5, "method": 1, "result": {}},
+    {"name": "check_job", "arguments": {"request_id": "fox 🦊"}},
+    {"_meta": {"progressToken": 1}},
+]
+PARAMS = st.sampled_from(ASKED) | JSON_VALUES.map(lambda value: {"name": value})
+SEPARATORS = [(",", ":"), (", ", ": "), ("\t,\r", " :\t")]
+SHAPES = st.sampled_from([*product(ORDERS, SEPARATORS, [False, True])])
+
+
+def spelled(message: dict[str, Any], shape: tuple[tuple[str, ...], tuple[str, str], bool]) -> str:
+    """A message as JSON."""
+    order, separators, ascii_only = shape
+    ordered = {name: message[name] for name in order if name in message}
+    return json.dumps(ordered, separators=separators, ensure_ascii=ascii_only)
+
+
+def request(id_: Any, method: str, params: Any) -> dict[str, Any]:
+    """A request; in the place of an id, ... makes a notification."""
+    return {"jsonrpc": "2.0", "method": method, "params": params} | ({} if id_ is ... else {"id": id_})
+
+
+def response(id_: Any, result: Any) -> dict[str, Any]:
+    """A response of the host."""
+    return {"jsonrpc": "2.0", "id": id_, "result": result}
+
+
+REQUESTS = st.builds(request, IDS | st.just(...), METHODS, PARAMS)
+RIGHT = st.builds(spelled, REQUESTS | st.builds(response, IDS, PARAMS.filter(bool)), SHAPES)
+
+# ---- messages with a member of a wrong kind ----
+
+ODD = st.sampled_from(list(ODD_VALUES))
+BESIDE = [
+    '"result":{}',
+    '"error":{"code":1,"message":""}',
+    r'"\u0069d":2.5',
+    r'"meth\u006fd":"ping"',
+    r'"\ud83e":1',
+    '"id":9',
+]
+# A member of the message, of the call's arguments, or one more.
+PLACES = ["id", "id", "id", "method", "params", "params", "jsonrpc", "argument", "argument", "beside"]
+FAULTS = st.lists(
+    st.tuples(st.sampled_from(PLACES), st.just("") | ODD.map(ODD_VALUES.__getitem__), st.sampled_from(BESIDE)),
+    min_size=1,
+    max_size=2,
+)
+
+
+def odd_message(faults: list[tuple[str, str, str]], shape: tuple[tuple[str, ...], tuple[str, str], bool]) -> str:
+    """A call of a tool as JSON in which a member or two are of another kind, missing, or beside the right ones."""
+    values = {"jsonrpc": '"2.0"', "id": "7", "method": '"tools/call"', "argument": '"x"', "beside": ""}
+    values |= {place: beside if place == "beside" else value for place, value, beside in faults}
+    arguments = f'{{"name":"check_job","arguments":{{"request_id":{values["argument"] or 0}}}}}'
+    values = {"params": arguments, **values}
+    members = [f'"{name}":{values[name]}' for name in shape[0] if values.get(name)]
+    return "{" + ",".join([*members, *([values["beside"]] if values["beside"] else [])]) + "}"
+
+
+MALFORMED = st.builds(odd_message, FAULTS, SHAPES)
+
+# ---- lines ----
+
+SIGNS = [
+    '"id":',
+    '"id":9',
+    "9" * 400,
+    "[" * 300,
+    "null",
+    r"\ud83e",
+    *'{}[],:"\\\0\r\u2028',
+    BOM,
+    "\ud83e",
+    "\udcff\udcfe",
+]
+CUTS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9), st.sampled_from(SIGNS)), min_size=1, max_size=2)
+
+
+def cut(line: bytes, cuts: list[tuple[int, int, str]]) -> bytes:
+    """A line with some bytes taken out and signs put in."""
+    for at, length, sign in cuts:
+        place = at % (len(line) + 1)
+        instead = sign.encode(errors="surrogatepass" if sign == "\ud83e" else "surrogateescape")
+        line = line[:place] + instead + line[place + length :]
+    return line
+
+
+def often(first: st.SearchStrategy[T], times: int, *others: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
+    """One of several, the first of them so many times as often as each other."""
+    return st.sampled_from([*[first] * times, *others]).flatmap(lambda drawn: drawn)
+
+
+MESSAGES = often(MALFORMED, 2, RIGHT)
+BATCHES = st.lists(MESSAGES | ODD.map(ODD_VALUES.__getitem__), max_size=3).map(lambda each: f"[{','.join(each)}]")
+GLUED = st.tuples(MESSAGES, st.sampled_from(["", " ", "\r", BOM, ",", "x"]), MESSAGES).map("".join)
+ONE = often(MESSAGES, 6, BATCHES, GLUED, ODD.map(ODD_VALUES.__getitem__))
+BEFORE, AFTER = (st.sampled_from(["", "", each, f"{each} \t", "\r"]) for each in (BOM, "\r"))
+WHOLE = st.tuples(BEFORE, ONE, AFTER).map("".join).map(str.encode)
+DOUBLED = st.tuples(WHOLE, st.integers(0, 200)).map(lambda drawn: drawn[0][: drawn[1]] + drawn[0])
+RUBBISH = st.binary(max_size=30).map(lambda line: line.replace(b"\n", b""))
+LINES = often(WHOLE, 5, st.builds(cut, WHOLE, CUTS), DOUBLED, RUBBISH)
+
+# ---- what is owed for a line ----
+
+Answer = str | float | None
+STRINGS = re.compile(r'(?="((?:[^"\\]|\\.)*)")', re.DOTALL)
+# Where an id stands so plainly that whoever looks for it finds it, though what follows is broken.
+PLAIN_ID = re.compile(
+    r'\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*(-?[1-9]\d{0,99}|"[^"\\\0-\x1f]*")\s*[,}]'
+)
+DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else math.inf)
+
+
+def whole_values(text: str) -> tuple[list[Any], str]:
+    """The values of JSON that a text begins with, and the rest of it. Only objects stand beside others."""
+    values: list[Any] = []
+    value: Any
+    rest = text.strip(BLANK)
+    while rest:
+        try:
+            value, end = DECODER.raw_decode(rest)
+        except (ValueError, RecursionError):
+            break
+        after = rest[end:].lstrip(BLANK)
+        if rest[0] != "{" and (values or after):
+            break
+        values.append(value)
+        rest = after
+    return values, rest
+
+
+def answers_owed(value: Any) -> list[Answer]:
+    """The ids of the answers that a value is owed, None for an answer without one."""
+    if isinstance(value, dict):
+        return _owed(cast("dict[str, Any]", value))
+    members = cast("list[Any]", value) if isinstance(value, list) else []
+    objects = [cast("dict[str, Any]", each) for each in members if isinstance(each, dict)]
+    return [answer for each in objects if "id" in each for answer in _owed(each)] or [None]
+
+
+def _owed(message: dict[str, Any]) -> list[Answer]:
+    is_response = "method" not in message and ("result" in message or "error" in message)
+    is_notification = "method" in message and "id" not in message
+    if is_response or is_notification:
+        return []
+    match message.get("id"):
+        case str(text):
+            return [re.sub("[\ud800-\udfff]", "\ufffd", text)]
+        case int() | float() as number if not isinstance(number, bool) and abs(number) < math.inf:
+            return [number]
+        case _:
+            return [None]
+
+
+def answers(outcomes: Iterable[Outcome]) -> list[Answer]:
+    """The ids of the answers that come of a line: the server answers every request that the SDK reads."""
+    found: list[Answer] = []
+    for outcome in outcomes:
+        if isinstance(outcome, str):
+            message = jsonrpc_message_adapter.validate_json(outcome, by_name=False)
+            found += [message.id] if isinstance(message, JSONRPCRequest) else []
+        else:
+            wire = json.loads(outcome.model_dump_json(by_alias=True, exclude_unset=True))
+            assert wire["error"]["code"] in (-32700, -32600)
+            assert not isinstance(wire["id"], bool)
+            found += [wire["id"]]
+    return found
+
+
+def check_line(line: bytes, outcomes: list[Outcome]) -> None:
+    """That each request of a line is answered once, and what is not JSON is, and nothing else."""
+    found = Counter(answers(outcomes))
+    values, rest = whole_values(line.decode(errors="replace"))
+    found.subtract(answer for each in values for answer in answers_owed(each))
+    if not rest:
+        assert not +found
+        assert not -found
+        return
+    (last,) = found.elements()
+    plain = None if '"result"' in rest or '"error"' in rest else PLAIN_ID.match(rest)
+    assert not -found
+    assert last == json.loads(plain[1]) if plain else last is None or is_in(rest, last)
+
+
+def is_in(text: str, id_: str | float) -> bool:
+    """Whether an id stands in a text that is not JSON."""
+    return isinstance(id_, int | float) or id_ in _strings_in(text)
+
+
+def _strings_in(text: str) -> Iterable[str]:
+    for spelling in STRINGS.findall(text):
+        with suppress(ValueError):
+            yield re.sub("[\ud800-\udfff]", "\ufffd", json.loads(f'"{spelling}"'))
