@@ -94,6 +94,7 @@ async def test_a_page_that_is_not_allowed_gets_nothing(app: AppContext) -> None:
                 assert answer.status_code == (200 if path == "/health" else 403)
 
 
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 READABLE: dict[str, tuple[int, str, dict[str, Any]]] = {
     "up": (200, "ok", {"method": "GET", "path": "/health"}),
     "no token": (401, "(missing_token)", {}),
@@ -102,7 +103,7 @@ READABLE: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a large body": (413, "(request_too_large)", {"headers": KNOWN, "content": b"x" * 1_100_000}),
     "large headers": (413, "(request_too_large)", {"headers": {**KNOWN, "x-long": "x" * 20_000}}),
     "no picture": (404, "(unknown_image)", {"method": "GET", "path": "/images/0", "headers": KNOWN}),
-    "the SDK's words": (406, "Not Acceptable", {"headers": {**KNOWN, "accept": "text/html"}, "json": {}}),
+    "the SDK's words": (406, "Not Acceptable", {"headers": {**KNOWN, "accept": "text/html"}, "json": PING}),
     "no such path": (404, "Not Found", {"method": "GET", "path": "/nothing", "headers": KNOWN}),
 }
 

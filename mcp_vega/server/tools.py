@@ -9,11 +9,11 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, Tool, ToolAnnotations
 
 from mcp_vega.job import Job
+from mcp_vega.jobs.progress import progress_of
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.progress import progress_of
 from mcp_vega.server.requests_in_flight import current_request
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
