@@ -64,20 +64,21 @@ class Poller:
         early = self._config.early_look
         if ready > LONG_SECONDS * self._config.pace:
             await anyio.sleep(early)
-            status = await self._early_status(request_id, ready - early)
-            if status:
-                yield status
-                if status.state.finished:
+            answer = await self._early_look(request_id, ready - early)
+            if isinstance(answer, Status):
+                yield answer
+                if answer.state.finished:
                     return
-            ready, age = max(ready - early, 0), age + early
+            wait = answer.wait.total_seconds() if isinstance(answer, SegmindError) and answer.wait else 0
+            ready, age = max(ready - early, wait, 0), age + early
         async for status in self._client.watch(request_id, expected=ready, age=age):
             yield status
 
-    async def _early_status(self, request_id: str, seconds: float) -> Status | None:
-        """How a job stands; None where that is not to be had in time, as it is asked again anyway."""
+    async def _early_look(self, request_id: str, seconds: float) -> Status | SegmindError | None:
+        """How a job stands, or why that is not to be had, as it is asked again anyway; None if not in time."""
         with anyio.move_on_after(seconds):
             try:
                 return await self._client.status(request_id)
-            except SegmindError:
-                pass
+            except SegmindError as error:
+                return error
         return None
