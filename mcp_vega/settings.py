@@ -155,6 +155,8 @@ class Settings(BaseModel):
             raise ValueError("is no URL") from error
         if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host))):
             raise ValueError("must begin with https:// (or http:// on loopback) and a host: the key is sent there")
+        if (parsed.port or 0) > 65535:
+            raise ValueError("must have a port of at most 65535")
         if parsed.userinfo:
             raise ValueError("must hold no user name or password: it is written down and shown")
         # In its usual spelling, which the ledger compares; a scheme in capitals is only now one whose port is known.

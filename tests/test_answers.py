@@ -4,6 +4,7 @@ import gzip
 import json
 import struct
 import zlib
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -25,8 +26,10 @@ from mcp_vega.errors import Charged
 from mcp_vega.imaging import metadata
 from mcp_vega.job import Receipt, State
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.segmind import parsing
 from mcp_vega.segmind.history import HistoryPage
 from mcp_vega.segmind.parsing import Generation, Submission
+from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.limits import Limits
 
@@ -111,6 +114,12 @@ async def test_a_cost_of_0_is_believed_from_an_api_that_says_that_it_is_free() -
     assert (await receipt_of(free | {"x-cost": "0.002"})).cost == Decimal("0.002")
 
 
+@pytest.mark.parametrize("cost", [[0.00225, 0.00225], "[0.00225, 0.00225]", "0.00225, 0.00225"])
+async def test_several_costs_are_none_as_nobody_knows_whether_they_are_to_be_added(cost: Any) -> None:
+    assert (await receipt_of({}, {"cost": cost})).cost is None
+    assert (await receipt_of({}, {"pricing": {"cost": 12}})).cost is None
+
+
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [("2.1", "2.1"), ("[2.1]", "2.1"), ("2,1", "2.1"), ("2.1s", "2.1"), ("2100ms", None), ("-1", None)],
@@ -152,9 +161,13 @@ async def test_a_state_is_known_by_its_word_whatever_its_case_and_spaces(word: s
         (422, {"status": "failed", "error": "out of memory"}, "out of memory", Charged.NO),
         (200, {"status": "ERROR", "error": {"message": "out of memory"}}, "out of memory", Charged.NO),
         (200, {"status": "error", "message": "no GPU", "metrics": {"cost": 0.002}}, "no GPU", Charged.YES),
-        (200, {"status": "CRASHED", "error": "out of memory"}, "out of memory", Charged.YES),
+        (200, {"status": "CRASHED", "error": "out of memory"}, "out of memory", Charged.UNKNOWN),
         (200, {"status": "PROCESSING", "error": "out of memory"}, "out of memory", Charged.UNKNOWN),
-        (200, {"success": False, "message": "no GPU"}, "no GPU", Charged.NO),
+        (200, {"success": False, "message": "no GPU"}, "no GPU", Charged.UNKNOWN),
+        (200, {"success": False, "message": "NSFW"}, "NSFW", Charged.NO),
+        (200, {"status": "error", "message": "no GPU"}, "no GPU", Charged.UNKNOWN),
+        (200, {"status": "error", "message": "no GPU", "request_id": "r1"}, "no GPU", Charged.NO),
+        (200, {"status": "FAILED", "metrics": {"cost": "0.002 credits"}}, "no reason", Charged.UNKNOWN),
     ],
 )
 async def test_an_error_ends_a_job_whatever_its_state_is_called(
@@ -167,10 +180,39 @@ async def test_an_error_ends_a_job_whatever_its_state_is_called(
     assert seen.error.charged is charged
 
 
-@pytest.mark.parametrize("nothing", [None, "", "  ", "none", "null", False, [], {}])
-async def test_no_error_is_none(nothing: Any) -> None:
+NOTHINGS: list[Any] = [None, "", "  ", "none", "null", False, [], {}, 0.02, "no error", "N/A", "-", [None], [""],
+                       {"code": 0, "message": ""}, {"count": 0, "items": []}]  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", NOTHINGS, ids=str)
+async def test_what_says_that_there_is_no_error_is_none(nothing: Any) -> None:
     client = answering(httpx.Response(200, json={"status": "PROCESSING", "error": nothing}))
     assert (await client.status("r1")).state is State.PROCESSING
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        ({"status": "COMPLETED", "error": "a worker was restarted"}, State.COMPLETED),
+        ({"status": "COMPLETED", "webhook": {"success": False, "error": "refused"}}, State.COMPLETED),
+        ({"status": "PROCESSING", "worker": {"error": "preempted, retrying"}}, State.PROCESSING),
+        ({"success": False, "status": "QUEUED", "message": "waiting for a GPU"}, State.QUEUED),
+        ({"success": True, "error": None, "status": "queued"}, State.QUEUED),
+        ({"status": {"state": "completed"}}, State.COMPLETED),
+        ({"Status": "JobStatus.COMPLETED"}, State.COMPLETED),
+    ],
+)
+async def test_what_is_not_said_of_the_job_does_not_end_it(body: dict[str, Any], state: State) -> None:
+    assert (await answering(httpx.Response(200, json=body)).status("r1")).state is state
+
+
+@pytest.mark.parametrize("body", [{"status": "error", "message": "x"}, {"success": False, "message": "x"}])
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+async def test_an_error_about_the_question_is_none_of_the_job(status: int, body: dict[str, Any]) -> None:
+    client = client_over(lambda _: httpx.Response(status, json=body), retry_seconds=0)
+    with pytest.raises(errors.SegmindError) as caught:
+        await client.status("r1")
+    assert not isinstance(caught.value, errors.GenerationFailed)
 
 
 def api_with_status(status: dict[str, Any], *, media: int = 200) -> httpx.MockTransport:
@@ -199,8 +241,27 @@ async def test_pictures_in_the_status_of_a_job_end_it(tmp_path: Path) -> None:
         assert len(images_of(result)) == 1
 
 
-async def test_pictures_that_are_only_announced_do_not_end_a_job(tmp_path: Path) -> None:
-    status = {"status": "PROCESSING", "future_links": [f"{API}/1.jpeg"]}
+async def test_pictures_of_a_job_that_failed_are_kept(tmp_path: Path) -> None:
+    status = {"status": "FAILED", "error": "the upload of 1 of 2 failed", "images": [f"{API}/1.jpeg"]}
+    async with (
+        app_over(API, tmp_path, transport=api_with_status(status)) as app,
+        Client(build_server(app)) as agent,
+    ):
+        request_id = job_of(await agent.call_tool("submit_job", {"prompt": "a fox", "samples": 2}))["request_id"]
+        result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
+        assert len(images_of(result)) == 1
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"status": "PROCESSING", "images": [f"{API}/1.jpeg"]},
+        {"status": "PROCESSING", "future_links": [f"{API}/1.jpeg"]},
+        {"status": "PROCESSING", "progress": 0.3, "current_image": b64encode(JPEG).decode()},
+    ],
+    ids=["announced", "announced elsewhere", "unfinished"],
+)
+async def test_pictures_that_are_not_there_yet_do_not_end_a_job(tmp_path: Path, status: dict[str, Any]) -> None:
     async with app_over(API, tmp_path, transport=api_with_status(status, media=404), policy=NO_PAUSE) as app:
         job = (await app.service.submit(VegaParameters(prompt="a fox"))).job
         (running,) = await wait_for(lambda: [each for each in app.service.active if each.state is State.PROCESSING])
@@ -212,7 +273,22 @@ async def test_pictures_that_are_only_announced_do_not_end_a_job(tmp_path: Path)
 BODIES: list[tuple[httpx.Response, str]] = [
     (httpx.Response(400, json={"error": "x"}), "“x”"),
     (httpx.Response(400, json={"errors": [{"message": "x"}, {"message": "y"}]}), "“x; y”"),
-    (httpx.Response(400, json={"errors": {"seed": ["too large"]}}), "“too large”"),
+    (httpx.Response(400, json={"errors": {"seed": ["too large"]}}), "“seed: too large”"),
+    (httpx.Response(400, json={"prompt": ["may not be blank"]}), "“prompt: may not be blank”"),
+    (httpx.Response(400, json={"Message": "x", "Type": "y"}), "“x”"),
+    (httpx.Response(400, json={"errorMessage": "x"}), "“x”"),
+    (httpx.Response(400, json={"fault": {"faultstring": "x"}}), "“x”"),
+    (
+        httpx.Response(400, text="seed < 1000", headers={"content-type": "application/json"}),
+        "“seed < 1000”",
+    ),
+    (
+        httpx.Response(
+            400, content="zu groß".encode("latin-1"), headers={"content-type": "text/plain; charset=latin-1"}
+        ),
+        "“zu groß”",
+    ),
+    (httpx.Response(400, text='{"error": "x"}{"error": "y"}'), "“x”"),
     (httpx.Response(400, json={"error": "Bad Request", "message": "x"}), "“Bad Request; x”"),
     (httpx.Response(400, json={"error": True, "message": "x"}), "“x”"),
     (httpx.Response(400, json={"error": {"details": {"reason": "x"}}}), "“x”"),
@@ -272,10 +348,45 @@ async def test_what_passes_is_asked_again_where_asking_is_free(status: int) -> N
 
 
 @pytest.mark.parametrize(
-    "body", [{"id": "abc"}, {"requestId": "abc"}, {"data": {"request_id": "abc"}}, [{"job_id": "abc"}]]
+    "body",
+    [
+        {"id": "abc", "model": {"id": "vega"}},
+        {"requestId": "abc"},
+        {"data": {"request_id": "abc"}},
+        [{"job_id": "abc"}],
+        {"request_id": "null", "taskId": "abc"},
+    ],
 )
 async def test_the_id_of_a_queued_job_is_found_under_other_names(body: Any) -> None:
     assert await answering(httpx.Response(200, json=body)).submit("segmind-vega", BODY) == Submission("abc")
+
+
+async def test_an_answer_that_queues_a_call_is_no_picture_whatever_addresses_it_has() -> None:
+    body = {
+        "request_id": "abc",
+        "message": "queued",
+        "dashboard": "https://elsewhere.example/abc",
+        "urls": [f"{API}/a"],
+    }
+    assert await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY) == Submission("abc")
+
+
+async def test_an_answer_whose_reading_breaks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_: ApiResponse) -> Receipt:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(parsing, "parse_receipt", breaks)
+    with pytest.raises(errors.UnreadableAnswer) as caught:
+        await answering(httpx.Response(200, content=JPEG)).generate("segmind-vega", BODY)
+    assert caught.value.received == JPEG
+
+
+@pytest.mark.parametrize("value", [json.loads("[" * 900 + "]" * 900), [[7]], [7] * 10**5])
+async def test_lists_in_the_place_of_a_figure_cost_nobody_the_picture(value: Any) -> None:
+    body = {"image": b64encode(JPEG).decode(), "seed": value, "cost": value}
+    generation = await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY)
+    assert isinstance(generation, Generation)
+    assert generation.pictures == (JPEG,)
 
 
 ROW = {"request_id": "r1", "model_name": "segmind-vega", "model_status": "Success", "model_created": 1795176000}
@@ -286,6 +397,28 @@ async def test_a_page_of_the_history_is_read_wherever_its_rows_are(body: Any) ->
     (row,) = (await page_of(body)).rows
     assert (row.request_id, row.state, row.names_zone) == ("r1", State.COMPLETED, True)
     assert row.created == datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+ICON = "https://images.segmind.com/icon.png"
+
+
+@pytest.mark.parametrize(
+    ("fields", "urls"),
+    [
+        ({"model_status": "PENDING", "model_icon": ICON}, ()),
+        ({"model_status": "FAILED", "picture": MEDIA}, ()),
+        ({"model_thumbnail": ICON, "assets": {"file": MEDIA}}, (MEDIA,)),
+        ({"generation_url": MEDIA, "model_icon": ICON}, (MEDIA,)),
+        ({"model_status": "PENDING", "generation_url": MEDIA}, (MEDIA,)),
+        ({"generation_url": f"{MEDIA}, {MEDIA}?2"}, (MEDIA, f"{MEDIA}?2")),
+        ({"generation_url": [MEDIA]}, (MEDIA,)),
+        ({"generation_url": "/generations/1.jpeg"}, ("/generations/1.jpeg",)),
+        ({"generation_url": "HTTPS://IMAGES.SEGMIND.COM/1.JPEG"}, ("HTTPS://IMAGES.SEGMIND.COM/1.JPEG",)),
+    ],
+)
+async def test_the_pictures_of_a_row_are_those_of_its_call(fields: dict[str, Any], urls: tuple[str, ...]) -> None:
+    (row,) = (await page_of([{**ROW, **fields}])).rows
+    assert row.urls == urls
 
 
 @pytest.mark.parametrize(
@@ -317,6 +450,12 @@ async def page_of(body: Any) -> HistoryPage:
         ({"retry-after": "2", "x-rate-limit-reset-at-utc": "2026-11-20T12:00:08",
           "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
         ({"retry-after": "Fri, 20 Nov 2020 12:00:00 GMT"}, 0),
+        ({"retry-after": "8s"}, 8),
+        ({"retry-after": "3, 8"}, 8),
+        ({"retry-after": "Fri, 20 Nov 2026 12:00:03 GMT, Fri, 20 Nov 2026 12:00:08 GMT",
+          "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
+        ({"x-rate-limit-reset-at-utc": "2026-11-20 12:00:08 UTC", "date": "Fri, 20 Nov 2026 12:00:00 GMT"}, 8),
+        ({"retry-after": "172800"}, 86400),
     ],
 )  # fmt: skip
 async def test_the_api_is_left_alone_for_as_long_as_it_says_in_any_form(
@@ -331,7 +470,7 @@ async def test_a_date_is_compared_with_this_machines_clock_where_the_api_tells_n
     assert timedelta(minutes=9) < waited <= timedelta(minutes=10)
 
 
-@pytest.mark.parametrize("told", ["soon", "1e6", "9" * 400, ""])
+@pytest.mark.parametrize("told", ["soon", "1e11", "9" * 400, ""])
 async def test_a_time_to_wait_that_cannot_be_true_is_none(told: str) -> None:
     with pytest.raises(errors.RateLimited) as caught:
         await answering(httpx.Response(429, headers={"retry-after": told})).generate("segmind-vega", BODY)
@@ -402,7 +541,7 @@ async def test_a_picture_that_is_said_to_be_packed_and_is_not_is_taken_as_it_cam
 
 RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
 PACKED = {
-    "gzip": gzip.compress(JPEG),
+    "gzip": gzip.compress(JPEG[:1000]) + gzip.compress(JPEG[1000:]),
     "": gzip.compress(JPEG),
     "deflate": zlib.compress(JPEG),
     " Deflate": RAW.compress(JPEG) + RAW.flush(),

@@ -32,7 +32,7 @@ from mcp_vega.segmind.history import HistoryPage, HistoryRow, parse_history, par
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.pictures import find_pictures
 from mcp_vega.segmind.response import ApiResponse
-from mcp_vega.segmind.values import REQUEST_ID, parse_request_id
+from mcp_vega.segmind.values import NO_IDS, REQUEST_ID, parse_request_id
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.store import ascii_name, file_name, name_and_day, names_of
@@ -126,7 +126,7 @@ READERS: list[tuple[Callable[[ApiResponse], Any], Any]] = [
     (api.parse_receipt, api.Receipt),
     (lambda response: api.parse_generation(response, paid=True), api.Generation | api.Submission | SegmindError),
     (lambda response: api.parse_generation(response, paid=False), api.Generation | api.Submission | SegmindError),
-    (api.parse_submission, api.Submission | SegmindError),
+    (api.parse_submission, api.Submission | api.Generation | SegmindError),
     (api.parse_status, api.Status | SegmindError),
     (api.parse_credits, api.Credits | SegmindError),
     (parse_history, HistoryPage | SegmindError),
@@ -313,7 +313,8 @@ through_the_protocol = pytest.mark.parametrize("agent", ["auto"], indirect=True)
 
 @given(LETTERS | IDS | IDS.map("{}\n".format))
 def test_a_request_id_is_what_its_pattern_says(value: str) -> None:
-    assert parse_request_id(value) == (value if re.fullmatch(r"[A-Za-z0-9_-]{1,64}\Z", value) else None)
+    is_id = re.fullmatch(r"[A-Za-z0-9_-]{1,64}\Z", value) and value.lower() not in NO_IDS
+    assert parse_request_id(value) == (value if is_id else None)
 
 
 @few

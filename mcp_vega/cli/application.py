@@ -20,7 +20,7 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import redacted
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.client import Endpoints, SegmindClient
-from mcp_vega.segmind.connection_errors import CERTIFICATES_STEP, NO_CONNECTION
+from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings, is_loopback
@@ -33,6 +33,8 @@ from mcp_vega.storage.ledger.limits import Limits
 
 logger = logging.getLogger(__name__)
 
+# The variables that name a file which is read, or written, before the first connection.
+TLS_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")
 SANDBOX_KEY = SecretStr("SG_sandbox")
 
 
@@ -159,11 +161,11 @@ class _LazyTransport(httpx.AsyncBaseTransport):
                 # As many connections as are asked for.
                 client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
             except OSError as error:
-                named = (
-                    f"{error.filename}, which SSL_CERT_FILE names," if error.filename else "that SSL_CERT_FILE names"
-                )
-                why = f"the file {named} cannot be used for TLS: {error.strerror or type(error).__name__}"
-                raise _never_opened(why, CERTIFICATES_STEP) from error
+                variable = next((name for name in TLS_FILES if os.environ.get(name) == error.filename), TLS_FILES[0])
+                file = f"the file {error.filename or ''}".strip()
+                why = f"{file} that {variable} names cannot be used for TLS: {error.strerror or type(error).__name__}"
+                step = CERTIFICATES_STEP if variable == TLS_FILES[0] else f"Correct {variable}, or unset it"
+                raise _never_opened(why, step) from error
             except ImportError as error:
                 why = "the proxy that HTTPS_PROXY or ALL_PROXY names is one of SOCKS, which needs the package socksio"
                 raise _never_opened(why, "Install socksio beside mcp-vega, or name an HTTP proxy") from error

@@ -42,22 +42,28 @@ class Poller:
         receipt = job.receipt
         async for status in self._statuses(request_id, max(ready, 0), age):
             receipt = status.receipt
+            if (len(status.pictures) >= job.parameters.pictures or status.error) and await self._save(job, status):
+                return
             if status.error:
                 await self._running.update(job, receipt=receipt.or_else(job.receipt))
                 raise status.error
-            if len(status.pictures) >= job.parameters.pictures:
-                try:
-                    await self._saver.save(job, status.pictures, receipt)
-                except VegaError as error:  # they may be only announced; what is in the result counts
-                    logger.info("The pictures in the status of job %s: %s", request_id, error.what)
-                else:
-                    return
             if status.state not in (job.state, State.COMPLETED):
                 changes = {"state": status.state, "error": None}
                 # That it is drawn now is worth telling, but not worth writing down.
                 job = await self._running.update(job, **changes) if job.error else self._running.show(job, **changes)
         generation = await self._client.result(request_id)
         await self._saver.save(job, generation.pictures, generation.receipt.or_else(receipt))
+
+    async def _save(self, job: Job, status: Status) -> bool:
+        """Keep the pictures that came with a status; whether there are any: they may be only announced."""
+        if not status.pictures:
+            return False
+        try:
+            await self._saver.save(job, status.pictures, status.receipt)
+        except VegaError as error:
+            logger.info("The pictures in the status of job %s: %s", job.request_id, error.what)
+            return False
+        return True
 
     async def _statuses(self, request_id: str, ready: float, age: float) -> AsyncIterator[Status]:
         """How a job stands that is likely to be drawn in `ready` seconds, until it has finished; raises as `watch`."""

@@ -21,7 +21,7 @@ from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.reconciliation.reconciler import Reconciler
 from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
-from mcp_vega.segmind.parsing import Submission
+from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.storage.ledger.job_store import Begun
 
 logger = logging.getLogger(__name__)
@@ -119,17 +119,13 @@ class Worker:
         job, response = await self._limiter.send(
             running, State.PROCESSING, lambda: self._client.generate(parameters.slug, body)
         )
-        if isinstance(response, Submission):
-            changes = {"remote_id": response.request_id, "state": State.QUEUED, "route": Route.V2}
-            await self._poller.fetch(await self._running.update(job, **changes))
-        else:
-            await self._saver.save(job, response.pictures, response.receipt)
+        await self._finish(job, response)
 
     async def _send_v2(self, running: RunningJob) -> None:
         parameters = running.job.parameters
         body = parameters.body(base64=False)
         try:
-            job, submission = await self._limiter.send(
+            job, response = await self._limiter.send(
                 running, State.QUEUED, lambda: self._client.submit(parameters.slug, body)
             )
         except (errors.NotFound, errors.MethodNotAllowed, errors.Retired):
@@ -137,7 +133,15 @@ class Worker:
             await self._running.update(running.job, route=Route.V1, state=State.QUEUED, sent=None)
             await self._send_v1(running)
         else:
-            await self._poller.fetch(await self._running.update(job, remote_id=submission.request_id))
+            await self._finish(job, response)
+
+    async def _finish(self, job: Job, response: Generation | Submission) -> None:
+        """Keep the pictures that a call was answered with, or those that its job comes to in the API's queue."""
+        if isinstance(response, Generation):
+            await self._saver.save(job, response.pictures, response.receipt)
+            return
+        changes = {"remote_id": response.request_id, "state": State.QUEUED, "route": Route.V2}
+        await self._poller.fetch(await self._running.update(job, **changes))
 
     async def _fetch(self, running: RunningJob) -> None:
         await self._poller.fetch(running.job)

@@ -1,11 +1,13 @@
 """The Segmind API's two Vega models: its endpoints as typed calls."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import anyio
@@ -16,14 +18,22 @@ from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES, require_whole
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
+from mcp_vega.segmind.body import off_loop
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
-from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, off_loop, poll_pauses
+from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
 from mcp_vega.segmind.response import ApiResponse, Exchange
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 # For how long the API keeps the record of a request.
 RECORD_SECONDS = 3600
+
+# The longest pause between two questions about a job (s), whatever the API asks for.
+LONGEST_PAUSE = 120.0
 
 # They say nothing about a job; asking again may.
 TEMPORARY = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
@@ -90,12 +100,12 @@ class SegmindClient:
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the pictures, unless the API queues the call instead. Charged."""
         response = await self._send("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
-        return await off_loop(response.body, lambda: parsing.parse_generation(response, paid=True))
+        return await _read(response, partial(parsing.parse_generation, paid=True))
 
-    async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission:
-        """`POST /v2/{slug}`: queue a job. Charged, each time."""
+    async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission | Generation:
+        """`POST /v2/{slug}`: queue a job, unless the API draws it at once. Charged, each time."""
         response = await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True)
-        return await off_loop(response.body, lambda: parsing.parse_submission(response))
+        return await _read(response, parsing.parse_submission)
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
         """Ask for the status of a job, submitted `age` seconds ago, until it has finished; yields each.
@@ -117,7 +127,7 @@ class SegmindClient:
                 if elapsed > self._replication_seconds:
                     raise errors.OutcomeUnknown(f"The API no longer knows job {request_id}") from error
             except (*TEMPORARY, errors.UnreadableAnswer) as error:
-                wait = error.wait.total_seconds() if error.wait else 0.0
+                wait = _pause_asked_for(error)
             except errors.SegmindError as error:
                 said = f"Job {request_id} was queued, but how it stands cannot be asked: {error.what}"
                 raise errors.OutcomeUnknown(said) from error
@@ -131,7 +141,7 @@ class SegmindClient:
     async def status(self, request_id: str) -> Status:
         """`GET /v2/requests/{id}/status`: a queued job's status."""
         response = await self._send("GET", f"{self._request_url(request_id)}/status")
-        return await off_loop(response.body, lambda: parsing.parse_status(response))
+        return await _read(response, parsing.parse_status)
 
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
@@ -150,8 +160,8 @@ class SegmindClient:
                 generation = await self._result(request_id)
             except errors.SegmindError as error:
                 why, limit = error.what, deadline if isinstance(error, TEMPORARY) else 0
-                wait = error.wait.total_seconds() if error.wait else 0.0
-                if isinstance(error, errors.NotFound):
+                wait = _pause_asked_for(error)
+                if isinstance(error, errors.NotFound | errors.UnreadableAnswer):
                     limit = self._replication_seconds
             else:
                 if isinstance(generation, Generation):
@@ -167,7 +177,7 @@ class SegmindClient:
 
     async def _result(self, request_id: str) -> Generation | Submission:
         response = await self._send("GET", self._request_url(request_id))
-        return await off_loop(response.body, lambda: parsing.parse_generation(response, paid=False))
+        return await _read(response, partial(parsing.parse_generation, paid=False))
 
     async def history(
         self, *, model: str | None, since: date, until: date, page: int, per_page: int = 100
@@ -181,12 +191,12 @@ class SegmindClient:
         query |= {"model_name": model} if model else {}
         query |= {"sort_by": "model_created", "sort_order": "desc"}
         response = await self._send("GET", self._history_url, params=query, repeat=False)
-        return await off_loop(response.body, lambda: history.parse_history(response))
+        return await _read(response, history.parse_history)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
         """One call of the account, of any age; None where the history has no such call. Sent once."""
         response = await self._send("GET", f"{self._history_url}/{quote(request_id, safe='')}", repeat=False)
-        return await off_loop(response.body, lambda: history.parse_history_entry(response))
+        return await _read(response, history.parse_history_entry)
 
     async def credits(self) -> Credits:
         """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key."""
@@ -226,3 +236,20 @@ class SegmindClient:
 
     async def _send(self, method: str, url: str, *, paid: bool = False, **request: Any) -> ApiResponse:
         return await self._sender.send(method, url, self.require_key(), paid=paid, **request)
+
+
+def _pause_asked_for(error: errors.SegmindError) -> float:
+    """For how long the API asked to be left alone (s); no longer than a part of the time for which it keeps a job."""
+    return min(error.wait.total_seconds(), LONGEST_PAUSE) if error.wait else 0.0
+
+
+async def _read(response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
+    """What a response means; where reading it breaks, it is one that cannot be read, and kept."""
+    try:
+        return await off_loop(response.body, partial(parse, response))
+    except errors.SegmindError:
+        raise
+    except Exception as error:
+        logger.exception("An answer of the API could not be read")
+        said = f"The API's answer could not be read ({type(error).__name__})"
+        raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=response.body) from error

@@ -7,6 +7,7 @@ import json
 import re
 from ast import literal_eval
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +17,7 @@ from mcp_vega import errors
 from mcp_vega.job import State
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
+from mcp_vega.segmind.pictures import find_pictures
 from mcp_vega.segmind.response import ApiResponse, error_text, require_success
 from mcp_vega.segmind.values import (
     as_list,
@@ -121,35 +123,37 @@ def _unknown_form(said: str) -> errors.ServiceUnavailable:
 def _parse_row(row: dict[str, Any], *, free: bool) -> HistoryRow:
     """A row; its request id is empty where it has none that can be asked for (`null` is none, and no call's name)."""
     request_id, created = parse_request_id(row.get("request_id")), row.get("model_created")
+    state = parse_state(row.get("model_status"))
     return HistoryRow(
         request_id=request_id or "",
         model=str(row.get("model_name") or ""),
-        state=parse_state(row.get("model_status")),
+        state=state,
         cost=parse_cost(row.get("credits_deduction"), free=free),
         created=parse_moment(created),
-        names_zone=re.search(r"(Z|GMT|[+-]\d\d:?\d\d|^[\d.]+)$", str(created)) is not None,
+        names_zone=re.search(r"(Z|GMT|UTC|[+-]\d\d:?\d\d|^[\d.]+)$", str(created)) is not None,
         inputs=_parse_inputs(row),
-        urls=tuple(dict.fromkeys(_picture_urls(row))),
+        urls=tuple(dict.fromkeys(_picture_urls(row, state))),
         error=quoted(words_of(row["error"]) or "no reason given") if row.get("error") else "",
         text=json.dumps(row, sort_keys=True),
     )
 
 
-def _picture_urls(value: Any, depth: int = INPUTS_DEPTH) -> Iterator[str]:
-    """The addresses of pictures in a row: whatever is one, wherever it stands, but in what the caller sent."""
-    if isinstance(value, dict):
-        for key, each in as_object(value).items():
-            if depth and key not in ("request_body", "prompt", "negative_prompt"):
-                yield from _picture_urls(each, depth - 1)
-    elif isinstance(value, list):
-        for each in value:  # pyright: ignore[reportUnknownVariableType]
-            if depth:
-                yield from _picture_urls(each, depth - 1)
-    elif isinstance(value, str):
-        # Several may be in one text; one alone may have any letter in it.
-        several = re.findall(r"https?://[^\s\"',\[\]{}<>]+", value)
-        urls = [value] if len(several) == 1 and re.fullmatch(r"https?://\S+", value) else several
-        yield from (url for url in urls if "/requests/" not in url)
+def _picture_urls(row: dict[str, Any], state: State | None) -> Iterator[str]:
+    """The addresses of pictures in a row: in the documented field any, elsewhere what is one, once the call is done."""
+    told = row.get("generation_url")
+    yield from _addresses(json.dumps(told, ensure_ascii=False) if isinstance(told, list | dict) else str(told or ""))
+    if state is State.COMPLETED:
+        others = {name: each for name, each in row.items() if name != "generation_url"}
+        with suppress(errors.UnreadableAnswer):
+            yield from (each for each in find_pictures(others) if isinstance(each, str))
+
+
+def _addresses(text: str) -> list[str]:
+    """The addresses in a text: several, or one alone, which may have any letter in it."""
+    several = re.findall(r"https?://[^\s\"',\[\]{}<>]+", text, re.IGNORECASE)
+    if len(several) == 1 and re.fullmatch(r"https?://\S+", text, re.IGNORECASE):
+        return [text]
+    return several or ([text] if re.fullmatch(r"/\S+", text) else [])
 
 
 def _parse_inputs(row: dict[str, Any]) -> dict[str, Any]:

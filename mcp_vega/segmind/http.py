@@ -5,35 +5,27 @@ is sent again is decided in `jobs`, where the limits of all servers are known. A
 repeated freely.
 """
 
-import json
 import random
 import time
-import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
+from mcp_vega.segmind.body import ANSWER_BYTES, LARGE_BYTES, decompressed, off_loop, read_body, without_key
+from mcp_vega.segmind.connection import RequestTrace
 from mcp_vega.segmind.media_urls import AllowedUrls
-from mcp_vega.segmind.request_trace import RequestTrace
 from mcp_vega.segmind.response import ApiResponse, Exchange, error_from
-
-T = TypeVar("T")
 
 # The longest that a whole paid call may take.
 DRAWING_SECONDS = 300
-# The largest response: four pictures of 7 MB as base64.
-ANSWER_BYTES = 40_000_000
-# From this size on a body is looked at in a thread.
-LARGE_BYTES = 500_000
 REDIRECTS = 3
 # What a question may end with that is worth another attempt. For a paid call it is `Unreachable` alone: never sent.
 REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, errors.Unreachable, httpx.RequestError)
@@ -115,7 +107,7 @@ class HttpSender:
         async def attempt() -> ApiResponse:
             options = {"headers": {"x-api-key": key}, "timeout": timeout, **request}
             async with self._exchange(method, url, seconds, **options) as response:
-                body = await _read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
+                body = await read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # A key that comes back in a response goes no further.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
             answer = await off_loop(body, partial(_received, response.status_code, headers, body, key))
@@ -143,8 +135,8 @@ class HttpSender:
             timeout = httpx.Timeout(limits.connect, read=limits.read)
             async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
                 moved, headers = response.has_redirect_location, dict(response.headers)
-                body = b"" if moved else await _read_body(response, MAX_BYTES)
-                body = await off_loop(body, partial(_decompressed, body, headers, MAX_BYTES))
+                body = b"" if moved else await read_body(response, MAX_BYTES)
+                body = await off_loop(body, partial(decompressed, body, headers, MAX_BYTES))
             answer = self._told(response, ApiResponse(response.status_code, headers, body))
             if not moved:
                 return answer
@@ -207,16 +199,12 @@ class HttpSender:
         raise _transport_error(outcome, paid=paid) from outcome
 
 
-def _without_key(body: bytes, key: str) -> bytes:
-    """A body without the key that was sent, also where JSON spells it in numbers or comes in UTF-16."""
-    body = body.replace(key.encode(), b"SG_...")
-    if rb"\u" not in body and json.detect_encoding(body) == "utf-8":
-        return body
-    try:
-        text = json.dumps(json.loads(body), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return body
-    return text.replace(key, "SG_...").encode(errors="replace") if key in text else body
+def _received(status: int, headers: dict[str, str], body: bytes, key: str) -> ApiResponse:
+    """A response from what came, without the key that was sent; what a large one holds is read already."""
+    response = ApiResponse(status, headers, without_key(decompressed(body, headers, ANSWER_BYTES), key))
+    if len(body) > LARGE_BYTES:
+        _ = response.json
+    return response
 
 
 def _not_made(why: str) -> errors.Unreachable:
@@ -232,55 +220,6 @@ def _not_allowed(url: str) -> errors.MediaError:
     else:
         step = "Look for the picture in your request history at https://cloud.segmind.com; only https is fetched"
     return errors.MediaError(said, next_step=step)
-
-
-async def _read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
-    """The first `limit` bytes of a body as they came.
-
-    With `keep_partial` those before the connection broke as well: the status of a paid call says that it ran.
-    """
-    data = bytearray()
-    with suppress(*([httpx.TransportError] if keep_partial else [])):
-        async for piece in response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw():
-            data += piece
-            if len(data) >= limit:
-                break
-    return bytes(data[:limit])
-
-
-async def off_loop(body: bytes, work: Callable[[], T]) -> T:
-    """What some work on a body gives; on a large one it is done in a thread, and other calls go on meanwhile."""
-    return await anyio.to_thread.run_sync(work) if len(body) > LARGE_BYTES else work()
-
-
-def _received(status: int, headers: dict[str, str], body: bytes, key: str) -> ApiResponse:
-    """A response from what came, without the key that was sent; what a large one holds is read already."""
-    response = ApiResponse(status, headers, _without_key(_decompressed(body, headers, ANSWER_BYTES), key))
-    if len(body) > LARGE_BYTES:
-        _ = response.json
-    return response
-
-
-def _decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:
-    """The first `limit` bytes of a body without its compression, or those before the place where that is broken.
-
-    Gzip is known by its first bytes: some APIs announce it for what is none, which stays as it came. So does what is
-    compressed in an unusual way.
-    """
-    announced = headers.get("content-encoding", "").strip().lower()
-    kinds = {"deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}.get(announced, ())
-    if body.startswith(b"\x1f\x8b"):
-        kinds = (zlib.MAX_WBITS | 16,)
-    for kind in kinds:
-        data, decompressor = bytearray(), zlib.decompressobj(kind)
-        with suppress(zlib.error):
-            for at in range(0, len(body), LARGE_BYTES):
-                data += decompressor.decompress(body[at : at + LARGE_BYTES], limit - len(data))
-                if len(data) >= limit:
-                    break
-        if data and (kind > 0 or decompressor.eof):  # without a header anything may look compressed at first
-            return bytes(data)
-    return body
 
 
 @asynccontextmanager

@@ -13,9 +13,10 @@ from mcp_vega import errors
 from mcp_vega.imaging.formats import recognise, require_whole
 from mcp_vega.job import Receipt, State
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.pictures import find_pictures
-from mcp_vega.segmind.response import ApiResponse, error_text, generation_error, require_success
+from mcp_vega.segmind.pictures import documented_fields, find_pictures
+from mcp_vega.segmind.response import ApiResponse, error_text, generation_error, is_about_content, require_success
 from mcp_vega.segmind.values import (
+    FIGURES,
     error_of,
     field_of,
     parse_cost,
@@ -67,42 +68,52 @@ class Credits:
 
 def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submission:
     """The response to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`: a `Submission` until pictures are there."""
-    state = state_of(response.json)
-    # Under a 5xx the word proves nothing: whether a paid call ran stays open.
-    if response.status == 422 and state is State.FAILED:
-        raise _failure(response, state)
-    require_success(response, paid=paid)
+    _require_success_or_failure(response, paid=paid)
     receipt = parse_receipt(response)
     if recognise(response.body):
         return Generation((require_whole(response.body),), receipt)
-    # Of a job that is under way an address may be anything.
-    if pictures := find_pictures(response.json, surely=state in (State.QUEUED, State.PROCESSING)):
-        return Generation(pictures, receipt)
-    if state is State.FAILED or error_of(response.json):
-        raise _failure(response, state)
     request_id = _request_id(response)
+    # Of a job that is under way an address may be anything.
+    if pictures := find_pictures(response.content, surely=request_id is not None):
+        return Generation(pictures, receipt)
+    state, error = state_of(response.json), error_of(response.json)
+    if state is State.FAILED or (error and state is not State.COMPLETED):
+        raise _failure(response, paid=paid)
     if request_id and (paid or state is not State.COMPLETED):
         return Submission(request_id)
     raise _no_picture(response, paid=paid)
 
 
+def _require_success_or_failure(response: ApiResponse, *, paid: bool) -> None:
+    """Raise what a response other than success stands for; a job that failed is told with HTTP 422.
+
+    Whatever else a refusal says is about the question, and says nothing of the job.
+    """
+    if response.status == 422 and state_of(response.json) is State.FAILED:
+        raise _failure(response, paid=paid)
+    require_success(response, paid=paid)
+
+
 def _no_picture(response: ApiResponse, *, paid: bool) -> errors.SegmindError:
     kind = quoted(response.content_type) if response.content_type else "no content type"
     found = f"no picture ({len(response.body)} bytes of {kind})" if response.body else "nothing that can be read"
-    said = f"The API reported success but sent {found}"
+    said, words = f"The API reported success but sent {found}", error_text(response)
     if not paid and response.json is None:  # asking again costs nothing, and may bring the whole response
         return errors.ServiceUnavailable(said)
-    return errors.UnreadableAnswer(said, received=response.body)
+    if is_about_content(words):
+        return generation_error(words, errors.Charged.UNKNOWN)
+    return errors.UnreadableAnswer(f"{said}: {words}" if words else said, received=response.body)
 
 
-def parse_submission(response: ApiResponse) -> Submission:
-    """The response to `POST /v2/{slug}`."""
-    require_success(response, paid=True)
-    if request_id := _request_id(response, "job_id", "id"):
+def parse_submission(response: ApiResponse) -> Submission | Generation:
+    """The response to `POST /v2/{slug}`; some may hold the picture already."""
+    _require_success_or_failure(response, paid=True)
+    if request_id := _request_id(response, "job_id", "task_id", "id", "uuid"):
         return Submission(request_id)
-    state = state_of(response.json)
-    if state is State.FAILED or error_of(response.json):
-        raise _failure(response, state)
+    if recognise(response.body) or find_pictures(response.content):
+        return parse_generation(response, paid=True)
+    if state_of(response.json) is State.FAILED or error_of(response.json):
+        raise _failure(response, paid=True)
     said = "The API accepted the job but gave no usable request id"
     # A queued job is charged when it is drawn, and not where that fails.
     raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=response.body)
@@ -111,17 +122,19 @@ def parse_submission(response: ApiResponse) -> Submission:
 def parse_status(response: ApiResponse) -> Status:
     """The response to `GET /v2/requests/{id}/status`. An unknown state counts as still running.
 
-    An error in it ends the job, whatever the state is called.
+    An error in it ends the job, whatever the state is called; so may pictures where the documented fields have them.
     """
-    state = state_of(response.json)
-    if state is State.FAILED:
-        return Status(state, parse_receipt(response), _failure(response, state))
-    require_success(response)
-    receipt = parse_receipt(response)
-    pictures = find_pictures(response.json, surely=True)
-    if not pictures and error_of(response.json):
-        return Status(State.FAILED, receipt, _failure(response, state))
-    if not pictures and not isinstance(field_of(response.json, "status", "state"), str):
+    error = None
+    try:
+        _require_success_or_failure(response, paid=False)
+    except errors.GenerationFailed as failure:
+        error = failure
+    state, receipt = state_of(response.json), parse_receipt(response)
+    pictures = find_pictures(documented_fields(response.json))
+    if state is State.FAILED or (error_of(response.json) and state is not State.COMPLETED):
+        error = error or _failure(response, paid=False)
+        return Status(State.FAILED, receipt, error, pictures)
+    if not pictures and not isinstance(field_of(response.json, "status", "state"), str | dict):
         raise errors.UnreadableAnswer("The API's answer carries no status", charged=errors.Charged.UNKNOWN)
     return Status(state or State.PROCESSING, receipt, pictures=pictures)
 
@@ -130,23 +143,28 @@ def parse_credits(response: ApiResponse) -> Credits:
     """The response to `GET /v1/get-user-credits`."""
     require_success(response)
     body = response.json
-    return Credits(parse_usd(field_of(body, "credits")), parse_usd(field_of(body, "free-credits", "free_credits")))
+    return Credits(parse_usd(field_of(body, "credits")), parse_usd(field_of(body, "free-credits")))
 
 
-def _failure(response: ApiResponse, state: State | None) -> errors.GenerationFailed:
+def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:
     """The error of a call that failed: charged as its cost says, else by how the failure was told.
 
-    A job that failed is not charged, an error that comes as a success is; with one in a job that is said to be under
-    way it is not known.
+    A job that FAILED is not charged, nor is one whose content was refused; an error that comes as the success of a paid
+    call is. All else may be about the question, or about a job that goes on.
     """
-    cost = parse_usd(_cost_of(response))
+    told, text = _cost_of(response), error_text(response)
+    cost, state = parse_usd(told), state_of(response.json)
+    word = field_of(response.json, "status", "state")
+    of_job = str(word).strip().upper() == State.FAILED or _request_id(response) or error_of(response.json)
     if cost is not None and cost >= 0:
         charged = errors.Charged.YES if cost > 0 else errors.Charged.NO
-    elif state is State.FAILED or not response.ok:
-        charged = errors.Charged.NO
+    elif told is not None:
+        charged = errors.Charged.UNKNOWN
+    elif state is State.FAILED:
+        charged = errors.Charged.NO if of_job or is_about_content(text) else errors.Charged.UNKNOWN
     else:
-        charged = errors.Charged.UNKNOWN if state else errors.Charged.YES
-    return generation_error(error_text(response), charged)
+        charged = errors.Charged.YES if paid and not state else errors.Charged.UNKNOWN
+    return generation_error(text, charged)
 
 
 # ---- receipts ----
@@ -155,25 +173,28 @@ def _failure(response: ApiResponse, state: State | None) -> errors.GenerationFai
 def parse_receipt(response: ApiResponse) -> Receipt:
     """Cost, balance, seconds and seed from the headers or, where they are silent, from the body."""
     headers, body = response.headers, response.json
+
+    def figure(parse: Callable[[Any], T | None], header: str, *names: str) -> T | None:
+        found = (parse(each) for each in (headers.get(header), field_of(body, *names, inside=FIGURES)))
+        return next((each for each in found if each is not None), None)
+
     cost = parse_cost(_cost_of(response), free=response.free)
     return Receipt(
         request_id=parse_request_id(headers.get("x-request-id")) or _request_id(response),
         cost=Decimal(0) if response.free and cost is None else cost,
-        credits_left=_first(parse_usd, headers.get("x-remaining-credits"), field_of(body, "remaining_credits")),
-        seconds=_first(parse_seconds, headers.get("x-generation-time"), field_of(body, "inference_time", "infer_time")),
-        seed=_first(parse_seed, headers.get("x-seed-value"), field_of(body, "seed")),
+        credits_left=figure(parse_usd, "x-remaining-credits", "remaining_credits"),
+        seconds=figure(parse_seconds, "x-generation-time", "inference_time", "infer_time"),
+        seed=figure(parse_seed, "x-seed-value", "seed"),
     )
 
 
 def _cost_of(response: ApiResponse) -> Any:
-    """What a response says that the call cost, as it says it."""
-    told = response.headers.get("x-cost"), field_of(response.json, "cost")
-    return next((each for each in told if parse_usd(each) is not None), None)
-
-
-def _first(parse: Callable[[Any], T | None], *values: Any) -> T | None:
-    return next((found for found in map(parse, values) if found is not None), None)
+    """What a response says that the call cost, as it says it; None where it says nothing."""
+    told = response.headers.get("x-cost"), field_of(response.json, "cost", inside=FIGURES)
+    said = [each for each in told if each is not None and each != ""]
+    return next((each for each in said if parse_usd(each) is not None), said[0] if said else None)
 
 
 def _request_id(response: ApiResponse, *names: str) -> str | None:
-    return parse_request_id(field_of(response.json, "request_id", "requestId", *names))
+    ids = (parse_request_id(field_of(response.json, name)) for name in ("request_id", *names))
+    return next((each for each in ids if each), None)

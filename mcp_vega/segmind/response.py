@@ -10,13 +10,14 @@ from typing import Any
 
 from mcp_vega import errors
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.values import LONGEST, as_object, parse_moment, parse_number, words_of
+from mcp_vega.segmind.values import LONGEST, as_object, parse_moment, parse_number, parse_seconds, words_of
 
+# More values than a picture has bytes, were it written as a list of them.
+MOST_VALUES = 1_500_000
 # Where nothing but a text came, so much of it is read.
 TEXT_BYTES = 2000
-_TEXT_TYPES = r"|text/plain|[a-z]+/([a-z.]+\+)?xml"
-# The longest time that an API asks to be left alone for which is believed.
-LONGEST_WAIT = timedelta(days=1)
+# For how long an API is left alone at most, and what is no time to wait any more.
+LONGEST_WAIT, UNLIKELY_SECONDS = timedelta(days=1), 10**8
 # An engine on one's own machine says with this that a call cost nothing; no other cost of 0 is believed.
 FREE_HEADER = "x-mcp-vega-free"
 
@@ -37,11 +38,20 @@ class ApiResponse:
     @cached_property
     def json(self) -> Any:
         """The body as JSON, or None where it is none."""
+        # To read ever so many values takes seconds, in which nothing else runs, in whichever thread it is done.
+        if sum(self.body.count(each) for each in (b",", b"[", b"{")) > MOST_VALUES:
+            return None
+        text = self.body.decode(json.detect_encoding(self.body), "replace").strip()
         try:
-            text = self.body.decode(json.detect_encoding(self.body), "replace")
-            return json.loads(text, parse_int=_parse_int)
+            value, end = _DECODER.raw_decode(text)
         except (ValueError, RecursionError):
             return None
+        return value if end == len(text) or text[0] in "{[" else None  # what follows may be a second one
+
+    @property
+    def content(self) -> Any:
+        """The body as JSON or, where it is none, as text."""
+        return self.body.decode(errors="replace") if self.json is None else self.json
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -73,6 +83,9 @@ class Exchange:
 def _parse_int(digits: str) -> int | float:
     # Python refuses more than 4,300 digits, and with them the whole text.
     return int(digits) if len(digits) <= LONGEST else float(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_parse_int)
 
 
 # ---- errors ----
@@ -108,8 +121,10 @@ def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindEr
             error: errors.SegmindError = errors.RateLimited(said, next_step=step)
         case 402 | 406:
             error = _credits_or_value(response.status, said, text)
-        case 400 | 422 if _is_about_content(text):
+        case 400 | 403 | 422 if is_about_content(text):
             error = errors.ContentBlocked(said)
+        case 400 | 403 if _is_about_credits(text):
+            error = errors.InsufficientCredits(said)
         case status if status in _PASSING:
             error = errors.ServiceUnavailable(said)
         case status if 300 <= status < 400:
@@ -145,7 +160,7 @@ def require_success(response: ApiResponse, *, paid: bool = False) -> dict[str, A
 
 def generation_error(text: str, charged: errors.Charged) -> errors.GenerationFailed:
     """The error of a call that ran and failed, from the API's words."""
-    if _is_about_content(text):
+    if is_about_content(text):
         return errors.ContentBlocked(f"The API would not draw this: {text}", charged=charged)
     return errors.GenerationFailed(f"The API could not draw this: {text or 'no reason given'}", charged=charged)
 
@@ -154,47 +169,62 @@ def _credits_or_value(status: int, said: str, text: str) -> errors.Refused:
     """402 always means credits; v1 says 406 for credits as well as for a value or a content type."""
     if re.search(r"spend(ing)? limit", text, re.IGNORECASE):
         return errors.InsufficientCredits(said, next_step="Have the team's spending limit raised, then call again")
-    if status == 402 or re.search(r"credit|balance|insufficient", text, re.IGNORECASE):
+    if status == 402 or _is_about_credits(text):
         return errors.InsufficientCredits(said)
     return errors.NotAcceptable(said)
 
 
-def _is_about_content(text: str) -> bool:
+def _is_about_credits(text: str) -> bool:
+    return re.search(r"\bcredits?\b|\bbalance\b|\binsufficient\b", text, re.IGNORECASE) is not None
+
+
+def is_about_content(text: str) -> bool:
     """Whether an error's words say that the API will not draw this. There is no other sign of it."""
-    words = r"nsfw|moderat|safety|content policy|\brai\b|flagged|blocked|prohibited"
-    return re.search(words, text, re.IGNORECASE) is not None
+    words = r"nsfw|\bmoderat(ion|ed)\b|safety|content policy|\brai\b|\bflagged\b|\bblocked\b|\bprohibited\b"
+    network = r"\b(ip|waf|firewall|country|region)\b"
+    return bool(re.search(words, text, re.IGNORECASE)) and not re.search(network, text, re.IGNORECASE)
 
 
 def error_text(response: ApiResponse) -> str:
     """The API's own words about an error, made harmless; empty where it has none (an HTML page has none)."""
     words = words_of(response.json)
-    if (
-        not words
-        and response.json is None
-        and re.fullmatch(r"|text/plain|[a-z]+/([a-z.]+\+)?xml", response.content_type)
-    ):
-        words = response.body[:TEXT_BYTES].decode(errors="replace")
-        if found := re.search(r"<(message|error|detail)>([^<>]+)</\1>", words, re.IGNORECASE):
-            words = found[2]
-        if "<" in words or "\0" in words:
-            words = ""
+    if not words and response.json is None:
+        words = _plain_text(response)
     return quoted(words) if words.strip() else ""
+
+
+def _plain_text(response: ApiResponse) -> str:
+    """The words of a body that is none of JSON; none of a page, or of what is no text."""
+    charset = re.search(r"charset=\"?([\w-]+)", response.headers.get("content-type", ""))
+    body = response.body[:TEXT_BYTES]
+    try:
+        text = body.decode(charset[1] if charset else "utf-8", "replace")
+    except LookupError:
+        text = body.decode(errors="replace")
+    if text.lstrip().startswith("<"):
+        found = re.search(r"<(?:\w+:)?(message|error|detail|faultstring)\b[^>]*>([^<>]+)</", text, re.IGNORECASE)
+        return found[2] if found else ""
+    return "" if "\0" in text or text.count("\ufffd") > len(text) / 10 else text
 
 
 # ---- times to wait ----
 
 
 def wait_of(response: ApiResponse) -> timedelta | None:
-    """For how long the API asks to be left alone; None where it does not say, or says nothing that can be true.
+    """For how long the API asks to be left alone, a day at most; None where it does not say.
 
-    A date is compared with the API's own, where the response has one: this machine's clock may be wrong.
+    Of several times the longest counts. A date is compared with the API's own, where the response has one: this
+    machine's clock may be wrong.
     """
-    waits: list[timedelta] = []
     now = parse_moment(response.headers.get("date")) or datetime.now(UTC)
+    waits: list[timedelta] = []
     for name in ("retry-after", "x-rate-limit-reset-at-utc"):
-        value = response.headers.get(name)
-        if moment := parse_moment(value):
-            waits.append(moment - now)
-        elif (seconds := parse_number(value)) is not None and seconds <= LONGEST_WAIT.total_seconds():
-            waits.append(timedelta(seconds=float(seconds)))
+        # A header that was sent twice is joined by a comma, and a date has one as well.
+        for value in re.split(r",\s*(?![0-9]{2}[ -][A-Z])", response.headers.get(name, "")[:500]):
+            if moment := parse_moment(value):
+                waits.append(moment - now)
+            elif (seconds := parse_seconds(value)) is not None and seconds < UNLIKELY_SECONDS:
+                waits.append(timedelta(seconds=float(seconds)))
+            elif (number := parse_number(value)) is not None and number < 0:
+                waits.append(timedelta())
     return min(max(*waits, timedelta()), LONGEST_WAIT) if waits else None

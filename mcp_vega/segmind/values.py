@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any, cast
 
 from mcp_vega.job import REQUEST_ID, State
@@ -22,9 +23,12 @@ LARGEST, CHEAPEST_CALL, DEAREST_CALL = Decimal(10**15), Decimal("0.00001"), Deci
 # ---- JSON ----
 
 # What the caller sent, where it is told back: nothing in it says anything about the answer.
-ECHOES = frozenset({"prompt", "negative_prompt", "request_body", "input", "inputs", "parameters", "params", "request"})
-# How far down a field is looked for that has no place of its own.
-FIELD_DEPTH = 3
+ECHOES = frozenset({"prompt", "negativeprompt", "requestbody", "input", "inputs", "parameters", "params", "request"})
+# What an answer may be wrapped in, and what else tells of figures.
+WRAPPERS = frozenset({"data", "result", "results", "response", "body", "job", "payload", "prediction"})
+FIGURES = WRAPPERS | {"metrics"}
+# How far down a field is looked for, and among how many others.
+FIELD_DEPTH, MOST_FIELDS = 3, 200
 
 
 def as_object(value: Any) -> dict[str, Any]:
@@ -37,19 +41,31 @@ def as_list(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
-def field_of(json: Any, *names: str) -> Any:
-    """The value of the first of these fields that is there, at the top or inside of what wraps the answer.
+def plain_name(name: str) -> str:
+    """A field's name as it is compared: `requestId`, `request-id` and `Request_ID` are one."""
+    return re.sub("[^a-z0-9]", "", name[:LONGEST].lower())
 
-    An object in an object wraps it, and so does a list of one object. What is nearer to the top goes first.
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of an object by their plain names; a list of one object counts as that."""
+    several = as_list(value)
+    fields = islice(as_object(several[0] if len(several) == 1 else value).items(), MOST_FIELDS)
+    return {plain_name(name): each for name, each in fields}
+
+
+def field_of(json: Any, *names: str, inside: frozenset[str] = WRAPPERS) -> Any:
+    """The value of the first of these fields that is there, at the top or inside of what may wrap it.
+
+    What is nearer to the top goes first.
     """
     level = [json]
-    for _ in range(FIELD_DEPTH + 1):
-        objects = [as_object(each[0] if len(as_list(each)) == 1 else each) for each in level]
-        for name in names:
+    for _ in range(FIELD_DEPTH):
+        objects = [plain_fields(each) for each in level]
+        for name in map(plain_name, names):
             for each in objects:
                 if each.get(name) is not None:
                     return each[name]
-        level = [inner for each in objects for name, inner in each.items() if name not in ECHOES]
+        level = [inner for each in objects for name, inner in each.items() if name in inside]
     return None
 
 
@@ -62,7 +78,7 @@ _GROUPED = re.compile(
 )
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _MINUS_SIGNS = str.maketrans("−", "-")  # noqa: RUF001  the mathematical one
-_DOLLARS = re.compile(r"US\$|\$|\bUSD\b", re.IGNORECASE)
+_DOLLARS = re.compile(r"US\$|\$|USD", re.IGNORECASE)
 _SECONDS = re.compile(r"(?<=[0-9.])\s*(s|sec|secs|seconds?)$", re.IGNORECASE)
 
 
@@ -73,7 +89,8 @@ def parse_number(value: Any) -> Decimal | None:
     `1.234,50` are one number, `0,002` is another; `1,234` may be two.
     """
     if isinstance(value, list):
-        return _only({parse_number(each) for each in as_list(value)[:LONGEST]})
+        numbers = as_list(value)[:LONGEST]
+        return _only({parse_number(each) for each in numbers if not isinstance(each, list)})
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     if isinstance(value, int) and value.bit_length() > LONGEST:
@@ -111,9 +128,11 @@ def parse_usd(value: Any) -> Decimal | None:
 def parse_cost(value: Any, *, free: bool = False) -> Decimal | None:
     """What a call cost, in US dollars; None where it is not told, or cannot be true.
 
-    Nothing is believed to cost nothing but what is `free`: a limit would never be reached.
+    Nothing is believed to cost nothing but what is `free`: a limit would never be reached. Of several figures nobody
+    knows whether they are to be added.
     """
-    cost = parse_usd(value)
+    is_one = len(as_list(value)) < 2 and not (isinstance(value, str) and re.search(r",\s", value[:LONGEST]))
+    cost = parse_usd(value) if is_one else None
     if cost is None or (free and cost == 0):
         return cost if cost is None else Decimal(0)
     return cost if CHEAPEST_CALL <= cost <= DEAREST_CALL else None
@@ -131,13 +150,18 @@ def parse_seed(value: Any) -> int | None:
     return int(seed) if seed is not None and seed >= 0 and seed == seed.to_integral_value() else None
 
 
+# What stands in the place of an id where there is none.
+NO_IDS = ("null", "none", "nil", "undefined")
+
+
 def parse_request_id(value: Any) -> str | None:
     """An id that can be asked for; a key is none."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= LONGEST:
         value = str(value)
     if not isinstance(value, str) or len(value) > LONGEST:
         return None
-    return value if re.fullmatch(REQUEST_ID, value) and redacted(value) == value else None
+    is_id = re.fullmatch(REQUEST_ID, value) and value.lower() not in NO_IDS and redacted(value) == value
+    return value if is_id else None
 
 
 def _is_short(value: Any) -> bool:
@@ -156,9 +180,12 @@ def parse_moment(value: Any) -> datetime | None:
     for seconds in (number, number / 1000) if number is not None else ():  # they may be milliseconds
         if _THIS_ERA[0] <= seconds < _THIS_ERA[1]:
             return datetime.fromtimestamp(float(seconds), UTC)
-    for parse in (datetime.fromisoformat, parsedate_to_datetime) if _is_short(value) else ():
+    if not _is_short(value):
+        return None
+    iso = re.sub(r"\s*(UTC|Z)$", "+00:00", value.strip(), flags=re.IGNORECASE)
+    for parse, text in ((datetime.fromisoformat, iso), (parsedate_to_datetime, value)):
         try:
-            moment = parse(value.strip())
+            moment = parse(text)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (TypeError, ValueError, OverflowError):
             continue
@@ -171,8 +198,10 @@ def parse_moment(value: Any) -> datetime | None:
 _STATES = {
     State.QUEUED: "QUEUED QUEUEING PENDING WAITING IN_QUEUE SUBMITTED ACCEPTED CREATED SCHEDULED",
     State.PROCESSING: "PROCESSING RUNNING IN_PROGRESS STARTED STARTING GENERATING",
-    State.COMPLETED: "COMPLETED COMPLETE SUCCEEDED SUCCESS SUCCESSFUL DONE FINISHED READY",
-    State.FAILED: "FAILED FAIL FAILURE ERROR ERRORED CANCELLED CANCELED REJECTED ABORTED",
+    State.COMPLETED: "COMPLETED COMPLETE SUCCEEDED SUCCEED SUCCESS SUCCESSFUL DONE FINISHED READY OK "
+    "COMPLETED_WITH_ERRORS PARTIALLY_COMPLETED",
+    State.FAILED: "FAILED FAIL FAILURE ERROR ERRORED CANCELLED CANCELED REJECTED ABORTED TIMED_OUT TIMEOUT BLOCKED "
+    "MODERATED CONTENT_MODERATED REQUEST_MODERATED",
 }
 _STATE_OF_WORD = {word: state for state, words in _STATES.items() for word in words.split()}
 
@@ -181,34 +210,35 @@ def parse_state(value: Any) -> State | None:
     """The state that a word stands for, whatever its case and spaces; None where no state is known by it."""
     if not _is_short(value):
         return None
-    return _STATE_OF_WORD.get(re.sub(r"[\s-]+", "_", value.strip()).upper())
+    word = re.sub(r"[\s-]+", "_", value.strip()).upper()
+    return _STATE_OF_WORD.get(word.rpartition(".")[2])  # an enumeration's name may stand before it
 
 
 def state_of(json: Any) -> State | None:
-    """The state that an answer tells, by a word or by whether it says that it was successful."""
-    if str(field_of(json, "success", "ok")).lower() == "false":
-        return State.FAILED
-    return parse_state(field_of(json, "status", "state"))
+    """The state that an answer tells, by a word or, without one that is known, by whether it was successful."""
+    told = field_of(json, "status", "state")
+    state = parse_state(field_of(told, "status", "state") if isinstance(told, dict) else told)
+    unsuccessful = str(field_of(json, "success", "ok")).lower() == "false"
+    return state or (State.FAILED if unsuccessful else None)
 
 
 # ---- errors ----
 
 # Where an API puts what it has to say about an error, the likeliest first; a code only where there are no words.
-_WORDS = ("error", "errors", "message", "detail", "details", "error_description", "error_message", "msg", "reason",
-          "description", "title")  # fmt: skip
+_WORDS = ("error", "errors", "message", "detail", "details", "errordescription", "errormessage", "errormsg", "err",
+          "errmsg", "msg", "reason", "description", "title", "fault", "faultstring")  # fmt: skip
 _CODES = ("code", "type", "name")
 # How many fields and entries are looked at, how many texts are taken of one place, and how long each may be: enough to
 # tell from it what is the matter.
 _MOST, _SEVERAL, _LONGEST_WORDS = 200, 3, 2000
-# What stands in the place of an error where there is none.
-_NO_ERROR = ("", "none", "null", "false", "ok", "0")
+# What stands where there is nothing to say.
+_NOTHING = frozenset({"", "none", "null", "nil", "false", "ok", "0", "no error", "n/a", "-", "undefined", "success"})
 
 
-def error_of(json: Any) -> Any:
-    """What stands in the field for an error; None where nothing does, or only a word that says so."""
+def error_of(json: Any) -> str:
+    """What stands in the field for an error, in words; empty where nothing does, or no words."""
     error = field_of(json, "error", "errors")
-    nothing = not error or (_is_short(error) and error.strip().lower() in _NO_ERROR)
-    return None if nothing else error
+    return words_of(json) if error is True else words_of(error)
 
 
 def words_of(json: Any) -> str:
@@ -222,20 +252,31 @@ def _text(json: Any, left: list[int]) -> str:
     if left[0] < 0:
         return ""
     if isinstance(json, str):
-        return json[:_LONGEST_WORDS].strip()
+        text = json[:_LONGEST_WORDS].strip()
+        return "" if text.lower() in _NOTHING else text
     if isinstance(json, list):
         return _joined(_text(each, left) for each in as_list(json)[:_SEVERAL])
-    if not (fields := as_object(json)):
+    if not (fields := plain_fields(json)):
         return ""
     said = _joined(_text(fields[name], left) for name in _WORDS if fields.get(name))
     where = as_list(fields.get("loc"))[-1:]  # a validator's: which field it speaks of
     if where and said:
         return f"{where[0]}: {said}"
-    others = (each for name, each in fields.items() if not isinstance(each, str) and name not in ECHOES)
     codes = (fields.get(name) for name in _CODES)
-    return said or _joined(_text(each, left) for each in others) or _joined(_text(each, left) for each in codes)
+    return said or _of_fields(as_object(json), left) or _joined(_text(each, left) for each in codes)
+
+
+def _of_fields(fields: dict[str, Any], left: list[int]) -> str:
+    """What is said of single fields (`{"seed": ["too large"]}`), or inside of what has no name that says more."""
+    texts: list[str] = []
+    for name, each in islice(fields.items(), _MOST):
+        if isinstance(each, list) and all(isinstance(text, str) for text in as_list(each)):
+            text = _text(each, left)
+            texts += [f"{name[:LONGEST]}: {text}"] if text and "://" not in text else []
+        elif isinstance(each, dict | list) and plain_name(name) not in ECHOES:
+            texts.append(_text(each, left))
+    return _joined(texts)
 
 
 def _joined(texts: Iterable[str]) -> str:
-    several = [text for text in dict.fromkeys(texts) if text and text.lower() not in _NO_ERROR]
-    return "; ".join(several[:_SEVERAL])
+    return "; ".join([text for text in dict.fromkeys(texts) if text][:_SEVERAL])

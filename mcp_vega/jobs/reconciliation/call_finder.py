@@ -69,6 +69,8 @@ class CallFinder:
         of_model = HistoryReader(self._client, _query(span, now, model=job.model))
         if job.remote_id:
             await self._find_by_id(job.remote_id, job, of_model, finding)
+            if thorough and not finding.row:  # the id may be none of the API's, but that of a gateway before it
+                await self._find_by_recipe(job, HistoryReader(self._client, of_model.query), finding)
             return
         await self._find_by_recipe(job, of_model, finding)
         if thorough and not finding.row:
