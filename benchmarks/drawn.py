@@ -169,7 +169,8 @@ def serve_lines(sent: Sequence[bytes]) -> Tally:
         for number, line in enumerate(sent):
             started = time.perf_counter()
             ping = f"the ping after line {number}"
-            missing.update([*lines.answers(read_line(line.decode(errors="replace"))), ping])
+            served, refused = lines.answers(read_line(line.decode(errors="replace")))
+            missing.update([*served, *refused, ping])
             host.send_line(line)
             host.send_line(json.dumps({"jsonrpc": "2.0", "id": ping, "method": "ping"}).encode())
             while missing[ping] > 0 and (answer := host.receive()):
