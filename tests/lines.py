@@ -210,7 +210,7 @@ def can_be_served(value: Any) -> bool:
         case {"jsonrpc": "2.0", "id": str() | int() | float() as id_, "method": str()} if not isinstance(id_, bool):
             params = cast("dict[str, Any]", value).get("params")
             is_whole = not isinstance(id_, float) or id_.is_integer()
-            return is_whole and (params is None or isinstance(params, dict)) and depth_of(params) < MOST_DEPTH
+            return is_whole and (params is None or isinstance(params, dict)) and depth_of(value) < MOST_DEPTH
         case _:
             return False
 
