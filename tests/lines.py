@@ -158,6 +158,8 @@ STRINGS = re.compile(r'(?="((?:[^"\\]|\\.)*)")', re.DOTALL)
 PLAIN_ID = re.compile(
     r'\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*(-?[1-9]\d{0,99}|"[^"\\\0-\x1f]*")\s*[,}]'
 )
+# Levels that the SDK reads, with two to spare.
+MOST_DEPTH = 196
 DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else math.inf)
 
 
@@ -202,33 +204,57 @@ def _owed(message: dict[str, Any]) -> list[Answer]:
             return [None]
 
 
-def answers(outcomes: Iterable[Outcome]) -> list[Answer]:
-    """The ids of the answers that come of a line: the server answers every request that the SDK reads."""
-    found: list[Answer] = []
+def can_be_served(value: Any) -> bool:
+    """Whether a value is a request of the protocol, once what no text can hold is replaced."""
+    match value:
+        case {"jsonrpc": "2.0", "id": str() | int() | float() as id_, "method": str()} if not isinstance(id_, bool):
+            params = cast("dict[str, Any]", value).get("params")
+            is_whole = not isinstance(id_, float) or id_.is_integer()
+            return is_whole and (params is None or isinstance(params, dict)) and depth_of(value) < MOST_DEPTH
+        case _:
+            return False
+
+
+def depth_of(value: Any) -> int:
+    """How deeply a value is nested."""
+    inner: Iterable[Any] = ()
+    if isinstance(value, dict):
+        inner = cast("dict[str, Any]", value).values()
+    elif isinstance(value, list):
+        inner = cast("list[Any]", value)
+    return 1 + max(map(depth_of, inner), default=0)
+
+
+def answers(outcomes: Iterable[Outcome]) -> tuple[list[Answer], list[Answer]]:
+    """The ids of the requests that the server gets of a line, each of which it answers, and of the errors."""
+    served: list[Answer] = []
+    refused: list[Answer] = []
     for outcome in outcomes:
         if isinstance(outcome, str):
             message = jsonrpc_message_adapter.validate_json(outcome, by_name=False)
-            found += [message.id] if isinstance(message, JSONRPCRequest) else []
+            served += [message.id] if isinstance(message, JSONRPCRequest) else []
         else:
             wire = json.loads(outcome.model_dump_json(by_alias=True, exclude_unset=True))
             assert wire["error"]["code"] in (-32700, -32600)
             assert not isinstance(wire["id"], bool)
-            found += [wire["id"]]
-    return found
+            refused += [wire["id"]]
+    return served, refused
 
 
 def check_line(line: bytes, outcomes: list[Outcome]) -> None:
-    """That each request of a line is answered once, and what is not JSON is, and nothing else."""
-    found = Counter(answers(outcomes))
+    """That each request of a line is answered once, served if it can be, and what is not JSON is, and nothing else."""
+    served, refused = answers(outcomes)
     values, rest = whole_values(line.decode(errors="replace"))
+    if not any("error" in each for each in values if isinstance(each, dict)):  # the SDK may take it for a response
+        assert served == [answer for each in values if can_be_served(each) for answer in answers_owed(each)]
+    found = Counter([*served, *refused])
     found.subtract(answer for each in values for answer in answers_owed(each))
+    assert not -found
     if not rest:
         assert not +found
-        assert not -found
         return
     (last,) = found.elements()
     plain = None if '"result"' in rest or '"error"' in rest else PLAIN_ID.match(rest)
-    assert not -found
     assert last == json.loads(plain[1]) if plain else last is None or is_in(rest, last)
 
 

@@ -201,6 +201,8 @@ def _fault_of(request: dict[str, Any]) -> str:
         return "The params must be an object"
     if isinstance(request.get("id"), bool) or not isinstance(request.get("id"), str | int):
         return "The id must be text or a whole number"
+    if "error" in request:
+        return "The message has both a method and an error"
     return f"The message cannot be read: {TOO_DEEP}"
 
 
