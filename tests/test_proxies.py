@@ -177,7 +177,9 @@ async def test_a_proxys_words_are_made_harmless_and_its_password_is_told_to_nobo
     assert not any(secret in shown for secret in ("ada", "pass-4711", "YWRhOnBhc3MtNDcxMQ"))
 
 
-@pytest.mark.parametrize("limits", [{"drawing_read": 0.05, "read": 0.05}, {"drawing": 0.5, "asking": 0.5}])
+@pytest.mark.parametrize(
+    "limits", [{"drawing_read": 0.05, "read": 0.05}, {"drawing": 0.5, "asking": 0.5}, {"reaching": 0.5}]
+)
 async def test_a_proxy_that_hangs_means_that_nothing_was_sent(
     monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]
 ) -> None:

@@ -35,7 +35,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class RequestTrace:
-    """Follows one request to `url`, as its extension `trace`."""
+    """Follows one request to `url`, as its extension `trace`; calls `on_its_way` before its headers are sent."""
 
     def __init__(self, url: httpx.URL) -> None:
         self._url = url
@@ -44,6 +44,7 @@ class RequestTrace:
         self._headers_begun = False
         self._headers_written = False
         self._proxied = False
+        self.on_its_way: Callable[[], None] = lambda: None
 
     @property
     def seconds(self) -> float:
@@ -59,6 +60,8 @@ class RequestTrace:
                 self._proxied = (info["host"], info["port"]) != target
             case "send_request_headers.started":
                 self._headers_begun = info["request"].method != b"CONNECT"
+                if self._headers_begun:
+                    self.on_its_way()
             case "send_request_headers.complete":
                 self._headers_written = self._headers_begun
             case _:

@@ -36,6 +36,7 @@ class TimeLimits:
     """How long a call may take, in seconds."""
 
     connect: float = 10  # for a connection, and to send a part of the request
+    reaching: float = 30  # until a request is on its way to the API, a proxy's tunnel and TLS included
     drawing_read: float = 240  # between two parts of a paid call's response: a cold start may take three minutes
     read: float = 20  # between two parts of any other response
     drawing: float = DRAWING_SECONDS  # for a whole paid call
@@ -166,7 +167,10 @@ class HttpSender:
             raise _not_made(type(error).__name__) from error
         trace = built.extensions["trace"] = RequestTrace(built.url)
         try:
-            async with _time_limit(seconds), aclosing(await self._http.send(built, stream=True)) as response:
+            async with (
+                _time_limit(seconds, self._policy.limits.reaching, trace),
+                aclosing(await self._http.send(built, stream=True)) as response,
+            ):
                 yield response
         except errors.Unreachable:  # the transport itself knows why
             raise
@@ -223,9 +227,18 @@ def _not_allowed(url: str) -> errors.MediaError:
 
 
 @asynccontextmanager
-async def _time_limit(seconds: float) -> AsyncGenerator[None]:
-    """Ends a call as a whole: httpx's own time-outs begin anew with every byte."""
-    with anyio.move_on_after(seconds) as scope:
+async def _time_limit(seconds: float, reaching: float, trace: RequestTrace) -> AsyncGenerator[None]:
+    """Ends a call as a whole, or one that is not on its way after `reaching` seconds.
+
+    httpx's own time-outs begin anew with every byte, and a tunnel has that of the answer.
+    """
+    deadline = anyio.current_time() + seconds
+    with anyio.move_on_after(min(seconds, reaching)) as scope:
+
+        def go_on() -> None:
+            scope.deadline = deadline
+
+        trace.on_its_way = go_on
         yield
     if scope.cancelled_caught:
         raise httpx.ReadTimeout(f"no whole answer after {seconds} s")

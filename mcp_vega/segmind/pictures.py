@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_whole
-from mcp_vega.segmind.values import ECHOES, WRAPPERS, as_list, as_object, plain_name
+from mcp_vega.segmind.values import ECHOES, FIELD_DEPTH, WRAPPERS, as_list, as_object, plain_name
 
 # How deep in an answer pictures may lie, how many values of it are looked at, and how many pictures are taken: four
 # times what a call draws at most.
@@ -92,7 +92,7 @@ class _PictureFinder:
         if found := _DATA_URI.match(text):
             in_base64 = found[0].lower().rstrip(", ").endswith(";base64")
             content = text[found.end() :]
-            if in_base64 or len(content) < MAX_BYTES // 5:  # what is written in per cent is slow to read
+            if in_base64 or len(content) < MAX_BYTES // 10:  # what is written in per cent is slow to read
                 yield from self._whole(_from_base64(content) if in_base64 else unquote_to_bytes(content))
         elif _ENCODED.match(text):
             yield from self._whole(_from_base64(text))
@@ -165,8 +165,8 @@ def find_pictures(json: Any, *, surely: bool = False) -> tuple[bytes | str, ...]
     return tuple(dict.fromkeys(each.picture for each in found))[:MOST_PICTURES]
 
 
-def documented_fields(json: Any) -> dict[str, Any]:
+def documented_fields(json: Any, depth: int = FIELD_DEPTH) -> dict[str, Any]:
     """An answer's documented fields for pictures, at the top or in what wraps it."""
-    fields = as_object(json)
-    wrapped = {name: documented_fields(each) for name, each in fields.items() if name in WRAPPERS}
+    fields = as_object(json) if depth else {}
+    wrapped = {name: documented_fields(each, depth - 1) for name, each in fields.items() if name in WRAPPERS}
     return {name: each for name, each in fields.items() if name in DOCUMENTED} | wrapped
