@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import anyio.to_thread
 import pytest
-from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
+from conftest import HANG_SECONDS, KEY, PATIENT, SMALL, Sandbox, wait_until, with_grace
 from PIL import Image
 
 from mcp_vega import __version__
@@ -327,7 +327,7 @@ def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_
     assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "COMPLETED", "7", "v1")
     assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
     assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
-    assert facts["Image"].startswith(f"{path} (1024×1024, ")
+    assert facts["Image"].startswith(f"{path} ({SMALL}×{SMALL}, ")
     digits = Path(path).stem.rpartition("-")[2]
     for named in (facts["Local id"], digits, path):
         assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Sandbox
+from conftest import KEY, SMALL, Sandbox
 from pages import PAGES, ROOT, anchors, blocks, of_language, prose, read, rows
 from PIL import Image
 
@@ -150,7 +150,7 @@ def test_the_commands_of_a_page_do_what_they_say(page: str, tmp_path: Path, sand
         ran_as_shell(block, tmp_path, **api)
         for name in re.findall(r"-o (\S+\.jpg)", block):
             with Image.open(tmp_path / name) as picture:
-                assert picture.size == (1024, 1024)
+                assert picture.size == (SMALL, SMALL)
 
 
 @contextmanager
