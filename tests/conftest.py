@@ -1,8 +1,10 @@
 """What the tests share: a sandbox on a free port, the server over it, an agent that calls its tools."""
 
+import hashlib
 import io
 import json
 import random
+import ssl
 import sys
 import threading
 import time
@@ -32,7 +34,7 @@ from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import Parameters
 from mcp_vega.sandbox.account import Account
-from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.app import Paint, build_sandbox
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy
@@ -49,6 +51,11 @@ KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
 POLICY = RetryPolicy(retry_seconds=5)
 NO_PAUSE = RetryPolicy(retry_seconds=5, first_pause=0)
+
+# For clients that speak no TLS: reading the machine's certificates takes each client 20 ms.
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+# The side of the pictures that the sandbox of the tests paints.
+SMALL = 96
 
 # ---- waiting ----
 
@@ -113,30 +120,45 @@ class Sandbox:
         return sum(count for name, count in self.account.requests.items() if name.startswith("POST"))
 
 
+def paint_small(prompt: str, seed: int, index: int) -> bytes:
+    """A picture for these arguments alone. It takes no time, and the sandbox's own longer than most tests do."""
+    digest = hashlib.sha256(f"{index}:{seed}:{prompt}".encode("utf-8", "replace")).digest()
+    data = random.Random(digest).randbytes(SMALL * SMALL * 3)  # noqa: S311  a picture
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (SMALL, SMALL), data).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
 
 
 @pytest.fixture
-async def sandbox() -> AsyncGenerator[Sandbox]:
-    async with serving_sandbox() as sandbox:
+def paint() -> Paint:
+    """How the sandbox paints: a test that is about the sandbox's own pictures has `cached_paint` in this place."""
+    return paint_small
+
+
+@pytest.fixture
+async def sandbox(paint: Paint) -> AsyncGenerator[Sandbox]:
+    async with serving_sandbox(paint=paint) as sandbox:
         yield sandbox
 
 
 @asynccontextmanager
-async def serving_sandbox(**options: Any) -> AsyncGenerator[Sandbox]:
+async def serving_sandbox(*, paint: Paint = paint_small, **options: Any) -> AsyncGenerator[Sandbox]:
     """A sandbox that takes no time, with options of `build_sandbox`."""
     account, answers = Account(speed=0), threading.Event()
-    async with serving(holding(build_sandbox(account, **options), answers)) as url:
+    async with serving(holding(build_sandbox(account, paint=paint, **options), answers)) as url:
         yield Sandbox(url, account, answers)
 
 
 @pytest.fixture
-def sandbox_in_thread() -> Iterator[Sandbox]:
+def sandbox_in_thread(paint: Paint) -> Iterator[Sandbox]:
     """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
     account, answers = Account(speed=0), threading.Event()
-    with serving_in_thread(holding(build_sandbox(account), answers)) as url:
+    with serving_in_thread(holding(build_sandbox(account, paint=paint), answers)) as url:
         yield Sandbox(url, account, answers)
 
 
@@ -193,7 +215,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
 
     Pictures go into `images`, which is `folder` unless it is given, else into the `fallbacks`, else into memory.
     """
-    async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
+    async with httpx.AsyncClient(transport=transport, trust_env=False, verify=TLS) as http:
         endpoints = Endpoints(base_url, base_url + HISTORY)
         client = SegmindClient(http, SecretStr(key) if key else None, endpoints, policy, open_http)
         home = home or folder.with_name(f"{folder.name}-home")

@@ -75,8 +75,9 @@ async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp
     assert sandbox.account.requests["GET history_entry"] == 1
 
 
-async def test_the_sandbox_keeps_its_pictures_apart(tmp_path: Path) -> None:
-    text = await drawn(tmp_path, MCP_VEGA_SANDBOX="1")
+async def test_the_sandbox_keeps_its_pictures_apart_and_the_users_key_never_reaches_it(tmp_path: Path) -> None:
+    # It refuses any key that does not begin with SG_.
+    text = await drawn(tmp_path, MCP_VEGA_SANDBOX="1", SEGMIND_API_KEY="not a sandbox key")
     assert f"Image: {tmp_path}/sandbox/" in text.replace("\\", "/")
     assert text.splitlines()[-1].startswith("Sandbox: ")
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import HANG_SECONDS, Sandbox, app_over, until
+from conftest import HANG_SECONDS, TLS, Sandbox, app_over, until
 from pydantic import SecretStr
 from test_http_access import ALICE, BOB, TOKENS, served
 from test_joining import Clock, awaited, locked_ledger
@@ -125,7 +125,8 @@ class Server:
     @asynccontextmanager
     async def client(self, *, token: str = "", user_agent: str = "test/1") -> AsyncGenerator[HttpClient]:
         headers = {"user-agent": user_agent} | ({"authorization": f"Bearer {token}"} if token else {})
-        async with httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=HANG_SECONDS) as http:
+        options: dict[str, Any] = {"headers": headers, "timeout": HANG_SECONDS, "verify": TLS}
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, **options) as http:
             yield HttpClient(http, self.version)
 
 

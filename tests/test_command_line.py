@@ -1,19 +1,26 @@
 """The command `mcp-vega`, run as a person runs it."""
 
+import io
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
+import anyio.to_thread
 import pytest
-from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
+from conftest import HANG_SECONDS, KEY, PATIENT, SMALL, Sandbox, wait_until, with_grace
 from PIL import Image
 
 from mcp_vega import __version__
+from mcp_vega.cli.main import main
 from mcp_vega.imaging import metadata
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
@@ -26,6 +33,35 @@ def settings(gallery: Path, folder: Path | None = None) -> dict[str, str]:
 
 
 def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command in this process, which has its arguments, folder, environment and streams meanwhile."""
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    with (
+        chdir(folder),
+        patch.dict(os.environ, {**settings(folder / "gallery", folder), **variables}, clear=True),
+        patch.object(sys, "stdin", io.StringIO()),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        root.handlers = []  # else the command would not set up its log
+        try:
+            code = main(arguments)
+        except SystemExit as error:
+            code = int(str(error.code))
+        finally:
+            root.handlers, root.level = handlers, level
+    out, err = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, code, out, err)
+
+
+async def run_beside(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in this process, beside a loop that is running."""
+    return await anyio.to_thread.run_sync(partial(run, *arguments, folder=folder))
+
+
+def run_process(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -45,7 +81,7 @@ def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
 
 
 def test_draw_in_the_sandbox_writes_the_file_and_prints_its_path(tmp_path: Path) -> None:
-    done = run("draw", "a lighthouse at dusk", "--sandbox", "-o", "lighthouse.jpg", folder=tmp_path)
+    done = run_process("draw", "a lighthouse at dusk", "--sandbox", "-o", "lighthouse.jpg", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'lighthouse.jpg'}\n"
     with Image.open(tmp_path / "lighthouse.jpg") as picture:
@@ -254,7 +290,7 @@ def test_the_version_comes_from_one_place(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
     port = sandbox_in_thread.url.rpartition(":")[2]
     for arguments in (["sandbox", "--port", port], ["--transport", "http", "--port", port]):
-        done = run(*arguments, folder=tmp_path)
+        done = run_process(*arguments, folder=tmp_path)
         assert done.returncode == 2
         assert f"Port {port} on 127.0.0.1 cannot be had" in done.stderr
         assert "Traceback" not in done.stderr
@@ -291,7 +327,7 @@ def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_
     assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "COMPLETED", "7", "v1")
     assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
     assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
-    assert facts["Image"].startswith(f"{path} (1024×1024, ")
+    assert facts["Image"].startswith(f"{path} ({SMALL}×{SMALL}, ")
     digits = Path(path).stem.rpartition("-")[2]
     for named in (facts["Local id"], digits, path):
         assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Sandbox
+from conftest import KEY, SMALL, Sandbox
 from pages import PAGES, ROOT, anchors, blocks, of_language, prose, read, rows
 from PIL import Image
+from test_command_line import run
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 # Commands of a shell stand in the first two alone.
@@ -150,7 +151,7 @@ def test_the_commands_of_a_page_do_what_they_say(page: str, tmp_path: Path, sand
         ran_as_shell(block, tmp_path, **api)
         for name in re.findall(r"-o (\S+\.jpg)", block):
             with Image.open(tmp_path / name) as picture:
-                assert picture.size == (1024, 1024)
+                assert picture.size == (SMALL, SMALL)
 
 
 @contextmanager
@@ -193,7 +194,8 @@ def test_the_page_of_the_sandbox_does_what_it_says(tmp_path: Path) -> None:
 
 def test_the_page_of_the_doctor_is_the_one_that_is_shown(tmp_path: Path) -> None:
     page = read("docs/troubleshooting.md")
-    said = json.loads(ran(*COMMAND, "doctor", "--sandbox", "--json", folder=tmp_path))
+    done = run("doctor", "--sandbox", "--json", folder=tmp_path, HOME=str(tmp_path))
+    said = json.loads(done.stdout)
     checks = [check["name"] for check in said]
     assert re.findall(r"^(?:good|bad|note) +(\w+)", of_language(page, "console")[0], re.MULTILINE) == checks
     assert [name.strip("` ") for row in rows(page, "check") for name in row[0].split(",")] == checks

@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from test_command_line import run
+from test_command_line import run, run_process
 
 from mcp_vega import __version__
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
@@ -47,6 +47,7 @@ NAMES = [
 NOWHERE = "http://127.0.0.1:1"
 
 Found = dict[str, dict[str, str]]
+Done = subprocess.CompletedProcess[str]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -60,8 +61,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {**kept, **{name: str(value) for name, value in own.items()}, "PYTHONWARNINGS": "error", **more}
 
 
-def doctor(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def doctor(folder: Path, *arguments: str, **variables: str) -> Done:
     return run("doctor", *arguments, folder=folder, **environment(folder, **variables))
+
+
+def doctor_process(folder: Path, *arguments: str, **variables: str) -> Done:
+    return run_process("doctor", *arguments, folder=folder, **environment(folder, **variables))
 
 
 def page_of(program: str, folder: Path, **variables: str) -> str:
@@ -73,8 +78,12 @@ def page_of(program: str, folder: Path, **variables: str) -> str:
 
 
 def found(folder: Path, *arguments: str, **variables: str) -> Found:
-    """What the doctor found, by name; its exit code says whether something is bad."""
-    done = doctor(folder, "--json", *arguments, **variables)
+    """What the doctor found, by name."""
+    return checks_in(doctor(folder, "--json", *arguments, **variables))
+
+
+def checks_in(done: Done) -> Found:
+    """The checks of a page for programs; the exit code says whether something is bad."""
     assert done.stderr == ""
     checked: Found = {each["name"]: each for each in json.loads(done.stdout)}
     states = {each["state"] for each in checked.values()}
@@ -111,7 +120,7 @@ def test_where_all_is_well_every_line_is_good_and_nothing_is_left_behind(
     configure(tmp_path, sys.executable, args=["-m", "mcp_vega"], env={"SEGMIND_API_KEY": "SG_of_the_host"})
     before = {*tmp_path.rglob("*")}
     path = os.pathsep.join((SCRIPTS, os.environ["PATH"]))
-    done = doctor(tmp_path, **api, PATH=path, TMPDIR=str(temporary))
+    done = doctor_process(tmp_path, **api, PATH=path, TMPDIR=str(temporary))
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     states = {name: (state, detail) for state, name, detail in lines[: len(NAMES)]}
@@ -330,7 +339,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
         "MCP_VEGA_PREVIEW": "huge",
         "SEGMIND_BASE_URL": "http://elsewhere.example",
     }
-    checked = found(tmp_path, **{**api, **wrong}, PYTHONPATH=str(older.parent))
+    checked = checks_in(doctor_process(tmp_path, "--json", **{**api, **wrong}, PYTHONPATH=str(older.parent)))
     assert bad(checked) == ["packages", "settings"]
     assert all(name in checked["settings"]["detail"] for name in wrong)
     assert re.search(r"mcp is 1\.9\.0, but .*>=2\.3.* is needed", checked["packages"]["detail"])

@@ -31,7 +31,7 @@ from mcp_vega.cli.main import build_parser
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.account import Account, Call
-from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.app import build_sandbox, cached_paint
 from mcp_vega.sandbox.faults import FOREIGN
 from mcp_vega.sandbox.history import HistoryRows, history_rows
 from mcp_vega.sandbox.serving import serving
@@ -525,6 +525,7 @@ def test_the_limit_of_a_day_is_kept(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
 def test_at_a_terminal_it_asks_for_each_picture_and_tells_what_it_saw(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:

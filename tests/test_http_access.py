@@ -17,7 +17,7 @@ import anyio.abc
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import API, KEY, Sandbox, api_that_draws, app_over, job_of, noise, text_of, until
+from conftest import API, KEY, TLS, Sandbox, api_that_draws, app_over, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -74,7 +74,7 @@ class HttpServer:
             yield client
 
     async def ask(self, method: str = "POST", path: str = "", **request: Any) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=TLS) as http:
             return await http.request(method, self.url + (path or PATHS[self.transport]), **request)
 
 
@@ -248,7 +248,7 @@ async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, t
 
 async def test_an_id_that_only_the_api_knows_is_the_operators_alone(app: AppContext, sandbox: Sandbox) -> None:
     body = {"prompt": "a fox", "seed": 7, "num_inference_steps": 4, "base64": False}
-    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False, verify=TLS) as http:
         request_id = (await http.post("/v2/segmind-vega-rt-v1", json=body)).json()["request_id"]
     async with served(app, "http") as server, server.agent(ALICE) as alice:
         assert "(unknown_job)" in text_of(await alice.call_tool("check_job", {"request_id": request_id}))
@@ -284,7 +284,7 @@ async def test_a_token_hears_of_its_own_pictures_alone(sandbox: Sandbox, tmp_pat
 async def test_a_session_over_sse_answers_to_its_own_token_alone(app: AppContext) -> None:
     async with (
         served(app, "sse") as server,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, verify=TLS) as http,
         http.stream("GET", server.endpoint, headers=KNOWN) as stream,
     ):
         lines = (line async for line in stream.aiter_lines() if line.startswith("data: "))
@@ -496,7 +496,7 @@ async def test_headers_that_drip_are_cut(app: AppContext, first: bytes) -> None:
 async def test_an_answer_that_goes_on_is_not_cut(app: AppContext) -> None:
     async with (
         served(app, "sse", limits=HttpLimits(header_seconds=0.5)) as server,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, verify=TLS) as http,
         http.stream("GET", server.endpoint, headers=KNOWN) as stream,
     ):
         events = (line.removeprefix("data: ") async for line in stream.aiter_lines() if line.startswith("data: "))

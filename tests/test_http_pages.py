@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import job_of
+from conftest import TLS, job_of
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
@@ -142,7 +142,7 @@ async def test_an_allowed_page_can_draw_and_fetch_the_picture(app: AppContext) -
 async def test_an_allowed_page_can_follow_a_session_over_sse(app: AppContext) -> None:
     async with (
         served(app, "sse", "pages.example") as server,
-        httpx.AsyncClient(trust_env=False, headers={**KNOWN, "origin": PAGE}) as http,
+        httpx.AsyncClient(trust_env=False, verify=TLS, headers={**KNOWN, "origin": PAGE}) as http,
         http.stream("GET", server.endpoint) as stream,
     ):
         assert may_read(stream, PAGE)

@@ -15,7 +15,7 @@ from conftest import Sandbox, app_over, job_of, text_of, until
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextResourceContents
-from test_command_line import COMMAND, run, settings
+from test_command_line import COMMAND, run, run_beside, settings
 
 from mcp_vega.errors import GalleryError
 from mcp_vega.server.app import build_server
@@ -202,10 +202,10 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     moved.rename(tmp_path / "moved.jpg")
     own = old.with_name("a-picture-of-the-users-own.jpg")
     own.write_bytes(b"own")
-    asked = run("gallery", "--prune", "30", folder=tmp_path)
+    asked = await run_beside("gallery", "--prune", "30", folder=tmp_path)
     assert (asked.returncode, old.exists()) == (2, True)
     assert "Next: Add --yes." in asked.stderr
-    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert done.stderr.splitlines() == [
         "Deleted: 1. The ledger still tells how each was drawn.",
         "Left as they are: 2 that were changed, moved or kept in another folder.",
@@ -217,7 +217,7 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
         True,
         True,
     ]
-    jobs = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
+    jobs = json.loads((await run_beside("jobs", "--json", folder=tmp_path)).stdout)
     assert [job["parameters"]["prompt"] for job in jobs] == ["new", "edited", "old", "moved"]
     async with (
         app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home") as app,
@@ -236,12 +236,11 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert f"Note: the picture {image['id']} was deleted from the gallery on " in text_of(again)
     assert (image["path"], "Image: " in text_of(again)) == (None, False)
     assert f"Seed: {jobs[2]['seed']}" in text_of(again)
-    assert run("jobs", folder=tmp_path).stdout.splitlines()[3].endswith("“old”     deleted")
-    assert (
-        f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} (UTC) ("
-        in run("jobs", jobs[2]["request_id"], folder=tmp_path).stdout
-    )
-    nothing = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    table = await run_beside("jobs", folder=tmp_path)
+    assert table.stdout.splitlines()[3].endswith("“old”     deleted")
+    in_full = await run_beside("jobs", jobs[2]["request_id"], folder=tmp_path)
+    assert f"Image:        deleted on {datetime.now(UTC):%Y-%m-%d} (UTC) (" in in_full.stdout
+    nothing = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
 
 
@@ -260,11 +259,11 @@ async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sand
 
         path = Path((await until(kept))[0]["path"])
 
-        def pruned() -> bool:
-            run("gallery", "--prune", "0", "--yes", folder=tmp_path)
+        async def pruned() -> bool:
+            await run_beside("gallery", "--prune", "0", "--yes", folder=tmp_path)
             return not path.exists()
 
-        assert not pruned()
+        assert not await pruned()
         await agent.call_tool("check_job", {"request_id": request_id})
         await until(pruned)  # that it was received is written down a moment later
 
@@ -274,7 +273,7 @@ async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox,
     elsewhere = tmp_path / "elsewhere"
     path.parent.rename(elsewhere)
     path.parent.symlink_to(elsewhere)
-    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert done.stderr.splitlines()[1] == "Left as they are: 1 that were changed, moved or kept in another folder."
     assert (elsewhere / path.name).exists()
 
@@ -283,11 +282,12 @@ async def test_prune_deletes_nothing_that_it_cannot_note(sandbox: Sandbox, tmp_p
     path = await drawn(sandbox, tmp_path, "a fox", 31)
     with closing(sqlite3.connect(tmp_path / "home" / "ledger.sqlite3", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        locked = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+        locked = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert (locked.returncode, path.exists()) == (1, True)
     assert locked.stderr.startswith("Deleted: 0. ")
     assert "is locked by another program" in locked.stderr
-    assert run("gallery", "--prune", "30", "--yes", folder=tmp_path).stderr.startswith("Deleted: 1. ")
+    done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert done.stderr.startswith("Deleted: 1. ")
     assert not path.exists()
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import Sandbox, app_over, images_of, job_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult, TextResourceContents
-from test_command_line import run
+from test_command_line import run_beside
 from test_job_store import full_disk
 
 from mcp_vega.errors import GalleryError
@@ -389,7 +389,7 @@ async def test_prune_deletes_pictures_wherever_they_were_kept(sandbox: Sandbox, 
         elsewhere = await server.drawn_elsewhere("an owl")
         plug_in(tmp_path)
         now = await server.path_of(moved)
-    done = run("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert done.stderr.startswith("Deleted: 2. ")
     assert [path.exists() for path in (now, Path(elsewhere["images"][0]["path"]))] == [False, False]
     clock.ahead = timedelta()

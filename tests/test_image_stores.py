@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from conftest import Sandbox, app_over, images_of, job_of
+from conftest import Sandbox, app_over, images_of, job_of, until
 from mcp.client import Client
 
 from mcp_vega.errors import Charged, GalleryError
@@ -229,8 +229,13 @@ async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
         data = await memory.read(kept.location.key)
         gallery.closed = False
         question = {"request_id": job_of(first)["request_id"], "wait_seconds": 45}
-        (moved,) = job_of(await agent.call_tool("check_job", question))["images"]
-        assert Path(moved["path"]).read_bytes() == data
+
+        async def moved() -> str | None:
+            (image,) = job_of(await agent.call_tool("check_job", question))["images"]
+            return image["path"]
+
+        # Not at the first question, where the call that drew it has not quite ended.
+        assert Path(await until(moved)).read_bytes() == data
         assert await app.service.read_image(kept) == data, "whoever looked it up before"
         with pytest.raises(GalleryError, match="not in this server's memory"):
             await memory.read(kept.location.key)

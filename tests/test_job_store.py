@@ -22,7 +22,7 @@ from unittest.mock import MagicMock
 import anyio
 import httpx
 import pytest
-from conftest import HANG_SECONDS, KEY, Sandbox, app_over, begun, images_of, job_of, noise, text_of, until
+from conftest import HANG_SECONDS, KEY, SMALL, Sandbox, app_over, begun, images_of, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image as Picture
@@ -1022,7 +1022,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
             (result,) = results
             (image,) = images_of(result)
             with Picture.open(io.BytesIO(b64decode(image.data))) as picture:
-                assert picture.size == (1024, 1024)
+                assert picture.size == (SMALL, SMALL)
             text = text_of(result)
             assert f"Note: The folder {tmp_path} could not be written: File too large" in text
             assert "it is in this result and this server's memory alone" in text

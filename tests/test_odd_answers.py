@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import HISTORY, KEY, Sandbox, serving_sandbox
+from conftest import HISTORY, KEY, TLS, Sandbox, serving_sandbox
 from PIL import Image
 
 from mcp_vega.sandbox import odd_answers
@@ -44,7 +44,9 @@ async def sandbox() -> AsyncGenerator[Sandbox]:
 
 @pytest.fixture
 async def http(sandbox: Sandbox) -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False, verify=TLS
+    ) as client:
         yield client
 
 

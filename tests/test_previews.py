@@ -29,7 +29,7 @@ LIMITS: dict[Mode, tuple[int, int, int]] = {
 
 
 @pytest.mark.parametrize(
-    ("form", "samples"), [("JPEG", 1), ("JPEG", 2), ("JPEG", 3), ("JPEG", 4), ("PNG", 1), ("PNG", 4), ("WEBP", 4)]
+    ("form", "samples"), [("JPEG", 1), ("JPEG", 2), ("JPEG", 3), ("JPEG", 4), ("PNG", 1), ("PNG", 4), ("WEBP", 1)]
 )
 @pytest.mark.parametrize("preview", ["auto", "small", "full"])
 async def test_previews_stay_within_the_budget_of_their_mode(
@@ -45,8 +45,9 @@ async def test_previews_stay_within_the_budget_of_their_mode(
             assert image.mime_type == f"image/{(shown.format or '').lower()}"
             assert image.mime_type in ("image/jpeg", "image/png")
             assert 200 < max(shown.size) <= (side_of_one if samples == 1 else side_of_several)
+    expected = pixels(noise(form))
     for image in job_of(result)["images"]:
-        assert pixels(Path(image["path"]).read_bytes()) == pixels(noise(form))
+        assert pixels(Path(image["path"]).read_bytes()) == expected
 
 
 async def test_off_gives_the_text_alone(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mcp_types import (
 from PIL import Image
 
 from mcp_vega.imaging import metadata
+from mcp_vega.sandbox.app import cached_paint
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.app import PATHS, build_application
@@ -74,6 +75,7 @@ async def test_a_picture_that_is_a_png_says_so(tmp_path: Path) -> None:
         assert (await blob(agent, image["uri"]))[1] == "image/png"
 
 
+@pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
 async def test_a_preview_is_a_resource_too(agent: Client) -> None:
     (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
     data, mime_type = await blob(agent, f"{image['uri']}/preview")

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import HANG_SECONDS, HISTORY, KEY, Sandbox
+from conftest import HANG_SECONDS, HISTORY, KEY, TLS, Sandbox
 from PIL import Image, ImageStat
 
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.account import Account
-from mcp_vega.sandbox.app import build_sandbox
+from mcp_vega.sandbox.app import Paint, build_sandbox, cached_paint
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.sandbox.serving import serving
@@ -26,9 +26,16 @@ HOUR = 3600
 DAY = 24 * HOUR
 
 
+@pytest.fixture(name="paint")
+def real_paint() -> Paint:
+    return cached_paint
+
+
 @pytest.fixture
 async def http(sandbox: Sandbox) -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False, verify=TLS
+    ) as client:
         yield client
 
 
@@ -84,7 +91,7 @@ async def test_v2_queues_looks_and_gives_the_result(http: httpx.AsyncClient, san
     result = (await http.get(answer["response_url"])).json()
     assert result["output"] == result["images"][0]["url"]
     assert (result["seed"], result["prompt"]) == ("1", "a fox")
-    async with httpx.AsyncClient(trust_env=False) as anybody:
+    async with httpx.AsyncClient(trust_env=False, verify=TLS) as anybody:
         pictures = [(await anybody.get(image["url"])).content for image in result["images"]]
     assert pictures == [paint("a fox", 1, 0), paint("a fox", 1, 1)]
 
@@ -348,7 +355,7 @@ async def test_the_history_tells_of_a_stranger_alone() -> None:
     account = Account(speed=0, clock=lambda: 1_800_000_100)
     async with (
         serving(build_sandbox(account)) as url,
-        httpx.AsyncClient(base_url=url, headers={"x-api-key": KEY}, trust_env=False) as http,
+        httpx.AsyncClient(base_url=url, headers={"x-api-key": KEY}, trust_env=False, verify=TLS) as http,
     ):
         request_id = await submitted(http)
         await told(http, account="another")

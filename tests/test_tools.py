@@ -13,11 +13,13 @@ from conftest import KEY, Sandbox, app_over, images_of, job_of, text_of, until
 from mcp.client import Client
 from PIL import Image
 
+from mcp_vega.sandbox.app import cached_paint
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
 @pytest.mark.parametrize("tool", ["generate_image_vega", "generate_image_vegart"])
 async def test_a_call_comes_back_as_a_picture(agent: Client, sandbox: Sandbox, tmp_path: Path, tool: str) -> None:
     result = await agent.call_tool(tool, {"prompt": "a lighthouse at dusk", "seed": 7})
@@ -52,6 +54,7 @@ async def test_a_call_comes_back_as_a_picture(agent: Client, sandbox: Sandbox, t
     assert sandbox.paid_requests == 1
 
 
+@pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
 async def test_the_data_for_programs_stands_in_meta(agent: Client) -> None:
     result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": 3, "negative_prompt": "blur"})
     job = job_of(result)
@@ -82,6 +85,7 @@ async def test_the_data_for_programs_stands_in_meta(agent: Client) -> None:
     assert image["bytes"] == Path(image["path"]).stat().st_size
 
 
+@pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
 async def test_four_samples_give_four_different_pictures_within_the_budget(agent: Client, sandbox: Sandbox) -> None:
     result = await agent.call_tool("generate_image_vega", {"prompt": "four seas", "samples": 4})
     assert len({image["sha256"] for image in job_of(result)["images"]}) == 4

@@ -9,7 +9,13 @@ import pytest
 from conftest import HANG_SECONDS, HISTORY, KEY, Sandbox
 from segmind import InferenceFailed, InferenceTimeout, SegmindClient, SegmindError
 
+from mcp_vega.sandbox.app import Paint, cached_paint
 from mcp_vega.sandbox.painter import paint
+
+
+@pytest.fixture(name="paint")
+def real_paint() -> Paint:
+    return cached_paint
 
 
 @pytest.fixture
