@@ -114,6 +114,7 @@ class Settings(BaseModel):
     spending_limit_usd: Annotated[Decimal | None, BeforeValidator(_without_dollars)] = Field(
         default=None,
         ge=0,
+        le=10**9,
         alias="MCP_VEGA_SPENDING_LIMIT_USD",
         description="US dollars that all servers together may spend in a UTC day; no limit unless set.",
     )

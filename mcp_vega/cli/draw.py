@@ -28,6 +28,8 @@ from mcp_vega.settings import Settings
 
 # The longest that check_job waits.
 WAIT_SECONDS = 45
+# How many bytes a file's name may have, with room for the number of a second picture.
+LONGEST_NAME = 250
 
 
 def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
@@ -115,6 +117,12 @@ def _check_output(given: str | None, gallery: Path) -> None:
     if given is None or os.path.isdir(given):  # noqa: PTH112
         return
     output = Path(given)
+    if not given or given == "-" or (output.name.startswith(".") and output.name.lower() in BY_ENDING):
+        raise InvalidArguments(f"-o names no file: {given!r}", next_step="Name a file, such as fox.png, or a folder")
+    if os.path.lexists(output) and not os.path.isfile(output):  # noqa: PTH113
+        raise InvalidArguments(f"-o names what is no file: {output}", next_step="Name a file or a folder")
+    if len(os.fsencode(output.name)) > LONGEST_NAME:
+        raise InvalidArguments(f"-o names a file with more than {LONGEST_NAME} letters", next_step="Name it shorter")
     if given.endswith(("/", os.sep)) or not os.path.isdir(output.parent):  # noqa: PTH112
         folder = given if given.endswith(("/", os.sep)) else output.parent
         raise InvalidArguments(f"-o names a folder that does not exist: {folder}")
@@ -123,6 +131,8 @@ def _check_output(given: str | None, gallery: Path) -> None:
             f"-o names {output}, but no picture is written as {output.suffix}",
             next_step=f"End the name in one of {', '.join(BY_ENDING)}; without an ending it is written as it came",
         )
+    if not os.access(output if os.path.isfile(output) else output.parent, os.W_OK):  # noqa: PTH113
+        raise InvalidArguments(f"-o names a place that this user may not write to: {output}")
     if os.path.isfile(output) and output.resolve().parent.parent == gallery.resolve():  # noqa: PTH113
         raise InvalidArguments(f"-o names a picture of the gallery: {output}", next_step="Name another file")
 

@@ -16,7 +16,7 @@ from mcp_vega.cli.output import write
 from mcp_vega.errors import Charged, InvalidArguments, UnknownJob
 from mcp_vega.job import Job
 from mcp_vega.parameters import MODELS
-from mcp_vega.redaction import quoted
+from mcp_vega.redaction import named, quoted
 from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.settings import Settings
@@ -42,7 +42,7 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
     jobs = anyio.run(_read, settings, options.id, options.limit)
     if options.id and not jobs:
         raise UnknownJob(
-            f"The ledger {settings.ledger_file} has no job with the id {options.id!r}",
+            f"The ledger {settings.ledger_file} has no job with the id {named(options.id)}",
             next_step="Call mcp-vega jobs without an id to list the latest jobs",
         )
     if options.json:

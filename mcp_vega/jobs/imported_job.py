@@ -9,7 +9,7 @@ from mcp_vega import errors
 from mcp_vega.job import Job, Route
 from mcp_vega.jobs.reconciliation.matching import is_call_of
 from mcp_vega.parameters import MODELS, Parameters
-from mcp_vega.redaction import quoted
+from mcp_vega.redaction import named, quoted
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.storage.ledger.job_store import JobStore
@@ -25,14 +25,16 @@ async def row_of(client: SegmindClient, request_id: str) -> HistoryRow:
     try:
         client.require_key()
     except errors.InvalidSettings as error:
-        said = f"This server has no job with the id {request_id!r}, and the API cannot be asked: {error.what}"
+        said = f"This server has no job with the id {named(request_id)}, and the API cannot be asked: {error.what}"
         raise errors.UnknownJob(said) from error
     row = await client.history_entry(request_id)
     if row is None:
         try:
             await client.status(request_id)
         except errors.NotFound as error:
-            raise errors.UnknownJob(f"Neither this server nor the API has a job with the id {request_id!r}") from error
+            raise errors.UnknownJob(
+                f"Neither this server nor the API has a job with the id {named(request_id)}"
+            ) from error
         raise errors.ServiceUnavailable(
             f"The API knows job {request_id}, but its request history does not have the job's parameters yet"
         )

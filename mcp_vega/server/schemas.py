@@ -148,22 +148,19 @@ def _without_fillers(given: dict[str, Any], schema: Schema) -> dict[str, Any]:
 
     def is_left_out(name: str, value: Any) -> bool:
         if name in properties:
-            return name not in required and _is_filler(value, properties[name])
+            return name not in required and _is_filler(value)
         return name in ADDED_BY_HOSTS
 
     return {name: value for name, value in given.items() if not is_left_out(name, value)}
 
 
-def _is_filler(value: Any, schema: Schema) -> bool:
+def _is_filler(value: Any) -> bool:
     """Whether a value says that there is none: null, or a text of which nothing is seen.
 
-    Where a text cannot be meant, the text "null" is null as the text "25" is 25: Claude Code sends null like that
-    (anthropics/claude-code#95239). Words such as "none" are no JSON, and a 0 is a number: these are asked for.
+    The text "null" is null as the text "25" is 25: Claude Code sends null like that (anthropics/claude-code#95239).
+    Words such as "none" are no JSON, and a 0 is a number: these are asked for.
     """
-    if not isinstance(value, str):
-        return value is None
-    is_free_text = schema["type"] == "string" and "enum" not in schema
-    return is_blank(value) or (value.strip() == "null" and not is_free_text)
+    return is_blank(value) or value.strip() == "null" if isinstance(value, str) else value is None
 
 
 def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, taker: str) -> ModelT_co:
@@ -188,7 +185,9 @@ def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, ta
 
 
 def _unfit(name: str, value: Any, schema: Schema) -> str:
-    """What is wrong with a text, whatever else it says: it is blank where one is needed, or too long."""
+    """What is wrong with a value that pydantic would take: a text that is blank or too long, true for 1."""
+    if isinstance(value, bool) and schema["type"] in ("integer", "number"):
+        return _sentence(name, value, schema)
     if isinstance(value, str) and is_blank(value):
         return f"{name} is blank: {schema['description']}"
     if isinstance(value, str) and len(value) > (most := schema.get("maxLength", len(value))):

@@ -38,6 +38,8 @@ class CancellationMiddleware:
         with suppress(ValueError, RecursionError):
             message = json.loads(body)
         match message:
+            case {"method": method, "params": {"requestId": bool()}} if method == METHOD:
+                pass  # for the SDK to answer
             case {"method": method, "params": {"requestId": str() | int() as request_id}} if method == METHOD:
                 await self._requests.cancel(owner_of(scope), request_id, Sender.of(Request(scope)))
             case _:

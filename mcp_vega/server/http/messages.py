@@ -1,5 +1,7 @@
 """Has each message answered or repaired that the SDK would not: an ASGI middleware, inside of AuthMiddleware."""
 
+import json
+
 from mcp_types import INVALID_REQUEST
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -37,6 +39,8 @@ class MessageMiddleware:
 
 
 def _answer(outcomes: list[Outcome]) -> Response:
-    several = refused(INVALID_REQUEST, "The request holds several messages", None)
+    ids = [json.loads(each).get("id") for each in outcomes if isinstance(each, str)]
+    asked = next((each for each in ids if each is not None), None)
+    several = refused(INVALID_REQUEST, "The request holds several messages", asked)
     error = next((each for each in outcomes if not isinstance(each, str)), several)
     return Response(error.model_dump_json(exclude_unset=True), 400, media_type="application/json")

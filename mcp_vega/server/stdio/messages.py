@@ -27,6 +27,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from mcp_vega.errors import VegaError
+from mcp_vega.segmind.values import as_object
 from mcp_vega.server.results import error_data
 
 # More than any message has a reason for. A line may spell 450,000 lists: to parse them takes half a second, in which
@@ -100,6 +101,8 @@ def _is_right(line: str) -> bool:
             return False
         case JSONRPCRequest():
             return True
+        case JSONRPCNotification(params={"requestId": float()}):
+            return False
         case JSONRPCNotification():
             unexpected = '"id"'
         case _:
@@ -174,8 +177,11 @@ def _read_object(text: str, message: dict[str, Any]) -> Iterator[Outcome]:
         kind = JSONRPCNotification
     else:
         kind = JSONRPCRequest
-    if isinstance(message.get("id"), float) and message["id"].is_integer():
-        message["id"] = int(message["id"])  # 1.0 is a whole number
+    params = message.get("params")
+    for place, name in ((message, "id"), (params, "requestId")):  # 1.0 is a whole number
+        fields = as_object(place)
+        if isinstance(value := fields.get(name), float) and value.is_integer():
+            fields[name] = int(value)
     for spelling in (text, _repaired(message)):
         if isinstance(_parsed(spelling), kind):
             yield spelling

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from mcp_vega.redaction import beginning, is_visible
+from mcp_vega.redaction import beginning, is_visible, redacted
 
 # Room for the seed, all of the id and the ending of a temporary file in the 143 bytes that eCryptfs leaves a name; most
 # other file systems leave it 255.
@@ -57,7 +57,8 @@ class ImageStore(Protocol):
 
 def file_name(prompt: str, seed: int, suffix: str) -> str:
     """What a picture's file is called, but for its id: the prompt's first words, in small letters of any script."""
-    lower = unicodedata.normalize("NFKC", prompt[:LOOKED_AT]).lower()
+    seen = (each for each in unicodedata.normalize("NFKC", prompt[:LOOKED_AT]) if unicodedata.category(each) != "Cf")
+    lower = redacted("".join(seen)).lower()  # a key in a prompt goes no further
     slug = beginning(_words(unicodedata.normalize("NFC", lower)), SLUG_LENGTH)
     while len(slug.encode()) > SLUG_BYTES:
         slug = beginning(slug, len(slug) - 1)
@@ -72,7 +73,7 @@ def _words(text: str) -> str:
             slug += each
         elif unicodedata.category(each)[0] == "M":
             slug += each if slug and slug[-1] != "-" and not _LOOKS.match(each) else ""
-        elif unicodedata.category(each) != "Cf":  # a joiner is not seen and is no end of a word
+        else:
             slug += "-"
     return re.sub("-+", "-", slug).strip("-")
 

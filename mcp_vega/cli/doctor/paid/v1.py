@@ -23,6 +23,7 @@ from mcp_vega.cli.doctor.paid.observation import Drawn, Observations
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.job import REQUEST_ID, Route
 from mcp_vega.segmind.response import ApiResponse
+from mcp_vega.segmind.values import parse_cost
 
 NUMBER = re.compile(r"\d+(\.\d+)?([eE]-?\d+)?")
 
@@ -45,8 +46,12 @@ def _answer(seen: Observations) -> Finding:
             what = f"JSON with {names(response.fields)}"
         else:
             what = f"{size:,} bytes that are no picture"
-        said = f"HTTP {response.status}, {media_type(response)}, {what}"
-        return holds_if(is_whole and found and (response.status, media_type(response)) == (200, found.mime_type), said)
+        packed = response.headers.get("content-encoding", "identity")
+        said = f"HTTP {response.status}, {media_type(response)}, {what}" + f", packed by {packed}" * (
+            packed != "identity"
+        )
+        is_as_said = found and (response.status, media_type(response), packed) == (200, found.mime_type, "identity")
+        return holds_if(is_whole and is_as_said, said)
 
     return of_each(seen, Route.V1, seen.posts(Route.V1), look)
 
@@ -71,7 +76,7 @@ def _header(name: str, look: Callable[[Drawn, str], Finding], missing: Finding) 
 
 
 def _cost(_: Drawn, text: str) -> Finding:
-    return holds_if(NUMBER.fullmatch(text) and float(text) > 0, word(text))
+    return holds_if(NUMBER.fullmatch(text) and parse_cost(text) is not None, word(text))
 
 
 def _balance(_: Drawn, text: str) -> Finding:

@@ -29,7 +29,7 @@ from mcp_vega.errors import GenerationFailed
 from mcp_vega.job import REQUEST_ID, Route, State
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.segmind.response import ApiResponse, error_text
-from mcp_vega.segmind.values import as_object
+from mcp_vega.segmind.values import as_object, parse_cost
 
 SUBMISSION = ("request_id", "status", "poll_url", "status_url", "response_url")
 METRICS = {"inference_time", "cost", "remaining_credits"}
@@ -119,10 +119,10 @@ def _states(seen: Observations) -> Finding:
 def _metrics(seen: Observations) -> Finding:
     def look(_: Drawn, response: ApiResponse) -> Finding:
         metrics = as_object(response.fields.get("metrics"))
-        odd = sorted(name for name in METRICS & metrics.keys() if not is_number(metrics[name]))
-        return holds_if(
-            metrics.keys() >= METRICS and not odd, names(metrics) + (f"; no number: {names(odd)}" * bool(odd))
-        )
+        odd = {name for name in METRICS & metrics.keys() if not is_number(metrics[name])}
+        odd |= {"cost"} if "cost" in metrics and parse_cost(metrics["cost"]) is None else set()
+        said = names(metrics) + (f"; not to be believed: {names(sorted(odd))}" if odd else "")
+        return holds_if(metrics.keys() >= METRICS and not odd, said)
 
     completed = [(drawn, each) for drawn, each in seen.looks() if _status(each.response) == State.COMPLETED]
     return of_each(seen, Route.V2, completed, look)
