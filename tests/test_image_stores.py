@@ -237,6 +237,10 @@ async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
         # Not at the first question, where the call that drew it has not quite ended.
         assert Path(await until(moved)).read_bytes() == data
         assert await app.service.read_image(kept) == data, "whoever looked it up before"
-        with pytest.raises(GalleryError, match="not in this server's memory"):
-            await memory.read(kept.location.key)
+
+        async def empty() -> bool:
+            return not await memory.read(kept.location.key)
+
+        with pytest.raises(GalleryError, match="not in this server's memory"):  # a moment later
+            await until(empty)
     assert sandbox.paid_requests == 1
