@@ -27,6 +27,7 @@ from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.segmind.client import Endpoints, SegmindClient
+from mcp_vega.segmind.parsing import Submission
 
 KEY = "SG_benchmark"
 SLUG = VegaParameters.slug
@@ -61,7 +62,9 @@ def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
     async def work(client: SegmindClient, number: int, limiter: anyio.CapacityLimiter) -> None:
         parameters = VegaParameters(prompt=f"vega {number}", seed=number)  # pyright: ignore[reportUnknownVariableType]
         async with limiter:
-            request_id = (await client.submit(SLUG, parameters.body(base64=False))).request_id
+            submission = await client.submit(SLUG, parameters.body(base64=False))
+            assert isinstance(submission, Submission)
+            request_id = submission.request_id
             async for _ in client.watch(request_id, expected=parameters.expected_seconds + QUEUE_SECONDS):
                 pass
             await client.result(request_id)

@@ -467,6 +467,15 @@ async def test_a_cancellation_is_known_however_its_slash_is_written(server: Serv
             await until(lambda: call.was_ended)
 
 
+async def test_a_whole_number_is_one_however_it_is_written(server: Server, sandbox: Sandbox) -> None:
+    """Some languages have no other numbers than 7.0."""
+    async with server.client() as client, anyio.create_task_group() as tasks:
+        with held(sandbox):
+            call = await client.begin(tasks, 7)
+            await client.post(cancellation(requestId=7.0))
+            await until(lambda: call.was_ended)
+
+
 # ---- what is no cancellation ----
 
 

@@ -1,5 +1,6 @@
 """The command `mcp-vega`, run as a person runs it."""
 
+import errno
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ from conftest import HANG_SECONDS, KEY, PATIENT, SMALL, Sandbox, wait_until, wit
 from PIL import Image
 
 from mcp_vega import __version__
+from mcp_vega.cli import draw
 from mcp_vega.cli.main import main
 from mcp_vega.imaging import metadata
 
@@ -142,6 +144,11 @@ def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, 
         (["-o", "nowhere/fox.jpg"], "a folder that does not exist"),
         (["-o", "nowhere/"], "a folder that does not exist: nowhere/"),
         (["-o", "fox.gif"], "End the name in one of .jpg, .jpeg, .png, .webp"),
+        (["-o", ""], "-o names no file: ''"),
+        (["-o", "-"], "-o names no file: '-'"),
+        (["-o", ".png"], "-o names no file: '.png'"),
+        (["-o", "x" * 300], "more than 250 letters"),
+        (["-o", os.devnull], "-o names what is no file"),
         (["--colour", "red"], "unrecognized arguments"),
     ],
 )
@@ -163,8 +170,14 @@ def test_draw_that_fails_says_why_and_exits_with_1(tmp_path: Path, api: dict[str
     assert "SEGMIND_API_KEY" in keyless.stderr
 
 
-def test_draw_that_cannot_copy_the_picture_says_where_it_is_kept(tmp_path: Path, api: dict[str, str]) -> None:
-    name = "x" * 300 + ".jpg"
+def test_draw_that_cannot_copy_the_picture_says_where_it_is_kept(
+    tmp_path: Path, api: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(draw, "converted", full)
+    name = "fox.jpg"
     gallery = tmp_path / "two  spaces"
     done = run("draw", "a fox", "-o", name, folder=tmp_path, **{**api, "MCP_VEGA_GALLERY": str(gallery)})
     assert done.returncode == 1

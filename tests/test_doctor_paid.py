@@ -324,7 +324,7 @@ LIES = {
         {"v2: result", "v2: metrics", "v2: unknown id"},
         account={"faults": ["output-base64"]},
         rewrite=in_turn(told(STATUS, metrics(cost="0.002 USD")), statuses(404, 400)),
-        observed=("output is a text", "no number: cost", "HTTP 400"),
+        observed=("output is a text", "not to be believed: cost", "HTTP 400"),
     ),
     "no output, a word in lower case": Lie(
         {"v2: result", "v2: submission", "v2: status words"},

@@ -99,6 +99,8 @@ async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path
         ("ＣＯＮ ℡ ½", "con-tel-1-2"),  # noqa: RUF001  in wide letters
         ("\u3164\u200b\u0301", "picture"),
         ("\0\n", "picture"),
+        ("a fox SG_0123456789abcdef", "a-fox-sg"),
+        ("SG_01234\u200b56789 fox", "sg-fox"),
         ("x" * 500, "x" * 40),
         ("狐" * 500, "狐" * 24),
         ("x" * 39 + "👍🏽é", "x" * 39),

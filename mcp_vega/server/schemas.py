@@ -148,19 +148,22 @@ def _without_fillers(given: dict[str, Any], schema: Schema) -> dict[str, Any]:
 
     def is_left_out(name: str, value: Any) -> bool:
         if name in properties:
-            return name not in required and _is_filler(value)
+            return name not in required and _is_filler(value, properties[name])
         return name in ADDED_BY_HOSTS
 
     return {name: value for name, value in given.items() if not is_left_out(name, value)}
 
 
-def _is_filler(value: Any) -> bool:
+def _is_filler(value: Any, schema: Schema) -> bool:
     """Whether a value says that there is none: null, or a text of which nothing is seen.
 
-    The text "null" is null as the text "25" is 25: Claude Code sends null like that (anthropics/claude-code#95239).
-    Words such as "none" are no JSON, and a 0 is a number: these are asked for.
+    Where a text cannot be meant, the text "null" is null as the text "25" is 25: Claude Code sends null like that
+    (anthropics/claude-code#95239). Words such as "none" are no JSON, and a 0 is a number: these are asked for.
     """
-    return is_blank(value) or value.strip() == "null" if isinstance(value, str) else value is None
+    if not isinstance(value, str):
+        return value is None
+    is_free_text = schema["type"] == "string" and not schema.keys() & {"enum", "pattern"}
+    return is_blank(value) or (value.strip() == "null" and not is_free_text)
 
 
 def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, taker: str) -> ModelT_co:

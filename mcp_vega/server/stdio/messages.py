@@ -96,7 +96,7 @@ def _has_too_many_values(text: str) -> bool:
 
 def _is_right(line: str) -> bool:
     """Whether the SDK takes a line for what it is; where only a closer look can tell, it is not."""
-    match _parsed(line):
+    match parsed(line):
         case None:
             return False
         case JSONRPCRequest():
@@ -110,7 +110,7 @@ def _is_right(line: str) -> bool:
     return unexpected not in line and "\\u00" not in line  # by which any letter can be spelled
 
 
-def _parsed(text: str) -> JSONRPCMessage | None:
+def parsed(text: str) -> JSONRPCMessage | None:
     """A message as the SDK reads it, if it can."""
     try:
         return jsonrpc_message_adapter.validate_json(text, by_name=False)
@@ -177,13 +177,13 @@ def _read_object(text: str, message: dict[str, Any]) -> Iterator[Outcome]:
         kind = JSONRPCNotification
     else:
         kind = JSONRPCRequest
-    params = message.get("params")
-    for place, name in ((message, "id"), (params, "requestId")):  # 1.0 is a whole number
-        fields = as_object(place)
+    spellings = [text]
+    for fields, name in ((message, "id"), (as_object(message.get("params")), "requestId")):
         if isinstance(value := fields.get(name), float) and value.is_integer():
-            fields[name] = int(value)
-    for spelling in (text, _repaired(message)):
-        if isinstance(_parsed(spelling), kind):
+            fields[name] = int(value)  # 1.0 is a whole number
+            spellings = []
+    for spelling in (*spellings, _repaired(message)):
+        if isinstance(parsed(spelling), kind):
             yield spelling
             return
     if kind is JSONRPCRequest:

@@ -3,24 +3,29 @@
 import os
 import stat
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import anyio
 import anyio.lowlevel
+from anyio.streams.memory import MemoryObjectSendStream
 from mcp.os.win32.utilities import rebind_std_handle_to_fd
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
-from mcp_types import INVALID_REQUEST
+from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
-from mcp_vega.server.stdio.messages import END_CHARS, SHORTER, Outcome, id_between, read_line, refused
+from mcp_vega.server.stdio.messages import END_CHARS, SHORTER, Outcome, id_between, parsed, read_line, refused
 
 # As over HTTP. The longest message that a host has a reason for is the call of a tool.
 LINE_BYTES = 1_000_000
 CHUNK_BYTES = 64_000
+# How many requests may be owed an answer when stdin ends, for how long (s) they are given one, and which take longer.
+LATEST, MOMENT = 100, 0.3
+LONG = ("tools/call", "subscriptions/listen")
 
 
 # ---- lines from a file descriptor ----
@@ -55,19 +60,45 @@ class _Line:
                 yield refused(INVALID_REQUEST, f"The line is longer than {LINE_BYTES:,} bytes", id_, SHORTER)
 
 
+class AnswerWriter:
+    """The stream of messages for the host, of which the ids of the latest answers are kept."""
+
+    def __init__(self, stream: MemoryObjectSendStream[SessionMessage]) -> None:
+        self._stream = stream
+        self.answered: deque[object] = deque(maxlen=LATEST)
+
+    async def send(self, message: SessionMessage) -> None:
+        """Pass a message on."""
+        await self._stream.send(message)
+        self.answered.append(getattr(message.message, "id", None))
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
 class LineReader:
     """The lines of stdin that the SDK can read: an async iterator, as which it reads its own file.
 
     Args:
         fd: Read until its end; not closed, because a thread may still be reading it.
 
-    `send` takes the errors for the host; it is set before the first line is asked for.
+    `send` takes the errors for the host; it is set before the first line is asked for. With a `writer`, what it has
+    answered is known at the end.
     """
 
     send: Callable[[SessionMessage], Awaitable[None]]
+    writer: AnswerWriter | None = None
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._latest: deque[str] = deque(maxlen=LATEST)
         mode = os.fstat(fd).st_mode
         # Of a file or a terminal not every system tells that something can be read; Windows tells it of sockets alone.
         self._can_be_waited_for = sys.platform != "win32" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
@@ -77,12 +108,28 @@ class LineReader:
             message = None
             for message in outcomes:
                 if isinstance(message, str):
+                    self._latest.append(message)
                     yield message
                 else:
                     with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the server is leaving
                         await self.send(SessionMessage(message))
             if message is None:
                 await anyio.lowlevel.checkpoint()
+        await self._until_answered()
+
+    async def _until_answered(self) -> None:
+        """Give the latest requests a moment: the SDK drops what is under way when this ends.
+
+        Whoever tries a server by hand, or in a script, ends its stdin after the last one. What takes its time is not
+        waited for: a host that left wants no picture.
+        """
+        if not self.writer:
+            return
+        requests = [each for each in map(parsed, self._latest) if isinstance(each, JSONRPCRequest)]
+        owed = {each.id for each in requests if each.method not in LONG}
+        with anyio.move_on_after(MOMENT):
+            while not owed.issubset(self.writer.answered):  # noqa: ASYNC110  for a moment, once
+                await anyio.sleep(MOMENT / 50)
 
     async def _read(self) -> AsyncGenerator[Iterator[Outcome]]:
         line = _Line()
@@ -117,8 +164,10 @@ async def serve_stdio(server: Server[Any]) -> None:
         lines = LineReader(fd)
         # With the file that it asks for, it does nothing but iterate over the lines.
         async with stdio_server(stdin=cast("anyio.AsyncFile[str]", lines)) as (read, write):
-            lines.send = write.send  # no clone of the stream: until all are closed, the server does not end
-            await server.run(read, write, server.create_initialization_options())
+            # No clone of the stream: until all are closed, the server does not end.
+            lines.writer = AnswerWriter(cast("MemoryObjectSendStream[SessionMessage]", write))
+            lines.send = lines.writer.send
+            await server.run(read, cast("Any", lines.writer), server.create_initialization_options())
 
 
 @contextmanager
