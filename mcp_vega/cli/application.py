@@ -161,7 +161,9 @@ class _LazyTransport(httpx.AsyncBaseTransport):
                 # As many connections as are asked for.
                 client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
             except OSError as error:
-                variable = next((name for name in TLS_FILES if os.environ.get(name) == error.filename), TLS_FILES[0])
+                variable = next(
+                    (name for name in TLS_FILES if error.filename == os.environ.get(name, "")), TLS_FILES[0]
+                )
                 file = f"the file {error.filename or ''}".strip()
                 why = f"{file} that {variable} names cannot be used for TLS: {error.strerror or type(error).__name__}"
                 step = CERTIFICATES_STEP if variable == TLS_FILES[0] else f"Correct {variable}, or unset it"

@@ -10,8 +10,6 @@ from typing import TypeVar
 import anyio.to_thread
 import httpx
 
-from mcp_vega.imaging.formats import recognise
-
 T = TypeVar("T")
 
 # The largest response: four pictures of 7 MB as base64.
@@ -70,11 +68,11 @@ def _unpacked(body: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
 
 def without_key(body: bytes, key: str) -> bytes:
     """A body without the key that was sent, also where JSON spells it in numbers or comes in UTF-16."""
+    letters = (rf"(?:{re.escape(each)}|\\u{ord(each):04x})" for each in key)
+    spelled = re.compile("".join(letters), re.IGNORECASE)
     encoding = json.detect_encoding(body)
-    if encoding != "utf-8" and not recognise(body):
-        body = body.decode(encoding, "replace").encode(errors="replace")
-    body = body.replace(key.encode(), b"SG_...")
-    if rb"\u" in body:
-        spelled = (rb"(?:%b|\\u%04x)" % (re.escape(each).encode(), ord(each)) for each in key)
-        body = re.sub(b"".join(spelled), b"SG_...", body, flags=re.IGNORECASE)
-    return body
+    if encoding == "utf-8":
+        body = body.replace(key.encode(), b"SG_...")
+        return re.sub(spelled.pattern.encode(), b"SG_...", body, flags=re.IGNORECASE) if rb"\u" in body else body
+    text = body.decode(encoding, "replace")
+    return spelled.sub("SG_...", text).encode(errors="replace") if spelled.search(text) else body

@@ -161,7 +161,7 @@ class SegmindClient:
             except errors.SegmindError as error:
                 why, limit = error.what, deadline if isinstance(error, TEMPORARY) else 0
                 wait = _pause_asked_for(error)
-                if isinstance(error, errors.NotFound | errors.UnreadableAnswer):
+                if isinstance(error, errors.NotFound):
                     limit = self._replication_seconds
             else:
                 if isinstance(generation, Generation):
