@@ -371,6 +371,13 @@ async def test_an_answer_that_queues_a_call_is_no_picture_whatever_addresses_it_
     assert await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY) == Submission("abc")
 
 
+async def test_a_call_that_has_an_id_may_run_whatever_else_is_said_of_it() -> None:
+    body = {"status": "error", "request_id": "r1", "message": "still running"}
+    with pytest.raises(errors.GenerationFailed) as caught:
+        await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY)
+    assert caught.value.charged is Charged.UNKNOWN
+
+
 async def test_an_answer_whose_reading_breaks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(_: ApiResponse) -> Receipt:
         raise ZeroDivisionError

@@ -155,7 +155,9 @@ def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:
     told, text = _cost_of(response), error_text(response)
     cost, state = parse_usd(told), state_of(response.json)
     word = field_of(response.json, "status", "state")
-    of_job = str(word).strip().upper() == State.FAILED or _request_id(response) or error_of(response.json)
+    # With an id a paid call may have been queued, whatever else is said of it.
+    of_job = str(word).strip().upper() == State.FAILED or error_of(response.json)
+    of_job = of_job or (not paid and _request_id(response))
     if cost is not None and cost >= 0:
         charged = errors.Charged.YES if cost > 0 else errors.Charged.NO
     elif told is not None:
