@@ -532,6 +532,16 @@ def test_a_variable_in_the_place_of_a_key_is_none(monkeypatch: pytest.MonkeyPatc
     assert hosts.key_of_a_host({}) == (KEY, "Cursor")
 
 
+def test_a_setting_in_a_hosts_file_that_cannot_be_used_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY, "MCP_VEGA_PREVIEW": "Smal"})
+    (check,) = hosts.check_hosts({})
+    assert check.state == "bad"
+    assert "MCP_VEGA_PREVIEW cannot be used" in check.detail
+    configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY, "MCP_VEGA_PREVIEW": "${PREVIEW}"})
+    assert hosts.check_hosts({})[0].state == "good"
+
+
 # ---- the disk and the ledger ----
 
 

@@ -21,14 +21,18 @@ from mcp_vega.settings import Settings
 
 @dataclass(frozen=True)
 class _HostEntry:
-    """An entry for this server in a host's file; in a command or key with a $ the host fills in a variable."""
+    """An entry for this server in a host's file; in a command or value with a $ the host fills in a variable."""
 
     host: str
     file: ConfigFile
     name: str
     command: str
-    key: str
+    variables: Mapping[str, str]
     is_sandbox: bool
+
+    @property
+    def key(self) -> str:
+        return self.variables.get(KEY, "")
 
     @property
     def title(self) -> str:
@@ -76,6 +80,10 @@ def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Che
             require_usable(Settings.from_environment({KEY: entry.key}).api_key)
         except InvalidSettings as error:
             yield Check("hosts", State.BAD, f"{title}: {error.what}", f"`mcp-vega install {host}` asks for another one")
+    try:
+        Settings.from_environment({name: value for name, value in entry.variables.items() if "$" not in value})
+    except InvalidSettings as error:
+        yield Check("hosts", State.BAD, f"{title}: {error.what}", f"Correct it in {path}")
 
 
 def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
@@ -103,7 +111,8 @@ def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfig
             words = [command, *map(str, cast("list[Any]", arguments) if isinstance(arguments, list) else ())]
             if name == NAME or any(PACKAGE in word or "mcp_vega" in word for word in words):
                 is_sandbox = "--sandbox" in words or _says_sandbox(variables)
-                yield _HostEntry(host, file, name, command, str(variables.get(KEY) or ""), is_sandbox)
+                texts = {name: str(value or "") for name, value in variables.items()}
+                yield _HostEntry(host, file, name, command, texts, is_sandbox)
 
 
 def _says_sandbox(variables: Mapping[str, Any]) -> bool:
