@@ -175,6 +175,14 @@ def test_a_picture_in_another_format_is_the_right_side_up() -> None:
     assert colours(after).size == (48, 64)
 
 
+@pytest.mark.parametrize(("before", "after"), [("JPEG", PNG), ("PNG", WEBP)])
+def test_a_picture_in_another_format_keeps_its_colour_profile(before: str, after: Format) -> None:
+    profile = b"what a camera says of its colours" * 10
+    data = converted(picture("RGB", before, icc_profile=profile), after)
+    with Image.open(io.BytesIO(data)) as shown:
+        assert shown.info["icc_profile"] == profile
+
+
 def test_webp_stays_as_it_came() -> None:
     webp = picture("RGB", "WEBP")
     assert metadata.embed(webp, RECIPE) == webp

@@ -1,17 +1,25 @@
 """The parts that a picture's file is made of: the segments of a JPEG, the chunks of a PNG."""
 
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from mcp_vega.imaging.formats import JPEG, PNG, recognise
 
-# A JPEG's segments: the application's own (JFIF's, Exif's, Adobe's), and a comment.
-JFIF, EXIF, ADOBE, COMMENT = b"\xe0", b"\xe1", b"\xee", b"\xfe"
+# A JPEG's segments: the application's own (JFIF's, Exif's, a colour profile's, Adobe's), and a comment.
+JFIF, EXIF, PROFILE, ADOBE, COMMENT = b"\xe0", b"\xe1", b"\xe2", b"\xee", b"\xfe"
 # What comes after the last segment: image data, the picture's end, or nothing.
 END_OF_SEGMENTS = (b"\xda", b"\xd9", b"")
 # How the segments begin that tell how the pixels are to be read, and how long they are at least.
-_NEEDED_SEGMENTS = {JFIF: (b"JFIF\0", 14), EXIF: (b"Exif\0\0", 14), ADOBE: (b"Adobe", 12)}
+_NEEDED_SEGMENTS = {
+    JFIF: (b"JFIF\0", 14),
+    EXIF: (b"Exif\0\0", 14),
+    PROFILE: (b"ICC_PROFILE\0", 14),
+    ADOBE: (b"Adobe", 12),
+}
 _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# Larger than any colour profile; Pillow unpacks no more than a MiB.
+PROFILE_BYTES = 1_000_000
 # How long a PNG's transparency is, by the colour type in its header; with a palette it is one byte for each colour.
 _TRANSPARENCY = {0: (2,), 2: (6,), 3: range(1, 257)}
 
@@ -45,7 +53,7 @@ def segment_length(jpeg: bytes, at: int) -> int:
 
 
 def without_side_data(picture: bytes) -> bytes:
-    """A picture with what its pixels need alone: profiles, texts and the like may be broken, or too large to unpack."""
+    """A picture with what its pixels need alone: texts, profiles and the like may be broken, or too large to unpack."""
     kept, last = [picture[:8] if recognise(picture) is PNG else picture[:2]], 0
     colour_type = picture[25] if len(picture) > 25 else 0
     for part in parts(picture):
@@ -62,4 +70,17 @@ def _is_needed(part: Part, colour_type: int) -> bool:
         return not is_application or (length > 0 and part.content.startswith(beginning) and len(part.content) >= length)
     if part.kind == b"tRNS":
         return len(part.content) in _TRANSPARENCY.get(colour_type, ())
+    if part.kind == b"iCCP":
+        return _is_profile(part.content)
     return part.kind in _NEEDED_CHUNKS
+
+
+def _is_profile(content: bytes) -> bool:
+    """Whether a PNG's colour profile can be unpacked, to no more than any has."""
+    _, _, packed = content.partition(b"\0")
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed[1:], PROFILE_BYTES)
+    except zlib.error:
+        return False
+    return packed.startswith(b"\0") and unpacker.eof

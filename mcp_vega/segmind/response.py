@@ -123,7 +123,7 @@ def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindEr
             error = _credits_or_value(response.status, said, text)
         case 400 | 403 | 422 if is_about_content(text):
             error = errors.ContentBlocked(said)
-        case 400 | 403 if _is_about_credits(text):
+        case 400 | 403 if _names_credits(text):
             error = errors.InsufficientCredits(said)
         case status if status in _PASSING:
             error = errors.ServiceUnavailable(said)
@@ -169,13 +169,13 @@ def _credits_or_value(status: int, said: str, text: str) -> errors.Refused:
     """402 always means credits; v1 says 406 for credits as well as for a value or a content type."""
     if re.search(r"spend(ing)? limit", text, re.IGNORECASE):
         return errors.InsufficientCredits(said, next_step="Have the team's spending limit raised, then call again")
-    if status == 402 or _is_about_credits(text):
+    if status == 402 or _names_credits(text) or "insufficient" in text.lower():
         return errors.InsufficientCredits(said)
     return errors.NotAcceptable(said)
 
 
-def _is_about_credits(text: str) -> bool:
-    return re.search(r"\bcredits?\b|\bbalance\b|\binsufficient\b", text, re.IGNORECASE) is not None
+def _names_credits(text: str) -> bool:
+    return re.search(r"\bcredits?\b|\bbalance\b", text, re.IGNORECASE) is not None
 
 
 def is_about_content(text: str) -> bool:

@@ -89,8 +89,7 @@ def parse_number(value: Any) -> Decimal | None:
     `1.234,50` are one number, `0,002` is another; `1,234` may be two.
     """
     if isinstance(value, list):
-        numbers = as_list(value)[:LONGEST]
-        return _only({parse_number(each) for each in numbers if not isinstance(each, list)})
+        return _only({None if isinstance(each, list) else parse_number(each) for each in as_list(value)[:LONGEST]})
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     if isinstance(value, int) and value.bit_length() > LONGEST:
@@ -133,9 +132,9 @@ def parse_cost(value: Any, *, free: bool = False) -> Decimal | None:
     """
     is_one = len(as_list(value)) < 2 and not (isinstance(value, str) and re.search(r",\s", value[:LONGEST]))
     cost = parse_usd(value) if is_one else None
-    if cost is None or (free and cost == 0):
-        return cost if cost is None else Decimal(0)
-    return cost if CHEAPEST_CALL <= cost <= DEAREST_CALL else None
+    if cost is None:
+        return None
+    return cost if CHEAPEST_CALL <= cost <= DEAREST_CALL or (free and cost == 0) else None
 
 
 def parse_seconds(value: Any) -> Decimal | None:
