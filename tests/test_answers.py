@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import httpx
 import pytest
 from conftest import API, NO_PAUSE, api_that_draws, app_over, begun, handle, images_of, job_of, noise, pixels, text_of
