@@ -51,7 +51,7 @@ from fault_facts import (
 )
 from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent, TextContent
-from services import CONFIG, HEARD, KEY, SHORT, STRAY, listening, one_picture, service_in
+from services import CONFIG, HEARD, KEY, SHORT, STRAY, app_in, listening, one_picture
 from wires import MANNERS, wire
 
 from mcp_vega.imaging.formats import recognise
@@ -63,7 +63,6 @@ from mcp_vega.sandbox.faults import FAILURES
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
-from mcp_vega.server.context import AppContext
 from mcp_vega.storage.images.folder import UNREADABLE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
@@ -126,10 +125,10 @@ class Case:
         config = replace(CONFIG, clock=lambda: datetime.now(UTC) + passed, longest_wait=9)
         uptime = lambda: time.monotonic() + passed.total_seconds()  # noqa: E731
         async with (
-            service_in(self.folder, url=url, policy=SHORT, config=config, uptime=uptime) as service,
-            Client(build_server(AppContext(service, WAIT))) as agent,
+            app_in(self.folder, url=url, policy=SHORT, config=config, uptime=uptime, wait_seconds=WAIT) as app,
+            Client(build_server(app)) as agent,
         ):
-            yield service, agent
+            yield app.service, agent
 
     async def _call_other(self, url: str) -> None:
         """Draw another picture, where the case needs one."""

@@ -31,12 +31,11 @@ import anyio
 import httpx
 from mcp.client import Client
 from mcp_types import ResourceTemplateReference, TextResourceContents
-from services import API, service_in
+from services import API, app_in
 
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.server.context import AppContext
 from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.search import PAGE
@@ -222,9 +221,9 @@ async def run(pictures: int, runs: int) -> bool:
         for number, jobs in enumerate(ledgers):
             folder = Path(name, str(number))
             await fill(folder, jobs)
-            service = await stack.enter_async_context(service_in(folder, nowhere))
+            app = await stack.enter_async_context(app_in(folder, nowhere))
             # Nothing is to come from a client's own memory.
-            agents.append(await stack.enter_async_context(Client(build_server(AppContext(service)), cache=None)))
+            agents.append(await stack.enter_async_context(Client(build_server(app), cache=None)))
         print(f"{'':34} {'milliseconds':>17} {'':6} {'things found':>14}")
         print(f"{'pictures':34} {FEW:8,} {pictures:8,} {'ratio':>6} {FEW:7,} {pictures:6,}")
         return all([await measure(question, agents, runs) for question in questions(ledgers)])

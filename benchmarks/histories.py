@@ -23,7 +23,7 @@ from typing import Any
 
 import anyio
 import httpx
-from services import CONFIG, KEY, SHORT, one_picture, service_in
+from services import CONFIG, KEY, SHORT, app_in, one_picture
 
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
@@ -111,7 +111,8 @@ async def end_of(case: Case, folder: Path, *, ran: bool) -> End:
     account = Account(speed=0, credits=Decimal(1000), clock=lambda: clock.time)
     config = replace(CONFIG, clock=clock.now)
     transport = LosingAnswers(account, clock)
-    async with service_in(folder, transport, policy=SHORT, config=config, uptime=lambda: clock.time) as service:
+    async with app_in(folder, transport, policy=SHORT, config=config, uptime=lambda: clock.time) as app:
+        service = app.service
         await _call_here(service, "before", case.calls_before, clock)
         await _call_elsewhere(transport, case.calls_elsewhere, clock)
         clock.ahead = case.clock_at_call

@@ -33,12 +33,11 @@ import anyio
 import httpx
 from mcp.client import Client
 from PIL import Image
-from services import API, service_in
+from services import API, app_in
 
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.server.app import build_server
-from mcp_vega.server.context import AppContext
 
 SIDE = 1024
 PROMPT, SEED = "a lighthouse at dusk", 7
@@ -125,8 +124,8 @@ async def shown(pictures: list[bytes], mode: Mode, samples: int) -> Shown:
     arguments = {"prompt": PROMPT, "seed": SEED, "samples": samples}
     with tempfile.TemporaryDirectory() as name:
         async with (
-            service_in(Path(name), api_that_draws(pictures)) as service,
-            Client(build_server(AppContext(service, preview=mode))) as agent,
+            app_in(Path(name), api_that_draws(pictures), preview=mode) as app,
+            Client(build_server(app)) as agent,
         ):
             result = await agent.call_tool("generate_image_vega", arguments)
         return read(result.model_dump_json(by_alias=True, exclude_none=True), samples)

@@ -1,4 +1,4 @@
-"""A job service in a folder, for benchmarks that ask the server in their own process."""
+"""What a server works with, in a folder, for benchmarks that ask the server in their own process."""
 
 import logging
 import ssl
@@ -12,14 +12,18 @@ from unittest.mock import patch
 import httpx
 from pydantic import SecretStr
 
+from mcp_vega.imaging.preview import Mode
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.app import cached_paint
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy, TimeLimits
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.ledger.job_store import JobStore
 
 API = "https://api.example"
@@ -47,7 +51,7 @@ HEARD = ContextVar("HEARD", default=STRAY)
 
 
 @asynccontextmanager
-async def service_in(  # noqa: PLR0913  what benchmarks vary
+async def app_in(  # noqa: PLR0913  what benchmarks vary
     folder: Path,
     transport: httpx.AsyncBaseTransport | None = None,
     url: str = API,
@@ -55,8 +59,10 @@ async def service_in(  # noqa: PLR0913  what benchmarks vary
     policy: RetryPolicy = DEFAULT_POLICY,
     config: JobConfig = CONFIG,
     uptime: Callable[[], float] = time.monotonic,
-) -> AsyncGenerator[JobService]:
-    """A job service over a mock of the API.
+    wait_seconds: float = 45,
+    preview: Mode = "auto",
+) -> AsyncGenerator[AppContext]:
+    """A server's context over a mock of the API.
 
     Args:
         folder: Where its gallery and its ledger are, as a `Host` has them.
@@ -65,6 +71,8 @@ async def service_in(  # noqa: PLR0913  what benchmarks vary
         policy: How long and how often calls are repeated.
         config: For the jobs; the API expects every answer at once unless it says otherwise.
         uptime: The clock that nobody sets, in seconds.
+        wait_seconds: How long a call waits for its pictures.
+        preview: How pictures appear in a result.
     """
     store = JobStore.in_file(folder / "home" / "ledger.sqlite3", uptime=uptime)
     async with httpx.AsyncClient(transport=transport, trust_env=False, verify=TLS) as http:
@@ -72,7 +80,8 @@ async def service_in(  # noqa: PLR0913  what benchmarks vary
         segmind = SegmindClient(http, SecretStr(KEY), endpoints, policy)
         images = FallbackImageStore([ImageFolder(folder / "gallery"), MemoryImageStore()])
         async with JobService(segmind, images, store, config) as service:
-            yield service
+            gallery = Gallery(store.search, images, PreviewCache(folder / "home" / "previews"), service.look_up_image)
+            yield AppContext(service, gallery, wait_seconds, preview)
         await store.close()
 
 

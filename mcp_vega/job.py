@@ -97,8 +97,8 @@ class ImageLocation(NamedTuple):
 class Image:
     """A kept picture. `width` and `height` are pixels; `sha256` is that of the file.
 
-    `fallback` says that it lies where it does because the first store would not take it. Once its file was deleted from
-    the gallery, `deleted` is when that was (UTC).
+    `fallback` says that it lies where it does because the first store would not take it, `starred` that somebody wants
+    to keep it. Once its file was deleted from the gallery, `deleted` is when that was (UTC).
     """
 
     id: str
@@ -109,6 +109,7 @@ class Image:
     height: int
     bytes: int
     sha256: str
+    starred: bool = False
     deleted: datetime | None = None
 
     @property

@@ -41,9 +41,11 @@ from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.database.database import BUSY_SECONDS
+from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import ImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
 
@@ -223,7 +225,8 @@ async def app_over(  # noqa: PLR0913  what the tests vary
         config = {"api": base_url, "pace": 0, **config}
         stores = FallbackImageStore([images or ImageFolder(folder), *fallbacks, MemoryImageStore()])
         async with JobService(client, stores, store, JobConfig(**config)) as service:
-            yield AppContext(service, wait_seconds, preview, sandbox)
+            gallery = Gallery(store.search, stores, PreviewCache(home / "previews"), service.look_up_image)
+            yield AppContext(service, gallery, wait_seconds, preview, sandbox)
         await store.close()
 
 

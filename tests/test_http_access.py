@@ -547,7 +547,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(app: AppContext) -> Non
     limits = HttpLimits(unread_seconds=1.5, header_seconds=0.5)
     async with Client(build_server(app)) as operator:
         image = job_of(await operator.call_tool(RT, {"prompt": "a fox"}))["images"][0]
-    _, kept = await app.service.get_image(image["id"])
+    _, kept = await app.gallery.find(image["id"])
     assert kept.path
     kept.path.write_bytes(large)
     async with served(app, "http", tokens=(), limits=limits) as server:

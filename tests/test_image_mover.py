@@ -73,7 +73,7 @@ class Server:
         return Path(job_of(await self.checked(job))["images"][0]["path"])
 
     async def image_of(self, job: dict[str, Any]) -> Image:
-        return (await self.app.service.get_image(job["images"][0]["id"])).image
+        return (await self.app.gallery.find(job["images"][0]["id"])).image
 
     async def move_back(self) -> None:
         await self.app.service.image_mover.move_back()
@@ -207,19 +207,19 @@ async def test_a_reader_whose_picture_is_moved_between_looking_up_and_reading_ge
 ) -> None:
     job = await server.drawn_elsewhere()
     image = await server.image_of(job)
-    data = await server.app.service.read_image(image)
+    data = await server.app.gallery.read(image)
     plug_in(tmp_path)
     await server.move_back()
     clock.ahead = timedelta(days=2)
     await server.move_back()
     assert image.path is not None
     assert not image.path.exists()
-    assert await server.app.service.read_image(image) == data
+    assert await server.app.gallery.read(image) == data
     now = await server.image_of(job)
     assert now.path is not None
     now.path.unlink()
     with pytest.raises(GalleryError, match="cannot be read"):
-        await server.app.service.read_image(now)
+        await server.app.gallery.read(now)
 
 
 async def test_a_copy_that_a_server_made_just_before_it_died_is_the_one(server: Server, tmp_path: Path) -> None:

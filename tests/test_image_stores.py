@@ -224,7 +224,7 @@ async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
         first = await agent.call_tool("generate_image_vega", {"prompt": "a fox"})
         (image,) = job_of(first)["images"]
         assert (image["path"], len(images_of(first))) == (None, 1)
-        kept = (await app.service.get_image(image["id"])).image
+        kept = (await app.gallery.find(image["id"])).image
         assert (kept.in_memory, kept.name) == (True, Path(kept.location.key).name)
         data = await memory.read(kept.location.key)
         gallery.closed = False
@@ -236,7 +236,7 @@ async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
 
         # Not at the first question, where the call that drew it has not quite ended.
         assert Path(await until(moved)).read_bytes() == data
-        assert await app.service.read_image(kept) == data, "whoever looked it up before"
+        assert await app.gallery.read(kept) == data, "whoever looked it up before"
 
         async def empty() -> bool:
             return not await memory.read(kept.location.key)

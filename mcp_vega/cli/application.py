@@ -24,9 +24,11 @@ from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
+from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import ImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.limits import Limits
@@ -54,10 +56,11 @@ async def open_application(
         store = JobStore.in_file(settings.ledger_file)
         stack.push_async_callback(store.close)
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
-        service = JobService(client, image_store_of(settings), store, config)
-        await stack.enter_async_context(service)
+        images = image_store_of(settings)
+        service = await stack.enter_async_context(JobService(client, images, store, config))
+        gallery = Gallery(store.search, images, preview_cache_of(settings), service.look_up_image)
         folders = _folders_of(settings)
-        yield AppContext(service, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
+        yield AppContext(service, gallery, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
 
 
 @asynccontextmanager
@@ -127,6 +130,11 @@ def image_store_of(settings: Settings) -> FallbackImageStore:
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
         stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True))
     return FallbackImageStore([*stores, MemoryImageStore()])
+
+
+def preview_cache_of(settings: Settings) -> PreviewCache:
+    """Where the small previews are kept."""
+    return PreviewCache(settings.home_folder / "previews")
 
 
 def _folders_of(settings: Settings) -> dict[Path, str]:

@@ -25,7 +25,8 @@ MAX_PIXELS = 4 * 1024 * 1024
 MESSAGE_BYTES = 700_000
 SHRINK = (1, 0.75, 0.5, 0.33)
 
-Mode = Literal["auto", "small", "full", "off"]
+# How large the previews in a result are; and those of which many are looked at together.
+Mode = Literal["auto", "small", "full", "off", "thumbnail"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class PreviewLimit:
 PREVIEW_LIMITS: dict[Mode, PreviewLimit] = {
     "auto": PreviewLimit(768, 512, 137_000),
     "small": PreviewLimit(512, 320, 60_000),
+    "thumbnail": PreviewLimit(384, 384, 60_000),
     "full": PreviewLimit(1024, 1024, MESSAGE_BYTES // 3 * 4, (95, 88, 80, 65, 50, 35)),
 }
 

@@ -17,7 +17,7 @@ import anyio.lowlevel
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Image, ImageLocation, Job, JobImage, Route
+from mcp_vega.job import OPERATOR, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
@@ -246,40 +246,9 @@ class JobService:
         """How long ago a job was begun."""
         return max((self.config.clock() - job.created).total_seconds(), 0)
 
-    # ---- pictures ----
-
-    async def get_image(self, image_id: str, owner: str = OPERATOR) -> JobImage:
-        """The picture with this id, and its job."""
-        found = await self._running.get_image(image_id)
-        if found is None or not found.job.is_shown_to(owner):
-            raise errors.UnknownImage(f"There is no picture with the id {named(image_id)}")
-        return found
-
-    async def read_image(self, image: Image) -> bytes:
-        """The bytes of a kept picture, full size.
-
-        Raises:
-            GalleryError: The file is gone or cannot be read.
-            UnknownImage: It was deleted.
-        """
-        if image.deleted:
-            said = f"The picture {image.id} was deleted from the gallery on {image.deleted:%Y-%m-%d} (UTC)"
-            raise errors.UnknownImage(said, next_step="Draw it again: its job tells with which parameters and seed")
-        try:
-            return await self._images.read(image.location)
-        except errors.GalleryError:
-            location = await self._moved_to(image)
-            if location is None:
-                raise
-            return await self._images.read(location)
-
-    async def _moved_to(self, image: Image) -> ImageLocation | None:
-        """Where a picture lies that was moved since it was looked up; None where it was not."""
-        for look_up in (self._running.get_image, self.store.search.image):
-            found = await _or_none(look_up(image.id))
-            if found and found.image.location != image.location:
-                return found.image.location
-        return None
+    async def look_up_image(self, image_id: str) -> JobImage | None:
+        """The picture with this id and its job, from the store or from memory; None where there is none."""
+        return await self._running.get_image(image_id)
 
 
 def _unknown(request_id: str) -> errors.UnknownJob:

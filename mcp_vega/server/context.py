@@ -7,11 +7,12 @@ from pathlib import Path
 from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.jobs.service import JobService
+from mcp_vega.storage.gallery import Gallery
 
 
 @dataclass(frozen=True)
 class AppContext:
-    """The job service, and how results of its jobs look.
+    """The job service, the pictures that it kept, and how results of its jobs look.
 
     `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
     whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the service is not
@@ -20,6 +21,7 @@ class AppContext:
     """
 
     service: JobService
+    gallery: Gallery
     wait_seconds: float = 45
     preview: Mode = "auto"
     sandbox: bool = False

@@ -195,9 +195,9 @@ before another call; each costs about ${job.parameters.expected_cost:.4f}.
 
 async def _found(app: AppContext, wanted: str, owner: str) -> JobImage:
     """The picture that a user names, with its job."""
-    name = await app.service.store.search.id_named(wanted, owner)
+    name = await app.gallery.search.id_named(wanted, owner)
     try:
-        return await app.service.get_image(name, owner)
+        return await app.gallery.find(name, owner)
     except UnknownImage as error:
         try:
             job = await app.service.get(name, owner)

@@ -14,7 +14,7 @@ from mcp_vega.redaction import is_blank, named, quoted
 from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage.ledger.search import JobImage
+from mcp_vega.storage.ledger.search import PAGE, ImageQuery, JobImage
 
 GALLERY = "vega://gallery"
 JSON = "application/json"
@@ -65,7 +65,7 @@ async def listed(app: AppContext, owner: str) -> list[Resource]:
         description=f"All generated images as JSON, newest first; {GALLERY}?q=WORDS searches them.",
         mime_type=JSON,
     )
-    kept, _ = await app.service.store.search.page(size=LATEST, owner=owner)
+    kept, _ = await app.gallery.search.page(ImageQuery(owner=owner), size=LATEST)
     pictures = [
         Resource(
             uri=image.uri,
@@ -89,10 +89,10 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
         VegaError: There is no such picture or job, or it cannot be read.
     """
     if match := _IMAGE.fullmatch(uri):
-        _, image = await app.service.get_image(match[1], client.owner)
+        _, image = await app.gallery.find(match[1], client.owner)
         if not match[2]:
             return await _picture(app, image, client)
-        shown = await app.service.processor.preview(await app.service.read_image(image), "auto")
+        shown = await app.service.processor.preview(await app.gallery.read(image), "auto")
         return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
     if match := _JOB.fullmatch(uri):
         job = results.job_for(app, await app.service.get(match[1], client.owner), client)
@@ -108,13 +108,13 @@ async def completion(app: AppContext, template: str, argument: str, beginning: s
     if known and argument == "id":
         return await offered_images(app, beginning, owner)
     if known and argument == "request_id":
-        return _offered(await app.service.store.search.request_ids(beginning, OFFERED + 1, owner))
+        return _offered(await app.gallery.search.request_ids(beginning, OFFERED + 1, owner))
     return None
 
 
 async def offered_images(app: AppContext, beginning: str, owner: str) -> Completion:
     """The ids of pictures that begin like this, the newest first."""
-    return _offered(await app.service.store.search.image_ids(beginning, OFFERED + 1, owner))
+    return _offered(await app.gallery.search.image_ids(beginning, OFFERED + 1, owner))
 
 
 def _offered(ids: list[str]) -> Completion:
@@ -126,7 +126,7 @@ def _offered(ids: list[str]) -> Completion:
 
 async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[ReadResourceContents]:
     """A picture's bytes; where the transport cannot carry them, the largest that it can and where the original is."""
-    data = await app.service.read_image(image)
+    data = await app.gallery.read(image)
     if client.read_limit is None or len(data) <= client.read_limit:
         return [ReadResourceContents(content=data, mime_type=image.mime_type)]
     shown = await app.service.processor.preview(data, "full")
@@ -149,7 +149,8 @@ def _as_json(data: dict[str, Any]) -> ReadResourceContents:
 
 async def _gallery(app: AppContext, uri: str, client: ClientInfo) -> dict[str, Any]:
     query, number = _asked(uri)
-    kept, more = await app.service.store.search.page(query, number, owner=client.owner)
+    asked = ImageQuery(query, client.owner)
+    kept, more = await app.gallery.search.page(asked, offset=(number - 1) * PAGE)
     following = {"q": query, "page": number + 1} if query else {"page": number + 1}
     return {
         "query": query,

@@ -60,7 +60,7 @@ async def of_job(
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     text = _finished(job, client)
     taken = max(len(text) + len(json.dumps(meta, ensure_ascii=False)) - BESIDE_PREVIEWS, 0)
-    previews, notes = await _previews(app.service, job, "full" if full else app.preview, taken)
+    previews, notes = await _previews(app, job, "full" if full else app.preview, taken)
     notes = [*joined_note, *(client.told(note, app.folders) for note in notes)]
     return await _result(app, text, meta, notes, previews)
 
@@ -171,7 +171,7 @@ def quoted_prompt(job: Job) -> str:
 # ---- the pictures ----
 
 
-async def _previews(service: JobService, job: Job, mode: Mode, taken: int) -> tuple[list[ImageContent], list[str]]:
+async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[list[ImageContent], list[str]]:
     """The previews of a job's pictures, and what there is to say about them.
 
     So many characters of what they may take are `taken` by the rest of the result.
@@ -188,10 +188,10 @@ async def _previews(service: JobService, job: Job, mode: Mode, taken: int) -> tu
     data: dict[Image, bytes] = {}
     for image in here:
         try:
-            data[image] = await service.read_image(image)
+            data[image] = await app.gallery.read(image)
         except GalleryError as error:
             notes.append(error.what)
-    made = await service.processor.previews([*data.values()], mode, taken)
+    made = await app.service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"the file {image.path or image.name} is no whole picture any more" for image in broken]
     shown = [preview for preview in made if preview]

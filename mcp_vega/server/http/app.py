@@ -69,8 +69,8 @@ def _add_routes(server: MCPServer, app: AppContext) -> None:
     @server.custom_route(f"{IMAGES_PATH}/{{id}}", methods=["GET"])
     async def image_file(request: Request) -> Response:
         try:
-            _, image = await app.service.get_image(request.path_params["id"], owner_of(request.scope))
-            data = await app.service.read_image(image)
+            _, image = await app.gallery.find(request.path_params["id"], owner_of(request.scope))
+            data = await app.gallery.read(image)
         except UnknownImage as error:
             return PlainTextResponse(error.text, 404)
         except VegaError as error:

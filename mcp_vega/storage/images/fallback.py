@@ -89,6 +89,11 @@ class FallbackImageStore:
         """Whether a picture is in one of these stores as it was kept: anything else is the user's."""
         return await self._known(image.location.store) is not None and await self.is_whole(image)
 
+    async def is_gone(self, image: Image) -> bool:
+        """Whether a picture's file was removed by others: it is not in its folder, and that is there."""
+        path = image.path
+        return path is not None and await anyio.to_thread.run_sync(_is_missing, Path(image.location.store), path)
+
     async def is_later(self, address: str) -> bool:
         """Whether an address is that of a store behind the first, or of a folder that is none of these stores.
 
@@ -140,6 +145,14 @@ class FallbackImageStore:
         # A folder that was moved and is reached by a link now has another address than it had.
         addresses = dict.fromkeys((address, os.path.realpath(path) if path else address))
         return next((store for each in addresses for store in self._stores if store.address == each), None)
+
+
+def _is_missing(folder: Path, path: Path) -> bool:
+    """Whether a folder can be looked into and a file below it is not there."""
+    try:
+        return folder.is_dir() and not os.path.lexists(path)
+    except OSError:
+        return False
 
 
 def _same_file(one: Path | None, other: Path | None) -> bool:

@@ -147,6 +147,7 @@ ADD_SPENT = """
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
 """
 SPENT = "SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day = :day"
+SPENT_SINCE = f"SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day >= :day AND {IS_SHOWN}"  # noqa: S608
 SPENT_BY_DAY = """
     SELECT substr(created, 1, 10) AS day, model, count(*) AS calls, sum(spent) AS spent,
         sum(CASE WHEN cost IS NULL THEN spent ELSE 0 END) AS estimated
@@ -217,13 +218,20 @@ PAGE = """
     )
     ORDER BY created DESC, number DESC
 """
+COUNT = "SELECT count(*) AS pictures FROM images WHERE deleted IS NULL {matches}"
+IS_STARRED = "AND starred"
+NONE = "AND FALSE"
 IS_OF = "AND owner = :owner"  # left out for those who see all: it would be looked at for each of many rows
 MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
 BEFORE = """
     SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
-    WHERE images.deleted IS NULL AND images.created < :moment AND NOT jobs.open AND jobs.delivered
+    WHERE images.deleted IS NULL AND NOT starred AND images.created < :moment AND NOT open AND delivered
     ORDER BY images.created, images.number
 """
+STARRED_BEFORE = """
+    SELECT count(*) AS pictures FROM images WHERE starred AND deleted IS NULL AND created < :moment
+"""
+MARK_STARRED = "UPDATE images SET starred = :starred WHERE id = :id"
 MARK_DELETED = "UPDATE images SET deleted = :moment WHERE id = :id"
 IMAGE_IDS = f"""
     SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit

@@ -158,9 +158,9 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
 def image_from_row(row: Row) -> Image:
     """A picture from its columns."""
     columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
-    location, fallback = ImageLocation(row["store"], row["key"]), bool(row["fallback"])
     known = {name: row[name] for name in columns}
-    return Image(location=location, fallback=fallback, deleted=_moment(row["deleted"]), **known)
+    known |= {name: bool(row[name]) for name in ("fallback", "starred")}
+    return Image(location=ImageLocation(row["store"], row["key"]), deleted=_moment(row["deleted"]), **known)
 
 
 def moment(time: datetime | None) -> str | None:

@@ -71,11 +71,13 @@ SCHEMA = """
         created TEXT NOT NULL,     -- as of its job
         owner TEXT NOT NULL,       -- as of its job
         words TEXT NOT NULL,       -- what it is found by
+        starred BOOLEAN NOT NULL DEFAULT FALSE,
         deleted TEXT               -- when its file was deleted, if it was
     );
     CREATE INDEX images_by_job ON images (job);
     CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
     CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
+    CREATE INDEX images_starred ON images (created, words, owner) WHERE starred AND deleted IS NULL;
     CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
     CREATE TABLE moved_images (
         store TEXT NOT NULL,       -- where a picture still lies that is in another store now

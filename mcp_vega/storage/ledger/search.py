@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,37 +28,48 @@ _ADDRESS = re.compile("(?:vega://(?:images|jobs)|https?://.*?/images)/([^/?#]+)"
 _FILE = re.compile(r".*-([0-9a-f]{8}|[0-9a-f]{32})(?: ?\(\d+\))?(?:\.\w+)?", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class ImageQuery:
+    """Which pictures are looked for: those that `owner` may see, all of them or the `starred` ones.
+
+    All words of `text` must be found in the prompt, the seed, the model or the day; upper and lower case are the same.
+    A model's name has to match a whole word, and so has a number, unless it may be one that is still being `typed`;
+    other words match a part of one.
+    """
+
+    text: str = ""
+    owner: str = OPERATOR
+    starred: bool = False
+    typed: bool = False
+
+
 class ImageSearch:
     """The pictures in the ledger. Every method raises a `LedgerError` where the file cannot be read or written."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def page(
-        self, query: str = "", number: int = 1, size: int = PAGE, owner: str = OPERATOR
-    ) -> tuple[list[JobImage], bool]:
-        """Page `number`, from 1, of the pictures that `owner` may see, the newest first; and whether there are more.
-
-        All words of the query must be found in the prompt, the seed, the model or the day; upper and lower case are
-        the same. A number or a model's name has to match a whole word, other words a part of one.
+    async def page(self, query: ImageQuery, *, offset: int = 0, size: int = PAGE) -> tuple[list[JobImage], bool]:
+        """The pictures that are looked for, the newest first, from `offset` on; and whether there are more.
 
         Raises:
             InvalidArguments: The query has too many words.
         """
-        patterns = _patterns(query)
-        if query.strip() and not patterns:
-            return [], False  # nothing but punctuation
-        values = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
-        whose = [] if owner == OPERATOR else [queries.IS_OF]
-        matches = " ".join([*whose, *(queries.MATCH.format(name=name) for name in values)])
+        matches, values = _conditions(query)
         statement = queries.PAGE.format(matches=matches)
-        limits = {"owner": owner, "limit": size + 1, "offset": (number - 1) * size}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool]:
-            found = connection.execute(statement, {**values, **limits})
+            found = connection.execute(statement, {**values, "limit": size + 1, "offset": offset})
             return _images(connection, found[:size]), len(found) > size
 
         return await self._database.read(look)
+
+    async def count(self, query: ImageQuery) -> int:
+        """How many pictures there are of those that are looked for; raises as `page` does."""
+        matches, values = _conditions(query)
+        statement = queries.COUNT.format(matches=matches)
+        (row,) = await self._database.read(lambda connection: connection.execute(statement, values))
+        return row["pictures"]
 
     async def image(self, image_id: str) -> JobImage | None:
         """The picture with this id and its job."""
@@ -101,7 +113,10 @@ class ImageSearch:
         return next(iter(ids.values()), None)
 
     async def before(self, moment: datetime) -> list[JobImage]:
-        """The pictures of finished jobs that were begun before a moment and answered for, the oldest first."""
+        """The pictures of jobs that were begun before a moment, are finished and answered for, the oldest first.
+
+        Those with a star are left out.
+        """
         return await self._found(queries.BEFORE, moment=rows.moment(moment))
 
     async def _found(self, statement: str, **values: str | None) -> list[JobImage]:
@@ -109,6 +124,17 @@ class ImageSearch:
             return _images(connection, connection.execute(statement, values))
 
         return await self._database.read(look)
+
+    async def starred_before(self, moment: datetime) -> int:
+        """How many pictures that were begun before a moment have a star."""
+        values = {"moment": rows.moment(moment)}
+        (row,) = await self._database.read(lambda connection: connection.execute(queries.STARRED_BEFORE, values))
+        return row["pictures"]
+
+    async def mark_starred(self, image_id: str, *, starred: bool) -> None:
+        """Note that a picture has a star, or has none any more."""
+        values = {"id": image_id, "starred": starred}
+        await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values))
 
     async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
         """Note when a picture's file was deleted, or that it was not; how it was drawn stays."""
@@ -135,21 +161,35 @@ class ImageSearch:
         return await self._database.read(look)
 
 
-def _patterns(query: str) -> list[str]:
+def _conditions(query: ImageQuery) -> tuple[str, dict[str, Any]]:
+    """What is asked of the rows of pictures, in SQL and its values."""
+    patterns = _patterns(query.text, typed=query.typed)
+    values: dict[str, Any] = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
+    conditions = [queries.MATCH.format(name=name) for name in values]
+    if query.text.strip() and not patterns:
+        conditions += [queries.NONE]  # nothing but punctuation
+    if query.starred:
+        conditions += [queries.IS_STARRED]
+    if query.owner != OPERATOR:
+        conditions += [queries.IS_OF]
+    return " ".join(conditions), {**values, "owner": query.owner}
+
+
+def _patterns(text: str, *, typed: bool) -> list[str]:
     """What the words of a picture have to be like to hold those of a query.
 
     What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
     the spaces beside it are found everywhere.
     """
-    long = len(query) > 2 * WORDS * LETTERS  # it is not even looked at
-    words = [] if long else list(dict.fromkeys(rows.words(query).split()))
+    long = len(text) > 2 * WORDS * LETTERS  # it is not even looked at
+    words = [] if long else list(dict.fromkeys(rows.words(text).split()))
     if long or len(words) > WORDS or any(len(word) > LETTERS for word in words):
         said = f"Pictures are searched by at most {WORDS} words of at most {LETTERS} letters"
         raise InvalidArguments(said, next_step="Search with fewer or shorter words")
     names = {name for slug, model in MODELS.items() for name in (slug, model.alias)}
     literals = {word: re.sub(r"[%_\\]", r"\\\g<0>", word) for word in words}
     longest = sorted(words, key=lambda word: (word in names, -len(word)))
-    whole = [word for word in longest if word in names or word.isdecimal()]
+    whole = [word for word in longest if word in names or (word.isdecimal() and not typed)]
     return [f"%{literals[word]}%" for word in longest] + [f"% {literals[word]} %" for word in whole]
 
 

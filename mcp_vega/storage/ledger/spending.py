@@ -10,7 +10,7 @@ from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
 from mcp_vega.errors import Charged, SpendingLimitReached
-from mcp_vega.job import Job
+from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries
@@ -41,6 +41,12 @@ class Spending:
     async def on(self, day: date) -> Decimal:
         """What was spent on a UTC day, in US dollars."""
         return await self._database.read(lambda connection: spent_on(connection, day))
+
+    async def since(self, day: date, owner: str = OPERATOR) -> Decimal:
+        """What `owner` may know was spent on a UTC day and later, in US dollars."""
+        values = {"day": day.isoformat(), "owner": owner}
+        (row,) = await self._database.read(lambda connection: connection.execute(queries.SPENT_SINCE, values))
+        return _usd(row["spent"])
 
     async def by_day(self) -> list[DailySpending]:
         """What was spent on each model and UTC day, the last day first."""

@@ -78,6 +78,7 @@ class _Trial:
         self, app: AppContext, seen: Observations, tell: Callable[[str], None], pauses: Sequence[float]
     ) -> None:
         self._service = app.service
+        self._gallery = app.gallery
         self._client = app.service.client
         self._seen = seen
         self._tell = tell
@@ -212,7 +213,7 @@ class _Trial:
         if data := await self.ask(observation.PICTURE, self._client.download(url)):
             drawn.fetched = True
             with suppress(VegaError):  # the kept one cannot be read
-                kept = [await self._service.read_image(image) for image in job.images[:1]]
+                kept = [await self._gallery.read(image) for image in job.images[:1]]
                 drawn.same_picture = metadata.strip(kept[0]) == metadata.strip(data) if kept else None
 
 
