@@ -115,7 +115,7 @@ async def fill(folder: Path, jobs: Sequence[Job]) -> None:
     await store.latest(1)
     await store.close()
     # Whoever drew them is long gone.
-    fixed = {"me": None, "awaited_by": None, "delivered": True}
+    fixed = {"me": None, "awaited_by": None, "delivered": True, "arrived": 0.0}
     with closing(sqlite3.connect(file)) as database, database:
         database.executemany(
             queries.ADD, ({**rows.as_row(job), **fixed, "wanted_until": rows.moment(job.created)} for job in jobs)

@@ -412,7 +412,7 @@ def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: P
 def test_a_command_whose_output_has_no_room_says_so_in_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123  a device
         done = subprocess.run(
-            [*COMMAND, "gallery"],
+            [*COMMAND, "gallery", "--folder"],
             env=settings(tmp_path),
             stdout=full,
             stderr=subprocess.PIPE,
@@ -426,7 +426,7 @@ def test_a_command_whose_output_has_no_room_says_so_in_one_line(tmp_path: Path) 
 
 @pytest.mark.parametrize("end", ["| true", ">&-", "2>&-"])
 def test_a_command_whose_output_nobody_reads_is_no_crash(tmp_path: Path, end: str) -> None:
-    command = f'"{sys.executable}" -m mcp_vega gallery {end}'
+    command = f'"{sys.executable}" -m mcp_vega gallery --folder {end}'
     environment = {**settings(tmp_path), "PYTHONUNBUFFERED": ""}
     done = subprocess.run(
         ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False

@@ -156,15 +156,15 @@ async def drawn(sandbox: Sandbox, folder: Path, prompt: str, days_ago: int) -> P
 
 
 async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox, tmp_path: Path) -> None:
-    nothing = run("gallery", folder=tmp_path)
+    nothing = run("gallery", "--folder", folder=tmp_path)
     assert (nothing.returncode, nothing.stdout) == (0, f"{tmp_path / 'gallery'}\n0 pictures, 0 bytes\n")
     assert not (tmp_path / "home").exists(), "a question makes no ledger"
     size = (await drawn(sandbox, tmp_path, "a fox", 0)).stat().st_size
-    one = run("gallery", folder=tmp_path).stdout
+    one = run("gallery", "--folder", folder=tmp_path).stdout
     assert one == f"{tmp_path / 'gallery'}\n1 picture, {size / 1000:.1f} kB\n"
     (tmp_path / "gallery" / "unreadable" / "2026-11-20").mkdir(parents=True)
     (tmp_path / "gallery" / "unreadable" / "2026-11-20" / "a-fox-7-0.bin").write_bytes(b"no picture")
-    said = run("gallery", folder=tmp_path).stdout
+    said = run("gallery", "--folder", folder=tmp_path).stdout
     assert said.startswith(one)
     aside = tmp_path / "gallery" / "unreadable"
     assert said.endswith(f"Beside them 1 that came in the place of pictures, in {aside}\n")
@@ -177,7 +177,7 @@ def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) ->
     desktop = {"DISPLAY": ":0", "PATH": f"{opener.parent}:/bin:/usr/bin"}
 
     def why_not(**variables: str) -> str:
-        done = run("gallery", "--open", folder=tmp_path, **variables)
+        done = run("gallery", "--folder", "--open", folder=tmp_path, **variables)
         assert done.returncode == int(bool(done.stderr))
         return done.stderr.removeprefix(f"{tmp_path / 'gallery'} cannot be opened: ")
 
@@ -293,7 +293,18 @@ async def test_prune_deletes_nothing_that_it_cannot_note(sandbox: Sandbox, tmp_p
     assert not path.exists()
 
 
-@pytest.mark.parametrize("arguments", [["--yes"], ["--prune", "-1"], ["--prune", "x"], ["--prune", "100000"]])
+NO_SENSE = [
+    "--yes",
+    "--prune -1",
+    "--prune x",
+    "--prune 100000",
+    "--print --folder",
+    "--port 0 --prune 3",
+    "--print --open",
+]
+
+
+@pytest.mark.parametrize("arguments", [each.split() for each in NO_SENSE])
 def test_gallery_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
     done = run("gallery", *arguments, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

@@ -76,7 +76,7 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
         case "jobs":
             from mcp_vega.cli.jobs import run_jobs as run
         case "gallery":
-            from mcp_vega.cli.gallery import run_gallery as run
+            from mcp_vega.cli.gallery.command import run_gallery as run
         case "recipe":
             from mcp_vega.cli.recipe import run_recipe as run
         case "install":
@@ -112,7 +112,7 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
     _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
-    _add_gallery(commands.add_parser("gallery", help="show the folder of the pictures, or delete old ones"))
+    _add_gallery(commands.add_parser("gallery", help="show the pictures in the browser, or their folder"))
     _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
@@ -166,14 +166,28 @@ def _add_jobs(parser: ArgumentParser) -> None:
 
 def _add_gallery(parser: ArgumentParser) -> None:
     parser.description = (
-        "Print the folder of the pictures, which has one for each day (UTC), and how many and how large they are."
+        "Show the pictures in the browser, on a page that this machine alone can reach, until Ctrl-C or an hour in "
+        "which nobody looks at it."
+    )
+    parser.add_argument("--print", action="store_true", help="print the page's address, and open no browser")
+    parser.add_argument(
+        "--port",
+        dest="page_port",
+        metavar="PORT",
+        type=_whole(0, 65535),
+        help="of the page; 0 picks a free one; default: 0",
+    )
+    parser.add_argument(
+        "--folder",
+        action="store_true",
+        help="print the folder of the pictures, which has one for each day (UTC), and how many and how large they are",
     )
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
         "--prune",
         type=_whole(0, 99999),
         metavar="DAYS",
-        help="delete pictures that were drawn DAYS times 24 hours ago or earlier; asks first",
+        help="delete pictures without a star that were drawn DAYS times 24 hours ago or earlier; asks first",
     )
     parser.add_argument("--yes", action="store_true", help="delete without asking")
     _add_sandbox(parser, default=SUPPRESS)

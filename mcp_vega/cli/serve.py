@@ -7,16 +7,18 @@ import logging
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
 import anyio.abc
 from mcp.server.mcpserver import MCPServer
+from starlette.types import ASGIApp
 
 from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn_of_key
 from mcp_vega.cli.shutdown import finish, heeded, until_signal
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings, is_loopback
 
@@ -128,28 +130,45 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
 
 
 async def _serve_http(settings: Settings, transport: str, listener: socket.socket, hosts: tuple[str, ...]) -> int:
-    import uvicorn
-
     from mcp_vega.server.http.app import build_application
-    from mcp_vega.server.http.listener import allow_files, server_config
+    from mcp_vega.server.http.listener import allow_files
 
     allow_files()
-    async with open_application(settings) as app, anyio.create_task_group() as tasks:
+    async with open_application(settings) as app:
         asgi = build_application(app, transport, hosts, settings.auth_tokens)
-        server = uvicorn.Server(server_config(asgi))
+        await serve_until_signal(app.service, asgi, listener)
+    return 0
 
-        async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-            """Keep what is paid for, then stop the server."""
-            with anyio.open_signal_receiver(*heeded()) as signals:
-                task_status.started()
-                async for _ in signals:
-                    await finish(app.service)
-                    server.should_exit = True
 
+async def serve_until_signal(
+    service: JobService,
+    asgi: ASGIApp,
+    listener: socket.socket,
+    until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
+) -> None:
+    """Serve an application until a signal comes, or `until` has ended; what is paid for is kept first."""
+    import uvicorn
+
+    from mcp_vega.server.http.listener import server_config
+
+    server = uvicorn.Server(server_config(asgi))
+
+    async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*heeded()) as signals:
+            task_status.started()
+            async for _ in signals:
+                await finish(service)
+                server.should_exit = True
+
+    async def stop_in_time() -> None:
+        await until()
+        server.should_exit = True
+
+    async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(stop_on_signal)  # before the server, which would raise the signal once more at its end
+        tasks.start_soon(stop_in_time)
         await server.serve([listener])
-        if not app.service.closing:  # no signal came: the server ended by itself
-            await finish(app.service)
+        if not service.closing:  # no signal came: the server ended by itself
+            await finish(service)
         tasks.cancel_scope.cancel()
-    return 0

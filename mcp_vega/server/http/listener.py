@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
@@ -36,7 +36,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_config(app: Starlette, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.Config:
+def server_config(app: ASGIApp, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.Config:
     """How uvicorn serves the application, which has its own limits for what is in a request."""
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(

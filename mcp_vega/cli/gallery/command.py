@@ -1,0 +1,34 @@
+"""`mcp-vega gallery`: what was asked for, the page or the folder."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+
+from mcp_vega.cli.gallery.folder import show_folder
+from mcp_vega.cli.gallery.prune import prune
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.settings import Settings
+
+
+def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Serve the page of the pictures; or print, open or prune their folder.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        VegaError: The port is taken, the ledger cannot be read, or a picture not be deleted.
+    """
+    settings = Settings.from_environment(environment)
+    of_folder = options.folder or options.open or options.prune is not None
+    if options.yes and options.prune is None:
+        raise InvalidArguments("--yes goes with --prune", next_step="Add --prune DAYS, or leave --yes out")
+    if of_folder and (options.print or options.page_port is not None):
+        said = "--print and --port are for the page, and --folder, --open and --prune for the folder"
+        raise InvalidArguments(said, next_step="Leave the one or the other out")
+    if options.prune is not None:
+        prune(settings, options.prune, confirmed=options.yes)
+    if of_folder:
+        return show_folder(settings, environment, is_opened=options.open)
+    from mcp_vega.cli.gallery.page import show_page
+
+    return show_page(settings, environment, options.page_port or 0, in_browser=not options.print)

@@ -1,0 +1,45 @@
+"""The folder of the pictures, and what is in it."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from mcp_vega.cli.application import image_folder_of
+from mcp_vega.cli.gallery.desktop import open_on_desktop
+from mcp_vega.cli.output import write
+from mcp_vega.settings import Settings
+
+
+def show_folder(settings: Settings, environment: Mapping[str, str], *, is_opened: bool) -> int:
+    """Print the folder with the count and size of its pictures, and open it if that is wanted.
+
+    Returns:
+        The exit code: 1 where it cannot be opened.
+    """
+    image_folder = image_folder_of(settings)
+    folder = image_folder.folder
+    sizes, aside = image_folder.sizes(), image_folder.sizes_aside()
+    write(f"{folder}\n{counted(sizes)}")
+    if aside:
+        write(f"Beside them {len(aside):,} that came in the place of pictures, in {image_folder.unreadable}")
+    if not is_opened:
+        return 0
+    is_there = folder.is_dir()
+    problem = open_on_desktop(str(folder), environment) if is_there else "it is not there yet; draw a picture first"
+    if problem:
+        sys.stderr.write(f"{folder} cannot be opened: {problem}\n")
+    return int(bool(problem))
+
+
+def counted(sizes: Sequence[int]) -> str:
+    """How many pictures there are, and how large they are together; `sizes` are their bytes."""
+    return f"{len(sizes):,} {'picture' if len(sizes) == 1 else 'pictures'}, {_readable(sum(sizes))}"
+
+
+def _readable(size: float) -> str:
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} GB"

@@ -1,0 +1,78 @@
+"""Deletes old pictures; how they were drawn stays in the ledger."""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+
+from mcp_vega.cli.application import image_store_of, open_job_store, preview_cache_of
+from mcp_vega.cli.gallery.folder import counted
+from mcp_vega.errors import GalleryError, InvalidArguments
+from mcp_vega.job import Image
+from mcp_vega.settings import Settings
+from mcp_vega.storage.gallery import Gallery
+
+
+def prune(settings: Settings, days: int, *, confirmed: bool) -> None:
+    """Delete the pictures of jobs that were begun so many days ago or earlier, after asking unless `confirmed`.
+
+    Those with a star stay, and so does each file that is not as it was kept.
+
+    Raises:
+        VegaError: The ledger cannot be used; or there is nobody to ask.
+    """
+    anyio.run(_prune, settings, days, confirmed)
+
+
+async def _prune(settings: Settings, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
+    now, images = datetime.now(UTC), image_store_of(settings)
+    before = now - timedelta(days=days)
+    async with open_job_store(settings) as store:
+        kept = await store.search.before(before) if store else []
+        unchanged = [image for _, image in kept if await images.holds(image)]
+        if not store or not unchanged:
+            sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
+        elif confirmed or _agreed(unchanged, settings.gallery_folder):
+            await _delete(unchanged, Gallery(store.search, images, preview_cache_of(settings)), now)
+        else:
+            sys.stderr.write("Nothing was deleted.\n")
+        if left := len(kept) - len(unchanged):
+            sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
+        if store and (starred := await store.search.starred_before(before)):
+            sys.stderr.write(f"Left as they are: {starred:,} with a star.\n")
+
+
+async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> None:
+    count = 0
+    try:
+        for image in images:
+            # While the question stood, somebody may have deleted it, or given it a star.
+            found = (await gallery.find(image.id)).image
+            if found.deleted or found.starred:
+                continue
+            try:
+                await gallery.delete(image.id, now)
+                count += 1
+            except GalleryError as error:
+                sys.stderr.write(f"{error.text}\n")
+    finally:
+        sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
+
+
+def _agreed(images: list[Image], folder: Path) -> bool:
+    """Ask whether pictures are to be deleted.
+
+    Raises:
+        InvalidArguments: There is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidArguments(
+            "--prune asks before it deletes, and there is no terminal to ask at", next_step="Add --yes"
+        )
+    count = counted([image.bytes for image in images])
+    sys.stderr.write(f"{count} would be deleted from {folder}; the ledger keeps how each was drawn.\n")
+    sys.stderr.write("Delete them? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

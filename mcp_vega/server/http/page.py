@@ -1,0 +1,200 @@
+"""The page for people: its HTML file, and what it asks for about the pictures that its caller may see."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from datetime import date
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from mcp_vega.errors import GalleryError, InvalidArguments, LedgerError, UnknownImage, VegaError
+from mcp_vega.imaging.formats import recognise
+from mcp_vega.job import OPERATOR, JobImage
+from mcp_vega.redaction import beginning, named
+from mcp_vega.server import resources, results
+from mcp_vega.server.client_info import IMAGES_PATH, ClientInfo, owner_of
+from mcp_vega.server.context import AppContext
+from mcp_vega.storage.ledger.search import ImageQuery
+
+PAGE_PATH, ICON_PATH, GALLERY_PATH = "/", "/icon.png", "/gallery"
+# What the page gets at once, and how much of each prompt.
+MOST_PICTURES, PROMPT_CHARACTERS = 200, 200
+
+Answer = Callable[[AppContext, Request], Awaitable[Response]]
+
+
+def page_routes(app: AppContext) -> list[BaseRoute]:
+    """The page, and what it asks for."""
+    one = f"{GALLERY_PATH}/pictures/{{id}}"
+    asked: list[tuple[str, str, Answer]] = [
+        ("GET", f"{GALLERY_PATH}/state", _state),
+        ("GET", f"{GALLERY_PATH}/pictures", _pictures),
+        ("GET", one, _picture),
+        ("DELETE", one, _delete),
+        ("POST", f"{one}/star", _star),
+        ("GET", f"{IMAGES_PATH}/{{id}}/preview", _preview),
+    ]
+    return [
+        Route(PAGE_PATH, _page),
+        Route(ICON_PATH, _icon),
+        *(Route(path, partial(_answered, app, answer), methods=[method]) for method, path, answer in asked),
+    ]
+
+
+async def _answered(app: AppContext, answer: Answer, request: Request) -> Response:
+    """An answer, or the error in its place."""
+    try:
+        return await answer(app, request)
+    except VegaError as error:
+        status = next(status for kind, status in STATUSES if isinstance(error, kind))
+        return PlainTextResponse(results.error_for(app, error, ClientInfo.of_request(request)).text, status)
+
+
+STATUSES: tuple[tuple[type[VegaError], int], ...] = (
+    (InvalidArguments, 400),
+    (UnknownImage, 404),
+    (GalleryError, 409),
+    (LedgerError, 503),
+    (VegaError, 500),
+)
+
+
+# ---- the file ----
+
+
+async def _page(_: Request) -> Response:
+    policy = f"{resources.view_policy()}; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    headers = {
+        "content-security-policy": policy,
+        "cross-origin-opener-policy": "same-origin",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-cache",
+    }
+    return HTMLResponse(resources.view_html(), headers=headers)
+
+
+async def _icon(_: Request) -> Response:
+    data = (files("mcp_vega.server") / "static" / "icon.png").read_bytes()
+    return Response(data, media_type="image/png", headers={"cache-control": "max-age=86400"})
+
+
+# ---- what it asks for ----
+
+
+async def _state(app: AppContext, request: Request) -> Response:
+    """How many pictures there are and what was spent; nothing (204) while the newest picture is the one asked with."""
+    owner = owner_of(request.scope)
+    query = ImageQuery(owner=owner)
+    newest, _ = await app.gallery.search.page(query, size=1)
+    latest = newest[0].image.id if newest else None
+    if request.query_params.get("latest") == (latest or ""):
+        return Response(status_code=204)
+    state = {
+        "latest": latest,
+        "total": await app.gallery.search.count(query),
+        "caller": _caller(owner),
+        # By a cookie: whoever has the operator's key has nothing to sign out of.
+        "signed_in": owner != OPERATOR and "authorization" not in request.headers,
+        "operator": owner == OPERATOR,
+        "sandbox": app.sandbox,
+        "spent": await _spent(app, owner),
+    }
+    return JSONResponse(state)
+
+
+async def _spent(app: AppContext, owner: str) -> dict[str, float | None]:
+    today, spending = app.service.config.clock().date(), app.service.store.spending
+    days = {"today_usd": today, "month_usd": today.replace(day=1), "total_usd": date.min}
+    budget = await app.service.budget()
+    return {
+        **{name: float(await spending.since(day, owner)) for name, day in days.items()},
+        "limit_usd": budget and float(budget.limit),
+        "left_usd": budget and float(budget.left),
+    }
+
+
+async def _pictures(app: AppContext, request: Request) -> Response:
+    asked, owner = request.query_params, owner_of(request.scope)
+    query = ImageQuery(asked.get("q", ""), owner, starred=asked.get("starred") == "1", typed=True)
+    offset, limit = _whole(asked.get("offset", "0"), 10**9), _whole(asked.get("limit", "60"), MOST_PICTURES)
+    kept, _ = await app.gallery.search.page(query, offset=offset, size=limit)
+    total = await app.gallery.search.count(query)
+    return JSONResponse({"total": total, "pictures": [_listed(each, owner) for each in kept]})
+
+
+def _whole(text: str, most: int) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > most:
+        raise InvalidArguments(f"{named(text)} is no whole number up to {most:,}", next_step="Load the page again")
+    return int(text)
+
+
+def _listed(kept: JobImage, owner: str) -> dict[str, Any]:
+    job, image = kept
+    prompt = beginning(job.parameters.prompt, PROMPT_CHARACTERS)
+    return {
+        "id": image.id,
+        "prompt": prompt if prompt == job.parameters.prompt else f"{prompt}…",
+        "model": job.model,
+        "seed": job.seed,
+        "created": results.iso(job.created),
+        "width": image.width,
+        "height": image.height,
+        "starred": image.starred,
+        "caller": _caller(job.owner) if owner == OPERATOR else None,
+    }
+
+
+async def _picture(app: AppContext, request: Request) -> Response:
+    client = ClientInfo.of_request(request)
+    job, image = await app.gallery.find(request.path_params["id"], client.owner)
+    picture = _listed(JobImage(job, image), client.owner)
+    more = {
+        "number": job.index_of(image) + 1,
+        "file": image.name,
+        "path": str(image.path) if image.path and client.owner == OPERATOR else None,
+        "model_title": job.parameters.title,
+        "job": results.data_of(results.job_for(app, job, client), client),
+    }
+    return JSONResponse({**picture, **more})
+
+
+async def _preview(app: AppContext, request: Request) -> Response:
+    _, image = await app.gallery.find(request.path_params["id"], owner_of(request.scope))
+    data = await app.gallery.preview(image)
+    form = recognise(data)
+    headers = {
+        "cache-control": "private, max-age=31536000, immutable",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(data, media_type=form and form.mime_type, headers=headers)
+
+
+async def _star(app: AppContext, request: Request) -> Response:
+    try:
+        starred = json.loads(await request.body())["starred"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        starred = None
+    if not isinstance(starred, bool):
+        raise InvalidArguments("starred must be true or false", next_step="Load the page again")
+    await app.gallery.star(request.path_params["id"], owner_of(request.scope), starred=starred)
+    return Response(status_code=204)
+
+
+async def _delete(app: AppContext, request: Request) -> Response:
+    moment = app.service.config.clock()
+    await app.gallery.delete(request.path_params["id"], moment, owner_of(request.scope))
+    return Response(status_code=204)
+
+
+def _caller(owner: str) -> str | None:
+    """A caller as people know one: by name, or by the first digits of what stands for a token without one."""
+    if owner == OPERATOR:
+        return None
+    return f"token {owner[:8]}" if re.fullmatch("[0-9a-f]{32}", owner) else owner

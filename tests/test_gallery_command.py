@@ -1,0 +1,75 @@
+"""`mcp-vega gallery`: the page of the pictures on this machine."""
+
+import re
+import signal
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import httpx
+import pytest
+from conftest import Sandbox, wait_until
+from test_command_line import run, run_process
+from test_transports import complaints, exit_code, signals, started
+
+from mcp_vega.cli.gallery import page
+
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/#[\w-]{43}")
+OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
+
+
+def opener(folder: Path, script: str) -> dict[str, str]:
+    """A desktop whose program for addresses runs a script."""
+    program = folder / "bin" / "xdg-open"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    program.chmod(0o755)
+    return {"DISPLAY": ":0", "PATH": f"{program.parent}:/bin:/usr/bin"}
+
+
+@signals
+@pytest.mark.skipif(sys.platform == "darwin", reason="it opens addresses by a program of its own")
+def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    desktop = opener(tmp_path, f'echo "$1" > {tmp_path}/part; mv {tmp_path}/part {opened}')
+    run_process("draw", "a fox", "--sandbox", folder=tmp_path, MCP_VEGA_GALLERY=str(tmp_path))
+    with started(tmp_path, "gallery", "--sandbox", **desktop) as process:
+        assert process.stdout
+        address = process.stdout.readline().strip()
+        assert ADDRESS.fullmatch(address)
+        wait_until(opened.exists)
+        assert opened.read_text(encoding="utf-8").strip() == address
+        url, _, key = address.partition("/#")
+        with httpx.Client(base_url=url, trust_env=False, headers=OURS) as browser:
+            assert "<title>" in browser.get("/").raise_for_status().text
+            assert browser.get("/gallery/pictures").status_code == 401
+            assert browser.post("/gallery/sign-in", json={"token": f"{key}x"}).status_code == 401
+            assert browser.get("/gallery/pictures").status_code == 401
+            assert browser.post("/gallery/sign-in", json={"token": key}).status_code == 204
+            (tile,) = browser.get("/gallery/pictures").raise_for_status().json()["pictures"]
+            assert browser.get(f"/images/{tile['id']}").headers["content-type"] == "image/jpeg"
+            state = browser.get("/gallery/state").json()
+            assert (state["operator"], state["sandbox"], state["signed_in"], state["total"]) == (True, True, False, 1)
+            for path in ("/mcp", "/sse", "/messages/"):
+                assert browser.post(path, json={}).status_code in (401, 404)
+        process.send_signal(signal.SIGINT)
+        assert exit_code(process) == 0
+    assert complaints(tmp_path) == "To leave: Ctrl-C.\n"
+
+
+@pytest.mark.parametrize(("option", "said"), [("--print", ""), ("--port=0", "No browser could be opened (there is no ")])
+def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_looked_for_an_hour(
+    tmp_path: Path, option: str, said: str
+) -> None:
+    with patch.object(page, "IDLE_SECONDS", 0.5):
+        done = run("gallery", option, folder=tmp_path)
+    assert (done.returncode, bool(ADDRESS.fullmatch(done.stdout.strip()))) == (0, True)
+    assert done.stderr.startswith(said)
+    assert done.stderr.endswith("To leave: Ctrl-C.\nNobody has looked at the page for an hour, so it ends here.\n")
+
+
+def test_gallery_says_which_port_is_taken(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+    port = sandbox_in_thread.url.rpartition(":")[2]
+    done = run("gallery", "--print", "--port", port, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Port {port} on 127.0.0.1 cannot be had" in done.stderr

@@ -1,0 +1,309 @@
+"""What the page of the pictures asks for: lists, searches, recipes, previews, stars, deletions."""
+
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Sandbox, app_over, begun, until
+from mcp.client import Client
+from PIL import Image
+from pydantic import SecretStr
+from test_command_line import run_beside
+
+from mcp_vega.imaging import preview
+from mcp_vega.job import OPERATOR
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
+from mcp_vega.server.http.access.callers import Caller
+from mcp_vega.server.http.app import build_page
+
+pytestmark = pytest.mark.anyio
+
+ALICE, BOB, ADMIN = (Caller(name, SecretStr(f"{name}-token")) for name in ("alice", "bob", OPERATOR))
+OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
+
+
+@asynccontextmanager
+async def page_of(app: AppContext, caller: Caller = ADMIN) -> AsyncGenerator[httpx.AsyncClient]:
+    """The page's server as a browser asks it, for one caller."""
+    transport = httpx.ASGITransport(build_page(app, [ALICE, BOB, ADMIN]))
+    headers = {"authorization": f"Bearer {caller.token.get_secret_value()}", **OURS}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+async def page(app: AppContext) -> AsyncGenerator[httpx.AsyncClient]:
+    async with page_of(app) as client:
+        yield client
+
+
+async def drawn(app: AppContext, prompt: str = "a fox", owner: str = OPERATOR, **parameters: Any) -> list[str]:
+    """The ids of the pictures of one call."""
+    model = VegaRTParameters if parameters.pop("fast", False) else VegaParameters
+    job = await begun(app.service, model(prompt=prompt, **parameters), owner)
+
+    async def complete() -> Any:
+        return (await app.service.get(job.local_id)).complete
+
+    await until(complete)
+    app.service.end_wait(job, delivered=True, cancelled=False)
+    return [image.id for image in (await app.service.get(job.local_id)).images]
+
+
+async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
+    """The prompts that a search finds."""
+    found = (await page.get("/gallery/pictures", params=asked)).raise_for_status().json()
+    assert found["total"] == len(found["pictures"]) or {"offset", "limit"} & set(asked)
+    return [picture["prompt"] for picture in found["pictures"]]
+
+
+# ---- looking ----
+
+
+async def test_the_page_lists_the_newest_first_as_many_as_it_asks_for(app: AppContext, page: httpx.AsyncClient) -> None:
+    for prompt in ("one", "two", "three"):
+        await drawn(app, prompt)
+    assert await listed(page) == ["three", "two", "one"]
+    assert await listed(page, offset=1, limit=1) == ["two"]
+    assert await listed(page, offset=9) == []
+    part = (await page.get("/gallery/pictures", params={"offset": 1, "limit": 1})).json()
+    assert part["total"] == 3
+
+
+async def test_a_tile_has_what_it_shows_and_no_more(app: AppContext, page: httpx.AsyncClient) -> None:
+    (picture,) = await drawn(app, "a fox, " * 200, "alice", seed=7, fast=True)
+    (tile,) = (await page.get("/gallery/pictures")).json()["pictures"]
+    assert len(tile["prompt"]) == 201
+    assert tile["prompt"].startswith("a fox, a fox, ")
+    assert tile["prompt"].endswith("…")
+    created = datetime.fromisoformat(tile.pop("created"))
+    assert datetime.now(UTC) - created < timedelta(minutes=5)
+    del tile["prompt"]
+    assert tile == {
+        "id": picture,
+        "model": "segmind-vega-rt-v1",
+        "seed": 7,
+        "width": 96,
+        "height": 96,
+        "starred": False,
+        "caller": "alice",
+    }
+
+
+FOUND = {
+    "parts of words": ("ght hou", ["a lighthouse"]),
+    "the beginning of a seed": ("1234", ["a lighthouse"]),
+    "the middle of a seed": ("345", ["a lighthouse"]),
+    "a model": ("vegart", ["小さな狐 a very small fox"]),
+    "the other model": ("vega", ["قارب صغير", "crème brûlée", "a lighthouse"]),
+    "letters without their accents": ("CREME bru", ["crème brûlée"]),
+    "a script without spaces": ("さな狐", ["小さな狐 a very small fox"]),
+    "a script from the right": ("قارب", ["قارب صغير"]),
+    "a year": (str(datetime.now(UTC).year), ["قارب صغير", "小さな狐 a very small fox", "crème brûlée", "a lighthouse"]),
+    "a part of a day": (
+        f"{datetime.now(UTC):%Y-%m}",
+        ["قارب صغير", "小さな狐 a very small fox", "crème brûlée", "a lighthouse"],
+    ),
+    "what only looks like a pattern": ("%", []),
+    "nothing but punctuation": ("!?", []),
+}
+
+
+async def test_a_search_finds_any_part_of_a_word_in_any_script(app: AppContext, page: httpx.AsyncClient) -> None:
+    await drawn(app, "a lighthouse", seed=9123456)
+    await drawn(app, "crème brûlée", seed=77)
+    await drawn(app, "小さな狐 a very small fox", seed=88, fast=True)
+    await drawn(app, "قارب صغير", seed=99)
+    for name, (words, prompts) in FOUND.items():
+        assert await listed(page, q=words) == prompts, name
+
+
+@pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "offset=x", "offset=99999999999", "q=" + "x" * 300])
+async def test_what_the_page_would_never_ask_for_is_refused(page: httpx.AsyncClient, asked: str) -> None:
+    answer = await page.get(f"/gallery/pictures?{asked}")
+    assert (answer.status_code, answer.text.partition(" (")[2][:18]) == (400, "invalid_arguments)"[:18])
+
+
+async def test_a_picture_comes_with_its_recipe_and_its_number_in_the_call(
+    app: AppContext, page: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    pictures = await drawn(app, "a fox", samples=2, negative_prompt="blur", seed=7)
+    second = (await page.get(f"/gallery/pictures/{pictures[1]}")).json()
+    assert (second["number"], second["caller"], second["model_title"]) == (2, None, "Segmind-Vega")
+    job = second["job"]
+    assert (job["seed"], job["parameters"]["negative_prompt"], len(job["images"])) == (7, "blur", 2)
+    assert Path(second["path"]).is_relative_to(tmp_path)
+    assert Path(second["path"]).name == second["file"]
+    full = await page.get(f"/images/{pictures[1]}")
+    assert full.content == Path(second["path"]).read_bytes()
+
+
+async def test_each_caller_has_their_own_pictures_and_the_operator_has_all_with_the_names(app: AppContext) -> None:
+    (of_alice,), (of_bob,) = await drawn(app, "of alice", "alice"), await drawn(app, "of bob", "bob")
+    async with page_of(app, ALICE) as alice, page_of(app, ADMIN) as admin:
+        assert await listed(alice) == ["of alice"]
+        assert await listed(alice, q="of") == ["of alice"]
+        assert await listed(admin) == ["of bob", "of alice"]
+        tiles = (await admin.get("/gallery/pictures")).json()["pictures"]
+        assert [tile["caller"] for tile in tiles] == ["bob", "alice"]
+        own = (await alice.get(f"/gallery/pictures/{of_alice}")).json()
+        assert (own["caller"], own["path"], own["job"]["images"][0]["path"]) == (None, None, None)
+        for method, path in (
+            ("GET", f"/gallery/pictures/{of_bob}"),
+            ("GET", f"/images/{of_bob}"),
+            ("GET", f"/images/{of_bob}/preview"),
+            ("POST", f"/gallery/pictures/{of_bob}/star"),
+            ("DELETE", f"/gallery/pictures/{of_bob}"),
+        ):
+            answer = await alice.request(method, path, json={"starred": True})
+            assert (answer.status_code, "unknown_image" in answer.text) == (404, True), path
+        (tile,) = (await admin.get("/gallery/pictures?q=bob")).json()["pictures"]
+        assert tile["starred"] is False
+
+
+async def test_the_page_hears_of_a_new_picture_and_of_what_was_spent(app: AppContext, page: httpx.AsyncClient) -> None:
+    empty = (await page.get("/gallery/state")).json()
+    assert (empty["latest"], empty["total"], empty["operator"], empty["caller"]) == (None, 0, True, None)
+    assert (await page.get("/gallery/state?latest=")).status_code == 204
+    (picture,) = await drawn(app, "a fox", "alice")
+    news = (await page.get("/gallery/state?latest=")).json()
+    assert (news["latest"], news["total"]) == (picture, 1)
+    assert news["spent"] == {
+        "today_usd": news["spent"]["total_usd"],
+        "month_usd": news["spent"]["total_usd"],
+        "total_usd": pytest.approx(0.00225, rel=0.5),
+        "limit_usd": None,
+        "left_usd": None,
+    }
+    assert (await page.get(f"/gallery/state?latest={picture}")).status_code == 204
+    async with page_of(app, BOB) as bob:
+        of_bob = (await bob.get("/gallery/state")).json()
+        assert (of_bob["total"], of_bob["spent"]["total_usd"], of_bob["caller"]) == (0, 0, "bob")
+
+
+# ---- previews ----
+
+
+async def test_a_preview_is_made_once(
+    app: AppContext, page: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (picture,) = await drawn(app)
+    made: list[int] = []
+    make = preview.previews
+    monkeypatch.setattr(preview, "previews", lambda *given: made.append(1) or make(*given))
+    first = await page.get(f"/images/{picture}/preview")
+    assert (first.headers["content-type"], first.headers["cache-control"]) == (
+        "image/jpeg",
+        "private, max-age=31536000, immutable",
+    )
+    assert (await page.get(f"/images/{picture}/preview")).content == first.content
+    assert len(made) == 1
+    (cached,) = (tmp_path.with_name(f"{tmp_path.name}-home") / "previews").glob("*/*")
+    assert cached.name == f"{picture}.jpg"
+    cached.write_bytes(first.content[:-100])  # as a power cut leaves it
+    assert (await page.get(f"/images/{picture}/preview")).content == first.content
+    assert len(made) == 2
+
+
+async def test_a_preview_is_shown_where_it_cannot_be_kept(
+    app: AppContext, page: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    (tmp_path.with_name(f"{tmp_path.name}-home") / "previews").write_text("in the way", encoding="utf-8")
+    (picture,) = await drawn(app)
+    assert (await page.get(f"/images/{picture}/preview")).status_code == 200
+
+
+async def test_a_picture_that_is_gone_or_damaged_says_what_to_do(
+    app: AppContext, page: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    (gone,), (damaged,) = await drawn(app, "gone"), await drawn(app, "damaged")
+    for picture in (gone, damaged):
+        file = Path((await page.get(f"/gallery/pictures/{picture}")).json()["path"])
+        file.unlink() if picture == gone else file.write_bytes(b"no picture")
+        answer = await page.get(f"/images/{picture}/preview")
+        assert answer.status_code == 409
+        assert "Next: Put the file back, or draw it again." in answer.text
+    assert await listed(page) == ["damaged", "gone"]
+
+
+# ---- stars and deletions ----
+
+
+async def test_a_star_is_kept_and_prune_spares_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    clock = lambda: datetime.now(UTC) - timedelta(days=40)  # noqa: E731
+    async with (
+        app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", clock=clock) as app,
+        page_of(app) as page,
+    ):
+        (loved,), _ = await drawn(app, "loved"), await drawn(app, "not so")
+        answer = await page.post(f"/gallery/pictures/{loved}/star", json={"starred": True})
+        assert answer.status_code == 204
+        assert await listed(page, starred=1) == ["loved"]
+        assert await listed(page, starred=1, q="not") == []
+    done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
+    assert done.stderr.splitlines()[1] == "Left as they are: 1 with a star."
+    async with (
+        app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", clock=clock) as app,
+        page_of(app) as page,
+    ):
+        assert await listed(page) == ["loved"]
+        assert (await page.get(f"/images/{loved}")).status_code == 200
+        await page.post(f"/gallery/pictures/{loved}/star", json={"starred": False})
+        assert await listed(page, starred=1) == []
+        assert await listed(page) == ["loved"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"starred": 1}', b'{"starred": "yes"}', b"[" * 100_000])
+async def test_a_star_is_given_or_taken(app: AppContext, page: httpx.AsyncClient, body: bytes) -> None:
+    (picture,) = await drawn(app)
+    answer = await page.post(f"/gallery/pictures/{picture}/star", content=body)
+    assert (answer.status_code, "starred must be true or false" in answer.text) == (400, True)
+
+
+async def test_a_deleted_picture_leaves_its_recipe(app: AppContext, page: httpx.AsyncClient, tmp_path: Path) -> None:
+    (picture,), _ = await drawn(app, "a fox"), await drawn(app, "stays")
+    shown = (await page.get(f"/gallery/pictures/{picture}")).json()
+    await page.get(f"/images/{picture}/preview")
+    for _ in range(2):  # also where it was deleted in another window
+        assert (await page.delete(f"/gallery/pictures/{picture}")).status_code == 204
+    assert not Path(shown["path"]).exists()
+    assert not list((tmp_path.with_name(f"{tmp_path.name}-home") / "previews").glob("*/*"))
+    assert await listed(page) == ["stays"]
+    for path in (f"/images/{picture}", f"/images/{picture}/preview"):
+        answer = await page.get(path)
+        assert (answer.status_code, "was deleted from the gallery on" in answer.text) == (404, True)
+    async with Client(build_server(app)) as agent:
+        again = await agent.call_tool("check_job", {"request_id": shown["job"]["request_id"]})
+        assert "the same parameters and seed draw it again" in again.model_dump_json()
+
+
+async def test_a_file_that_somebody_changed_is_not_deleted(app: AppContext, page: httpx.AsyncClient) -> None:
+    (picture,) = await drawn(app)
+    file = Path((await page.get(f"/gallery/pictures/{picture}")).json()["path"])
+    Image.new("RGB", (9, 9)).save(file)
+    answer = await page.delete(f"/gallery/pictures/{picture}")
+    assert (answer.status_code, "Delete the file yourself, or leave it" in answer.text) == (409, True)
+    assert file.exists()
+    assert await listed(page) == ["a fox"]
+
+
+async def test_a_picture_whose_file_is_gone_can_be_taken_out_unless_the_whole_folder_is_away(
+    app: AppContext, page: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    (picture,) = await drawn(app)
+    away = tmp_path.with_name(f"{tmp_path.name}-unplugged")
+    tmp_path.rename(away)
+    answer = await page.delete(f"/gallery/pictures/{picture}")
+    assert answer.status_code == 409
+    assert await listed(page) == ["a fox"]
+    away.rename(tmp_path)
+    shutil.rmtree(next(each for each in tmp_path.iterdir() if each.is_dir()))
+    assert (await page.delete(f"/gallery/pictures/{picture}")).status_code == 204
+    assert await listed(page) == []
