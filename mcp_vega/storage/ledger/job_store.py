@@ -20,12 +20,11 @@ from mcp_vega.storage.database.sqlite import SqliteFile
 from mcp_vega.storage.ledger import joining, queries, rows, spending
 from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
-from mcp_vega.storage.ledger.limits import Limits
 from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.search import ImageSearch, read_jobs
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
-from mcp_vega.storage.ledger.spending import Spending
+from mcp_vega.storage.ledger.spending import Limits, Spending
 
 # For how long another server may send a call; one that was submitted is expected for longer.
 WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
