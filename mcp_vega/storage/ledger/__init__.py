@@ -9,6 +9,7 @@ search           kept pictures by words, ids by their beginnings
 image_locations  where the pictures lie, and which are to be moved
 servers          the servers that have jobs, and what is left of those that died
 rows             jobs as rows, and back
+secrets          random keys that all servers on a ledger share
 schema           the tables
 queries          the statements
 """

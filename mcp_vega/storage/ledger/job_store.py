@@ -22,6 +22,7 @@ from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
 from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.search import ImageSearch, read_jobs
+from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
@@ -51,7 +52,8 @@ class JobStore:
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
         self.spending = Spending(database)
-        self.accounts = Accounts(database, self._servers)
+        self.secrets = Secrets(database)
+        self.accounts = Accounts(database, self._servers, self.secrets)
 
     @classmethod
     def in_file(
