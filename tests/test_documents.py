@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from mcp.client import Client
-from mcp_vega.server.http.auth import RequestRejected
 from pages import PAGES, ROOT, of_language, read, rows
 from PIL import Image, ImageChops, ImageStat
 
@@ -28,6 +27,7 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind import http as segmind_http
 from mcp_vega.server import prompts
+from mcp_vega.server.http.access.rejections import RequestRejected
 from mcp_vega.server.http.limits import HttpLimits
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings

@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -18,6 +18,7 @@ from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn
 from mcp_vega.cli.shutdown import finish, heeded, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.app import build_server
+from mcp_vega.server.http.access.callers import Caller, callers_of
 from mcp_vega.settings import Settings, is_loopback
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ def _run_http(options: Namespace, settings: Settings) -> int:
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
+    callers = callers_of(settings.auth_tokens)
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line of all, so that programs find it: nothing is logged before.
         shown = f"[{host}]" if ":" in host else host
@@ -114,7 +116,7 @@ def _run_http(options: Namespace, settings: Settings) -> int:
         warn_of_key(settings)
         # Who asks for the very address that is served may have it, where it is one.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
-        return anyio.run(_serve_http, settings, options.transport, listener, hosts)
+        return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers)
 
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
@@ -127,7 +129,9 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
         )
 
 
-async def _serve_http(settings: Settings, transport: str, listener: socket.socket, hosts: tuple[str, ...]) -> int:
+async def _serve_http(
+    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Sequence[Caller]
+) -> int:
     import uvicorn
 
     from mcp_vega.server.http.app import build_application
@@ -135,7 +139,7 @@ async def _serve_http(settings: Settings, transport: str, listener: socket.socke
 
     allow_files()
     async with open_application(settings) as app, anyio.create_task_group() as tasks:
-        asgi = build_application(app, transport, hosts, settings.auth_tokens)
+        asgi = build_application(app, transport, hosts, callers)
         server = uvicorn.Server(server_config(asgi))
 
         async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -6,7 +6,6 @@ from urllib.parse import quote
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -16,9 +15,13 @@ from mcp_vega.errors import UnknownImage, VegaError
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import IMAGES_PATH, SSE_MESSAGES_PATH, owner_of
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
+from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
+from mcp_vega.server.http.access.callers import Caller, Callers
+from mcp_vega.server.http.access.cors import OriginMiddleware
+from mcp_vega.server.http.access.links import SECONDS_LEFT
+from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn
+from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.cancellation import CancellationMiddleware
-from mcp_vega.server.http.cors import OriginMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.messages import MessageMiddleware
 from mcp_vega.server.http.streams import SseStreams, StreamMiddleware
@@ -36,27 +39,31 @@ def build_application(
     app: AppContext,
     transport: str,
     hosts: Sequence[str] = (),
-    tokens: Sequence[SecretStr] = (),
+    callers: Sequence[Caller] = (),
     limits: HttpLimits = DEFAULT_LIMITS,
 ) -> Starlette:
     """The server as an ASGI application over `http` (Streamable HTTP) or `sse`.
 
-    The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for
-    `tokens` `AuthMiddleware`.
+    The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for `callers` `Callers`.
     """
+    known = Callers(callers)
+    signatures = Signatures(known, app.service.store.secrets, app.service.config.clock)
     requests, streams = RequestsInFlight(app.service.take_back, app.service.store.uptime), SseStreams()
     server = build_server(app, [requests.follow if transport == "http" else streams.follow])
     _add_routes(server, app)
+    sign_in = SignIn(known, signatures, limits)
+    server.custom_route(SIGN_IN_PATH, methods=["POST"])(sign_in.sign_in)
+    server.custom_route(SIGN_OUT_PATH, methods=["POST"])(sign_in.sign_out)
     path = PATHS[transport]
     if transport == "sse":
         asgi = server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=UNCHECKED)
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
         asgi.add_middleware(CancellationMiddleware, requests=requests)
-    asgi.add_middleware(MessageMiddleware)
+    asgi.add_middleware(MessageMiddleware, path=SSE_MESSAGES_PATH if transport == "sse" else path)
     asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
     allowed = AllowedHosts(hosts)
-    asgi.add_middleware(AuthMiddleware, hosts=allowed, tokens=tokens, limits=limits)
+    asgi.add_middleware(AuthMiddleware, hosts=allowed, callers=known, limits=limits, signatures=signatures)
     asgi.add_middleware(OriginMiddleware, hosts=allowed, limits=limits)
     return asgi
 
@@ -77,9 +84,10 @@ def _add_routes(server: MCPServer, app: AppContext) -> None:
             logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
             return PlainTextResponse("The picture cannot be read; the server's log says why.", 500)
         headers = {
-            # The bytes of an id never change.
-            "cache-control": "private, max-age=31536000, immutable",
+            # The bytes of an id never change; what a link opens is not kept for longer than the link is good.
+            "cache-control": f"private, max-age={request.scope.get(SECONDS_LEFT, 31_536_000)}, immutable",
             "content-disposition": _disposition(image.name),
+            "referrer-policy": "no-referrer",  # the address may be a link
             "x-content-type-options": "nosniff",
         }
         return Response(data, media_type=image.mime_type, headers=headers)
