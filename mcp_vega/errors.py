@@ -2,7 +2,7 @@
 
 Each knows what went wrong, whether the call was charged and what to do next, and has a code that programs can rely on:
 its name in lower case, with underscores. docs/errors.md lists them for users, with those of single packages
-(server/http/auth.py, server/stdio/messages.py).
+(server/http/access/rejections.py, server/stdio/messages.py).
 
     VegaError
     ├── InvalidArguments, UnknownJob, UnknownImage           what was asked for

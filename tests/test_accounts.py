@@ -14,7 +14,7 @@ from test_promises import RT, VEGA, checked, id_in, listed, rows
 from mcp_vega.job import Job, Route
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
 

@@ -31,7 +31,7 @@ from mcp_vega.segmind.history import HistoryPage
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.server.app import build_server
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
 

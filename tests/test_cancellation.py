@@ -1,7 +1,7 @@
 """A cancellation over Streamable HTTP comes in a request of its own: it finds its call, and none is paid for twice."""
 
 import json
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,11 +12,11 @@ import anyio
 import httpx
 import pytest
 from conftest import HANG_SECONDS, TLS, Sandbox, app_over, until
-from pydantic import SecretStr
-from test_http_access import ALICE, BOB, TOKENS, served
+from test_http_access import ALICE, BOB, CALLERS, served
 from test_joining import Clock, awaited, locked_ledger
 from test_promises import ASKED, RT, VEGA, rows
 
+from mcp_vega.server.http.access.callers import Caller
 from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
@@ -142,11 +142,11 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def serving_http(
-    sandbox: Sandbox, folder: Path, version: str, *, tokens: tuple[SecretStr, ...] = (), **options: Any
+    sandbox: Sandbox, folder: Path, version: str, *, callers: Sequence[Caller] = (), **options: Any
 ) -> AsyncGenerator[Server]:
     async with (
         app_over(sandbox.url, folder, **options) as app,
-        served(app, "http", tokens=tokens) as server,
+        served(app, "http", callers=callers) as server,
     ):
         yield Server(server.url, version)
 
@@ -357,7 +357,7 @@ async def test_a_cancellation_is_written_down_however_long_the_ledger_is_busy(
 
 async def test_a_cancellation_ends_no_call_of_another_token(sandbox: Sandbox, tmp_path: Path, version: str) -> None:
     async with (
-        serving_http(sandbox, tmp_path, version, tokens=TOKENS) as server,
+        serving_http(sandbox, tmp_path, version, callers=CALLERS) as server,
         server.client(token=ALICE) as alice,
         server.client(token=BOB) as bob,
         anyio.create_task_group() as tasks,

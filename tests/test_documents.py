@@ -27,11 +27,11 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.painter import paint
 from mcp_vega.segmind import http as segmind_http
 from mcp_vega.server import prompts
-from mcp_vega.server.http.auth import RequestRejected
+from mcp_vega.server.http.access.rejections import RequestRejected
 from mcp_vega.server.http.limits import HttpLimits
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 README, TOOLS = read("README.md"), read("docs/tools.md")
 

@@ -57,7 +57,7 @@ def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_p
     assert complaints(tmp_path) == "To leave: Ctrl-C.\n"
 
 
-@pytest.mark.parametrize(("option", "said"), [("--print", ""), ("--port=0", "No browser could be opened (there is no ")])
+@pytest.mark.parametrize(("option", "said"), [("--print", ""), ("--port=0", "No browser could be opened (")])
 def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_looked_for_an_hour(
     tmp_path: Path, option: str, said: str
 ) -> None:

@@ -5,7 +5,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +33,7 @@ from mcp_vega.sandbox.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import without_paths
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.http.access.callers import Caller, callers_of
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.listener import bind_socket, server_config
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.anyio
 
 RT = "generate_image_vegart"
 ALICE, BOB = "alices-token", "bobs-token"
-TOKENS = (SecretStr(ALICE), SecretStr(BOB))
+CALLERS = callers_of([SecretStr(ALICE), SecretStr(BOB)])
 # How long a test waits for what must come: long enough for a busy machine.
 LONG = 60
 
@@ -83,12 +84,12 @@ async def served(
     app: AppContext,
     transport: str,
     *hosts: str,
-    tokens: tuple[SecretStr, ...] = TOKENS,
+    callers: Sequence[Caller] = CALLERS,
     limits: HttpLimits = DEFAULT_LIMITS,
     behind: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[HttpServer]:
     """A server, `behind` an ASGI application that stands for a proxy where one is given."""
-    config = server_config(build_application(app, transport, hosts, tokens, limits), limits)
+    config = server_config(build_application(app, transport, hosts, callers, limits), limits)
     if behind:
         config.app = behind(config.app)
     with bind_socket("127.0.0.1", 0) as listener:
@@ -400,7 +401,7 @@ class BrokenFolder(ImageFolder):
 async def test_what_nobody_thought_of_tells_no_path_either(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path, images=BrokenFolder(tmp_path)) as app,
-        served(app, "http", tokens=()) as server,
+        served(app, "http", callers=()) as server,
         Client(server.endpoint, mode="legacy") as agent,
     ):
         await agent.call_tool(RT, {"prompt": "a fox"})
@@ -550,7 +551,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(app: AppContext) -> Non
     _, kept = await app.gallery.find(image["id"])
     assert kept.path
     kept.path.write_bytes(large)
-    async with served(app, "http", tokens=(), limits=limits) as server:
+    async with served(app, "http", callers=(), limits=limits) as server:
         started = anyio.current_time()
         asking = f"GET /images/{image['id']} HTTP/1.1\r\nhost: localhost\r\n\r\n"
         received = await anyio.to_thread.run_sync(read_slowly, server, asking)

@@ -169,7 +169,7 @@ async def test_the_idle_connections_of_one_token_do_not_block_anothers_calls(app
 async def test_without_tokens_those_of_one_address_do_not_block_its_calls(app: AppContext, what: str) -> None:
     transport, sent, answered = IDLE[what]
     limits = HttpLimits(connections=8, connections_each=4)
-    async with served(app, transport, tokens=(), limits=limits) as server:
+    async with served(app, transport, callers=(), limits=limits) as server:
         with Crowd(server) as crowd:
             await crowd.add(10, sent, answered)
             await works(server, "any")

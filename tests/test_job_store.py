@@ -49,9 +49,9 @@ from mcp_vega.storage.database.server_lock import ServerLock
 from mcp_vega.storage.database.sqlite import APPLICATION_ID, SqliteFile, fingerprint_of
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
-from mcp_vega.storage.ledger.limits import Limits
 from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.slots import Sending, Turns
+from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
 

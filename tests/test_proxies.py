@@ -31,7 +31,7 @@ from mcp_vega.segmind.http import RetryPolicy, TimeLimits
 from mcp_vega.segmind.parsing import Generation
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
 

@@ -22,9 +22,8 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.job_store import JobStore
-from mcp_vega.storage.ledger.limits import Limits
 from mcp_vega.storage.ledger.slots import Turns
-from mcp_vega.storage.ledger.spending import DailySpending
+from mcp_vega.storage.ledger.spending import DailySpending, Limits
 
 pytestmark = pytest.mark.anyio
 

@@ -391,7 +391,7 @@ async def test_the_same_messages_are_answered_over_http(app: AppContext, transpo
         "mcp-protocol-version": "2025-11-25",
     }
     async with (
-        served(app, transport, tokens=()) as server,
+        served(app, transport, callers=()) as server,
         httpx.AsyncClient(trust_env=False, headers=headers) as http,
         way_in(http, server) as url,
     ):

@@ -31,7 +31,7 @@ from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import ImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 logger = logging.getLogger(__name__)
 

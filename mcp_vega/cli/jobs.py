@@ -20,8 +20,7 @@ from mcp_vega.redaction import named, quoted
 from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.settings import Settings
-from mcp_vega.storage.ledger.limits import Budget, dollars
-from mcp_vega.storage.ledger.spending import DailySpending
+from mcp_vega.storage.ledger.spending import Budget, DailySpending, dollars
 
 HEADINGS = ("REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE")
 SPENT_HEADINGS = ("DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED")

@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from mcp_vega.cli.shutdown import finish, heeded, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
+from mcp_vega.server.http.access.callers import Caller, callers_of
 from mcp_vega.settings import Settings, is_loopback
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def _run_http(options: Namespace, settings: Settings) -> int:
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
+    callers = callers_of(settings.auth_tokens)
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line of all, so that programs find it: nothing is logged before.
         shown = f"[{host}]" if ":" in host else host
@@ -116,7 +118,7 @@ def _run_http(options: Namespace, settings: Settings) -> int:
         warn_of_key(settings)
         # Who asks for the very address that is served may have it, where it is one.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
-        return anyio.run(_serve_http, settings, options.transport, listener, hosts)
+        return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers)
 
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
@@ -129,13 +131,15 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
         )
 
 
-async def _serve_http(settings: Settings, transport: str, listener: socket.socket, hosts: tuple[str, ...]) -> int:
+async def _serve_http(
+    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Sequence[Caller]
+) -> int:
     from mcp_vega.server.http.app import build_application
     from mcp_vega.server.http.listener import allow_files
 
     allow_files()
     async with open_application(settings) as app:
-        asgi = build_application(app, transport, hosts, settings.auth_tokens)
+        asgi = build_application(app, transport, hosts, callers)
         await serve_until_signal(app.service, asgi, listener)
     return 0
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

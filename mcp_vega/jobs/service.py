@@ -31,7 +31,7 @@ from mcp_vega.redaction import named
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
-from mcp_vega.storage.ledger.limits import Budget
+from mcp_vega.storage.ledger.spending import Budget
 
 logger = logging.getLogger(__name__)
 

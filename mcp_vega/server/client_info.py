@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from mcp_vega.job import OPERATOR, Image
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
-# Where a request over HTTP says whose it is.
-OWNER = "mcp_vega.owner"
+# Where a request over HTTP says whose it is, and has what signs links for whoever that is.
+OWNER, SIGNED = "mcp_vega.owner", "mcp_vega.signed"
 # What a path begins with, up to its last name; or a quotation, which is left as it is.
 _PATHS = re.compile(r"“[^”]*”|(?<![^\s(])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\]+[/\\])+")
 
@@ -32,12 +32,14 @@ class ClientInfo:
         read_limit: How many bytes a resource may have to reach it; None where there is no limit.
         has_channel: Whether it can be told something that it did not ask for.
         owner: Whose jobs it begins and may see.
+        signed: Adds to a picture's id what makes a link of its address, which a browser opens without a token.
     """
 
     base_url: str | None = None
     read_limit: int | None = None
     has_channel: bool = True
     owner: str = OPERATOR
+    signed: Callable[[str], str] = str
 
     @classmethod
     def of(cls, context: ServerRequestContext[Any, Any]) -> "ClientInfo":
@@ -51,12 +53,18 @@ class ClientInfo:
         over_sse = path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
         limit = MESSAGE_BYTES if limited else None
-        return cls(str(request.base_url).rstrip("/"), limit, over_sse, owner_of(request.scope))
+        return replace(cls.of_request(request), read_limit=limit, has_channel=over_sse)
+
+    @classmethod
+    def of_request(cls, request: Request) -> "ClientInfo":
+        """Who sent a request over HTTP."""
+        base_url = str(request.base_url).rstrip("/")
+        return cls(base_url, owner=owner_of(request.scope), signed=request.scope.get(SIGNED, str))
 
     def location(self, image: Image) -> str | None:
         """Where the client finds a picture's file: its path on the same machine, else a URL of this server."""
         if self.base_url is not None:
-            return f"{self.base_url}{IMAGES_PATH}/{image.id}"
+            return f"{self.base_url}{IMAGES_PATH}/{self.signed(image.id)}"
         return str(image.path) if image.path else None
 
     def told(self, text: str, folders: Mapping[Path, str]) -> str:

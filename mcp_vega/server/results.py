@@ -17,7 +17,7 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import beginning, quoted
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage.ledger.limits import dollars
+from mcp_vega.storage.ledger.spending import dollars
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
 

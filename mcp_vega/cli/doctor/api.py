@@ -19,7 +19,7 @@ from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits
 from mcp_vega.settings import Settings
-from mcp_vega.storage.ledger.limits import dollars
+from mcp_vega.storage.ledger.spending import dollars
 
 
 def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) -> list[Check]:

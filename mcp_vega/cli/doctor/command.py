@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,7 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
-    return [environment.get("SEGMIND_API_KEY", ""), *environment.get("MCP_VEGA_AUTH_TOKENS", "").split(",")]
+    return [environment.get("SEGMIND_API_KEY", ""), *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
 
 
 def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:

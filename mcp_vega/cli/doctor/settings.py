@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.server.http.access.callers import callers_of
 from mcp_vega.settings import Settings
 
 PREFIXES = ("MCP_VEGA_", "SEGMIND_")
@@ -17,7 +18,7 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
     for field in Settings.model_fields.values():
         name = str(field.alias)
         try:
-            Settings.from_environment({name: environment.get(name, "")})
+            callers_of(Settings.from_environment({name: environment.get(name, "")}).auth_tokens)
         except InvalidSettings as error:
             problems[name] = error
     usable = {name: value for name, value in environment.items() if name not in problems}

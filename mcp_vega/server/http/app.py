@@ -1,31 +1,29 @@
-"""The server over HTTP: MCP at its path, the pictures' files beside it, and whether it is up."""
+"""The server over HTTP: MCP at its path, the page and the pictures' files beside it, and whether it is up."""
 
-import logging
 from collections.abc import Sequence
-from urllib.parse import quote
 
-from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from mcp_vega import __version__
-from mcp_vega.errors import UnknownImage, VegaError
 from mcp_vega.server.app import build_server
-from mcp_vega.server.client_info import IMAGES_PATH, SSE_MESSAGES_PATH, owner_of
+from mcp_vega.server.client_info import SSE_MESSAGES_PATH
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
+from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
+from mcp_vega.server.http.access.callers import Caller, Callers
+from mcp_vega.server.http.access.cors import OriginMiddleware
+from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn
+from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.cancellation import CancellationMiddleware
-from mcp_vega.server.http.cors import OriginMiddleware
+from mcp_vega.server.http.images import image_routes
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.messages import MessageMiddleware
+from mcp_vega.server.http.page import page_routes
 from mcp_vega.server.http.streams import SseStreams, StreamMiddleware
 from mcp_vega.server.requests_in_flight import RequestsInFlight
-from mcp_vega.storage.images.store import ascii_name
-
-logger = logging.getLogger(__name__)
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
 # AuthMiddleware and OriginMiddleware have checked that already.
@@ -36,56 +34,48 @@ def build_application(
     app: AppContext,
     transport: str,
     hosts: Sequence[str] = (),
-    tokens: Sequence[SecretStr] = (),
+    callers: Sequence[Caller] = (),
     limits: HttpLimits = DEFAULT_LIMITS,
 ) -> Starlette:
-    """The server as an ASGI application over `http` (Streamable HTTP) or `sse`.
+    """The server as an ASGI application over `http` (Streamable HTTP) or `sse`, with the page at `/`.
 
-    The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for
-    `tokens` `AuthMiddleware`.
+    The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for `callers` `Callers`.
     """
     requests, streams = RequestsInFlight(app.service.take_back, app.service.store.uptime), SseStreams()
     server = build_server(app, [requests.follow if transport == "http" else streams.follow])
-    _add_routes(server, app)
     path = PATHS[transport]
     if transport == "sse":
         asgi = server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=UNCHECKED)
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
         asgi.add_middleware(CancellationMiddleware, requests=requests)
-    asgi.add_middleware(MessageMiddleware)
+    asgi.add_middleware(MessageMiddleware, path=SSE_MESSAGES_PATH if transport == "sse" else path)
     asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
-    allowed = AllowedHosts(hosts)
-    asgi.add_middleware(AuthMiddleware, hosts=allowed, tokens=tokens, limits=limits)
-    asgi.add_middleware(OriginMiddleware, hosts=allowed, limits=limits)
+    return _with_page(asgi, app, AllowedHosts(hosts), Callers(callers), limits)
+
+
+def build_page(app: AppContext, callers: Sequence[Caller]) -> Starlette:
+    """The page alone, for those who come from this machine."""
+    return _with_page(Starlette(), app, AllowedHosts(()), Callers(callers), DEFAULT_LIMITS)
+
+
+def _with_page(
+    asgi: Starlette, app: AppContext, hosts: AllowedHosts, callers: Callers, limits: HttpLimits
+) -> Starlette:
+    """An application with the page, the pictures' files and whether it is up, and with what decides who may use it."""
+    signatures = Signatures(callers, app.service.store.secrets, app.service.config.clock)
+    sign_in = SignIn(callers, signatures, limits)
+    asgi.router.routes += [
+        Route(HEALTH_PATH, _health),
+        Route(SIGN_IN_PATH, sign_in.sign_in, methods=["POST"]),
+        Route(SIGN_OUT_PATH, sign_in.sign_out, methods=["POST"]),
+        *page_routes(app),
+        *image_routes(app),
+    ]
+    asgi.add_middleware(AuthMiddleware, hosts=hosts, callers=callers, limits=limits, signatures=signatures)
+    asgi.add_middleware(OriginMiddleware, hosts=hosts, limits=limits)
     return asgi
 
 
-def _add_routes(server: MCPServer, app: AppContext) -> None:
-    @server.custom_route(HEALTH_PATH, methods=["GET"])
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": __version__})
-
-    @server.custom_route(f"{IMAGES_PATH}/{{id}}", methods=["GET"])
-    async def image_file(request: Request) -> Response:
-        try:
-            _, image = await app.gallery.find(request.path_params["id"], owner_of(request.scope))
-            data = await app.gallery.read(image)
-        except UnknownImage as error:
-            return PlainTextResponse(error.text, 404)
-        except VegaError as error:
-            logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
-            return PlainTextResponse("The picture cannot be read; the server's log says why.", 500)
-        headers = {
-            # The bytes of an id never change.
-            "cache-control": "private, max-age=31536000, immutable",
-            "content-disposition": _disposition(image.name),
-            "x-content-type-options": "nosniff",
-        }
-        return Response(data, media_type=image.mime_type, headers=headers)
-
-
-def _disposition(name: str) -> str:
-    """The header that names a file, as RFC 6266 says it for a name beyond ASCII."""
-    beyond = "" if name.isascii() else f"; filename*=UTF-8''{quote(name, safe='')}"
-    return f'inline; filename="{ascii_name(name)}"{beyond}'
+async def _health(_: Request) -> Response:
+    return JSONResponse({"status": "ok", "version": __version__})

@@ -20,6 +20,7 @@ class HttpLimits:
         body_seconds: How long the body of a request may take (seconds).
         drained_bytes: How much of the body of a rejected request is read and dropped (bytes), so that its sender, who
             writes before he reads, gets to see the answer.
+        wrong_token_seconds: How long a wrong token at the sign-in waits for its answer (seconds).
     """
 
     connections: int = 256
@@ -31,6 +32,7 @@ class HttpLimits:
     body_bytes: int = 1_000_000
     body_seconds: float = 30.0
     drained_bytes: int = 16_000_000
+    wrong_token_seconds: float = 1.0
 
 
 DEFAULT_LIMITS = HttpLimits()

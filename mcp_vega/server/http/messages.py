@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_vega.server.http.cancellation import with_first
+from mcp_vega.server.http.forwarded import route_of
 from mcp_vega.server.stdio.messages import Outcome, read_line, refused
 
 
@@ -15,15 +16,18 @@ class MessageMiddleware:
     """Reads each message as the server over stdio does; whom the SDK would leave without an answer gets an error.
 
     Where a session of before 2026 asks with an id that is neither text nor a whole number, it says 202 and no more.
+    `path` is what the addresses begin with that messages are sent to.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, path: str) -> None:
         self._app = app
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, whose body comes as a whole."""
+        is_message = scope["type"] == "http" and route_of(scope).startswith(self._path)
         # Of any other type the SDK takes none.
-        if scope["type"] != "http" or not Headers(scope=scope).get("content-type", "").startswith("application/json"):
+        if not is_message or not Headers(scope=scope).get("content-type", "").startswith("application/json"):
             await self._app(scope, receive, send)
             return
         first = await receive()

@@ -2,66 +2,42 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from datetime import date
-from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from mcp_vega.errors import GalleryError, InvalidArguments, LedgerError, UnknownImage, VegaError
-from mcp_vega.imaging.formats import recognise
+from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import OPERATOR, JobImage
 from mcp_vega.redaction import beginning, named
 from mcp_vega.server import resources, results
-from mcp_vega.server.client_info import IMAGES_PATH, ClientInfo, owner_of
+from mcp_vega.server.client_info import ClientInfo, owner_of
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.http.access.callers import name_of
+from mcp_vega.server.http.access.sign_in import GALLERY_PATH, SIGNED_IN
+from mcp_vega.server.http.answers import answering
 from mcp_vega.storage.ledger.search import ImageQuery
 
-PAGE_PATH, ICON_PATH, GALLERY_PATH = "/", "/icon.png", "/gallery"
 # What the page gets at once, and how much of each prompt.
 MOST_PICTURES, PROMPT_CHARACTERS = 200, 200
 
-Answer = Callable[[AppContext, Request], Awaitable[Response]]
 
-
-def page_routes(app: AppContext) -> list[BaseRoute]:
+def page_routes(app: AppContext) -> Sequence[BaseRoute]:
     """The page, and what it asks for."""
     one = f"{GALLERY_PATH}/pictures/{{id}}"
-    asked: list[tuple[str, str, Answer]] = [
-        ("GET", f"{GALLERY_PATH}/state", _state),
-        ("GET", f"{GALLERY_PATH}/pictures", _pictures),
-        ("GET", one, _picture),
-        ("DELETE", one, _delete),
-        ("POST", f"{one}/star", _star),
-        ("GET", f"{IMAGES_PATH}/{{id}}/preview", _preview),
-    ]
     return [
-        Route(PAGE_PATH, _page),
-        Route(ICON_PATH, _icon),
-        *(Route(path, partial(_answered, app, answer), methods=[method]) for method, path, answer in asked),
+        Route("/", _page),
+        Route("/icon.png", _icon),
+        Route(f"{GALLERY_PATH}/state", answering(app, _state), methods=["GET"]),
+        Route(f"{GALLERY_PATH}/pictures", answering(app, _pictures), methods=["GET"]),
+        Route(one, answering(app, _picture), methods=["GET"]),
+        Route(one, answering(app, _delete), methods=["DELETE"]),
+        Route(f"{one}/star", answering(app, _star), methods=["POST"]),
     ]
-
-
-async def _answered(app: AppContext, answer: Answer, request: Request) -> Response:
-    """An answer, or the error in its place."""
-    try:
-        return await answer(app, request)
-    except VegaError as error:
-        status = next(status for kind, status in STATUSES if isinstance(error, kind))
-        return PlainTextResponse(results.error_for(app, error, ClientInfo.of_request(request)).text, status)
-
-
-STATUSES: tuple[tuple[type[VegaError], int], ...] = (
-    (InvalidArguments, 400),
-    (UnknownImage, 404),
-    (GalleryError, 409),
-    (LedgerError, 503),
-    (VegaError, 500),
-)
 
 
 # ---- the file ----
@@ -99,8 +75,8 @@ async def _state(app: AppContext, request: Request) -> Response:
         "latest": latest,
         "total": await app.gallery.search.count(query),
         "caller": _caller(owner),
-        # By a cookie: whoever has the operator's key has nothing to sign out of.
-        "signed_in": owner != OPERATOR and "authorization" not in request.headers,
+        # Whoever came with the key of `mcp-vega gallery` has nothing to sign out of: the key is in the address.
+        "signed_in": owner != OPERATOR and SIGNED_IN in request.scope,
         "operator": owner == OPERATOR,
         "sandbox": app.sandbox,
         "spent": await _spent(app, owner),
@@ -164,18 +140,6 @@ async def _picture(app: AppContext, request: Request) -> Response:
     return JSONResponse({**picture, **more})
 
 
-async def _preview(app: AppContext, request: Request) -> Response:
-    _, image = await app.gallery.find(request.path_params["id"], owner_of(request.scope))
-    data = await app.gallery.preview(image)
-    form = recognise(data)
-    headers = {
-        "cache-control": "private, max-age=31536000, immutable",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
-    return Response(data, media_type=form and form.mime_type, headers=headers)
-
-
 async def _star(app: AppContext, request: Request) -> Response:
     try:
         starred = json.loads(await request.body())["starred"]
@@ -195,6 +159,4 @@ async def _delete(app: AppContext, request: Request) -> Response:
 
 def _caller(owner: str) -> str | None:
     """A caller as people know one: by name, or by the first digits of what stands for a token without one."""
-    if owner == OPERATOR:
-        return None
-    return f"token {owner[:8]}" if re.fullmatch("[0-9a-f]{32}", owner) else owner
+    return name_of(owner) or (f"token {owner[:8]}" if owner != OPERATOR else None)

@@ -5,7 +5,6 @@ key, and nobody can tell from two ledgers whether they share one.
 """
 
 import hmac
-import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.search import read_jobs
+from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Servers
 
 # Longer than any pause until a job is tried again (jobs/worker.py).
@@ -23,16 +23,14 @@ BEYOND_ANY_PAUSE = timedelta(hours=25)
 class Accounts:
     """The accounts in a ledger. Every method raises a `LedgerError` where it cannot be read or written."""
 
-    def __init__(self, database: Database, servers: Servers) -> None:
+    def __init__(self, database: Database, servers: Servers, secrets: Secrets) -> None:
         self._database = database
         self._servers = servers
-        self._hash_key = ""
+        self._secrets = secrets
 
     async def of_key(self, api_key: str) -> str:
         """What stands in the ledger for the account of an API key: 32 hex digits."""
-        if not self._hash_key:
-            self._hash_key = await self._database.read(_hash_key) or await self._database.write(_draw_hash_key)
-        return hmac.digest(self._hash_key.encode(), api_key.encode(), "sha256").hex()[:32]
+        return hmac.digest(await self._secrets.get("account"), api_key.encode(), "sha256").hex()[:32]
 
     # ---- the jobs of an account ----
 
@@ -95,13 +93,3 @@ class Accounts:
             return read_jobs(connection, found, alive, readable=True)
 
         return await self._database.read(look)
-
-
-def _hash_key(connection: Connection) -> str:
-    return next((row["value"] for row in connection.execute(queries.HASH_KEY)), "")
-
-
-def _draw_hash_key(connection: Connection) -> str:
-    """The ledger's key of the hash, drawn unless another server was quicker."""
-    connection.execute(queries.DRAW_HASH_KEY, {"value": secrets.token_hex(32)})
-    return _hash_key(connection)

@@ -20,12 +20,12 @@ from mcp_vega.storage.database.sqlite import SqliteFile
 from mcp_vega.storage.ledger import joining, queries, rows, spending
 from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
-from mcp_vega.storage.ledger.limits import Limits
 from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.search import ImageSearch, read_jobs
+from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
-from mcp_vega.storage.ledger.spending import Spending
+from mcp_vega.storage.ledger.spending import Limits, Spending
 
 # For how long another server may send a call; one that was submitted is expected for longer.
 WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
@@ -52,7 +52,8 @@ class JobStore:
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
         self.spending = Spending(database)
-        self.accounts = Accounts(database, self._servers)
+        self.secrets = Secrets(database)
+        self.accounts = Accounts(database, self._servers, self.secrets)
 
     @classmethod
     def in_file(

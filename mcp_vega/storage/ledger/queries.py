@@ -74,8 +74,8 @@ UNFINISHED = """
 OF_OTHER_ACCOUNTS = """
     SELECT count(*) AS jobs FROM jobs WHERE open AND base_url = :base_url AND account != :account
 """
-HASH_KEY = "SELECT value FROM secrets WHERE name = 'account'"
-DRAW_HASH_KEY = "INSERT INTO secrets (name, value) VALUES ('account', :value) ON CONFLICT (name) DO NOTHING"
+KEY_NAMED = "SELECT value FROM secrets WHERE name = :name"
+DRAW_KEY = "INSERT INTO secrets (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
 ASSIGN = """
     UPDATE jobs SET remote_id = :remote_id WHERE local_id = :local_id
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id AND local_id != :local_id)

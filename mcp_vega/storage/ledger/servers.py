@@ -13,7 +13,7 @@ from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.server_lock import ServerLock
 from mcp_vega.storage.ledger import queries, spending
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 
 @dataclass(frozen=True)

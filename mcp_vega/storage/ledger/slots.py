@@ -11,7 +11,7 @@ from typing import Any
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.ledger import queries, rows
-from mcp_vega.storage.ledger.limits import Limits
+from mcp_vega.storage.ledger.spending import Limits
 
 
 class Sending(Enum):

@@ -1,4 +1,4 @@
-"""What was spent, and what of it is reserved for calls under way.
+"""What may be spent on calls and how fast; what was spent, and what of it is reserved for calls under way.
 
 A call counts with the cost that the API told, else with the estimate; one that was surely not charged does not count,
 and one that was not sent does not once its server has died. Each job has what it counts for in its row, and each day
@@ -14,11 +14,39 @@ from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries
-from mcp_vega.storage.ledger.limits import dollars
 
 BILLION = 10**9
 # More than any call costs; the sum of many still fits into 64 bits.
 MOST_USD = Decimal(1_000_000)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits on paid calls that all servers on a ledger keep together; None is no limit."""
+
+    usd_a_day: Decimal | None = None  # US dollars in a UTC day
+    calls_a_minute: int | None = None  # in any sixty seconds
+    calls_at_once: int = 16  # whose answer has not come yet
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A UTC day's spending limit and what was spent of it, in US dollars."""
+
+    limit: Decimal
+    spent: Decimal
+
+    @property
+    def left(self) -> Decimal:
+        """What can still be spent."""
+        return max(self.limit - self.spent, Decimal(0))
+
+
+def dollars(amount: Decimal | None) -> str:
+    """An amount for people, exact."""
+    if amount is None:
+        return "unknown"
+    return f"{'-' if amount < 0 else ''}${abs(amount).normalize():f}"
 
 
 @dataclass(frozen=True)

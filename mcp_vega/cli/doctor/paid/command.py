@@ -20,7 +20,7 @@ from mcp_vega.cli.output import write
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
-from mcp_vega.storage.ledger.limits import dollars
+from mcp_vega.storage.ledger.spending import dollars
 
 # US dollars that the pictures may cost together unless something else is said: three times what they cost on average.
 MOST_USD = Decimal("0.02")

@@ -18,7 +18,7 @@ from mcp_vega.cli.doctor.paid.observation import BALANCE, TOO_MANY, Observations
 from mcp_vega.errors import Charged
 from mcp_vega.imaging.formats import JPEG
 from mcp_vega.segmind.response import ApiResponse
-from mcp_vega.storage.ledger.limits import dollars
+from mcp_vega.storage.ledger.spending import dollars
 
 BALANCES = ("credits", "free-credits")
 # How much dearer than the average a call may be before the estimates are no use.

@@ -28,7 +28,7 @@ from mcp_vega.jobs.reconciliation.matching import is_call_of
 from mcp_vega.jobs.reconciliation.reconciler import LOOKS as LOOKS_FOR_LOST_CALLS
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.values import as_object
-from mcp_vega.storage.ledger.limits import dollars
+from mcp_vega.storage.ledger.spending import dollars
 
 # For so many seconds a call whose answer was lost is looked for while its caller waits.
 SOON = sum(LOOKS_FOR_LOST_CALLS)

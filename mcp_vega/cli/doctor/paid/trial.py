@@ -22,7 +22,7 @@ from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.history_reader import HistoryQuery, HistoryReader
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage.ledger.limits import dollars
+from mcp_vega.storage.ledger.spending import dollars
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_vega.redaction import quoted
-from mcp_vega.server.http.auth import HEALTH_PATH, AllowedHosts, OriginNotAllowed, reject
+from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts
+from mcp_vega.server.http.access.rejections import OriginNotAllowed, reject
 from mcp_vega.server.http.forwarded import route_of
 from mcp_vega.server.http.limits import HttpLimits
 

@@ -1,0 +1,124 @@
+"""A person signs in once with an access token, and the browser is known by a cookie that is not the token.
+
+It is good for what the gallery's page asks for, and nothing else: never for MCP.
+"""
+
+import json
+import re
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from mcp_vega.server.client_info import IMAGES_PATH
+from mcp_vega.server.http.access.callers import Caller, Callers
+from mcp_vega.server.http.access.links import DAY, READING
+from mcp_vega.server.http.access.rejections import CrossSiteRequest, InvalidToken, answer_to
+from mcp_vega.server.http.access.signatures import Signatures
+from mcp_vega.server.http.forwarded import route_of
+from mcp_vega.server.http.limits import HttpLimits
+
+GALLERY_PATH = "/gallery"
+SIGN_IN_PATH, SIGN_OUT_PATH = f"{GALLERY_PATH}/sign-in", f"{GALLERY_PATH}/sign-out"
+# Where a request says that a cookie opened it.
+SIGNED_IN = "mcp_vega.signed_in"
+# What another site's page cannot add to a request, unless the server allows it to.
+OWN_HEADER = "x-mcp-vega"
+SECONDS = 30 * DAY
+_PURPOSE = "session"
+# No cookie has a longer one.
+_COOKIE = re.compile(r"([0-9]+)\.([\w-]{1,100})", re.ASCII)
+
+
+class SignIn:
+    """Gives browsers their cookies, takes them back, and knows whose they are."""
+
+    def __init__(self, callers: Callers, signatures: Signatures, limits: HttpLimits) -> None:
+        self._callers = callers
+        self._signatures = signatures
+        self._limits = limits
+
+    def caller(self, scope: Scope) -> Caller | None:
+        """Who has signed in with the browser that sent a request; None where nobody has, or the path takes no cookie.
+
+        Of several cookies of the name none counts: one may be another's.
+        """
+        if not _takes_cookie(scope):
+            return None
+        name = self._cookie_name(scope)
+        given = "; ".join(Headers(scope=scope).getlist("cookie")).split(";")
+        values = [value for key, _, value in (each.strip().partition("=") for each in given) if key == name]
+        match = _COOKIE.fullmatch(values[0]) if len(values) == 1 else None
+        caller = self._signatures.caller(match[2], match[1], _PURPOSE) if match else None
+        if not match or caller is None or int(match[1]) <= self._signatures.now:
+            return None
+        scope[SIGNED_IN] = True
+        return caller
+
+    async def sign_in(self, request: Request) -> Response:
+        """Answer a token with a cookie."""
+        caller = self._callers.with_token(await _given_token(request))
+        if caller is None:
+            await anyio.sleep(self._limits.wrong_token_seconds)
+            return answer_to(InvalidToken("Nobody can sign in here with this access token"))
+        expires = self._signatures.now + SECONDS
+        return self._answer(request.scope, f"{expires}.{self._signatures.sign(caller, expires, _PURPOSE)}", SECONDS)
+
+    async def sign_out(self, request: Request) -> Response:
+        """Have the browser forget its cookie."""
+        return self._answer(request.scope, "", 0)
+
+    def _answer(self, scope: Scope, cookie: str, seconds: int) -> Response:
+        answer = Response(status_code=204, headers={"cache-control": "no-store"})
+        path, secure = scope.get("root_path") or "/", scope["scheme"] == "https"
+        name = self._cookie_name(scope)
+        answer.set_cookie(name, cookie, seconds, path=path, secure=secure, httponly=True, samesite="lax")
+        return answer
+
+    def _cookie_name(self, scope: Scope) -> str:
+        """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
+
+        By the prefixes of its name a browser knows what else a cookie of TLS must be.
+        """
+        name = f"mcp_vega_{self._signatures.digits('cookie', Headers(scope=scope)['host'].lower())}"
+        if scope["scheme"] != "https":
+            return name
+        return f"__Secure-{name}" if scope.get("root_path") else f"__Host-{name}"
+
+
+def require_own_page(scope: Scope) -> None:
+    """Check that what a request under /gallery/ changes is asked for by the gallery's own page.
+
+    That its origin is allowed is not enough: so is every page of this machine, on whatever port.
+
+    Raises:
+        CrossSiteRequest: It is not, or an old browser does not say so.
+    """
+    if scope["method"] in READING or not route_of(scope).startswith(f"{GALLERY_PATH}/"):
+        return
+    headers = Headers(scope=scope)
+    sites, origins = headers.getlist("sec-fetch-site"), headers.getlist("origin")
+    own_origins = [[f"{scheme}://{headers.get('host')}"] for scheme in ("http", "https")]
+    if headers.getlist(OWN_HEADER) != ["1"]:
+        raise CrossSiteRequest("A request that changes something under /gallery/ lacks the header X-MCP-Vega: 1")
+    if sites != ["same-origin"] and (sites or origins not in own_origins):
+        raise CrossSiteRequest("A request that changes something under /gallery/ is not of this server's own page")
+
+
+def _takes_cookie(scope: Scope) -> bool:
+    route = route_of(scope)
+    return route.startswith(f"{GALLERY_PATH}/") or (scope["method"] in READING and route.startswith(f"{IMAGES_PATH}/"))
+
+
+async def _given_token(request: Request) -> str:
+    """The token in the body of a sign-in; empty where there is none."""
+    try:
+        match json.loads(await request.body()):
+            case {"token": str(token)}:
+                return token.strip()
+            case _:
+                return ""
+    except (ValueError, RecursionError):
+        return ""

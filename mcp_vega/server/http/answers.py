@@ -1,0 +1,38 @@
+"""How a request for something else than MCP is answered where it fails."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from mcp_vega.errors import GalleryError, InvalidArguments, UnknownImage, VegaError
+from mcp_vega.server import results
+from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.server.context import AppContext
+
+logger = logging.getLogger(__name__)
+
+Answer = Callable[[AppContext, Request], Awaitable[Response]]
+
+# By the method, where an error means another thing for it.
+STATUSES: dict[type[VegaError] | tuple[str, type[VegaError]], int] = {
+    InvalidArguments: 400,
+    UnknownImage: 404,
+    ("DELETE", GalleryError): 409,  # the file is not as it was kept
+}
+
+
+def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    """A function for a route: its answer, or the error in its place, as its caller may have it."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await answer(app, request)
+        except VegaError as error:
+            status = STATUSES.get((request.method, type(error))) or STATUSES.get(type(error), 500)
+            if status == 500:
+                logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
+            return PlainTextResponse(results.error_for(app, error, ClientInfo.of_request(request)).text, status)
+
+    return answered
