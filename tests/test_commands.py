@@ -39,6 +39,7 @@ NOT_RUN = {
     'mcp-vega draw "a valley in the mountains at dawn" --samples 4 --seed 7 --sandbox -o valley.jpg': "it takes ten "
     "seconds, as the API would; tests/test_documents.py compares the pictures with the painter",
     "mcp-vega --transport http": SERVES,
+    "mcp-vega gallery": "it serves until it is stopped; tests/test_gallery_command.py asks it",
     'export MCP_VEGA_AUTH_TOKENS=$(python3 -c "import secrets; print(secrets.token_urlsafe(32))")': SERVES,
     "export MCP_VEGA_ALLOWED_HOSTS=pictures.example": SERVES,
     "mcp-vega --transport http --host 0.0.0.0": SERVES,

@@ -1,10 +1,12 @@
 """The server over HTTP: who may use it, that each token sees its own alone, and how long a client is waited for."""
 
+import io
 import json
 import re
 import socket
 import tempfile
 import time
+from base64 import b64decode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,14 +19,15 @@ import anyio.abc
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import API, KEY, TLS, Sandbox, api_that_draws, app_over, job_of, noise, text_of, until
+from conftest import API, KEY, TLS, Sandbox, api_that_draws, app_over, images_of, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp_types import ResourceTemplateReference
+from mcp_types import ImageContent, ResourceTemplateReference
+from PIL import Image
 from pydantic import SecretStr
 
 from mcp_vega.cli.application import open_application
@@ -209,16 +212,16 @@ async def test_what_one_token_makes_is_not_there_for_another(server: HttpServer,
             await bob.get_prompt("vary", {"image": image["id"], "change": "snow"})
         headers = {"authorization": f"Bearer {BOB}"}
         assert (await server.ask("GET", f"/images/{image['id']}", headers=headers)).status_code == 404
-        assert await seen_by(bob) == (0, 0, 0, 0)
-        assert await seen_by(alice) == (1, 1, 1, 1)
+        assert await seen_by(bob) == (0, 0, 0, 0, 0)
+        assert await seen_by(alice) == (1, 1, 1, 1, 1)
         other = job_of(await bob.call_tool(RT, {"prompt": "a fox", "seed": 7}))
         assert other["request_id"] != job["request_id"]
     async with Client(build_server(app)) as operator:
-        assert await seen_by(operator) == (2, 2, 2, 2)
+        assert await seen_by(operator) == (2, 2, 2, 2, 2)
 
 
 async def seen_by(agent: Client) -> tuple[int, ...]:
-    """How many jobs, listed pictures, found pictures and completed ids somebody sees."""
+    """How many jobs, listed pictures, found pictures, completed ids and pictures on the sheet somebody sees."""
     listed = await agent.call_tool("check_job", {})
     gallery = await agent.read_resource("vega://gallery?q=fox")
     template = ResourceTemplateReference(uri="vega://jobs/{request_id}")
@@ -228,7 +231,14 @@ async def seen_by(agent: Client) -> tuple[int, ...]:
         len((await agent.list_resources()).resources) - 1,
         gallery.contents[0].model_dump_json().count("vega://jobs/"),
         len(completed.completion.values),
+        sum(on_sheet(each) for each in images_of(listed)),
     )
+
+
+def on_sheet(sheet: ImageContent) -> int:
+    """How many pictures are on a sheet, which are no more than two, side by side."""
+    with Image.open(io.BytesIO(b64decode(sheet.data))) as shown:
+        return round(shown.width / shown.height)
 
 
 async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_o
     assert all(seed.isdecimal() for seed in seeds)
     assert "generate_image_vegart" in explored
     assert f"${VegaRTParameters.average_cost}" in explored
-    assert "ask which one to finish" in explored
+    assert "call check_job without a request id" in explored
+    assert "ask which number to finish. Do not go on before I answer." in explored
     assert "generate_image_vega:" in explored
     assert "It costs about $0.0036." in explored
     assert seeds[0] not in await text(agent, "explore", idea="a lighthouse", drafts="5")

@@ -258,7 +258,8 @@ async def test_lists_stay_small_whatever_the_prompts(agent: Client) -> None:
     listed = await agent.call_tool("check_job", {})
     jobs = (listed.meta or {})["mcp-vega/jobs"]
     assert len(jobs) == 10
-    assert len(text_of(listed)) < 2500
+    assert len(text_of(listed)) < 2700
+    listed.content = listed.content[:1]  # without the sheet, which is as large as what is beside it allows
     assert len(listed.model_dump_json()) < 40_000
     long = next(job for job in jobs if job["parameters"]["prompt"].startswith("狐"))
     assert (long["parameters"]["prompt"], long["shortened"]) == (f"{prompt[:500]}…", ["prompt"])

@@ -175,9 +175,9 @@ async def test_check_job_without_an_id_lists_the_latest_jobs_newest_first(agent:
     first = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "first"}))["request_id"]
     second = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "second"}))["request_id"]
     result = await agent.call_tool("check_job", {})
-    assert text_of(result).splitlines()[0] == "The latest 2 jobs, newest first (times in UTC):"
+    assert text_of(result).splitlines()[0].startswith("The latest 2 jobs, newest first (times in UTC). ")
     for line, request_id, prompt in zip(
-        text_of(result).splitlines()[1:], (second, first), ("second", "first"), strict=True
+        text_of(result).splitlines()[1:], (f"1. {second}", f"2. {first}"), ("second", "first"), strict=True
     ):
         time, seed = r"\d{4}-\d\d-\d\d \d\d:\d\d", r"\d+"
         assert re.fullmatch(f"{request_id} COMPLETED {time} segmind-vega-rt-v1 seed {seed} “{prompt}”", line)

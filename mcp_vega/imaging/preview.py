@@ -84,7 +84,7 @@ def measure(data: bytes) -> Measured:
     Raises:
         InvalidImageError: It cannot, or it claims to be larger than any picture of the models.
     """
-    with _opened(data) as (found, picture):
+    with opened(data) as (found, picture):
         picture.load()
         return Measured(found, *picture.size)
 
@@ -120,13 +120,13 @@ def converted(data: bytes, form: Format) -> bytes:
     Raises:
         InvalidImageError: It is no whole picture.
     """
-    with _opened(data) as (found, picture):
+    with opened(data) as (found, picture):
         if found is form:
             return data
         picture.load()
         # All modes that PNG and WebP have as well; others are print colours or 16 bits of grey.
         is_plain = form is not JPEG and picture.mode in ("L", "P", "RGB", "RGBA")
-        image, profile = (_upright(picture) if is_plain else _as_rgb(picture)), picture.info.get("icc_profile")
+        image, profile = (_upright(picture) if is_plain else as_rgb(picture)), picture.info.get("icc_profile")
     buffer, name = io.BytesIO(), form.mime_type.removeprefix("image/")
     profile = profile if image.mode == picture.mode else None
     options = {JPEG: {"quality": 95, "subsampling": 0}, WEBP: {"lossless": True, "exact": True}}.get(form, {})
@@ -142,11 +142,19 @@ def encoded_length(data: bytes) -> int:
 
 def _preview(data: bytes, side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
     """The largest, then finest form of a picture that fits: itself, else a JPEG of at most `side` pixels."""
-    with _opened(data) as (found, picture):
+    with opened(data) as (found, picture):
         if found in (JPEG, PNG) and max(picture.size) <= side and encoded_length(data) <= characters:
             picture.load()
             return Preview(data, found.mime_type, *picture.size, unchanged=True)
-        *_, last = _until(characters, _ladder(picture, side, qualities))
+        return fitted(picture, side, characters, qualities)
+
+
+def fitted(picture: "Image", side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
+    """The largest, then finest JPEG of a picture that fits: at most `side` pixels, and `characters` of base64.
+
+    What fits in no form comes in the smallest.
+    """
+    *_, last = _until(characters, _ladder(picture, side, qualities))
     return last
 
 
@@ -158,13 +166,13 @@ def _until(characters: int, steps: Iterator[Preview]) -> Iterator[Preview]:
             return
 
 
-def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iterator[Preview]:
+def _ladder(picture: "Image", side: int, qualities: tuple[int, ...]) -> Iterator[Preview]:
     """Ever smaller JPEGs of a picture: the quality goes down first, then the size."""
     for share in SHRINK:
         size = round(side * share)
         picture.draft("RGB", (size, size))  # libjpeg decodes at a half or a quarter where that is enough
         picture.load()
-        smaller = _as_rgb(picture)
+        smaller = as_rgb(picture)
         smaller.thumbnail((size, size))
         smaller.info.clear()  # Pillow would write the recipe into each preview again, however long it is
         for quality in qualities:
@@ -173,7 +181,7 @@ def _ladder(picture: "ImageFile", side: int, qualities: tuple[int, ...]) -> Iter
             yield Preview(buffer.getvalue(), JPEG.mime_type, *smaller.size)
 
 
-def _upright(picture: "ImageFile") -> "Image":
+def _upright(picture: "Image") -> "Image":
     """A copy of a picture, the right side up."""
     from PIL import ImageOps
 
@@ -182,7 +190,7 @@ def _upright(picture: "ImageFile") -> "Image":
     return picture.copy()
 
 
-def _as_rgb(picture: "ImageFile") -> "Image":
+def as_rgb(picture: "Image") -> "Image":
     """A picture as every JPEG can hold it: eight bits a colour, on white, the right side up."""
     from PIL import Image
 
@@ -197,7 +205,7 @@ def _as_rgb(picture: "ImageFile") -> "Image":
 
 
 @contextmanager
-def _opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
+def opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
     """A picture's format, and the picture, not decoded yet and not too large to be.
 
     Raises:

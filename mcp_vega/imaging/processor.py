@@ -11,14 +11,15 @@ import anyio
 import anyio.to_thread
 
 from mcp_vega.errors import GalleryError, UnreadableAnswer
-from mcp_vega.imaging import preview
+from mcp_vega.imaging import preview, sheet
 from mcp_vega.imaging.preview import InvalidImageError, Measured, Mode, Preview
+from mcp_vega.imaging.sheet import Sheet
 
 T = TypeVar("T")
 
 
 class ImageProcessor:
-    """Measures pictures and makes previews."""
+    """Measures pictures, and makes previews and sheets of them."""
 
     def __init__(self) -> None:
         self.limiter = anyio.CapacityLimiter(1)
@@ -40,6 +41,12 @@ class ImageProcessor:
         """As `preview.previews` makes them. Whoever is cancelled does not wait for them."""
         return await anyio.to_thread.run_sync(
             self._alone, preview.previews, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
+        )
+
+    async def sheet(self, data: list[bytes], mode: Mode, taken: int = 0) -> Sheet | None:
+        """As `sheet.sheet` makes it. Whoever is cancelled does not wait for it."""
+        return await anyio.to_thread.run_sync(
+            self._alone, sheet.sheet, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
         )
 
     def _alone(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mcp.server.context import ServerRequestContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -44,9 +44,9 @@ class ClientInfo:
     @classmethod
     def of(cls, context: ServerRequestContext[Any, Any]) -> "ClientInfo":
         """The client that a request came from."""
-        request = context.request
-        if not isinstance(request, Request):
+        if not isinstance(context.request, Request):
             return cls()
+        request = cast("Request[Any]", context.request)
         # Without the prefix under which a proxy may have it.
         path = request.url.path.removeprefix(request.base_url.path.rstrip("/"))
         # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.

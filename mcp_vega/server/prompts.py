@@ -151,8 +151,12 @@ Explore this idea for a picture: {asked.idea}
 1. Write {asked.drafts} short prompts that each see the idea in another way: viewpoint, light, season, mood. {ADVICE}
 2. Draw a draft of each with generate_image_vegart, with these seeds in turn: {seeds}. A draft costs about \
 ${VegaRTParameters.average_cost}. {WAITING}
-3. Show the drafts numbered, each with its prompt and seed, and ask which one to finish. Do not go on before I answer.
-4. Draw the chosen one with generate_image_vega: its prompt with more visible detail, the same seed, a \
+3. When all are drawn, call check_job without a request id; it costs nothing. It shows the latest pictures numbered on \
+one sheet, and its text has the numbers before the request ids. Other pictures may be on it, too: the drafts are those \
+whose request ids you got in step 2. Show the sheet, name each draft with its number there, its prompt and its seed, \
+and ask which number to finish. Do not go on before I answer. If there is no sheet, number the drafts yourself.
+4. Find the line of that text that begins with the number I say: its request id is that of the draft. Draw it with \
+generate_image_vega: its prompt with more visible detail, the same seed, a \
 negative_prompt of what would spoil it, scheduler "{asked.scheduler}", num_inference_steps \
 {finished.num_inference_steps}, guidance_scale {finished.guidance_scale:g}. Vega is another model, so the picture \
 follows the draft's prompt rather than its exact lines. It costs about ${finished.expected_cost:.4f}.

@@ -191,11 +191,3 @@ def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
         "created": results.iso(job.created),
         "job": job.uri,
     }
-
-
-def view_html() -> str:
-    return "<title>x</title>"
-
-
-def view_policy() -> str:
-    return "default-src 'none'"

@@ -15,6 +15,7 @@ from mcp_vega.server import results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.requests_in_flight import current_request
+from mcp_vega.server.results import job_list
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
 
@@ -92,7 +93,7 @@ async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     client = CURRENT_CLIENT.get()
     if not asked.request_id:
-        return await results.of_jobs(app, await app.service.store.latest(LATEST, client.owner), client)
+        return await job_list.of_jobs(app, await app.service.store.latest(LATEST, client.owner), client)
     job = await app.service.check(asked.request_id, client.owner)
     request = current_request()
     await request.begins(job)
@@ -178,7 +179,8 @@ DEFINITIONS = (
         description=(
             "Look at an image job by its request id: where it stands, or, once finished, its images exactly as "
             "generate_image_vega returns them, again and again. Costs nothing. wait_seconds waits for the end. "
-            "Without a request id it lists the latest jobs, newest first."
+            "Without a request id it lists the latest jobs, newest first, and shows their latest pictures on one "
+            "sheet; the numbers on it stand before the ids."
         ),
         arguments=schemas.of_model(CheckJobArguments, "check_job"),
         annotations=FREE,

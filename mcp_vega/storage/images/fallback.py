@@ -137,8 +137,8 @@ class FallbackImageStore:
 
     async def _known(self, address: str) -> ImageStore | None:
         """The store of this chain that has an address; None where none has it."""
-        # In a thread: a folder may be on a disk that takes its time.
-        return await anyio.to_thread.run_sync(self._look_up, address)
+        # In a thread: a folder may be on a disk that takes its time, or hangs.
+        return await anyio.to_thread.run_sync(self._look_up, address, abandon_on_cancel=True)
 
     def _look_up(self, address: str) -> ImageStore | None:
         path = ImageLocation(address, "").path

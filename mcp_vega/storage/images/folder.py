@@ -112,7 +112,8 @@ class ImageFolder:
     async def read(self, key: str) -> bytes:
         """The bytes of a kept picture."""
         try:
-            return await anyio.to_thread.run_sync(self._read, key)
+            # Whoever gives up does not wait for a disk that hangs.
+            return await anyio.to_thread.run_sync(self._read, key, abandon_on_cancel=True)
         except OSError as error:
             said = f"The picture {Path(self.address, key)} cannot be read: {error.strerror}"
             raise GalleryError(said, next_step="Put the file back, or draw it again") from error

@@ -35,7 +35,8 @@ class PreviewCache:
         Raises:
             VegaError: The picture cannot be read, or is none any more.
         """
-        kept = await anyio.to_thread.run_sync(self._read, image.id)
+        # Whoever gives up does not wait for a disk that hangs.
+        kept = await anyio.to_thread.run_sync(self._read, image.id, abandon_on_cancel=True)
         if kept is not None:
             return kept
         made = await self._processor.preview(await read(image), "thumbnail")

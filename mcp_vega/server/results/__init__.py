@@ -1,4 +1,7 @@
-"""Jobs as tool results: a text that stands on its own, previews for those who can see them, data for programs."""
+"""Jobs as tool results: a text that stands on its own, previews for those who can see them, data for programs.
+
+job_list  the latest jobs, with one sheet of their pictures
+"""
 
 import json
 import math
@@ -55,27 +58,18 @@ async def of_job(
     meta = {"mcp-vega/job": data_of(job, client)}
     joined_note = [JOINED] if joined else []
     if not job.state.finished:
-        return await _result(app, _under_way(app.service, job, left_alone), meta, joined_note)
+        return await result_of(app, _under_way(app.service, job, left_alone), meta, joined_note)
     # A picture that no disk would take is in its result or nowhere.
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     text = _finished(job, client)
-    taken = max(len(text) + len(json.dumps(meta, ensure_ascii=False)) - BESIDE_PREVIEWS, 0)
-    previews, notes = await _previews(app, job, "full" if full else app.preview, taken)
+    previews, notes = await _previews(app, job, "full" if full else app.preview, taken_by(text, meta))
     notes = [*joined_note, *(client.told(note, app.folders) for note in notes)]
-    return await _result(app, text, meta, notes, previews)
+    return await result_of(app, text, meta, notes, previews)
 
 
-async def of_jobs(app: AppContext, jobs: list[Job], client: ClientInfo) -> CallToolResult:
-    """A list of jobs, one line each."""
-    if not jobs:
-        text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return await _result(app, text, {})
-    lines = [f"The latest {len(jobs)} jobs, newest first (times in UTC):" if len(jobs) > 1 else "The latest job (UTC):"]
-    lines += [
-        f"{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} seed {job.seed} {quoted_prompt(job)}"
-        for job in jobs
-    ]
-    return await _result(app, "\n".join(lines), {"mcp-vega/jobs": [_listed_data_of(job, client) for job in jobs]})
+def taken_by(text: str, meta: dict[str, Any]) -> int:
+    """How many characters of what previews may take a result's text and data take from them."""
+    return max(len(text) + len(json.dumps(meta, ensure_ascii=False)) - BESIDE_PREVIEWS, 0)
 
 
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
@@ -91,7 +85,7 @@ def error_data(error: VegaError) -> dict[str, str]:
     return {"code": error.code, "what": what, "charged": str(error.charged), "next": error.next_step}
 
 
-async def _result(
+async def result_of(
     app: AppContext, text: str, meta: dict[str, Any], notes: Sequence[str] = (), previews: Sequence[ImageContent] = ()
 ) -> CallToolResult:
     """A result that also says what can still be spent today, where there is a limit."""
@@ -225,7 +219,7 @@ def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
     }
 
 
-def _listed_data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
+def listed_data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
     """A job in a list of them, for programs."""
     data = data_of(job, client)
     parameters, marks = shortened(data["parameters"])

@@ -1,0 +1,120 @@
+"""The latest jobs as a tool result: a line for each, and one sheet of their pictures, whose numbers stand in the lines.
+
+A number is good for the one answer that it stands in; the server remembers none.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import anyio
+from mcp_types import CallToolResult, ImageContent
+
+from mcp_vega.errors import VegaError
+from mcp_vega.imaging.preview import Preview
+from mcp_vega.job import Image, Job
+from mcp_vega.server import results
+from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.server.context import AppContext
+
+# As many as are still told apart on a sheet of 512 pixels. They are read all at once.
+MOST_ON_SHEET = 12
+# Seconds after which a picture that is still being read, such as one on a disk that hangs, is done without.
+READ_SECONDS = 3
+
+# The numbers on the sheet by the ids of the pictures.
+Numbers = Mapping[str, int]
+
+
+async def of_jobs(app: AppContext, jobs: Sequence[Job], client: ClientInfo) -> CallToolResult:
+    """A list of jobs, one line each, with the latest of their pictures on one sheet."""
+    if not jobs:
+        text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
+        return await results.result_of(app, text, {})
+    data = [results.listed_data_of(job, client) for job in jobs]
+    meta = {"mcp-vega/jobs": data}
+    if app.preview == "off":
+        return await results.result_of(app, _text(jobs, {}), meta)
+    drawn = [image for job in jobs for image in job.images if not image.deleted]
+    chosen = drawn[:MOST_ON_SHEET]
+    preview, numbers = await _sheet(app, chosen, results.taken_by(_text(jobs, {}), meta))
+    for image in (image for listed in data for image in listed["images"] if image["id"] in numbers):
+        image["sheet_number"] = numbers[image["id"]]
+    notes = _notes(unreadable=len(chosen) - len(numbers), older=len(drawn) - len(chosen))
+    shown = [ImageContent(type="image", data=preview.base64, mime_type=preview.mime_type)] if preview else []
+    return await results.result_of(app, _text(jobs, numbers), meta, notes, shown)
+
+
+# ---- the text ----
+
+
+def _text(jobs: Sequence[Job], numbers: Numbers) -> str:
+    heading = "The latest job (UTC)" if len(jobs) == 1 else f"The latest {len(jobs)} jobs, newest first (times in UTC)"
+    if numbers:
+        heading += (
+            ". The numbers before an id are those of its pictures on the sheet below; “-” says that it has none there"
+        )
+    return "\n".join([f"{heading}:", *(_line(job, numbers) for job in jobs)])
+
+
+def _line(job: Job, numbers: Numbers) -> str:
+    on_sheet = {job.index_of(image) + 1: numbers[image.id] for image in job.images if image.id in numbers}
+    drawn = max(len(job.images), job.parameters.pictures)
+    which = ""
+    if 0 < len(on_sheet) < drawn:
+        which = f" picture{'' if len(on_sheet) == 1 else 's'} {', '.join(map(str, on_sheet))} of {drawn}"
+    return (
+        f"{_mark(on_sheet, numbers)}{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} "
+        f"seed {job.seed}{which} {results.quoted_prompt(job)}"
+    )
+
+
+def _mark(on_sheet: Mapping[int, int], numbers: Numbers) -> str:
+    """What stands before a job's id: its numbers, such as `3. ` or `5-8. `, where there is a sheet."""
+    if not on_sheet:
+        return "- " if numbers else ""
+    first, last = min(on_sheet.values()), max(on_sheet.values())
+    return f"{first}. " if first == last else f"{first}-{last}. "
+
+
+def _notes(*, unreadable: int, older: int) -> list[str]:
+    notes: list[str] = []
+    if unreadable:
+        what = (
+            "1 picture is not shown, its file"
+            if unreadable == 1
+            else f"{unreadable} pictures are not shown, their files"
+        )
+        notes += [f"{what} cannot be read: check_job with the job's request id says why"]
+    if older:
+        what = "1 older one is" if older == 1 else f"{older} older ones are"
+        notes += [f"the sheet holds the latest {MOST_ON_SHEET} pictures; {what} not on it"]
+    return notes
+
+
+# ---- the sheet ----
+
+
+async def _sheet(app: AppContext, images: Sequence[Image], taken: int) -> tuple[Preview | None, dict[str, int]]:
+    """The sheet, and the numbers on it; none of either where no picture can be read."""
+    read = await _read(app, images)
+    sheet = await app.service.processor.sheet([*read.values()], app.preview, taken) if read else None
+    if sheet is None:
+        return None, {}
+    return sheet.preview, {name: number for name, number in zip(read, sheet.numbers, strict=True) if number}
+
+
+async def _read(app: AppContext, images: Sequence[Image]) -> dict[str, bytes]:
+    """The bytes of those pictures that can be read, and soon enough, in their order by their ids."""
+    read: dict[str, bytes] = {}
+    # A kept preview is as large as one of five pictures is on any sheet.
+    read_picture = app.gallery.read if len(images) < 5 else app.gallery.preview
+
+    async def read_one(image: Image) -> None:
+        with suppress(VegaError):
+            read[image.id] = await read_picture(image)
+
+    with anyio.move_on_after(READ_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for image in images:
+                tasks.start_soon(read_one, image)
+    return {image.id: read[image.id] for image in images if image.id in read}
