@@ -228,7 +228,7 @@ async def seen_by(agent: Client) -> tuple[int, ...]:
     completed = await agent.complete(template, {"name": "request_id", "value": ""})
     return (
         len((listed.meta or {}).get("mcp-vega/jobs", [])),
-        len((await agent.list_resources()).resources) - 1,
+        len((await agent.list_resources()).resources) - 2,
         gallery.contents[0].model_dump_json().count("vega://jobs/"),
         len(completed.completion.values),
         sum(on_sheet(each) for each in images_of(listed)),

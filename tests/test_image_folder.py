@@ -225,7 +225,7 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
         app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home") as app,
         Client(build_server(app)) as agent,
     ):
-        listed = [each.title for each in (await agent.list_resources()).resources[1:]]
+        listed = [each.title for each in (await agent.list_resources()).resources[2:]]
         assert "“old”" not in listed
         again = await agent.call_tool("check_job", {"request_id": jobs[2]["request_id"]})
         (image,) = job_of(again)["images"]

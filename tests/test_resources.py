@@ -301,7 +301,7 @@ async def test_a_picture_in_any_script_is_shown_named_and_found_by_its_words(age
         assert prompt in await prompts(agent, f"vega://gallery?{urlencode({'q': word})}")
     listed = text_of(await agent.call_tool("check_job", {})).splitlines()[1:]
     assert [line.partition("“")[2].removesuffix("”") for line in listed] == list(reversed(SCRIPTS))
-    titles = [each.title for each in (await agent.list_resources()).resources[1:]]
+    titles = [each.title for each in (await agent.list_resources()).resources[2:]]
     assert titles == [f"“{prompt}”" for prompt in reversed(SCRIPTS)]
 
 
@@ -354,7 +354,7 @@ async def test_what_cannot_be_read_any_more_does_not_hide_the_other_pictures(san
 
 
 async def test_the_list_of_resources_begins_with_the_gallery_and_the_latest_pictures(visitor: Client) -> None:
-    gallery, *pictures = (await visitor.list_resources()).resources
+    _, gallery, *pictures = (await visitor.list_resources()).resources
     assert gallery.uri == "vega://gallery"
     assert [each.title for each in pictures] == [f"“{prompt}”" for prompt in (FOXES, LIGHT, LITTLE, RED)]
     assert [each.mime_type for each in pictures] == ["image/jpeg"] * 4
@@ -410,7 +410,7 @@ async def test_a_client_that_listens_hears_of_new_pictures_and_of_its_job(sandbo
                     if len(heard) == 2:
                         break
         assert {type(event) for event in heard} == {ResourcesListChanged, ResourceUpdated}
-        assert len((await agent.list_resources()).resources) == 2
+        assert len((await agent.list_resources()).resources) == 3
 
 
 async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 import mcp_types
+from mcp.server.apps import Apps
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
@@ -56,7 +57,7 @@ class _VegaServer(MCPServer[Any]):
     def __init__(self, app: AppContext, middleware: Sequence[ServerMiddleware[Any]]) -> None:
         self._app = app
         self._notifications = Notifications(app.service)
-        icon = b64encode((files("mcp_vega.server") / "icon.png").read_bytes()).decode()
+        icon = b64encode((files("mcp_vega.server") / "static" / "icon.png").read_bytes()).decode()
         super().__init__(
             "mcp-vega",
             title="Vega image generation",
@@ -66,6 +67,7 @@ class _VegaServer(MCPServer[Any]):
             icons=[mcp_types.Icon(src=f"data:image/png;base64,{icon}", mime_type="image/png", sizes=["64x64"])],
             lifespan=self._notifications.connected,
             subscriptions=self._notifications.bus,
+            extensions=[_view()],
             middleware=[*middleware, self._around_each_request],
         )
         self.completion()(self._complete)
@@ -76,7 +78,7 @@ class _VegaServer(MCPServer[Any]):
     async def _around_each_request(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Say who asks, and take up what an earlier server left unfinished once a host has its first answer."""
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
-        if self._app.problem and ctx.method in NEED_SERVICE:
+        if self._app.problem and ctx.method in NEED_SERVICE and (ctx.params or {}).get("uri") != resources.VIEW:
             raise _protocol_error(self._app, self._app.problem)
         if ctx.method == "prompts/get":
             from mcp_vega.server import prompts
@@ -114,7 +116,7 @@ class _VegaServer(MCPServer[Any]):
             return results.of_error(self._app, broken)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
-        return await resources.listed(self._app, CURRENT_CLIENT.get().owner)
+        return [*await super().list_resources(), *await resources.listed(self._app, CURRENT_CLIENT.get().owner)]
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
         return resources.TEMPLATES
@@ -122,8 +124,10 @@ class _VegaServer(MCPServer[Any]):
     async def read_resource(
         self,
         uri: AnyUrl | str,
-        context: Context[Any, Any] | None = None,  # noqa: ARG002  the SDK's signature
-    ) -> Iterable[ReadResourceContents]:
+        context: Context[Any, Any] | None = None,
+    ) -> Iterable[ReadResourceContents] | mcp_types.InputRequiredResult:
+        if str(uri) == resources.VIEW:
+            return await super().read_resource(uri, context)
         # The SDK's own templates have one MIME type each; a picture has that of its bytes.
         return await resources.read(self._app, str(uri), CURRENT_CLIENT.get())
 
@@ -157,6 +161,20 @@ class _VegaServer(MCPServer[Any]):
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
         # Here, because the SDK words the errors of this handler itself.
         return await _with_protocol_errors(self._app, answer)
+
+
+def _view() -> Apps:
+    """The MCP Apps extension with the one app there is; `tools.py` binds the tools to it."""
+    view = Apps()
+    view.add_html_resource(
+        resources.VIEW,
+        resources.view_html(),
+        name="view",
+        title="Pictures and their recipes",
+        description="The pictures of a result with their recipes, for hosts that render MCP Apps.",
+        prefers_border=True,
+    )
+    return view
 
 
 async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> ResultT:

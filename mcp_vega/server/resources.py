@@ -2,6 +2,10 @@
 
 import json
 import re
+from base64 import b64encode
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -17,10 +21,14 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.storage.ledger.search import PAGE, ImageQuery, JobImage
 
 GALLERY = "vega://gallery"
+# The page as an MCP App: hosts that render apps show the results of tools in it.
+VIEW = "ui://vega/gallery"
 JSON = "application/json"
 # How many pictures `resources/list` shows, and how many ids are offered to complete one.
 LATEST = 20
 OFFERED = 100
+# The elements of the page whose text the policy lets run.
+INLINE = ("script", "style")
 
 TEMPLATES = [
     ResourceTemplate(
@@ -191,3 +199,32 @@ def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
         "created": results.iso(job.created),
         "job": job.uri,
     }
+
+
+# ---- the page ----
+
+
+@cache
+def view_html() -> str:
+    """The gallery's page, which is the MCP App as well, with its Content-Security-Policy in it."""
+    meta = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{view_policy()}">'
+    return _page().replace('<meta charset="utf-8">', meta, 1)
+
+
+@cache
+def view_policy() -> str:
+    """The Content-Security-Policy of the page: its own script and style run, and requests go to its own server."""
+    hashes = {name: f"'sha256-{b64encode(sha256(_inline(name).encode()).digest()).decode()}'" for name in INLINE}
+    return (
+        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; img-src 'self'; "
+        "connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _page() -> str:
+    return (files("mcp_vega.server") / "static" / "gallery.html").read_text(encoding="utf-8")
+
+
+def _inline(element: str) -> str:
+    """The text of the page's one script or style, as a browser takes its hash."""
+    return _page().partition(f"<{element}>")[2].partition(f"</{element}>")[0]

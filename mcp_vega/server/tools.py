@@ -11,7 +11,7 @@ from mcp_types import CallToolResult, Tool, ToolAnnotations
 from mcp_vega.job import Job
 from mcp_vega.jobs.progress import progress_of
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
-from mcp_vega.server import results, schemas
+from mcp_vega.server import resources, results, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.requests_in_flight import current_request
@@ -20,6 +20,9 @@ from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
 
 LATEST = 10
+
+# In the names of new and of older hosts.
+VIEW = {"ui": {"resourceUri": resources.VIEW}, "ui/resourceUri": resources.VIEW}
 
 PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 FREE = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -35,6 +38,8 @@ class ToolDefinition:
     arguments: ArgumentSchema[Any]
     annotations: ToolAnnotations
     run: Callable[[AppContext, Any, Context[Any, Any]], Awaitable[CallToolResult]]
+    # Whether hosts that render MCP Apps show its result in ours.
+    has_view: bool = True
 
     @property
     def shown(self) -> Tool:
@@ -45,6 +50,7 @@ class ToolDefinition:
             description=self.description,
             input_schema=self.arguments.schema,
             annotations=self.annotations,
+            _meta=VIEW if self.has_view else None,
         )
 
 
@@ -172,6 +178,7 @@ DEFINITIONS = (
         arguments=schemas.of_any_model(),
         annotations=PAID,
         run=submit_job,
+        has_view=False,
     ),
     ToolDefinition(
         name="check_job",
