@@ -17,8 +17,8 @@ from mcp_vega.errors import Charged, InvalidArguments, UnknownJob
 from mcp_vega.job import Job
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import named, quoted
-from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
+from mcp_vega.server.results import records
 from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger.spending import Budget, DailySpending, dollars
 
@@ -45,7 +45,7 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
             next_step="Call mcp-vega jobs without an id to list the latest jobs",
         )
     if options.json:
-        data = [results.record_of(job, ClientInfo()) for job in jobs]
+        data = [records.record_of(job, ClientInfo()) for job in jobs]
         write(json.dumps(data[0] if options.id else data, indent=2, ensure_ascii=False))
     elif options.id:
         write("\n".join(_in_full(jobs[0])))

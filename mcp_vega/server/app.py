@@ -18,10 +18,12 @@ from pydantic import AnyUrl
 from mcp_vega import __version__
 from mcp_vega.errors import InternalError, InvalidArguments, UnknownImage, UnknownJob, VegaError
 from mcp_vega.redaction import named
-from mcp_vega.server import resources, results
+from mcp_vega.server import resources
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.notifications import Notifications
+from mcp_vega.server.results import records
+from mcp_vega.server.results.result import of_error
 from mcp_vega.server.stdio.streams import serve_stdio
 from mcp_vega.server.tools import DEFINITIONS
 
@@ -99,21 +101,21 @@ class _VegaServer(MCPServer[Any]):
         known = {definition.name: definition for definition in DEFINITIONS}
         if name not in known:
             error = InvalidArguments(f"There is no tool {named(name)}", next_step=f"Call one of {', '.join(known)}")
-            return results.of_error(self._app, error)
+            return of_error(self._app, error)
         if self._app.problem:
-            return results.of_error(self._app, self._app.problem)
+            return of_error(self._app, self._app.problem)
         try:
             asked = known[name].arguments.parse(arguments)
             return await known[name].run(self._app, asked, context or Context(mcp_server=self))
         except VegaError as error:
             logger.info("%s: %s", name, error.what)
-            return results.of_error(self._app, error)
+            return of_error(self._app, error)
         except MCPError:
             raise
         except Exception as error:
             logger.exception("%s broke", name)
             broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
-            return results.of_error(self._app, broken)
+            return of_error(self._app, broken)
 
     async def list_resources(self) -> list[mcp_types.Resource]:
         return [*await super().list_resources(), *await resources.listed(self._app, CURRENT_CLIENT.get().owner)]
@@ -190,6 +192,6 @@ async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> 
 
 
 def _protocol_error(app: AppContext, error: VegaError) -> MCPError:
-    error = results.error_for(app, error, CURRENT_CLIENT.get())
+    error = records.error_for(app, error, CURRENT_CLIENT.get())
     code = mcp_types.INVALID_PARAMS if isinstance(error, CALLERS_ERRORS) else mcp_types.INTERNAL_ERROR
-    return MCPError(code, error.text, results.error_data(error))
+    return MCPError(code, error.text, records.error_data(error))

@@ -15,9 +15,10 @@ from mcp_types import Annotations, Completion, Resource, ResourceTemplate
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import REQUEST_ID, Image
 from mcp_vega.redaction import is_blank, named, quoted
-from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.results import records
+from mcp_vega.server.results.job_result import quoted_prompt
 from mcp_vega.storage.ledger.search import PAGE, ImageQuery, JobImage
 
 GALLERY = "vega://gallery"
@@ -78,11 +79,11 @@ async def listed(app: AppContext, owner: str) -> list[Resource]:
         Resource(
             uri=image.uri,
             name=image.name,
-            title=results.quoted_prompt(job),
+            title=quoted_prompt(job),
             description=f"{job.parameters.title}, seed {job.seed}, {image.width}×{image.height}",
             mime_type=image.mime_type,
             size=image.bytes,
-            annotations=Annotations(last_modified=results.iso(job.created)),
+            annotations=Annotations(last_modified=records.iso(job.created)),
         )
         for job, image in kept
     ]
@@ -103,8 +104,8 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
         shown = await app.service.processor.preview(await app.gallery.read(image), "auto")
         return [ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type)]
     if match := _JOB.fullmatch(uri):
-        job = results.job_for(app, await app.service.get(match[1], client.owner), client)
-        return [_as_json(results.record_of(job, client))]
+        job = records.job_for(app, await app.service.get(match[1], client.owner), client)
+        return [_as_json(records.record_of(job, client))]
     if uri.partition("?")[0] == GALLERY:
         return [_as_json(await _gallery(app, uri, client))]
     raise InvalidArguments(f"No resource has the URI {quoted(uri)}", next_step=f"Read one of {_KNOWN}")
@@ -186,17 +187,17 @@ def _asked(uri: str) -> tuple[str, int]:
 
 def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
     job, image = kept
-    texts, marks = results.shortened({"prompt": job.parameters.prompt})
+    texts, marks = records.shortened({"prompt": job.parameters.prompt})
     return {
         "uri": image.uri,
         "preview": f"{image.uri}/preview",
         "file": client.location(image),
-        **results.format_of(image),
+        **records.format_of(image),
         **texts,
         **marks,
         "model": job.model,
         "seed": job.seed,
-        "created": results.iso(job.created),
+        "created": records.iso(job.created),
         "job": job.uri,
     }
 

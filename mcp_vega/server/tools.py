@@ -11,11 +11,13 @@ from mcp_types import CallToolResult, Tool, ToolAnnotations
 from mcp_vega.job import Job
 from mcp_vega.jobs.progress import progress_of
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
-from mcp_vega.server import resources, results, schemas
+from mcp_vega.server import resources, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.requests_in_flight import current_request
-from mcp_vega.server.results import job_list
+from mcp_vega.server.results import records
+from mcp_vega.server.results.job_list import of_jobs
+from mcp_vega.server.results.job_result import of_job
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
 
@@ -85,7 +87,7 @@ async def _answer(
         await request.begins(job)
         job = await _followed(app, job, app.wait_seconds, context, until)
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
-        result = await results.of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined, full=full)
+        result = await of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined, full=full)
         cancelled = True
         await anyio.lowlevel.checkpoint_if_cancelled()  # else an answer that nobody gets would count as delivered
         cancelled = False
@@ -99,12 +101,12 @@ async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[
     """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
     client = CURRENT_CLIENT.get()
     if not asked.request_id:
-        return await job_list.of_jobs(app, await app.service.store.latest(LATEST, client.owner), client)
+        return await of_jobs(app, await app.service.store.latest(LATEST, client.owner), client)
     job = await app.service.check(asked.request_id, client.owner)
     request = current_request()
     await request.begins(job)
     job = await _followed(app, job, asked.wait_seconds, context)
-    result = await results.of_job(app, job, client)
+    result = await of_job(app, job, client)
     if job.done and not request.unwanted:
         app.service.mark_delivered(job)
     return result
@@ -121,7 +123,7 @@ async def _followed(
     service, client = app.service, CURRENT_CLIENT.get()
     async for seen in service.follow(job, seconds):
         job = seen
-        await context.report_progress(*progress_of(service, results.job_for(app, job, client)))
+        await context.report_progress(*progress_of(service, records.job_for(app, job, client)))
         if until(job):
             break
     return job

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from mcp_vega.errors import GalleryError, InvalidArguments, UnknownImage, VegaError
-from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.results import records
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,6 @@ def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[
             status = STATUSES.get((request.method, type(error))) or STATUSES.get(type(error), 500)
             if status == 500:
                 logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
-            return PlainTextResponse(results.error_for(app, error, ClientInfo.of_request(request)).text, status)
+            return PlainTextResponse(records.error_for(app, error, ClientInfo.of_request(request)).text, status)
 
     return answered

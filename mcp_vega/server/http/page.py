@@ -14,12 +14,13 @@ from starlette.routing import BaseRoute, Route
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import OPERATOR, JobImage
 from mcp_vega.redaction import beginning, named
-from mcp_vega.server import resources, results
+from mcp_vega.server import resources
 from mcp_vega.server.client_info import ClientInfo, owner_of
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import name_of
 from mcp_vega.server.http.access.sign_in import GALLERY_PATH, SIGNED_IN
 from mcp_vega.server.http.answers import answering
+from mcp_vega.server.results import records
 from mcp_vega.storage.ledger.search import ImageQuery
 
 # What the page gets at once, and how much of each prompt.
@@ -118,7 +119,7 @@ def _listed(kept: JobImage, owner: str) -> dict[str, Any]:
         "prompt": prompt if prompt == job.parameters.prompt else f"{prompt}…",
         "model": job.model,
         "seed": job.seed,
-        "created": results.iso(job.created),
+        "created": records.iso(job.created),
         "width": image.width,
         "height": image.height,
         "starred": image.starred,
@@ -135,7 +136,7 @@ async def _picture(app: AppContext, request: Request) -> Response:
         "file": image.name,
         "path": str(image.path) if image.path and client.owner == OPERATOR else None,
         "model_title": job.parameters.title,
-        "job": results.data_of(results.job_for(app, job, client), client),
+        "job": records.data_of(records.job_for(app, job, client), client),
     }
     return JSONResponse({**picture, **more})
 

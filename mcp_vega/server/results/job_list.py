@@ -12,9 +12,11 @@ from mcp_types import CallToolResult, ImageContent
 from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Preview
 from mcp_vega.job import Image, Job
-from mcp_vega.server import results
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.results import records
+from mcp_vega.server.results.job_result import quoted_prompt
+from mcp_vega.server.results.result import result_of, taken_by
 
 # As many as are still told apart on a sheet of 512 pixels. They are read all at once.
 MOST_ON_SHEET = 12
@@ -29,19 +31,19 @@ async def of_jobs(app: AppContext, jobs: Sequence[Job], client: ClientInfo) -> C
     """A list of jobs, one line each, with the latest of their pictures on one sheet."""
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return await results.result_of(app, text, {})
-    data = [results.listed_data_of(job, client) for job in jobs]
+        return await result_of(app, text, {})
+    data = [records.listed_data_of(job, client) for job in jobs]
     meta = {"mcp-vega/jobs": data}
     if app.preview == "off":
-        return await results.result_of(app, _text(jobs, {}), meta)
+        return await result_of(app, _text(jobs, {}), meta)
     drawn = [image for job in jobs for image in job.images if not image.deleted]
     chosen = drawn[:MOST_ON_SHEET]
-    preview, numbers = await _sheet(app, chosen, results.taken_by(_text(jobs, {}), meta))
+    preview, numbers = await _sheet(app, chosen, taken_by(_text(jobs, {}), meta))
     for image in (image for listed in data for image in listed["images"] if image["id"] in numbers):
         image["sheet_number"] = numbers[image["id"]]
     notes = _notes(unreadable=len(chosen) - len(numbers), older=len(drawn) - len(chosen))
     shown = [ImageContent(type="image", data=preview.base64, mime_type=preview.mime_type)] if preview else []
-    return await results.result_of(app, _text(jobs, numbers), meta, notes, shown)
+    return await result_of(app, _text(jobs, numbers), meta, notes, shown)
 
 
 # ---- the text ----
@@ -64,7 +66,7 @@ def _line(job: Job, numbers: Numbers) -> str:
         which = f" picture{'' if len(on_sheet) == 1 else 's'} {', '.join(map(str, on_sheet))} of {drawn}"
     return (
         f"{_mark(on_sheet, numbers)}{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} "
-        f"seed {job.seed}{which} {results.quoted_prompt(job)}"
+        f"seed {job.seed}{which} {quoted_prompt(job)}"
     )
 
 

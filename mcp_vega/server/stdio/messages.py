@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from mcp_vega.errors import VegaError
 from mcp_vega.segmind.values import as_object
-from mcp_vega.server.results import error_data
+from mcp_vega.server.results.records import error_data
 
 # More than any message has a reason for. A line may spell 450,000 lists: to parse them takes half a second, in which
 # nothing else runs, in whichever thread it is done.
