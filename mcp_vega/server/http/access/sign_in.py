@@ -47,7 +47,7 @@ class SignIn:
         """
         if not _takes_cookie(scope):
             return None
-        name = self._cookie_name(scope)
+        name = _cookie_name(scope)
         given = "; ".join(Headers(scope=scope).getlist("cookie")).split(";")
         values = [value for key, _, value in (each.strip().partition("=") for each in given) if key == name]
         match = _COOKIE.fullmatch(values[0]) if len(values) == 1 else None
@@ -73,19 +73,21 @@ class SignIn:
     def _answer(self, scope: Scope, cookie: str, seconds: int) -> Response:
         answer = Response(status_code=204, headers={"cache-control": "no-store"})
         path, secure = scope.get("root_path") or "/", scope["scheme"] == "https"
-        name = self._cookie_name(scope)
+        name = _cookie_name(scope)
         answer.set_cookie(name, cookie, seconds, path=path, secure=secure, httponly=True, samesite="lax")
         return answer
 
-    def _cookie_name(self, scope: Scope) -> str:
-        """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
 
-        By the prefixes of its name a browser knows what else a cookie of TLS must be.
-        """
-        name = f"mcp_vega_{self._signatures.digits('cookie', Headers(scope=scope)['host'].lower())}"
-        if scope["scheme"] != "https":
-            return name
-        return f"__Secure-{name}" if scope.get("root_path") else f"__Host-{name}"
+def _cookie_name(scope: Scope) -> str:
+    """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
+
+    By the prefixes of its name a browser knows what else a cookie of TLS must be.
+    """
+    port = re.search(":([0-9]+)$", Headers(scope=scope)["host"])
+    name = f"mcp_vega_{port[1]}" if port else "mcp_vega"
+    if scope["scheme"] != "https":
+        return name
+    return f"__Secure-{name}" if scope.get("root_path") else f"__Host-{name}"
 
 
 def require_own_page(scope: Scope) -> None:
