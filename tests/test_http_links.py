@@ -493,6 +493,7 @@ async def test_the_operators_token_shows_all_and_tells_where_files_lie(app: AppC
         assert told["path"] == str(job.images[0].path)
         assert (await server.ask("GET", told["url"].removeprefix(server.url))).status_code == 200
         assert (await server.ask("GET", "/images/0")).status_code == 401
+        assert "Max-Age" not in (await sign_in(server, "key")).headers["set-cookie"], "it goes with the browser"
         cookie = await cookie_of(server, "key")
         assert (await server.ask("GET", f"/images/{job.images[0].id}", headers=cookie)).status_code == 200
 
