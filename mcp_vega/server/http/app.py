@@ -46,9 +46,14 @@ def build_application(
 
     The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for `callers` `Callers`.
     """
+    known = Callers(callers)
+    signatures = Signatures(known, app.service.store.secrets, app.service.config.clock)
     requests, streams = RequestsInFlight(app.service.take_back, app.service.store.uptime), SseStreams()
     server = build_server(app, [requests.follow if transport == "http" else streams.follow])
     _add_routes(server, app)
+    sign_in = SignIn(known, signatures, limits)
+    server.custom_route(SIGN_IN_PATH, methods=["POST"])(sign_in.sign_in)
+    server.custom_route(SIGN_OUT_PATH, methods=["POST"])(sign_in.sign_out)
     path = PATHS[transport]
     if transport == "sse":
         asgi = server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=UNCHECKED)
@@ -57,21 +62,10 @@ def build_application(
         asgi.add_middleware(CancellationMiddleware, requests=requests)
     asgi.add_middleware(MessageMiddleware, path=SSE_MESSAGES_PATH if transport == "sse" else path)
     asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
-    guard(asgi, app, hosts, callers, limits)
-    return asgi
-
-
-def guard(
-    asgi: Starlette, app: AppContext, hosts: Sequence[str], callers: Sequence[Caller], limits: HttpLimits
-) -> None:
-    """Have an application serve none but its callers, let people sign in, and sign links to the pictures."""
-    allowed, known = AllowedHosts(hosts), Callers(callers)
-    signatures = Signatures(known, app.service.store.secrets, app.service.config.clock)
-    sign_in = SignIn(known, signatures, limits)
-    asgi.add_route(SIGN_IN_PATH, sign_in.sign_in, ["POST"])
-    asgi.add_route(SIGN_OUT_PATH, sign_in.sign_out, ["POST"])
+    allowed = AllowedHosts(hosts)
     asgi.add_middleware(AuthMiddleware, hosts=allowed, callers=known, limits=limits, signatures=signatures)
     asgi.add_middleware(OriginMiddleware, hosts=allowed, limits=limits)
+    return asgi
 
 
 def _add_routes(server: MCPServer, app: AppContext) -> None:
