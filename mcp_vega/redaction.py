@@ -9,9 +9,11 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-# Keys of this API; those of others with a longer name; what stands where a key usually does and has a digit in it.
+# Keys of this API; those of others with a longer name; what stands where a key usually does and has a digit in it, or
+# where an address has what opens it.
 _KEYS = re.compile(
     r"SG_[A-Za-z0-9_-]{4,}|\b[sp]k-[A-Za-z0-9_-]{16,}"
+    r"|(?<=\bsignature=)[\w.~+/%-]{16,}"
     r"|(?<=bearer )(?=\S*\d)[\w.~+/-]{8,}|(?<=api-key[:=])\s*[\w.-]{8,}|(?<=api_key[:=])\s*[\w.-]{8,}",
     re.IGNORECASE,
 )

@@ -33,7 +33,7 @@ from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.cli.doctor.hosts import check_hosts
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
-from mcp_vega.cli.doctor.settings import check_settings
+from mcp_vega.cli.doctor.settings import check_settings, read_settings
 from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
@@ -540,6 +540,15 @@ def test_a_setting_in_a_hosts_file_that_cannot_be_used_is_bad(monkeypatch: pytes
     assert "MCP_VEGA_PREVIEW cannot be used" in check.detail
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY, "MCP_VEGA_PREVIEW": "${PREVIEW}"})
     assert hosts.check_hosts({})[0].state == "good"
+
+
+def test_access_tokens_that_cannot_be_used_are_told_and_not_shown() -> None:
+    settings, problems = read_settings({"MCP_VEGA_AUTH_TOKENS": "alice:secret, bob:secret"})
+    (check,) = check_settings({}, problems)
+    assert check.state == "bad"
+    assert "in entry 2, its token is another caller's already" in check.detail
+    assert "secret" not in check.detail
+    assert not settings.auth_tokens
 
 
 # ---- the disk and the ledger ----

@@ -183,11 +183,12 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
         f"A body has at most {limits.body_bytes // 10**6} MB and {limits.body_seconds:.0f} seconds",
         f"headers {limits.header_bytes // 1000} kB and {limits.header_seconds:.0f} seconds",
         f"left unread for {limits.unread_seconds:.0f} seconds",
-        f"{limits.connections} connections of callers, {limits.connections_each} of one token",
+        f"{limits.connections} connections of callers, {limits.connections_each} of one caller",
         f"beside them {limits.unknown_connections} whose caller is not known",
     ):
         assert said in text
     assert segmind_http.TimeLimits().media == 120  # "two minutes"
+    assert limits.wrong_token_seconds == 1  # "a second"
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:

@@ -114,6 +114,12 @@ STRANGERS = {
     "headers that never end": ("sse", b"POST /mcp HTTP/1.1\r\nhost: localhost\r\n", b""),
     "slow bodies to /health": ("http", slow("/health"), b"405"),
     "slow bodies": ("sse", slow("/messages/"), b"(missing_token)"),
+    "the page": ("http", request("GET /"), b"HTTP/1.1 "),
+    "slow sign-ins": (
+        "http",
+        request("POST /gallery/sign-in", content_length="1000", x_mcp_vega="1", sec_fetch_site="same-origin"),
+        b"",
+    ),
     "slow bodies with a wrong token": ("http", slow("/mcp", "guessed"), b"(invalid_token)"),
 }
 

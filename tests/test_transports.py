@@ -497,6 +497,13 @@ def test_an_address_that_others_reach_is_not_served_without_tokens(tmp_path: Pat
     assert "--insecure" in done.stderr
 
 
+def test_tokens_that_cannot_be_used_are_told_at_the_start_and_not_shown(tmp_path: Path) -> None:
+    done = run_at_a_taken_port(*EVERYWHERE[:2], folder=tmp_path, MCP_VEGA_AUTH_TOKENS="secret, alice:")
+    assert done.returncode == 2
+    assert "MCP_VEGA_AUTH_TOKENS cannot be used: in entry 2, its token is empty" in done.stderr
+    assert "secret" not in done.stderr
+
+
 def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: Path) -> None:
     with started(tmp_path, *EVERYWHERE, MCP_VEGA_AUTH_TOKENS="alices-token, bobs-token") as process:
         url = address(tmp_path).replace("0.0.0.0", "127.0.0.1")  # noqa: S104

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from mcp_vega.job import OPERATOR
 from mcp_vega.server.client_info import IMAGES_PATH
 from mcp_vega.server.http.access.callers import Caller, Callers
 from mcp_vega.server.http.access.links import DAY, READING
@@ -47,7 +48,7 @@ class SignIn:
         """
         if not _takes_cookie(scope):
             return None
-        name = self._cookie_name(scope)
+        name = _cookie_name(scope)
         given = "; ".join(Headers(scope=scope).getlist("cookie")).split(";")
         values = [value for key, _, value in (each.strip().partition("=") for each in given) if key == name]
         match = _COOKIE.fullmatch(values[0]) if len(values) == 1 else None
@@ -64,28 +65,33 @@ class SignIn:
             await anyio.sleep(self._limits.wrong_token_seconds)
             return answer_to(InvalidToken("Nobody can sign in here with this access token"))
         expires = self._signatures.now + SECONDS
-        return self._answer(request.scope, f"{expires}.{self._signatures.sign(caller, expires, _PURPOSE)}", SECONDS)
+        # The operator's token is drawn for one run of a command, on a port that is free: such cookies would pile up.
+        kept = None if caller.owner == OPERATOR else SECONDS
+        return _answer(request.scope, f"{expires}.{self._signatures.sign(caller, expires, _PURPOSE)}", kept)
 
     async def sign_out(self, request: Request) -> Response:
         """Have the browser forget its cookie."""
-        return self._answer(request.scope, "", 0)
+        return _answer(request.scope, "", 0)
 
-    def _answer(self, scope: Scope, cookie: str, seconds: int) -> Response:
-        answer = Response(status_code=204, headers={"cache-control": "no-store"})
-        path, secure = scope.get("root_path") or "/", scope["scheme"] == "https"
-        name = self._cookie_name(scope)
-        answer.set_cookie(name, cookie, seconds, path=path, secure=secure, httponly=True, samesite="lax")
-        return answer
 
-    def _cookie_name(self, scope: Scope) -> str:
-        """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
+def _answer(scope: Scope, cookie: str, seconds: int | None) -> Response:
+    """An answer that sets the cookie, for so long; for as long as the browser runs, where that is None."""
+    answer = Response(status_code=204, headers={"cache-control": "no-store"})
+    path, secure = scope.get("root_path") or "/", scope["scheme"] == "https"
+    answer.set_cookie(_cookie_name(scope), cookie, seconds, path=path, secure=secure, httponly=True, samesite="lax")
+    return answer
 
-        By the prefixes of its name a browser knows what else a cookie of TLS must be.
-        """
-        name = f"mcp_vega_{self._signatures.digits('cookie', Headers(scope=scope)['host'].lower())}"
-        if scope["scheme"] != "https":
-            return name
-        return f"__Secure-{name}" if scope.get("root_path") else f"__Host-{name}"
+
+def _cookie_name(scope: Scope) -> str:
+    """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
+
+    By the prefixes of its name a browser knows what else a cookie of TLS must be.
+    """
+    port = re.search(":([0-9]+)$", Headers(scope=scope)["host"])
+    name = f"mcp_vega_{port[1]}" if port else "mcp_vega"
+    if scope["scheme"] != "https":
+        return name
+    return f"__Secure-{name}" if scope.get("root_path") else f"__Host-{name}"
 
 
 def require_own_page(scope: Scope) -> None:

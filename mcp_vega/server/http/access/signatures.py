@@ -13,6 +13,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import datetime
 
+import anyio
+
 from mcp_vega.errors import LedgerError
 from mcp_vega.server.http.access.callers import Caller, Callers
 from mcp_vega.storage.ledger.secrets import Secrets
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # What the key is called in the ledger.
 KEY = "links"
+# How long after a failure the ledger is not asked again: each request would wait for it.
+RETRY_SECONDS = 5
 # A Unix time as it is written here.
 _TIME = re.compile("[1-9][0-9]{0,11}")
 
@@ -34,7 +38,8 @@ class Signatures:
         self._clock = clock
         # The first signs. This one is the process's own, and no other server knows what it has signed.
         self._keys = [secrets.token_bytes(32)]
-        self._is_shared = self._was_told = False
+        self._tries = anyio.Lock()
+        self._failed: int | None = None
 
     @property
     def now(self) -> int:
@@ -43,18 +48,16 @@ class Signatures:
 
     async def prepare(self) -> None:
         """Sign with the key in the ledger from now on; where that cannot be read, with the process's own."""
-        if self._is_shared:
-            return
-        try:
-            key = await self._ledger.get(KEY)
-        except LedgerError as error:
-            if not self._was_told:
-                logger.warning("Links to pictures are good on this server alone until the ledger works: %s", error.what)
-            self._was_told = True
-            return
-        if not self._is_shared:  # others may have waited for it as well
-            self._keys.insert(0, key)
-            self._is_shared = True
+        async with self._tries:
+            if len(self._keys) > 1 or (self._failed and 0 <= self.now - self._failed < RETRY_SECONDS):
+                return
+            try:
+                self._keys.insert(0, await self._ledger.get(KEY))
+            except LedgerError as error:
+                if not self._failed:
+                    what = "Until the ledger works, links to pictures are good until this server ends"
+                    logger.warning("%s: %s", what, error.what)
+                self._failed = self.now
 
     def sign(self, caller: Caller, expires: int, *purpose: str) -> str:
         """A signature for a caller, good for this purpose until a Unix time (s)."""
@@ -71,10 +74,6 @@ class Signatures:
             if hmac.compare_digest(self._signature(key, caller, expires, purpose).encode(), signature.encode())
         ]
         return found[0] if found else None
-
-    def digits(self, *purpose: str) -> str:
-        """Some digits that are the same on all servers of the ledger, and tell nothing of its key."""
-        return hmac.digest(self._keys[0], json.dumps(purpose).encode(), "sha256").hex()[:12]
 
     @staticmethod
     def _signature(key: bytes, caller: Caller, expires: str, purpose: tuple[str, ...]) -> str:

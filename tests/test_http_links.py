@@ -1,0 +1,553 @@
+"""The server over HTTP for browsers, which send no token: links to pictures, signing in, and callers with names."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import pytest
+from conftest import LOOK_SECONDS, TLS, Sandbox, Time, app_over, begun, job_of, text_of, until
+from pydantic import SecretStr
+from test_http_access import ALICE, BOB, CALLERS, KNOWN, RT, HttpServer, served
+from test_http_prefix import StrippingProxy
+
+from mcp_vega.errors import InvalidSettings
+from mcp_vega.job import OPERATOR
+from mcp_vega.parameters import VegaRTParameters
+from mcp_vega.redaction import redacted
+from mcp_vega.server.context import AppContext
+from mcp_vega.server.http.access.callers import Caller, callers_of, name_of
+from mcp_vega.server.http.limits import DEFAULT_LIMITS
+from mcp_vega.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+PAGE = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
+DAY = 86_400
+NO_PAUSE = replace(DEFAULT_LIMITS, wrong_token_seconds=0)
+SIGN_IN, SIGN_OUT = "/gallery/sign-in", "/gallery/sign-out"
+# Nothing is there, which is told to those alone who are let in.
+NOTHING = "/gallery/nothing"
+
+
+def callers(*entries: str) -> list[Caller]:
+    return callers_of([SecretStr(each) for each in entries])
+
+
+async def link_to_a_picture(server: HttpServer, token: str = ALICE, prompt: str = "a fox") -> str:
+    """The path and the query of the address in a result."""
+    async with server.agent(token) as agent:
+        result = await agent.call_tool(RT, {"prompt": prompt})
+    url: str = job_of(result)["images"][0]["url"]
+    assert f"Image: {url}\n" in text_of(result)
+    return url.removeprefix(server.url)
+
+
+async def sign_in(server: HttpServer, token: str = ALICE, **headers: str) -> httpx.Response:
+    return await server.ask("POST", SIGN_IN, json={"token": token}, headers={**PAGE, **headers})
+
+
+async def cookie_of(server: HttpServer, token: str = ALICE) -> dict[str, str]:
+    """The header with the cookie that a token is answered with."""
+    answer = await sign_in(server, token)
+    assert answer.status_code == 204
+    return {"cookie": answer.headers["set-cookie"].partition(";")[0]}
+
+
+def refused(answer: httpx.Response, status: int, code: str = "") -> bool:
+    return answer.status_code == status and f"({code})." in answer.text
+
+
+# ---- links ----
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_the_address_in_a_result_opens_its_picture_for_a_day(
+    sandbox: Sandbox, tmp_path: Path, transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, transport) as server:
+        link = await link_to_a_picture(server)
+        for method in ("GET", "HEAD"):
+            answer = await server.ask(method, link)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+            age = re.fullmatch("private, max-age=([0-9]+), immutable", answer.headers["cache-control"])
+            assert age
+            assert DAY < int(age[1]) <= DAY + 3600
+            assert answer.headers["referrer-policy"] == "no-referrer"
+        time.let_pass(days=1)
+        answer = await server.ask("GET", link)
+        kept = int(answer.headers["cache-control"].split("=")[1].split(",")[0])
+        assert 0 < kept <= 3600
+        time.let_pass(hours=1)
+        answer = await server.ask("GET", link)
+        assert refused(answer, 403, "link_expired")
+        assert "Next: Ask check_job for a new one." in answer.text
+        assert refused(await server.ask("GET", link.replace("signature=", "signature=x")), 403, "invalid_link")
+        signature = link.rpartition("=")[2]
+        assert len(signature) > 40
+        assert signature not in answer.text
+        assert signature not in redacted(caplog.text)
+
+
+async def test_an_address_stays_the_same_for_an_hour(sandbox: Sandbox, tmp_path: Path) -> None:
+    time = Time(sandbox)
+    time.let_pass(seconds=3600 - time.now().timestamp() % 3600)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http") as server:
+        first = await link_to_a_picture(server)
+        (job,) = await app.service.store.latest(1)
+
+        async def again() -> str:
+            async with server.agent(ALICE) as agent:
+                result = await agent.call_tool("check_job", {"request_id": job.request_id})
+            return job_of(result)["images"][0]["url"].removeprefix(server.url)
+
+        time.let_pass(minutes=50)
+        assert await again() == first
+        time.let_pass(minutes=10)
+        assert await again() != first
+
+
+OTHER = "0" * 32
+# What is made of a link's path, expiry and signature; what it is answered with then.
+CHANGED: dict[str, tuple[str, int, str]] = {
+    "another picture": ("/images/{other}?expires={expires}&signature={signature}", 403, "invalid_link"),
+    "no picture": (f"/images/{OTHER}?expires={{expires}}&signature={{signature}}", 403, "invalid_link"),
+    "a later end": ("{path}?expires={later}&signature={signature}", 403, "invalid_link"),
+    "the end in other digits": ("{path}?expires=0{expires}&signature={signature}", 403, "invalid_link"),
+    "an end that is none": ("{path}?expires=never&signature={signature}", 403, "invalid_link"),
+    "two ends": ("{path}?expires={later}&expires={expires}&signature={signature}", 403, "invalid_link"),
+    "no end": ("{path}?signature={signature}", 403, "invalid_link"),
+    "another signature": ("{path}?expires={expires}&signature={changed}", 403, "invalid_link"),
+    "half a signature": ("{path}?expires={expires}&signature={half}", 403, "invalid_link"),
+    "a signature beyond ASCII": ("{path}?expires={expires}&signature=%ff%00é", 403, "invalid_link"),
+    "no signature": ("{path}?expires={expires}", 403, "invalid_link"),
+    "neither": ("{path}", 401, "missing_token"),
+    "a slash more": ("{path}/?expires={expires}&signature={signature}", 401, "missing_token"),
+    "a slash more at first": ("/{path}?expires={expires}&signature={signature}", 401, "missing_token"),
+    "the path of MCP": ("/mcp?expires={expires}&signature={signature}", 401, "missing_token"),
+    "the gallery": ("/gallery/nothing?expires={expires}&signature={signature}", 401, "missing_token"),
+}
+
+
+async def test_an_address_that_was_changed_opens_nothing(app: AppContext) -> None:
+    async with served(app, "http") as server:
+        link, other = await link_to_a_picture(server), await link_to_a_picture(server, prompt="an owl")
+        path, expires, signature = re.fullmatch(r"(/images/\w+)\?expires=(\d+)&signature=([\w-]+)", link).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        parts = {
+            "other": other.split("/")[2].partition("?")[0],
+            "path": path,
+            "expires": expires,
+            "later": str(int(expires) + 3600),
+            "signature": signature,
+            "changed": ("B" if signature[0] == "A" else "A") + signature[1:],
+            "half": signature[:20],
+        }
+        for what, (pattern, status, code) in CHANGED.items():
+            answer = await server.ask("GET", pattern.format(**parts))
+            assert refused(answer, status, code), (what, answer.status_code, answer.text)
+        assert (await server.ask("GET", f"{path}/preview?{link.partition('?')[2]}")).status_code not in (401, 403)
+
+
+# What is sent beside a good link; what it is answered with then.
+BESIDE: list[tuple[str, dict[str, str], int]] = [
+    ("POST", {}, 401),
+    ("DELETE", {}, 401),
+    ("GET", {"host": "evil.example"}, 421),
+    ("GET", {"origin": "https://evil.example"}, 403),
+    ("GET", {"authorization": "Bearer guessed"}, 401),
+    ("GET", {"authorization": f"Bearer {BOB}"}, 404),
+    ("GET", KNOWN, 200),
+    ("GET", {"cookie": "mcp_vega=1.guessed"}, 200),
+]
+
+
+async def test_what_comes_beside_a_good_address_is_judged_as_before(app: AppContext) -> None:
+    async with served(app, "http") as server:
+        link = await link_to_a_picture(server)
+        answers = [(await server.ask(method, link, headers=headers)).status_code for method, headers, _ in BESIDE]
+        assert answers == [status for _, _, status in BESIDE]
+        kept = (await server.ask("GET", link, headers=KNOWN)).headers["cache-control"]
+        assert kept == "private, max-age=31536000, immutable", "a header opened it"
+
+
+async def test_without_tokens_a_bare_address_opens_and_a_wrong_one_does_not(sandbox: Sandbox, tmp_path: Path) -> None:
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http", callers=()) as server:
+        link = await link_to_a_picture(server)
+        for path in (link, link.partition("?")[0]):
+            assert (await server.ask("GET", path)).status_code == 200
+        assert refused(await server.ask("GET", f"{link}x"), 403, "invalid_link")
+        assert (await server.ask("GET", f"{link}x", headers=KNOWN)).status_code == 200, "a header is judged alone"
+        time.let_pass(hours=25)
+        assert refused(await server.ask("GET", link), 403, "link_expired")
+        assert (await server.ask("GET", link.partition("?")[0])).status_code == 200
+
+
+async def test_nothing_in_address_or_cookie_tells_whose_it_is(app: AppContext) -> None:
+    async with served(app, "http", callers=callers(f"alice:{ALICE}", BOB)) as server:
+        for token in (ALICE, BOB):
+            hashes = [hashlib.sha256(f"{before}{token}".encode()) for before in ("", "mcp-vega ")]
+            secret = re.compile("|".join(["alice", token, *(each.hexdigest()[:16] for each in hashes)]))
+            for said in (await link_to_a_picture(server, token), (await cookie_of(server, token))["cookie"]):
+                assert not secret.search(said), said
+                assert re.search(r"=[\w-]{43}$|=\d+\.[\w-]{43}$", said)
+
+
+async def test_all_servers_of_a_ledger_open_the_same_addresses(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        app_over(sandbox.url, tmp_path) as one,
+        app_over(sandbox.url, tmp_path) as other,
+        served(one, "http") as here,
+        served(other, "sse") as there,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(cookie_of, there)  # which draws the key at the same time
+        link = await link_to_a_picture(here)
+        assert (await there.ask("GET", link)).status_code == 200
+
+
+async def test_a_token_that_is_removed_takes_its_addresses_and_cookies_along(app: AppContext) -> None:
+    async with served(app, "http", callers=callers("alice:first", "alice:second", "bob:third")) as server:
+        links = {token: await link_to_a_picture(server, token) for token in ("first", "second")}
+        cookies = {token: await cookie_of(server, token) for token in ("first", "second")}
+        for headers in cookies.values():
+            assert (await server.ask("GET", NOTHING, headers=headers)).status_code not in (401, 403)
+    async with served(app, "http", callers=callers("alice:second", "bob:first", "bob:third")) as server:
+        assert refused(await server.ask("GET", links["first"]), 403, "invalid_link")
+        assert (await server.ask("GET", links["second"])).status_code == 200
+        # Each server has a port, and with that a cookie, of its own.
+        seen = [await with_cookie(server, headers["cookie"].partition("=")[2]) for headers in cookies.values()]
+        assert [status == 401 for status in seen] == [True, False]
+
+
+async def with_cookie(server: HttpServer, value: str, method: str = "GET", path: str = NOTHING) -> int:
+    cookie = f"mcp_vega_{urlsplit(server.url).port}={value}"
+    return (await server.ask(method, path, headers={**PAGE, "cookie": cookie})).status_code
+
+
+async def test_until_the_ledger_works_the_process_signs_with_a_key_of_its_own(
+    sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, time = tmp_path / "home", Time(sandbox)
+    home.write_text("a file in the place of the folder")
+    async with (
+        app_over(sandbox.url, tmp_path / "pictures", home=home, **time.clocks) as app,
+        served(app, "http") as server,
+    ):
+        early = await cookie_of(server)
+        assert (await server.ask("GET", NOTHING, headers=early)).status_code == 404
+        time.let_pass(minutes=1)
+        await server.ask("GET", NOTHING, headers=early)
+        assert sum("Until the ledger works, links" in each for each in caplog.messages) == 1
+        home.unlink()
+        time.let_pass(minutes=1)
+        link, late = await link_to_a_picture(server), await cookie_of(server)
+        assert (await server.ask("GET", NOTHING, headers=early)).status_code not in (401, 403)
+        async with (
+            app_over(sandbox.url, tmp_path / "pictures", home=home, **time.clocks) as other,
+            served(other, "http") as there,
+        ):
+            assert (await there.ask("GET", link)).status_code == 200
+            seen = [await with_cookie(there, each["cookie"].partition("=")[2]) for each in (early, late)]
+            assert [status == 401 for status in seen] == [True, False]
+
+
+# ---- signing in ----
+
+
+async def test_a_browser_that_a_person_signed_in_with_may_look_at_the_gallery_and_nothing_else(
+    app: AppContext, sandbox: Sandbox
+) -> None:
+    async with served(app, "http") as server:
+        path = (await link_to_a_picture(server)).partition("?")[0]
+        cookie = await cookie_of(server)
+        for method in ("GET", "HEAD"):
+            answer = await server.ask(method, path, headers=cookie)
+            assert (answer.status_code, answer.headers["cache-control"]) == (
+                200,
+                "private, max-age=31536000, immutable",
+            )
+        for method, route in (("GET", NOTHING), ("DELETE", NOTHING), ("GET", "/images/0")):
+            assert (await server.ask(method, route, headers={**cookie, **PAGE})).status_code == 404
+        bobs = await cookie_of(server, BOB)
+        assert (await server.ask("GET", path, headers=bobs)).status_code == 404
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": RT, "arguments": {"prompt": "x"}}}
+        before = sandbox.paid_requests
+        for route in ("/mcp", "//mcp", "/mcp/", "/%2fmcp", "/gallery%2f..%2f..%2fmcp/", "/sse", "/messages/", "/x"):
+            for method in ("GET", "POST", "DELETE"):
+                answer = await server.ask(method, route, json=body, headers={**cookie, "accept": "application/json"})
+                listed = route.startswith("/gallery")
+                assert answer.status_code == (404 if listed and method == "GET" else 403 if listed else 401), route
+        for method, route in (("POST", path), ("DELETE", path), ("GET", "/gallery"), ("GET", "//gallery/nothing")):
+            assert refused(await server.ask(method, route, headers={**cookie, **PAGE}), 401, "missing_token")
+        assert sandbox.paid_requests == before
+
+
+async def test_over_sse_the_cookie_opens_no_stream(app: AppContext) -> None:
+    async with served(app, "sse") as server:
+        cookie = await cookie_of(server)
+        for method, route in (("GET", "/sse"), ("GET", "//sse"), ("POST", "/messages/"), ("POST", "/messages")):
+            assert refused(await server.ask(method, route, headers=cookie), 401, "missing_token")
+        assert (await server.ask("GET", NOTHING, headers=cookie)).status_code == 404
+
+
+async def test_a_cookie_that_is_not_the_servers_own_is_as_none(sandbox: Sandbox, tmp_path: Path) -> None:
+    time = Time(sandbox)
+    async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http") as server:
+        good = (await cookie_of(server))["cookie"]
+        name, value = good.split("=")
+        link = await link_to_a_picture(server)
+        path, query = link.split("?")
+        signature = query.rpartition("=")[2]
+        expires, mac = value.split(".")
+        wrong: list[Any] = [
+            f"{name}={int(expires) + 1}.{mac}",
+            f"{name}={value[:-1]}",
+            f"{name}=",
+            f"other={value}",
+            f"{good}; {good}",
+            f"{name}=x; {good}",
+            f"{name}={query[8:18]}.{signature}",
+        ]
+        for cookie in wrong:
+            assert refused(await server.ask("GET", NOTHING, headers={"cookie": cookie}), 401, "missing_token"), cookie
+        several = [("cookie", good), ("cookie", good)]
+        assert (await server.ask("GET", NOTHING, headers=several)).status_code == 401  # pyright: ignore[reportArgumentType]
+        for bearer, code in (("Bearer guessed", "invalid_token"), ("Basic x", "missing_token")):
+            answer = await server.ask("GET", NOTHING, headers={"cookie": good, "authorization": bearer})
+            assert refused(answer, 401, code)
+        assert refused(await server.ask("GET", f"{path}?expires={expires}&signature={mac}"), 403, "invalid_link")
+        time.let_pass(days=30, seconds=-60)
+        assert (await server.ask("GET", NOTHING, headers={"cookie": f"theme=dark; {good}"})).status_code == 404
+        time.let_pass(seconds=60)
+        assert refused(await server.ask("GET", NOTHING, headers={"cookie": good}), 401, "missing_token")
+
+
+async def test_the_cookie_is_bound_as_tightly_as_the_address_allows(app: AppContext) -> None:
+    async with served(app, "http") as server:
+        port = urlsplit(server.url).port
+        plain = (await sign_in(server)).headers["set-cookie"]
+        over_tls = (await sign_in(server, **{"x-forwarded-proto": "https"})).headers["set-cookie"]
+        below = (await sign_in(server, **{"x-forwarded-prefix": "/vega"})).headers["set-cookie"]
+        both = {"x-forwarded-prefix": "/vega", "x-forwarded-proto": "https", "host": "localhost"}
+        below_over_tls = (await sign_in(server, **both)).headers["set-cookie"]
+        value = r"[0-9]+\.[\w-]{43}"
+        common = "HttpOnly; Max-Age=2592000"
+        assert re.fullmatch(f"mcp_vega_{port}={value}; {common}; Path=/; SameSite=lax", plain)
+        assert re.fullmatch(f"__Host-mcp_vega_{port}={value}; {common}; Path=/; SameSite=lax; Secure", over_tls)
+        assert re.fullmatch(f"mcp_vega_{port}={value}; {common}; Path=/vega; SameSite=lax", below)
+        assert re.fullmatch(f"__Secure-mcp_vega={value}; {common}; Path=/vega; SameSite=lax; Secure", below_over_tls)
+        # Over TLS only one that came over TLS counts.
+        for proto, status in (("https", 401), ("http", 404)):
+            headers = {"cookie": plain.partition(";")[0], "x-forwarded-proto": proto}
+            assert (await server.ask("GET", NOTHING, headers=headers)).status_code == status
+
+
+async def test_behind_a_path_prefix_a_browser_signs_in_and_out(app: AppContext) -> None:
+    async with (
+        served(app, "http", behind=StrippingProxy) as bare,
+        httpx.AsyncClient(trust_env=False, verify=TLS, base_url=f"{bare.url}/team/vega", headers=PAGE) as browser,
+    ):
+        assert (await browser.get(NOTHING)).status_code == 401
+        assert (await browser.post(SIGN_IN, json={"token": ALICE})).status_code == 204
+        assert len(browser.cookies) == 1
+        assert (await browser.get(NOTHING)).status_code == 404
+        assert (await browser.post("/mcp", json={})).status_code == 401
+        assert (await browser.post(SIGN_OUT)).status_code == 204
+        assert len(browser.cookies) == 0
+        assert (await browser.get(NOTHING)).status_code == 401
+
+
+BODIES: list[dict[str, Any]] = [
+    {"json": {"token": "guessed"}},
+    {"json": {"token": ""}},
+    {"json": {"token": [ALICE]}},
+    {"json": [ALICE]},
+    {"content": b'{"token": "\\ud800"}'},
+    {"content": b"\xff"},
+    {"content": b"[" * 10_000},
+    {"data": {"token": ALICE}},
+    {},
+]
+
+
+@pytest.mark.parametrize("known", [CALLERS, ()], ids=["tokens", "no tokens"])
+async def test_who_signs_in_with_no_token_of_the_servers_is_told_so(app: AppContext, known: Sequence[Caller]) -> None:
+    async with served(app, "http", callers=known, limits=NO_PAUSE) as server:
+        for body in BODIES:
+            answer = await server.ask("POST", SIGN_IN, headers=PAGE, **body)
+            assert refused(answer, 401, "invalid_token")
+            assert "set-cookie" not in answer.headers
+        for token in (f"{'x' * 20_000}", " " * 20_000 + ALICE):
+            assert refused(await sign_in(server, token), 413, "request_too_large")
+        assert (await sign_in(server, f" {ALICE}\n")).status_code == (204 if known else 401)
+        assert (await server.ask("GET", SIGN_IN, headers=KNOWN)).status_code == 405
+
+
+async def test_a_wrong_token_waits_and_keeps_nobody_else_waiting(app: AppContext) -> None:
+    slow = replace(DEFAULT_LIMITS, wrong_token_seconds=3600)
+    answered: list[int] = []
+    async with served(app, "http", limits=slow) as server, anyio.create_task_group() as tasks:
+
+        async def guess() -> None:
+            with anyio.move_on_after(3600):
+                answered.append((await sign_in(server, "guessed")).status_code)
+
+        for _ in range(20):
+            tasks.start_soon(guess)
+        for _ in range(5):
+            await cookie_of(server)
+            await anyio.sleep(LOOK_SECONDS)
+        assert not answered
+        tasks.cancel_scope.cancel()
+
+
+# What a request that changes something brings, and whether it may.
+WRITES: list[tuple[dict[str, str], bool]] = [
+    ({"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}, True),
+    ({"x-mcp-vega": "1", "sec-fetch-site": "same-origin", "origin": "{own}"}, True),
+    ({"x-mcp-vega": "1", "origin": "{own}"}, True),
+    ({}, False),
+    ({"x-mcp-vega": "1"}, False),
+    ({"x-mcp-vega": "0", "sec-fetch-site": "same-origin"}, False),
+    ({"sec-fetch-site": "same-origin", "origin": "{own}"}, False),
+    ({"x-mcp-vega": "1", "sec-fetch-site": "same-site", "origin": "{own}"}, False),
+    ({"x-mcp-vega": "1", "sec-fetch-site": "cross-site"}, False),
+    ({"x-mcp-vega": "1", "sec-fetch-site": "none", "origin": "{own}"}, False),
+    ({"x-mcp-vega": "1", "origin": "http://127.0.0.1:1"}, False),
+    ({"x-mcp-vega": "1", "origin": "http://127.0.0.1"}, False),
+    ({"x-mcp-vega": "1", "origin": "http://localhost:1"}, False),
+    ({"x-mcp-vega": "1", "sec-fetch-site": "same-origin", "origin": "https://evil.example"}, False),
+    ({"x-mcp-vega": "1", "origin": "null"}, False),
+]
+
+
+@pytest.mark.parametrize("who", ["cookie", "header", "nobody", "no tokens"])
+async def test_only_the_gallerys_own_page_changes_anything(app: AppContext, who: str) -> None:
+    async with served(app, "http", callers=() if who == "no tokens" else CALLERS) as server:
+        identity = {"cookie": await cookie_of(server), "header": KNOWN}[who] if who in ("cookie", "header") else {}
+        refusal = "origin_not_allowed|cross_site_request"
+        for headers, allowed in WRITES:
+            headers = {name: value.format(own=server.url) for name, value in headers.items()} | identity  # noqa: PLW2901
+            for method in ("POST", "DELETE"):
+                answer = await server.ask(method, NOTHING, headers=headers)
+                if not allowed:
+                    assert answer.status_code == 403, (headers, answer.text)
+                    assert re.search(refusal, answer.text)
+                else:
+                    assert answer.status_code == (401 if who == "nobody" else 404)
+            answer = await server.ask("POST", SIGN_OUT, headers=headers)
+            assert answer.status_code == (204 if allowed else 403)
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_the_page_holds_nothing_so_that_anyone_may_have_it(app: AppContext, transport: str) -> None:
+    async with served(app, transport) as server:
+        for path in ("/", "/icon.png"):
+            for method in ("GET", "HEAD"):
+                assert (await server.ask(method, path)).status_code not in (401, 403)
+            assert (await server.ask("POST", path)).status_code == 401
+            assert (await server.ask("GET", path, headers={"host": "evil.example"})).status_code == 421
+        for path in ("//", "/index.html", "/icon.png/", "/gallery/", "/images/"):
+            assert (await server.ask("GET", path)).status_code == 401
+
+
+# ---- callers with names ----
+
+
+async def test_jobs_and_pictures_stay_with_a_name_when_its_token_changes(app: AppContext) -> None:
+    async with served(app, "http", callers=callers("alice:first", "bob:third")) as server:
+        link = await link_to_a_picture(server, "first")
+    async with served(app, "http", callers=callers("alice:first", "alice:second", "bob:third")) as server:
+        for token in ("first", "second"):
+            assert await seen(server, token, link) == (200, 1)
+        assert await seen(server, "third", link) == (404, 0)
+    async with served(app, "http", callers=callers("alice:second", "bob:first")) as server:
+        assert await seen(server, "second", link) == (200, 1)
+        assert await seen(server, "first", link) == (404, 0)
+    async with served(app, "http", callers=callers("second")) as server:
+        assert await seen(server, "second", link) == (404, 0)
+
+
+async def seen(server: HttpServer, token: str, link: str) -> tuple[int, int]:
+    """How somebody is answered for a picture, and how many jobs they have."""
+    async with server.agent(token) as agent:
+        jobs = ((await agent.call_tool("check_job", {})).meta or {}).get("mcp-vega/jobs", [])
+    headers = {"authorization": f"Bearer {token}"}
+    return (await server.ask("GET", link.partition("?")[0], headers=headers)).status_code, len(jobs)
+
+
+async def test_the_operators_token_shows_all_and_tells_where_files_lie(app: AppContext) -> None:
+    job = await begun(app.service, VegaRTParameters(prompt="a fox"), "alice")
+    job = await until(lambda: _finished(app, job.local_id))
+    async with served(app, "http", callers=[Caller(OPERATOR, SecretStr("key")), *callers("alice:first")]) as server:
+        assert await seen(server, "key", f"/images/{job.images[0].id}") == (200, 1)
+        async with server.agent("key") as agent:
+            told = job_of(await agent.call_tool("check_job", {"request_id": job.request_id}))["images"][0]
+        assert told["path"] == str(job.images[0].path)
+        assert (await server.ask("GET", told["url"].removeprefix(server.url))).status_code == 200
+        assert (await server.ask("GET", "/images/0")).status_code == 401
+        assert "Max-Age" not in (await sign_in(server, "key")).headers["set-cookie"], "it goes with the browser"
+        cookie = await cookie_of(server, "key")
+        assert (await server.ask("GET", f"/images/{job.images[0].id}", headers=cookie)).status_code == 200
+
+
+async def _finished(app: AppContext, local_id: str) -> Any:
+    job = await app.service.get(local_id)
+    return job if job.images else None
+
+
+@pytest.mark.parametrize(
+    ("said", "owners"),
+    [
+        ("alice:one, bob:two, three", ["alice", "bob", None]),
+        ("alice:one,alice:two,alice:one", ["alice", "alice"]),
+        (" \"alice:one\" , bob : 'two' ", ["alice", "bob"]),
+        ("zoë@b.example:a:b:c", ["zoë@b.example"]),
+        ("A.b+c-d_e:one", ["A.b+c-d_e"]),
+    ],
+)
+def test_tokens_may_have_names(said: str, owners: list[str | None]) -> None:
+    settings = Settings.from_environment({"MCP_VEGA_AUTH_TOKENS": said})
+    found = callers_of(settings.auth_tokens)
+    assert [name_of(each.owner) for each in found] == owners
+    assert "one" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("good, :secret", "in entry 2, what stands before the first colon is no name"),
+        ("a b:secret", "no name"),
+        ("sec/ret:secret", "no name"),
+        (f"{'secret' * 11}:secret", "no name"),
+        (f"{'0a' * 16}:secret", "no name"),
+        (f"{'0A' * 16}:secret", "no name"),
+        ("alice:", "in entry 1, its token is empty"),
+        ("alice:sécret", "cannot be sent"),
+        ("sécret", "cannot be sent"),
+        ("alice:secret,bob:secret", "in entry 2, its token is another caller's already"),
+        ("secret,bob:secret", "another caller's"),
+        ("alice:secret,secret", "another caller's"),
+    ],
+)
+def test_tokens_that_cannot_be_told_apart_are_refused_without_showing_them(said: str, why: str) -> None:
+    settings = Settings.from_environment({"MCP_VEGA_AUTH_TOKENS": said})
+    with pytest.raises(InvalidSettings, match="MCP_VEGA_AUTH_TOKENS cannot be used: in entry") as error:
+        callers_of(settings.auth_tokens)
+    assert why in error.value.text
+    assert not re.search("s[eé]c", error.value.text)
+
+
+def test_who_has_no_name_is_known_by_a_hash() -> None:
+    (caller,) = callers(ALICE)
+    assert re.fullmatch("[0-9a-f]{32}", caller.owner)
+    assert (name_of(caller.owner), name_of(OPERATOR), name_of("alice")) == (None, None, "alice")
