@@ -199,7 +199,7 @@ def test_the_typescript_client_gets_the_picture_and_its_resource(
     assert resource["mimeType"] == "image/jpeg"
     assert b64decode(resource["blob"], validate=True) == kept
     assert len(got["resourceTemplates"]) == 4
-    gallery, picture = got["resources"]
+    _, gallery, picture = got["resources"]
     assert (gallery["uri"], picture["uri"]) == ("vega://gallery", resource["uri"])
     assert picture["size"] == len(kept)
     assert [prompt["name"] for prompt in got["prompts"]] == ["illustrate", "explore", "vary"]

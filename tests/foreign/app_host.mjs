@@ -79,7 +79,7 @@ await inChromium({ ...options, viewport: { width: 760, height: 900 } }, async ({
   await shot("app-jobs");
   found.violations.push(...(await violations(app)));
   await app.getByRole("button", { name: /^Show \(free\)/ }).last().click();
-  await app.locator("canvas").first().waitFor();
+  await app.locator("tr").first().waitFor();
   found.first = await seen(app);
   await show(app, "generate_image_vega", { prompt: "a fox", seed: -7 }, "#told:has-text('seed')");
   found.refused = await seen(app);
