@@ -140,7 +140,7 @@ def test_the_app_shows_results_in_a_host_built_on_the_app_bridge(browser: Path, 
     got = seen(browser, "app_host.mjs", tmp_path, **asked)
     assert (got["violations"], got["complaints"]) == ([], [])
     assert got["mimeType"] == "text/html;profile=mcp-app"
-    assert got["waiting"]["told"] == "Waiting for the picture…"
+    assert got["waiting"]["told"] == got["forged"]["told"] == "Waiting for the picture…"
     one, another, four, third = (got[name] for name in ("one", "another", "four", "third"))
     assert_painted(one, PROMPTS[0])
     assert one["rows"].items() >= {"Prompt": PROMPTS[0], "Seed": "7", "Steps": "30", "Cost": "$0.0027"}.items()

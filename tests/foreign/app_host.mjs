@@ -56,6 +56,18 @@ await inChromium({ ...options, viewport: { width: 760, height: 900 } }, async ({
 
   let app = await open({ serverTools: {} });
   found.waiting = await seen(app);
+  // A result that is not from the host, but from another frame of it.
+  await page.evaluate(async () => {
+    const result = { content: [{ type: "text", text: "forged" }] };
+    const message = JSON.stringify({ jsonrpc: "2.0", method: "ui/notifications/tool-result", params: result });
+    const stranger = document.createElement("iframe");
+    stranger.sandbox = "allow-scripts";
+    stranger.srcdoc = `<script>parent.frames[0].postMessage(${message}, "*"); parent.postMessage("sent", "*")</script>`;
+    const sent = new Promise((resolve) => addEventListener("message", ({ data }) => data === "sent" && resolve()));
+    document.body.append(stranger);
+    await sent;
+  });
+  found.forged = await seen(app);
   await show(app, "generate_image_vega", { prompt: options.prompt, seed: 7, num_inference_steps: 30 }, "canvas");
   found.one = await seen(app);
   await page.waitForFunction(() => globalThis.told?.height > 400);
