@@ -111,6 +111,7 @@ await inChromium(options, async ({ page, shot }) => {
   await page.reload();
   await page.locator("#starred").click();
   await count(/^1 of/);
+  await page.waitForURL(/starred=1/);
   found.starred = [starred, ...(await page.locator(".caption").allTextContents()), asked()];
   await page.locator("#starred").click();
   await tile(3).waitFor();
