@@ -76,6 +76,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/soak.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/previews.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/gallery.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/page.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/faults.py": "it takes minutes; tests/test_fault_table.py runs a part of it",
     ".venv/bin/python benchmarks/faults.py --write": "as above",
     ".venv/bin/python benchmarks/drawn.py": "it takes minutes; tests/test_stdio.py and test_properties.py draw fewer",
