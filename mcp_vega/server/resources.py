@@ -1,4 +1,4 @@
-"""What was drawn as MCP resources: pictures, their previews, jobs, and the gallery to search them."""
+"""What was drawn as MCP resources: pictures, their previews, jobs, the gallery to search them, and its page."""
 
 import json
 import re
