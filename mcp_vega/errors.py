@@ -120,7 +120,9 @@ class PortTaken(InvalidSettings):
     next_step = "Choose another with --port; 0 picks one"
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
-        super().__init__(f"Port {port} on {host} cannot be had: {error.strerror}")
+        # Python repeats the address behind the system's words.
+        said = (error.strerror or str(error)).partition(" (while")[0]
+        super().__init__(f"Port {port} on {host} cannot be had: {said}")
 
 
 class UnknownJob(VegaError):  # noqa: N818

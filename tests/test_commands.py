@@ -40,6 +40,8 @@ NOT_RUN = {
     "seconds, as the API would; tests/test_documents.py compares the pictures with the painter",
     "mcp-vega --transport http": SERVES,
     "mcp-vega gallery": "it serves until it is stopped; tests/test_gallery_command.py asks it",
+    "mcp-vega gallery --print --port 8001": "as above",
+    "ssh -L 8001:127.0.0.1:8001 HOST": "there is no such host",
     'export MCP_VEGA_AUTH_TOKENS=$(python3 -c "import secrets; print(secrets.token_urlsafe(32))")': SERVES,
     "export MCP_VEGA_ALLOWED_HOSTS=pictures.example": SERVES,
     "mcp-vega --transport http --host 0.0.0.0": SERVES,

@@ -162,8 +162,8 @@ async def test_a_number_is_that_of_the_same_picture_in_text_data_and_on_the_shee
     assert [line.partition(" ")[0] for line in lines.values()] == ["-", "1.", "-", "2-5."]
     assert (numbers_in(lines[one]), numbers_in(lines[four]), numbers_in(lines[under_way])) == ([1], [2, 3, 4, 5], [])
     assert text_of(result).splitlines()[0] == (
-        "The latest 4 jobs, newest first (times in UTC). The numbers before an id are those of its pictures on the "
-        "sheet below; “-” says that it has none there:"
+        "The latest 4 jobs, newest first (times in UTC). The numbers at the start of a line are those of its "
+        "pictures on the sheet below; “-” is for none:"
     )
     assert " seed 1 “four”" in lines[four]
 

@@ -53,7 +53,7 @@ def _text(jobs: Sequence[Job], numbers: Numbers) -> str:
     heading = "The latest job (UTC)" if len(jobs) == 1 else f"The latest {len(jobs)} jobs, newest first (times in UTC)"
     if numbers:
         heading += (
-            ". The numbers before an id are those of its pictures on the sheet below; “-” says that it has none there"
+            ". The numbers at the start of a line are those of its pictures on the sheet below; “-” is for none"
         )
     return "\n".join([f"{heading}:", *(_line(job, numbers) for job in jobs)])
 
