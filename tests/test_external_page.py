@@ -156,6 +156,7 @@ def test_the_app_shows_results_in_a_host_built_on_the_app_bridge(browser: Path, 
     assert got["jobs"]["buttons"] == ["Show (free)"] * 3
     assert got["first"]["rows"] == one["rows"]
     assert got["refused"]["told"].startswith("seed is -7")
+    assert got["leftOut"] == "Drawn earlier"
     # Without the host's leave there is no button that calls, and a frame of 420 px shows the picture whole.
     assert got["fixed"]["buttons"] == ["Copy prompt", "Copy for the chat", "Copy command"]
     assert max(got["fixed"]["canvases"][0]["shown"]) < 420
