@@ -32,7 +32,7 @@ PROMPTS = [
     "W" * 10_000,
     "שועל אדום בשלג עמוק",
     "Z" + "\u0301\u0334\u0489" * 60,
-    'it\'s "quoted" $HOME `id` \\ %s\n-- second line',
+    'it\'s "quoted" $HOME `id`\x15 \\ %s\n-- second line',
     "a lighthouse at dusk",
 ]
 # What the picture has whose prompt is hard to quote.
@@ -93,11 +93,12 @@ def test_the_page_of_the_command_does_all_that_a_person_asks_of_it(browser: Path
         got = seen(browser, "gallery_page.mjs", tmp_path, url=process.stdout.readline().strip())
     assert_all_was_done(got)
     assert Path(got["recipe"]["File"]).is_relative_to(tmp_path)
-    # The command that the page gives away draws the same with another seed, from a shell.
+    # The command that the page gives away draws the same with another seed, from a shell. No key is pressed by it.
     variables = {**environment(tmp_path), "PATH": f"{Path(sys.executable).parent}:{environment(tmp_path)['PATH']}"}
     assigned = [f"{name}={value}" for name, value in variables.items()]
     recipe = recipe_in(Path(output_of("env", *assigned, "sh", "-c", got["command"], folder=tmp_path).strip()))
-    assert recipe.parameters == VegaParameters(prompt=PROMPTS[-2], seed=recipe.parameters.seed, **CHANGED)
+    prompt = PROMPTS[-2].replace("\x15", " ")
+    assert recipe.parameters == VegaParameters(prompt=prompt, seed=recipe.parameters.seed, **CHANGED)
     assert str(recipe.parameters.seed) != got["recipe"]["Seed"]
 
 
@@ -155,6 +156,7 @@ def test_the_app_shows_results_in_a_host_built_on_the_app_bridge(browser: Path, 
     assert got["jobs"]["buttons"] == ["Show (free)"] * 3
     assert got["first"]["rows"] == one["rows"]
     assert got["refused"]["told"].startswith("seed is -7")
+    assert got["leftOut"] == "Drawn earlier"
     # Without the host's leave there is no button that calls, and a frame of 420 px shows the picture whole.
     assert got["fixed"]["buttons"] == ["Copy prompt", "Copy for the chat", "Copy command"]
     assert max(got["fixed"]["canvases"][0]["shown"]) < 420

@@ -45,7 +45,10 @@ def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_p
             assert browser.get("/gallery/pictures").status_code == 401
             assert browser.post("/gallery/sign-in", json={"token": f"{key}x"}).status_code == 401
             assert browser.get("/gallery/pictures").status_code == 401
-            assert browser.post("/gallery/sign-in", json={"token": key}).status_code == 204
+            answer = browser.post("/gallery/sign-in", json={"token": key})
+            assert answer.status_code == 204
+            assert browser.get("/gallery/pictures").status_code == 401, "the cookie alone lists nothing"
+            browser.headers["x-mcp-vega-page"] = answer.headers["x-mcp-vega-page"]
             (tile,) = browser.get("/gallery/pictures").raise_for_status().json()["pictures"]
             assert browser.get(f"/images/{tile['id']}").headers["content-type"] == "image/jpeg"
             state = browser.get("/gallery/state").json()

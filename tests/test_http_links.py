@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
 PAGE = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
 DAY = 86_400
 NO_PAUSE = replace(DEFAULT_LIMITS, wrong_token_seconds=0)
+PAGE_KEY = "x-mcp-vega-page"
 SIGN_IN, SIGN_OUT = "/gallery/sign-in", "/gallery/sign-out"
 # Nothing is there, which is told to those alone who are let in.
 NOTHING = "/gallery/nothing"
@@ -54,10 +55,10 @@ async def sign_in(server: HttpServer, token: str = ALICE, **headers: str) -> htt
 
 
 async def cookie_of(server: HttpServer, token: str = ALICE) -> dict[str, str]:
-    """The header with the cookie that a token is answered with."""
+    """The headers with the cookie that a token is answered with, and with the page's key."""
     answer = await sign_in(server, token)
     assert answer.status_code == 204
-    return {"cookie": answer.headers["set-cookie"].partition(";")[0]}
+    return {"cookie": answer.headers["set-cookie"].partition(";")[0], PAGE_KEY: answer.headers[PAGE_KEY]}
 
 
 def refused(answer: httpx.Response, status: int, code: str = "") -> bool:
@@ -196,9 +197,9 @@ async def test_nothing_in_address_or_cookie_tells_whose_it_is(app: AppContext) -
         for token in (ALICE, BOB):
             hashes = [hashlib.sha256(f"{before}{token}".encode()) for before in ("", "mcp-vega ")]
             secret = re.compile("|".join(["alice", token, *(each.hexdigest()[:16] for each in hashes)]))
-            for said in (await link_to_a_picture(server, token), (await cookie_of(server, token))["cookie"]):
+            for said in (await link_to_a_picture(server, token), *(await cookie_of(server, token)).values()):
                 assert not secret.search(said), said
-                assert re.search(r"=[\w-]{43}$|=\d+\.[\w-]{43}$", said)
+                assert re.search(r"(^|=|=\d+\.)[\w-]{43}$", said)
 
 
 async def test_all_servers_of_a_ledger_open_the_same_addresses(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -224,13 +225,14 @@ async def test_a_token_that_is_removed_takes_its_addresses_and_cookies_along(app
         assert refused(await server.ask("GET", links["first"]), 403, "invalid_link")
         assert (await server.ask("GET", links["second"])).status_code == 200
         # Each server has a port, and with that a cookie, of its own.
-        seen = [await with_cookie(server, headers["cookie"].partition("=")[2]) for headers in cookies.values()]
+        seen = [await with_cookie(server, headers) for headers in cookies.values()]
         assert [status == 401 for status in seen] == [True, False]
 
 
-async def with_cookie(server: HttpServer, value: str, method: str = "GET", path: str = NOTHING) -> int:
-    cookie = f"mcp_vega_{urlsplit(server.url).port}={value}"
-    return (await server.ask(method, path, headers={**PAGE, "cookie": cookie})).status_code
+async def with_cookie(server: HttpServer, headers: dict[str, str]) -> int:
+    """How another server answers who was signed in here."""
+    cookie = f"mcp_vega_{urlsplit(server.url).port}={headers['cookie'].partition('=')[2]}"
+    return (await server.ask("GET", NOTHING, headers={**PAGE, **headers, "cookie": cookie})).status_code
 
 
 async def test_until_the_ledger_works_the_process_signs_with_a_key_of_its_own(
@@ -256,7 +258,7 @@ async def test_until_the_ledger_works_the_process_signs_with_a_key_of_its_own(
             served(other, "http") as there,
         ):
             assert (await there.ask("GET", link)).status_code == 200
-            seen = [await with_cookie(there, each["cookie"].partition("=")[2]) for each in (early, late)]
+            seen = [await with_cookie(there, each) for each in (early, late)]
             assert [status == 401 for status in seen] == [True, False]
 
 
@@ -302,7 +304,8 @@ async def test_over_sse_the_cookie_opens_no_stream(app: AppContext) -> None:
 async def test_a_cookie_that_is_not_the_servers_own_is_as_none(sandbox: Sandbox, tmp_path: Path) -> None:
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http") as server:
-        good = (await cookie_of(server))["cookie"]
+        known = await cookie_of(server)
+        good = known["cookie"]
         name, value = good.split("=")
         link = await link_to_a_picture(server)
         path, query = link.split("?")
@@ -318,17 +321,37 @@ async def test_a_cookie_that_is_not_the_servers_own_is_as_none(sandbox: Sandbox,
             f"{name}={query[8:18]}.{signature}",
         ]
         for cookie in wrong:
-            assert refused(await server.ask("GET", NOTHING, headers={"cookie": cookie}), 401, "missing_token"), cookie
-        several = [("cookie", good), ("cookie", good)]
+            answer = await server.ask("GET", NOTHING, headers={**known, "cookie": cookie})
+            assert refused(answer, 401, "missing_token"), cookie
+        several = [("cookie", good), *known.items()]
         assert (await server.ask("GET", NOTHING, headers=several)).status_code == 401  # pyright: ignore[reportArgumentType]
         for bearer, code in (("Bearer guessed", "invalid_token"), ("Basic x", "missing_token")):
-            answer = await server.ask("GET", NOTHING, headers={"cookie": good, "authorization": bearer})
+            answer = await server.ask("GET", NOTHING, headers={**known, "authorization": bearer})
             assert refused(answer, 401, code)
         assert refused(await server.ask("GET", f"{path}?expires={expires}&signature={mac}"), 403, "invalid_link")
         time.let_pass(days=30, seconds=-60)
-        assert (await server.ask("GET", NOTHING, headers={"cookie": f"theme=dark; {good}"})).status_code == 404
+        beside = {**known, "cookie": f"theme=dark; {good}"}
+        assert (await server.ask("GET", NOTHING, headers=beside)).status_code == 404
         time.let_pass(seconds=60)
-        assert refused(await server.ask("GET", NOTHING, headers={"cookie": good}), 401, "missing_token")
+        assert refused(await server.ask("GET", NOTHING, headers=known), 401, "missing_token")
+
+
+async def test_what_another_port_gets_of_the_browser_lists_and_changes_nothing(app: AppContext) -> None:
+    # Browsers send a cookie to each port of its host, so that it may be known to whatever listens there.
+    async with served(app, "http") as server:
+        path = (await link_to_a_picture(server)).partition("?")[0]
+        picture = f"/gallery/pictures/{path.rpartition('/')[2]}"
+        known, bobs = await cookie_of(server), await cookie_of(server, BOB)
+        own: dict[str, str] = {PAGE_KEY: known["cookie"].rpartition(".")[2]}
+        for key in ({}, bobs, {PAGE_KEY: ""}, {PAGE_KEY: "1"}, own):
+            headers = {**PAGE, **key, "cookie": known["cookie"]}
+            for method, route in (("GET", "/gallery/pictures"), ("GET", "/gallery/state"), ("DELETE", picture)):
+                assert refused(await server.ask(method, route, headers=headers), 401, "missing_token"), key
+        twice: Any = [*known.items(), (PAGE_KEY, known[PAGE_KEY])]
+        assert refused(await server.ask("GET", picture, headers=twice), 401, "missing_token")
+        assert refused(await server.ask("GET", picture, headers={PAGE_KEY: known[PAGE_KEY]}), 401, "missing_token")
+        assert (await server.ask("GET", path, headers={"cookie": known["cookie"]})).status_code == 200
+        assert (await server.ask("GET", picture, headers=known)).status_code == 200
 
 
 async def test_the_cookie_is_bound_as_tightly_as_the_address_allows(app: AppContext) -> None:
@@ -348,7 +371,7 @@ async def test_the_cookie_is_bound_as_tightly_as_the_address_allows(app: AppCont
         # Over TLS only one that came over TLS counts.
         for proto, status in (("https", 401), ("http", 404)):
             headers = {"cookie": plain.partition(";")[0], "x-forwarded-proto": proto}
-            assert (await server.ask("GET", NOTHING, headers=headers)).status_code == status
+            assert (await server.ask("GET", "/images/0", headers=headers)).status_code == status
 
 
 async def test_behind_a_path_prefix_a_browser_signs_in_and_out(app: AppContext) -> None:
@@ -357,7 +380,7 @@ async def test_behind_a_path_prefix_a_browser_signs_in_and_out(app: AppContext) 
         httpx.AsyncClient(trust_env=False, verify=TLS, base_url=f"{bare.url}/team/vega", headers=PAGE) as browser,
     ):
         assert (await browser.get(NOTHING)).status_code == 401
-        assert (await browser.post(SIGN_IN, json={"token": ALICE})).status_code == 204
+        browser.headers[PAGE_KEY] = (await browser.post(SIGN_IN, json={"token": ALICE})).headers[PAGE_KEY]
         assert len(browser.cookies) == 1
         assert (await browser.get(NOTHING)).status_code == 404
         assert (await browser.post("/mcp", json={})).status_code == 401
@@ -446,6 +469,62 @@ async def test_only_the_gallerys_own_page_changes_anything(app: AppContext, who:
                     assert answer.status_code == (401 if who == "nobody" else 404)
             answer = await server.ask("POST", SIGN_OUT, headers=headers)
             assert answer.status_code == (204 if allowed else 403)
+
+
+async def test_no_cache_keeps_an_answer_and_no_browser_another_callers_picture(app: AppContext) -> None:
+    async with served(app, "http") as server:
+        link = await link_to_a_picture(server)
+        path = link.partition("?")[0]
+        known = await cookie_of(server)
+        one = f"/gallery/pictures/{path.rpartition('/')[2]}"
+        for route in (
+            "/gallery/pictures",
+            "/gallery/state",
+            one,
+            NOTHING,
+            "/gallery/pictures/",
+            "/images/0",
+            "/health",
+        ):
+            answer = await server.ask("GET", route, headers=known)
+            assert answer.headers["cache-control"] == "no-store", route
+        foreign = {**known, "origin": "https://evil.example"}
+        for headers in (known, foreign, {}):
+            for route in (one, path, link, "/", "/icon.png"):
+                answer = await server.ask("GET", route, headers=headers)
+                assert answer.headers["x-content-type-options"] == "nosniff", route
+                assert answer.is_success or answer.headers["cache-control"] == "no-store", route
+        for headers in (known, KNOWN):
+            for route in (path, f"{path}/preview"):
+                assert {"Authorization", "Cookie"} <= {
+                    *(await server.ask("GET", route, headers=headers)).headers["vary"].split(", ")
+                }
+        assert "Cookie" not in (await server.ask("GET", link, headers=known)).headers["vary"], (
+            "the link opens it for all"
+        )
+
+
+# What a browser says of a request that reads, and whether it is answered.
+READS: list[tuple[dict[str, str], bool]] = [
+    ({}, True),
+    ({"sec-fetch-site": "same-origin"}, True),
+    ({"sec-fetch-site": "none"}, True),
+    ({"sec-fetch-site": "same-site", "origin": "http://localhost:5173"}, True),
+    ({"sec-fetch-site": "same-site"}, False),
+    ({"sec-fetch-site": "cross-site"}, False),
+    ({"sec-fetch-site": "cross-site", "origin": "https://evil.example"}, False),
+]
+
+
+@pytest.mark.parametrize("known", [CALLERS, ()], ids=["tokens", "no tokens"])
+async def test_no_page_of_another_site_has_the_server_search(app: AppContext, known: Sequence[Caller]) -> None:
+    async with served(app, "http", callers=known) as server:
+        link = await link_to_a_picture(server)
+        for headers, allowed in READS:
+            for method in ("GET", "HEAD"):
+                answer = await server.ask(method, "/gallery/pictures?q=fox", headers={**KNOWN, **headers})
+                assert answer.status_code == (200 if allowed else 403), headers
+        assert (await server.ask("GET", link, headers={"sec-fetch-site": "cross-site"})).status_code == 200
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from conftest import Sandbox, app_over, begun, until
@@ -22,6 +23,8 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import Caller
 from mcp_vega.server.http.app import build_page
+from mcp_vega.storage.gallery import Gallery
+from mcp_vega.storage.images.preview_cache import MADE_AT_ONCE
 
 pytestmark = pytest.mark.anyio
 
@@ -215,6 +218,44 @@ async def test_a_preview_is_made_once(
     cached.write_bytes(first.content[:-100])  # as a power cut leaves it
     assert (await page.get(f"/images/{picture}/preview")).content == first.content
     assert len(made) == 2
+
+
+async def test_however_many_ask_for_previews_few_pictures_are_in_memory(
+    app: AppContext, page: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, asked = await drawn(app, samples=4), 40
+    here, held, answers = 0, 0, list[httpx.Response]()
+    preview_of, read, all_are_here = Gallery.preview, Gallery.read, anyio.Event()
+
+    async def counted(gallery: Gallery, image: Any) -> bytes:
+        nonlocal here
+        here += 1
+        return await preview_of(gallery, image)
+
+    async def held_back(gallery: Gallery, image: Any) -> bytes:
+        nonlocal held
+        held += 1
+        await all_are_here.wait()
+        return await read(gallery, image)
+
+    async def ask(picture: str) -> None:
+        answers.append(await page.get(f"/images/{picture}/preview"))
+
+    monkeypatch.setattr(Gallery, "preview", counted)
+    monkeypatch.setattr(Gallery, "read", held_back)
+    async with anyio.create_task_group() as tasks:
+        for picture in pictures * (asked // 4):
+            tasks.start_soon(ask, picture)
+
+        async def are_here() -> bool:
+            return here == asked
+
+        await until(are_here)
+        await anyio.wait_all_tasks_blocked()
+        assert held <= MADE_AT_ONCE
+        all_are_here.set()
+    assert {answer.status_code for answer in answers} == {200}
+    assert held <= 4 * MADE_AT_ONCE, "who waited got what was made meanwhile"
 
 
 async def test_a_preview_is_shown_where_it_cannot_be_kept(

@@ -97,6 +97,13 @@ await inChromium({ ...options, viewport: { width: 760, height: 900 } }, async ({
   found.refused = await seen(app);
   await page.evaluate(() => globalThis.bridge.sendToolCancelled({}));
   await app.locator("#told", { hasText: "Cancelled" }).waitFor();
+  // A host that keeps no pictures has other words in their place.
+  await page.evaluate(() => {
+    const image = { type: "image", data: "[left out]", mimeType: "image/jpeg" };
+    return globalThis.bridge.sendToolResult({ content: [image, { type: "text", text: "Drawn earlier" }] });
+  });
+  await app.locator(".broken").waitFor();
+  found.leftOut = (await seen(app)).told;
 
   // A frame of a fixed height in a host that lets apps call nothing, in its dark theme.
   app = await open({}, { height: 420, theme: "dark" });

@@ -15,6 +15,7 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
 from mcp_vega.server.http.access.callers import Caller, Callers
 from mcp_vega.server.http.access.cors import OriginMiddleware
+from mcp_vega.server.http.access.headers import DefaultHeaders
 from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn
 from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.cancellation import CancellationMiddleware
@@ -74,6 +75,7 @@ def _with_page(
     ]
     asgi.add_middleware(AuthMiddleware, hosts=hosts, callers=callers, limits=limits, signatures=signatures)
     asgi.add_middleware(OriginMiddleware, hosts=hosts, limits=limits)
+    asgi.add_middleware(DefaultHeaders)
     return asgi
 
 

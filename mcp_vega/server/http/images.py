@@ -40,11 +40,13 @@ async def _preview(app: AppContext, request: Request) -> Response:
 
 
 def _headers(request: Request) -> dict[str, str]:
+    vary = {} if SECONDS_LEFT in request.scope else {"vary": "Authorization, Cookie"}
     return {
+        # Who signs in after another with a browser does not get what that keeps of the other's.
+        **vary,
         # The bytes of an id never change; what a link opens is not kept for longer than the link is good.
         "cache-control": f"private, max-age={request.scope.get(SECONDS_LEFT, A_YEAR)}, immutable",
         "referrer-policy": "no-referrer",  # the address may be a link
-        "x-content-type-options": "nosniff",
     }
 
 

@@ -50,7 +50,6 @@ async def _page(_: Request) -> Response:
         "content-security-policy": policy,
         "cross-origin-opener-policy": "same-origin",
         "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
         "cache-control": "no-cache",
     }
     return HTMLResponse(resources.view_html(), headers=headers)

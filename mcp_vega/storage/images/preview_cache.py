@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from mcp_vega.imaging.formats import recognise
@@ -14,6 +15,9 @@ from mcp_vega.job import Image
 from mcp_vega.storage import folders
 
 logger = logging.getLogger(__name__)
+
+# How many are made at once. The whole picture of each is in memory meanwhile, and a page asks for many.
+MADE_AT_ONCE = 4
 
 
 class PreviewCache:
@@ -26,6 +30,7 @@ class PreviewCache:
         self._folder = folder
         # One of its own: results do not wait for a gallery that is looked at for the first time.
         self._processor = ImageProcessor()
+        self._makers = anyio.CapacityLimiter(MADE_AT_ONCE)
 
     async def get(self, image: Image, read: Callable[[Image], Awaitable[bytes]]) -> bytes:
         """A preview of a picture as a JPEG, or the picture itself where that is a small JPEG or PNG.
@@ -35,13 +40,19 @@ class PreviewCache:
         Raises:
             VegaError: The picture cannot be read, or is none any more.
         """
-        # Whoever gives up does not wait for a disk that hangs.
-        kept = await anyio.to_thread.run_sync(self._read, image.id, abandon_on_cancel=True)
+        kept = await self._kept(image.id)
         if kept is not None:
             return kept
-        made = await self._processor.preview(await read(image), "thumbnail")
-        await anyio.to_thread.run_sync(self._write, image.id, made.bytes)
-        return made.bytes
+        async with self._makers:
+            kept = await self._kept(image.id)  # others may have waited for it as well
+            if kept is None:
+                kept = (await self._processor.preview(await read(image), "thumbnail")).bytes
+                await anyio.to_thread.run_sync(self._write, image.id, kept)
+        return kept
+
+    async def _kept(self, image_id: str) -> bytes | None:
+        # Whoever gives up does not wait for a disk that hangs.
+        return await anyio.to_thread.run_sync(self._read, image_id, abandon_on_cancel=True)
 
     async def remove(self, image_id: str) -> None:
         """Remove the preview of a picture, if it is there."""

@@ -53,7 +53,7 @@ class LinkExpired(RequestRejected):
 
 
 class CrossSiteRequest(RequestRejected):
-    """A request that changes something under /gallery/ came from elsewhere than the gallery's own page."""
+    """A request under /gallery/ came from elsewhere than the gallery's own page."""
 
     next_step = (
         "Use the page at this server's address; a program sends the headers `X-MCP-Vega: 1` and "

@@ -1,6 +1,8 @@
 """A person signs in once with an access token, and the browser is known by a cookie that is not the token.
 
-It is good for what the gallery's page asks for, and nothing else: never for MCP.
+It is good for what the gallery's page asks for, and nothing else: never for MCP. Alone it opens pictures by their ids.
+Browsers send it to each port of a host, to whatever listens there; for all else the page adds a key that it got with
+the cookie and that the browser keeps for this port.
 """
 
 import json
@@ -27,8 +29,10 @@ SIGN_IN_PATH, SIGN_OUT_PATH = f"{GALLERY_PATH}/sign-in", f"{GALLERY_PATH}/sign-o
 SIGNED_IN = "mcp_vega.signed_in"
 # What another site's page cannot add to a request, unless the server allows it to.
 OWN_HEADER = "x-mcp-vega"
+# What brings the page its key, and later the key to the server.
+PAGE_KEY = "x-mcp-vega-page"
 SECONDS = 30 * DAY
-_PURPOSE = "session"
+_PURPOSE, _PAGE = "session", "page"
 # No cookie has a longer one.
 _COOKIE = re.compile(r"([0-9]+)\.([\w-]{1,100})", re.ASCII)
 
@@ -55,8 +59,15 @@ class SignIn:
         caller = self._signatures.caller(match[2], match[1], _PURPOSE) if match else None
         if not match or caller is None or int(match[1]) <= self._signatures.now:
             return None
+        if _is_of_gallery(scope) and not self._has_key(scope, caller, match[1]):
+            return None
         scope[SIGNED_IN] = True
         return caller
+
+    def _has_key(self, scope: Scope, caller: Caller, expires: str) -> bool:
+        """Whether a request brings the key that was given with a cookie."""
+        keys = Headers(scope=scope).getlist(PAGE_KEY)
+        return len(keys) == 1 and self._signatures.caller(keys[0], expires, _PAGE) is caller
 
     async def sign_in(self, request: Request) -> Response:
         """Answer a token with a cookie."""
@@ -67,7 +78,9 @@ class SignIn:
         expires = self._signatures.now + SECONDS
         # The operator's token is drawn for one run of a command, on a port that is free: such cookies would pile up.
         kept = None if caller.owner == OPERATOR else SECONDS
-        return _answer(request.scope, f"{expires}.{self._signatures.sign(caller, expires, _PURPOSE)}", kept)
+        answer = _answer(request.scope, f"{expires}.{self._signatures.sign(caller, expires, _PURPOSE)}", kept)
+        answer.headers[PAGE_KEY] = self._signatures.sign(caller, expires, _PAGE)
+        return answer
 
     async def sign_out(self, request: Request) -> Response:
         """Have the browser forget its cookie."""
@@ -76,7 +89,7 @@ class SignIn:
 
 def _answer(scope: Scope, cookie: str, seconds: int | None) -> Response:
     """An answer that sets the cookie, for so long; for as long as the browser runs, where that is None."""
-    answer = Response(status_code=204, headers={"cache-control": "no-store"})
+    answer = Response(status_code=204)
     path, secure = scope.get("root_path") or "/", scope["scheme"] == "https"
     answer.set_cookie(_cookie_name(scope), cookie, seconds, path=path, secure=secure, httponly=True, samesite="lax")
     return answer
@@ -97,15 +110,21 @@ def _cookie_name(scope: Scope) -> str:
 def require_own_page(scope: Scope) -> None:
     """Check that what a request under /gallery/ changes is asked for by the gallery's own page.
 
-    That its origin is allowed is not enough: so is every page of this machine, on whatever port.
+    That its origin is allowed is not enough: so is every page of this machine, on whatever port. What it reads may be
+    asked for by any allowed page; but one that does not say which it is may be of any site: such a page cannot read the
+    answer, but it can measure how long a search takes, and have the server search without end.
 
     Raises:
         CrossSiteRequest: It is not, or an old browser does not say so.
     """
-    if scope["method"] in READING or not route_of(scope).startswith(f"{GALLERY_PATH}/"):
+    if not _is_of_gallery(scope):
         return
     headers = Headers(scope=scope)
     sites, origins = headers.getlist("sec-fetch-site"), headers.getlist("origin")
+    if scope["method"] in READING:
+        if not origins and not {*sites} <= {"same-origin", "none"}:
+            raise CrossSiteRequest("Another site's page asks for what is under /gallery/ and does not say which")
+        return
     own_origins = [[f"{scheme}://{headers.get('host')}"] for scheme in ("http", "https")]
     if headers.getlist(OWN_HEADER) != ["1"]:
         raise CrossSiteRequest("A request that changes something under /gallery/ lacks the header X-MCP-Vega: 1")
@@ -114,8 +133,12 @@ def require_own_page(scope: Scope) -> None:
 
 
 def _takes_cookie(scope: Scope) -> bool:
-    route = route_of(scope)
-    return route.startswith(f"{GALLERY_PATH}/") or (scope["method"] in READING and route.startswith(f"{IMAGES_PATH}/"))
+    is_reading_image = scope["method"] in READING and route_of(scope).startswith(f"{IMAGES_PATH}/")
+    return is_reading_image or _is_of_gallery(scope)
+
+
+def _is_of_gallery(scope: Scope) -> bool:
+    return route_of(scope).startswith(f"{GALLERY_PATH}/")
 
 
 async def _given_token(request: Request) -> str:
