@@ -125,6 +125,6 @@ def test_the_file_knows_the_models_as_they_are_documented() -> None:
 
 def test_the_file_knows_the_options_of_the_command() -> None:
     known = dict(re.findall(r'(\w+): "([\w-]+)"', constant("OPTIONS", PAGE)))
-    words = [f"--{option}={ast.literal_eval(value)}" for option, value in zip(known.values(), "12345", strict=True)]
+    words = [f"--{option}={ast.literal_eval(value)}" for option, value in zip(known.values(), "1234", strict=True)]
     taken = vars(build_parser().parse_args(["draw", *words, "--", "a fox"]))
-    assert {name: taken[name] for name in known} == dict(zip(known, "12345", strict=True))
+    assert {name: taken[name] for name in known} == dict(zip(known, "1234", strict=True))
