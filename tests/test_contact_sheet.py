@@ -179,7 +179,7 @@ async def test_a_picture_that_is_gone_or_broken_has_no_number_and_leaves_none_ou
     cut.write_bytes(cut.read_bytes()[:100])
     gone.unlink()
     for image in (images[4], *images[8:]):
-        await app.gallery.search.mark_deleted(image["id"], datetime.now(UTC))
+        await app.gallery.search.mark_deleted((await app.gallery.find(image["id"])).image, datetime.now(UTC))
     result = await listed(agent)
     assert check(result) == [1, 2, 3, 4, 5]
     said = [lines_of(result)[job["request_id"]] for job in jobs]

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+import anyio
+
 from mcp_vega.errors import GalleryError, LedgerError, UnknownImage
 from mcp_vega.job import OPERATOR, Image, JobImage
 from mcp_vega.redaction import named
@@ -64,15 +66,12 @@ class Gallery:
 
     async def _moved(self, image: Image) -> Image | None:
         """A picture that was moved since it was looked up; None where it was not."""
-        for look_up in dict.fromkeys((self._look_up, self.search.image)):
-            try:
-                found = await look_up(image.id)
-            except LedgerError as error:
-                logger.warning(error.what)
-            else:
-                if found and found.image.location != image.location:
-                    return found.image
-        return None
+        try:
+            found = await self._look_up(image.id)
+        except LedgerError as error:
+            logger.warning(error.what)
+            return None
+        return found.image if found and found.image.location != image.location else None
 
     async def preview(self, image: Image) -> bytes:
         """A small form of a picture: see `PreviewCache.get`; raises as `read` does."""
@@ -81,27 +80,54 @@ class Gallery:
         return await self._previews.get(image, self.read)
 
     async def star(self, image_id: str, owner: str = OPERATOR, *, starred: bool) -> None:
-        """Give a picture a star, which spares it from being pruned, or take it away."""
-        await self.find(image_id, owner)
-        await self.search.mark_starred(image_id, starred=starred)
-
-    async def delete(self, image_id: str, moment: datetime, owner: str = OPERATOR) -> None:
-        """Delete a picture's file; the ledger keeps how it was drawn, and that it was deleted at a moment (UTC).
+        """Give a picture a star, which spares it from being pruned, or take it away.
 
         Raises:
-            GalleryError: The file cannot be deleted; or it was changed or moved, so it is the user's.
+            GalleryError: It is not in the ledger yet.
+        """
+        await self.find(image_id, owner)
+        if not await self.search.mark_starred(image_id, starred=starred):
+            raise _not_in_ledger(image_id)
+
+    async def delete(
+        self, image_id: str, moment: datetime, owner: str = OPERATOR, *, spare_starred: bool = False
+    ) -> bool:
+        """Delete a picture's file; the ledger keeps how it was drawn, and that it was deleted at a moment (UTC).
+
+        Returns:
+            Whether that was done: not where it was deleted before, or has a star that is to spare it.
+
+        Raises:
+            GalleryError: The file cannot be deleted; or it was changed or moved, so it is the user's; or the picture is
+                not in the ledger yet.
         """
         image = (await self.find(image_id, owner)).image
-        if image.deleted:
-            return
+        if image.deleted or (spare_starred and image.starred):
+            return False
+        if image.in_memory:  # it would be lost, or fetched again by the next server
+            raise _not_in_ledger(image_id)
         if not (await self._images.holds(image) or await self._images.is_gone(image)):
             said = f"The file of the picture {image.id} was changed since it was drawn, or is in another folder"
             raise GalleryError(f"{said}, so it is not deleted", next_step="Delete the file yourself, or leave it")
-        # Noted before it is deleted: a file that is gone without a note would be looked for at each start.
-        await self.search.mark_deleted(image.id, moment)
+        # Who asked may leave, but a file that is not deleted is not to stay noted as deleted.
+        with anyio.CancelScope(shield=True):
+            # Noted before it is deleted: a file that is gone without a note would be looked for at each start.
+            if await self.search.mark_deleted(image, moment, spare_starred=spare_starred):
+                await self._delete_file(image)
+                return True
+        if (await self.find(image_id, owner)).image == image:
+            raise _not_in_ledger(image_id)
+        return await self.delete(image_id, moment, owner, spare_starred=spare_starred)  # as it is now
+
+    async def _delete_file(self, image: Image) -> None:
         try:
             await self._images.delete(image.location)
         except GalleryError:
-            await self.search.mark_deleted(image.id, None)
+            await self.search.unmark_deleted(image)
             raise
         await self._previews.remove(image.id)
+
+
+def _not_in_ledger(image_id: str) -> GalleryError:
+    said = f"The picture {image_id} is not in the ledger, because a disk was full or the ledger could not be written"
+    return GalleryError(said, next_step="Make room on the disk, then try again in a minute")

@@ -3,12 +3,13 @@
 import logging
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mcp_vega.errors import InvalidArguments
-from mcp_vega.job import OPERATOR, REQUEST_ID, Job, JobImage
+from mcp_vega.errors import InvalidArguments, LedgerError
+from mcp_vega.job import OPERATOR, REQUEST_ID, Image, Job, JobImage
 from mcp_vega.parameters import MODELS
 from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.database.database import Database
@@ -131,15 +132,27 @@ class ImageSearch:
         (row,) = await self._database.read(lambda connection: connection.execute(queries.STARRED_BEFORE, values))
         return row["pictures"]
 
-    async def mark_starred(self, image_id: str, *, starred: bool) -> None:
-        """Note that a picture has a star, or has none any more."""
+    async def mark_starred(self, image_id: str, *, starred: bool) -> bool:
+        """Note that a picture has a star, or has none any more; returns False where the ledger does not have it."""
         values = {"id": image_id, "starred": starred}
-        await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values))
+        return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values)))
 
-    async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
-        """Note when a picture's file was deleted, or that it was not; how it was drawn stays."""
-        values = {"id": image_id, "moment": rows.moment(moment)}
-        await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values))
+    async def mark_deleted(self, image: Image, moment: datetime, *, spare_starred: bool = False) -> bool:
+        """Note when a picture's file was deleted; how it was drawn stays.
+
+        Returns False, and notes nothing, where it is not in that place any more, was deleted already, or has a star
+        that is to spare it.
+        """
+        values = {"id": image.id, "moment": rows.moment(moment), "spare_starred": spare_starred}
+        values |= image.location._asdict()
+        return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values)))
+
+    async def unmark_deleted(self, image: Image) -> None:
+        """Note that a picture's file was not deleted after all; it is written later where the ledger is locked."""
+        values = {"id": image.id}
+        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), at_once=True)
+        with suppress(LedgerError):
+            await self._database.write(lambda _: None)
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """The ids of kept pictures that begin like this, the newest first."""
