@@ -1,8 +1,9 @@
 """What the page of the pictures asks for: lists, searches, recipes, previews, stars, deletions."""
 
 import shutil
+import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,23 @@ async def test_the_page_hears_of_a_new_picture_and_of_what_was_spent(app: AppCon
     async with page_of(app, BOB) as bob:
         of_bob = (await bob.get("/gallery/state")).json()
         assert (of_bob["total"], of_bob["spent"]["total_usd"], of_bob["caller"]) == (0, 0, "bob")
+
+
+async def test_a_picture_whose_job_cannot_be_read_is_neither_listed_nor_counted(
+    app: AppContext, page: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    for each in range(6):
+        await drawn(app, f"fox {each}")
+    with closing(sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}-home") / "ledger.sqlite3")) as database:
+        database.execute("UPDATE jobs SET model = 'of-a-later-version' WHERE prompt IN ('fox 5', 'fox 4', 'fox 2')")
+        database.commit()
+    # The page asks again for what is missing in a list, for ever.
+    assert await listed(page, limit=2) == ["fox 3", "fox 1"]
+    assert await listed(page) == await listed(page, q="fox") == ["fox 3", "fox 1", "fox 0"]
+    assert await listed(page, offset=2) == ["fox 0"]
+    (newest, *_) = (await page.get("/gallery/pictures")).json()["pictures"]
+    state = (await page.get("/gallery/state")).json()
+    assert (state["latest"], state["total"]) == (newest["id"], 3)
 
 
 # ---- previews ----

@@ -213,7 +213,7 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 # A page and a search each read one index that holds all they need: the table's own rows are many times as long. Only
 # an owner's search looks its rows up: that is quicker, unless nearly all pictures are this owner's.
 PAGE = """
-    SELECT id, job FROM images WHERE number IN (
+    SELECT id, job, number FROM images WHERE number IN (
         SELECT number FROM images WHERE deleted IS NULL {matches}
         ORDER BY created DESC, number DESC LIMIT :limit OFFSET :offset
     )

@@ -49,6 +49,9 @@ class ImageSearch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # The numbers of pictures whose jobs cannot be read, as far as they were met: a page has as many as it is asked
+        # for without them, and they do not count.
+        self._unreadable = set[int]()
 
     async def page(self, query: ImageQuery, *, offset: int = 0, size: int = PAGE) -> tuple[list[JobImage], bool]:
         """The pictures that are looked for, the newest first, from `offset` on; and whether there are more.
@@ -57,20 +60,30 @@ class ImageSearch:
             InvalidArguments: The query has too many words.
         """
         matches, values = _conditions(query)
-        statement = queries.PAGE.format(matches=matches)
+        values |= {"limit": size + 1, "offset": offset}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool]:
-            found = connection.execute(statement, {**values, "limit": size + 1, "offset": offset})
-            return _images(connection, found[:size]), len(found) > size
+            while True:
+                found = connection.execute(queries.PAGE.format(matches=matches + self._readable()), values)
+                images = _images(connection, found[:size])
+                ids = {kept.image.id for kept in images}
+                unreadable = {row["number"] for row in found[:size] if row["id"] not in ids}
+                if not unreadable:
+                    return images, len(found) > size
+                self._unreadable |= unreadable
 
         return await self._database.read(look)
 
     async def count(self, query: ImageQuery) -> int:
         """How many pictures there are of those that are looked for; raises as `page` does."""
         matches, values = _conditions(query)
-        statement = queries.COUNT.format(matches=matches)
+        statement = queries.COUNT.format(matches=matches + self._readable())
         (row,) = await self._database.read(lambda connection: connection.execute(statement, values))
         return row["pictures"]
+
+    def _readable(self) -> str:
+        numbers = ", ".join(map(str, sorted(self._unreadable)))
+        return f" AND number NOT IN ({numbers})" if numbers else ""
 
     async def image(self, image_id: str) -> JobImage | None:
         """The picture with this id and its job."""
