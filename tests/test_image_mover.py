@@ -428,6 +428,19 @@ async def test_a_star_that_is_given_while_a_picture_is_looked_at_spares_it(sandb
         assert await app.gallery.delete(image["id"], datetime.now(UTC)), "by who sees the star"
 
 
+async def test_a_preview_that_is_made_while_its_picture_is_deleted_is_not_kept(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery = Watched(tmp_path / "gallery")
+    async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app:
+        async with Client(build_server(app)) as agent:
+            (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
+        kept = (await app.gallery.find(image["id"])).image
+        gallery.meanwhile = lambda: app.gallery.delete(image["id"], datetime.now(UTC))
+        await app.gallery.preview(kept)
+    assert list((tmp_path / "home" / "previews").glob("*/*")) == []
+
+
 async def test_stars_and_deletions_hold_while_the_job_still_has_a_picture_in_memory(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -1,16 +1,19 @@
 """What the page of the pictures asks for: lists, searches, recipes, previews, stars, deletions."""
 
+import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
-from conftest import Sandbox, app_over, begun, until
+from conftest import HANG_SECONDS, Sandbox, app_over, begun, until
 from mcp.client import Client
 from PIL import Image
 from pydantic import SecretStr
@@ -328,3 +331,37 @@ async def test_a_picture_whose_file_is_gone_can_be_taken_out_unless_the_whole_fo
     shutil.rmtree(next(each for each in tmp_path.iterdir() if each.is_dir()))
     assert (await page.delete(f"/gallery/pictures/{picture}")).status_code == 204
     assert await listed(page) == []
+
+
+# ---- many at once ----
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
+    app: AppContext, page: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (seen,) = await drawn(app, "seen before")
+    assert (await page.get(f"/images/{seen}/preview")).status_code == 200
+    ids = [each for number in range(6) for each in await drawn(app, f"fox {number}", samples=4)]
+    files = [Path((await page.get(f"/gallery/pictures/{each}")).json()["path"]) for each in ids]
+    for file in files:
+        file.unlink()
+        os.mkfifo(file)  # whoever reads it waits for somebody who writes
+    monkeypatch.setattr("mcp_vega.storage.gallery.READ_SECONDS", 0.01)
+    for path in (f"/images/{ids[0]}", f"/images/{ids[0]}/preview"):
+        answer = await page.get(path)
+        assert (answer.status_code, "its disk does not answer" in answer.text) == (500, True)
+    monkeypatch.setattr("mcp_vega.storage.gallery.READ_SECONDS", HANG_SECONDS)
+    try:
+        async with anyio.create_task_group() as tasks:
+            for each in ids:  # as many as there are threads, and more
+                tasks.start_soon(page.get, f"/images/{each}")
+                tasks.start_soon(page.get, f"/images/{each}/preview")
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(HANG_SECONDS / 2):
+                await drawn(app, "drawn meanwhile")
+                assert (await page.get(f"/images/{seen}/preview")).status_code == 200
+            tasks.cancel_scope.cancel()
+    finally:
+        for file in files:
+            os.close(os.open(file, os.O_RDWR))

@@ -15,6 +15,12 @@ from mcp_vega.storage.ledger.search import ImageSearch
 
 logger = logging.getLogger(__name__)
 
+# So many are read at once for people who look at many. Each is whole in memory until its preview is made;
+# and whatever is read or written shares forty threads, of which a disk that hangs is not to take all.
+AT_ONCE = 8
+# How long a disk may take to start (seconds).
+READ_SECONDS = 15.0
+
 LookUp = Callable[[str], Awaitable[JobImage | None]]
 
 
@@ -38,6 +44,7 @@ class Gallery:
         self._images = images
         self._previews = previews
         self._look_up = look_up or search.image
+        self._turns = anyio.CapacityLimiter(AT_ONCE)
 
     async def find(self, image_id: str, owner: str = OPERATOR) -> JobImage:
         """The picture with this id, and its job."""
@@ -59,25 +66,44 @@ class Gallery:
         try:
             return await self._images.read(image.location)
         except GalleryError:
-            moved = await self._moved(image)
-            if moved is None:
+            now = await self._now(image)
+            if now.location == image.location:
                 raise
-            return await self._images.read(moved.location)
+            return await self._images.read(now.location)
 
-    async def _moved(self, image: Image) -> Image | None:
-        """A picture that was moved since it was looked up; None where it was not."""
+    async def _now(self, image: Image) -> Image:
+        """A picture as it is noted now; as it was where the ledger cannot be read."""
         try:
             found = await self._look_up(image.id)
         except LedgerError as error:
             logger.warning(error.what)
-            return None
-        return found.image if found and found.image.location != image.location else None
+            return image
+        return found.image if found else image
+
+    async def read_in_turn(self, image: Image) -> bytes:
+        """As `read`, for those who may ask for very many; a disk that does not answer in time is a `GalleryError`."""
+        async with self._turns:
+            return await self._read_in_time(image)
+
+    async def _read_in_time(self, image: Image) -> bytes:
+        with anyio.move_on_after(READ_SECONDS):
+            return await self.read(image)
+        said = f"The picture {image.path or image.name} cannot be read: its disk does not answer"
+        raise GalleryError(said, next_step="Look whether the disk is there, then load the page again")
 
     async def preview(self, image: Image) -> bytes:
-        """A small form of a picture: see `PreviewCache.get`; raises as `read` does."""
+        """A picture as a small JPEG, or itself where it is a small JPEG or PNG; raises as `read_in_turn` does."""
         if image.deleted:
             return await self.read(image)
-        return await self._previews.get(image, self.read)
+        if kept := await self._previews.get(image.id):
+            return kept
+        async with self._turns:
+            if kept := await self._previews.get(image.id):  # somebody else asked for it as well
+                return kept
+            made = await self._previews.make(image.id, await self._read_in_time(image))
+            if (await self._now(image)).deleted:  # meanwhile
+                await self._previews.remove(image.id)
+            return made
 
     async def star(self, image_id: str, owner: str = OPERATOR, *, starred: bool) -> None:
         """Give a picture a star, which spares it from being pruned, or take it away.

@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import anyio.to_thread
 
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import Image
 from mcp_vega.storage import folders
 
 logger = logging.getLogger(__name__)
@@ -27,20 +25,19 @@ class PreviewCache:
         # One of its own: results do not wait for a gallery that is looked at for the first time.
         self._processor = ImageProcessor()
 
-    async def get(self, image: Image, read: Callable[[Image], Awaitable[bytes]]) -> bytes:
-        """A preview of a picture as a JPEG, or the picture itself where that is a small JPEG or PNG.
+    async def get(self, image_id: str) -> bytes | None:
+        """The preview of a picture; None where none is kept, or its file is damaged."""
+        # Whoever gives up does not wait for a disk that hangs.
+        return await anyio.to_thread.run_sync(self._read, image_id, abandon_on_cancel=True)
 
-        `read` gives the whole picture; it is asked where no preview is kept yet, or where that file is damaged.
+    async def make(self, image_id: str, data: bytes) -> bytes:
+        """Make and keep the preview of a picture: a JPEG, or its very bytes where they are a small JPEG or PNG.
 
         Raises:
-            VegaError: The picture cannot be read, or is none any more.
+            GalleryError: It is no whole picture any more.
         """
-        # Whoever gives up does not wait for a disk that hangs.
-        kept = await anyio.to_thread.run_sync(self._read, image.id, abandon_on_cancel=True)
-        if kept is not None:
-            return kept
-        made = await self._processor.preview(await read(image), "thumbnail")
-        await anyio.to_thread.run_sync(self._write, image.id, made.bytes)
+        made = await self._processor.preview(data, "thumbnail")
+        await anyio.to_thread.run_sync(self._write, image_id, made.bytes)
         return made.bytes
 
     async def remove(self, image_id: str) -> None:
