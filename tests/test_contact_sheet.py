@@ -236,7 +236,7 @@ async def test_a_picture_on_a_disk_that_hangs_is_done_without(agent: Client, mon
         os.close(os.open(path, os.O_RDWR))
     assert check(result) == [1]
     assert [line.partition(" ")[0] for line in lines_of(result).values()] == ["-", "1."]
-    assert "Note: 1 picture is not shown, its file cannot be read: " in text_of(result)
+    assert "Note: 1 picture is not shown, it was not read within 1 s: call check_job again." in text_of(result)
 
 
 # ---- how large it is ----
