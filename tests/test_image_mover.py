@@ -428,6 +428,36 @@ async def test_a_star_that_is_given_while_a_picture_is_looked_at_spares_it(sandb
         assert await app.gallery.delete(image["id"], datetime.now(UTC)), "by who sees the star"
 
 
+class Undeletable(ImageFolder):
+    """A folder whose disk has become read-only, at a moment when another program has the ledger to itself."""
+
+    ledger: sqlite3.Connection | None = None
+
+    async def delete(self, key: str) -> None:
+        if self.ledger:
+            self.ledger.execute("BEGIN IMMEDIATE")
+        raise GalleryError(f"{key} cannot be deleted")
+
+
+async def test_a_file_that_cannot_be_deleted_is_not_noted_as_deleted_whoever_has_the_ledger(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery, home = Undeletable(tmp_path / "gallery"), tmp_path / "home"
+    async with app_over(sandbox.url, tmp_path, home=home, images=gallery, busy_seconds=0.1) as app:
+        async with Client(build_server(app)) as agent:
+            (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
+        with (
+            closing(sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)) as gallery.ledger,
+            pytest.raises(GalleryError, match="cannot be deleted"),
+        ):
+            await app.gallery.delete(image["id"], datetime.now(UTC))
+
+        async def listed() -> bool:
+            return not (await app.gallery.find(image["id"])).image.deleted
+
+        await until(listed)
+
+
 async def test_a_preview_that_is_made_while_its_picture_is_deleted_is_not_kept(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
