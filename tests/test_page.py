@@ -365,3 +365,21 @@ async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
     finally:
         for file in files:
             os.close(os.open(file, os.O_RDWR))
+
+
+async def test_many_searches_at_once_keep_nobody_else_waiting(app: AppContext, page: httpx.AsyncClient) -> None:
+    await drawn(app)
+    await listed(page)  # the first of all takes longer
+    done, first = list[httpx.Response](), anyio.Event()
+
+    async def search() -> None:
+        done.append(await page.get("/gallery/pictures?q=fox"))
+        first.set()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(60):
+            tasks.start_soon(search)
+        await first.wait()
+        await app.service.store.latest(1)
+        assert len(done) < 20, "those that waited before it"
+    assert [answer.json()["total"] for answer in done] == [1] * 60

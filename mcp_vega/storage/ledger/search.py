@@ -6,16 +6,20 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
 
 from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.job import OPERATOR, REQUEST_ID, Image, Job, JobImage
 from mcp_vega.parameters import MODELS
-from mcp_vega.storage.database.connection import Connection, Row
+from mcp_vega.storage.database.connection import Connection, Row, Work
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
@@ -52,6 +56,8 @@ class ImageSearch:
         # The numbers of pictures whose jobs cannot be read, as far as they were met: a page has as many as it is asked
         # for without them, and they do not count.
         self._unreadable = set[int]()
+        # A search looks at every picture: of many at once, each other question waits for one of them at most.
+        self._one_search = anyio.CapacityLimiter(1)
 
     async def page(self, query: ImageQuery, *, offset: int = 0, size: int = PAGE) -> tuple[list[JobImage], bool]:
         """The pictures that are looked for, the newest first, from `offset` on; and whether there are more.
@@ -72,14 +78,20 @@ class ImageSearch:
                     return images, len(found) > size
                 self._unreadable |= unreadable
 
-        return await self._database.read(look)
+        return await self._read(query, look)
 
     async def count(self, query: ImageQuery) -> int:
         """How many pictures there are of those that are looked for; raises as `page` does."""
         matches, values = _conditions(query)
         statement = queries.COUNT.format(matches=matches + self._readable())
-        (row,) = await self._database.read(lambda connection: connection.execute(statement, values))
+        (row,) = await self._read(query, lambda connection: connection.execute(statement, values))
         return row["pictures"]
+
+    async def _read(self, query: ImageQuery, work: Work[T]) -> T:
+        if not query.text:
+            return await self._database.read(work)
+        async with self._one_search:
+            return await self._database.read(work)
 
     def _readable(self) -> str:
         numbers = ", ".join(map(str, sorted(self._unreadable)))
