@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -372,12 +372,132 @@ async def test_a_picture_that_is_deleted_while_it_moves_does_not_come_back(serve
     gallery = ImageFolder(tmp_path / "gallery")
     images, _ = await store.locations.to_do(datetime.now(UTC))
     assert images == [image]
-    await store.search.mark_deleted(image.id, datetime.now(UTC))
+    await store.search.mark_deleted(image, datetime.now(UTC))
     now = await store.locations.move(image, ImageLocation(gallery.address, image.location.key), datetime.now(UTC))
     assert now is not None
     assert (now.deleted is not None, now.location) == (True, image.location)
     await server.move_back()
     assert list((tmp_path / "gallery").glob("*/*.jpg")) == []
+
+
+class Watched(ImageFolder):
+    """A folder in which something happens while a picture is read."""
+
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
+
+    async def read(self, key: str) -> bytes:
+        data = await super().read(key)
+        if (happens := self.meanwhile) is not None:
+            self.meanwhile = None
+            await happens()
+        return data
+
+
+async def test_a_picture_that_moves_while_it_is_deleted_leaves_no_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    gallery, elsewhere = FullFolder(tmp_path / "gallery"), Watched(tmp_path / "elsewhere")
+    async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery, fallbacks=[elsewhere]) as app:
+        async with Client(build_server(app)) as agent:
+            job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))
+        gallery.room, elsewhere.meanwhile = 1, app.service.image_mover.move_back
+        assert await app.gallery.delete(job["images"][0]["id"], datetime.now(UTC))
+        assert list((tmp_path / "gallery").glob("*/*.jpg")) == []
+        await app.service.image_mover.move_back()
+        assert list((tmp_path / "elsewhere").glob("*/*.jpg")) == []
+    assert [deleted for (deleted,) in rows(tmp_path, "SELECT deleted FROM images")] != [None]
+
+
+async def test_a_picture_that_is_deleted_twice_at_once_is_deleted_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    gallery = Watched(tmp_path / "gallery")
+    async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app:
+        async with Client(build_server(app)) as agent:
+            (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
+        now = datetime.now(UTC)
+        gallery.meanwhile = lambda: app.gallery.delete(image["id"], now)
+        assert not await app.gallery.delete(image["id"], now + timedelta(days=9)), "the other one has"
+        assert (await app.gallery.find(image["id"])).image.deleted == now
+
+
+async def test_a_star_that_is_given_while_a_picture_is_looked_at_spares_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    gallery = Watched(tmp_path / "gallery")
+    async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app:
+        async with Client(build_server(app)) as agent:
+            (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
+        gallery.meanwhile = lambda: app.gallery.star(image["id"], starred=True)
+        assert not await app.gallery.delete(image["id"], datetime.now(UTC), spare_starred=True)
+        assert Path(image["path"]).exists()
+        assert await app.gallery.delete(image["id"], datetime.now(UTC)), "by who sees the star"
+
+
+class Undeletable(ImageFolder):
+    """A folder whose disk has become read-only, at a moment when another program has the ledger to itself."""
+
+    ledger: sqlite3.Connection | None = None
+
+    async def delete(self, key: str) -> None:
+        if self.ledger:
+            self.ledger.execute("BEGIN IMMEDIATE")
+        raise GalleryError(f"{key} cannot be deleted")
+
+
+async def test_a_file_that_cannot_be_deleted_is_not_noted_as_deleted_whoever_has_the_ledger(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery, home = Undeletable(tmp_path / "gallery"), tmp_path / "home"
+    async with app_over(sandbox.url, tmp_path, home=home, images=gallery, busy_seconds=0.1) as app:
+        async with Client(build_server(app)) as agent:
+            (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
+        with (
+            closing(sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)) as gallery.ledger,
+            pytest.raises(GalleryError, match="cannot be deleted"),
+        ):
+            await app.gallery.delete(image["id"], datetime.now(UTC))
+
+        async def listed() -> bool:
+            return not (await app.gallery.find(image["id"])).image.deleted
+
+        await until(listed)
+
+
+async def test_a_preview_that_is_made_while_its_picture_is_deleted_is_not_kept(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery = Watched(tmp_path / "gallery")
+    async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app:
+        async with Client(build_server(app)) as agent:
+            (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
+        kept = (await app.gallery.find(image["id"])).image
+        gallery.meanwhile = lambda: app.gallery.delete(image["id"], datetime.now(UTC))
+        await app.gallery.preview(kept)
+    assert list((tmp_path / "home" / "previews").glob("*/*")) == []
+
+
+async def test_stars_and_deletions_hold_while_the_job_still_has_a_picture_in_memory(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    gallery = FullFolder(tmp_path / "gallery")
+    gallery.room = 2
+    async with (
+        app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app,
+        Client(build_server(app)) as agent,
+    ):
+        job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 3}))
+        first, second, third = (image["id"] for image in job["images"])
+        await app.gallery.star(first, starred=True)
+        await app.gallery.delete(second, datetime.now(UTC))
+        kept = {each: (await app.gallery.find(each)).image for each in (first, second, third)}
+        assert [image.starred for image in kept.values()] == [True, False, False]
+        assert [image.deleted is not None for image in kept.values()] == [False, True, False]
+        gallery.room = 9
+
+        async def complete() -> bool:
+            await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
+            return not (await app.gallery.find(third)).image.in_memory
+
+        await until(complete)
+        assert (await app.gallery.find(first)).image == kept[first]
+        assert (await app.gallery.find(second)).image == kept[second]
+    assert len(list((tmp_path / "gallery").glob("*/*.jpg"))) == 2
+    assert sandbox.paid_requests == 1
 
 
 async def test_prune_deletes_pictures_wherever_they_were_kept(sandbox: Sandbox, tmp_path: Path, clock: Clock) -> None:
@@ -392,10 +512,9 @@ async def test_prune_deletes_pictures_wherever_they_were_kept(sandbox: Sandbox, 
     done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert done.stderr.startswith("Deleted: 2. ")
     assert [path.exists() for path in (now, Path(elsewhere["images"][0]["path"]))] == [False, False]
-    clock.ahead = timedelta()
     async with serving(sandbox, tmp_path, clock=clock) as server:
         await server.move_back()
-    assert not Path(moved["images"][0]["path"]).exists(), "the old file goes as well"
+    assert not Path(moved["images"][0]["path"]).exists(), "the old file goes as well, and at once"
 
 
 async def test_the_place_in_the_gallery_is_not_forgotten_for_one_elsewhere(server: Server, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Sandbox, app_over, images_of, job_of, until
 from mcp.client import Client
+from test_page import page_of
 
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.job import MEMORY, ImageLocation
@@ -227,6 +228,11 @@ async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
         kept = (await app.gallery.find(image["id"])).image
         assert (kept.in_memory, kept.name) == (True, Path(kept.location.key).name)
         data = await memory.read(kept.location.key)
+        async with page_of(app) as page:
+            address = f"/gallery/pictures/{image['id']}"
+            for answer in (await page.delete(address), await page.post(f"{address}/star", json={"starred": True})):
+                assert (answer.status_code, "Make room on the disk" in answer.text) == (409, True)
+        assert await memory.read(kept.location.key) == data
         gallery.closed = False
         question = {"request_id": job_of(first)["request_id"], "wait_seconds": 45}
 

@@ -243,12 +243,18 @@ class RunningJobs:
             return job
 
     async def get_image(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job, from here or from the store."""
-        for running in self._jobs.values():
-            for image in running.job.images:
-                if image.id == image_id:
-                    return JobImage(running.shown, image)
-        return await self.store.search.image(image_id)
+        """The picture with this id and its job: from here only where the store does not have it.
+
+        A star, a deletion, and a move to another place are written into the store alone.
+        """
+        every = (JobImage(running.shown, image) for running in self._jobs.values() for image in running.job.images)
+        here = next((each for each in every if each.image.id == image_id), None)
+        try:
+            return await self.store.search.image(image_id) or here
+        except LedgerError:
+            if here is None:
+                raise
+            return here
 
     async def until_outcome(self, running: RunningJob) -> None:
         """Wait until there is something to say about how a job ended, or nobody works on it here."""

@@ -48,13 +48,9 @@ async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> N
     count = 0
     try:
         for image in images:
-            # While the question stood, somebody may have deleted it, or given it a star.
-            found = (await gallery.find(image.id)).image
-            if found.deleted or found.starred:
-                continue
             try:
-                await gallery.delete(image.id, now)
-                count += 1
+                # While the question stood, somebody may have deleted it, or given it a star.
+                count += await gallery.delete(image.id, now, spare_starred=True)
             except GalleryError as error:
                 sys.stderr.write(f"{error.text}\n")
     finally:

@@ -20,6 +20,7 @@ STATUSES: dict[type[VegaError] | tuple[str, type[VegaError]], int] = {
     InvalidArguments: 400,
     UnknownImage: 404,
     ("DELETE", GalleryError): 409,  # the file is not as it was kept
+    ("POST", GalleryError): 409,  # the picture is in no ledger yet
 }
 
 

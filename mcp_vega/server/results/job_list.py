@@ -38,10 +38,10 @@ async def of_jobs(app: AppContext, jobs: Sequence[Job], client: ClientInfo) -> C
         return await result_of(app, _text(jobs, {}), meta)
     drawn = [image for job in jobs for image in job.images if not image.deleted]
     chosen = drawn[:MOST_ON_SHEET]
-    preview, numbers = await _sheet(app, chosen, taken_by(_text(jobs, {}), meta))
+    preview, numbers, late = await _sheet(app, chosen, taken_by(_text(jobs, {}), meta))
     for image in (image for listed in data for image in listed["images"] if image["id"] in numbers):
         image["sheet_number"] = numbers[image["id"]]
-    notes = _notes(unreadable=len(chosen) - len(numbers), older=len(drawn) - len(chosen))
+    notes = _notes(unreadable=len(chosen) - len(numbers) - late, late=late, older=len(drawn) - len(chosen))
     shown = [ImageContent(type="image", data=preview.base64, mime_type=preview.mime_type)] if preview else []
     return await result_of(app, _text(jobs, numbers), meta, notes, shown)
 
@@ -52,9 +52,7 @@ async def of_jobs(app: AppContext, jobs: Sequence[Job], client: ClientInfo) -> C
 def _text(jobs: Sequence[Job], numbers: Numbers) -> str:
     heading = "The latest job (UTC)" if len(jobs) == 1 else f"The latest {len(jobs)} jobs, newest first (times in UTC)"
     if numbers:
-        heading += (
-            ". The numbers at the start of a line are those of its pictures on the sheet below; “-” is for none"
-        )
+        heading += ". The numbers at the start of a line are those of its pictures on the sheet below; “-” is for none"
     return "\n".join([f"{heading}:", *(_line(job, numbers) for job in jobs)])
 
 
@@ -78,8 +76,11 @@ def _mark(on_sheet: Mapping[int, int], numbers: Numbers) -> str:
     return f"{first}. " if first == last else f"{first}-{last}. "
 
 
-def _notes(*, unreadable: int, older: int) -> list[str]:
+def _notes(*, unreadable: int, late: int, older: int) -> list[str]:
     notes: list[str] = []
+    if late:
+        what = "1 picture is not shown, it was" if late == 1 else f"{late} pictures are not shown, they were"
+        notes += [f"{what} not read within {READ_SECONDS} s: call check_job again"]
     if unreadable:
         what = (
             "1 picture is not shown, its file"
@@ -96,27 +97,29 @@ def _notes(*, unreadable: int, older: int) -> list[str]:
 # ---- the sheet ----
 
 
-async def _sheet(app: AppContext, images: Sequence[Image], taken: int) -> tuple[Preview | None, dict[str, int]]:
-    """The sheet, and the numbers on it; none of either where no picture can be read."""
-    read = await _read(app, images)
+async def _sheet(app: AppContext, images: Sequence[Image], taken: int) -> tuple[Preview | None, dict[str, int], int]:
+    """The sheet, and the numbers on it, none of either where no picture can be read; and how many were too slow."""
+    read, late = await _read(app, images)
     sheet = await app.service.processor.sheet([*read.values()], app.preview, taken) if read else None
     if sheet is None:
-        return None, {}
-    return sheet.preview, {name: number for name, number in zip(read, sheet.numbers, strict=True) if number}
+        return None, {}, late
+    return sheet.preview, {name: number for name, number in zip(read, sheet.numbers, strict=True) if number}, late
 
 
-async def _read(app: AppContext, images: Sequence[Image]) -> dict[str, bytes]:
-    """The bytes of those pictures that can be read, and soon enough, in their order by their ids."""
+async def _read(app: AppContext, images: Sequence[Image]) -> tuple[dict[str, bytes], int]:
+    """The bytes of the pictures that can be read, in their order by their ids; and how many were not soon enough."""
     read: dict[str, bytes] = {}
+    late = {image.id for image in images}
     # A kept preview is as large as one of five pictures is on any sheet.
     read_picture = app.gallery.read if len(images) < 5 else app.gallery.preview
 
     async def read_one(image: Image) -> None:
         with suppress(VegaError):
             read[image.id] = await read_picture(image)
+        late.discard(image.id)
 
     with anyio.move_on_after(READ_SECONDS):
         async with anyio.create_task_group() as tasks:
             for image in images:
                 tasks.start_soon(read_one, image)
-    return {image.id: read[image.id] for image in images if image.id in read}
+    return {image.id: read[image.id] for image in images if image.id in read}, len(late)

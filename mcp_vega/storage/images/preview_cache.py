@@ -2,22 +2,16 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import Image
 from mcp_vega.storage import folders
 
 logger = logging.getLogger(__name__)
-
-# How many are made at once. The whole picture of each is in memory meanwhile, and a page asks for many.
-MADE_AT_ONCE = 4
 
 
 class PreviewCache:
@@ -30,29 +24,21 @@ class PreviewCache:
         self._folder = folder
         # One of its own: results do not wait for a gallery that is looked at for the first time.
         self._processor = ImageProcessor()
-        self._makers = anyio.CapacityLimiter(MADE_AT_ONCE)
 
-    async def get(self, image: Image, read: Callable[[Image], Awaitable[bytes]]) -> bytes:
-        """A preview of a picture as a JPEG, or the picture itself where that is a small JPEG or PNG.
-
-        `read` gives the whole picture; it is asked where no preview is kept yet, or where that file is damaged.
-
-        Raises:
-            VegaError: The picture cannot be read, or is none any more.
-        """
-        kept = await self._kept(image.id)
-        if kept is not None:
-            return kept
-        async with self._makers:
-            kept = await self._kept(image.id)  # others may have waited for it as well
-            if kept is None:
-                kept = (await self._processor.preview(await read(image), "thumbnail")).bytes
-                await anyio.to_thread.run_sync(self._write, image.id, kept)
-        return kept
-
-    async def _kept(self, image_id: str) -> bytes | None:
+    async def get(self, image_id: str) -> bytes | None:
+        """The preview of a picture; None where none is kept, or its file is damaged."""
         # Whoever gives up does not wait for a disk that hangs.
         return await anyio.to_thread.run_sync(self._read, image_id, abandon_on_cancel=True)
+
+    async def make(self, image_id: str, data: bytes) -> bytes:
+        """Make and keep the preview of a picture: a JPEG, or its very bytes where they are a small JPEG or PNG.
+
+        Raises:
+            GalleryError: It is no whole picture any more.
+        """
+        made = await self._processor.preview(data, "thumbnail")
+        await anyio.to_thread.run_sync(self._write, image_id, made.bytes)
+        return made.bytes
 
     async def remove(self, image_id: str) -> None:
         """Remove the preview of a picture, if it is there."""

@@ -200,10 +200,11 @@ NOTE_COPY = """
     INSERT INTO moved_images (store, key, image, moved) VALUES (:old_store, :old_key, :id, :moment)
     ON CONFLICT (store, key) DO UPDATE SET image = excluded.image, moved = excluded.moved
 """
+# Nobody is to find one of a picture that was deleted.
 OLD_COPIES = """
     SELECT images.*, moved_images.store AS old_store, moved_images.key AS old_key
     FROM moved_images JOIN images ON images.id = moved_images.image
-    WHERE moved_images.moved < :moment ORDER BY moved_images.moved
+    WHERE moved_images.moved < :moment OR images.deleted IS NOT NULL ORDER BY moved_images.moved
 """
 FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
@@ -212,7 +213,7 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 # A page and a search each read one index that holds all they need: the table's own rows are many times as long. Only
 # an owner's search looks its rows up: that is quicker, unless nearly all pictures are this owner's.
 PAGE = """
-    SELECT id, job FROM images WHERE number IN (
+    SELECT id, job, number FROM images WHERE number IN (
         SELECT number FROM images WHERE deleted IS NULL {matches}
         ORDER BY created DESC, number DESC LIMIT :limit OFFSET :offset
     )
@@ -231,8 +232,14 @@ BEFORE = """
 STARRED_BEFORE = """
     SELECT count(*) AS pictures FROM images WHERE starred AND deleted IS NULL AND created < :moment
 """
-MARK_STARRED = "UPDATE images SET starred = :starred WHERE id = :id"
-MARK_DELETED = "UPDATE images SET deleted = :moment WHERE id = :id"
+MARK_STARRED = "UPDATE images SET starred = :starred WHERE id = :id RETURNING id"
+# Only one of several who delete it changes the row, and none where it was moved meanwhile: its file is elsewhere then.
+MARK_DELETED = """
+    UPDATE images SET deleted = :moment
+    WHERE id = :id AND store = :store AND key = :key AND deleted IS NULL AND NOT (starred AND :spare_starred)
+    RETURNING id
+"""
+UNMARK_DELETED = "UPDATE images SET deleted = NULL WHERE id = :id"
 IMAGE_IDS = f"""
     SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit
 """  # noqa: S608

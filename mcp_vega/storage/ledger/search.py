@@ -3,18 +3,23 @@
 import logging
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from mcp_vega.errors import InvalidArguments
-from mcp_vega.job import OPERATOR, REQUEST_ID, Job, JobImage
+import anyio
+
+from mcp_vega.errors import InvalidArguments, LedgerError
+from mcp_vega.job import OPERATOR, REQUEST_ID, Image, Job, JobImage
 from mcp_vega.parameters import MODELS
-from mcp_vega.storage.database.connection import Connection, Row
+from mcp_vega.storage.database.connection import Connection, Row, Work
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PAGE = 20
 # More words than anyone searches for; each is looked for on its own.
@@ -48,6 +53,11 @@ class ImageSearch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # The numbers of pictures whose jobs cannot be read, as far as they were met: a page has as many as it is asked
+        # for without them, and they do not count.
+        self._unreadable = set[int]()
+        # A search looks at every picture: of many at once, each other question waits for one of them at most.
+        self._one_search = anyio.CapacityLimiter(1)
 
     async def page(self, query: ImageQuery, *, offset: int = 0, size: int = PAGE) -> tuple[list[JobImage], bool]:
         """The pictures that are looked for, the newest first, from `offset` on; and whether there are more.
@@ -56,20 +66,36 @@ class ImageSearch:
             InvalidArguments: The query has too many words.
         """
         matches, values = _conditions(query)
-        statement = queries.PAGE.format(matches=matches)
+        values |= {"limit": size + 1, "offset": offset}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool]:
-            found = connection.execute(statement, {**values, "limit": size + 1, "offset": offset})
-            return _images(connection, found[:size]), len(found) > size
+            while True:
+                found = connection.execute(queries.PAGE.format(matches=matches + self._readable()), values)
+                images = _images(connection, found[:size])
+                ids = {kept.image.id for kept in images}
+                unreadable = {row["number"] for row in found[:size] if row["id"] not in ids}
+                if not unreadable:
+                    return images, len(found) > size
+                self._unreadable |= unreadable
 
-        return await self._database.read(look)
+        return await self._read(query, look)
 
     async def count(self, query: ImageQuery) -> int:
         """How many pictures there are of those that are looked for; raises as `page` does."""
         matches, values = _conditions(query)
-        statement = queries.COUNT.format(matches=matches)
-        (row,) = await self._database.read(lambda connection: connection.execute(statement, values))
+        statement = queries.COUNT.format(matches=matches + self._readable())
+        (row,) = await self._read(query, lambda connection: connection.execute(statement, values))
         return row["pictures"]
+
+    async def _read(self, query: ImageQuery, work: Work[T]) -> T:
+        if not query.text:
+            return await self._database.read(work)
+        async with self._one_search:
+            return await self._database.read(work)
+
+    def _readable(self) -> str:
+        numbers = ", ".join(map(str, sorted(self._unreadable)))
+        return f" AND number NOT IN ({numbers})" if numbers else ""
 
     async def image(self, image_id: str) -> JobImage | None:
         """The picture with this id and its job."""
@@ -131,15 +157,27 @@ class ImageSearch:
         (row,) = await self._database.read(lambda connection: connection.execute(queries.STARRED_BEFORE, values))
         return row["pictures"]
 
-    async def mark_starred(self, image_id: str, *, starred: bool) -> None:
-        """Note that a picture has a star, or has none any more."""
+    async def mark_starred(self, image_id: str, *, starred: bool) -> bool:
+        """Note that a picture has a star, or has none any more; returns False where the ledger does not have it."""
         values = {"id": image_id, "starred": starred}
-        await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values))
+        return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values)))
 
-    async def mark_deleted(self, image_id: str, moment: datetime | None) -> None:
-        """Note when a picture's file was deleted, or that it was not; how it was drawn stays."""
-        values = {"id": image_id, "moment": rows.moment(moment)}
-        await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values))
+    async def mark_deleted(self, image: Image, moment: datetime, *, spare_starred: bool = False) -> bool:
+        """Note when a picture's file was deleted; how it was drawn stays.
+
+        Returns False, and notes nothing, where it is not in that place any more, was deleted already, or has a star
+        that is to spare it.
+        """
+        values = {"id": image.id, "moment": rows.moment(moment), "spare_starred": spare_starred}
+        values |= image.location._asdict()
+        return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values)))
+
+    async def unmark_deleted(self, image: Image) -> None:
+        """Note that a picture's file was not deleted after all; it is written later where the ledger is locked."""
+        values = {"id": image.id}
+        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), at_once=True)
+        with suppress(LedgerError):
+            await self._database.write(lambda _: None)
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """The ids of kept pictures that begin like this, the newest first."""
