@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
@@ -267,12 +268,10 @@ async def test_however_many_ask_for_previews_few_pictures_are_in_memory(
         for picture in pictures * (asked // 4):
             tasks.start_soon(ask, picture)
 
-        async def are_here() -> bool:
-            return here == asked
-
-        await until(are_here)
-        await anyio.wait_all_tasks_blocked()
-        assert held <= AT_ONCE
+        await until(lambda: here == asked and held >= AT_ONCE)
+        for _ in range(asked):  # any more would be read now
+            await anyio.lowlevel.checkpoint()
+        assert held == AT_ONCE
         all_are_here.set()
     assert {answer.status_code for answer in answers} == {200}
     assert held <= 4 * AT_ONCE, "who waited got what was made meanwhile"

@@ -15,26 +15,30 @@ from mcp_vega.settings import Settings
 from mcp_vega.storage.gallery import Gallery
 
 
-def prune(settings: Settings, days: int, *, confirmed: bool) -> None:
+def prune(settings: Settings, days: int, *, confirmed: bool) -> bool:
     """Delete the pictures of jobs that were begun so many days ago or earlier, after asking unless `confirmed`.
 
     Those with a star stay, and so does each file that is not as it was kept.
 
+    Returns:
+        Whether nobody said no.
+
     Raises:
         VegaError: The ledger cannot be used; or there is nobody to ask.
     """
-    anyio.run(_prune, settings, days, confirmed)
+    return anyio.run(_prune, settings, days, confirmed)
 
 
-async def _prune(settings: Settings, days: int, confirmed: bool) -> None:  # noqa: FBT001  by anyio.run
-    now, images = datetime.now(UTC), image_store_of(settings)
+async def _prune(settings: Settings, days: int, confirmed: bool) -> bool:  # noqa: FBT001  by anyio.run
+    now, images, agreed = datetime.now(UTC), image_store_of(settings), True
     before = now - timedelta(days=days)
     async with open_job_store(settings) as store:
         kept = await store.search.before(before) if store else []
         unchanged = [image for _, image in kept if await images.holds(image)]
         if not store or not unchanged:
-            sys.stderr.write(f"There is no picture to delete that was drawn {days} days ago or earlier.\n")
-        elif confirmed or _agreed(unchanged, settings.gallery_folder):
+            ago = "1 day" if days == 1 else f"{days} days"
+            sys.stderr.write(f"There is no picture to delete that was drawn {ago} ago or earlier.\n")
+        elif agreed := confirmed or _agreed(unchanged, settings.gallery_folder):
             await _delete(unchanged, Gallery(store.search, images, preview_cache_of(settings)), now)
         else:
             sys.stderr.write("Nothing was deleted.\n")
@@ -42,6 +46,7 @@ async def _prune(settings: Settings, days: int, confirmed: bool) -> None:  # noq
             sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
         if store and (starred := await store.search.starred_before(before)):
             sys.stderr.write(f"Left as they are: {starred:,} with a star.\n")
+    return agreed
 
 
 async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> None:
