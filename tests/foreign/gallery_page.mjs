@@ -30,7 +30,7 @@ await inChromium(options, async ({ page, shot }) => {
     await look("sign-in");
     await page.locator("#token").fill("another token");
     await page.keyboard.press("Enter");
-    found.refused = await page.locator("#sign-in [role=alert]:not(:empty)").textContent();
+    found.refused = await page.locator("#sign-in [role=alert]", { hasText: "token" }).textContent();
     await page.locator("#token").fill(token);
     await page.keyboard.press("Enter");
   }

@@ -74,7 +74,8 @@ class SignIn:
         caller = self._callers.with_token(await _given_token(request))
         if caller is None:
             await anyio.sleep(self._limits.wrong_token_seconds)
-            return answer_to(InvalidToken("Nobody can sign in here with this access token"))
+            step = "Ask whoever runs the server for yours"
+            return answer_to(InvalidToken("This access token is not known here", next_step=step))
         expires = self._signatures.now + SECONDS
         # The operator's token is drawn for one run of a command, on a port that is free: such cookies would pile up.
         kept = None if caller.owner == OPERATOR else SECONDS
