@@ -52,7 +52,7 @@ def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_p
             (tile,) = browser.get("/gallery/pictures").raise_for_status().json()["pictures"]
             assert browser.get(f"/images/{tile['id']}").headers["content-type"] == "image/jpeg"
             state = browser.get("/gallery/state").json()
-            assert (state["operator"], state["sandbox"], state["signed_in"], state["total"]) == (True, True, False, 1)
+            assert (state["sandbox"], state["signed_in"], state["total"]) == (True, False, 1)
             for path in ("/mcp", "/sse", "/messages/"):
                 assert browser.post(path, json={}).status_code in (401, 404)
         process.send_signal(signal.SIGINT)

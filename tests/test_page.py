@@ -90,18 +90,8 @@ async def test_a_tile_has_what_it_shows_and_no_more(app: AppContext, page: httpx
     assert len(tile["prompt"]) == 201
     assert tile["prompt"].startswith("a fox, a fox, ")
     assert tile["prompt"].endswith("…")
-    created = datetime.fromisoformat(tile.pop("created"))
-    assert datetime.now(UTC) - created < timedelta(minutes=5)
     del tile["prompt"]
-    assert tile == {
-        "id": picture,
-        "model": "segmind-vega-rt-v1",
-        "seed": 7,
-        "width": 96,
-        "height": 96,
-        "starred": False,
-        "caller": "alice",
-    }
+    assert tile == {"id": picture, "starred": False, "caller": "alice"}
 
 
 FOUND: dict[str, tuple[str, list[str]]] = {
@@ -143,7 +133,8 @@ async def test_a_picture_comes_with_its_recipe_and_its_number_in_the_call(
 ) -> None:
     pictures = await drawn(app, "a fox", samples=2, negative_prompt="blur", seed=7)
     second = (await page.get(f"/gallery/pictures/{pictures[1]}")).json()
-    assert (second["number"], second["caller"], second["model_title"]) == (2, None, "Segmind-Vega")
+    assert (second["number"], second["caller"]) == (2, None)
+    assert datetime.now(UTC) - datetime.fromisoformat(second["created"]) < timedelta(minutes=5)
     job = second["job"]
     assert (job["seed"], job["parameters"]["negative_prompt"], len(job["images"])) == (7, "blur", 2)
     assert Path(second["path"]).is_relative_to(tmp_path)
@@ -177,7 +168,7 @@ async def test_each_caller_has_their_own_pictures_and_the_operator_has_all_with_
 
 async def test_the_page_hears_of_a_new_picture_and_of_what_was_spent(app: AppContext, page: httpx.AsyncClient) -> None:
     empty = (await page.get("/gallery/state")).json()
-    assert (empty["latest"], empty["total"], empty["operator"], empty["caller"]) == (None, 0, True, None)
+    assert (empty["latest"], empty["total"], empty["caller"]) == (None, 0, None)
     assert (await page.get("/gallery/state?latest=")).status_code == 204
     (picture,) = await drawn(app, "a fox", "alice")
     news = (await page.get("/gallery/state?latest=")).json()

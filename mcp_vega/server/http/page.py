@@ -77,7 +77,6 @@ async def _state(app: AppContext, request: Request) -> Response:
         "caller": _caller(owner),
         # Whoever came with the key of `mcp-vega gallery` has nothing to sign out of: the key is in the address.
         "signed_in": owner != OPERATOR and SIGNED_IN in request.scope,
-        "operator": owner == OPERATOR,
         "sandbox": app.sandbox,
         "spent": await _spent(app, owner),
     }
@@ -116,11 +115,6 @@ def _listed(kept: JobImage, owner: str) -> dict[str, Any]:
     return {
         "id": image.id,
         "prompt": prompt if prompt == job.parameters.prompt else f"{prompt}…",
-        "model": job.model,
-        "seed": job.seed,
-        "created": records.iso(job.created),
-        "width": image.width,
-        "height": image.height,
         "starred": image.starred,
         "caller": _caller(job.owner) if owner == OPERATOR else None,
     }
@@ -132,9 +126,9 @@ async def _picture(app: AppContext, request: Request) -> Response:
     picture = _listed(JobImage(job, image), client.owner)
     more = {
         "number": job.index_of(image) + 1,
+        "created": records.iso(job.created),
         "file": image.name,
         "path": str(image.path) if image.path and client.owner == OPERATOR else None,
-        "model_title": job.parameters.title,
         "job": records.data_of(records.job_for(app, job, client), client),
     }
     return JSONResponse({**picture, **more})
