@@ -24,7 +24,7 @@ async function load() {
       if (images.length) painted.tiles ??= performance.now();
       if (!seen.length || !seen.every(each => each.complete && each.naturalWidth)) return requestAnimationFrame(look);
       const first = performance.getEntriesByName("first-contentful-paint")[0]?.startTime;
-      return resolve({first, ...painted, previews: performance.now(), tileCount: images.length});
+      return resolve({first, ...painted, previews: performance.now()});
     };
     look();
   }));

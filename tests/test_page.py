@@ -125,7 +125,7 @@ async def test_a_search_finds_any_part_of_a_word_in_any_script(app: AppContext, 
 @pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "offset=x", "offset=99999999999", "q=" + "x" * 300])
 async def test_what_the_page_would_never_ask_for_is_refused(page: httpx.AsyncClient, asked: str) -> None:
     answer = await page.get(f"/gallery/pictures?{asked}")
-    assert (answer.status_code, answer.text.partition(" (")[2][:18]) == (400, "invalid_arguments)"[:18])
+    assert (answer.status_code, "(invalid_arguments)" in answer.text) == (400, True)
 
 
 async def test_a_picture_comes_with_its_recipe_and_its_number_in_the_call(
@@ -315,7 +315,7 @@ async def test_a_star_is_kept_and_prune_spares_it(sandbox: Sandbox, tmp_path: Pa
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"starred": 1}', b'{"starred": "yes"}', b"[" * 100_000])
-async def test_a_star_is_given_or_taken(app: AppContext, page: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_star_is_true_or_false_and_nothing_else(app: AppContext, page: httpx.AsyncClient, body: bytes) -> None:
     (picture,) = await drawn(app)
     answer = await page.post(f"/gallery/pictures/{picture}/star", content=body)
     assert (answer.status_code, "starred must be true or false" in answer.text) == (400, True)

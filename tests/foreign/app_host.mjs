@@ -31,7 +31,6 @@ const seen = async (app) => ({
       const pixels = new Uint32Array(data.buffer);
       const box = canvas.getBoundingClientRect();
       return {
-        width: canvas.width,
         label: canvas.ariaLabel,
         colours: new Set(pixels.filter((_, index) => index % 97 === 0)).size,
         shown: [Math.round(box.width), Math.round(box.height)],

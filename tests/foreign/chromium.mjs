@@ -15,7 +15,7 @@ export async function inChromium({ chromium: executablePath, screenshots, viewpo
   page.on("console", (said) => /Content Security Policy|Trusted/.test(said.text()) && complaints.push(said.text()));
   const shot = (name) => page.screenshot({ path: `${screenshots}/${name}.png` });
   try {
-    console.log(JSON.stringify({ ...(await program({ browser, context, page, shot })), complaints }));
+    console.log(JSON.stringify({ ...(await program({ page, shot })), complaints }));
   } finally {
     await browser.close();
   }

@@ -53,7 +53,6 @@ await inChromium(options, async ({ page, shot }) => {
   await large("Picture 2 of");
   await page.waitForFunction(() => document.querySelector("#viewer img").naturalWidth > 384);
   found.recipe = await recipe();
-  found.open = asked();
   await look("large");
   await page.reload();
   await large("Picture 2 of");
