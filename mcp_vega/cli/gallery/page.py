@@ -38,7 +38,7 @@ def show_page(settings: Settings, environment: Mapping[str, str], port: int, *, 
     settings.require_folders()
     key = secrets.token_urlsafe(32)
     with bind_socket(HOST, port) as listener:
-        # A fragment stays in the browser: it is in no request, and so in no log.
+        # Browsers ask for an address without its fragment, so that the key is in no log.
         address = f"http://{HOST}:{listener.getsockname()[1]}/#{key}"
         write(address)
         log_to_stderr(settings)
