@@ -187,7 +187,7 @@ class Settings(BaseModel):
 
     @field_validator("auth_tokens")
     @classmethod
-    def _some(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _at_least_one(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not tokens:
             raise ValueError("holds no token")
         return tokens

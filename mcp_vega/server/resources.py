@@ -13,13 +13,13 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp_types import Annotations, Completion, Resource, ResourceTemplate
 
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.job import REQUEST_ID, Image
+from mcp_vega.job import REQUEST_ID, Image, JobImage
 from mcp_vega.redaction import is_blank, named, quoted
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
 from mcp_vega.server.results.job_result import quoted_prompt
-from mcp_vega.storage.ledger.search import PAGE, ImageQuery, JobImage
+from mcp_vega.storage.ledger.search import PAGE, ImageQuery
 
 GALLERY = "vega://gallery"
 # The page as an MCP App: hosts that render apps show the results of tools in it.

@@ -23,8 +23,8 @@ from mcp_vega.storage.ledger.job_store import Begun
 
 LATEST = 10
 
-# In the names of new and of older hosts.
-VIEW = {"ui": {"resourceUri": resources.VIEW}, "ui/resourceUri": resources.VIEW}
+# The app, under the keys that new and older hosts read.
+VIEW_META = {"ui": {"resourceUri": resources.VIEW}, "ui/resourceUri": resources.VIEW}
 
 PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 FREE = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -52,7 +52,7 @@ class ToolDefinition:
             description=self.description,
             input_schema=self.arguments.schema,
             annotations=self.annotations,
-            _meta=VIEW if self.has_view else None,
+            _meta=VIEW_META if self.has_view else None,
         )
 
 

@@ -16,7 +16,7 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
         The exit code.
 
     Raises:
-        VegaError: The port is taken, the ledger cannot be read, or a picture not be deleted.
+        VegaError: Options do not go together, the port is taken, or the ledger cannot be used.
     """
     settings = Settings.from_environment(environment)
     of_folder = options.folder or options.open or options.prune is not None

@@ -21,7 +21,7 @@ def prune(settings: Settings, days: int, *, confirmed: bool) -> bool:
     Those with a star stay, and so does each file that is not as it was kept.
 
     Returns:
-        Whether nobody said no.
+        False where whoever was asked said no.
 
     Raises:
         VegaError: The ledger cannot be used; or there is nobody to ask.

@@ -87,7 +87,7 @@ def iso(moment: datetime | None) -> str | None:
 def _image_data(image: Image, client: ClientInfo) -> dict[str, Any]:
     return {
         "id": image.id,
-        # Where a file lies is nobody's business but that of those who work at the machine.
+        # Only those who work at the machine are told where a file lies.
         "path": str(image.path) if image.path and not image.deleted and client.owner == OPERATOR else None,
         "uri": image.uri,
         **format_of(image),

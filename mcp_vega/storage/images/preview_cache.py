@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class PreviewCache:
-    """The previews of pictures, below a folder for this user alone that is made when the first is kept.
+    """The previews of pictures, in folders for this user alone that are made when something is kept in them.
 
     <folder>/0f/0f1c…2d.jpg, by the picture's id, whose bytes never change.
     """

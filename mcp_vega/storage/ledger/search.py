@@ -37,9 +37,9 @@ _FILE = re.compile(r".*-([0-9a-f]{8}|[0-9a-f]{32})(?: ?\(\d+\))?(?:\.\w+)?", re.
 class ImageQuery:
     """Which pictures are looked for: those that `owner` may see, all of them or the `starred` ones.
 
-    All words of `text` must be found in the prompt, the seed, the model or the day; upper and lower case are the same.
-    A model's name has to match a whole word, and so has a number, unless it may be one that is still being `typed`;
-    other words match a part of one.
+    All words of `text` must be found in the prompt, the seed, the model, the day or the first eight digits of the id;
+    upper and lower case are the same. A model's name has to match a whole word, and so has a number, unless it may be
+    one that is still being `typed`; other words match a part of one.
     """
 
     text: str = ""

@@ -21,7 +21,7 @@ from mcp_vega.storage.ledger.secrets import Secrets
 
 logger = logging.getLogger(__name__)
 
-# What the key is called in the ledger.
+# What the key is called in the ledger; it signs cookies as well.
 KEY = "links"
 # How long after a failure the ledger is not asked again: each request would wait for it.
 RETRY_SECONDS = 5
