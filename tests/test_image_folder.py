@@ -246,6 +246,22 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
 
 
+def test_prune_fails_where_a_picture_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Path(run("draw", "a fox", "--sandbox", folder=tmp_path).stdout.strip())
+    unlink = Path.unlink
+
+    def refused(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == picture.name:
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    done = run("gallery", "--sandbox", "--prune", "0", "--yes", folder=tmp_path)
+    assert (done.returncode, picture.exists()) == (1, True)
+    assert "cannot be deleted: Permission denied" in done.stderr
+    assert "Deleted: 0." in done.stderr
+
+
 async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", wait_seconds=0) as app,

@@ -25,9 +25,9 @@ def run_gallery(options: Namespace, environment: Mapping[str, str]) -> int:
     if of_folder and (options.print or options.page_port is not None):
         said = "--print and --port are for the page, and --folder, --open and --prune for the folder"
         raise InvalidArguments(said, next_step="Leave the one or the other out")
-    declined = options.prune is not None and not prune(settings, options.prune, confirmed=options.yes)
+    not_pruned = options.prune is not None and not prune(settings, options.prune, confirmed=options.yes)
     if of_folder:
-        return show_folder(settings, environment, is_opened=options.open) or int(declined)
+        return show_folder(settings, environment, is_opened=options.open) or int(not_pruned)
     from mcp_vega.cli.gallery.page import show_page
 
     return show_page(settings, environment, options.page_port or 0, in_browser=not options.print)

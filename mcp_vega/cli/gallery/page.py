@@ -48,11 +48,14 @@ def show_page(settings: Settings, environment: Mapping[str, str], port: int, *, 
 async def _serve(
     settings: Settings, listener: socket.socket, key: SecretStr, opened: str, environment: Mapping[str, str]
 ) -> int:
-    async with open_application(settings) as app, anyio.create_task_group() as tasks:
+    async with open_application(settings) as app:
         page = _LastRequest(build_page(app, [Caller(OPERATOR, key)]))
-        tasks.start_soon(_open, opened, environment)
-        await serve_until_signal(app.service, page, listener, page.until_idle)
-        tasks.cancel_scope.cancel()
+
+        async def open_and_wait() -> None:
+            await _open(opened, environment)
+            await page.until_idle()
+
+        await serve_until_signal(app.service, page, listener, open_and_wait)
     return 0
 
 
@@ -60,7 +63,7 @@ async def _open(address: str, environment: Mapping[str, str]) -> None:
     """Open the page where that is wanted, and say what to do next."""
     problem = ""
     if address:
-        # In a thread: a browser that was not running yet may go on for as long as its window is open.
+        # In a thread: a browser that was not running yet is waited for, and asks for the page meanwhile.
         problem = await anyio.to_thread.run_sync(open_on_desktop, address, environment, abandon_on_cancel=True)
     if problem:
         sys.stderr.write(f"No browser could be opened ({problem}): open the address above in one of this machine.\n")

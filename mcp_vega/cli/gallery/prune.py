@@ -21,7 +21,7 @@ def prune(settings: Settings, days: int, *, confirmed: bool) -> bool:
     Those with a star stay, and so does each file that is not as it was kept.
 
     Returns:
-        False where whoever was asked said no.
+        Whether it was done: not where whoever was asked said no, or a picture cannot be deleted.
 
     Raises:
         VegaError: The ledger cannot be used; or there is nobody to ask.
@@ -30,7 +30,7 @@ def prune(settings: Settings, days: int, *, confirmed: bool) -> bool:
 
 
 async def _prune(settings: Settings, days: int, confirmed: bool) -> bool:  # noqa: FBT001  by anyio.run
-    now, images, agreed = datetime.now(UTC), image_store_of(settings), True
+    now, images, done = datetime.now(UTC), image_store_of(settings), True
     before = now - timedelta(days=days)
     async with open_job_store(settings) as store:
         kept = await store.search.before(before) if store else []
@@ -38,28 +38,32 @@ async def _prune(settings: Settings, days: int, confirmed: bool) -> bool:  # noq
         if not store or not unchanged:
             ago = "1 day" if days == 1 else f"{days} days"
             sys.stderr.write(f"There is no picture to delete that was drawn {ago} ago or earlier.\n")
-        elif agreed := confirmed or _agreed(unchanged, settings.gallery_folder):
-            await _delete(unchanged, Gallery(store.search, images, preview_cache_of(settings)), now)
+        elif confirmed or _agreed(unchanged, settings.gallery_folder):
+            done = await _delete(unchanged, Gallery(store.search, images, preview_cache_of(settings)), now)
         else:
+            done = False
             sys.stderr.write("Nothing was deleted.\n")
         if left := len(kept) - len(unchanged):
             sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
         if store and (starred := await store.search.starred_before(before)):
             sys.stderr.write(f"Left as they are: {starred:,} with a star.\n")
-    return agreed
+    return done
 
 
-async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> None:
-    count = 0
+async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> bool:
+    """Delete pictures; returns whether none was left because it cannot be deleted."""
+    count, failed = 0, False
     try:
         for image in images:
             try:
                 # While the question stood, somebody may have deleted it, or given it a star.
                 count += await gallery.delete(image.id, now, spare_starred=True)
             except GalleryError as error:
+                failed = True
                 sys.stderr.write(f"{error.text}\n")
     finally:
         sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
+    return not failed
 
 
 def _agreed(images: list[Image], folder: Path) -> bool:
