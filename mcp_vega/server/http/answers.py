@@ -34,6 +34,7 @@ def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[
             status = STATUSES.get((request.method, type(error))) or STATUSES.get(type(error), 500)
             if status == 500:
                 logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
-            return PlainTextResponse(records.error_for(app, error, ClientInfo.of_request(request)).text, status)
+            told = records.error_for(app, error, ClientInfo.of_request(request))
+            return PlainTextResponse(f"{told.text}\n", status)
 
     return answered
