@@ -172,9 +172,9 @@ async def test_the_page_hears_of_a_new_picture_and_of_what_was_spent(sandbox: Sa
     async with app_over(sandbox.url, tmp_path, clock=lambda: NOON) as app, page_of(app) as page:
         empty = (await page.get("/gallery/state")).json()
         assert (empty["latest"], empty["total"], empty["caller"]) == (None, 0, None)
-        assert (await page.get("/gallery/state?latest=")).status_code == 204
+        assert (await page.get("/gallery/state?latest=&total=0")).status_code == 204
         (picture,) = await drawn(app, "a fox", "alice")
-        news = (await page.get("/gallery/state?latest=")).json()
+        news = (await page.get("/gallery/state?latest=&total=0")).json()
         assert (news["latest"], news["total"]) == (picture, 1)
         assert news["spent"] == {
             "today_usd": news["spent"]["total_usd"],
@@ -183,7 +183,8 @@ async def test_the_page_hears_of_a_new_picture_and_of_what_was_spent(sandbox: Sa
             "limit_usd": None,
             "left_usd": None,
         }
-        assert (await page.get(f"/gallery/state?latest={picture}")).status_code == 204
+        assert (await page.get(f"/gallery/state?latest={picture}&total=1")).status_code == 204
+        assert (await page.get(f"/gallery/state?latest={picture}&total=2")).json()["total"] == 1, "one was deleted"
         async with page_of(app, BOB) as bob:
             of_bob = (await bob.get("/gallery/state")).json()
             assert (of_bob["total"], of_bob["spent"]["total_usd"], of_bob["caller"]) == (0, 0, "bob")

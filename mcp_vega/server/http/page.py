@@ -64,16 +64,17 @@ async def _icon(_: Request) -> Response:
 
 
 async def _state(app: AppContext, request: Request) -> Response:
-    """How many pictures there are and what was spent; nothing (204) while the newest picture is the one asked with."""
+    """How many pictures there are and what was spent; nothing (204) while their number and the newest are as asked."""
     owner = owner_of(request.scope)
     query = ImageQuery(owner=owner)
     newest, _ = await app.gallery.search.page(query, size=1)
-    latest = newest[0].image.id if newest else None
-    if request.query_params.get("latest") == (latest or ""):
+    latest, total = newest[0].image.id if newest else None, await app.gallery.search.count(query)
+    asked = request.query_params
+    if (asked.get("latest"), asked.get("total")) == (latest or "", str(total)):
         return Response(status_code=204)
     state = {
         "latest": latest,
-        "total": await app.gallery.search.count(query),
+        "total": total,
         "caller": _caller(owner),
         # Whoever came with the key of `mcp-vega gallery` has nothing to sign out of: the key is in the address.
         "signed_in": owner != OPERATOR and SIGNED_IN in request.scope,
