@@ -74,7 +74,14 @@ async function scrollTo(share) {
 const loads = [];
 for (let run = 0; run < 5; run++) loads.push(await load());
 const found = [];
-for (const words of searches) found.push({words, ...await search(words), back: (await search("")).milliseconds});
+for (const words of searches) {
+  const [there, back] = [[], []];
+  for (let run = 0; run < 5; run++) {
+    there.push(await search(words));
+    back.push((await search("")).milliseconds);
+  }
+  found.push({words, milliseconds: there.map(each => each.milliseconds), count: there[0].count, back});
+}
 const held = [];
 for (const share of [0, 0.25, 0.5, 0.75, 1]) {
   await scrollTo(share);

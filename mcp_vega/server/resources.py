@@ -222,6 +222,7 @@ def view_policy() -> str:
     )
 
 
+@cache
 def _page() -> str:
     return (files("mcp_vega.server") / "static" / "gallery.html").read_text(encoding="utf-8")
 
