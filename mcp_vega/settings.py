@@ -187,10 +187,11 @@ class Settings(BaseModel):
 
     @field_validator("auth_tokens")
     @classmethod
-    def _at_least_one(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _plain_parts(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not tokens:
             raise ValueError("holds no token")
-        return tokens
+        parts = (each.get_secret_value().split(":", 1) for each in tokens)
+        return tuple(SecretStr(":".join(map(_plain, each))) for each in parts)
 
     @property
     def request_history_url(self) -> str:

@@ -207,6 +207,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     open_http: Callable[[str], None] | None = None,
     home: Path | None = None,
     images: ImageStore | None = None,
+    gallery: Callable[..., Gallery] = Gallery,
     fallbacks: Sequence[ImageStore] = (),
     store: JobStore | None = None,
     uptime: Callable[[], float] = time.monotonic,
@@ -225,8 +226,8 @@ async def app_over(  # noqa: PLR0913  what the tests vary
         config = {"api": base_url, "pace": 0, **config}
         stores = FallbackImageStore([images or ImageFolder(folder), *fallbacks, MemoryImageStore()])
         async with JobService(client, stores, store, JobConfig(**config)) as service:
-            gallery = Gallery(store.search, stores, PreviewCache(home / "previews"), service.look_up_image)
-            yield AppContext(service, gallery, wait_seconds, preview, sandbox)
+            kept = gallery(store.search, stores, PreviewCache(home / "previews"), service.look_up_image)
+            yield AppContext(service, kept, wait_seconds, preview, sandbox)
         await store.close()
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import HANG_SECONDS, Sandbox, app_over, begun, until
+from conftest import HANG_SECONDS, Sandbox, app_over, begun, paint_small, until
 from mcp.client import Client
 from PIL import Image
 from pydantic import SecretStr
 from test_command_line import run_beside
 
-from mcp_vega.imaging import preview
 from mcp_vega.job import OPERATOR
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
@@ -210,66 +210,59 @@ async def test_a_picture_whose_job_cannot_be_read_is_neither_listed_nor_counted(
 # ---- previews ----
 
 
-async def test_a_preview_is_made_once(
-    app: AppContext, page: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_preview_is_made_once(app: AppContext, page: httpx.AsyncClient, tmp_path: Path) -> None:
     (picture,) = await drawn(app)
-    made: list[Any] = []
-    make = preview.previews
-
-    def counted(*given: Any) -> Any:
-        made.append(given)
-        return make(*given)
-
-    monkeypatch.setattr(preview, "previews", counted)
     first = await page.get(f"/images/{picture}/preview")
     assert (first.headers["content-type"], first.headers["cache-control"]) == (
         "image/jpeg",
         "private, max-age=31536000, immutable",
     )
-    assert (await page.get(f"/images/{picture}/preview")).content == first.content
-    assert len(made) == 1
     (cached,) = (tmp_path.with_name(f"{tmp_path.name}-home") / "previews").glob("*/*")
-    assert cached.name == f"{picture}.jpg"
+    assert (cached.name, cached.read_bytes()) == (f"{picture}.jpg", first.content)
+    cached.write_bytes(paint_small("another", 1, 0))
+    assert (await page.get(f"/images/{picture}/preview")).content == paint_small("another", 1, 0), "what is kept"
     cached.write_bytes(first.content[:-100])  # as a power cut leaves it
     assert (await page.get(f"/images/{picture}/preview")).content == first.content
-    assert len(made) == 2
+    assert cached.read_bytes() == first.content
 
 
-async def test_however_many_ask_for_previews_few_pictures_are_in_memory(
-    app: AppContext, page: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pictures, asked = await drawn(app, samples=4), 40
-    here, held, answers = 0, 0, list[httpx.Response]()
-    preview_of, read, all_are_here = Gallery.preview, Gallery.read, anyio.Event()
+class HeldGallery(Gallery):
+    """A gallery that reads no picture until it is let go, and counts who asks and what is read."""
 
-    async def counted(gallery: Gallery, image: Any) -> bytes:
-        nonlocal here
-        here += 1
-        return await preview_of(gallery, image)
+    asked, read_ones = 0, 0
+    is_let_go: anyio.Event
 
-    async def held_back(gallery: Gallery, image: Any) -> bytes:
-        nonlocal held
-        held += 1
-        await all_are_here.wait()
-        return await read(gallery, image)
+    async def preview(self, image: Any) -> bytes:
+        self.asked += 1
+        return await super().preview(image)
 
-    async def ask(picture: str) -> None:
-        answers.append(await page.get(f"/images/{picture}/preview"))
+    async def read(self, image: Any) -> bytes:
+        self.read_ones += 1
+        await self.is_let_go.wait()
+        return await super().read(image)
 
-    monkeypatch.setattr(Gallery, "preview", counted)
-    monkeypatch.setattr(Gallery, "read", held_back)
-    async with anyio.create_task_group() as tasks:
-        for picture in pictures * (asked // 4):
-            tasks.start_soon(ask, picture)
 
-        await until(lambda: here == asked and held >= AT_ONCE)
-        for _ in range(asked):  # any more would be read now
-            await anyio.lowlevel.checkpoint()
-        assert held == AT_ONCE
-        all_are_here.set()
-    assert {answer.status_code for answer in answers} == {200}
-    assert held <= 4 * AT_ONCE, "who waited got what was made meanwhile"
+async def test_however_many_ask_for_previews_few_pictures_are_in_memory(sandbox: Sandbox, tmp_path: Path) -> None:
+    answers, number = list[httpx.Response](), 40
+    async with app_over(sandbox.url, tmp_path, gallery=HeldGallery) as app, page_of(app) as page:
+        held = app.gallery
+        assert isinstance(held, HeldGallery)
+        held.is_let_go = anyio.Event()
+        pictures = await drawn(app, samples=4)
+
+        async def ask(picture: str) -> None:
+            answers.append(await page.get(f"/images/{picture}/preview"))
+
+        async with anyio.create_task_group() as tasks:
+            for picture in pictures * (number // 4):
+                tasks.start_soon(ask, picture)
+            await until(lambda: held.asked == number and held.read_ones >= AT_ONCE)
+            for _ in range(number):  # any more would be read now
+                await anyio.lowlevel.checkpoint()
+            assert held.read_ones == AT_ONCE
+            held.is_let_go.set()
+        assert {answer.status_code for answer in answers} == {200}
+        assert held.read_ones <= 4 * AT_ONCE, "who waited got what was made meanwhile"
 
 
 async def test_a_preview_is_shown_where_it_cannot_be_kept(
@@ -370,39 +363,55 @@ async def test_a_picture_whose_file_is_gone_can_be_taken_out_unless_the_whole_fo
 # ---- many at once ----
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
-async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
-    app: AppContext, page: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (seen,) = await drawn(app, "seen before")
-    assert (await page.get(f"/images/{seen}/preview")).status_code == 200
+@pytest.fixture
+async def stuck(app: AppContext, page: httpx.AsyncClient) -> AsyncGenerator[list[str]]:
+    """The ids of more pictures than there are threads, on a disk that hangs until the test is over."""
     ids = [each for number in range(6) for each in await drawn(app, f"fox {number}", samples=4)]
     files = [Path((await page.get(f"/gallery/pictures/{each}")).json()["path"]) for each in ids]
     for file in files:
         file.unlink()
         os.mkfifo(file)  # whoever reads it waits for somebody who writes
-    monkeypatch.setattr("mcp_vega.storage.gallery.READ_SECONDS", 0.01)
-    for path in (f"/images/{ids[0]}", f"/images/{ids[0]}/preview"):
-        answer = await page.get(path)
-        assert (answer.status_code, "its disk does not answer" in answer.text) == (500, True)
-    monkeypatch.setattr("mcp_vega.storage.gallery.READ_SECONDS", HANG_SECONDS)
-    try:
-        async with anyio.create_task_group() as tasks:
-            for each in ids:  # as many as there are threads, and more
-                tasks.start_soon(page.get, f"/images/{each}")
-                tasks.start_soon(page.get, f"/images/{each}/preview")
-            threads = anyio.to_thread.current_default_thread_limiter()
-            await until(lambda: threads.borrowed_tokens >= AT_ONCE)
-            with anyio.fail_after(HANG_SECONDS / 2):
-                await drawn(app, "drawn meanwhile")
-                assert (await page.get(f"/images/{seen}/preview")).status_code == 200
-            tasks.cancel_scope.cancel()
-    finally:
-        # All who wait get to the end of their file, and who comes later finds none.
-        writers = [os.open(file, os.O_RDWR) for file in files]
-        for file, writer in zip(files, writers, strict=True):
-            file.unlink()
-            os.close(writer)
+    yield ids
+    # All who wait get to the end of their file, and who comes later finds none.
+    writers = [os.open(file, os.O_RDWR) for file in files]
+    for file, writer in zip(files, writers, strict=True):
+        file.unlink()
+        os.close(writer)
+
+
+without_fifo = pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+
+
+@without_fifo
+async def test_a_disk_that_hangs_is_told(sandbox: Sandbox, tmp_path: Path, stuck: list[str]) -> None:
+    impatient = partial(Gallery, read_seconds=0.01)
+    async with app_over(sandbox.url, tmp_path, gallery=impatient) as app, page_of(app) as page:
+        for path in (f"/images/{stuck[0]}", f"/images/{stuck[0]}/preview"):
+            answer = await page.get(path)
+            assert (answer.status_code, "its disk does not answer" in answer.text) == (500, True)
+
+
+@without_fifo
+async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
+    sandbox: Sandbox, tmp_path: Path, stuck: list[str]
+) -> None:
+    patient = partial(Gallery, read_seconds=HANG_SECONDS)
+    async with (
+        app_over(sandbox.url, tmp_path, gallery=patient) as app,
+        page_of(app) as page,
+        anyio.create_task_group() as tasks,
+    ):
+        (seen,) = await drawn(app, "seen before")
+        assert (await page.get(f"/images/{seen}/preview")).status_code == 200
+        for each in stuck:
+            tasks.start_soon(page.get, f"/images/{each}")
+            tasks.start_soon(page.get, f"/images/{each}/preview")
+        threads = anyio.to_thread.current_default_thread_limiter()
+        await until(lambda: threads.borrowed_tokens >= AT_ONCE)
+        with anyio.fail_after(HANG_SECONDS / 2):
+            await drawn(app, "drawn meanwhile")
+            assert (await page.get(f"/images/{seen}/preview")).status_code == 200
+        tasks.cancel_scope.cancel()
 
 
 async def test_many_searches_at_once_keep_nobody_else_waiting(app: AppContext, page: httpx.AsyncClient) -> None:

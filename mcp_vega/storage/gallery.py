@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 # So many are read at once for people who look at many. Each is whole in memory until its preview is made;
 # and whatever is read or written shares forty threads, of which a disk that hangs is not to take all.
 AT_ONCE = 8
-# How long a disk may take to start (seconds).
-READ_SECONDS = 15.0
 
 LookUp = Callable[[str], Awaitable[JobImage | None]]
 
@@ -35,15 +33,23 @@ class Gallery:
         images: Their files.
         previews: Small ones of them.
         look_up: Gives a picture by its id, also one that is not in the ledger yet; the ledger's own unless given.
+        read_seconds: How long a disk may take to answer those who look at many pictures; one may have to start.
     """
 
     def __init__(
-        self, search: ImageSearch, images: FallbackImageStore, previews: PreviewCache, look_up: LookUp | None = None
+        self,
+        search: ImageSearch,
+        images: FallbackImageStore,
+        previews: PreviewCache,
+        look_up: LookUp | None = None,
+        *,
+        read_seconds: float = 15,
     ) -> None:
         self.search = search
         self._images = images
         self._previews = previews
         self._look_up = look_up or search.image
+        self._read_seconds = read_seconds
         self._turns = anyio.CapacityLimiter(AT_ONCE)
 
     async def find(self, image_id: str, owner: str = OPERATOR) -> JobImage:
@@ -86,7 +92,7 @@ class Gallery:
             return await self._read_in_time(image)
 
     async def _read_in_time(self, image: Image) -> bytes:
-        with anyio.move_on_after(READ_SECONDS):
+        with anyio.move_on_after(self._read_seconds):
             return await self.read(image)
         said = f"The picture {image.path or image.name} cannot be read: its disk does not answer"
         raise GalleryError(said, next_step="Look whether the disk is there, then load the page again")

@@ -24,7 +24,6 @@ from mcp_vega.settings import Settings
 HOST = "127.0.0.1"
 # For so long nobody has to look at the page until it ends; while it is shown it asks for news (seconds).
 IDLE_SECONDS = 3600.0
-LEAVING = "To leave: Ctrl-C."
 
 
 def show_page(settings: Settings, environment: Mapping[str, str], port: int, *, in_browser: bool) -> int:
@@ -66,8 +65,8 @@ async def _open(address: str, environment: Mapping[str, str]) -> None:
         # In a thread: a browser that was not running yet is waited for, and asks for the page meanwhile.
         problem = await anyio.to_thread.run_sync(open_on_desktop, address, environment, abandon_on_cancel=True)
     if problem:
-        sys.stderr.write(f"No browser could be opened ({problem}): open the address above in one of this machine.\n")
-    sys.stderr.write(f"{LEAVING}\n")
+        sys.stderr.write(f"No browser could be opened ({problem}): open the address above in one yourself.\n")
+    sys.stderr.write("To leave: Ctrl-C.\n")
     sys.stderr.flush()
 
 

@@ -1,4 +1,4 @@
-"""How a request for something else than MCP is answered where it fails."""
+"""Errors as answers to requests that are not MCP."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,19 +9,16 @@ from starlette.responses import PlainTextResponse, Response
 from mcp_vega.errors import GalleryError, InvalidArguments, UnknownImage, VegaError
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.http.access.links import READING
 from mcp_vega.server.results import records
 
 logger = logging.getLogger(__name__)
 
 Answer = Callable[[AppContext, Request], Awaitable[Response]]
 
-# By the method, where an error means another thing for it.
-STATUSES: dict[type[VegaError] | tuple[str, type[VegaError]], int] = {
-    InvalidArguments: 400,
-    UnknownImage: 404,
-    ("DELETE", GalleryError): 409,  # the file is not as it was kept
-    ("POST", GalleryError): 409,  # the picture is in no ledger yet
-}
+STATUSES: dict[type[VegaError], int] = {InvalidArguments: 400, UnknownImage: 404}
+# Where something was to be changed: the file is not as it was kept, or the picture is in no ledger yet.
+STATUSES_OF_CHANGES = {**STATUSES, GalleryError: 409}
 
 
 def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
@@ -31,7 +28,7 @@ def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[
         try:
             return await answer(app, request)
         except VegaError as error:
-            status = STATUSES.get((request.method, type(error))) or STATUSES.get(type(error), 500)
+            status = (STATUSES if request.method in READING else STATUSES_OF_CHANGES).get(type(error), 500)
             if status == 500:
                 logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
             told = records.error_for(app, error, ClientInfo.of_request(request))

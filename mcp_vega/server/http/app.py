@@ -65,7 +65,7 @@ def _with_page(
 ) -> Starlette:
     """An application with the page, the pictures' files and whether it is up, and with what decides who may use it."""
     signatures = Signatures(callers, app.service.store.secrets, app.service.config.clock)
-    sign_in = SignIn(callers, signatures, limits)
+    sign_in = SignIn(signatures, limits)
     asgi.router.routes += [
         Route(HEALTH_PATH, _health),
         Route(SIGN_IN_PATH, sign_in.sign_in, methods=["POST"]),
@@ -73,7 +73,7 @@ def _with_page(
         *page_routes(app),
         *image_routes(app),
     ]
-    asgi.add_middleware(AuthMiddleware, hosts=hosts, callers=callers, limits=limits, signatures=signatures)
+    asgi.add_middleware(AuthMiddleware, hosts=hosts, limits=limits, signatures=signatures, sign_in=sign_in)
     asgi.add_middleware(OriginMiddleware, hosts=hosts, limits=limits)
     asgi.add_middleware(DefaultHeaders)
     return asgi

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import OWNER, SIGNED
-from mcp_vega.server.http.access.callers import ANYONE, Caller, Callers
+from mcp_vega.server.http.access.callers import ANYONE, Caller
 from mcp_vega.server.http.access.links import READING, Links
 from mcp_vega.server.http.access.rejections import (
     HostNotAllowed,
@@ -60,15 +60,15 @@ class AuthMiddleware:
     """Lets a request in, as whose it is, or answers it."""
 
     def __init__(
-        self, app: ASGIApp, hosts: AllowedHosts, callers: Callers, limits: HttpLimits, signatures: Signatures
+        self, app: ASGIApp, hosts: AllowedHosts, limits: HttpLimits, signatures: Signatures, sign_in: SignIn
     ) -> None:
         self._app = app
         self._hosts = hosts
-        self._callers = callers
         self._limits = limits
         self._signatures = signatures
+        self._callers = signatures.callers
         self._links = Links(signatures)
-        self._sign_in = SignIn(callers, signatures, limits)
+        self._sign_in = sign_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

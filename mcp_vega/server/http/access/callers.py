@@ -45,7 +45,7 @@ def callers_of(entries: Sequence[SecretStr]) -> list[Caller]:
     """
     owners: dict[str, str] = {}
     for number, entry in enumerate(entries, 1):
-        first, colon, rest = (_plain(part) for part in entry.get_secret_value().partition(":"))
+        first, colon, rest = entry.get_secret_value().partition(":")
         name, token = (first, rest) if colon else (None, first)
         if name is not None and (not NAME.fullmatch(name) or HASH.fullmatch(name)):
             rule = "what stands before the first colon is no name: 1 to 64 letters, digits and _.@+-, not 32 hex digits"
@@ -56,12 +56,6 @@ def callers_of(entries: Sequence[SecretStr]) -> list[Caller]:
         if owners.setdefault(token, owner) != owner:
             raise _unusable(number, "its token is another caller's already, and belongs to one alone")
     return [Caller(owner, SecretStr(token)) for token, owner in owners.items()]
-
-
-def _plain(part: str) -> str:
-    """A part of an entry without the space around it, and without quotes that a shell would have taken off."""
-    part = part.strip()
-    return part[1:-1] if len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" else part
 
 
 def _unusable(number: int, why: str) -> InvalidSettings:

@@ -28,7 +28,7 @@ class Links:
         self._signatures = signatures
 
     def signed(self, caller: Caller, image_id: str) -> str:
-        """A picture's id with the query of a link to it; the same for an hour, so that browsers need it once."""
+        """A picture's id with the query of a link to it; the same for an hour, for the sake of browsers' caches."""
         expires = self._signatures.now // HOUR * HOUR + HOUR + DAY
         return (
             f"{image_id}?{EXPIRES}={expires}&{SIGNATURE}={self._signatures.sign(caller, expires, _PURPOSE, image_id)}"

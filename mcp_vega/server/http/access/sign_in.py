@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from mcp_vega.job import OPERATOR
 from mcp_vega.server.client_info import IMAGES_PATH
-from mcp_vega.server.http.access.callers import Caller, Callers
+from mcp_vega.server.http.access.callers import Caller
 from mcp_vega.server.http.access.links import DAY, READING
 from mcp_vega.server.http.access.rejections import CrossSiteRequest, InvalidToken, answer_to
 from mcp_vega.server.http.access.signatures import Signatures
@@ -29,7 +29,7 @@ SIGN_IN_PATH, SIGN_OUT_PATH = f"{GALLERY_PATH}/sign-in", f"{GALLERY_PATH}/sign-o
 SIGNED_IN = "mcp_vega.signed_in"
 # What another site's page cannot add to a request, unless the server allows it to.
 OWN_HEADER = "x-mcp-vega"
-# What brings the page its key, and later the key to the server.
+# The header with the page's key: in the answer to a sign-in, and then in the page's requests.
 PAGE_KEY = "x-mcp-vega-page"
 SECONDS = 30 * DAY
 _PURPOSE, _PAGE = "session", "page"
@@ -40,8 +40,7 @@ _COOKIE = re.compile(r"([0-9]+)\.([\w-]{1,100})", re.ASCII)
 class SignIn:
     """Gives browsers their cookies, takes them back, and knows whose they are."""
 
-    def __init__(self, callers: Callers, signatures: Signatures, limits: HttpLimits) -> None:
-        self._callers = callers
+    def __init__(self, signatures: Signatures, limits: HttpLimits) -> None:
         self._signatures = signatures
         self._limits = limits
 
@@ -71,7 +70,7 @@ class SignIn:
 
     async def sign_in(self, request: Request) -> Response:
         """Answer a token with a cookie."""
-        caller = self._callers.with_token(await _given_token(request))
+        caller = self._signatures.callers.with_token(await _given_token(request))
         if caller is None:
             await anyio.sleep(self._limits.wrong_token_seconds)
             step = "Ask whoever runs the server for yours"
@@ -99,7 +98,7 @@ def _answer(scope: Scope, cookie: str, seconds: int | None) -> Response:
 def _cookie_name(scope: Scope) -> str:
     """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
 
-    By the prefixes of its name a browser knows what else a cookie of TLS must be.
+    Of a cookie whose name begins like this browsers see to it that it came by TLS, and with `__Host-` from this host.
     """
     port = re.search(":([0-9]+)$", Headers(scope=scope)["host"])
     name = f"mcp_vega_{port[1]}" if port else "mcp_vega"

@@ -33,7 +33,7 @@ class Signatures:
     """Signs for callers, and knows whose a signature is."""
 
     def __init__(self, callers: Callers, ledger: Secrets, clock: Callable[[], datetime]) -> None:
-        self._callers = callers
+        self.callers = callers
         self._ledger = ledger
         self._clock = clock
         # The first signs. This one is the process's own, and no other server knows what it has signed.
@@ -69,7 +69,7 @@ class Signatures:
             return None
         found = [
             caller
-            for caller in self._callers
+            for caller in self.callers
             for key in self._keys
             if hmac.compare_digest(self._signature(key, caller, expires, purpose).encode(), signature.encode())
         ]
