@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from mcp_vega.cli.application import image_folder_of
-from mcp_vega.cli.gallery.desktop import open_on_desktop
+from mcp_vega.cli.desktop import open_on_desktop
 from mcp_vega.cli.output import write
 from mcp_vega.settings import Settings
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_vega.cli.application import log_to_stderr, open_application
-from mcp_vega.cli.gallery.desktop import open_on_desktop
+from mcp_vega.cli.desktop import open_on_desktop
 from mcp_vega.cli.output import write
 from mcp_vega.cli.serve import serve_until_signal
 from mcp_vega.job import OPERATOR

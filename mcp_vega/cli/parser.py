@@ -1,0 +1,191 @@
+"""The commands and their options."""
+
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+from mcp_vega import __version__
+
+
+def build_parser() -> ArgumentParser:
+    """The commands and their options, as docs/settings.md lists them."""
+    parser = ArgumentParser(
+        prog="mcp-vega",
+        description="An MCP server that draws pictures with Segmind's Vega models. Without a command it serves.",
+    )
+    parser.add_argument("--version", action="version", version=f"mcp-vega {__version__}")
+    _add_sandbox(parser, default=False)
+    parser.add_argument("--transport", choices=("stdio", "sse", "http"), default="stdio", help="default: stdio")
+    # Names of their own: the sandbox command has options that are spelled alike.
+    parser.add_argument("--host", dest="serve_host", help="for sse and http; default: 127.0.0.1")
+    parser.add_argument(
+        "--port", dest="serve_port", type=_whole(0, 65535), help="for sse and http; 0 picks a free one; default: 8000"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve other machines without access tokens (MCP_VEGA_AUTH_TOKENS)"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
+    _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
+    _add_gallery(commands.add_parser("gallery", help="show the pictures in the browser, or their folder"))
+    _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
+    _add_install(commands.add_parser("install", help="add this server to an MCP host"))
+    _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
+    _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
+    _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
+    return parser
+
+
+def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
+    text = "no key, no network, no cost: pictures are painted on this machine"
+    parser.add_argument("--sandbox", action="store_true", default=default, help=text)
+
+
+def _add_draw(parser: ArgumentParser) -> None:
+    parser.description = "Draw a picture and print its path. Parameters not given have the models' documented defaults."
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="what to draw; several words are joined")
+    parser.add_argument("--model", help="vega (default) or vegart, or a full model name")
+    parser.add_argument(
+        "--like", metavar="FILE", help="draw as the recipe in a kept picture's file says; what else is given changes it"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="also write the picture here, as its ending says: .jpg, .png, .webp or none; several become FILE-2, …",
+    )
+    # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
+    _add_sandbox(parser, default=SUPPRESS)
+    group = parser.add_argument_group("parameters of the models")
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what to exclude (vega)")
+    group.add_argument("--samples", metavar="N", help="how many pictures, 1 to 4 (vega)")
+    group.add_argument("--scheduler", metavar="NAME", help="default: DPM2 Karras (vega)")
+    group.add_argument("--steps", dest="num_inference_steps", metavar="N", help="20 to 100 (vega), 4 to 10 (vegart)")
+    group.add_argument("--guidance-scale", metavar="X", help="1 to 25 (vega)")
+    group.add_argument("--seed", metavar="N", help="the same seed and parameters draw the same picture")
+
+
+def _add_jobs(parser: ArgumentParser) -> None:
+    parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        help="a job's id or its first 8 digits, or a picture's id, URI or file: shows all that is known of that job",
+    )
+    parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
+    parser.add_argument("--spent", action="store_true", help="what was spent, by day and model; --limit counts days")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_gallery(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Show the pictures in the browser, on a page that this machine alone can reach, until Ctrl-C or an hour in "
+        "which nobody looks at it."
+    )
+    parser.add_argument("--print", action="store_true", help="print the page's address, and open no browser")
+    parser.add_argument(
+        "--port",
+        dest="page_port",
+        metavar="PORT",
+        type=_whole(0, 65535),
+        help="of the page; 0 picks a free one; default: 0",
+    )
+    parser.add_argument(
+        "--folder",
+        action="store_true",
+        help="print the folder of the pictures, which has one for each day (UTC), and how many and how large they are",
+    )
+    parser.add_argument("--open", action="store_true", help="open the folder")
+    parser.add_argument(
+        "--prune",
+        type=_whole(0, 99999),
+        metavar="DAYS",
+        help="delete pictures without a star that were drawn DAYS times 24 hours ago or earlier; asks first",
+    )
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_recipe(parser: ArgumentParser) -> None:
+    parser.description = "Print how a picture was drawn, as it stands in its file."
+    parser.add_argument("file", metavar="FILE", help="a JPEG or PNG that mcp-vega kept")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_install(parser: ArgumentParser) -> None:
+    from mcp_vega.cli.install import NAMES
+
+    parser.description = "Add this server to an MCP host: one entry, vega, beside the servers that are there."
+    one_of = f"one of {', '.join(NAMES)}"
+    parser.add_argument("host", metavar="HOST", nargs="?", type=str.lower, choices=NAMES, help=one_of)
+    parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
+    _add_sandbox(parser, default=SUPPRESS)
+    _add_consent(parser)
+
+
+def _add_uninstall(parser: ArgumentParser) -> None:
+    from mcp_vega.cli.install import NAMES
+
+    parser.description = "Take this server's entry, vega, out of an MCP host."
+    parser.add_argument("host", metavar="HOST", type=str.lower, choices=NAMES, help=f"one of {', '.join(NAMES)}")
+    _add_consent(parser)
+
+
+def _add_consent(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+
+
+def _add_doctor(parser: ArgumentParser) -> None:
+    parser.description = "Look whether all that a server needs is there, and say how what is not can be mended."
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--paid",
+        action="store_true",
+        help="draw up to three pictures, each after asking, and compare what is assumed of the API with its answers",
+    )
+    parser.add_argument(
+        "--max-usd",
+        type=_amount,
+        metavar="USD",
+        help="what the pictures of --paid may cost together, by what the API says or else by estimates; default: 0.02",
+    )
+    parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
+    _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_sandbox_command(parser: ArgumentParser) -> None:
+    parser.description = "Serve the Segmind API's contract on this machine: any key that begins with SG_ opens it."
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=_whole(0, 65535), default=8765, help="0 picks a free one; default: 8765")
+    parser.add_argument("--speed", type=_amount, default="1", help="1 (default) takes as long as the API, 0 no time")
+    parser.add_argument(
+        "--credits", type=_amount, default="10", metavar="USD", help="the account's balance; default: 10"
+    )
+    parser.add_argument(
+        "--rate-limit", type=_whole(0), default=0, metavar="N", help="paid calls a minute; 0 is no limit"
+    )
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise ArgumentTypeError(f"{text!r} must be a number, 0 or more")
+    return amount
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number from `least` to `most`."""
+    allowed = f"{least} or more" if most is None else f"{least} to {most}"
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise ArgumentTypeError(f"{text!r} must be a whole number, {allowed}")
+        return int(text)
+
+    return read
