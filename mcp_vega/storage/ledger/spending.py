@@ -42,11 +42,12 @@ class Budget:
         return max(self.limit - self.spent, Decimal(0))
 
 
-def dollars(amount: Decimal | None) -> str:
-    """An amount for people, exact."""
+def dollars(amount: Decimal | None, *, pretend: bool = False) -> str:
+    """An amount for people, exact: `$1,234.50`, `$0.00225`; `pretend` marks that of a sandbox."""
     if amount is None:
         return "unknown"
-    return f"{'-' if amount < 0 else ''}${abs(amount).normalize():f}"
+    whole, _, cents = f"{abs(amount).normalize():,f}".partition(".")
+    return f"{'-' if amount < 0 else ''}${whole}.{cents:0<2}{' (pretend)' if pretend else ''}"
 
 
 @dataclass(frozen=True)
