@@ -20,7 +20,7 @@ from test_command_line import run
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 # Commands of a shell stand in the first two alone.
-LANGUAGES = {"sh", "console", "python", "json", "toml", "text"}
+LANGUAGES = {"sh", "console", "powershell", "python", "json", "toml", "text"}
 SANDBOX_PAGE = "docs/sandbox.md"
 CURL = shutil.which("curl")
 PORT = "http://127.0.0.1:8765"
@@ -31,7 +31,7 @@ BUILDS = "it writes into the checkout; tests/test_packaging.py runs it elsewhere
 CONTAINS = "it needs a container engine; tests/test_packaging.py does by hand what the image does"
 DEVELOPMENT = "it is a part of this suite, or the whole of it, or as slow as that"
 NOT_RUN = {
-    ".venv/bin/mcp-vega install claude-desktop": "it asks, and changes a host's configuration; its own tests run it",
+    ".venv/bin/mcp-vega install": "it asks, and changes a host's configuration; its own tests run it",
     "claude mcp add vega --scope user -e SEGMIND_API_KEY=SG_your_key -- "
     "/absolute/path/to/mcp_vega/.venv/bin/mcp-vega": "the host's program is needed, and it changes its configuration",
     "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",

@@ -40,7 +40,8 @@ def test_the_first_two_commands_are_for_a_newcomer() -> None:
     draw, test = of_language(README, "sh")
     assert draw.endswith('.venv/bin/mcp-vega draw "a lighthouse at dusk" --sandbox -o lighthouse.jpg')
     assert test.endswith(".venv/bin/pytest")
-    assert "\n" not in draw + test
+    # Each block is one command, also where it is pasted: every line but the last goes on only if it worked.
+    assert all(line.endswith(" &&") for block in (draw, test) for line in block.splitlines()[:-1])
 
 
 def test_the_example_configuration_is_the_one_in_the_readme() -> None:
