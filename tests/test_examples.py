@@ -122,11 +122,11 @@ def test_the_entry_for_a_host_is_the_one_that_install_writes(name: str) -> None:
 def test_the_entries_for_other_hosts_start_the_same_command() -> None:
     known = {host.title for host in HOSTS.values()}
     others = {title: entry_in(*part[:2])[1] for title, part in host_sections().items() if title not in known}
-    assert set(others) == {"opencode", "Cline", "LM Studio"}
+    assert set(others) == {"opencode", "Cline", "Copilot CLI", "Qwen Code", "LM Studio"}
     for entry in others.values():
         # One of them takes the command and its arguments as one list.
         assert entry["command"] in (an_entry()["command"], [an_entry()["command"]])
-        assert "args" not in entry
+        assert not entry.get("args")
         assert entry.get("env", entry.get("environment")) == an_entry()["env"]
 
 
