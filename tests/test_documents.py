@@ -178,17 +178,20 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
     text = " ".join(read("SECURITY.md").split())
     limits = HttpLimits()
     for said in (
-        f"Not more than {Limits().calls_at_once} paid calls are under way at once",
+        f"at most {Limits().calls_at_once} paid calls under way",
         f"A picture has at most {MAX_BYTES // 10**6} MB",
-        f"answer of the API {segmind_http.ANSWER_BYTES // 10**6} MB",
-        f"A body has at most {limits.body_bytes // 10**6} MB and {limits.body_seconds:.0f} seconds",
-        f"headers {limits.header_bytes // 1000} kB and {limits.header_seconds:.0f} seconds",
-        f"left unread for {limits.unread_seconds:.0f} seconds",
-        f"{limits.connections} connections of callers, {limits.connections_each} of one caller",
-        f"beside them {limits.unknown_connections} whose caller is not known",
+        f"An answer of the API has at most {segmind_http.ANSWER_BYTES // 10**6} MB",
+        f"| body of a request | {limits.body_bytes // 10**6} MB, {limits.body_seconds:.0f} seconds |",
+        f"| headers of a request | {limits.header_bytes // 1000} kB, {limits.header_seconds:.0f} seconds |",
+        f"| body of a sign-in or sign-out | {limits.header_bytes // 1000} kB, {limits.body_seconds:.0f} seconds |",
+        f"| an answer that the client does not read | {limits.unread_seconds:.0f} seconds",
+        f"rejected request (at most {limits.drained_bytes // 10**6} MB)",
+        f"at most {limits.connections} connections, and one caller at most {limits.connections_each}",
+        f"whose caller is not known yet have {limits.unknown_connections} places of their own",
     ):
         assert said in text
     assert segmind_http.TimeLimits().media == 120  # "two minutes"
+    assert segmind_http.TimeLimits().drawing == 300  # "five minutes"
     assert limits.wrong_token_seconds == 1  # "a second"
 
 
