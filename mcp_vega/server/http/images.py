@@ -27,7 +27,7 @@ def image_routes(app: AppContext) -> Sequence[BaseRoute]:
 
 async def _file(app: AppContext, request: Request) -> Response:
     _, image = await app.gallery.find(request.path_params["id"], owner_of(request.scope))
-    data = await app.gallery.read_in_turn(image)
+    data = await app.gallery.read_limited(image)
     headers = {**_headers(request), "content-disposition": _disposition(image.name)}
     return Response(data, media_type=image.mime_type, headers=headers)
 

@@ -175,7 +175,7 @@ class ImageSearch:
     async def unmark_deleted(self, image: Image) -> None:
         """Note that a picture's file was not deleted after all; it is written later where the ledger is locked."""
         values = {"id": image.id}
-        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), at_once=True)
+        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), immediately=True)
         with suppress(LedgerError):
             await self._database.write(lambda _: None)
 
