@@ -54,7 +54,7 @@ class PreviewCache:
             return None
         # A power cut may have cut off the end of the file.
         found = recognise(data)
-        return data if found and found.is_whole(data) else None
+        return data if found and found.is_complete(data) else None
 
     def _write(self, image_id: str, data: bytes) -> None:
         """Keep a preview. If that fails, the preview is made again the next time."""
