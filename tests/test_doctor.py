@@ -546,7 +546,7 @@ def test_access_tokens_that_cannot_be_used_are_told_and_not_shown() -> None:
     settings, problems = read_settings({"MCP_VEGA_AUTH_TOKENS": "alice:secret, bob:secret"})
     (check,) = check_settings({}, problems)
     assert check.state == "bad"
-    assert "in entry 2, its token is another caller's already" in check.detail
+    assert "in entry 2, its token already belongs to another caller" in check.detail
     assert "secret" not in check.detail
     assert not settings.auth_tokens
 
