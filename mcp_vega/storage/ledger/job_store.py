@@ -230,7 +230,7 @@ class JobStore:
         return next(iter(await self._jobs(queries.BY_ID, id=request_id)), None)
 
     async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
-        """Return the latest jobs that `owner` may see, newest first."""
+        """The jobs begun last that `owner` may see, newest first."""
         return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
