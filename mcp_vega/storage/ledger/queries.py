@@ -160,8 +160,8 @@ UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent 
 
 FORGET_CALLS = "DELETE FROM calls WHERE time NOT BETWEEN :time - 60 AND :time"
 CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 60 AND :time"
-# The jobs that wait for a slot, in a fair order: first the caller with the fewest calls under way, then the caller whose
-# last call is the longest ago. If a server has used up its calls of this minute, its jobs are left out.
+# The jobs that wait for a slot, in a fair order: first the caller with the fewest calls under way, then the caller
+# whose last call is the longest ago. If a server has used up its calls of this minute, its jobs are left out.
 WAITING = """
     SELECT local_id, holder FROM (
         SELECT local_id, holder, created, jobs.number AS number,
