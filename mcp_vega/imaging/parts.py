@@ -48,7 +48,7 @@ def parts(picture: bytes) -> Iterator[Part]:
 
 
 def segment_length(jpeg: bytes, at: int) -> int:
-    """Return the length of the segment that begins here: at least 2, the length field itself, even if the file lies."""
+    """Return the length of the segment that begins here; at least 2 (the length field), even if the file says less."""
     return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
 
 

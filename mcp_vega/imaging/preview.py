@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Four times the pixels that either model draws. A larger picture is not from these models.
 MAX_PIXELS = 4 * 1024 * 1024
-# Several clients close the connection after a message of more than 1 MiB. As base64 these are 933,332 characters.
+# Several clients close the connection after a message of more than 1 MiB. These bytes are 933,332 characters of base64.
 MESSAGE_BYTES = 700_000
 SCALES = (1, 0.75, 0.5, 0.33)
 

@@ -41,8 +41,8 @@ def server_config(app: ASGIApp, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.
     logging.getLogger("uvicorn.error").addFilter(_is_relevant)
     config = uvicorn.Config(
         app,
-        # uvicorn's limit_concurrency also counts silent connections and drops none, so that some hundred of them would
-        # lock everybody out. Its timeout_keep_alive (5 s) stays, but the first byte of a request ends that timer.
+        # uvicorn's limit_concurrency also counts silent connections and drops none, so that a few hundred of them
+        # would lock everybody out. Its timeout_keep_alive (5 s) stays, but the first byte of a request ends that timer.
         http=partial(_LimitedProtocol, limits, Capacity(limits)),  # pyright: ignore[reportArgumentType]  it is called like a class
         # uvicorn answers larger headers with a bare 400. AuthMiddleware explains more and checks the exact limit, so
         # it must also get headers that are somewhat too large.

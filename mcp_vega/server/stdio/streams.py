@@ -23,7 +23,7 @@ from mcp_vega.server.stdio.messages import END_CHARS, SHORTER, Outcome, id_betwe
 # As over HTTP. The longest real message is the call of a tool.
 LINE_BYTES = 1_000_000
 CHUNK_BYTES = 64_000
-# When stdin ends, this many of the latest requests may still get their answers, within this time (s).
+# How many of the latest requests may still get their answers when stdin ends, and within what time (s).
 LATEST, GRACE_SECONDS = 100, 0.3
 # The methods that take longer, so that nothing waits for them then.
 LONG = ("tools/call", "subscriptions/listen")

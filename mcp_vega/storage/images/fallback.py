@@ -28,7 +28,7 @@ class FallbackImageStore:
         self._first = stores[0]
 
     async def prepare(self, day: date) -> None:
-        """Make sure that a picture could be kept in the first store, before one is paid for."""
+        """Make sure that a picture can be kept in the first store, before one is paid for."""
         await self._first.prepare(day)
 
     async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[ImageLocation, str]:
@@ -68,7 +68,7 @@ class FallbackImageStore:
         return await (await self._store_at(location.store)).read(location.key)
 
     async def delete(self, location: ImageLocation) -> None:
-        """Delete a picture, if it is there."""
+        """Delete a picture, if it exists."""
         await (await self._store_at(location.store)).delete(location.key)
 
     # ---- kept pictures ----

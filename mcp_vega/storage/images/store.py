@@ -35,7 +35,7 @@ class ImageStore(Protocol):
         ...
 
     async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
-        """Keep a picture, completely or not at all; returns its key. A picture that is there already is not doubled."""
+        """Keep a picture, completely or not at all; returns its key. An equal picture is not kept twice."""
         ...
 
     async def set_aside(self, data: bytes, name: str, day: date) -> str:

@@ -1,4 +1,4 @@
-"""Random keys that all servers on a ledger share. The server that needs a key first draws it; it never changes."""
+"""Random keys that all servers on a ledger share. The first server that needs a key makes it; it never changes."""
 
 import secrets
 from collections.abc import Callable

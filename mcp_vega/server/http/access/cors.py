@@ -43,7 +43,7 @@ class OriginMiddleware:
             allow_methods=METHODS,
             allow_headers=REQUEST_HEADERS,
             expose_headers=RESPONSE_HEADERS,
-            # The user allowed the page's host, and the page is let in with browsers that do not ask this first as well.
+            # The user allowed the page's host. Browsers that do not ask this first let the page in as well.
             allow_private_network=True,
         )
 
