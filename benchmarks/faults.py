@@ -179,7 +179,7 @@ class Case:
         blind = self.connection in BLIND
         wanted = 0 if guarded or blind or self.fault in SPOILT else sum(call.pictures for call in drawn)
         kept = [path.read_bytes() for path in self._files(aside=False)]
-        whole = [(found := recognise(data)) and found.is_whole(data) for data in kept]
+        whole = [(found := recognise(data)) and found.is_complete(data) for data in kept]
         self._must(whole == [True] * wanted, f"{wanted} pictures could be had, kept are {len(whole)}")
         told_of = sum(int(what.split()[0]) for _, what, _ in self.answers[-1:] if "picture" in what)
         self._must(told_of == wanted, f"{wanted} pictures could be had, the agent was told of {told_of}")

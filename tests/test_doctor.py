@@ -221,7 +221,7 @@ def test_a_refused_key_is_bad_and_shown_nowhere_and_so_is_a_damaged_ledger(
     assert "bad   key        The API answered with HTTP 401: “Invalid API key”" in done.stdout
     assert "mend: Check SEGMIND_API_KEY" in done.stdout
     assert f"The ledger {damaged} is damaged" in done.stdout
-    assert f"move {damaged} aside" in done.stdout
+    assert f"move {damaged} to another folder" in done.stdout
     assert "4711" not in done.stdout + done.stderr
     assert "nokey" not in done.stdout + done.stderr
     assert damaged.read_bytes() == b"This is no ledger. " * 100
@@ -235,7 +235,7 @@ def test_an_api_that_is_down_is_bad_and_so_is_a_ledger_of_another_version(tmp_pa
     assert bad(checked) == ["api", "ledger"]
     assert f"{NOWHERE}: No connection to the API could be made: connection refused" in checked["api"]["detail"]
     assert "was not written by this version of mcp-vega" in checked["ledger"]["detail"]
-    assert checked["ledger"]["mend"].startswith("End all servers, then update mcp-vega, or move ")
+    assert checked["ledger"]["mend"].startswith("Stop all servers. Then update mcp-vega, or move ")
     assert [checked[name]["state"] for name in ("key", "balance", "servers", "jobs")] == ["note"] * 4
 
 
@@ -546,7 +546,7 @@ def test_access_tokens_that_cannot_be_used_are_told_and_not_shown() -> None:
     settings, problems = read_settings({"MCP_VEGA_AUTH_TOKENS": "alice:secret, bob:secret"})
     (check,) = check_settings({}, problems)
     assert check.state == "bad"
-    assert "in entry 2, its token is another caller's already" in check.detail
+    assert "in entry 2, its token already belongs to another caller" in check.detail
     assert "secret" not in check.detail
     assert not settings.auth_tokens
 

@@ -32,7 +32,7 @@ from mcp_vega.errors import InvalidArguments
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.account import Account, Call
 from mcp_vega.sandbox.app import build_sandbox, cached_paint
-from mcp_vega.sandbox.faults import FOREIGN
+from mcp_vega.sandbox.faults import OTHER_HOST
 from mcp_vega.sandbox.history import HistoryRows, history_rows
 from mcp_vega.sandbox.serving import serving
 from mcp_vega.settings import Settings
@@ -307,7 +307,7 @@ LIES = {
         {"v2: metrics", "v2: submission", "v2: addresses"},
         account={"faults": ["status-foreign"]},
         rewrite=in_turn(told(STATUS, has(metrics=None)), told(V2, lacks("poll_url"))),
-        observed=[f"status_url at {FOREIGN}"],
+        observed=[f"status_url at {OTHER_HOST}"],
         mend="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
     "known late, a list in output": Lie(

@@ -109,7 +109,8 @@ def test_the_page_over_http_shows_whoever_signs_in_their_own_pictures(browser: P
         for token in (ALICE, BOB):
             anyio.run(draw, url, token)
         got = seen(browser, "gallery_page.mjs", tmp_path, url=url.removesuffix("mcp"), token=ALICE)
-    assert got["refused"] == "This access token is not known here. Ask whoever runs the server for yours."
+    refused = "The server does not know this access token. Ask the person who runs the server for your token."
+    assert got["refused"] == refused
     assert_all_was_done(got)
     assert "/" not in got["recipe"]["File"]
 

@@ -90,7 +90,7 @@ async def test_the_address_in_a_result_opens_its_picture_for_a_day(
         time.let_pass(hours=1)
         answer = await server.ask("GET", link)
         assert refused(answer, 403, "link_expired")
-        assert "Next: Ask check_job for a new one." in answer.text
+        assert "Next: Ask check_job for a new link." in answer.text
         assert refused(await server.ask("GET", link.replace("signature=", "signature=x")), 403, "invalid_link")
         signature = link.rpartition("=")[2]
         assert len(signature) > 40
@@ -248,7 +248,7 @@ async def test_until_the_ledger_works_the_process_signs_with_a_key_of_its_own(
         assert (await server.ask("GET", NOTHING, headers=early)).status_code == 404
         time.let_pass(minutes=1)
         await server.ask("GET", NOTHING, headers=early)
-        assert sum("Until the ledger works, links" in each for each in caplog.messages) == 1
+        assert sum("Until the ledger works again, new links" in each for each in caplog.messages) == 1
         home.unlink()
         time.let_pass(minutes=1)
         link, late = await link_to_a_picture(server), await cookie_of(server)
@@ -604,18 +604,18 @@ def test_tokens_may_have_names(said: str, owners: list[str | None]) -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ("good, :secret", "in entry 2, what stands before the first colon is no name"),
-        ("a b:secret", "no name"),
-        ("sec/ret:secret", "no name"),
-        (f"{'secret' * 11}:secret", "no name"),
-        (f"{'0a' * 16}:secret", "no name"),
-        (f"{'0A' * 16}:secret", "no name"),
+        ("good, :secret", "in entry 2, the part before the first colon is not a valid name"),
+        ("a b:secret", "not a valid name"),
+        ("sec/ret:secret", "not a valid name"),
+        (f"{'secret' * 11}:secret", "not a valid name"),
+        (f"{'0a' * 16}:secret", "not a valid name"),
+        (f"{'0A' * 16}:secret", "not a valid name"),
         ("alice:", "in entry 1, its token is empty"),
         ("alice:sécret", "cannot be sent"),
         ("sécret", "cannot be sent"),
-        ("alice:secret,bob:secret", "in entry 2, its token is another caller's already"),
-        ("secret,bob:secret", "another caller's"),
-        ("alice:secret,secret", "another caller's"),
+        ("alice:secret,bob:secret", "in entry 2, its token already belongs to another caller"),
+        ("secret,bob:secret", "another caller"),
+        ("alice:secret,secret", "another caller"),
     ],
 )
 def test_tokens_that_cannot_be_told_apart_are_refused_without_showing_them(said: str, why: str) -> None:

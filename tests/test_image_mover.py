@@ -370,7 +370,7 @@ async def test_a_picture_that_is_deleted_while_it_moves_does_not_come_back(serve
     store, image = server.app.service.store, await server.image_of(job)
     plug_in(tmp_path)
     gallery = ImageFolder(tmp_path / "gallery")
-    images, _ = await store.locations.to_do(datetime.now(UTC))
+    images, _ = await store.locations.pending(datetime.now(UTC))
     assert images == [image]
     await store.search.mark_deleted(image, datetime.now(UTC))
     now = await store.locations.move(image, ImageLocation(gallery.address, image.location.key), datetime.now(UTC))

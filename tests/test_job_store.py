@@ -795,9 +795,9 @@ def locked(file: Path) -> Generator[None]:
 @pytest.mark.parametrize(
     ("trouble", "words", "step"),
     [
-        (other_schema, "was not written by this version of mcp-vega", "aside"),
-        (changed_schema, "was not written by this version of mcp-vega", "aside"),
-        (damaged, "is damaged", "aside"),
+        (other_schema, "was not written by this version of mcp-vega", "to another folder"),
+        (changed_schema, "was not written by this version of mcp-vega", "to another folder"),
+        (damaged, "is damaged", "to another folder"),
         (folder_in_the_way, "cannot be opened", "MCP_VEGA_HOME"),
         (locked, "is locked by another program", "Close the program"),
     ],
@@ -905,7 +905,7 @@ async def test_a_server_whose_lock_was_deleted_sends_nothing_more(sandbox: Sandb
         (lock,) = (home / "servers").iterdir()
         lock.unlink()
         text = text_of(await agent.call_tool(RT, {"prompt": "an owl"}))
-        assert f"The file {lock}, by which other servers see that this one is alive, was deleted" in text
+        assert f"The lock file {lock} was deleted" in text
         assert "Next: Restart this server" in text
         assert "Charged: no." in text
     assert sandbox.paid_requests == 1

@@ -28,7 +28,7 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import Caller
 from mcp_vega.server.http.app import build_page
-from mcp_vega.storage.gallery import AT_ONCE, Gallery
+from mcp_vega.storage.gallery import CONCURRENT_READS, Gallery
 
 pytestmark = pytest.mark.anyio
 
@@ -256,13 +256,13 @@ async def test_however_many_ask_for_previews_few_pictures_are_in_memory(sandbox:
         async with anyio.create_task_group() as tasks:
             for picture in pictures * (number // 4):
                 tasks.start_soon(ask, picture)
-            await until(lambda: held.asked == number and held.read_ones >= AT_ONCE)
+            await until(lambda: held.asked == number and held.read_ones >= CONCURRENT_READS)
             for _ in range(number):  # any more would be read now
                 await anyio.lowlevel.checkpoint()
-            assert held.read_ones == AT_ONCE
+            assert held.read_ones == CONCURRENT_READS
             held.is_let_go.set()
         assert {answer.status_code for answer in answers} == {200}
-        assert held.read_ones <= 4 * AT_ONCE, "who waited got what was made meanwhile"
+        assert held.read_ones <= 4 * CONCURRENT_READS, "who waited got what was made meanwhile"
 
 
 async def test_a_preview_is_shown_where_it_cannot_be_kept(
@@ -407,7 +407,7 @@ async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
             tasks.start_soon(page.get, f"/images/{each}")
             tasks.start_soon(page.get, f"/images/{each}/preview")
         threads = anyio.to_thread.current_default_thread_limiter()
-        await until(lambda: threads.borrowed_tokens >= AT_ONCE)
+        await until(lambda: threads.borrowed_tokens >= CONCURRENT_READS)
         with anyio.fail_after(HANG_SECONDS / 2):
             await drawn(app, "drawn meanwhile")
             assert (await page.get(f"/images/{seen}/preview")).status_code == 200

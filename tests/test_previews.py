@@ -147,11 +147,11 @@ def header_claiming(form: str, side: int) -> bytes:
 
 
 NO_PICTURES = {
-    "a JPEG of 60,000×60,000": (header_claiming("JPEG", 60_000), "60000 × 60000 pixels, too large to be true"),
-    "a PNG of 60,000×60,000": (header_claiming("PNG", 60_000), "60000 × 60000 pixels, too large to be true"),
-    "a PNG of 10,000×10,000": (header_claiming("PNG", 10_000), "10000 × 10000 pixels, too large to be true"),
-    "a WebP of 16,000×16,000": (header_claiming("WEBP", 16_000), "too large to be true"),
-    "a WebP of 12,000×12,000": (header_claiming("WEBP", 12_000), "too large to be true"),
+    "a JPEG of 60,000×60,000": (header_claiming("JPEG", 60_000), "60000 × 60000 pixels, which is impossibly large"),
+    "a PNG of 60,000×60,000": (header_claiming("PNG", 60_000), "60000 × 60000 pixels, which is impossibly large"),
+    "a PNG of 10,000×10,000": (header_claiming("PNG", 10_000), "10000 × 10000 pixels, which is impossibly large"),
+    "a WebP of 16,000×16,000": (header_claiming("WEBP", 16_000), "impossibly large"),
+    "a WebP of 12,000×12,000": (header_claiming("WEBP", 12_000), "impossibly large"),
     "a corrupt JPEG": (b"\xff\xd8\xff" + bytes(5000) + b"\xff\xd9", "damaged"),
     "a PNG with a flipped bit": (noise("PNG", 64).replace(b"IDAT", b"IDAU"), "damaged"),
     "half a JPEG": (noise("JPEG", 64)[:2000], "cut off"),

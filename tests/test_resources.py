@@ -143,7 +143,7 @@ async def test_a_picture_whose_file_was_broken_is_an_error_of_the_file_and_not_o
     job = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 3}))
     broken = job["images"][1]
     Path(broken["path"]).write_bytes(b"broken")
-    with pytest.raises(MCPError, match="is no whole picture any more") as caught:
+    with pytest.raises(MCPError, match="The file is no longer a complete picture") as caught:
         await agent.read_resource(f"{broken['uri']}/preview")
     assert "Charged: no." in caught.value.error.message
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})

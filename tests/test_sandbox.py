@@ -436,7 +436,7 @@ async def test_a_route_knows_the_models_that_it_is_given(http: httpx.AsyncClient
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"faults": ["no-cost", "nonsense"]}, "knows no fault 'nonsense'"),
+        ({"faults": ["no-cost", "nonsense"]}, "has no fault 'nonsense'"),
         ({"faults": "no-cost"}, "faults: Input should be a valid list"),
         ({"models": {"v3": []}}, "known: segmind-vega, segmind-vega-rt-v1"),
         ({"models": {"v2": ["segmind-vega-v0"]}}, "known: segmind-vega, segmind-vega-rt-v1"),

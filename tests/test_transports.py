@@ -534,7 +534,7 @@ def test_a_token_is_in_no_log(tmp_path: Path) -> None:
             httpx.post(target, json={}, headers=headers, trust_env=False)
         httpx.get(f"{url}/../images/{token}?access_token={token}", headers={"x-token": token}, trust_env=False)
     assert token not in complaints(tmp_path)
-    assert "brings no access token" in complaints(tmp_path)
+    assert "has no access token" in complaints(tmp_path)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Bytes of pictures, without any network or disk.
+"""Works on the bytes of pictures, without network or disk.
 
-formats    JPEG, PNG and WebP, told by their first bytes, and whether a picture is all there
-parts      what a picture's file is made of, and what its pixels need of it
-preview    how large a picture is, and the picture in another form: smaller, or in another format
-sheet      several pictures as one, each with its number
-processor  the same off the event loop, one picture at a time
-metadata   the recipe in a picture's own file
+formats    JPEG, PNG and WebP: recognises a format by its first bytes, and checks that a picture is complete
+parts      the segments and chunks of a picture's file, and which of them its pixels need
+preview    measures a picture, makes it smaller, or converts it to another format
+sheet      makes a contact sheet of several pictures, each with its number
+processor  does all this off the event loop, one picture at a time
+metadata   writes the recipe into a picture's own file, and reads it
 """

@@ -1,12 +1,12 @@
-"""The recipe in a picture's own file: how it was drawn, and can be drawn again.
+"""The recipe in a picture's own file: it says how the picture was drawn and how to draw it again.
 
-It is there twice, and the pixels stay as they are:
+The file contains the recipe in two forms. The pixels are not changed.
 
-- as the `parameters` text that Stable Diffusion tools read, in the form of Automatic1111's web UI: JPEG Exif
+- the `parameters` text that Stable Diffusion tools read, in the form of Automatic1111's web UI: JPEG Exif
   UserComment, PNG iTXt `parameters`;
-- as JSON of every parameter: JPEG comment (COM), PNG iTXt `mcp-vega`.
+- JSON with every parameter: JPEG comment (COM), PNG iTXt `mcp-vega`.
 
-WebP pictures get none.
+WebP pictures get no recipe.
 """
 
 import json
@@ -20,11 +20,11 @@ from mcp_vega.imaging.parts import COMMENT, EXIF, parts, segment_length
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 
 SOFTWARE = "mcp-vega"
-# JPEG: what a segment holds beside its own length, and how our Exif begins: a TIFF of two directories, of which the
-# first only points to the second, which holds the comment.
+# JPEG: how many bytes a segment holds besides its length; and how our Exif begins. It is a TIFF with two directories:
+# the first only points to the second, which has the comment.
 SEGMENT_BYTES = 0xFFFF - 2
 EXIF_BEGINNING = b"Exif\0\0MM\0*" + pack(">L", 8) + pack(">HHHLLL", 1, 0x8769, 4, 1, 26, 0) + pack(">HHH", 1, 0x9286, 7)
-# PNG: how the contents of our iTXt chunks begin, not compressed and in no language.
+# PNG: how the contents of our iTXt chunks begin: not compressed, without a language.
 PARAMETERS, RECIPE = b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
 
 
@@ -32,20 +32,20 @@ PARAMETERS, RECIPE = b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
 class Recipe:
     """How a picture was drawn."""
 
-    parameters: Parameters  # of the call, with its seed
-    picture: int = 1  # which of the call's pictures it is, from 1
-    sandbox: bool = False  # whether the sandbox painted it, not the model
+    parameters: Parameters  # the parameters of the call, with its seed
+    picture: int = 1  # the number of the picture among the pictures of the call, from 1
+    sandbox: bool = False  # whether the sandbox painted the picture, not the model
 
     @property
     def text(self) -> str:
-        """The form that Stable Diffusion tools read."""
+        """The recipe in the form that Stable Diffusion tools read."""
         parameters = self.parameters
         vega = parameters if isinstance(parameters, VegaParameters) else None
         facts = {
             "Steps": parameters.num_inference_steps,
             "Sampler": vega and vega.scheduler,
             "CFG scale": vega and f"{vega.guidance_scale:g}",
-            "Seed": parameters.seed if parameters.seed >= 0 else None,  # of a call made elsewhere it may be unknown
+            "Seed": parameters.seed if parameters.seed >= 0 else None,  # unknown for some calls of other programs
             "Size": f"{parameters.img_width}x{parameters.img_height}",
             "Model": parameters.slug,
         }
@@ -59,7 +59,7 @@ class Recipe:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The form for programs."""
+        """The recipe as JSON."""
         return {
             "software": SOFTWARE,
             "model": self.parameters.slug,
@@ -71,16 +71,16 @@ class Recipe:
 
 
 def embed(picture: bytes, recipe: Recipe) -> bytes:
-    """A picture with its recipe; the same picture where it has that already, or its format has no place for one.
+    """Return a picture with its recipe. It is returned unchanged if it has that recipe already, or is a WebP.
 
-    A form that is too long for its place is left out (in a JPEG about 32,700 characters, as JSON 65,000 bytes). A JPEG
-    that has Exif of its own keeps that, as it may say which side is up, and gets the JSON alone.
+    A form that is too long is left out: in a JPEG, a text of more than about 32,700 characters, or JSON of more than
+    65,000 bytes. A JPEG that already has Exif keeps it, because it may say which side is up. It gets the JSON only.
     """
     text, data = recipe.text, json.dumps(recipe.data, ensure_ascii=False).encode(errors="replace")
     found = recognise(picture)
     if found is JPEG:
         has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content, _, _ in parts(picture))
-        # The comment as type UNDEFINED: what Pillow writes (BYTE), other readers refuse.
+        # The comment has the type UNDEFINED. Pillow writes BYTE, which other readers do not accept.
         comment = b"UNICODE\0" + text.encode("utf-16-be", errors="replace")
         exif = EXIF_BEGINNING + pack(">LLL", len(comment), 44, 0) + comment
         pieces = [b"" if has_exif else _segment(EXIF, exif), _segment(COMMENT, data)]
@@ -93,7 +93,7 @@ def embed(picture: bytes, recipe: Recipe) -> bytes:
 
 
 def strip(picture: bytes) -> bytes:
-    """A picture as it was before its recipe was embedded, whatever that was."""
+    """Return a picture without the recipe that was embedded in it, if there is one."""
     if recognise(picture) not in (JPEG, PNG):
         return picture
     start = end = _position(picture)
@@ -106,7 +106,7 @@ def strip(picture: bytes) -> bytes:
 
 
 def read(picture: bytes) -> Recipe | None:
-    """The recipe in a picture's file; None where there is none, or none that can be drawn."""
+    """Return the recipe in a picture's file; None if there is none, or if it is not valid."""
     for kind, content, _, _ in parts(picture):
         is_recipe = kind == COMMENT or content.startswith(RECIPE)
         if is_recipe and (recipe := _parse(content.removeprefix(RECIPE))):
@@ -115,7 +115,7 @@ def read(picture: bytes) -> Recipe | None:
 
 
 def _is_ours(kind: bytes, content: bytes) -> bool:
-    """Whether a part of a file is one that `embed` puts there."""
+    """Whether `embed` wrote a part of a file."""
     if kind == COMMENT:
         return content.startswith(b'{"software": "mcp-vega"')
     if kind == EXIF:
@@ -124,7 +124,7 @@ def _is_ours(kind: bytes, content: bytes) -> bool:
 
 
 def _position(picture: bytes) -> int:
-    """Where the recipe goes: behind what has to stay in front, JFIF's segment or a PNG's header."""
+    """Return where the recipe goes: after the parts that must come first, JFIF's segment or a PNG's header."""
     if recognise(picture) is PNG:
         return 8 + 12 + int.from_bytes(picture[8:12])
     at = 2
@@ -141,7 +141,7 @@ def _parse(text: bytes) -> Recipe | None:
         parameters, picture = MODELS[data["model"]].model_validate(data["parameters"]), data["picture"]
     except (ValueError, LookupError, TypeError, RecursionError):  # pydantic's ValidationError is a ValueError
         return None
-    if not isinstance(picture, int) or picture < 1:  # an API that gives more than was asked for has a fifth of four
+    if not isinstance(picture, int) or picture < 1:  # may be 5 of 4, if the API sent more pictures than were asked for
         return None
     return Recipe(parameters, picture, data.get("sandbox") is True)
 

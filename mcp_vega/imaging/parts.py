@@ -1,4 +1,4 @@
-"""The parts that a picture's file is made of: the segments of a JPEG, the chunks of a PNG."""
+"""The parts of a picture's file: the segments of a JPEG, the chunks of a PNG."""
 
 import zlib
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from mcp_vega.imaging.formats import JPEG, PNG, recognise
 
-# A JPEG's segments: the application's own (JFIF's, Exif's, a colour profile's, Adobe's), and a comment.
+# Segments of a JPEG: application segments (of JFIF, Exif, a colour profile, Adobe), and the comment.
 JFIF, EXIF, PROFILE, ADOBE, COMMENT = b"\xe0", b"\xe1", b"\xe2", b"\xee", b"\xfe"
-# What comes after the last segment: image data, the picture's end, or nothing.
+# What follows the last segment: image data, the end of the picture, or nothing.
 END_OF_SEGMENTS = (b"\xda", b"\xd9", b"")
-# How the segments begin that tell how the pixels are to be read, and how long they are at least.
+# The segments that say how to read the pixels: how they begin, and their least length.
 _NEEDED_SEGMENTS = {
     JFIF: (b"JFIF\0", 14),
     EXIF: (b"Exif\0\0", 14),
@@ -18,14 +18,14 @@ _NEEDED_SEGMENTS = {
     ADOBE: (b"Adobe", 12),
 }
 _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# Larger than any colour profile; Pillow unpacks no more than a MiB.
+# Larger than any colour profile. Pillow unpacks at most 1 MiB.
 PROFILE_BYTES = 1_000_000
-# How long a PNG's transparency is, by the colour type in its header; with a palette it is one byte for each colour.
+# The allowed lengths of a PNG's transparency chunk, by the colour type in its header. For a palette: a byte per colour.
 _TRANSPARENCY = {0: (2,), 2: (6,), 3: range(1, 257)}
 
 
 class Part(NamedTuple):
-    """A segment or chunk: its kind, its content, and where in the file it begins and ends."""
+    """A segment or chunk: its kind, its content, and the positions in the file where it begins and ends."""
 
     kind: bytes
     content: bytes
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 def parts(picture: bytes) -> Iterator[Part]:
-    """Each segment before a JPEG's image data, or each chunk of a PNG; none of another format's."""
+    """Yield each segment before a JPEG's image data, or each chunk of a PNG; nothing for other formats."""
     found = recognise(picture)
     at = 2 if found is JPEG else 8
     while found is JPEG and picture[at : at + 1] == b"\xff" and picture[at + 1 : at + 2] not in END_OF_SEGMENTS:
@@ -48,12 +48,15 @@ def parts(picture: bytes) -> Iterator[Part]:
 
 
 def segment_length(jpeg: bytes, at: int) -> int:
-    """The length of the segment that begins here: at least that of the length itself, whatever the file says."""
+    """Return the length of the segment that begins here; at least 2 (the length field), even if the file says less."""
     return max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)
 
 
-def without_side_data(picture: bytes) -> bytes:
-    """A picture with what its pixels need alone: texts, profiles and the like may be broken, or too large to unpack."""
+def without_ancillary_parts(picture: bytes) -> bytes:
+    """Return a picture with only the parts that its pixels need.
+
+    The other parts (texts, broken profiles and so on) may be damaged, or too large to unpack.
+    """
     kept, last = [picture[:8] if recognise(picture) is PNG else picture[:2]], 0
     colour_type = picture[25] if len(picture) > 25 else 0
     for part in parts(picture):
@@ -76,7 +79,7 @@ def _is_needed(part: Part, colour_type: int) -> bool:
 
 
 def _is_profile(content: bytes) -> bool:
-    """Whether a PNG's colour profile can be unpacked, to no more than any has."""
+    """Whether a PNG's colour profile can be unpacked, and is not larger than `PROFILE_BYTES`."""
     _, _, packed = content.partition(b"\0")
     unpacker = zlib.decompressobj()
     try:

@@ -1,7 +1,7 @@
-"""How large a picture is, and the picture in another form: small enough for a conversation, or in another format.
+"""Measures pictures, makes them small enough for a conversation, and converts them to other formats.
 
-Pure functions that take a while: `ImageProcessor` calls them off the event loop. Pillow is imported on first use,
-because the handshake does without it.
+These are pure functions, but slow: `ImageProcessor` calls them off the event loop. Pillow is imported at the first use,
+because the handshake does not need it.
 """
 
 import io
@@ -13,27 +13,28 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
-from mcp_vega.imaging.parts import without_side_data
+from mcp_vega.imaging.parts import without_ancillary_parts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-# Four times the pixels that either model draws: anything larger is no picture of theirs.
+# Four times the pixels that either model draws. A larger picture is not from these models.
 MAX_PIXELS = 4 * 1024 * 1024
-# A message of more than 1 MiB ends the connection of several clients; as base64 these are 933,332 characters.
+# Several clients close the connection after a message of more than 1 MiB. These bytes are 933,332 characters of base64.
 MESSAGE_BYTES = 700_000
-SHRINK = (1, 0.75, 0.5, 0.33)
+SCALES = (1, 0.75, 0.5, 0.33)
 
-# How large the previews in a result are; and those of which many are looked at together.
+# The size of the previews in a result. "thumbnail" is for a page that shows many pictures.
 Mode = Literal["auto", "small", "full", "off", "thumbnail"]
 
 
 @dataclass(frozen=True)
 class PreviewLimit:
-    """What all previews of one result may take: their longest sides in pixels, their base64 in characters.
+    """The limits of the previews of one result.
 
-    `qualities` are those that a JPEG is tried at before its size goes down.
+    `side` and `side_of_several` are the longest side of a preview in pixels. `characters` is the length of all previews
+    as base64. `qualities` are the JPEG qualities that are tried before the size is reduced.
     """
 
     side: int
@@ -52,7 +53,7 @@ PREVIEW_LIMITS: dict[Mode, PreviewLimit] = {
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture as it goes into a conversation. `unchanged` says that it is the very file, `width` is in pixels."""
+    """A picture for a conversation. `unchanged`: its bytes are those of the file. Width and height are in pixels."""
 
     bytes: bytes
     mime_type: str
@@ -62,7 +63,7 @@ class Preview:
 
     @property
     def base64(self) -> str:
-        """Its bytes as base64."""
+        """The bytes as base64."""
         return b64encode(self.bytes).decode()
 
 
@@ -75,14 +76,14 @@ class Measured(NamedTuple):
 
 
 class InvalidImageError(ValueError):
-    """What is no whole picture; its text says why, as the end of a sentence."""
+    """The data is not a complete picture. The text says why, as the end of a sentence ("is damaged")."""
 
 
 def measure(data: bytes) -> Measured:
-    """The format and size of a picture that can be decoded to its end.
+    """Decode a picture completely, and return its format and size.
 
     Raises:
-        InvalidImageError: It cannot, or it claims to be larger than any picture of the models.
+        InvalidImageError: It cannot be decoded, or it claims to be larger than any picture of the models.
     """
     with opened(data) as (found, picture):
         picture.load()
@@ -90,10 +91,10 @@ def measure(data: bytes) -> Measured:
 
 
 def previews(pictures: Sequence[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
-    """The pictures of one result, together within the mode's limit: None for what is no whole picture.
+    """Return the previews of one result; None for data that is not a complete picture. The mode `off` makes none.
 
-    Each gets an equal share of what those before it, and the `taken` characters, have left; with the mode `off` there
-    are none.
+    All previews together stay within the mode's limit, of which `taken` characters are used already. Each preview gets
+    an equal share of the characters that are left.
     """
     if mode == "off":
         return []
@@ -113,18 +114,18 @@ def previews(pictures: Sequence[bytes], mode: Mode, taken: int = 0) -> list[Prev
 
 
 def converted(data: bytes, form: Format) -> bytes:
-    """A picture in a format, with its recipe: the very bytes where it is in that already.
+    """Return a picture in another format, with its recipe; unchanged if it has that format already.
 
-    PNG and WebP keep every pixel, a JPEG nearly.
+    PNG and WebP are lossless. JPEG is nearly lossless.
 
     Raises:
-        InvalidImageError: It is no whole picture.
+        InvalidImageError: The data is not a complete picture.
     """
     with opened(data) as (found, picture):
         if found is form:
             return data
         picture.load()
-        # All modes that PNG and WebP have as well; others are print colours or 16 bits of grey.
+        # The modes that PNG and WebP have as well. Others are print colours or 16-bit grey.
         is_plain = form is not JPEG and picture.mode in ("L", "P", "RGB", "RGBA")
         image, profile = (_upright(picture) if is_plain else as_rgb(picture)), picture.info.get("icc_profile")
     buffer, name = io.BytesIO(), form.mime_type.removeprefix("image/")
@@ -136,12 +137,12 @@ def converted(data: bytes, form: Format) -> bytes:
 
 
 def encoded_length(data: bytes) -> int:
-    """How many characters of base64 some bytes become."""
+    """Return the length of the bytes as base64, in characters."""
     return (len(data) + 2) // 3 * 4
 
 
 def _preview(data: bytes, side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
-    """The largest, then finest form of a picture that fits: itself, else a JPEG of at most `side` pixels."""
+    """Return the picture unchanged if it fits; else the best JPEG of at most `side` pixels that fits."""
     with opened(data) as (found, picture):
         if found in (JPEG, PNG) and max(picture.size) <= side and encoded_length(data) <= characters:
             picture.load()
@@ -150,31 +151,31 @@ def _preview(data: bytes, side: int, characters: int, qualities: tuple[int, ...]
 
 
 def fitted(picture: "Image", side: int, characters: int, qualities: tuple[int, ...]) -> Preview:
-    """The largest, then finest JPEG of a picture that fits: at most `side` pixels, and `characters` of base64.
+    """Return the best JPEG of a picture that fits: at most `side` pixels, and `characters` of base64.
 
-    What fits in no form comes in the smallest.
+    Size is more important than quality. If no JPEG fits, the smallest is returned.
     """
-    *_, last = _until(characters, _ladder(picture, side, qualities))
+    *_, last = _until(characters, _smaller_and_smaller(picture, side, qualities))
     return last
 
 
-def _until(characters: int, steps: Iterator[Preview]) -> Iterator[Preview]:
-    """The steps down to the first that fits."""
-    for step in steps:
-        yield step
-        if encoded_length(step.bytes) <= characters:
+def _until(characters: int, candidates: Iterator[Preview]) -> Iterator[Preview]:
+    """Yield the candidates up to and including the first that fits."""
+    for each in candidates:
+        yield each
+        if encoded_length(each.bytes) <= characters:
             return
 
 
-def _ladder(picture: "Image", side: int, qualities: tuple[int, ...]) -> Iterator[Preview]:
-    """Ever smaller JPEGs of a picture: the quality goes down first, then the size."""
-    for share in SHRINK:
+def _smaller_and_smaller(picture: "Image", side: int, qualities: tuple[int, ...]) -> Iterator[Preview]:
+    """Yield smaller and smaller JPEGs of a picture: first with lower quality, then with a smaller size."""
+    for share in SCALES:
         size = round(side * share)
-        picture.draft("RGB", (size, size))  # libjpeg decodes at a half or a quarter where that is enough
+        picture.draft("RGB", (size, size))  # libjpeg decodes at a half or a quarter of the size, if that is enough
         picture.load()
         smaller = as_rgb(picture)
         smaller.thumbnail((size, size))
-        smaller.info.clear()  # Pillow would write the recipe into each preview again, however long it is
+        smaller.info.clear()  # else Pillow writes the recipe into each preview, and it may be long
         for quality in qualities:
             buffer = io.BytesIO()
             smaller.save(buffer, "JPEG", quality=quality, optimize=True)
@@ -182,16 +183,16 @@ def _ladder(picture: "Image", side: int, qualities: tuple[int, ...]) -> Iterator
 
 
 def _upright(picture: "Image") -> "Image":
-    """A copy of a picture, the right side up."""
+    """Return a copy of a picture, turned as its Exif says."""
     from PIL import ImageOps
 
-    with suppress(Exception):  # whatever a broken Exif brings Pillow to, the picture beside it is whole
+    with suppress(Exception):  # a broken Exif may raise anything in Pillow, but the picture itself is fine
         return ImageOps.exif_transpose(picture)
     return picture.copy()
 
 
 def as_rgb(picture: "Image") -> "Image":
-    """A picture as every JPEG can hold it: eight bits a colour, on white, the right side up."""
+    """Return a picture in the form that JPEG needs: eight bits per colour, on white, turned as its Exif says."""
     from PIL import Image
 
     upright = _upright(picture)
@@ -206,33 +207,33 @@ def as_rgb(picture: "Image") -> "Image":
 
 @contextmanager
 def opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
-    """A picture's format, and the picture, not decoded yet and not too large to be.
+    """Yield a picture's format, and the picture, which is not decoded yet. Its size was checked.
 
     Raises:
-        InvalidImageError: It is no picture, is damaged, or claims to be larger than any picture of the models.
+        InvalidImageError: It is not a picture, is damaged, or claims to be larger than any picture of the models.
     """
     from PIL import Image
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
     from PIL.WebPImagePlugin import WebPImageFile
 
-    # The format by its first bytes, and no other: Pillow's own search would try more, and only warn of some bombs.
+    # Only the format of the first bytes is tried. Pillow's own search tries more, and only warns of some bombs.
     kinds = {JPEG: JpegImageFile, PNG: PngImageFile, WEBP: WebPImageFile}
     found = recognise(data)
     if found is None:
-        raise InvalidImageError("is no picture")
+        raise InvalidImageError("is not a picture")
     try:
-        with kinds[found](io.BytesIO(without_side_data(data))) as picture:
+        with kinds[found](io.BytesIO(without_ancillary_parts(data))) as picture:
             _check_size(*picture.size)
             yield found, picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidImageError("claims a size that is too large to be true") from error
+        raise InvalidImageError("claims an impossibly large size") from error
     except InvalidImageError:
         raise
-    except Exception as error:  # of any kind: foreign bytes may bring a decoder to anything
+    except Exception as error:  # of any kind: bytes from outside may raise anything in a decoder
         raise InvalidImageError("is damaged") from error
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise InvalidImageError(f"claims to be {width} × {height} pixels, too large to be true")
+        raise InvalidImageError(f"claims to be {width} × {height} pixels, which is impossibly large")

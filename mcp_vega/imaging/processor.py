@@ -1,6 +1,6 @@
 """Works on picture bytes off the event loop, one picture at a time.
 
-Decoding takes the most memory and time of all that this server does; two at once would take twice of both.
+Decoding takes more memory and time than anything else in this server. Two decodings at the same time would double both.
 """
 
 import threading
@@ -23,14 +23,14 @@ class ImageProcessor:
 
     def __init__(self) -> None:
         self.limiter = anyio.CapacityLimiter(1)
-        # Whoever is cancelled leaves a thread behind, and the limiter lets the next one in.
+        # A cancelled call leaves its thread running, and the limiter already admits the next call.
         self._one = threading.Lock()
 
     async def measure(self, data: bytes) -> Measured:
-        """The format and size of a picture that the API sent.
+        """Return the format and size of a picture that the API sent.
 
         Raises:
-            UnreadableAnswer: It cannot be decoded to its end, or claims to be larger than any picture of the models.
+            UnreadableAnswer: It cannot be decoded completely, or claims to be larger than any picture of the models.
         """
         try:
             return await anyio.to_thread.run_sync(self._alone, preview.measure, data, limiter=self.limiter)
@@ -38,13 +38,13 @@ class ImageProcessor:
             raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
 
     async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
-        """As `preview.previews` makes them. Whoever is cancelled does not wait for them."""
+        """As `preview.previews`. A caller that is cancelled leaves immediately."""
         return await anyio.to_thread.run_sync(
             self._alone, preview.previews, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
         )
 
     async def sheet(self, data: list[bytes], mode: Mode, taken: int = 0) -> Sheet | None:
-        """As `sheet.sheet` makes it. Whoever is cancelled does not wait for it."""
+        """As `sheet.sheet`. A caller that is cancelled leaves immediately."""
         return await anyio.to_thread.run_sync(
             self._alone, sheet.sheet, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
         )
@@ -54,13 +54,13 @@ class ImageProcessor:
             return work(*arguments)
 
     async def preview(self, data: bytes, mode: Mode) -> Preview:
-        """A picture on its own, in a mode that is not `off`.
+        """Return the preview of one picture, in a mode that is not `off`.
 
         Raises:
-            GalleryError: It is no whole picture any more.
+            GalleryError: The file is no longer a complete picture.
         """
         for made in await self.previews([data], mode):
             if made:
                 return made
-        said = "The picture's file is no whole picture any more"
+        said = "The file is no longer a complete picture"
         raise GalleryError(said, next_step="Put the file back, or draw it again")

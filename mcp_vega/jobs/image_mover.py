@@ -59,7 +59,7 @@ class ImageMover:
 
     async def _move_back(self) -> None:
         now = self._config.clock()
-        images, copies = await self._locations.to_do(now - KEPT)
+        images, copies = await self._locations.pending(now - KEPT)
         for copy in [each for each in copies if each.location not in self._left][:AT_ONCE]:
             await self._delete(copy)
         if later := await self._in_later_stores(images):
@@ -97,7 +97,7 @@ class ImageMover:
             self._left.add(copy.location)
             return
         try:
-            if await self._images.is_whole(old):  # else it is the user's
+            if await self._images.is_intact(old):  # else it is the user's
                 await self._images.delete(copy.location)
         except GalleryError as error:
             logger.warning(error.what)

@@ -1,4 +1,4 @@
-"""The sandbox's state: an account, the calls it made and the state of each at a moment."""
+"""The sandbox's state: an account, its calls, and the state of each call at a given time."""
 
 import random
 import time
@@ -24,13 +24,13 @@ RESULT_SECONDS = 3600
 MEDIA_SECONDS = 7 * 24 * 3600
 COLD_START_SECONDS = 20
 NEVER = 10**9
-RETRY_SECONDS = 3  # until the next call is admitted, with the faults `429-retry-after` and `429-retry-date`
+RETRY_SECONDS = 3  # the pause that the faults `429-retry-after` and `429-retry-date` ask for
 TOO_SOON = "paid calls sooner than told"  # counted among the requests
 
 
 @dataclass
 class Call:
-    """One call that the sandbox took: times in seconds, multiplied by the account's speed; costs in US dollars."""
+    """A call that the sandbox accepted. Times are seconds, multiplied by the account's speed; costs are US dollars."""
 
     id: str
     slug: str
@@ -44,17 +44,17 @@ class Call:
     credits_left: Decimal
     seed: int
     pictures: int
-    key: str = field(repr=False)  # that it was made with: shown nowhere
+    key: str = field(repr=False)  # the API key of the call; it is shown nowhere
     error: str = ""
     status_requests: int = 0
 
     @property
     def done(self) -> float:
-        """When it ends, in the sandbox's time."""
+        """When the call ends, in the sandbox's time."""
         return self.created + self.queue_seconds + self.run_seconds
 
     def state(self, now: float) -> str:
-        """Its state at a moment."""
+        """Return the state of the call at a time."""
         if now < self.created + self.queue_seconds:
             return "QUEUED"
         if now < self.done:
@@ -64,7 +64,7 @@ class Call:
 
 @dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818  it says what happens to the call
-    """A request that is not answered with success: HTTP status, the API's words, headers, the fault that forms them."""
+    """Refuses a request: HTTP status, the API's message, headers, and the fault that gives the message an odd form."""
 
     status: int
     text: str = ""
@@ -73,31 +73,31 @@ class Refusal(Exception):  # noqa: N818  it says what happens to the call
 
 
 class Account:
-    """The account and its calls. All of its public state may be changed while the sandbox runs."""
+    """The account and its calls. All public attributes may be changed while the sandbox runs."""
 
     def __init__(
         self,
         *,
-        speed: float = 1,  # what the documented times are multiplied by: 0 answers at once
+        speed: float = 1,  # the documented times are multiplied by this; 0 answers immediately
         credits: Decimal = Decimal(10),  # noqa: A002  the API's word for the balance (US dollars)
-        rate_limit: int = 0,  # paid calls a minute; 0 is no limit
+        rate_limit: int = 0,  # paid calls per minute; 0 means no limit
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.speed = speed
         self.credits = credits
         self.rate_limit = rate_limit
-        self.history_status = 200  # what the request history answers with
+        self.history_status = 200  # the HTTP status of the request history's answers
         self.history = HistoryBehaviour()
-        self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # those that each route knows
-        self.faults: Sequence[str] = ()  # that every paid call meets, as if they stood in its prompt
+        self.models = {"v1": set(MODELS), "v2": set(MODELS)}  # the models of each route
+        self.faults: Sequence[str] = ()  # faults of every paid call, in addition to those in its prompt
         self.calls: dict[str, Call] = {}
-        self.requests = Counter[str]()  # to each endpoint
-        self.most_fetched = 0  # pictures that were being fetched at the same moment
+        self.requests = Counter[str]()  # the number of requests to each endpoint
+        self.most_fetched = 0  # the largest number of pictures that were fetched at the same time
         self.admitted = deque[float]()  # when the paid calls of the last minute came
         self._clock = clock
         self._skipped = 0.0
         self._fetched = 0
-        self._admits_from = 0.0  # as the last call that was refused for its rate was told
+        self._admits_from = 0.0  # the time that the last 429 gave for the next call
         self._prompts = Counter[str]()
 
     @property
@@ -106,13 +106,14 @@ class Account:
         return self._clock() + self._skipped
 
     def skip(self, seconds: float) -> None:
-        """Let time pass at once."""
+        """Move the sandbox's clock forward."""
         self._skipped += seconds
 
     def admit(self) -> None:
-        """Count a paid call against the rate limit; a `Refusal` says when the next one is admitted.
+        """Count a paid call against the rate limit. A call before the time that the last 429 gave counts as a mistake.
 
-        One that comes sooner than the last refusal allowed is counted as a mistake.
+        Raises:
+            Refusal: The limit is reached; it says when the next call is admitted.
         """
         if self.now < self._admits_from:
             self.requests[TOO_SOON] += 1
@@ -123,10 +124,11 @@ class Account:
         self.admitted.append(self.now)
 
     def take(self, route: str, slug: str, body: dict[str, Any], key: str) -> Call:
-        """Take a call that was made with a key, and book its charge.
+        """Accept a call, and charge it.
 
         Raises:
-            Refusal: A fault or a lack of credits; or (v1) the body is wrong. v2 queues a wrong body and fails it later.
+            Refusal: A fault refuses the call, the credits are used up, or (v1) the body is invalid. v2 queues a call
+                with an invalid body, and the job fails later.
         """
         faults = self._faults_of(body.get("prompt"))
         if self.credits <= 0:
@@ -163,21 +165,25 @@ class Account:
         return call
 
     def _faults_of(self, prompt: object) -> Faults:
-        """The faults that a call meets, unless one refuses it; counts its prompt as sent."""
+        """Return the faults of a call, and count its prompt as sent.
+
+        Raises:
+            Refusal: One of the faults refuses the call, or is not known.
+        """
         faults = Faults(prompt, self._prompts[str(prompt)], self.faults)
         self._prompts[str(prompt)] += 1
         if name := faults.unknown():
-            raise Refusal(400, f"The sandbox knows no fault {name!r}; GET /_sandbox lists those it knows")
+            raise Refusal(400, f"The sandbox has no fault {name!r}; GET /_sandbox lists all faults")
         if refusal := self._refusal(faults):
             raise refusal
         return faults
 
     def _refusal(self, faults: Faults) -> Refusal | None:
-        """What refuses a call, if one of its faults does."""
+        """Return the refusal of a call, if one of its faults refuses it."""
         if "429-retry-after" in faults:
             return self._rate_limited(self.now + RETRY_SECONDS, {"retry-after": str(RETRY_SECONDS)})
         if "429-retry-date" in faults:
-            until = ceil(self.now + RETRY_SECONDS)  # such a date has whole seconds
+            until = ceil(self.now + RETRY_SECONDS)  # an HTTP date has whole seconds
             return self._rate_limited(until, {"retry-after": formatdate(until, usegmt=True)})
         form = next((name for name in (*ERRORS, *ERROR_TEXTS) if name in faults), "")
         status = faults.status() or (400 if form else None)
@@ -186,13 +192,17 @@ class Account:
         return Refusal(status, INVALID if form else "", form=form) if status else None
 
     def _rate_limited(self, until: float, headers: Mapping[str, str] | None = None) -> Refusal:
-        """The refusal of a call before a moment; the documented header says when that is, unless others do."""
+        """Return the refusal of all calls before `until`. The documented header says that time, unless others do."""
         self._admits_from = until
         moment = datetime.fromtimestamp(until, UTC).replace(tzinfo=None).isoformat()
         return Refusal(429, "Rate limit exceeded", headers or {"x-rate-limit-reset-at-utc": moment})
 
     def record(self, request_id: str) -> Call:
-        """A call, while the API keeps its record: for an hour after its end. A `Refusal` else."""
+        """Return a call; the API keeps it for an hour after its end.
+
+        Raises:
+            Refusal: There is no such call any more.
+        """
         call = self.calls.get(request_id)
         kept = 0 if call and "expired" in call.faults else RESULT_SECONDS
         if call is None or self.now > call.done + kept:
@@ -200,7 +210,11 @@ class Account:
         return call
 
     def media(self, request_id: str, index: int) -> Call:
-        """A call, while its picture is there: for seven days after its end. A `Refusal` else."""
+        """Return the call of a picture; the API keeps the picture for seven days after the end of the call.
+
+        Raises:
+            Refusal: There is no such picture now.
+        """
         call = self.calls.get(request_id)
         if call is None or index >= call.pictures or not call.done <= self.now <= call.done + MEDIA_SECONDS:
             raise Refusal(404, "Not found")
@@ -208,7 +222,7 @@ class Account:
 
     @contextmanager
     def fetching(self) -> Generator[None]:
-        """Count a picture that is being fetched."""
+        """Count a picture as being fetched within the block."""
         self._fetched += 1
         self.most_fetched = max(self.most_fetched, self._fetched)
         try:
@@ -218,12 +232,16 @@ class Account:
 
 
 def no_record(request_id: str) -> Refusal:
-    """What is said to an id that is not known, or not any more."""
+    """Return the refusal for an id that is unknown or has expired."""
     return Refusal(404, f"Request {request_id} not found")
 
 
 def _parse(slug: str, body: dict[str, Any]) -> Parameters:
-    """The body's parameters, without names that are not the model's; a `Refusal` is what v1 says to a wrong one."""
+    """Return the parameters in the body, without names that the model does not have.
+
+    Raises:
+        Refusal: The body is invalid; this is v1's answer to it.
+    """
     model = MODELS[slug]
     try:
         return model.model_validate({name: value for name, value in body.items() if name in model.model_fields})

@@ -1,11 +1,11 @@
-"""The sandbox's routes: what a client of the Segmind API meets, in the order the API checks things.
+"""The sandbox's routes. They check a request in the same order as the Segmind API.
 
 POST /v1/{slug}                                draw and wait
 POST /v2/{slug}                                queue a job
 GET  /v2/requests/{id}/status, …/{id}          its status, its result
 GET  /generations/{id}-{k}.jpeg                a picture, public
 GET  /v1/get-user-credits                      the balance
-GET  /inference-request/request-history[/{id}] the key's own calls, newest first
+GET  /inference-request/request-history[/{id}] the calls made with this key, newest first
 GET  /_sandbox, POST /_sandbox                 the sandbox itself: see `control`
 """
 
@@ -26,7 +26,7 @@ from starlette.routing import Route
 from mcp_vega.sandbox import painter, responses
 from mcp_vega.sandbox.account import Account, Call, Refusal, no_record
 from mcp_vega.sandbox.control import Control
-from mcp_vega.sandbox.faults import FOREIGN
+from mcp_vega.sandbox.faults import OTHER_HOST
 from mcp_vega.sandbox.history import HistoryRows, RequestHistory, history_rows
 from mcp_vega.sandbox.odd_answers import (
     FAILED_UNDER_200,
@@ -53,7 +53,7 @@ cached_paint = lru_cache(maxsize=64)(painter.paint)
 def build_sandbox(
     account: Account, *, paint: Paint = cached_paint, history_rows: HistoryRows = history_rows
 ) -> Starlette:
-    """The sandbox as an ASGI application; `paint` is called in a thread."""
+    """Return the sandbox as an ASGI application; `paint` is called in a thread."""
     api, history, control = _Api(account, paint), RequestHistory(account, history_rows), Control(account)
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return Starlette(
@@ -78,14 +78,14 @@ async def _refused(_: Request, refusal: Any) -> Response:
 
 
 class _Api:
-    """The endpoints over one account."""
+    """The endpoints of one account."""
 
     def __init__(self, account: Account, paint: Paint) -> None:
         self._account = account
         self._paint = paint
 
     def with_key(self, endpoint: Endpoint) -> Endpoint:
-        """An endpoint that is counted, and answers only to a key."""
+        """Return an endpoint that counts its requests and requires a key."""
 
         async def checked(request: Request) -> Response:
             self._account.requests[f"{request.method} {endpoint.__name__}"] += 1
@@ -131,7 +131,7 @@ class _Api:
         return await with_faults(call, request, Json(responses.submission(call, base_url(request))))
 
     async def _take(self, request: Request, route: str) -> Call:
-        """A paid call after all the checks, in the API's order."""
+        """Check a paid call, in the same order as the API, and accept it."""
         slug = request.path_params["slug"]
         if request.method != "POST":
             raise Refusal(405)
@@ -147,7 +147,7 @@ class _Api:
             raise Refusal(400, "The request body must be a JSON object")
         return self._account.take(route, slug, body, request.headers["x-api-key"])
 
-    # ---- questions ----
+    # ---- free requests ----
 
     async def status(self, request: Request) -> Response:
         call = self._account.record(request.path_params["id"])
@@ -181,7 +181,7 @@ class _Api:
         return responses.shaped(call, base_url(request), shape, await self._base64_pictures(call))
 
     async def media(self, request: Request) -> Response:
-        # It is public: a key that comes along is counted as a mistake.
+        # Pictures are public, so a client must not send its key here. If it does, that is counted as a mistake.
         self._account.requests["GET media"] += 1
         self._account.requests["GET media with key"] += "x-api-key" in request.headers
         index = request.path_params["index"]
@@ -189,7 +189,7 @@ class _Api:
         if "media-403" in call.faults:
             raise Refusal(403)
         if "media-redirect" in call.faults:
-            return RedirectResponse(f"{FOREIGN}{request.url.path}")
+            return RedirectResponse(f"{OTHER_HOST}{request.url.path}")
         with self._account.fetching():
             if "media-slow" in call.faults:
                 await anyio.sleep(MEDIA_SLOW_SECONDS)
@@ -205,7 +205,7 @@ class _Api:
         return [b64encode(await self._picture(call, index)).decode() for index in range(call.pictures)]
 
     async def _picture(self, call: Call, index: int, *, small: bool = False) -> bytes:
-        """A picture of a call, or a thumbnail of it, as its faults would have it."""
+        """Return a picture of a call, or its thumbnail, changed as the faults ask for."""
 
         def paint() -> bytes:
             data = self._paint(str(call.body.get("prompt")), call.seed, index)

@@ -1,11 +1,11 @@
-"""The sandbox itself: what it knows, and what may be changed while it runs.
+"""Endpoints that show the sandbox's state, and change it while it runs.
 
-GET  /_sandbox   balance, calls, counts of requests, how many pictures were fetched at the same moment at most,
+GET  /_sandbox   balance, calls, numbers of requests, the largest number of pictures fetched at the same time,
                  the history's behaviour, models, faults
 POST /_sandbox   change: {"skip": seconds, "credits": usd, "speed": x, "rate_limit": n,
-                 "faults": [those that every paid call meets, as if they stood in its prompt],
-                 "models": {"v1" or "v2": [those that the route knows]},
-                 "history_status": what the request history answers with,
+                 "faults": [faults of every paid call, in addition to those in its prompt],
+                 "models": {"v1" or "v2": [models of the route]},
+                 "history_status": HTTP status of the request history's answers,
                  "history": {attributes of `HistoryBehaviour`}}
 """
 
@@ -33,7 +33,7 @@ class Control:
         self._account = account
 
     async def inspect(self, _: Request) -> Response:
-        """All that is known."""
+        """Answer with the complete state."""
         account, now = self._account, self._account.now
         calls = [
             {"id": call.id, "model": call.slug, "route": call.route, "state": call.state(now), "body": call.body}
@@ -52,7 +52,11 @@ class Control:
         return Json(state)
 
     async def change(self, request: Request) -> Response:
-        """Change what is named; a `Refusal` is what is said to a wrong name or value, and nothing is changed then."""
+        """Change the named settings, and answer with the state.
+
+        Raises:
+            Refusal: A name or a value is wrong. Then nothing is changed.
+        """
         change: dict[str, Any] = await request.json()
         values = {name: self._read(name, value) for name, value in change.items()}
         self._account.skip(values.pop("skip", 0))
@@ -74,19 +78,19 @@ class Control:
 def _read_faults(_: Account, value: Any) -> list[str]:
     names = _NAMES.validate_python(value)
     if unknown := [name for name in names if not is_known(name)]:
-        raise ValueError(f"The sandbox knows no fault {unknown[0]!r}; GET /_sandbox lists those it knows")
+        raise ValueError(f"The sandbox has no fault {unknown[0]!r}; GET /_sandbox lists all faults")
     return names
 
 
 def _read_models(account: Account, value: Any) -> dict[str, set[str]]:
-    """The models of every route, with those changed that are named."""
+    """Return the models of all routes; `value` replaces those of the routes that it names."""
     changed = _MODELS.validate_python(value)
     if not changed.keys() <= account.models.keys() or not set[str]().union(*changed.values()) <= set(MODELS):
-        raise ValueError(f"models: gives v1, v2 or both a list of models; known: {', '.join(MODELS)}")
+        raise ValueError(f"models: must give v1, v2 or both a list of models; known: {', '.join(MODELS)}")
     return account.models | changed
 
 
-# What may be changed, and how its JSON is read.
+# The settings that may be changed, and how to read each from JSON.
 READERS: dict[str, Callable[[Account, Any], Any]] = {
     "skip": lambda _, value: float(value),
     "credits": lambda _, value: Decimal(str(float(value))),

@@ -1,4 +1,4 @@
-"""The request history: the calls that were made with the key that asks, newest first, as far as it behaves."""
+"""The request history: the calls made with a key, newest first. `HistoryBehaviour` says how it may misbehave."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,27 +12,27 @@ from starlette.responses import Response
 
 from mcp_vega.sandbox.account import Account, Call, Refusal
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour, Inputs
+from mcp_vega.sandbox.other_account import calls_of_other_account
 from mcp_vega.sandbox.responses import Json, base_url, media_urls
-from mcp_vega.sandbox.stranger import stranger_calls
 
 LARGEST_PAGE = 100
-DAYS = 31  # the longest span that may be asked about
-CUT_LENGTH = 40  # characters that are left of inputs that are cut
+DAYS = 31  # the longest range of dates that a query may have
+CUT_LENGTH = 40  # the length of inputs that are cut off, in characters
 TITLES = {"segmind-vega": "Segmind Vega", "segmind-vega-rt-v1": "Segmind Vega RT"}
 FAILURE: dict[str, Any] = {"error": "The request history cannot be read at the moment", "data": []}
 
-HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]  # from a call, the sandbox's own address and the time
+HistoryRows = Callable[[Call, str, float], list[dict[str, Any]]]  # from a call, the sandbox's own URL and the time
 
 
 class RequestHistory:
-    """The history's endpoints over one account."""
+    """The history's endpoints of one account."""
 
     def __init__(self, account: Account, history_rows: HistoryRows) -> None:
         self._account = account
         self._history_rows = history_rows
 
     async def history(self, request: Request) -> Response:
-        """A page of the rows that the query asks for."""
+        """Answer with a page of the rows that match the query."""
         self._check()
         behaviour, asked = self._account.history, _read(request.query_params, self._account)
         if behaviour.error:
@@ -51,7 +51,7 @@ class RequestHistory:
         return self._answer({**body, "total": len(rows)} if behaviour.total else body)
 
     async def history_entry(self, request: Request) -> Response:
-        """The first row of one call, of any age."""
+        """Answer with the first row of one call, of any age."""
         self._check()
         if self._account.history.error:
             return self._answer(FAILURE)
@@ -65,16 +65,16 @@ class RequestHistory:
             raise Refusal(self._account.history_status)
 
     def _calls(self, request: Request) -> list[Call]:
-        """The calls that are told of to the key of a request."""
+        """Return the calls that the history shows to the key of a request."""
         behaviour, now = self._account.history, self._account.now
         if behaviour.account == "another":
-            calls = stranger_calls(now)
+            calls = calls_of_other_account(now)
         else:
             calls = [call for call in self._account.calls.values() if call.key == request.headers["x-api-key"]]
         return [call for call in calls if call.created + behaviour.late <= now]
 
     def _rows(self, call: Call, request: Request) -> list[dict[str, Any]]:
-        """The rows of a call, changed as the history behaves."""
+        """Return the rows of a call, changed as the history's behaviour says."""
         behaviour = self._account.history
         changes: dict[str, Any] = {}
         if behaviour.models != "slugs":
@@ -88,27 +88,31 @@ class RequestHistory:
         return [{**row, **changes} for row in rows]
 
     def _answer(self, body: dict[str, Any]) -> Response:
-        """An answer that is dated as the history behaves."""
+        """Return an answer, with or without a `Date` header as the history's behaviour says."""
         behaviour = self._account.history
-        said = formatdate(self._account.now + behaviour.date_off, usegmt=True)
-        return Json(body, headers={"date": said} if behaviour.date else None)
+        date_header = formatdate(self._account.now + behaviour.date_off, usegmt=True)
+        return Json(body, headers={"date": date_header} if behaviour.date else None)
 
 
 @dataclass(frozen=True)
 class _Query:
-    """What a page of the history is asked for."""
+    """The query for a page of the history."""
 
     page: int
     per_page: int
-    since: str  # a day
-    until: str
+    since: str  # a day, such as 2026-11-20
+    until: str  # a day
     model: str
     status: str
     newest_first: bool
 
 
 def _read(query: Mapping[str, str], account: Account) -> _Query:
-    """What a query asks for; a `Refusal` is what the API says to a wrong one."""
+    """Read a query.
+
+    Raises:
+        Refusal: The query is invalid; this is the API's answer to it.
+    """
     now, behaviour = account.now, account.history
     since = query.get("from_date") or _day(now - 7 * 24 * 3600)
     until = query.get("to_date") or _day(now)
@@ -135,7 +139,7 @@ def _read(query: Mapping[str, str], account: Account) -> _Query:
 
 
 def history_rows(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-    """A call in the request history: one row per picture, each with the whole cost."""
+    """Return a call's rows in the request history: one row per picture, each with the cost of the complete call."""
     state = call.state(now)
     row = {
         "request_id": call.id,
@@ -156,7 +160,7 @@ def _model_name(call: Call, behaviour: HistoryBehaviour) -> str:
 
 
 def _inputs(call: Call, form: Inputs) -> str | None:
-    """The body of a call as a row shows it."""
+    """Return the body of a call in the form in which a row shows it."""
     body = call.body
     if form == "missing":
         return None

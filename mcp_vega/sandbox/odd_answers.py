@@ -1,4 +1,4 @@
-"""What faults make of answers: tables from a fault's name to the odd form of a figure, a state, an error, a picture."""
+"""The odd answers that faults cause: tables from a fault to the odd form of a cost, a state, an error or a picture."""
 
 import io
 import json
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageCms
 
-from mcp_vega.sandbox.faults import FOREIGN, Faults
+from mcp_vega.sandbox.faults import OTHER_HOST, Faults
 
-PROFILE_BYTES = 3_000_000  # of a colour profile that is packed into a few thousand
+PROFILE_BYTES = 3_000_000  # the size of a colour profile, which is compressed to a few thousand bytes
 HUGE_BYTES = 30_000_000
 MIME_LINE = 76  # characters of base64 on a line of an e-mail
 THUMBNAIL_SIDE = 256  # pixels
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 def changed(value: T, faults: Faults, changes: Mapping[str, Callable[[T], T]]) -> T:
-    """A value after every change that the faults ask for."""
+    """Return a value after every change that the faults ask for."""
     for name, change in changes.items():
         if name in faults:
             value = change(value)
     return value
 
 
-# ---- figures, in US dollars; a text stays one in JSON, too ----
+# ---- cost and balance, in US dollars; a text stays a text in JSON ----
 
 COSTS: dict[str, Callable[[Decimal | str], Decimal | str]] = {
     "cost-comma": lambda cost: str(cost).replace(".", ","),
@@ -53,16 +53,16 @@ STATES = {
     "error-upper": {"FAILED": "ERROR"},
     "failed-422": {"FAILED": "failed"},
 }
-# With these a failed job is told of under 200.
+# With these faults, the status request of a failed job is answered with 200.
 FAILED_UNDER_200 = ("silent-error", "error-upper")
 
 
 def state_word(state: str, faults: Faults) -> str:
-    """The word that is said for a documented state."""
+    """Return the word that an answer has for a documented state."""
     return next((words[state] for name, words in STATES.items() if name in faults and state in words), state)
 
 
-# ---- errors: what the body of a refusal is ----
+# ---- errors: the body of a refusal ----
 
 INVALID = "seed: must be at most 999999999999999"
 ERRORS: dict[str, Callable[[str], Any]] = {
@@ -72,7 +72,7 @@ ERRORS: dict[str, Callable[[str], Any]] = {
     "error-list": lambda text: [text],
     "error-huge": lambda text: {"error": text + "; at layer 7" * (HUGE_BYTES // 12)},
 }
-# The types and the bodies of those that are no JSON.
+# The content types and the bodies of errors that are not JSON.
 ERROR_TEXTS = {
     "error-text": ("text/plain", "{}"),
     "error-xml": ("application/xml", '<?xml version="1.0"?><Error><Code>400</Code><Message>{}</Message></Error>'),
@@ -80,7 +80,7 @@ ERROR_TEXTS = {
 
 
 def odd_error(name: str, text: str) -> tuple[str, str]:
-    """The body of an error, and its content type."""
+    """Return the body of an error, and its content type."""
     if name in ERROR_TEXTS:
         kind, form = ERROR_TEXTS[name]
         return form.format(text), kind
@@ -92,10 +92,10 @@ def odd_error(name: str, text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _png_with_profile(data: bytes) -> bytes:
-    """A picture as a PNG whose colour profile is right, and far larger than any needs to be."""
+    """Return a picture as a PNG with a colour profile that is valid, but far larger than necessary."""
     srgb = ImageCms.createProfile("sRGB")  # pyright: ignore[reportUnknownVariableType]  Pillow's
     profile = ImageCms.ImageCmsProfile(srgb).tobytes()  # pyright: ignore[reportUnknownArgumentType]
-    # A profile begins with its size; what follows its last table is padding.
+    # A profile begins with its size. Bytes after its last table are padding.
     profile = PROFILE_BYTES.to_bytes(4, "big") + profile[4:].ljust(PROFILE_BYTES - 4, b"\0")
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as picture:
@@ -105,7 +105,7 @@ def _png_with_profile(data: bytes) -> bytes:
 
 @lru_cache(maxsize=16)
 def thumbnail(data: bytes) -> bytes:
-    """A small copy of a picture, as a JPEG."""
+    """Return a small copy of a picture, as a JPEG."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as picture:
         picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -117,7 +117,7 @@ PICTURES: dict[str, Callable[[bytes], bytes]] = {
     "png-profile": _png_with_profile,
     "trailing": lambda data: data + b"\0" * 512 + b"\r\n<!-- cached -->\r\n",
     "truncated": lambda data: data[: len(data) // 2],
-    "not-image": lambda _: b"This is no picture.",
+    "not-image": lambda _: b"This is not a picture.",
     "empty": lambda _: b"",
 }
 PICTURE_HEADERS = {
@@ -129,19 +129,19 @@ PICTURE_HEADERS = {
 
 
 def picture_headers(faults: Faults) -> dict[str, str]:
-    """The headers of an answer that is a picture."""
+    """Return the headers of an answer that is a picture."""
     headers = {"content-type": "image/jpeg"}
     for name, odd in PICTURE_HEADERS.items():
         headers |= odd if name in faults else {}
     return headers
 
 
-# ---- bodies: where the pictures stand in them ----
+# ---- bodies: where the pictures are in them ----
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a body may say of the pictures of a call: their addresses, their base64, and the call's own addresses."""
+    """The parts of a body with pictures: their URLs, the pictures as base64, and the URLs of the call itself."""
 
     urls: list[str]
     texts: list[str]
@@ -149,7 +149,7 @@ class Drawn:
 
 
 def one_or_list(texts: Sequence[str]) -> str | Sequence[str]:
-    """Texts as the API writes them where there may be several."""
+    """Return a list of texts, or the text alone if there is only one, as the API does."""
     return texts if len(texts) > 1 else "".join(texts)
 
 
@@ -158,7 +158,7 @@ def _in_lines(text: str) -> str:
 
 
 Shape = Callable[[Drawn], Any]
-# What stands in the field `image` for the base64 of a picture.
+# What the field `image` contains instead of the plain base64 of a picture.
 TEXTS: dict[str, Callable[[str], str]] = {
     "data-uri": lambda text: f"DATA:image/jpeg;base64,{text}",
     "base64-urlsafe": lambda text: text.translate(str.maketrans("+/", "-_", "=")),
@@ -174,13 +174,13 @@ SHAPES: dict[str, Shape] = {
     "among-urls": lambda drawn: {
         **drawn.links,
         "documentation": "https://docs.segmind.com/",
-        "model": {"page": "https://www.segmind.com/models/segmind-vega", "logo": f"{FOREIGN}/logo.png"},
+        "model": {"page": "https://www.segmind.com/models/segmind-vega", "logo": f"{OTHER_HOST}/logo.png"},
         "result": drawn.urls,
     },
     "thumbnails": lambda drawn: {"images": [{"url": url, "thumbnail": f"{url}?thumbnail=1"} for url in drawn.urls]},
     "b64-json": lambda drawn: {"data": [{"b64_json": text} for text in drawn.texts]},
 }
-# Those of v2 alone.
+# Shapes that only v2 has.
 RESULT_SHAPES: dict[str, Shape] = {
     "output-list": lambda drawn: {"output": drawn.urls},
     "output-object": lambda drawn: {"output": {"url": drawn.urls[0]}},
@@ -190,7 +190,7 @@ RESULT_SHAPES: dict[str, Shape] = {
 
 
 def shape_of(faults: Faults, route: str) -> Shape | None:
-    """The shape that the body with the pictures has; None where it is the documented one."""
+    """Return the shape of the body with the pictures; None if it is the documented shape."""
     if any(name in faults for name in TEXTS):
         return lambda drawn: {"image": one_or_list([changed(text, faults, TEXTS) for text in drawn.texts])}
     shapes = SHAPES | RESULT_SHAPES if route == "v2" else SHAPES

@@ -1,4 +1,4 @@
-"""Pictures for the sandbox: a landscape that prompt and seed decide, with a small mark that says where it is from."""
+"""Paints the sandbox's pictures: a landscape that depends on prompt and seed, with a small SANDBOX mark."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ PALETTES: dict[str, Palette] = {
     "fire": ((52, 8, 24), (238, 84, 36), (255, 214, 110), (150, 40, 42), (30, 6, 16)),
     "aurora": ((4, 18, 40), (24, 110, 110), (190, 255, 220), (20, 70, 86), (4, 18, 28)),
 }
-# The words of a prompt that choose a palette; without one, the seed does.
+# The words of a prompt that choose a palette. Without such a word it is random, but the same for prompt and seed.
 WORDS = {
     "dusk": ("dusk", "sunset", "evening", "twilight", "autumn"),
     "dawn": ("dawn", "sunrise", "morning", "spring", "blossom"),
@@ -37,13 +37,13 @@ WATER = ("sea", "lake", "lighthouse", "ocean", "river", "harbour", "harbor", "be
 
 
 def paint(prompt: str, seed: int, index: int = 0) -> bytes:
-    """A picture of 1024 × 1024 pixels as JPEG bytes: the same for the same arguments and the same Pillow.
+    """Return a picture of 1024 × 1024 pixels as JPEG bytes: the same for the same arguments and the same Pillow.
 
-    The words of the prompt choose palette and water, all of it decides the shapes. `index` is that of several samples
-    of one seed.
+    Some words of the prompt choose the palette and the water. The shapes depend on prompt, seed and `index`, which is
+    the number of the sample.
     """
     digest = hashlib.sha256(f"{index}:{seed}:{prompt}".encode("utf-8", "replace")).digest()
-    rng = random.Random(digest)  # noqa: S311  a picture, no secret
+    rng = random.Random(digest)  # noqa: S311  a picture, not a secret
     drawn = rng.choice(sorted(PALETTES))
     name = next((name for name, words in WORDS.items() if _has(prompt, words)), drawn)
     palette = high, low, light, _, near = PALETTES[name]
@@ -73,7 +73,7 @@ def _mix(one: Colour, other: Colour, share: float) -> Colour:
 
 
 def _sky(rng: random.Random, high: Colour, low: Colour, horizon: int) -> Image.Image:
-    """Its colours from top to bottom, and the darker they are, the more stars."""
+    """Return a sky with its colours from top to bottom. The darker it is, the more stars it has."""
     column = Image.new("RGB", (1, SIDE))
     for y in range(SIDE):
         column.putpixel((0, y), _mix(high, low, min(y / horizon, 1) ** 1.3))
@@ -101,7 +101,7 @@ def _glow(picture: Image.Image, centre: tuple[int, int], radius: int, light: Col
 
 
 def _ridge(rng: random.Random, base: float, height: float) -> list[tuple[float, float]]:
-    """A skyline as points from left to right: waves of ever smaller length and height."""
+    """Return a skyline as points from left to right: a sum of waves, each shorter and lower than the one before."""
     waves = [
         (rng.uniform(0.7, 1.3) * 2**octave, height * 0.5**octave, rng.uniform(0, 2 * math.pi)) for octave in range(1, 8)
     ]
@@ -125,7 +125,7 @@ def _hills(picture: Image.Image, rng: random.Random, horizon: int, colours: Pale
 
 
 def _water(picture: Image.Image, rng: random.Random, horizon: int, sun: int, light: Colour) -> None:
-    """The sky and the hills once more, upside down and darker, with a path of light under the sun."""
+    """Paint the reflection of sky and hills: upside down and darker, with a path of light under the sun."""
     shore = horizon + 36
     depth = SIDE - shore
     above = picture.crop((0, max(shore - depth, 0), SIDE, shore)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
@@ -180,7 +180,7 @@ def _lighthouse(picture: Image.Image, rng: random.Random, horizon: int, near: Co
 
 
 def _mark(picture: Image.Image) -> Image.Image:
-    """The picture with the word SANDBOX in the lower right corner."""
+    """Return the picture with the word SANDBOX in the lower right corner."""
     font = ImageFont.load_default(20)
     draw = ImageDraw.Draw(picture, "RGBA")
     left, top, right, bottom = draw.textbbox((SIDE - 20, SIDE - 18), "SANDBOX", font=font, anchor="rs")

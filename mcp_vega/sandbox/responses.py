@@ -1,4 +1,4 @@
-"""What the sandbox answers with: bodies and headers as the API documents them, errors, and what faults make of them."""
+"""The sandbox's answers: bodies and headers as the API documents them, errors, and the changes that faults cause."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -11,34 +11,34 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 
 from mcp_vega.sandbox import odd_answers
 from mcp_vega.sandbox.account import Call
-from mcp_vega.sandbox.faults import FOREIGN
+from mcp_vega.sandbox.faults import OTHER_HOST
 from mcp_vega.sandbox.odd_answers import BALANCES, COSTS, Drawn, Shape, changed, state_word
 
-HTML_STATUSES = (403, 405, 502, 504)  # those of the gateway before the API
+HTML_STATUSES = (403, 405, 502, 504)  # the statuses that come from the gateway in front of the API
 
 
 class Json(JSONResponse):
-    """JSON in plain ASCII, so that it can echo whatever text came in."""
+    """JSON in plain ASCII, so that it can contain any text of a request."""
 
     def render(self, content: Any) -> bytes:  # noqa: D102  Starlette's
         return json.dumps(content).encode("ascii")
 
 
 def base_url(request: Request) -> str:
-    """The sandbox's own address, as the client wrote it."""
+    """Return the sandbox's own URL, as the client wrote it."""
     return str(request.base_url).rstrip("/")
 
 
 def error(status: int, text: str = "", headers: Mapping[str, str] | None = None, form: str = "") -> Response:
-    """An error in the API's envelope, or as the fault `form` has it.
+    """Return an error in the API's form, or in the odd form of the fault `form`.
 
-    Without a text, one of the gateway's statuses is an HTML page, and a redirect names another host.
+    Without a text, the gateway's statuses have an HTML page. A redirect names another host.
     """
     if form:
         body, kind = odd_answers.odd_error(form, text)
         return Response(body, status, headers, kind)
     if 300 <= status < 400:
-        headers = {"location": f"{FOREIGN}/v1"}
+        headers = {"location": f"{OTHER_HOST}/v1"}
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
     if status in HTML_STATUSES and not text:
         page = f"<html><head><title>{status} {phrase}</title></head><body>{phrase}</body></html>"
@@ -47,7 +47,7 @@ def error(status: int, text: str = "", headers: Mapping[str, str] | None = None,
 
 
 async def with_faults(call: Call, request: Request, response: Response) -> Response:
-    """The response to a paid call that ran, as its faults would have it arrive."""
+    """Return the response to a paid call that ran, changed as its faults ask for."""
     if status := call.faults.status("-after"):
         return error(status)
     if "hang" in call.faults:
@@ -65,23 +65,23 @@ async def with_faults(call: Call, request: Request, response: Response) -> Respo
 
 async def _half(data: bytes) -> AsyncIterator[bytes]:
     yield data[: len(data) // 2]
-    raise ConnectionResetError("the fault that was asked for")
+    raise ConnectionResetError("the fault `cut`")
 
 
 def failure(call: Call) -> Response:
-    """The response to a v1 call whose drawing failed."""
+    """Return the response to a call whose drawing failed or was not allowed."""
     if "nsfw-200" in call.faults:
         return Json({"success": False, "message": call.error})
     return error(400 if "moderation" in call.faults else 500, call.error)
 
 
 def _reported(call: Call) -> tuple[Decimal | str, Decimal | str]:
-    """The cost of a call and the balance after it, as they are told."""
+    """Return the cost of a call and the balance after it, in the form in which the answer reports them."""
     return changed(call.cost, call.faults, COSTS), changed(call.credits_left, call.faults, BALANCES)
 
 
 def receipt_headers(call: Call) -> dict[str, str]:
-    """The headers that report what a finished v1 call cost."""
+    """Return the headers that report the cost of a finished v1 call."""
     if "no-cost" in call.faults:
         return {"x-request-id": call.id}
     cost, credits_left = _reported(call)
@@ -95,8 +95,8 @@ def receipt_headers(call: Call) -> dict[str, str]:
 
 
 def submission(call: Call, base: str) -> dict[str, Any]:
-    """The body of the response to a job that was queued; `base` is the sandbox's own address."""
-    host = FOREIGN if "status-foreign" in call.faults else base
+    """Return the body of the response to a job that was queued; `base` is the sandbox's own URL."""
+    host = OTHER_HOST if "status-foreign" in call.faults else base
     status_url = f"{host}/v2/requests/{call.id}/status"
     return {
         "request_id": call.id,
@@ -108,7 +108,7 @@ def submission(call: Call, base: str) -> dict[str, Any]:
 
 
 def status(call: Call, now: float) -> dict[str, Any]:
-    """The body of a job's status at a moment."""
+    """Return the body of a job's status at a time."""
     state = call.state(now)
     metrics: dict[str, float | str] = {}
     if state == "COMPLETED" and "no-cost" not in call.faults:
@@ -124,18 +124,18 @@ def status(call: Call, now: float) -> dict[str, Any]:
     return body | {"error": call.error} if state == "FAILED" else body
 
 
-def _in_json(figure: Decimal | str) -> float | str:
-    return float(figure) if isinstance(figure, Decimal) else figure
+def _in_json(amount: Decimal | str) -> float | str:
+    return float(amount) if isinstance(amount, Decimal) else amount
 
 
 def media_urls(call: Call, base: str) -> list[str]:
-    """Where the pictures of a call are."""
-    host = FOREIGN if "media-foreign" in call.faults else base
+    """Return the URLs of a call's pictures."""
+    host = OTHER_HOST if "media-foreign" in call.faults else base
     return [f"{host}/generations/{call.id}-{index}.jpeg" for index in range(call.pictures)]
 
 
 def result(call: Call, base: str) -> dict[str, Any]:
-    """The body of a completed job's result."""
+    """Return the body of a completed job's result."""
     urls = media_urls(call, base)
     files = [
         {"url": url, "content_type": "image/jpeg", "file_name": url.rpartition("/")[2], "file_size": 0} for url in urls
@@ -151,7 +151,7 @@ def result(call: Call, base: str) -> dict[str, Any]:
 
 
 def shaped(call: Call, base: str, shape: Shape, pictures: list[str]) -> Any:
-    """The body with the pictures of a call in an odd shape; `pictures` are in base64."""
+    """Return the body with the pictures of a call in an odd shape; `pictures` are base64."""
     links = {name: url for name, url in submission(call, base).items() if name.endswith("_url")}
     body = shape(Drawn(media_urls(call, base), pictures, links))
     if call.route == "v1" or not isinstance(body, dict):

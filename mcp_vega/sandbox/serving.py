@@ -1,4 +1,4 @@
-"""The sandbox on a port of this machine, in the loop that is already running."""
+"""Serves the sandbox on a port of this machine, in the event loop that is already running."""
 
 import socket
 from collections.abc import AsyncGenerator, Generator
@@ -10,25 +10,25 @@ from starlette.applications import Starlette
 
 
 class EmbeddedServer(uvicorn.Server):
-    """A server that leaves the signals to the program it runs in."""
+    """A server that does not handle signals; the program around it does."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Take none, where uvicorn would take SIGINT and SIGTERM."""
+        """Do nothing; uvicorn would handle SIGINT and SIGTERM here."""
         yield
 
 
 @asynccontextmanager
 async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
-    """Serve until the block ends, at the URL that is yielded; port 0 takes a free one.
+    """Serve until the block ends, at the URL that is yielded. Port 0 picks a free port.
 
     Raises:
-        OSError: The port cannot be had.
+        OSError: The port is not available.
     """
     with socket.create_server((host, port)) as listener:
-        # Else an answer's body waits 40 ms for the client to acknowledge its headers.
+        # Without this, an answer's body waits 40 ms until the client acknowledges the headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Its log would only repeat the faults that were asked for.
+        # uvicorn's log is off: it would only repeat the faults that the client asked for.
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -1,4 +1,4 @@
-"""What tools, resources and prompts work with."""
+"""The application context of tools, resources and prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from mcp_vega.storage.gallery import Gallery
 
 @dataclass(frozen=True)
 class AppContext:
-    """The job service, the pictures that it kept, and how results of its jobs look.
+    """The job service, the gallery, and how the results of jobs look.
 
-    `wait_seconds` is how long a call waits for its pictures, `preview` how they appear in a result, `sandbox`
-    whether the API is the sandbox. Where there is a `problem`, it is the answer to everything, and the service is not
-    asked. `folders` are those of the server, with the words that stand for them where a client is not to be told
-    where they are.
+    `wait_seconds` is how long a call waits for its pictures, `preview` how large they are in a result, `sandbox`
+    whether the API is the sandbox. If there is a `problem`, every call is answered with it, and the service is not
+    used. `folders` are the server's folders, each with a word that replaces its path for clients that must not see
+    paths.
     """
 
     service: JobService

@@ -1,7 +1,7 @@
-"""Notifications to the clients of a new picture, or of a change of a job.
+"""Notifies clients of new pictures, and of changes of jobs.
 
-A client of the 2026 protocol asks for them with `subscriptions/listen`. An older one hears, unasked, that the list of
-resources has changed, where its transport has a channel beside the answers: stdio and SSE.
+A client of the 2026 protocol asks for notifications with `subscriptions/listen`. An older client is notified unasked
+that the list of resources has changed, if its transport has a channel besides the answers (stdio and SSE).
 """
 
 import logging
@@ -24,20 +24,20 @@ from mcp_vega.server.resources import GALLERY
 
 logger = logging.getLogger(__name__)
 
-# How long a client that does not read is waited for, in seconds.
+# How long to wait for a client that does not read, in seconds.
 SEND_SECONDS = 5.0
 
 
 @dataclass
 class _Connection:
-    """A connection of the SDK's; `session` leads to an older client that can be told, `owner` is whose it is."""
+    """A connection of the SDK. `session` is set for an older client that can be notified; `owner` is its owner."""
 
     session: ServerSession | None = None
     owner: str = OPERATOR
 
 
 class _Bus(InMemorySubscriptionBus):
-    """Tells each client of its own jobs alone."""
+    """Notifies each client only of its own jobs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,23 +53,23 @@ class _Bus(InMemorySubscriptionBus):
         return super().subscribe(receive)
 
     async def publish_for(self, job: Job, event: ServerEvent) -> None:
-        """Tell of a change of a job."""
-        self._job = job  # the listeners hear it before anything else can happen
+        """Publish a change of a job."""
+        self._job = job  # the listeners are called before another job can be set
         await self.publish(event)
 
 
 class Notifications:
-    """Tells the clients of every change of a job."""
+    """Notifies the clients of every change of a job."""
 
     def __init__(self, service: JobService) -> None:
         self._service = service
         self._connections: list[_Connection] = []
-        # What `subscriptions/listen` hears.
+        # The source of the events for `subscriptions/listen`.
         self.bus = _Bus()
 
     @asynccontextmanager
     async def connected(self, _: Any) -> AsyncGenerator[_Connection]:
-        """The SDK's lifespan: entered once for each connection over SSE, else once for the process."""
+        """The SDK's lifespan. It is entered once for each connection over SSE, else once for the process."""
         connection = _Connection()
         async with anyio.create_task_group() as tasks:
 
@@ -85,7 +85,7 @@ class Notifications:
                 tasks.cancel_scope.cancel()
 
     def note_client(self, context: ServerRequestContext[Any, Any], answer: Any) -> None:
-        """Note who asks, and tell an older client at its handshake what it will hear."""
+        """Note the client of a request. At its handshake, tell an older client that it will be notified."""
         client = CURRENT_CLIENT.get()
         if context.protocol_version in MODERN_PROTOCOL_VERSIONS or not client.has_channel:
             return
@@ -98,7 +98,7 @@ class Notifications:
     async def _tell(self, connection: _Connection, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
         try:
             with anyio.move_on_after(SEND_SECONDS):
-                if connection is self._connections[0]:  # all share the bus
+                if connection is self._connections[0]:  # all connections share the bus
                     for uri in job.uris:
                         await self.bus.publish_for(job, ResourceUpdated(uri=uri))
                     if kept:
@@ -106,5 +106,5 @@ class Notifications:
                         await self.bus.publish_for(job, ResourcesListChanged())
                 if kept and connection.session and job.is_shown_to(connection.owner):
                     await connection.session.send_resource_list_changed()
-        except Exception as error:  # noqa: BLE001  whatever a client's end brings, it must not end the server
-            logger.info("A client could not be told of a change: %r", error)
+        except Exception as error:  # noqa: BLE001  when a client ends, anything may be raised; the server must go on
+            logger.info("A client could not be notified of a change: %r", error)

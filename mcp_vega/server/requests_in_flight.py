@@ -1,7 +1,7 @@
-"""The tool calls over Streamable HTTP that are being answered, or just were, so that a cancellation finds its call.
+"""Tool calls over Streamable HTTP that are being answered, or were just answered. A cancellation finds its call here.
 
-There `notifications/cancelled` comes in a request of its own, and the SDK, which keeps no sessions here, can tell
-nothing of the call that it means. (Over stdio and SSE it can.)
+Over Streamable HTTP, `notifications/cancelled` comes in a request of its own. The SDK keeps no sessions here, so it
+cannot find the call. (Over stdio and SSE it can.)
 """
 
 import json
@@ -23,21 +23,21 @@ from mcp_vega.server.client_info import owner_of
 
 logger = logging.getLogger(__name__)
 
-# An answer that was written may still cross a cancellation on its way.
+# How long an answered call is remembered: its answer and a cancellation may cross on their way.
 REMEMBERED_SECONDS = 10.0
-# A cancellation that comes over another connection may overtake its call: the TypeScript SDK's does, where the call is
-# aborted at once. Another call with the same id does not come so soon.
+# A cancellation over another connection may arrive before its call. That happens with the TypeScript SDK if a call is
+# aborted immediately. Another call with the same id does not come within this time.
 OVERTAKING_SECONDS = 2.0
-# How many such cancellations are remembered: more than there are at once.
+# How many such cancellations are remembered; there are never so many at the same time.
 MOST_EARLY = 100
-# For how long a cancellation waits until the ledger knows of it; its sender may make the same call at once.
+# How long a cancellation waits until it is written to the ledger, because its sender may repeat the call immediately.
 WRITTEN_SECONDS = 2.0
-# What the SDK answers a call with that is cancelled over stdio.
+# The SDK's error code for a call that is cancelled over stdio.
 REQUEST_CANCELLED = -32800
 
 
 class Sender(NamedTuple):
-    """What tells clients apart that have no access token: a client's port is another with each request."""
+    """Distinguishes clients without an access token. The port is left out: it differs from request to request."""
 
     address: str | None
     user_agent: str | None
@@ -52,7 +52,7 @@ class Sender(NamedTuple):
 class RequestInFlight:
     """A tool call that is being answered. Once it is `unwanted`, its result counts as not received.
 
-    `take_back` has that written down for a job; `job_known` is set once it has one, or has ended without.
+    `take_back` writes that to the ledger for a job. `job_known` is set once the call has a job, or has ended without.
     """
 
     take_back: Callable[[Job], Awaitable[None]] | None = None
@@ -64,40 +64,40 @@ class RequestInFlight:
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     async def begins(self, job: Job) -> None:
-        """Note which job it waits for."""
+        """Note the job for which the call waits."""
         self.job = job
         self.job_known.set()
         if self.unwanted:
             await self.reject()
 
     async def reject_when_known(self) -> None:
-        """As `reject`, as soon as its job is known or it has ended."""
+        """As `reject`, as soon as the call's job is known or the call has ended."""
         if self.scope.cancel_called:
             await self.ended.wait()
         await self.job_known.wait()
         await self.reject()
 
     async def reject(self) -> None:
-        """Have it written down that its result is not received."""
+        """Write to the ledger that the result was not received."""
         if self.job and self.take_back:
             try:
                 await self.take_back(self.job)
             except VegaError as error:
-                logger.warning("A cancellation could not be written down: %s", error.what)
+                logger.warning("A cancellation could not be written to the ledger: %s", error.what)
 
 
 _CURRENT = ContextVar[RequestInFlight | None]("current request", default=None)
 
 
 def current_request() -> RequestInFlight:
-    """The tool call that is being answered; over stdio and SSE nothing here changes it."""
+    """Return the tool call that is being answered; over stdio and SSE a new one, which is not kept."""
     return _CURRENT.get() or RequestInFlight()
 
 
 class RequestsInFlight:
-    """Those of one server, by owner and request id: ids are chosen by clients, and collide.
+    """The requests of one server, by owner and request id. Clients choose the ids, so ids of two clients may be equal.
 
-    `take_back` is to write down that the result of a job was not received; `uptime` is a clock that nobody sets (s).
+    `take_back` writes to the ledger that the result of a job was not received; `uptime` is a monotonic clock (s).
     """
 
     def __init__(self, take_back: Callable[[Job], Awaitable[None]], uptime: Callable[[], float]) -> None:
@@ -105,11 +105,11 @@ class RequestsInFlight:
         self._uptime = uptime
         self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
         self._ended: deque[tuple[float, tuple[str, str], RequestInFlight]] = deque()
-        # Cancellations whose call has not come yet, if it ever comes.
+        # Cancellations whose call has not come yet. It may never come.
         self._early: deque[tuple[float, tuple[str, str], Sender]] = deque(maxlen=MOST_EARLY)
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """A middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
+        """Middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
         if ctx.method != "tools/call" or not isinstance(ctx.request, Request):
             return await call_next(ctx)
         self._forget_old()
@@ -138,7 +138,7 @@ class RequestsInFlight:
                 del self._requests[key]
 
     def _was_cancelled(self, key: tuple[str, str], sender: Sender) -> bool:
-        """Whether a cancellation came before its call; it means one call."""
+        """Whether a cancellation came before this call. The cancellation is removed, because it means one call only."""
         for early in self._early:
             if early[1:] == (key, sender) and early[0] >= self._uptime() - OVERTAKING_SECONDS:
                 self._early.remove(early)
@@ -146,10 +146,10 @@ class RequestsInFlight:
         return False
 
     async def cancel(self, owner: str, request_id: str | int, sender: Sender) -> None:
-        """Note that the result of a call is not wanted, and end the call where it is the only one that can be meant.
+        """Note that the result of a call is not wanted, and end the call if no other call can be meant.
 
-        To count a result as not received costs at most that the same call gets it once more; to end a stranger's call
-        would cost the stranger the answer. When this returns, the ledger knows.
+        If a result wrongly counts as not received, the same call gets it once more: that is harmless. But if another
+        client's call were ended, that client would lose its answer. Waits at most `WRITTEN_SECONDS` for the ledger.
         """
         self._forget_old()
         key = owner, json.dumps(request_id)

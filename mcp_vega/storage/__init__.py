@@ -1,1 +1,1 @@
-"""What is kept: jobs and money in a database, pictures in folders."""
+"""Everything that is kept: jobs and spending in a database, pictures in folders."""

@@ -1,4 +1,4 @@
-"""Folders whose names survive a power cut."""
+"""Folders that survive a power cut."""
 
 import os
 import sys
@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 def make(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, and those above it, where they are not there.
+    """Make a folder, and the folders above it, if they are missing.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be made.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(mode=mode, parents=True, exist_ok=True)
     for each in made:
-        with suppress(OSError):  # one may write into a folder that one may not list
+        with suppress(OSError):  # a folder may be writable without being readable
             flush(each.parent)
 
 
 def flush(folder: Path) -> None:
-    """Have the names in a folder survive a power cut; Windows does so by itself.
+    """Write the names in a folder to the disk, so that they survive a power cut. On Windows nothing is needed.
 
     Raises:
         OSError: The folder cannot be opened.

@@ -1,4 +1,4 @@
-"""Errors as answers to requests that are not MCP."""
+"""Turns errors into answers to HTTP requests that are not MCP."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 Answer = Callable[[AppContext, Request], Awaitable[Response]]
 
 STATUSES: dict[type[VegaError], int] = {InvalidArguments: 400, UnknownImage: 404}
-# Where something was to be changed: the file is not as it was kept, or the picture is in no ledger yet.
+# For requests that change something. 409: the user changed the file, or the picture is not in the ledger yet.
 STATUSES_OF_CHANGES = {**STATUSES, GalleryError: 409}
 
 
 def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-    """A function for a route: its answer, or the error in its place, as its caller may have it."""
+    """Return the function for a route. It answers, or gives the error in the form that its caller may see."""
 
     async def answered(request: Request) -> Response:
         try:
@@ -30,8 +30,8 @@ def answering(app: AppContext, answer: Answer) -> Callable[[Request], Awaitable[
         except VegaError as error:
             status = (STATUSES if request.method in READING else STATUSES_OF_CHANGES).get(type(error), 500)
             if status == 500:
-                logger.warning(error.what)  # which may name a path: that is no news for the other end of a network
-            told = records.error_for(app, error, ClientInfo.of_request(request))
-            return PlainTextResponse(f"{told.text}\n", status)
+                logger.warning(error.what)  # with its paths, which a client elsewhere in the network must not see
+            shown = records.error_for(app, error, ClientInfo.of_request(request))
+            return PlainTextResponse(f"{shown.text}\n", status)
 
     return answered

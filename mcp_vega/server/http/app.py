@@ -1,4 +1,4 @@
-"""The server over HTTP: MCP at its path, the page and the pictures' files beside it, and whether it is up."""
+"""The server over HTTP: MCP at its path, the page, the pictures' files, and a health check."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ from mcp_vega.server.http.streams import SseStreams, StreamMiddleware
 from mcp_vega.server.requests_in_flight import RequestsInFlight
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
-# AuthMiddleware and OriginMiddleware have checked that already.
+# AuthMiddleware and OriginMiddleware check host and origin already.
 UNCHECKED = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
@@ -38,9 +38,10 @@ def build_application(
     callers: Sequence[Caller] = (),
     limits: HttpLimits = DEFAULT_LIMITS,
 ) -> Starlette:
-    """The server as an ASGI application over `http` (Streamable HTTP) or `sse`, with the page at `/`.
+    """Return the server as an ASGI application over `http` (Streamable HTTP) or `sse`, with the page at `/`.
 
-    The service in `app` must stay open while it runs. For `hosts` see `AllowedHosts`, for `callers` `Callers`.
+    The service in `app` must stay open while the application runs. For `hosts` see `AllowedHosts`, for `callers` see
+    `Callers`.
     """
     requests, streams = RequestsInFlight(app.service.take_back, app.service.store.uptime), SseStreams()
     server = build_server(app, [requests.follow if transport == "http" else streams.follow])
@@ -56,14 +57,14 @@ def build_application(
 
 
 def build_page(app: AppContext, callers: Sequence[Caller]) -> Starlette:
-    """The page alone, for those who come from this machine."""
+    """Return an application with the page only, for requests from this machine."""
     return _with_page(Starlette(), app, AllowedHosts(()), Callers(callers), DEFAULT_LIMITS)
 
 
 def _with_page(
     asgi: Starlette, app: AppContext, hosts: AllowedHosts, callers: Callers, limits: HttpLimits
 ) -> Starlette:
-    """An application with the page, the pictures' files and whether it is up, and with what decides who may use it."""
+    """Add the page, the pictures' files, the health check, and the access control to an application."""
     signatures = Signatures(callers, app.service.store.secrets, app.service.config.clock)
     sign_in = SignIn(signatures, limits)
     asgi.router.routes += [

@@ -1,4 +1,4 @@
-"""Finds the call that a cancellation in a request of its own means: an ASGI middleware, inside of AuthMiddleware."""
+"""Cancels a call when a cancellation comes in another request: an ASGI middleware, inside of AuthMiddleware."""
 
 import json
 from contextlib import suppress
@@ -10,21 +10,21 @@ from mcp_vega.server.client_info import owner_of
 from mcp_vega.server.requests_in_flight import RequestsInFlight, Sender
 
 METHOD = "notifications/cancelled"
-# What of it is in the body in any case: some write JSON with \/ for /.
+# The part of the method that is in the body in any case: some clients write JSON with \/ for /.
 MARK = b"/cancelled"
-# Longer than any cancellation.
+# No cancellation is longer (bytes).
 LONGEST = 10_000
 
 
 class CancellationMiddleware:
-    """Has a cancellation take effect before it is passed on, and with that answered."""
+    """Applies a cancellation before it is passed on and answered."""
 
     def __init__(self, app: ASGIApp, requests: RequestsInFlight) -> None:
         self._app = app
         self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, whose body comes as a whole."""
+        """Serve one request. Its body must come in one message."""
         if scope["type"] == "http" and scope["method"] == "POST":
             first = await receive()
             await self._cancel(scope, first.get("body", b""))
@@ -39,15 +39,15 @@ class CancellationMiddleware:
             message = json.loads(body)
         match message:
             case {"method": method, "params": {"requestId": bool()}} if method == METHOD:
-                pass  # for the SDK to answer
+                pass  # the SDK answers it
             case {"method": method, "params": {"requestId": str() | int() as request_id}} if method == METHOD:
                 await self._requests.cancel(owner_of(scope), request_id, Sender.of(Request(scope)))
             case _:
-                pass  # for the SDK to answer
+                pass  # the SDK answers it
 
 
 def with_first(first: Message, receive: Receive) -> Receive:
-    """A channel that brings a message that was read already, then what follows."""
+    """Return a channel that first gives a message that was read already, then the messages that follow."""
     ahead = [first]
 
     async def receive_again() -> Message:

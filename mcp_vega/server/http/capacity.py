@@ -1,8 +1,9 @@
-"""Which connections there is room for, and which of them gives way to one more.
+"""Limits the number of connections. If there is no room for a new connection, it decides which one is closed.
 
-A connection is nobody's until a request on it has shown an access token, or, where none is asked for, has asked for
-more than /health. Such connections have places of their own, so that they take none from callers. The callers (tokens,
-or else addresses) share the others: one more connection takes the place of an idle one of the caller who has the most.
+At first a connection has no caller. It gets one when a request on it has shown an access token. If the server asks for
+no tokens, a request for more than /health is enough. Connections without a caller have places of their own, so they
+take no places from callers. The callers (tokens, or else addresses) share the other places: a new connection replaces
+an idle connection of the caller who has the most.
 """
 
 import time
@@ -14,35 +15,36 @@ from typing import Any
 
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
-# Where the state of an ASGI scope has the connection that a request came over.
+# The key of a request's connection in the state of an ASGI scope.
 CONNECTION = "mcp_vega.connection"
-# For how long a stream is in use before a call that has come for it has begun, and after it was answered (s).
+# How long a stream stays in use after a call for it has come or was answered, in seconds. A call that has come may need
+# this time until it begins.
 SETTLING_SECONDS = 1.0
 
 
 class Activity(Enum):
-    """What a connection is busy with."""
+    """What a connection is doing."""
 
-    WAITING = auto()  # for a request
-    RECEIVING = auto()  # a request that has not come as a whole
+    WAITING = auto()  # it waits for a request
+    RECEIVING = auto()  # it receives a request, which is not complete yet
     ANSWERING = auto()
-    LISTENING = auto()  # the answer is a stream that waits for news
+    LISTENING = auto()  # its answer is a stream that waits for notifications
 
 
 @dataclass(eq=False)
 class Connection:
-    """A connection of a client's.
+    """A connection of a client.
 
     Attributes:
-        capacity: What counts it.
-        address: The other end's.
-        abort: Ends it at once.
-        has_unread: Whether its client has not taken all of an answer yet.
-        caller: Whose it is; None while that is not known.
-        activity: What it is busy with.
-        since: Since when (s).
-        calls: How many calls are in flight whose answers go into its stream.
-        in_use_until: When the stream counts as idle again (s).
+        capacity: The `Capacity` that counts it.
+        address: The address of the client.
+        abort: Closes the connection immediately.
+        has_unread: Whether the client has not read all of an answer yet.
+        caller: The caller of the connection; None if not known yet.
+        activity: What the connection is doing.
+        since: When it began to do that, or when its stream was last used, by the monotonic clock (s).
+        calls: The number of calls in flight whose answers go into its stream.
+        in_use_until: When the stream counts as idle again, by the monotonic clock (s).
     """
 
     capacity: "Capacity" = field(default_factory=lambda: Capacity())  # noqa: PLW0108  it is defined below
@@ -55,38 +57,38 @@ class Connection:
     calls: int = 0
     in_use_until: float = 0.0
 
-    def turn_to(self, activity: Activity) -> None:
-        """Note what it is busy with from now on."""
+    def set_activity(self, activity: Activity) -> None:
+        """Note what the connection is doing from now on."""
         self.activity = activity
         self.since = time.monotonic()
 
     def use_stream(self) -> None:
-        """Note that a call has come, or was answered, whose answer goes into its stream."""
+        """Note that a call whose answer goes into the stream has come, or was answered."""
         self.since = time.monotonic()
         self.in_use_until = self.since + SETTLING_SECONDS
 
     @property
     def idle(self) -> bool:
-        """Whether nobody loses an answer if it ends: nothing is begun before a request has come as a whole."""
+        """Whether no answer is lost if the connection is closed. No work begins before a request is complete."""
         if self.activity is Activity.ANSWERING or self.has_unread():
             return False
         return not self.calls and time.monotonic() >= self.in_use_until
 
 
 def connection_of(scope: Mapping[str, Any]) -> Connection:
-    """The connection that a request came over; one that nobody counts where another server than ours has it."""
+    """Return the connection of a request. If another server than ours accepted it, return one that is not counted."""
     return scope.get("state", {}).get(CONNECTION) or Connection()
 
 
 class Capacity:
-    """The places for connections, and who has them."""
+    """The places for connections, and the connections that have them."""
 
     def __init__(self, limits: HttpLimits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._connections: set[Connection] = set()
 
     def add(self, connection: Connection) -> None:
-        """Take a connection that is nobody's yet; if that is one too many, the oldest of the busiest address ends."""
+        """Add a connection without a caller. If there are too many, the address with the most loses its oldest one."""
         unknown = [each for each in self._connections if each.caller is None]
         self._connections.add(connection)
         if len(unknown) >= self._limits.unknown_connections:
@@ -96,7 +98,7 @@ class Capacity:
     def admit(self, connection: Connection, caller: str) -> bool:
         """Give a connection one of the callers' places; returns whether there is one.
 
-        An idle connection gives way, of this caller or of whoever has more than he has.
+        If all places are taken, an idle connection is closed: one of this caller, or of a caller who has more.
         """
         others = [each for each in self._connections if each.caller is not None and each is not connection]
         held = Counter(each.caller for each in others)
@@ -106,7 +108,7 @@ class Capacity:
         elif len(others) >= self._limits.connections:
             give_way = {caller, *(each for each in held if held[each] > held[caller])}
         idle = [each for each in others if each.caller in give_way and each.idle]
-        # A stream is missed more than a connection that only waits for its next request.
+        # To lose a stream is worse than to lose a connection that only waits for its next request.
         ended = self._end_first(idle, lambda each: (held[each.caller], each.activity is Activity.WAITING, -each.since))
         if give_way and not ended:
             return False
@@ -114,13 +116,13 @@ class Capacity:
         return True
 
     def remove(self, connection: Connection) -> None:
-        """Take back the place of a connection that has ended."""
+        """Free the place of a connection that has ended."""
         self._connections.discard(connection)
 
     def _end_first(self, connections: Iterable[Connection], rank: Callable[[Connection], Any]) -> bool:
-        """End the connection that ranks highest; returns whether there is one."""
+        """Close the connection that ranks highest; returns whether there is one."""
         first = max(connections, key=rank, default=None)
         if first:
-            self.remove(first)  # now, and not when the loop comes to it: others may need room before
+            self.remove(first)  # now, not only when the loop gets to it: others may need the place before
             first.abort()
         return first is not None

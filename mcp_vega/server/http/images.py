@@ -18,7 +18,7 @@ A_YEAR = 31_536_000
 
 
 def image_routes(app: AppContext) -> Sequence[BaseRoute]:
-    """A picture's file, and a small form of it."""
+    """Return the routes of a picture's file and its preview."""
     return [
         Route(f"{IMAGES_PATH}/{{id}}", answering(app, _file), methods=["GET"]),
         Route(f"{IMAGES_PATH}/{{id}}/preview", answering(app, _preview), methods=["GET"]),
@@ -27,7 +27,7 @@ def image_routes(app: AppContext) -> Sequence[BaseRoute]:
 
 async def _file(app: AppContext, request: Request) -> Response:
     _, image = await app.gallery.find(request.path_params["id"], owner_of(request.scope))
-    data = await app.gallery.read_in_turn(image)
+    data = await app.gallery.read_limited(image)
     headers = {**_headers(request), "content-disposition": _disposition(image.name)}
     return Response(data, media_type=image.mime_type, headers=headers)
 
@@ -42,15 +42,16 @@ async def _preview(app: AppContext, request: Request) -> Response:
 def _headers(request: Request) -> dict[str, str]:
     vary = {} if SECONDS_LEFT in request.scope else {"vary": "Authorization, Cookie"}
     return {
-        # Who signs in after another with a browser does not get what that keeps of the other's.
+        # Two callers may sign in with the same browser, one after the other. The second must not get pictures from the
+        # browser's cache that the first has opened.
         **vary,
-        # The bytes of an id never change; what a link opens is not kept for longer than the link is good.
+        # The bytes of a picture never change. A picture opened by a link is cached no longer than the link is valid.
         "cache-control": f"private, max-age={request.scope.get(SECONDS_LEFT, A_YEAR)}, immutable",
-        "referrer-policy": "no-referrer",  # the address may be a link
+        "referrer-policy": "no-referrer",  # the URL may contain a signature
     }
 
 
 def _disposition(name: str) -> str:
-    """The header that names a file, as RFC 6266 says it for a name beyond ASCII."""
+    """Return the Content-Disposition header with a file name; if that is not ASCII, in the form of RFC 6266."""
     beyond = "" if name.isascii() else f"; filename*=UTF-8''{quote(name, safe='')}"
     return f'inline; filename="{ascii_name(name)}"{beyond}'

@@ -1,4 +1,4 @@
-"""What a client of the server over HTTP may use; SECURITY.md promises these figures."""
+"""The limits for clients of the server over HTTP. SECURITY.md promises these numbers."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,20 @@ class HttpLimits:
     """The limits of the server over HTTP.
 
     Attributes:
-        connections: How many connections callers may have at once: those who have shown an access token, or have made
-            a request where none is asked for. See `capacity` for who gives way to one more.
-        connections_each: How many of them one caller may have.
-        unknown_connections: How many connections there may be beside them whose caller is not known yet. Callers who
-            come all at once have theirs among these until the server gets to read what they send.
-        header_seconds: How long the headers of a request may take, from the connection or the last answer on (seconds).
-        unread_seconds: How long a client may take nothing of an answer (seconds).
+        connections: How many connections all callers may have at the same time. A caller has shown an access token; if
+            the server asks for none, the caller has made a request. `capacity` says which connection is closed if there
+            are too many.
+        connections_each: How many of these connections one caller may have.
+        unknown_connections: How many more connections there may be whose caller is not known yet. A new connection
+            counts here until the server has read its first request.
+        header_seconds: How long the headers of a request may take, since the connection or the last answer (seconds).
+        unread_seconds: How long a client may read nothing of an answer (seconds).
         header_bytes: How large the headers of a request may be (bytes).
-        body_bytes: How large the body of a request may be (bytes). No call is larger, by far.
+        body_bytes: How large the body of a request may be (bytes). Real calls are far smaller.
         body_seconds: How long the body of a request may take (seconds).
-        drained_bytes: How much of the body of a rejected request is read and dropped (bytes), so that its sender, who
-            writes before he reads, gets to see the answer.
-        wrong_token_seconds: How long a wrong token at the sign-in waits for its answer (seconds).
+        drained_bytes: How much of a rejected request's body is read and dropped (bytes). A client that writes
+            everything before it reads then gets to see the answer.
+        wrong_token_seconds: How long the answer to a sign-in with a wrong token is delayed (seconds).
     """
 
     connections: int = 256

@@ -1,4 +1,4 @@
-"""The server's socket and its connections: how many there may be, and how long a client may keep one waiting."""
+"""The server's socket and its connections. Limits how many there are, and how long a client may let them wait."""
 
 import asyncio
 import logging
@@ -16,42 +16,42 @@ from mcp_vega.server.http.capacity import CONNECTION, Activity, Capacity, Connec
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
-# For the ledger, pictures and calls to the API.
+# Open files for the ledger, pictures and calls to the API.
 OTHER_FILES = 256
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A socket that takes connections; port 0 is a free one.
+    """Return a socket that accepts connections; port 0 picks a free port.
 
     Raises:
-        PortTaken: The port cannot be had; uvicorn's own `bind_socket` ends the process then.
+        PortTaken: The port is not available. (uvicorn's own `bind_socket` would end the process.)
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise PortTaken(host, port, error) from error
-    # Else an answer's body waits 40 ms for the client to acknowledge its headers.
+    # Without this, an answer's body waits 40 ms until the client acknowledges the headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def server_config(app: ASGIApp, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.Config:
-    """How uvicorn serves the application, which has its own limits for what is in a request."""
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    """Return uvicorn's configuration. The application itself limits the contents of requests."""
+    logging.getLogger("uvicorn.error").addFilter(_is_relevant)
     config = uvicorn.Config(
         app,
-        # uvicorn's limit_concurrency counts silent connections like others and drops none of them, so that some
-        # hundred of them would keep everybody out. Its timeout_keep_alive (5 s) stays, but the first byte calls it off.
-        http=partial(_LimitedProtocol, limits, Capacity(limits)),  # pyright: ignore[reportArgumentType]  it is called as a class is
-        # uvicorn answers headers that are larger than this with a bare 400. AuthMiddleware says more, and keeps to the
-        # limit to the byte, so it gets to see those that are not far too large.
+        # uvicorn's limit_concurrency also counts silent connections and drops none, so that a few hundred of them
+        # would lock everybody out. Its timeout_keep_alive (5 s) stays, but the first byte of a request ends that timer.
+        http=partial(_LimitedProtocol, limits, Capacity(limits)),  # pyright: ignore[reportArgumentType]  it is called like a class
+        # uvicorn answers larger headers with a bare 400. AuthMiddleware explains more and checks the exact limit, so
+        # it must also get headers that are somewhat too large.
         h11_max_incomplete_event_size=4 * limits.header_bytes,
         ws="none",
-        proxy_headers=False,  # ForwardedMiddleware does what it does, and more
+        proxy_headers=False,  # ForwardedMiddleware does the same, and more
         log_config=None,
         server_header=False,
-        access_log=False,  # a URL may hold what a client should not have put there
+        access_log=False,  # a URL may contain secrets that a client should not have put there
         timeout_graceful_shutdown=0,
     )
     config.app = ForwardedMiddleware(cast("Any", app), config.forwarded_allow_ips)
@@ -59,9 +59,9 @@ def server_config(app: ASGIApp, limits: HttpLimits = DEFAULT_LIMITS) -> uvicorn.
 
 
 def allow_files(limits: HttpLimits = DEFAULT_LIMITS) -> None:
-    """Let this process have as many files open as there may be connections, and those that keep what is paid for.
+    """Let this process open enough files for all connections, and for the ledger, pictures and calls besides.
 
-    macOS gives a program 256 unless it asks for more.
+    macOS allows a program 256 open files unless the program asks for more.
     """
     if sys.platform != "win32":
         import resource
@@ -73,13 +73,13 @@ def allow_files(limits: HttpLimits = DEFAULT_LIMITS) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log record is worth a line: that requests are cut off at the end is wanted."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Whether to log a record. That uvicorn cancels running requests at the end is intended, so it is not logged."""
     return not str(record.msg).startswith("Cancel %s running task")
 
 
 class _LimitedProtocol(H11Protocol):
-    """Ends a connection whose next request does not arrive in time, or whose client does not read."""
+    """Closes a connection if its next request does not come in time, or if its client does not read."""
 
     def __init__(self, limits: HttpLimits, capacity: Capacity, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
@@ -92,8 +92,8 @@ class _LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn has it
         super().connection_made(transport)
-        # With it, `pause_writing` is called whenever the client leaves something unread, and nothing more is written
-        # until it has taken everything.
+        # With this limit, `pause_writing` is called whenever the client has left something unread. Nothing more is
+        # written until the client has read everything.
         transport.set_write_buffer_limits(high=0)
         address = self.client[0] if self.client else ""
         self._connection = Connection(
@@ -104,7 +104,7 @@ class _LimitedProtocol(H11Protocol):
         self._await_request()
 
     def on_response_complete(self) -> None:
-        self._connection.turn_to(Activity.WAITING)
+        self._connection.set_activity(Activity.WAITING)
         super().on_response_complete()
         self._await_request()
 
@@ -127,15 +127,15 @@ class _LimitedProtocol(H11Protocol):
         self._request_timer = self.loop.call_later(self._limits.header_seconds, self._expire)
 
     def _expire(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]  as it is until the first request
-            self.transport.close()  # which lets the client take the rest of its last answer
+        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]  it is None until the first request
+            self.transport.close()  # the client can still read the rest of its last answer
 
     def _watch_reading(self) -> None:
         self._unread = self.transport.get_write_buffer_size()
         self._reading_timer = self.loop.call_later(self._limits.unread_seconds, self._check_reading)
 
     def _check_reading(self) -> None:
-        """End the connection if its client has taken nothing since the last check."""
+        """Close the connection if its client has read nothing since the last check."""
         if self.transport.get_write_buffer_size() >= self._unread:
             self.transport.abort()
         else:

@@ -1,4 +1,4 @@
-"""Has each message answered or repaired that the SDK would not: an ASGI middleware, inside of AuthMiddleware."""
+"""Answers or repairs the messages that the SDK cannot read: an ASGI middleware, inside of AuthMiddleware."""
 
 import json
 
@@ -13,10 +13,10 @@ from mcp_vega.server.stdio.messages import Outcome, read_line, refused
 
 
 class MessageMiddleware:
-    """Reads each message as the server over stdio does; whom the SDK would leave without an answer gets an error.
+    """Reads each message as the server over stdio does. If the SDK would not answer a request, this answers an error.
 
-    Where a session of before 2026 asks with an id that is neither text nor a whole number, it says 202 and no more.
-    `path` is what the addresses begin with that messages are sent to.
+    For example, in sessions of protocols before 2026 the SDK only answers 202 if an id is neither text nor a whole
+    number. `path` is the beginning of the paths to which messages are sent.
     """
 
     def __init__(self, app: ASGIApp, path: str) -> None:
@@ -24,16 +24,16 @@ class MessageMiddleware:
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, whose body comes as a whole."""
+        """Serve one request. Its body must come in one message."""
         is_message = scope["type"] == "http" and route_of(scope).startswith(self._path)
-        # Of any other type the SDK takes none.
+        # The SDK refuses messages of any other type.
         if not is_message or not Headers(scope=scope).get("content-type", "").startswith("application/json"):
             await self._app(scope, receive, send)
             return
         first = await receive()
         match list(read_line(first.get("body", b"").decode(errors="replace"))):
             case []:
-                pass  # no message, or a notification that the SDK refuses
+                pass  # there is no message, or a notification that the SDK refuses
             case [str(message)]:
                 first["body"] = message.encode()
             case outcomes:
@@ -45,6 +45,6 @@ class MessageMiddleware:
 def _answer(outcomes: list[Outcome]) -> Response:
     ids = [json.loads(each).get("id") for each in outcomes if isinstance(each, str)]
     asked = next((each for each in ids if each is not None), None)
-    several = refused(INVALID_REQUEST, "The request holds several messages", asked)
+    several = refused(INVALID_REQUEST, "The request contains several messages", asked)
     error = next((each for each in outcomes if not isinstance(each, str)), several)
     return Response(error.model_dump_json(exclude_unset=True), 400, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The page for people: its HTML file, and what it asks for about the pictures that its caller may see."""
+"""The gallery page for people: its HTML file, and its data about the pictures that the caller may see."""
 
 import json
 import re
@@ -23,12 +23,12 @@ from mcp_vega.server.http.answers import answering
 from mcp_vega.server.results import records
 from mcp_vega.storage.ledger.search import ImageQuery
 
-# What the page gets at once, and how much of each prompt.
+# The most pictures in one answer, and the most characters of each prompt in a list.
 MOST_PICTURES, PROMPT_CHARACTERS = 200, 200
 
 
 def page_routes(app: AppContext) -> Sequence[BaseRoute]:
-    """The page, and what it asks for."""
+    """Return the routes of the page and its data."""
     one = f"{GALLERY_PATH}/pictures/{{id}}"
     return [
         Route("/", _page),
@@ -41,7 +41,7 @@ def page_routes(app: AppContext) -> Sequence[BaseRoute]:
     ]
 
 
-# ---- the file ----
+# ---- the files of the page ----
 
 
 async def _page(_: Request) -> Response:
@@ -60,11 +60,11 @@ async def _icon(_: Request) -> Response:
     return Response(data, media_type="image/png", headers={"cache-control": "max-age=86400"})
 
 
-# ---- what it asks for ----
+# ---- the data of the page ----
 
 
 async def _state(app: AppContext, request: Request) -> Response:
-    """How many pictures there are and what was spent; nothing (204) while their number and the newest are as asked."""
+    """Answer with the number of pictures and the spending; 204 if the number and the newest picture are unchanged."""
     owner = owner_of(request.scope)
     query = ImageQuery(owner=owner)
     newest, _ = await app.gallery.search.page(query, size=1)
@@ -76,7 +76,7 @@ async def _state(app: AppContext, request: Request) -> Response:
         "latest": latest,
         "total": total,
         "caller": _caller(owner),
-        # Whoever came with the key of `mcp-vega gallery` has nothing to sign out of: the key is in the address.
+        # With the key of `mcp-vega gallery` there is nothing to sign out of: the key is in the address.
         "signed_in": owner != OPERATOR and SIGNED_IN in request.scope,
         "sandbox": app.sandbox,
         "spent": await _spent(app, owner),
@@ -98,15 +98,16 @@ async def _spent(app: AppContext, owner: str) -> dict[str, float | None]:
 async def _pictures(app: AppContext, request: Request) -> Response:
     asked, owner = request.query_params, owner_of(request.scope)
     query = ImageQuery(asked.get("q", ""), owner, starred=asked.get("starred") == "1", typed=True)
-    offset, limit = _whole(asked.get("offset", "0"), 10**9), _whole(asked.get("limit", "60"), MOST_PICTURES)
+    offset, limit = _number(asked.get("offset", "0"), 10**9), _number(asked.get("limit", "60"), MOST_PICTURES)
     kept, _ = await app.gallery.search.page(query, offset=offset, size=limit)
     total = await app.gallery.search.count(query)
     return JSONResponse({"total": total, "pictures": [_listed(each, owner) for each in kept]})
 
 
-def _whole(text: str, most: int) -> int:
+def _number(text: str, most: int) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) > most:
-        raise InvalidArguments(f"{named(text)} is no whole number up to {most:,}", next_step="Load the page again")
+        said = f"{named(text)} is not a whole number from 0 to {most:,}"
+        raise InvalidArguments(said, next_step="Load the page again")
     return int(text)
 
 
@@ -153,5 +154,5 @@ async def _delete(app: AppContext, request: Request) -> Response:
 
 
 def _caller(owner: str) -> str | None:
-    """A caller as people know one: by name, or by the first digits of what stands for a token without one."""
+    """Return a caller's name; for a token without a name, the first digits of its hash; None for the operator."""
     return name_of(owner) or (f"token {owner[:8]}" if owner != OPERATOR else None)

@@ -1,6 +1,7 @@
-"""Which streams only wait for news, and which of them have a call in flight: an ASGI middleware and one of the SDK's.
+"""Notes which streams only wait for notifications, and which have a call in flight.
 
-Over SSE a call comes in a request of its own, and its answer goes into the stream that its session began with.
+Has an ASGI middleware and a middleware of the SDK. Over SSE a call comes in a request of its own, and its answer goes
+into the stream that began the session.
 """
 
 import re
@@ -16,28 +17,28 @@ from mcp_vega.server.client_info import SSE_MESSAGES_PATH
 from mcp_vega.server.http.capacity import Activity, Connection, connection_of
 from mcp_vega.server.http.forwarded import route_of
 
-# Where a call over SSE has the connection of its stream.
+# The key in the ASGI scope of a call over SSE for the connection of its stream.
 STREAM = "mcp_vega.stream"
-# The request of the 2026 protocol whose answer is a stream; the SDK sees to it that its header says what its body is.
+# The request of the 2026 protocol whose answer is a stream. The SDK makes sure that its `Mcp-Method` header is true.
 LISTEN = "subscriptions/listen"
-# How the SDK tells a client where to send its calls, first of all in its stream.
+# The first event of a stream: there the SDK says where the client must send its calls.
 _SESSION = re.compile(rb"[?&]session_id=([0-9a-f]{32})\b")
 
 
 class SseStreams:
-    """The connections of the streams over SSE, by their sessions."""
+    """The connections of the SSE streams, by session."""
 
     def __init__(self) -> None:
         self.connections: dict[UUID, Connection] = {}
 
     def of_call(self, scope: Scope) -> Connection | None:
-        """The connection of the stream into which the answer to a call goes."""
+        """Return the connection of the stream into which the answer to a call goes; None if it is not known."""
         with suppress(ValueError):
             return self.connections.get(UUID(hex=Request(scope).query_params.get("session_id", "")))
         return None
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """A middleware of the SDK's server: keeps a stream in use for as long as a call is in flight."""
+        """Middleware of the SDK's server: marks a stream as in use while a call is in flight."""
         stream: Connection | None = None
         if ctx.method != LISTEN and isinstance(ctx.request, Request):
             stream = cast("Request[Any]", ctx.request).scope.get(STREAM)
@@ -52,7 +53,7 @@ class SseStreams:
 
 
 class StreamMiddleware:
-    """Notes which requests are answered with a stream; `path` is where a GET opens one."""
+    """Notes which requests are answered with a stream. A GET of `path` opens a stream."""
 
     def __init__(self, app: ASGIApp, path: str, streams: SseStreams) -> None:
         self._app = app
@@ -66,18 +67,18 @@ class StreamMiddleware:
             return
         connection, route = connection_of(scope), route_of(scope)
         if scope["method"] == "GET" and route == self._path:
-            connection.turn_to(Activity.LISTENING)
+            connection.set_activity(Activity.LISTENING)
             await self._stream(connection, scope, receive, send)
             return
         if Request(scope).headers.get("mcp-method") == LISTEN:
-            connection.turn_to(Activity.LISTENING)
+            connection.set_activity(Activity.LISTENING)
         elif route.startswith(SSE_MESSAGES_PATH) and (stream := self._streams.of_call(scope)):
             stream.use_stream()
             scope[STREAM] = stream
         await self._app(scope, receive, send)
 
     async def _stream(self, connection: Connection, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a stream, and note its session if it says one."""
+        """Answer with a stream, and note its session if the stream names one."""
         session: UUID | None = None
 
         async def send_on(message: Message) -> None:

@@ -1,10 +1,10 @@
-"""What becomes of a line from a host: what the SDK reads goes on as it came, anything else is repaired or refused.
+"""Reads the lines of a host. A line that the SDK can read is passed on unchanged; others are repaired or refused.
 
-The SDK drops a line that it cannot read, and takes a request whose id is neither text nor a whole number for a
-notification: the host that sent it waits for ever. Here everything that a host may wait for has an answer. What can be
-repaired (a byte order mark, half a surrogate pair, as Node writes an emoji that was cut, several messages on a line)
-goes on repaired. For the rest the host gets an error, with the id of its request where that can be read. Notifications
-and responses are owed no answer.
+The SDK drops a line that it cannot read. It treats a request as a notification if the id is neither text nor a whole
+number. In both cases the host would wait forever. Here every request that a host may wait for gets an answer. Some
+faults are repaired: a byte order mark, half a surrogate pair (Node writes it for an emoji that was cut in two), or
+several messages on a line. For other faults the host gets an error, with the id of its request if that can be read.
+Notifications and responses need no answer.
 """
 
 import json
@@ -30,12 +30,12 @@ from mcp_vega.errors import VegaError
 from mcp_vega.segmind.values import as_object
 from mcp_vega.server.results.records import error_data
 
-# More than any message has a reason for. A line may spell 450,000 lists: to parse them takes half a second, in which
-# nothing else runs, in whichever thread it is done.
+# No real message has more values. A line could contain 450,000 lists. To parse them takes half a second, and meanwhile
+# nothing else runs, not even in other threads.
 MOST_VALUES = 10_000
-# Where the id is looked for in what is not JSON. Hosts write it first, or last.
+# In a line that is not JSON, the id is searched in so many characters at each end. Hosts write it first, or last.
 END_CHARS = 64_000
-# Of a whole number. Both parsers refuse longer ones; as a number that is not whole, it would be infinite.
+# The longest whole number. Both parsers refuse longer ones; read as a float, such a number would be infinite.
 MOST_DIGITS = 4300
 
 SHORTER = "Send a shorter message"
@@ -43,7 +43,7 @@ TOO_DEEP = "it is nested too deeply"
 
 BLANK = "\ufeff \t\r\n"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# These never go back over what they have read: the time is proportional to the length, whatever the text is.
+# These patterns never backtrack: for any text, the time is proportional to its length.
 STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
 SCALAR = rf'(?:{STRING}|[^\s"{{}}\[\]:,]++)'
 STRINGS = re.compile(STRING, re.DOTALL)
@@ -54,37 +54,37 @@ LAST_ID = re.compile(
 
 
 class InvalidMessage(VegaError):  # noqa: N818  says what happened
-    """What a host sent is not a message of the protocol. Nothing was sent to the API."""
+    """The host sent something that is not a message of the protocol. Nothing was sent to the API."""
 
-    next_step = "Send each message by itself as one JSON object, with an id that is text or a whole number"
+    next_step = "Send each message separately, as one JSON object with an id that is text or a whole number"
 
 
-class Refusal(JSONRPCError):  # noqa: N818  a message, no exception
-    """An error for the host. Its id may be a number such as 2.5, which JSON-RPC allows and the SDK's model does not."""
+class Refusal(JSONRPCError):  # noqa: N818  a message, not an exception
+    """An error for the host. Its id may be a number such as 2.5, which JSON-RPC allows but the SDK's model does not."""
 
     id: Any
 
 
-# For the SDK, or for the host.
+# A message for the SDK, or an error for the host.
 Outcome = str | Refusal
 
 
-# ---- what becomes of a line ----
+# ---- reading a line ----
 
 
 def read_line(line: str) -> Iterator[Outcome]:
-    """The messages of a line for the SDK, each as JSON that it can read, and the errors for the host.
+    """Yield the messages of a line for the SDK, each as JSON that the SDK can read, and the errors for the host.
 
     Args:
-        line: What came between two newlines, as UTF-8 decodes it.
+        line: The text between two newlines, decoded as UTF-8.
     """
     text = line.strip(BLANK)
     if _has_too_many_values(text):
-        yield refused(INVALID_REQUEST, f"The message holds more than {MOST_VALUES:,} values", _id_in(text), SHORTER)
+        yield refused(INVALID_REQUEST, f"The message has more than {MOST_VALUES:,} values", _id_in(text), SHORTER)
     elif _is_right(line):
         yield line
     else:
-        yield from _read_anew(text)
+        yield from _read_in_detail(text)
 
 
 def _has_too_many_values(text: str) -> bool:
@@ -95,7 +95,7 @@ def _has_too_many_values(text: str) -> bool:
 
 
 def _is_right(line: str) -> bool:
-    """Whether the SDK takes a line for what it is; where only a closer look can tell, it is not."""
+    """Whether the SDK certainly reads a line correctly. False if only a closer look can show it."""
     match parsed(line):
         case None:
             return False
@@ -107,11 +107,11 @@ def _is_right(line: str) -> bool:
             unexpected = '"id"'
         case _:
             unexpected = '"method"'
-    return unexpected not in line and "\\u00" not in line  # by which any letter can be spelled
+    return unexpected not in line and "\\u00" not in line  # an escape may hide the letters of a name
 
 
 def parsed(text: str) -> JSONRPCMessage | None:
-    """A message as the SDK reads it, if it can."""
+    """Return a message as the SDK reads it; None if the SDK cannot read it."""
     try:
         return jsonrpc_message_adapter.validate_json(text, by_name=False)
     except ValidationError:
@@ -125,14 +125,14 @@ def _whole_number(digits: str) -> float:
 DECODER = json.JSONDecoder(parse_int=_whole_number)
 
 
-def _read_anew(text: str) -> Iterator[Outcome]:
-    """As `read_line`, for what the SDK does not take as it came; `text` neither begins nor ends with blanks."""
+def _read_in_detail(text: str) -> Iterator[Outcome]:
+    """As `read_line`, for lines that cannot be passed on unchanged; `text` neither begins nor ends with blanks."""
     start = 0
     while start < len(text):
         try:
             message, end = _decoded(text, start)
         except (ValueError, RecursionError) as error:
-            why = f"it breaks at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else TOO_DEEP
+            why = f"invalid JSON at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else TOO_DEEP
             yield refused(PARSE_ERROR, f"The message cannot be read: {why}", _id_in(text[start:]))
             return
         yield from _read_value(text[start:end], message)
@@ -140,11 +140,11 @@ def _read_anew(text: str) -> Iterator[Outcome]:
 
 
 def _decoded(text: str, start: int) -> tuple[Any, int]:
-    """The value that begins at `start`, and where the next one begins. Beside another there are objects alone.
+    """Return the value that begins at `start`, and where the next value begins. Only objects may be one of several.
 
     Raises:
-        ValueError: There is none.
-        RecursionError: It is nested too deeply.
+        ValueError: There is no such value.
+        RecursionError: The value is nested too deeply.
     """
     value, end = DECODER.raw_decode(text, start)
     while end < len(text) and text[end] in BLANK:
@@ -198,7 +198,7 @@ def _repaired(message: dict[str, Any]) -> str:
 
 
 def _fault_of(request: dict[str, Any]) -> str:
-    """Why it is not a request."""
+    """Return why a message is not a valid request."""
     if request.get("jsonrpc") != "2.0":
         return 'The message has no "jsonrpc": "2.0"'
     if not isinstance(request.get("method"), str):
@@ -213,7 +213,7 @@ def _fault_of(request: dict[str, Any]) -> str:
 
 
 def refused(code: int, what: str, id_: object, next_step: str | None = None) -> Refusal:
-    """An error for the host, with the id that came if it can be one."""
+    """Return an error for the host, with the id of its request if that is a possible id."""
     error = InvalidMessage(what, next_step=next_step)
     data = ErrorData(code=code, message=error.text, data=error_data(error))
     return Refusal(jsonrpc="2.0", id=_echoed(id_), error=data)
@@ -241,8 +241,8 @@ def _id_in(text: str) -> object:
 
 
 def id_between(start: str, end: str) -> object:
-    """The id of a request in what is not JSON, from its beginning and its end; None if none can be read."""
-    top: dict[str, str] = {}  # the members of the outermost object, up to where it breaks
+    """Return the id of a request that is not valid JSON, from its beginning and its end; None if it cannot be read."""
+    top: dict[str, str] = {}  # the members of the outermost object, up to the fault
     depth, name, before = 0, "", ""
     for found in TOKENS.finditer(start):
         sign = found[0]

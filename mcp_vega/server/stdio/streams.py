@@ -1,4 +1,4 @@
-"""Serving over stdin and stdout, with a reader of our own before the SDK's."""
+"""Serves over stdin and stdout, with a reader of our own in front of the SDK's."""
 
 import os
 import stat
@@ -20,11 +20,12 @@ from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
 from mcp_vega.server.stdio.messages import END_CHARS, SHORTER, Outcome, id_between, parsed, read_line, refused
 
-# As over HTTP. The longest message that a host has a reason for is the call of a tool.
+# As over HTTP. The longest real message is the call of a tool.
 LINE_BYTES = 1_000_000
 CHUNK_BYTES = 64_000
-# How many requests may be owed an answer when stdin ends, for how long (s) they are given one, and which take longer.
-LATEST, MOMENT = 100, 0.3
+# How many of the latest requests may still get their answers when stdin ends, and within what time (s).
+LATEST, GRACE_SECONDS = 100, 0.3
+# The methods that take longer, so that nothing waits for them then.
 LONG = ("tools/call", "subscriptions/listen")
 
 
@@ -32,7 +33,7 @@ LONG = ("tools/call", "subscriptions/listen")
 
 
 class _Line:
-    """A line as it arrives. Of one that is too long both ends are kept, for its id."""
+    """A line while it arrives. If it is too long, only both ends are kept, to find its id."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -49,7 +50,10 @@ class _Line:
             del self._bytes[:-END_CHARS]
 
     def read(self, *, ended: bool) -> Iterator[Outcome]:
-        """What becomes of it. One that is too long is answered once: at once if its beginning has an id."""
+        """Yield the messages and errors of the line.
+
+        A line that is too long gets one error: immediately if the id is at its beginning, else when the line ends.
+        """
         if not self.is_too_long:
             yield from read_line(self._bytes.decode(errors="replace"))
         elif not self._answered and (ended or not self._looked_at):
@@ -61,7 +65,7 @@ class _Line:
 
 
 class AnswerWriter:
-    """The stream of messages for the host, of which the ids of the latest answers are kept."""
+    """The stream of messages for the host. It remembers the ids of the latest answers."""
 
     def __init__(self, stream: MemoryObjectSendStream[SessionMessage]) -> None:
         self._stream = stream
@@ -84,13 +88,13 @@ class AnswerWriter:
 
 
 class LineReader:
-    """The lines of stdin that the SDK can read: an async iterator, as which it reads its own file.
+    """The lines of stdin that the SDK can read. It is an async iterator, because the SDK iterates over its file.
 
     Args:
-        fd: Read until its end; not closed, because a thread may still be reading it.
+        fd: The file descriptor. It is read until its end, but not closed: a thread may still be reading it.
 
-    `send` takes the errors for the host; it is set before the first line is asked for. With a `writer`, what it has
-    answered is known at the end.
+    `send` sends errors to the host; it must be set before the first line is read. `writer` knows which requests were
+    answered; if it is set, the iterator waits shortly for missing answers at its end.
     """
 
     send: Callable[[SessionMessage], Awaitable[None]]
@@ -100,7 +104,7 @@ class LineReader:
         self._fd = fd
         self._latest: deque[str] = deque(maxlen=LATEST)
         mode = os.fstat(fd).st_mode
-        # Of a file or a terminal not every system tells that something can be read; Windows tells it of sockets alone.
+        # Not every system can wait until a file or a terminal is readable. Windows can do so for sockets only.
         self._can_be_waited_for = sys.platform != "win32" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
 
     async def __aiter__(self) -> AsyncGenerator[str]:
@@ -111,25 +115,25 @@ class LineReader:
                     self._latest.append(message)
                     yield message
                 else:
-                    with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the server is leaving
+                    with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the server is ending
                         await self.send(SessionMessage(message))
             if message is None:
                 await anyio.lowlevel.checkpoint()
         await self._until_answered()
 
     async def _until_answered(self) -> None:
-        """Give the latest requests a moment: the SDK drops what is under way when this ends.
+        """Wait shortly for the answers to the latest requests: when this ends, the SDK drops requests under way.
 
-        Whoever tries a server by hand, or in a script, ends its stdin after the last one. What takes its time is not
-        waited for: a host that left wants no picture.
+        Somebody who tries the server by hand or in a script closes its stdin after the last request. Nothing waits for
+        requests that take long: a host that has ended wants no picture.
         """
         if not self.writer:
             return
         requests = [each for each in map(parsed, self._latest) if isinstance(each, JSONRPCRequest)]
         owed = {each.id for each in requests if each.method not in LONG}
-        with anyio.move_on_after(MOMENT):
-            while not owed.issubset(self.writer.answered):  # noqa: ASYNC110  for a moment, once
-                await anyio.sleep(MOMENT / 50)
+        with anyio.move_on_after(GRACE_SECONDS):
+            while not owed.issubset(self.writer.answered):  # noqa: ASYNC110  once, and for a short time
+                await anyio.sleep(GRACE_SECONDS / 50)
 
     async def _read(self) -> AsyncGenerator[Iterator[Outcome]]:
         line = _Line()
@@ -158,13 +162,13 @@ async def serve_stdio(server: Server[Any]) -> None:
     """Serve over stdin and stdout, until stdin ends.
 
     Raises:
-        ExceptionGroup: With an OSError, if stdin cannot be read or stdout not be written.
+        ExceptionGroup: With an OSError, if stdin cannot be read or stdout cannot be written.
     """
     with _stdin_taken() as fd:
         lines = LineReader(fd)
-        # With the file that it asks for, it does nothing but iterate over the lines.
+        # The SDK wants a file here, but it only iterates over the lines.
         async with stdio_server(stdin=cast("anyio.AsyncFile[str]", lines)) as (read, write):
-            # No clone of the stream: until all are closed, the server does not end.
+            # The stream is not cloned: the server only ends when all clones are closed.
             lines.writer = AnswerWriter(cast("MemoryObjectSendStream[SessionMessage]", write))
             lines.send = lines.writer.send
             await server.run(read, cast("Any", lines.writer), server.create_initialization_options())
@@ -172,14 +176,14 @@ async def serve_stdio(server: Server[Any]) -> None:
 
 @contextmanager
 def _stdin_taken() -> Generator[int]:
-    """The wire, under a number of its own. Where it was, children and `input()` find nothing."""
-    wire, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    """Yield stdin under another descriptor. Meanwhile descriptor 0 is empty, so children and `input()` read nothing."""
+    host, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     try:
         _put_at_stdin(nothing)
         os.close(nothing)
-        yield wire
+        yield host
     finally:
-        _put_at_stdin(wire)
+        _put_at_stdin(host)
 
 
 def _put_at_stdin(fd: int) -> None:

@@ -1,8 +1,8 @@
 """A database that several processes share.
 
-connection      what the ledger needs of a database
-database        transactions: reads beside writes, in threads
-sqlite          a file of SQLite
-network_volume  where such a file must not lie
-server_lock     the locks by which processes are seen to be alive
+connection      the interface of a database
+database        transactions: reads and writes at the same time, in threads
+sqlite          an SQLite file
+network_volume  finds network file systems, where such a file must not be
+server_lock     the locks that show which processes are alive
 """

@@ -1,4 +1,4 @@
-"""What the job store needs of a database: `sqlite` has it."""
+"""The interface of a database that the job store uses. `sqlite` implements it."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,25 +13,25 @@ class Connection(Protocol):
 
     @property
     def time(self) -> float:
-        """Seconds of a clock that all servers on the database share and nobody sets back."""
+        """Seconds of a monotonic clock that all servers on the database share."""
         ...
 
     def execute(self, statement: str, values: Mapping[str, Any] = ...) -> list[Row]:
-        """Run a statement with named values, and return the rows that it gives."""
+        """Run a statement with named values, and return its rows."""
         ...
 
     def transaction(self, *, write: bool, durable: bool, wait: float) -> AbstractContextManager[None]:
-        """Run the block in a transaction, which is undone where the block raises.
+        """Run the block in a transaction, which is rolled back if the block raises.
 
         Args:
-            write: Whether it changes anything.
-            durable: Whether it and all before it must survive a power cut once the block has ended.
-            wait: For how many seconds to wait for others.
+            write: Whether the transaction changes anything.
+            durable: Whether this transaction and all earlier ones must survive a power cut once the block has ended.
+            wait: How many seconds to wait for a lock that others hold.
         """
         ...
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         ...
 
 
@@ -39,11 +39,11 @@ class Connector(Protocol):
     """Opens connections to one database."""
 
     def connect(self, *, write: bool, wait: float) -> Connection:
-        """Open a connection; wait so many seconds for others."""
+        """Open a connection; `wait` is how many seconds to wait for a lock that others hold."""
         ...
 
     def explained(self, error: Exception) -> Exception:
-        """The `LedgerError` that an error of the database is for users; any other error as it is."""
+        """Return the `LedgerError` that explains an error of the database to users; any other error unchanged."""
         ...
 
     def is_busy(self, error: Exception) -> bool:

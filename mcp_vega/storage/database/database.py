@@ -1,4 +1,4 @@
-"""Runs pieces of work in transactions: reads beside writes, and as many writes as wait in one."""
+"""Runs work in transactions. Reads and writes run at the same time; all writes that wait share one transaction."""
 
 import logging
 import threading
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_SECONDS, DEFERRED_SECONDS = 2.0, 0.5
-# How long an operation waits once the process is about to end.
+# How long an operation waits for a lock once the process is about to end.
 CLOSING_SECONDS = 0.1
-# For how long one try waits for a locked database, before it is looked who still wants it; and until the next one.
+# How long one try waits for a locked database, after which cancelled writes are dropped; and the pause between tries.
 TRY_SECONDS, RETRY_SECONDS = 0.25, 0.05
 
 
@@ -33,7 +33,7 @@ class _State(Enum):
 
 
 class _Write(Generic[T]):
-    """A piece of work that waits for its transaction, or is in it."""
+    """A write that waits for its transaction, or is in it."""
 
     def __init__(self, work: Work[T], *, durable: bool) -> None:
         self.work = work
@@ -47,11 +47,11 @@ class _Write(Generic[T]):
         self._lock = threading.Lock()
 
     def start(self) -> bool:
-        """Whether it is still wanted; from now on it cannot be withdrawn."""
+        """Start the write, so that it cannot be withdrawn; returns False if it was withdrawn before."""
         return self._leave_waiting(_State.STARTED)
 
     def withdraw(self) -> bool:
-        """Whether it had not started, and now never will."""
+        """Withdraw the write; returns False if it has started already."""
         return self._leave_waiting(_State.WITHDRAWN)
 
     def _leave_waiting(self, state: _State) -> bool:
@@ -65,12 +65,12 @@ class _Write(Generic[T]):
 class Database:
     """A database with one connection for reads and one for writes, each opened at its first use.
 
-    Every method raises a `LedgerError` where the database cannot be opened, read or written.
+    Every method raises a `LedgerError` if the database cannot be opened, read or written.
 
     Args:
         connector: Opens the connections.
-        busy_seconds: How long another program may keep the database to itself before an operation is given up.
-        deferred_seconds: For how long deferred work waits for a transaction that it can go with.
+        busy_seconds: How long another program may lock the database before an operation fails.
+        deferred_seconds: How long deferred work waits for another write whose transaction it can share.
     """
 
     def __init__(
@@ -79,18 +79,18 @@ class Database:
         self._connector = connector
         self._writer = _Writer(connector, busy_seconds, deferred_seconds)
         self._reading: Connection | None = None
-        # Those who wait do so in the loop, not in threads of their own.
+        # Reads wait in the event loop, so they take no threads.
         self._one_reader = anyio.CapacityLimiter(1)
-        # Who gives up leaves a thread behind, and before anyio 4.14 a limiter lets one too many in now and then.
+        # A cancelled read leaves its thread running; and before anyio 4.14 a limiter sometimes admits one too many.
         self._in_use = threading.Lock()
         self._closed = False
 
     def shorten_waits(self) -> None:
-        """Wait for nobody from now on, because the process is about to end."""
+        """Wait only `CLOSING_SECONDS` for locks from now on, because the process is about to end."""
         self._writer.busy_seconds = CLOSING_SECONDS
 
     async def read(self, work: Work[T]) -> T:
-        """Ask something, of one moment's state. It does not wait for those who write."""
+        """Read from a snapshot of the database. Reads do not wait for writes."""
         asked = monotonic()
 
         def do() -> T:
@@ -108,14 +108,14 @@ class Database:
         return await anyio.to_thread.run_sync(do, limiter=self._one_reader, abandon_on_cancel=True)
 
     async def write(self, work: Work[T], *, durable: bool = False, despite_cancel: bool = False) -> T:
-        """Change something, as a whole or not at all.
+        """Change something, completely or not at all.
 
-        Who is cancelled before the work has started leaves at once, and it is never done.
+        A caller that is cancelled before the work has started leaves immediately, and the work is never done.
 
         Args:
             work: Gets the connection, within the transaction.
-            durable: Whether it must survive a power cut from now on, and with it all that was written before.
-            despite_cancel: Have it done even if the caller is cancelled, who then waits for its end.
+            durable: Whether this write and all earlier ones must survive a power cut from now on.
+            despite_cancel: Do the work even if the caller is cancelled. The caller then waits until it is done.
         """
         write = _Write(work, durable=durable)
         self._writer.put(write)
@@ -131,15 +131,15 @@ class Database:
             raise write.error
         return write.result  # pyright: ignore[reportReturnType]  set, or there is an error
 
-    def defer(self, work: Work[Any], *, at_once: bool = False) -> None:
-        """Change something while nobody waits for it: with the next transaction, a little later, or at once.
+    def defer(self, work: Work[Any], *, immediately: bool = False) -> None:
+        """Change something while nobody waits for it: with the next write or a little later, or immediately.
 
-        It is tried until it is done.
+        The writer tries until it succeeds.
         """
-        self._writer.defer(work, at_once=at_once)
+        self._writer.defer(work, immediately=immediately)
 
     async def close(self) -> None:
-        """Do what is deferred, and close the connections for good."""
+        """Do the deferred work, and close the connections for good."""
 
         def do() -> None:
             self._writer.stop()
@@ -154,12 +154,12 @@ class Database:
 
 class _Signal(Enum):
     DEFERRED = auto()  # there is deferred work
-    AT_ONCE = auto()  # there is some that is not to wait
+    IMMEDIATE = auto()  # some of it must not wait
     END = auto()
 
 
 class _Writer:
-    """Does writes in a thread of its own, as many as wait in one transaction: they wait at the same time."""
+    """Does writes in a thread of its own. All writes that wait share one transaction, and one wait for the lock."""
 
     def __init__(self, connector: Connector, busy_seconds: float, deferred_seconds: float) -> None:
         self.busy_seconds = busy_seconds
@@ -169,19 +169,19 @@ class _Writer:
         self._queue = SimpleQueue[_Write[Any] | _Signal]()
         self._waiting: list[_Write[Any]] = []
         self._deferred: list[Work[Any]] = []
-        self._urgent = False  # whether some of it is not to wait
+        self._urgent = False  # whether some of it must not wait
         self._thread: threading.Thread | None = None
 
     def put(self, write: _Write[Any]) -> None:
-        """Have a piece of work done."""
+        """Queue a write."""
         self._start()
         self._queue.put(write)
 
-    def defer(self, work: Work[Any], *, at_once: bool) -> None:
-        """Have a piece of work done with the next one, a little later, or at once."""
+    def defer(self, work: Work[Any], *, immediately: bool) -> None:
+        """Queue work for the next transaction; see `Database.defer`."""
         self._start()
         self._deferred.append(work)
-        self._queue.put(_Signal.AT_ONCE if at_once else _Signal.DEFERRED)
+        self._queue.put(_Signal.IMMEDIATE if immediately else _Signal.DEFERRED)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -189,7 +189,7 @@ class _Writer:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, after all that waits."""
+        """End the thread, after all work that waits is done."""
         if self._thread:
             self._queue.put(_Signal.END)
             self._thread.join()
@@ -203,13 +203,13 @@ class _Writer:
             more = self._collect()
             self._write_all()
         if self._deferred:
-            logger.warning("%s notes could not be written to the ledger to the end", len(self._deferred))
+            logger.warning("%s changes were not written to the ledger before the server ended", len(self._deferred))
         connection, self._connection = self._connection, None
         if connection:
             connection.close()
 
     def _collect(self) -> bool:
-        """Wait for work, and take all that is there; returns False once the thread is to end."""
+        """Wait for work, and take everything in the queue; returns False once the thread must end."""
         pause = RETRY_SECONDS if self._urgent else self._deferred_seconds
         until = monotonic() + pause if self._deferred else None
         while True:
@@ -229,58 +229,58 @@ class _Writer:
                 self._urgent = True
 
     def _write_all(self) -> None:
-        """Do what waits and what is deferred; what has waited long enough fails."""
+        """Do the waiting and the deferred work. A write that has waited for `busy_seconds` fails."""
         while self._still_wanted() or self._deferred:
             done, started = list[Work[Any]](), list[_Write[Any]]()
             try:
                 self._commit(done, started)
-            except Exception as error:  # noqa: BLE001  it is told to those who wait
+            except Exception as error:  # noqa: BLE001  the callers that wait get it
                 busy = self._connector.is_busy(error)
-                started += [each for each in self._waiting if self._gives_up(each, busy=busy) and each.start()]
+                started += [each for each in self._waiting if self._must_fail(each, busy=busy) and each.start()]
                 for each in started:
                     each.error = self._connector.explained(error)
             else:
                 for each in done:
                     self._deferred.remove(each)
                 self._urgent = self._urgent and bool(self._deferred)
-            _tell(started)
+            _wake(started)
             self._waiting = [each for each in self._waiting if each not in started]
             if not self._waiting:
-                return  # what could not be deferred to this transaction is tried again later
+                return  # deferred work that failed is tried again later
 
     def _still_wanted(self) -> bool:
         self._waiting = [each for each in self._waiting if each.state is not _State.WITHDRAWN]
         return bool(self._waiting)
 
-    def _gives_up(self, write: _Write[Any], *, busy: bool) -> bool:
+    def _must_fail(self, write: _Write[Any], *, busy: bool) -> bool:
         return not busy or write.asked + self.busy_seconds <= monotonic()
 
     def _commit(self, done: list[Work[Any]], started: list[_Write[Any]]) -> None:
-        """Do all in one transaction; adds to `done` what was deferred to it, and to `started` what waited for it."""
+        """Do all work in one transaction; adds the deferred work to `done`, and the waiting writes to `started`."""
         wait = min(TRY_SECONDS, self.busy_seconds)
         connection = self._connection = self._connection or self._connector.connect(write=True, wait=wait)
         durable = any(each.durable for each in self._waiting)
         with connection.transaction(write=True, durable=durable, wait=wait):
             for work in self._deferred[:]:
-                _, error = self._piece(connection, work)
+                _, error = self._in_savepoint(connection, work)
                 if error:
-                    logger.warning("A note could not be written to the ledger yet: %s", error)
+                    logger.warning("A change could not be written to the ledger yet: %s", error)
                 else:
                     done.append(work)
             for each in self._waiting:
                 if each.start():
                     started.append(each)
-                    each.result, each.error = self._piece(connection, each.work)
+                    each.result, each.error = self._in_savepoint(connection, each.work)
 
-    def _piece(self, connection: Connection, work: Work[T]) -> tuple[T | None, Exception | None]:
-        """Do one piece of work; where it fails, it alone is undone."""
+    def _in_savepoint(self, connection: Connection, work: Work[T]) -> tuple[T | None, Exception | None]:
+        """Do one piece of work. If it fails, only that piece is rolled back."""
         connection.execute("SAVEPOINT piece")
         try:
             return work(connection), None
-        except Exception as error:  # noqa: BLE001  it is told to whoever waits for this piece
+        except Exception as error:  # noqa: BLE001  the caller that waits for this piece gets it
             try:
                 connection.execute("ROLLBACK TO piece")
-            except Exception:  # noqa: BLE001  the whole transaction is undone already, as on a full disk
+            except Exception:  # noqa: BLE001  the transaction is rolled back already, as on a full disk
                 raise error from None
             return None, self._connector.explained(error)
         finally:
@@ -288,8 +288,8 @@ class _Writer:
                 connection.execute("RELEASE piece")
 
 
-def _tell(writes: list[_Write[Any]]) -> None:
-    """Wake those who wait for writes; all are in one event loop."""
+def _wake(writes: list[_Write[Any]]) -> None:
+    """Wake the callers that wait for these writes; all of them are in one event loop."""
 
     def wake() -> None:
         for each in writes:

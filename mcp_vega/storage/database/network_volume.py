@@ -1,7 +1,7 @@
-"""Whether a folder lies on a network file system, where a ledger must not be.
+"""Finds out whether a folder is on a network file system, where a ledger must not be.
 
-SQLite's WAL needs memory that all processes on the ledger share, so all of them must be on one machine. On a network
-file system nothing says that they are, and two machines would damage the ledger without an error.
+SQLite's WAL needs memory that all processes on the ledger share, so all of them must run on one machine. A network
+file system can be used from several machines. Two machines would damage the ledger, and no error would show it.
 """
 
 import os
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 MOUNTS = Path("/proc/self/mountinfo")
-# What Linux and macOS call the file systems of other machines; those after "fuse." run as a program.
+# The names of network file systems on Linux and macOS. Those that begin with "fuse." run as a program.
 _NETWORK = """
     afpfs afs beegfs ceph cifs coda davfs glusterfs gpfs lustre ncpfs nfs nfs4 orangefs pvfs2 smb3 smbfs webdav
     fuse.blobfuse fuse.blobfuse2 fuse.ceph fuse.ceph-fuse fuse.curlftpfs fuse.davfs fuse.davfs2 fuse.gcsfuse
     fuse.glusterfs fuse.goofys fuse.gvfsd-fuse fuse.juicefs fuse.kio-fuse fuse.lizardfs fuse.mfs fuse.mount-s3
     fuse.mountpoint-s3 fuse.rclone fuse.s3fs fuse.seaweedfs fuse.smbnetfs fuse.sshfs
 """
-# A host's folders within its virtual machine: of WSL (9p, drvfs), of Docker Desktop, OrbStack, Podman and Lima
-# (virtiofs, grpcfuse, osxfs, fakeowner), of VirtualBox, VMware and Parallels. Host and guest share no memory there.
-# Even where only the guest writes, users report that virtiofs and 9p lost pages that several processes had mapped: WAL
-# databases were damaged within minutes, and no error was seen before. The home of a user of WSL is on ext4, as are the
-# volumes that Docker manages. A machine whose very root is such a folder has nothing better, and its kernel sees all
-# that is written.
+# A host's folders inside a virtual machine: in WSL (9p, drvfs), in Docker Desktop, OrbStack, Podman and Lima
+# (virtiofs, grpcfuse, osxfs, fakeowner), in VirtualBox, VMware and Parallels. Host and guest share no memory there.
+# Users report damage even if only the guest writes: virtiofs and 9p lost pages that several processes had mapped. WAL
+# databases were damaged within minutes, and no error was seen before. In WSL the user's home is on ext4; so are the
+# volumes that Docker manages. If even the root of a machine is such a folder, it is accepted: the machine has nothing
+# better, and its kernel sees every write.
 _HOST = """
     9p drvfs prl_fs vboxsf virtiofs vmhgfs
     fuse.fakeowner fuse.grpcfuse fuse.osxfs fuse.prl_fsd fuse.virtiofs fuse.vmhgfs-fuse
@@ -37,20 +37,20 @@ _SHARE = "network drive"
 
 
 def network_volume(path: Path, mounts: Path = MOUNTS) -> str | None:
-    """The kind of network file system, such as "nfs4" or "fuse.sshfs", that a path lies on.
+    """Return the kind of network file system that a path is on, such as "nfs4" or "fuse.sshfs".
 
-    A path that is not there yet lies where the nearest folder above it does. None is a local file system, or one that
-    cannot be told. Never raises.
+    For a path that does not exist yet, the nearest folder above it counts. None means a local file system, or that the
+    kind is not known. Never raises.
     """
     try:
-        # Links lead to other volumes; and looking at a folder mounts it, where that is automatic.
+        # Links may lead to other volumes. And to look at a folder mounts it, if it is mounted automatically.
         path = path.resolve()
         if sys.platform == "win32":
             return _SHARE if is_share(str(path)) or _is_remote_drive(path.drive) else None
         if sys.platform == "darwin":
             return kind_in_mount_output(_mount_output(), path)
         return kind_in_mountinfo(os.fsdecode(mounts.read_bytes()), path)
-    except Exception:  # noqa: BLE001  a doubt about the volume must not keep a server from its work
+    except Exception:  # noqa: BLE001  this check must never keep a server from working
         return None
 
 
@@ -64,21 +64,21 @@ class _Mount:
 
     @property
     def remote(self) -> bool:
-        # davfs2 and a few more give no kind of their own, but an address.
+        # davfs2 and a few others report the kind "fuse", but an address as the source.
         network = self.kind in NETWORK or (self.kind == "fuse" and "://" in self.source)
         return network or (self.kind in HOST and self.point != PurePosixPath("/"))
 
 
 def kind_in_mountinfo(text: str, path: PurePath) -> str | None:
-    """The kind of network file system that a path lies on, by Linux's table (proc_pid_mountinfo(5))."""
-    # Other characters that end a line for Python stand in names as they are.
+    """Return the kind of network file system that a path is on, from Linux's mountinfo (proc_pid_mountinfo(5))."""
+    # Only "\n" ends a line: names may contain the other characters at which `splitlines` would split.
     mounts = map(_mountinfo_line, text.split("\n"))
     above = [each for each in mounts if each and path.is_relative_to(each.point)]
     return _remote_kind(_crossed_last(above))
 
 
 def _mountinfo_line(line: str) -> _Mount | None:
-    """A line: id, parent, device, root, mount point, options, then optional fields up to a dash, kind, source."""
+    """Parse a line: id, parent, device, root, mount point, options, optional fields, a dash, kind, source."""
     place, _, volume = line.partition(" - ")
     match place.split(" "), volume.split(" "):
         case [number, parent, _, _, point, *_], [kind, source, *_]:
@@ -88,15 +88,16 @@ def _mountinfo_line(line: str) -> _Mount | None:
 
 
 def _unescaped(field: str) -> str:
-    r"""A field with its spaces, tabs, line ends and backslashes, which are written as `\040` and so on."""
+    r"""Return a field with its spaces, tabs, line ends and backslashes, which mountinfo writes as `\040` and so on."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def _crossed_last(above: Iterable[_Mount]) -> _Mount | None:
-    """The mount in which the walk down a path ends, of those on the way.
+    """Return the mount that a path is on, from all mounts whose mount point is at or above the path.
 
-    The longest mount point is not always right: a later mount further up hides it. The order of the lines does not tell
-    which is later, for mounts are moved. So this goes from each mount to those within it, as the system does.
+    The longest mount point is not always right: a later mount further up may hide it. The order of the lines does not
+    show which mount is later, because mounts can be moved. So this walks down from each mount to the mounts within it,
+    as the system does.
     """
     left = list(above)
     reached = None
@@ -105,13 +106,13 @@ def _crossed_last(above: Iterable[_Mount]) -> _Mount | None:
         within = [each for each in left if (each.parent == reached.id if reached else each.parent not in ids)]
         if not within:
             return reached
-        # On a path the first mount point is crossed first; of two at one point the last counts.
+        # The walk crosses the shortest mount point first. Of two mounts at the same point, the last counts.
         reached = min(reversed(within), key=lambda each: len(each.point.parts))
         left.remove(reached)
 
 
 def kind_in_mount_output(text: str, path: PurePath) -> str | None:
-    """The kind of network file system that a path lies on, by what macOS's `mount` prints."""
+    """Return the kind of network file system that a path is on, from the output of macOS's `mount`."""
     found = re.finditer(r"^(.*?) on (/.*) \(([^,()]+)[^()]*\)$", text, re.MULTILINE)
     mounts = [
         _Mount("", "", PurePosixPath(point), kind, source) for source, point, kind in (each.groups() for each in found)
@@ -125,7 +126,7 @@ def _remote_kind(mount: _Mount | None) -> str | None:
 
 
 def is_share(path: str) -> bool:
-    r"""Whether a Windows path names another machine, as in `\\server\share`; `\\?\C:\` and `\\.\` do not."""
+    r"""Whether a Windows path is on another machine, as in `\\server\share`; `\\?\C:\` and `\\.\` are not."""
     path = path.replace("/", "\\").casefold()
     return path.startswith("\\\\?\\unc\\") or (path.startswith("\\\\") and path[2:4] not in ("?\\", ".\\"))
 

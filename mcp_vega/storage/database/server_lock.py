@@ -1,12 +1,12 @@
-"""Which servers are alive, told by a lock that ends with the process that holds it.
+"""Shows which servers are alive, by a lock that ends with the process that holds it.
 
-Each server has a file of its own, named after its id, on which it holds SQLite's exclusive lock for its life. The
-operating system gives that lock up when the process ends, however it ends. So a server is dead when its lock can be
-had, and alive in any other case. Neither clocks nor numbers of processes matter: servers in several containers may
-share the folder.
+Each server has a file of its own, named after its id. It holds SQLite's exclusive lock on that file while it runs. The
+operating system releases the lock when the process ends, however it ends. So a server is dead if its lock can be taken,
+and alive in any other case. Clocks and process ids do not matter, so servers in several containers may share the
+folder.
 
-POSIX drops all locks of a process on a file as soon as the process closes any descriptor of it. SQLite keeps its own
-descriptors open for that reason. So nothing here, and nothing else in the process, may open a lock file by other means.
+When a process closes any descriptor of a file, POSIX drops all locks of the process on that file. SQLite keeps its own
+descriptors open for that reason. So nothing else in the process may open a lock file.
 """
 
 import os
@@ -21,18 +21,19 @@ from pathlib import Path
 
 from mcp_vega.job import new_id
 
-# How long a look may wait for a lock: another's look is over by then, a server's life hardly ever.
-LOOK_SECONDS = 0.05
-# How often a file may be deleted or made between two steps before a lock is given up.
+# How long a check may wait for a lock. A check by another server is over by then; a living server keeps its lock.
+CHECK_SECONDS = 0.05
+# How often others may delete or make the file between two steps before this server stops trying.
 TRIES = 20
 _ID = re.compile("[0-9a-f]{32}")
 
 
 class ServerLock:
-    """This server's lock among those of the others in a folder. Used from several threads.
+    """This server's lock, in a folder with the locks of the other servers. It is safe to use from several threads.
 
-    A child made by fork has no part in the lock, although its copy of SQLite takes it for held: it must not use this
-    object, it is not seen to live when its parent is dead, and what it closes costs the parent nothing.
+    A child process made by fork does not hold the lock, although its copy of SQLite believes so. The child must not use
+    this object. When its parent is dead, the child does not count as alive. If the child closes its copy of the file,
+    the parent keeps its lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +58,7 @@ class ServerLock:
         return self._own is not None
 
     def take(self) -> None:
-        """Take the lock, unless it is taken; only then may others hear of this server.
+        """Take the lock, unless it is taken already. It must be taken before others can learn this server's id.
 
         Raises:
             OSError: The folder cannot be made or read.
@@ -70,19 +71,19 @@ class ServerLock:
 
     def _make_folder(self) -> None:
         if not self._folder.is_dir():
-            # The home above may be made here, too; it is for this user alone as well.
+            # This may make the home folder above as well, which is also for this user only.
             for folder in (self._folder.parent, self._folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _new_lock(self) -> "_LockedFile":
-        """Make a file and lock it; where another took it for a dead server's in between, begin with a new id."""
+        """Make a file and lock it. If another server deletes the file in between, as a dead server's, take a new id."""
         problem: sqlite3.Error = sqlite3.OperationalError("the lock file was deleted again and again")
         for _ in range(TRIES):
             path = self.path
             try:
-                _connection(path, LOOK_SECONDS).close()  # makes it
-                if locked := _locked(path, LOOK_SECONDS):
-                    with suppress(OSError):  # it is empty, and not every file system knows permissions
+                _connection(path, CHECK_SECONDS).close()  # makes the file
+                if locked := _locked(path, CHECK_SECONDS):
+                    with suppress(OSError):  # the file is empty, and not every file system has permissions
                         path.chmod(0o600)
                     return locked
             except sqlite3.OperationalError as error:
@@ -93,14 +94,14 @@ class ServerLock:
         raise problem
 
     def is_intact(self) -> bool:
-        """Whether the file that is locked is still the one at its path. If not, others take this server for dead."""
+        """Whether the locked file is still the one at its path. If not, others believe that this server is dead."""
         own = self._own
         return own is not None and own.is_intact()
 
     def is_alive(self, server: str, *, wait: float = 0) -> bool:
-        """Whether a server lives, or another process looks at its lock for longer than `wait` seconds.
+        """Whether a server is alive. Also True while another process checks its lock for longer than `wait` seconds.
 
-        Its file stays where it is.
+        The server's file is not deleted.
         """
         path = self._path(server)
         there = os.path.lexists(path)
@@ -110,16 +111,17 @@ class ServerLock:
         if there:
             locked.unlock()
         else:
-            locked.delete()  # this look made it
+            locked.delete()  # this check made the file
         return False
 
     @contextmanager
     def locked_if_dead(self, server: str) -> Generator[bool]:
-        """Whether a server is dead. Then its lock is held within the block, so that no other process finds it dead.
+        """Yield whether a server is dead. If so, this process holds its lock within the block.
 
-        At the end its file is deleted, unless the block raised.
+        So no other process finds the server dead at the same time. At the end the server's file is deleted, unless the
+        block raises.
         """
-        locked = self._locked_if_dead(server, LOOK_SECONDS)
+        locked = self._locked_if_dead(server, CHECK_SECONDS)
         if locked is None:
             yield False
             return
@@ -132,16 +134,16 @@ class ServerLock:
     def _locked_if_dead(self, server: str, wait: float) -> "_LockedFile | None":
         if server == self._me and self._own is not None:
             return None
-        # A server that is wrongly taken for dead is paid for twice: whatever else goes wrong, it is alive.
+        # If a living server counts as dead, its calls may be paid for twice. So after any error it counts as alive.
         with suppress(sqlite3.Error, OSError):
-            self._make_folder()  # where it is gone, as after a power cut, nobody holds a lock in it
+            self._make_folder()  # if the folder is missing, as after a power cut, nobody holds a lock in it
             for _ in range(TRIES):
                 if locked := _locked(self._path(server), wait):
                     return locked
         return None
 
     def servers(self) -> list[str]:
-        """The ids of all lock files in the folder, this server's included; none where there is no folder.
+        """Return the ids of all lock files in the folder, this server's included; none if there is no folder.
 
         Raises:
             OSError: The folder cannot be read.
@@ -152,7 +154,7 @@ class ServerLock:
             return []
 
     def release(self) -> None:
-        """Delete this server's file and give its lock up."""
+        """Delete this server's file and release its lock."""
         with self._changing:
             own, self._own = self._own, None
             if own:
@@ -167,7 +169,7 @@ class _LockedFile:
     """A file whose lock this process holds."""
 
     path: Path
-    file: tuple[int, int]  # which it is, whatever its name: no other has these numbers while it is open
+    file: tuple[int, int]  # device and inode: no other file has these numbers while this one is open
     connection: sqlite3.Connection
 
     def is_intact(self) -> bool:
@@ -181,9 +183,9 @@ class _LockedFile:
         self.connection.close()
 
     def delete(self) -> None:
-        """Delete the file, and give its lock up. A file that cannot be deleted stays, as that of a dead server."""
+        """Delete the file, and release its lock. A file that cannot be deleted stays, as that of a dead server."""
         if sys.platform == "win32":
-            # What is open cannot be deleted there. If another has opened it in between, it is the other's to delete.
+            # Windows does not delete an open file. If another process opens it in between, that process deletes it.
             self.unlock()
             with suppress(OSError):
                 self.path.unlink()
@@ -197,29 +199,33 @@ class _LockedFile:
 
 
 def _locked(path: Path, wait: float) -> _LockedFile | None:
-    """Lock a file; None where it was made, deleted or replaced meanwhile, so that another may be at its path.
+    """Lock a file. None if it was made, deleted or replaced meanwhile, so that another file may be at its path.
 
-    Which file SQLite has opened cannot be asked. So it must be the same one before it is opened and after it is locked.
+    SQLite does not say which file it has opened. So the file at the path must be the same before SQLite opens it and
+    after it is locked.
     """
     with ExitStack() as stack:
-        before = _seen(path)
+        before = _identity(path)
         connection = _connection(path, wait)
         stack.callback(connection.close)
-        # An exclusive transaction on an empty file would make a journal beside it, which outlives a process that is
-        # killed.
+        # An exclusive transaction on an empty file would make a journal file next to it, and if the process is killed,
+        # the journal stays.
         connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
         connection.execute("BEGIN EXCLUSIVE")
-        # On a file that can only be read, SQLite begins a transaction that excludes no one; this then fails. It is
-        # never committed.
+        # On a read-only file, SQLite begins a transaction that excludes no one. This write fails then. It is never
+        # committed.
         connection.execute("PRAGMA user_version = 1")
-        if before is None or before != _seen(path):
+        if before is None or before != _identity(path):
             return None
         stack.pop_all()
         return _LockedFile(path, before[:2], connection)
 
 
-def _seen(path: Path) -> tuple[int, int, int] | None:
-    """Which file is at a path. Nobody writes to it, so its time tells it from a later one that got the same number."""
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return the device, inode and modification time of the file at a path; None if there is none.
+
+    Nobody writes to the file. So the time distinguishes it from a later file that got the same inode.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -228,5 +234,5 @@ def _seen(path: Path) -> tuple[int, int, int] | None:
 
 
 def _connection(path: Path, wait: float) -> sqlite3.Connection:
-    """A connection to a lock file, which is made where it is missing."""
+    """Open a connection to a lock file, which is made if it is missing."""
     return sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)

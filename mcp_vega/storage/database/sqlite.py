@@ -1,7 +1,7 @@
-"""The ledger's SQLite file: made with this version's schema, opened, read and written.
+"""The ledger's SQLite file: created with this version's schema, opened, read and written.
 
-Several servers have it open at once (WAL). POSIX drops all locks of a process on a file when it closes any descriptor
-of it, so after the file is made nothing but SQLite opens it; whether it is still there is asked with `os.stat`.
+Several servers have the file open at the same time (WAL). When a process closes any descriptor of a file, POSIX drops
+all locks of the process on that file. So once the file exists, only SQLite opens it; other checks use `os.stat`.
 """
 
 import os
@@ -22,20 +22,20 @@ from mcp_vega.storage.database.network_volume import MOUNTS, network_volume
 
 CREATION_SECONDS = 30.0
 
-# Tells a ledger from other files of SQLite ("vega" in ASCII).
+# Marks an SQLite file as a ledger ("vega" in ASCII).
 APPLICATION_ID = 0x76656761
 
 
 class SqliteFile:
     """Opens connections to a ledger's file.
 
-    The file and its folder are made when they are not there, for this user alone.
+    If the file and its folder are missing, they are made, readable by this user only.
 
     Args:
-        file: Its path.
-        schema: The tables, as statements of SQL.
+        file: The path of the file.
+        schema: The tables, as SQL statements.
         uptime: The machine's monotonic time in seconds, the same for all its processes.
-        mounts: Where Linux tells what is mounted.
+        mounts: The file in which Linux lists the mounts.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SqliteFile:
         self._mounts = mounts
 
     def connect(self, *, write: bool, wait: float) -> "SqliteConnection":
-        """Open the file, made where it is not there; what only reads changes nothing in it afterwards."""
+        """Open the file, and make it if it is missing. Without `write`, the connection can only read."""
         if kind := network_volume(self.file, self._mounts):
             raise _UnfitVolumeError(f"on a network volume ({kind})")
         folders.make(self.file.parent, 0o700)
@@ -57,8 +57,8 @@ class SqliteFile:
             connection.row_factory = sqlite3.Row
             if _fingerprint(connection) != fingerprint_of(self._schema):
                 _create(connection, self._schema)
-            _share(connection, wait)
-            _fingerprint(connection)  # the first look after that makes the log's file
+            _enable_wal(connection, wait)
+            _fingerprint(connection)  # the first read after that makes the WAL's file
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
         except BaseException:
@@ -71,36 +71,36 @@ class SqliteFile:
         return isinstance(error, sqlite3.Error) and _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
     def explained(self, error: Exception) -> Exception:
-        """What keeps the ledger from its work, and what to do about it; an error of another kind as it is."""
+        """Return a `LedgerError` with what is wrong and what to do about it; an error of another kind unchanged."""
         known = isinstance(error, sqlite3.Error | OSError | ValueError | OverflowError)
         return _explained(self.file, error) if known else error
 
 
 class SqliteConnection:
-    """A connection to the ledger's file, as long as that is the one at its path."""
+    """A connection to the ledger's file. It fails once another file is at the path."""
 
     def __init__(self, connection: sqlite3.Connection, file: Path, uptime: Callable[[], float]) -> None:
         self._connection = connection
         self._uptime = uptime
-        # The log is a part of it.
+        # The WAL belongs to the ledger.
         self._files = {each: _identity(each) for each in (file, file.with_name(f"{file.name}-wal"))}
 
     @property
     def time(self) -> float:
-        """The machine's monotonic time: it starts anew when the machine does."""
+        """The machine's monotonic time in seconds: it begins again when the machine restarts."""
         return self._uptime()
 
     def execute(self, statement: str, values: Mapping[str, Any] | None = None) -> list[Row]:
-        """Run a statement with named values, and return the rows that it gives."""
+        """Run a statement with named values, and return its rows."""
         return self._connection.execute(statement, values or {}).fetchall()
 
     @contextmanager
     def transaction(self, *, write: bool, durable: bool, wait: float) -> Generator[None]:
-        """Run the block in a transaction. The log is one file in order: a durable one makes all before it durable."""
+        """Run the block in a transaction. The WAL is written in order, so a durable one makes all before it durable."""
         self._require_same_file()
         execute = self._connection.execute
         execute(f"PRAGMA busy_timeout = {wait * 1000:.0f}")
-        # SQLite refuses to change it within a transaction.
+        # Set here, because SQLite refuses to change it within a transaction.
         execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
@@ -112,7 +112,7 @@ class SqliteConnection:
             raise
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._connection.close()
 
     def _require_same_file(self) -> None:
@@ -122,7 +122,7 @@ class SqliteConnection:
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """What tells a file from another of its name; None where there is none."""
+    """Return the device and inode of a file, None if there is no file."""
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -131,18 +131,18 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 
 def _make_private(file: Path) -> None:
-    """Make the file where it is not there, readable by this user alone; SQLite's files beside it follow it."""
+    """Make the file if it is missing, readable by this user only. SQLite gives its -wal and -shm the same mode."""
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        # It may be open here already, so it is not opened again.
+        # The file may be open in this process already, so it is not opened again.
         found = file.stat()
         if sys.platform != "win32" and found.st_uid == os.getuid() and found.st_mode & 0o077:
             file.chmod(0o600)
 
 
-def _share(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    """Let others read while one writes. This one statement does not wait for a lock by itself."""
+def _enable_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Let others read while one writes. SQLite does not wait for a lock in this statement, so it is repeated here."""
     give_up = time.monotonic() + busy_seconds
     while True:
         try:
@@ -158,7 +158,7 @@ def _share(connection: sqlite3.Connection, busy_seconds: float) -> None:
 
 
 def _create(connection: sqlite3.Connection, schema: str) -> None:
-    """Make the tables in an empty file; every other server that opens it now waits."""
+    """Make the tables in an empty file. Other servers that open the file meanwhile wait."""
     connection.execute(f"PRAGMA busy_timeout = {CREATION_SECONDS * 1000:.0f}")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -181,12 +181,12 @@ def _require_empty(connection: sqlite3.Connection) -> None:
 
 
 def fingerprint_of(schema: str) -> int:
-    """What stands in a file for its schema, so that one of another is not taken for it; comments do not count."""
+    """Return the number that identifies a schema in the file. Comments and white space do not change it."""
     return crc32(" ".join(re.sub("--.*", "", schema).split()).encode()) & 0x7FFFFFFF
 
 
 def _fingerprint(connection: sqlite3.Connection) -> int:
-    """The fingerprint of the schema that a ledger has; 0 where the file is no ledger."""
+    """Return the fingerprint of the ledger's schema; 0 if the file is not a ledger."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     return connection.execute("PRAGMA user_version").fetchone()[0] if application_id == APPLICATION_ID else 0
 
@@ -196,7 +196,7 @@ class _OtherSchemaError(ValueError):
 
 
 class _UnfitVolumeError(OSError):
-    """The file is where servers cannot share it."""
+    """The file is on a volume where servers cannot share it."""
 
 
 class _ReplacedError(OSError):
@@ -204,36 +204,36 @@ class _ReplacedError(OSError):
 
 
 def _code(error: Exception) -> int:
-    """The kind of an error of SQLite: the lowest byte of its code; the rest is its details."""
+    """Return the primary code of an SQLite error: the lowest byte. The other bytes have details."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a table
-    """What keeps the ledger from its work, and what to do about it."""
+    """Return what is wrong with the ledger, and what to do about it."""
     code = _code(error)
     match error:
         case _UnfitVolumeError():
             return LedgerError(
-                f"The ledger {file} is {error}, where several servers would damage it",
+                f"The ledger {file} is {error}. Several servers would damage it there",
                 next_step="Set MCP_VEGA_HOME to a folder on a disk of this machine",
             )
         case _ReplacedError():
             return LedgerError(
                 f"The ledger {file} was deleted or replaced while this server runs",
-                next_step="Put the file back with its -wal and -shm beside it, or restart all servers: a new ledger is "
-                "made then, and the pictures stay where they are",
+                next_step="Put the file back together with its -wal and -shm files. Or restart all servers: they make "
+                "a new ledger, and the pictures stay where they are",
             )
         case _OtherSchemaError():
             return LedgerError(
                 f"The ledger {file} was not written by this version of mcp-vega",
-                next_step=f"End all servers, then update mcp-vega, or move {file} aside and start again: a new one is "
-                "made, and the pictures stay where they are",
+                next_step=f"Stop all servers. Then update mcp-vega, or move {file} to another folder and start again: "
+                "mcp-vega makes a new ledger, and the pictures stay where they are",
             )
         case ValueError() | OverflowError():
-            return LedgerError(f"In the ledger {file}, {error}", next_step="Update mcp-vega, or do without this job")
+            return LedgerError(f"In the ledger {file}, {error}", next_step="Update mcp-vega, or ignore this job")
         case OSError():
             said = error.strerror or type(error).__name__
-            named = Path(error.filename or file)  # such as the locks beside it
+            named = Path(error.filename or file)  # such as a lock file next to it
             where = "" if named in (file, *file.parents) else f" ({named})"
             return LedgerError(f"The ledger {file} cannot be opened: {said}{where}")
         case sqlite3.Error() if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -243,7 +243,7 @@ def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a
             )
         case sqlite3.Error() if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             return LedgerError(
-                f"The ledger {file} cannot be written: {error}", next_step="Make room on the disk, then call again"
+                f"The ledger {file} cannot be written: {error}", next_step="Free some disk space, then call again"
             )
         case sqlite3.Error() if code == sqlite3.SQLITE_CANTOPEN:
             return LedgerError(f"The ledger {file} cannot be opened: {error}")
@@ -252,6 +252,6 @@ def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a
         case _:
             return LedgerError(
                 f"The ledger {file} is damaged: {error}",
-                next_step=f"End all servers, move {file} aside and start again: a new one is made, and the pictures "
-                "stay where they are",
+                next_step=f"Stop all servers, move {file} to another folder and start again: mcp-vega makes a new "
+                "ledger, and the pictures stay where they are",
             )

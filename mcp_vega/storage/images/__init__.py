@@ -1,9 +1,10 @@
 """The pictures, in stores. Nothing else writes into their folders.
 
-store         what a store can do, and what pictures are called
-folder        a store that is a folder
-memory        a store for what no disk would take
-fallback      several stores as one: what the first will not take goes into the next
-atomic_write  files that are whole on the disk or not there at all
-confinement   folders and files that stay below their root
+store          the interface of a store, and the file names of pictures
+folder         a store that is a folder
+memory         a store for pictures that could not be written to any disk
+fallback       several stores as one: a picture that the first store cannot take goes into the next
+atomic_write   writes a file completely or not at all
+confinement    keeps folders and files below their root
+preview_cache  the small previews of kept pictures
 """

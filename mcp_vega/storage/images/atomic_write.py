@@ -1,4 +1,4 @@
-"""Files of pictures: whole on the disk or not there at all, and never one over another."""
+"""Writes files of pictures: each one completely or not at all, and never over another file."""
 
 import errno
 import os
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from mcp_vega.storage import folders
 
-# A file that was being written this long ago, in seconds, is being written no more.
+# A temporary file that did not change for so many seconds is no longer being written.
 STALE_SECONDS = 600
 
 
 def write(data: bytes, folder: Path, short: str, long: str) -> Path:
-    """Write a picture under the short name or, where that is another picture's, under the long one."""
+    """Write a picture under the short name or, if another file has that name, under the long one."""
     path = folder / short
-    if _was_free(path, data) or path.read_bytes() == data:
+    if _write_new(path, data) or path.read_bytes() == data:
         return path
     path = folder / long
-    if not _was_free(path, data) and path.read_bytes() != data:
+    if not _write_new(path, data) and path.read_bytes() != data:
         raise FileExistsError(errno.EEXIST, "both names that the picture may have are taken by other files")
     return path
 
 
-def _was_free(target: Path, data: bytes) -> bool:
-    """Write a file, unless its name is taken."""
+def _write_new(target: Path, data: bytes) -> bool:
+    """Write a file; returns False, and writes nothing, if its name is taken."""
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:
@@ -42,7 +42,7 @@ def _was_free(target: Path, data: bytes) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove what servers left behind that died while they wrote a picture."""
+    """Remove the temporary files of servers that died while they wrote a picture."""
     for part in folder.glob(".*.part"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > STALE_SECONDS:
@@ -52,7 +52,7 @@ def clear(folder: Path) -> None:
 def _place(temporary: Path, target: Path) -> None:
     """Give a finished file its name, unless the name is taken.
 
-    A link refuses a name that is taken; file systems without links get the name reserved by an empty file.
+    To link a file fails if the name is taken. On file systems without links, an empty file reserves the name.
     """
     try:
         os.link(temporary, target)

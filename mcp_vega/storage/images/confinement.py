@@ -1,4 +1,4 @@
-"""Folders and files that stay below their root, whatever links are put into it."""
+"""Keeps folders and files below their root, even if somebody puts links into it."""
 
 import errno
 import os
@@ -11,10 +11,10 @@ from mcp_vega.storage import folders
 
 
 def subfolder(root: Path, *names: str) -> Path:
-    """A folder below another, made where it is not there.
+    """Return a folder below another, and make it if it is missing.
 
     Raises:
-        OSError: It cannot be made, or a link leads out of the other folder.
+        OSError: The folder cannot be made, or a link leads out of the root.
     """
     root = root.resolve()
     folder = root.joinpath(*names)
@@ -25,10 +25,10 @@ def subfolder(root: Path, *names: str) -> Path:
 
 
 def probe(folder: Path) -> bool:
-    """Whether a folder is there; nothing is left behind in it, and none is made.
+    """Whether a folder exists. Leaves no file behind, and makes no folder.
 
     Raises:
-        OSError: It, or the nearest folder above it that is there, cannot be written.
+        OSError: The folder, or the nearest existing folder above it, cannot be written.
     """
     there = nearest(folder)
     with tempfile.TemporaryFile(dir=there) as file:
@@ -37,16 +37,16 @@ def probe(folder: Path) -> bool:
 
 
 def nearest(folder: Path) -> Path:
-    """A folder, or the nearest above it that is there, as far as names go: it may be a file or lead nowhere."""
+    """Return a folder, or the nearest existing name above it. The name may be a file's, or a broken link's."""
     folder = folder.absolute()
     return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
 
 
 def own_folder(folder: Path) -> Path:
-    """A folder for this user alone, made where it is not there.
+    """Return a folder for this user only, and make it if it is missing.
 
     Raises:
-        OSError: It cannot be made, or another user has made it.
+        OSError: The folder cannot be made, or another user made it.
     """
     folders.make(folder, 0o700)
     require_own(folder)
@@ -54,10 +54,10 @@ def own_folder(folder: Path) -> Path:
 
 
 def require_own(folder: Path) -> None:
-    """Check that a folder is this user's, and no link.
+    """Check that a folder belongs to this user, and that it is not a link.
 
     Raises:
-        OSError: It is not, or it is not there.
+        OSError: It is another user's, a link, or missing.
     """
     found = folder.lstat()
     if sys.platform != "win32" and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()):
@@ -65,16 +65,16 @@ def require_own(folder: Path) -> None:
 
 
 def below(root: Path, key: str) -> Path:
-    """The real path of what a key names below a folder, which may itself be reached by a link.
+    """Return the real path of the file that a key names below a folder. The folder itself may be a link.
 
     Raises:
-        OSError: It is not there, or the key leads out of the folder.
+        OSError: The file is missing, or the key leads out of the folder.
     """
     real_root = Path(os.path.realpath(root, strict=True))
     path = real_root / key
     real = Path(os.path.realpath(path, strict=True))
     if not real.is_relative_to(real_root):
         is_link = Path(os.path.normpath(path)).is_relative_to(real_root)
-        said = "it has become a link to a file elsewhere" if is_link else f"the key {key!r} leads out of {root}"
+        said = "it is now a link to a file elsewhere" if is_link else f"the key {key!r} leads out of {root}"
         raise OSError(errno.ELOOP, said)
     return real

@@ -1,4 +1,4 @@
-"""Several stores of pictures as one: what the first will not take goes into the next."""
+"""Several stores of pictures as one: a picture that the first store cannot take goes into the next."""
 
 import os
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from mcp_vega.storage.images.store import ImageStore, name_and_day
 
 
 class FallbackImageStore:
-    """The stores of pictures, in the order in which they are tried; those behind the first are for what was paid for.
+    """The stores of pictures, in the order in which they are tried.
 
-    For names, days and errors see `ImageStore`.
+    The stores after the first are only for pictures that were paid for already. For names, days and errors see
+    `ImageStore`.
     """
 
     def __init__(self, stores: Sequence[ImageStore]) -> None:
@@ -27,14 +28,14 @@ class FallbackImageStore:
         self._first = stores[0]
 
     async def prepare(self, day: date) -> None:
-        """Make sure that a picture could be kept in the first store, before one is paid for."""
+        """Make sure that a picture can be kept in the first store, before one is paid for."""
         await self._first.prepare(day)
 
     async def save(self, data: bytes, name: str, image_id: str, day: date) -> tuple[ImageLocation, str]:
         """Keep a picture in the first store that takes it.
 
         Returns:
-            Where it is; and, where that is not the first store, why.
+            Where the picture is; and if that is not the first store, the reason, else "".
         """
         problem = ""
         for store in self._stores:
@@ -44,10 +45,10 @@ class FallbackImageStore:
                 problem = problem or error.what
             else:
                 return ImageLocation(store.address, key), problem
-        raise GalleryError(f"{problem}; nor could any other", charged=Charged.YES)
+        raise GalleryError(f"{problem}; no other folder could be written either", charged=Charged.YES)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
-        """Keep what came in the place of a picture that was paid for; returns its path, None where nothing took it."""
+        """Keep an answer that is not a readable picture but was paid for; returns its path, None if it was not kept."""
         for store in self._stores:
             with suppress(GalleryError):
                 key = await store.set_aside(data, name, day)
@@ -55,7 +56,7 @@ class FallbackImageStore:
         return None
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
-        """A picture that was saved in any store, though its server died before it could note that."""
+        """Return a picture that a server saved in any store, but could not note in the ledger before it died."""
         for store in self._stores:
             data = await store.find(name, image_id, day)
             if data is not None:
@@ -63,42 +64,42 @@ class FallbackImageStore:
         return None
 
     async def read(self, location: ImageLocation) -> bytes:
-        """The bytes of a kept picture, also one in a folder that was the gallery before the setting was changed."""
+        """Return the bytes of a kept picture, even if it is in a folder that was the gallery under an older setting."""
         return await (await self._store_at(location.store)).read(location.key)
 
     async def delete(self, location: ImageLocation) -> None:
-        """Delete a picture, if it is there."""
+        """Delete a picture, if it exists."""
         await (await self._store_at(location.store)).delete(location.key)
 
     # ---- kept pictures ----
 
-    async def is_whole(self, image: Image) -> bool:
-        """Whether a picture is in its place as it was kept."""
+    async def is_intact(self, image: Image) -> bool:
+        """Whether a picture is in its place and unchanged."""
         with suppress(GalleryError):
             return sha256(await self.read(image.location)).hexdigest() == image.sha256
         return False
 
     async def has_other(self, image: Image, location: ImageLocation) -> bool:
-        """Whether a picture is in its place as it was kept, and in a file that is not the one at another place."""
-        if not await self.is_whole(image):
+        """Whether a picture is in its place and unchanged, and `location` is a different file."""
+        if not await self.is_intact(image):
             return False
-        # A folder may have become a link to the other one, or the two may be one under names that differ in capitals.
+        # A folder may now be a link to the other folder; or both names, which differ in capitals, mean one folder.
         return not await anyio.to_thread.run_sync(_same_file, image.path, location.path)
 
     async def holds(self, image: Image) -> bool:
-        """Whether a picture is in one of these stores as it was kept: anything else is the user's."""
-        return await self._known(image.location.store) is not None and await self.is_whole(image)
+        """Whether a picture is in one of these stores and unchanged. Other files belong to the user."""
+        return await self._known(image.location.store) is not None and await self.is_intact(image)
 
     async def is_gone(self, image: Image) -> bool:
-        """Whether a picture's file was removed by others: it is not in its folder, and that is there."""
+        """Whether someone else removed a picture's file: the folder is there, but the file is not."""
         path = image.path
         return path is not None and await anyio.to_thread.run_sync(_is_missing, Path(image.location.store), path)
 
     async def is_later(self, address: str) -> bool:
-        """Whether an address is that of a store behind the first, or of a folder that is none of these stores.
+        """Whether an address belongs to a store after the first, or to an existing folder outside this chain.
 
-        Such a folder may have been one for an earlier server: that of temporary files has another place each time on
-        some systems.
+        Such a folder may have been a store of an earlier server: on some systems the folder of temporary files is a
+        different one each time.
         """
         if store := await self._known(address):
             return store is not self._first
@@ -106,13 +107,14 @@ class FallbackImageStore:
         return path is not None and await anyio.to_thread.run_sync(path.is_dir)
 
     async def move(self, image: Image) -> ImageLocation | None:
-        """Keep a picture in the first store as well; it also stays where it is.
+        """Copy a picture to the first store. The old file stays.
 
         Returns:
-            Its new place, where it is whole; None where it cannot be had like that: then it is left where it is.
+            The new place, if the copy is intact there. None if the picture cannot be read, was changed, or is not
+            intact in the new place: then it counts as being where it was.
 
         Raises:
-            GalleryError: The first store does not take it.
+            GalleryError: The first store cannot take the picture.
         """
         try:
             data = await self.read(image.location)
@@ -123,8 +125,8 @@ class FallbackImageStore:
             return None
         key = await self._first.save(data, name, image.id, day)
         location = ImageLocation(self._first.address, key)
-        # Both names may be taken by files that were changed, and a disk may break.
-        return location if await self.is_whole(replace(image, location=location)) else None
+        # Files that the user changed may have both names; and a disk may break.
+        return location if await self.is_intact(replace(image, location=location)) else None
 
     # ---- the stores by their addresses ----
 
@@ -133,22 +135,22 @@ class FallbackImageStore:
             return store
         if ImageLocation(address, "").path:
             return ImageFolder(Path(address))
-        raise GalleryError(f"The pictures in {address} cannot be read: this server does not know the place")
+        raise GalleryError(f"The pictures in {address} cannot be read: this server does not know that place")
 
     async def _known(self, address: str) -> ImageStore | None:
-        """The store of this chain that has an address; None where none has it."""
-        # In a thread: a folder may be on a disk that takes its time, or hangs.
+        """Return the store of this chain with an address; None if there is none."""
+        # In a thread: a folder may be on a disk that is slow or hangs.
         return await anyio.to_thread.run_sync(self._look_up, address, abandon_on_cancel=True)
 
     def _look_up(self, address: str) -> ImageStore | None:
         path = ImageLocation(address, "").path
-        # A folder that was moved and is reached by a link now has another address than it had.
+        # If a folder was moved and a link leads to it now, its address has changed.
         addresses = dict.fromkeys((address, os.path.realpath(path) if path else address))
         return next((store for each in addresses for store in self._stores if store.address == each), None)
 
 
 def _is_missing(folder: Path, path: Path) -> bool:
-    """Whether a folder can be looked into and a file below it is not there."""
+    """Whether a folder can be read and a file below it is not there."""
     try:
         return folder.is_dir() and not os.path.lexists(path)
     except OSError:
@@ -163,4 +165,4 @@ def _same_file(one: Path | None, other: Path | None) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # it cannot be looked at, so it is not to be deleted
+        return True  # not known, so the file must not be deleted

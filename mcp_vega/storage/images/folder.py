@@ -1,8 +1,8 @@
-"""The pictures in a folder of the user's. Nothing else writes into it.
+"""The pictures in one of the user's folders. Nothing else writes into it.
 
 <folder>/2026-11-20/<words of the prompt>-<seed>-<8 digits of the id>.jpg
 
-What came from the API in the place of a picture lies in <folder>/unreadable, under the like names.
+If the API's answer is not a readable picture, it is kept in <folder>/unreadable, under a name of the same form.
 """
 
 import os
@@ -22,9 +22,9 @@ from mcp_vega.storage.images import atomic_write, confinement
 from mcp_vega.storage.images.store import ascii_name, names_of
 
 UNREADABLE = "unreadable"
-# How much is kept of what does not even begin like a picture.
+# How many bytes are kept of an answer that does not begin like a picture.
 UNREADABLE_BYTES = 1_000_000
-# What must fit on the disk before a picture is paid for: four large JPEGs. Written in pieces, to save memory.
+# How many bytes must fit on the disk before a picture is paid for: four large JPEGs. In pieces, to save memory.
 WANTED_BYTES = 4_000_000
 _PIECE = b"-" * 250_000
 
@@ -33,8 +33,8 @@ class ImageFolder:
     """An `ImageStore` that keeps pictures below one folder and never overwrites one.
 
     Args:
-        folder: It is made when the first picture is asked for.
-        private: Whether it is made for this user alone, and refused where another user has made it.
+        folder: The folder. It is made when the first picture is asked for.
+        private: Whether the folder is made for this user only, and not used if another user made it.
     """
 
     def __init__(self, folder: Path, *, private: bool = False) -> None:
@@ -44,18 +44,18 @@ class ImageFolder:
 
     @property
     def address(self) -> str:
-        """The folder's absolute path, without the links that are in it now: they may lead elsewhere later."""
-        if self._private:  # it is no link itself, or it is refused
+        """The folder's absolute path with its links resolved: they may lead elsewhere later."""
+        if self._private:  # the folder itself must not be a link
             return str(Path(os.path.realpath(self.folder.parent), self.folder.name))
         return os.path.realpath(self.folder)
 
     @property
     def unreadable(self) -> Path:
-        """The folder of what came in the place of pictures."""
+        """The folder of answers that are not readable pictures."""
         return self.folder / UNREADABLE
 
     async def prepare(self, day: date) -> None:
-        """Make sure that a picture could be kept, before one is paid for."""
+        """Make sure that a picture can be kept, before one is paid for."""
         await anyio.to_thread.run_sync(self._prepare, day)
 
     def _prepare(self, day: date) -> None:
@@ -67,15 +67,15 @@ class ImageFolder:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
     def _root(self) -> Path:
-        """The folder, ready to be written into; a private one is made."""
+        """Return the folder; a private one is made and checked."""
         return confinement.own_folder(self.folder) if self._private else self.folder
 
     async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
-        """Write a picture so that it is whole on the disk or not there at all; see `ImageStore`."""
+        """Write a picture, completely or not at all; see `ImageStore`."""
         return await anyio.to_thread.run_sync(self._save, data, name, image_id, day.isoformat())
 
     def _save(self, data: bytes, name: str, image_id: str, *folders: str) -> str:
-        """Write a file into the folder of these names below this one; returns its key."""
+        """Write a file into the subfolder of these names; returns its key."""
         try:
             subfolder = confinement.subfolder(self._root(), *folders)
             path = _write(data, subfolder, name, image_id)
@@ -86,23 +86,23 @@ class ImageFolder:
         return "/".join((*folders, path.name))
 
     def _clear(self, subfolder: Path) -> None:
-        """Remove what servers left behind that died while they wrote; now and then, as it takes time."""
+        """Remove temporary files of servers that died. Done once in `STALE_SECONDS` for a folder: it takes time."""
         now = time.monotonic()
         if now - self._cleared.get(subfolder, -atomic_write.STALE_SECONDS) >= atomic_write.STALE_SECONDS:
             self._cleared[subfolder] = now
             atomic_write.clear(subfolder)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> str:
-        """Keep what came in the place of a picture that was paid for; returns its key.
+        """Keep an answer that is not a readable picture but was paid for; returns its key.
 
-        Of what does not even begin like a picture, the first million bytes are kept.
+        If the answer does not begin like a picture, only its first million bytes are kept.
         """
         data = data[: MAX_BYTES if recognise(data) else UNREADABLE_BYTES]
         names = (UNREADABLE, day.isoformat())
         return await anyio.to_thread.run_sync(self._save, data, name, sha256(data).hexdigest(), *names)
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
-        """A picture that was saved, though its server died before it could note that; None where there is none."""
+        """Return a picture that a server saved, but could not note before it died; None if there is none."""
         possible = dict.fromkeys((*names_of(ascii_name(name), image_id), *names_of(name, image_id)))
         for each in reversed(possible):
             with suppress(OSError, UnicodeEncodeError):
@@ -110,9 +110,9 @@ class ImageFolder:
         return None
 
     async def read(self, key: str) -> bytes:
-        """The bytes of a kept picture."""
+        """Return the bytes of a kept picture."""
         try:
-            # Whoever gives up does not wait for a disk that hangs.
+            # A caller that is cancelled does not wait for a disk that hangs.
             return await anyio.to_thread.run_sync(self._read, key, abandon_on_cancel=True)
         except OSError as error:
             said = f"The picture {Path(self.address, key)} cannot be read: {error.strerror}"
@@ -123,18 +123,18 @@ class ImageFolder:
         return confinement.below(self.folder, key).read_bytes()
 
     def _require_own(self) -> None:
-        if self._private:  # one of them is in a folder that is everybody's
+        if self._private:  # it may be in a folder that all users can write to
             confinement.require_own(self.folder)
 
     async def delete(self, key: str) -> None:
-        """Delete a picture's file, if it is there, and its day's folder once that is empty."""
+        """Delete a picture's file, if it exists, and the folder of its day if it is empty then."""
         try:
             await anyio.to_thread.run_sync(self._delete, key)
         except FileNotFoundError:
             pass
         except OSError as error:
             said = f"The picture {Path(self.address, key)} cannot be deleted: {error.strerror}"
-            raise GalleryError(said, next_step="Delete it yourself, or leave it") from error
+            raise GalleryError(said, next_step="Delete the file yourself, or keep it") from error
 
     def _delete(self, key: str) -> None:
         self._require_own()
@@ -147,37 +147,37 @@ class ImageFolder:
     # ---- the folder as a whole ----
 
     def probe(self) -> bool:
-        """Whether the folder is there already; none is made."""
+        """Whether the folder exists; does not make it."""
         try:
             return confinement.probe(self.folder)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
     def sizes(self) -> list[int]:
-        """The bytes of each picture in the folder, those of other programs among them."""
+        """Return the size of each picture in the folder in bytes, pictures of other programs included."""
         if self.folder.exists() and not self.folder.is_dir():
-            raise GalleryError(f"{self.folder} is no folder")
+            raise GalleryError(f"{self.folder} is not a folder")
         return [
             size for file, size in _sizes(self.folder) if file.suffix in SUFFIXES and file.parent != self.unreadable
         ]
 
     def sizes_aside(self) -> list[int]:
-        """The bytes of each file that came in the place of a picture."""
+        """Return the size of each kept answer that is not a readable picture, in bytes."""
         return [size for _, size in _sizes(self.unreadable)]
 
 
 def _write(data: bytes, folder: Path, name: str, image_id: str) -> Path:
-    """Write a picture, under another name where the file system does not take that one."""
+    """Write a picture; if the file system does not accept its name, under a name in ASCII."""
     try:
         return atomic_write.write(data, folder, *names_of(name, image_id))
-    except (OSError, UnicodeEncodeError):  # the latter comes of a locale that has no such letters
+    except (OSError, UnicodeEncodeError):  # UnicodeEncodeError: the locale does not have such letters
         if name.isascii():
             raise
         return atomic_write.write(data, folder, *names_of(ascii_name(name), image_id))
 
 
 def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:
-    """The files below the folders in a folder, with their bytes; one that goes meanwhile is none."""
+    """Yield the files in the subfolders of a folder, with their sizes in bytes; without files that vanish meanwhile."""
     for file in folder.glob("*/*"):
         with suppress(OSError):
             yield file, file.stat().st_size

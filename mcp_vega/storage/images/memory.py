@@ -1,4 +1,4 @@
-"""Pictures that no disk would take, for as long as the server runs."""
+"""Pictures that could not be written to any disk, kept for as long as the server runs."""
 
 from datetime import date
 
@@ -26,20 +26,20 @@ class MemoryImageStore:
         return key
 
     async def set_aside(self, data: bytes, name: str, day: date) -> str:  # noqa: ARG002  it is refused
-        """Keep nothing: what is no picture is not worth it.
+        """Refuse: only pictures are kept in memory.
 
         Raises:
             GalleryError: Always.
         """
-        raise GalleryError(f"What came in the place of {name} is not kept in memory")
+        raise GalleryError(f"The answer for {name} is not a readable picture, so it is not kept in memory")
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
-        """A picture that is here, None where it is not."""
+        """Return a picture, None if it is not here."""
         short, long = _keys(name, image_id, day)
         return self._data.get(long) or self._data.get(short)
 
     async def read(self, key: str) -> bytes:
-        """The bytes of a picture."""
+        """Return the bytes of a picture."""
         try:
             return self._data[key]
         except KeyError as error:
@@ -48,7 +48,7 @@ class MemoryImageStore:
             ) from error
 
     async def delete(self, key: str) -> None:
-        """Forget a picture."""
+        """Delete a picture, if it is here."""
         self._data.pop(key, None)
 
 

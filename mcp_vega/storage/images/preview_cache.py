@@ -1,4 +1,4 @@
-"""Small previews of the kept pictures, made once: files in a folder that may be deleted at any time."""
+"""Small previews of the kept pictures. Each is made once and kept as a file. The folder may be deleted at any time."""
 
 import logging
 import secrets
@@ -15,33 +15,33 @@ logger = logging.getLogger(__name__)
 
 
 class PreviewCache:
-    """The previews of pictures, in folders for this user alone that are made when something is kept in them.
+    """The previews of pictures, in folders for this user only, which are made when they are needed.
 
-    <folder>/0f/0f1c…2d.jpg, by the picture's id, whose bytes never change.
+    A preview is <folder>/0f/0f1c…2d.jpg, named after the picture's id. The bytes of a picture with an id never change.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # One of its own: results do not wait for a gallery that is looked at for the first time.
+        # An `ImageProcessor` of its own: results of calls must not wait while a gallery is shown for the first time.
         self._processor = ImageProcessor()
 
     async def get(self, image_id: str) -> bytes | None:
-        """The preview of a picture; None where none is kept, or its file is damaged."""
-        # Whoever gives up does not wait for a disk that hangs.
+        """Return the preview of a picture; None if none is kept, or if its file is damaged."""
+        # A caller that is cancelled does not wait for a disk that hangs.
         return await anyio.to_thread.run_sync(self._read, image_id, abandon_on_cancel=True)
 
     async def make(self, image_id: str, data: bytes) -> bytes:
-        """Make and keep the preview of a picture: a JPEG, or its very bytes where they are a small JPEG or PNG.
+        """Make and keep the preview of a picture: a JPEG, or the same bytes if they are a small JPEG or PNG already.
 
         Raises:
-            GalleryError: It is no whole picture any more.
+            GalleryError: The file is no longer a complete picture.
         """
         made = await self._processor.preview(data, "thumbnail")
         await anyio.to_thread.run_sync(self._write, image_id, made.bytes)
         return made.bytes
 
     async def remove(self, image_id: str) -> None:
-        """Remove the preview of a picture, if it is there."""
+        """Remove the preview of a picture, if it exists."""
         await anyio.to_thread.run_sync(self._remove, image_id)
 
     def _path(self, image_id: str) -> Path:
@@ -52,12 +52,12 @@ class PreviewCache:
             data = self._path(image_id).read_bytes()
         except OSError:
             return None
-        # A power cut may leave a file without its end.
+        # A power cut may have cut off the end of the file.
         found = recognise(data)
-        return data if found and found.is_whole(data) else None
+        return data if found and found.is_complete(data) else None
 
     def _write(self, image_id: str, data: bytes) -> None:
-        """Keep a preview. Where that cannot be done it is made again the next time."""
+        """Keep a preview. If that fails, the preview is made again the next time."""
         path = self._path(image_id)
         part = path.with_name(f".{image_id}.{secrets.token_hex(4)}.part")
         try:

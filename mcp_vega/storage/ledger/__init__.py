@@ -1,14 +1,14 @@
-"""The ledger: every job and every cent, which all servers of a user share. The only SQL.
+"""The ledger: every job and every cent spent. All servers of a user share it. No other package contains SQL.
 
-job_store        jobs: begun, marked as sent, saved, found, taken up
-joining          the same call again, while nobody has received its result
-accounts         whose account at the API a job belongs to
-slots            whose turn it is to send a call
-spending         what may be spent, what was spent, and what is set aside for calls under way
-search           kept pictures by words, ids by their beginnings
-image_locations  where the pictures lie, and which are to be moved
-servers          the servers that have jobs, and what is left of those that died
-rows             jobs as rows, and back
+job_store        jobs: begun, marked as sent, saved, found, claimed
+joining          joins the same call to its job, while nobody has received the result
+accounts         the accounts at the API, and their jobs
+slots            which job may be sent next
+spending         limits, what was spent, and what is reserved for calls under way
+search           finds kept pictures by words, and ids by their beginnings
+image_locations  where the pictures are, and which must be moved
+servers          the servers that have jobs; removes the servers that died
+rows             converts jobs to rows, and rows to jobs
 secrets          random keys that all servers on a ledger share
 schema           the tables
 queries          the statements

@@ -1,4 +1,4 @@
-"""Where the pictures lie: which of them are not in the first store, and what is left of those that were moved."""
+"""Where the pictures are: which of them are not in the first store, and which old copies of moved pictures are left."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -10,20 +10,23 @@ from mcp_vega.storage.ledger import queries, rows
 
 
 class OldCopy(NamedTuple):
-    """The place of a picture's file from before it was moved, and the picture as it is now."""
+    """The place where a picture's file was before the picture was moved, and the picture as it is now."""
 
     location: ImageLocation
     image: Image
 
 
 class ImageLocations:
-    """The pictures' places in the ledger. A method raises a `LedgerError` where the file cannot be read or written."""
+    """The pictures' places in the ledger. Every method raises a `LedgerError` if it cannot be read or written."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def to_do(self, moment: datetime) -> tuple[list[Image], list[OldCopy]]:
-        """The pictures that are not in the first store, the oldest first; and the copies from before a moment."""
+    async def pending(self, moment: datetime) -> tuple[list[Image], list[OldCopy]]:
+        """Return the pictures that are not in the first store, oldest first, and the copies to delete.
+
+        Copies are due if their picture was moved before `moment` (UTC), or was deleted.
+        """
 
         def look(connection: Connection) -> tuple[list[Image], list[OldCopy]]:
             images = [rows.image_from_row(row) for row in connection.execute(queries.FALLBACKS)]
@@ -36,12 +39,12 @@ class ImageLocations:
         return await self._database.read(look)
 
     async def move(self, image: Image, location: ImageLocation, moment: datetime) -> Image | None:
-        """Note that a picture lies in another place since a moment, and that its old file is still there.
+        """Note that a picture was moved at a moment (UTC), and that its old file is still there.
 
-        Nothing is noted where it is not in its old place any more, or was deleted.
+        Writes nothing if the picture is no longer in its old place, or was deleted.
 
         Returns:
-            The picture as it is noted now; None where there is none with its id.
+            The picture as the ledger has it now; None if there is none with its id.
         """
         values = {"id": image.id, "store": location.store, "key": location.key, "moment": rows.moment(moment)}
         values |= {"old_store": image.location.store, "old_key": image.location.key}
@@ -55,5 +58,5 @@ class ImageLocations:
         return await self._database.write(move)
 
     async def forget_copy(self, location: ImageLocation) -> None:
-        """Note that nothing is left of a moved picture in its old place."""
+        """Note that the old copy of a moved picture is gone."""
         await self._database.write(lambda connection: connection.execute(queries.FORGET_COPY, location._asdict()))

@@ -1,8 +1,8 @@
 """Jobs in the ledger.
 
 A paid call is three transactions: `begin` before anything else, `mark_sent` before the call leaves, and the last
-`save`, when it has ended. Of the servers that run at once one works on a job: the one that stands in `jobs.holder`,
-while it is alive.
+`save` when the call has ended. Only one of the running servers works on a job: the server in `jobs.holder`, as long as
+it is alive.
 """
 
 import time
@@ -27,22 +27,22 @@ from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
 
-# For how long another server may send a call; one that was submitted is expected for longer.
+# How long another server may still send a call; longer for `submit_job`, whose caller expects to wait.
 WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
 
 
 class Begun(NamedTuple):
-    """What `begin` came to."""
+    """The result of `begin`."""
 
     job: Job
-    joined: bool  # whether an earlier call began it
-    may_send: bool  # whether it has a slot
+    joined: bool  # whether an earlier call began the job
+    may_send: bool  # whether the job has a slot
 
 
 class JobStore:
     """The jobs in the ledger, which is opened at the first use.
 
-    Every method raises a `LedgerError` where the ledger cannot be read or written; nothing of a change is written then.
+    Every method raises a `LedgerError` if the ledger cannot be read or written. Then no part of a change is written.
     """
 
     def __init__(self, database: Database, lock: ServerLock, uptime: Callable[[], float] = time.monotonic) -> None:
@@ -59,9 +59,9 @@ class JobStore:
     def in_file(
         cls, file: Path, *, uptime: Callable[[], float] = time.monotonic, busy_seconds: float = BUSY_SECONDS
     ) -> Self:
-        """The jobs in a file of SQLite, which is made when it is not there; the locks of its servers lie beside it.
+        """Return the store of an SQLite file, which is made if it is missing. The servers' locks are next to the file.
 
-        For `uptime` see `SqliteFile`, for `busy_seconds` `Database`.
+        For `uptime` see `SqliteFile`, for `busy_seconds` see `Database`.
         """
         database = Database(SqliteFile(file, SCHEMA, uptime), busy_seconds)
         return cls(database, ServerLock(file.with_name("servers")), uptime)
@@ -77,20 +77,20 @@ class JobStore:
         refusal: VegaError | None = None,
         arrived: float | None = None,
     ) -> Begun:
-        """Write a new job down, as one that this server works on, and take a slot for it if it is its turn.
+        """Write a new job, on which this server works, and take a slot for it if one is free and it is its turn.
 
-        One that the same call began and whose result nobody received is joined instead: it is paid for already. What a
-        new one is likely to cost counts as spent from now on.
+        If the same call began a job before, and nobody received its result, that job is joined instead: it is paid for
+        already. The likely cost of a new job counts as spent from now on.
 
         Args:
-            job: The job.
-            limits: What may be spent.
-            wanted: For how long another server may send it, should this one die before.
-            refusal: Why no new job may be begun, if there is a reason: one may be joined all the same.
-            arrived: When its call came, in seconds of `uptime`; now, where it is not given.
+            job: The new job.
+            limits: The limits on paid calls.
+            wanted: How long another server may still send the job if this server dies.
+            refusal: The reason why no new job may be begun, if there is one. A job may be joined nevertheless.
+            arrived: When the call came, in seconds of `uptime`; the default is now.
 
         Raises:
-            VegaError: The refusal; or a `SpendingLimitReached`, as it would pass the day's limit.
+            VegaError: The refusal, or a `SpendingLimitReached` if the job would exceed the day's limit.
         """
         came = self.uptime() if arrived is None else arrived
 
@@ -114,7 +114,7 @@ class JobStore:
         return await self._database.write(begin)
 
     async def turns(self, limits: Limits, moment: datetime) -> Turns:
-        """Which of this server's jobs may be sent now (UTC). What a server that has died keeps is freed."""
+        """Return which of this server's jobs may be sent at a moment (UTC). Slots of dead servers are released."""
 
         def look(connection: Connection) -> tuple[Turns, bool]:
             servers = {row["id"] for row in connection.execute("SELECT id FROM servers")}
@@ -130,16 +130,16 @@ class JobStore:
     async def mark_sent(
         self, job: Job, limits: Limits, *, begun_here: bool = True, out_of_turn: bool = False
     ) -> Sending:
-        """Write down that a job's call leaves now, with a slot for it; on the disk before this returns `SENT`.
+        """Note that a job's call leaves now, and take a slot for it. `SENT` means that this is safe on the disk.
 
         Args:
-            job: As it stands once it is sent: `sent` and `state`.
-            limits: What may be spent.
-            begun_here: Whether this server began it; one that was begun elsewhere may be unwanted by now.
-            out_of_turn: Whether those that come before it have not come, although there is a slot for them.
+            job: The job with its new `sent` and `state`.
+            limits: The limits on paid calls.
+            begun_here: Whether this server began the job. If another server did, it may be unwanted by now.
+            out_of_turn: Send the job if any slot is free, because the jobs before it did not take their slots.
 
         Raises:
-            SpendingLimitReached: What it is likely to cost was given back when its server died, and is there no more.
+            SpendingLimitReached: The money reserved for the job was given back when its server died, and was spent.
         """
 
         def mark(connection: Connection) -> Sending:
@@ -156,7 +156,7 @@ class JobStore:
         return await self._database.write(mark, durable=True, despite_cancel=True)
 
     def discard(self, job: Job) -> None:
-        """Forget a job whose caller left before it was sent; nobody waits until that is written."""
+        """Delete a job whose caller left before it was sent. The change is written in the background."""
 
         def discard(connection: Connection) -> None:
             values = {"local_id": job.local_id, "me": self._servers.me}
@@ -165,13 +165,13 @@ class JobStore:
                 connection.execute(queries.RELEASE_SLOT, values)
                 connection.execute("DELETE FROM jobs WHERE local_id = :local_id", values)
 
-        self._database.defer(discard, at_once=True)
+        self._database.defer(discard, immediately=True)
 
     async def save(self, job: Job, *, release: bool = False) -> bool:
-        """Write a job down as it stands now: state, receipt and pictures; its call is not under way any more.
+        """Write the current state, receipt and pictures of a job, and release its slot: its call has ended.
 
-        Whoever has its pictures may write them. With `release`, nobody works on it from then on. Returns False, and
-        writes nothing, where it is another server's.
+        A server that has the pictures may always write. With `release`, no server works on the job afterwards. If the
+        job is another server's, its row is not changed, and the method returns False.
         """
         row: dict[str, Any] = {**rows.as_row(job), "me": self._servers.me, "release": release}
         images = rows.as_image_rows(job)
@@ -191,42 +191,42 @@ class JobStore:
     # ---- who has the result ----
 
     def end_wait(self, job: Job, moment: datetime, *, delivered: bool, cancelled: bool) -> None:
-        """Note that a call that waited for a job has ended (UTC), with its result or without, or was cancelled.
+        """Note when a call that waited for a job ended (UTC): with or without the result, or because it was cancelled.
 
-        Nobody waits until that is written. Without the result it is written at once: the same call may come next.
+        This is written in the background; without the result immediately, because the same call may come next.
         """
         ended, how = self._happened(moment), {"delivered": delivered, "cancelled": cancelled}
         work: Work[None] = lambda connection: joining.end_wait(connection, job, ended(connection), **how)  # noqa: E731
-        self._database.defer(work, at_once=not delivered)
+        self._database.defer(work, immediately=not delivered)
 
     def mark_delivered(self, job: Job, moment: datetime) -> None:
-        """Note that a job's result was delivered (UTC); nobody waits until that is written."""
+        """Note when a job's result was delivered (UTC). This is written in the background."""
         delivered = self._happened(moment)
         self._database.defer(lambda connection: joining.mark_delivered(connection, job, delivered(connection)))
 
     async def take_back(self, job: Job, moment: datetime) -> None:
-        """Note that a job's result was not received after all, as its call was cancelled at that moment (UTC).
+        """Note that a job's result was not received after all, because its call was cancelled at that moment (UTC).
 
-        It is written, with all that was noted before, when this returns; and later, where nobody waits so long.
+        When this returns, it is written, with all earlier notes. If the caller is cancelled, it is written later.
         """
         cancelled = self._happened(moment)
         work: Work[None] = lambda connection: joining.take_back(connection, job, cancelled(connection))  # noqa: E731
-        self._database.defer(work, at_once=True)
+        self._database.defer(work, immediately=True)
         await self._database.write(lambda _: None)
 
     def _happened(self, day: datetime) -> Callable[[Connection], joining.Moment]:
-        """This moment (UTC), for when it is written: what counts is when something happened."""
+        """Return a function that gives this moment (UTC), for a change that is written later."""
         came = self.uptime()
         return lambda connection: joining.Moment(day, self._shared_time(connection, came))
 
     def _shared_time(self, connection: Connection, uptime: float) -> float:
-        """A moment of `uptime` by the clock that all servers share."""
+        """Convert a time of `uptime` to the clock that all servers share."""
         return connection.time - (self.uptime() - uptime)
 
     # ---- looking ----
 
     async def get(self, request_id: str) -> Job | None:
-        """The job with this id, the API's or the local one."""
+        """Return the job with this id, the API's or the local one; None if there is none."""
         return next(iter(await self._jobs(queries.BY_ID, id=request_id)), None)
 
     async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
@@ -234,7 +234,7 @@ class JobStore:
         return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
-        """Jobs; with `readable`, without those that an accident made unreadable."""
+        """Return jobs; with `readable`, without those whose row is damaged."""
         return await self._database.read(lambda connection: self._read(connection, where, readable=readable, **values))
 
     def _read(self, connection: Connection, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
@@ -245,9 +245,9 @@ class JobStore:
     # ---- who works on what ----
 
     async def add_known(self, job: Job) -> bool:
-        """Write down a job that the API knows, as one that this server works on and for which nobody waits.
+        """Write a job that the API knows already. This server works on it, and nobody waits for it.
 
-        Returns False, and writes nothing, when the ledger has a job with its remote id already.
+        Returns False, and writes nothing, if the ledger already has a job with the same remote id.
         """
         values = {**rows.as_row(job), "awaited_by": None, "delivered": True, "wanted_until": rows.moment(job.created)}
 
@@ -260,12 +260,12 @@ class JobStore:
         return await self._database.write(add)
 
     async def assign(self, job: Job, remote_id: str) -> bool:
-        """Give a job an id of the API's, unless another job has it; returns whether it has it now."""
+        """Give a job an id of the API, unless another job has that id; returns whether the job has it now."""
         values = {"local_id": job.local_id, "remote_id": remote_id}
         return bool(await self._database.write(lambda connection: connection.execute(queries.ASSIGN, values)))
 
     async def claim(self, local_id: str) -> Job | None:
-        """Take up an open job that no other living server works on; None when there is nothing to take up."""
+        """Claim an open job for this server; None if there is no such job, or another living server works on it."""
 
         def claim(connection: Connection) -> Job | None:
             found = self._read(connection, "WHERE local_id = :id AND open", id=local_id)
@@ -279,19 +279,19 @@ class JobStore:
         return await self._database.write(claim)
 
     async def activity(self) -> Activity:
-        """What the other servers do, and what is still to be done."""
+        """Return which other servers have work, and how many jobs are open."""
         return await self._database.write(self._servers.activity)
 
     async def leave(self) -> None:
-        """Leave all work to other servers."""
+        """Leave the ledger, so that other servers can continue this server's jobs."""
         if self._servers.entered:
             try:
                 await self._database.write(self._servers.leave, despite_cancel=True)
             finally:
-                self._servers.release_lock()  # others then see that it is gone
+                self._servers.release_lock()  # others then see that this server has ended
 
     def shorten_waits(self) -> None:
-        """Wait for no other program from now on, because the process is about to end."""
+        """Wait only shortly for other programs from now on, because the process is about to end."""
         self._database.shorten_waits()
 
     async def close(self) -> None:

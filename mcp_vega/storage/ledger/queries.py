@@ -1,6 +1,6 @@
-"""The statements by name, in SQL that PostgreSQL shares.
+"""The SQL statements, in a form that PostgreSQL understands too.
 
-:me is this server, :time the seconds of the clock that all servers share, :moment the time of day.
+:me is the id of this server, :time the seconds of the clock that all servers share, :moment the time of day.
 """
 
 ENTER = """
@@ -25,7 +25,7 @@ ADD = f"""
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :remote_id)
     RETURNING local_id
 """  # noqa: S608  nothing in these statements comes from outside
-# A call leaves only if this changes a row: it is this server's, nobody has ended it, and it has not left before.
+# A call leaves only if this changes a row: the job is this server's, is still open, and was not sent before.
 MARK_SENT = """
     UPDATE jobs SET sent = :sent, sent_time = :time, state = :state, notes = '[]', error = NULL, next_try = NULL
     WHERE local_id = :local_id AND holder = :me AND open AND sent IS NULL AND (:begun_here OR wanted_until >= :sent)
@@ -33,10 +33,10 @@ MARK_SENT = """
 """
 WHETHER_TO_SEND = "SELECT holder, open, sent, wanted_until FROM jobs WHERE local_id = :local_id"
 IS_UNSENT = "SELECT local_id FROM jobs WHERE local_id = :local_id AND open AND sent IS NULL"
-# The money was given back when its server died.
+# For a job whose money was given back when its server died.
 COUNT_AGAIN = "UPDATE jobs SET spent = :spent WHERE local_id = :local_id"
-# What a server that has lost a job still has to say of it counts only if it has the pictures; and pictures that are
-# kept are never forgotten again.
+# A server that has lost a job may still write it, but only if it has the pictures. A job that has its pictures is never
+# changed back to another state.
 SAVE = f"""
     UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS if name != "remote_id")},
         remote_id = coalesce(:remote_id, remote_id),
@@ -44,7 +44,7 @@ SAVE = f"""
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
     RETURNING local_id
 """  # noqa: S608
-# A picture that is in the first store stays there, whoever has kept it elsewhere as well.
+# A picture that is in the first store stays there, even if another server has kept it in another store as well.
 SAVE_IMAGE = """
     INSERT INTO images (
         id, job, store, key, fallback, mime_type, width, height, bytes, sha256, created, words, owner
@@ -58,7 +58,7 @@ SAVE_IMAGE = """
     WHERE images.fallback AND NOT excluded.fallback
 """
 BY_ID = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
-# What a job is to be seen by; '' sees all.
+# Whether :owner may see a job. '' is the operator, who sees all.
 IS_SHOWN = "(:owner = '' OR owner = :owner)"
 LATEST = f"WHERE {IS_SHOWN} ORDER BY created DESC, number DESC LIMIT :limit"
 OPEN_JOBS = """
@@ -86,8 +86,8 @@ ASSIGN = """
 OF_ACCOUNT = "local_id != :local_id AND base_url = :base_url AND account = :account"
 WITH_SEED = f"WHERE seed = :seed AND model = :model AND {OF_ACCOUNT}"
 WITHOUT_ID = "WHERE open AND remote_id IS NULL AND base_url = :base_url AND account = :account ORDER BY created DESC"
-# Those that ran and were begun just before a job, and just after it, in the order in which they were written down.
-# Those that were imported were made at another time.
+# The jobs that ran and were begun just before a job, or just after it, in the order in which they were written.
+# Imported jobs are left out: they ran at another time.
 RAN = f"WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND arguments != '{{}}' AND {OF_ACCOUNT}"
 NUMBER = "(SELECT number FROM jobs WHERE local_id = :local_id)"
 RAN_BEFORE = f"{RAN} AND number < {NUMBER} ORDER BY number DESC LIMIT :limit"
@@ -96,8 +96,8 @@ SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 
 # ---- the same call again ----
 
-# First the one that no call has joined for the longest. What is later than now by the clock that all servers share was
-# written before the machine was started anew.
+# The first row is the job that no call has joined for the longest time. If a time of the clock that all servers share
+# is later than now, it was written before the machine was restarted.
 TO_JOIN = """
     SELECT local_id, awaited_by,
         arrived <= :silent_since_time OR (arrived > :arrived AND created <= :silent_since) AS may_be_silent
@@ -132,7 +132,7 @@ TAKE_BACK = """
 
 # ---- money ----
 
-# The condition holds for the first call of a day as for those after it.
+# The condition is checked for the first call of a day and for all later ones.
 RESERVE = """
     INSERT INTO spending (day, owner, spent)
     SELECT :day, :owner, :amount
@@ -153,15 +153,15 @@ SPENT_BY_DAY = """
         sum(CASE WHEN cost IS NULL THEN spent ELSE 0 END) AS estimated
     FROM jobs WHERE charged != 'no' GROUP BY day, model ORDER BY day DESC, model
 """
-# The money of jobs that a server has begun and never sent.
+# The jobs that a server has begun and never sent, and that have money reserved.
 UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent IS NULL AND spent > 0"
 
 # ---- slots ----
 
 FORGET_CALLS = "DELETE FROM calls WHERE time NOT BETWEEN :time - 60 AND :time"
 CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 60 AND :time"
-# Those that wait to be sent, in a fair order: the caller with the fewest calls under way comes first, then the one
-# whose last call is the longest ago. Those of a server whose calls of this minute are used up do not wait.
+# The jobs that wait for a slot, in a fair order: first the caller with the fewest calls under way, then the caller
+# whose last call is the longest ago. If a server has used up its calls of this minute, its jobs are left out.
 WAITING = """
     SELECT local_id, holder FROM (
         SELECT local_id, holder, created, jobs.number AS number,
@@ -190,7 +190,7 @@ RELEASE_SLOT = "DELETE FROM slots WHERE job = :local_id AND server = :me"
 # ---- where pictures are ----
 
 FALLBACKS = "SELECT * FROM images WHERE fallback AND deleted IS NULL ORDER BY created"
-# Only one of several movers changes the row, and none that of a picture that was deleted meanwhile.
+# If several servers move a picture, only one of them changes the row. If it was deleted meanwhile, none does.
 MOVE = """
     UPDATE images SET store = :store, key = :key, fallback = FALSE
     WHERE id = :id AND store = :old_store AND key = :old_key AND deleted IS NULL
@@ -200,7 +200,7 @@ NOTE_COPY = """
     INSERT INTO moved_images (store, key, image, moved) VALUES (:old_store, :old_key, :id, :moment)
     ON CONFLICT (store, key) DO UPDATE SET image = excluded.image, moved = excluded.moved
 """
-# Nobody is to find one of a picture that was deleted.
+# The copies of deleted pictures are found immediately, because they must not stay.
 OLD_COPIES = """
     SELECT images.*, moved_images.store AS old_store, moved_images.key AS old_key
     FROM moved_images JOIN images ON images.id = moved_images.image
@@ -210,8 +210,8 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
 # ---- search ----
 
-# A page and a search each read one index that holds all they need: the table's own rows are many times as long. Only
-# an owner's search looks its rows up: that is quicker, unless nearly all pictures are this owner's.
+# A page and a search each read one index that has all they need: the table's own rows are many times as long. Only the
+# search of an owner reads rows of the table: that is faster, unless nearly all pictures are this owner's.
 PAGE = """
     SELECT id, job, number FROM images WHERE number IN (
         SELECT number FROM images WHERE deleted IS NULL {matches}
@@ -222,7 +222,7 @@ PAGE = """
 COUNT = "SELECT count(*) AS pictures FROM images WHERE deleted IS NULL {matches}"
 IS_STARRED = "AND starred"
 NONE = "AND FALSE"
-IS_OF = "AND owner = :owner"  # left out for those who see all: it would be looked at for each of many rows
+IS_OF = "AND owner = :owner"  # left out for the operator: it would be checked for each of many rows
 MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
 BEFORE = """
     SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
@@ -233,7 +233,8 @@ STARRED_BEFORE = """
     SELECT count(*) AS pictures FROM images WHERE starred AND deleted IS NULL AND created < :moment
 """
 MARK_STARRED = "UPDATE images SET starred = :starred WHERE id = :id RETURNING id"
-# Only one of several who delete it changes the row, and none where it was moved meanwhile: its file is elsewhere then.
+# If several delete a picture, only one of them changes the row. If the picture was moved meanwhile, none does, because
+# its file is elsewhere then.
 MARK_DELETED = """
     UPDATE images SET deleted = :moment
     WHERE id = :id AND store = :store AND key = :key AND deleted IS NULL AND NOT (starred AND :spare_starred)
@@ -251,7 +252,7 @@ REQUEST_IDS = f"""
 REQUEST_ID_BEGINS = """
     AND (remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end))
 """
-# Pictures and jobs whose id begins like this, deleted ones too; of jobs both ids, the local one also without "local-".
+# Pictures and jobs whose id begins like this, deleted pictures too. A job has two ids; "local-" may be left out.
 NAMED = f"""
     SELECT id, job FROM images WHERE {IS_SHOWN} AND id BETWEEN :small AND :small_end
     UNION ALL

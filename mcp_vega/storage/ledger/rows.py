@@ -1,4 +1,4 @@
-"""Jobs as rows of the ledger, and back: pure functions."""
+"""Converts jobs to rows of the ledger, and rows to jobs: pure functions."""
 
 import json
 import unicodedata
@@ -17,17 +17,17 @@ from mcp_vega.storage.ledger.spending import billionths
 
 # The parameters that have columns of their own.
 APART = {"prompt", "seed"}
-# What stands between words (nothing that is written behind a NUL would be found); and the i without a dot.
+# Characters that separate words (SQL would find nothing after a NUL); and the dotless i, which becomes an i.
 PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
 
 
 def as_row(job: Job) -> dict[str, Any]:
-    """A job's columns. Money is the exact decimal's text, times are ISO 8601 (UTC)."""
+    """Return a job's columns. Money is the text of the exact decimal, times are ISO 8601 (UTC)."""
     receipt = job.receipt
     state, error = job.state, job.error
     if job.images and all(image.in_memory for image in job.images):
-        # They end with this server, because no disk would take them: the next one is to fetch them again.
-        state, error = State.PROCESSING, MediaError("The picture was drawn, but no disk would take it")
+        # The pictures are in memory only and end with this server, so the next server must fetch them again.
+        state, error = State.PROCESSING, MediaError("The picture was drawn, but could not be written to any disk")
     return {
         "local_id": job.local_id,
         "remote_id": job.remote_id,
@@ -62,13 +62,13 @@ def as_row(job: Job) -> dict[str, Any]:
 
 
 def as_call(job: Job) -> str:
-    """A hash of what a job's call asked the API for, which is the same for the same call."""
-    asked = job.asked.model_dump_json(exclude={"base64"})  # that is about the result here, and never sent
+    """Return a hash of a job's call, which is the same for the same call."""
+    asked = job.asked.model_dump_json(exclude={"base64"})  # `base64` only concerns the result here; it is never sent
     return sha256(f"{job.model} {asked}".encode(errors="surrogatepass")).hexdigest()
 
 
 def as_image_rows(job: Job) -> list[dict[str, Any]]:
-    """The columns of a job's pictures; those that no disk would take are left out."""
+    """Return the columns of a job's pictures, without pictures that are in memory only."""
     return [
         {
             "id": image.id,
@@ -91,29 +91,29 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
 
 
 def _words(parameters: Parameters, seed: int, created: datetime, image_id: str) -> str:
-    """What a picture is found by; a whole word has a space on each side."""
+    """Return the words by which a picture is found; each has a space on both sides."""
     day = created.date()
     facts = (parameters.prompt, "seed", seed, parameters.slug, parameters.alias, day, day.year, image_id[:8])
     return f" {words(' '.join(map(str, facts)))} "
 
 
 def words(text: str) -> str:
-    """The words of a text in one form: no accents, no capitals, no punctuation, one space between them."""
+    """Return the words of a text in a normal form: no accents, no capitals, no punctuation, single spaces."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    bare = "".join(each for each in plain if not unicodedata.combining(each) and not _is_unseen(each))
+    bare = "".join(each for each in plain if not unicodedata.combining(each) and not _is_invisible(each))
     return " ".join(bare.translate(PLAIN).split())
 
 
-def _is_unseen(letter: str) -> bool:
-    """Whether a letter only says how others look: a joiner, a soft hyphen, a variation selector."""
+def _is_invisible(letter: str) -> bool:
+    """Whether a character only affects how others are displayed: a joiner, a soft hyphen, a variation selector."""
     return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
 
 
 def from_row(row: Row, images: Iterable[Row], *, held: bool) -> Job:
-    """A job from its columns and those of its pictures; `held` is whether a server works on it.
+    """Return a job from its columns and the columns of its pictures; `held` is whether a server works on it.
 
     Raises:
-        ValueError: They were not written by this version.
+        ValueError: The columns were not written by this version.
     """
     try:
         return replace(_from_row(row, images), held=held)
@@ -156,7 +156,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
 
 
 def image_from_row(row: Row) -> Image:
-    """A picture from its columns."""
+    """Return a picture from its columns."""
     columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
     known = {name: row[name] for name in columns}
     known |= {name: bool(row[name]) for name in ("fallback", "starred")}
@@ -164,7 +164,7 @@ def image_from_row(row: Row) -> Image:
 
 
 def moment(time: datetime | None) -> str | None:
-    """A time as a text that sorts like the times."""
+    """Return a time as a text, in a form whose alphabetical order is the order of time."""
     return time and time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
@@ -177,7 +177,7 @@ def _text(number: Decimal | None) -> str | None:
 
 
 def number(text: str | None) -> Decimal | None:
-    """The exact number that a column's text stands for."""
+    """Return the exact number that a column's text represents."""
     return None if text is None else Decimal(text)
 
 

@@ -1,8 +1,8 @@
-"""The tables, in SQL that PostgreSQL shares but for the types of the numbers."""
+"""The tables, in SQL that PostgreSQL understands too, except for the types of the `number` columns."""
 
 SCHEMA = """
     CREATE TABLE servers (
-        id TEXT PRIMARY KEY,       -- the name of its lock's file
+        id TEXT PRIMARY KEY,       -- the name of its lock file
         process BIGINT NOT NULL,
         calls_a_minute INTEGER     -- its limit, if it has one
     );
@@ -12,39 +12,39 @@ SCHEMA = """
         remote_id TEXT,
         base_url TEXT NOT NULL,
         account TEXT NOT NULL,     -- a keyed hash of the API key
-        owner TEXT NOT NULL,       -- '' is who works at the machine itself
+        owner TEXT NOT NULL,       -- '' is the user of this machine
         model TEXT NOT NULL,
         route TEXT NOT NULL,
         arguments TEXT NOT NULL,   -- JSON, as the caller gave them
-        call TEXT NOT NULL,        -- a hash of what was asked of the API: the same for the same call
+        call TEXT NOT NULL,        -- a hash of the call: the same for the same call
         prompt TEXT NOT NULL,
-        seed BIGINT NOT NULL,      -- that was sent
+        seed BIGINT NOT NULL,      -- the seed that was sent
         parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
         state TEXT NOT NULL,
-        open BOOLEAN NOT NULL,     -- whether more can be learnt or fetched
+        open BOOLEAN NOT NULL,     -- whether there is more to learn or to fetch
         charged TEXT NOT NULL,
-        created TEXT NOT NULL,     -- ISO 8601, UTC, as all times of day
+        created TEXT NOT NULL,     -- ISO 8601, UTC, like all times of day
         sent TEXT,                 -- NULL is proof that its call has not left
-        sent_time DOUBLE PRECISION, -- the same by the clock that all servers share
+        sent_time DOUBLE PRECISION, -- the same, by the clock that all servers share
         ended TEXT,
-        next_try TEXT,             -- when it is to be tried again
-        estimate TEXT NOT NULL,    -- USD, the exact decimal: what it is likely to cost
-        cost TEXT,                 -- USD, too (NULL: unknown, as in the next columns)
-        spent BIGINT NOT NULL,     -- billionths of a USD: what it counts for in `spending`
+        next_try TEXT,             -- when to try again
+        estimate TEXT NOT NULL,    -- USD, the exact decimal: the likely cost
+        cost TEXT,                 -- USD, the exact decimal (NULL: unknown, as in the next columns)
+        spent BIGINT NOT NULL,     -- billionths of a USD: its part of the sums in `spending`
         credits_left TEXT,
         seconds TEXT,
         reported_id TEXT,
         reported_seed BIGINT,
         notes TEXT NOT NULL,
         error TEXT,
-        search TEXT,               -- JSON: how far the search for its call in the API's history has come
+        search TEXT,               -- JSON: how far the API's history was searched for its call
         holder TEXT,               -- the server that works on it
         awaited_by TEXT,           -- the server whose caller waits for it
         delivered BOOLEAN NOT NULL,
         arrived DOUBLE PRECISION NOT NULL, -- when its first call came, by the clock that all servers share
         last_call TEXT NOT NULL,   -- when a call for it last began or ended
-        last_call_time DOUBLE PRECISION NOT NULL, -- the same by that clock
-        wanted_until TEXT NOT NULL -- until when another server may send it
+        last_call_time DOUBLE PRECISION NOT NULL, -- the same, by the clock that all servers share
+        wanted_until TEXT NOT NULL -- the last time at which another server may send it
     );
     CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
     CREATE INDEX jobs_by_time ON jobs (created);
@@ -61,16 +61,16 @@ SCHEMA = """
         id TEXT NOT NULL UNIQUE,
         job TEXT NOT NULL REFERENCES jobs (local_id),
         store TEXT NOT NULL,       -- the address of the store that it is in
-        key TEXT NOT NULL,         -- what it is called there
-        fallback BOOLEAN NOT NULL, -- whether it is not in the store that was the first when it was saved
+        key TEXT NOT NULL,         -- its name there
+        fallback BOOLEAN NOT NULL, -- whether it is outside the store that was first when it was saved
         mime_type TEXT NOT NULL,
         width INTEGER NOT NULL,
         height INTEGER NOT NULL,
         bytes BIGINT NOT NULL,
         sha256 TEXT NOT NULL,
-        created TEXT NOT NULL,     -- as of its job
-        owner TEXT NOT NULL,       -- as of its job
-        words TEXT NOT NULL,       -- what it is found by
+        created TEXT NOT NULL,     -- the same as its job's
+        owner TEXT NOT NULL,       -- the same as its job's
+        words TEXT NOT NULL,       -- the words by which it is found
         starred BOOLEAN NOT NULL DEFAULT FALSE,
         deleted TEXT               -- when its file was deleted, if it was
     );
@@ -80,7 +80,7 @@ SCHEMA = """
     CREATE INDEX images_starred ON images (created, words, owner) WHERE starred AND deleted IS NULL;
     CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
     CREATE TABLE moved_images (
-        store TEXT NOT NULL,       -- where a picture still lies that is in another store now
+        store TEXT NOT NULL,       -- where the old copy of a moved picture is
         key TEXT NOT NULL,
         image TEXT NOT NULL REFERENCES images (id),
         moved TEXT NOT NULL,
@@ -96,7 +96,7 @@ SCHEMA = """
     CREATE TABLE calls (           -- those of the last minute
         number INTEGER PRIMARY KEY,
         caller TEXT NOT NULL,
-        time DOUBLE PRECISION NOT NULL  -- of the clock that all servers share
+        time DOUBLE PRECISION NOT NULL  -- by the clock that all servers share
     );
     CREATE INDEX calls_by_caller ON calls (caller, time);
     CREATE TABLE spending (

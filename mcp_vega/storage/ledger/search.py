@@ -22,24 +22,24 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PAGE = 20
-# More words than anyone searches for; each is looked for on its own.
+# The most words of a search, and the most letters of a word. Each word is searched for separately.
 WORDS, LETTERS = 50, 200
-# Of an id that is named by its beginning.
+# The fewest digits with which the beginning of an id names it.
 FEWEST_DIGITS = 8
-# How many ids are told of those that begin alike.
+# How many ids are shown if several begin alike.
 ALIKE = 5
 _ADDRESS = re.compile("(?:vega://(?:images|jobs)|https?://.*?/images)/([^/?#]+)", re.IGNORECASE)
-# A picture's file ends in digits of its id; a copy of it may have a number behind them.
+# The name of a picture's file ends with digits of its id. The name of a copy may have a number after them.
 _FILE = re.compile(r".*-([0-9a-f]{8}|[0-9a-f]{32})(?: ?\(\d+\))?(?:\.\w+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ImageQuery:
-    """Which pictures are looked for: those that `owner` may see, all of them or the `starred` ones.
+    """A search for pictures that `owner` may see: all of them, or only the `starred` ones.
 
-    All words of `text` must be found in the prompt, the seed, the model, the day or the first eight digits of the id;
-    upper and lower case are the same. A model's name has to match a whole word, and so has a number, unless it may be
-    one that is still being `typed`; other words match a part of one.
+    Every word of `text` must be in the prompt, the seed, the model, the day (UTC) or the first eight digits of the id.
+    Upper and lower case are the same. A model's name must match a whole word; so must a number, unless the text is
+    still being `typed`. Other words may match a part of a word.
     """
 
     text: str = ""
@@ -49,18 +49,18 @@ class ImageQuery:
 
 
 class ImageSearch:
-    """The pictures in the ledger. Every method raises a `LedgerError` where the file cannot be read or written."""
+    """The pictures in the ledger. Every method raises a `LedgerError` if the ledger cannot be read or written."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # The numbers of pictures whose jobs cannot be read, as far as they were met: a page has as many as it is asked
-        # for without them, and they do not count.
+        # The numbers of pictures whose jobs cannot be read, as far as they are known. They are left out, and a page
+        # has more of the other pictures instead.
         self._unreadable = set[int]()
-        # A search looks at every picture: of many at once, each other question waits for one of them at most.
+        # A search reads every picture. Only one search runs at a time, so another query waits for one search at most.
         self._one_search = anyio.CapacityLimiter(1)
 
     async def page(self, query: ImageQuery, *, offset: int = 0, size: int = PAGE) -> tuple[list[JobImage], bool]:
-        """The pictures that are looked for, the newest first, from `offset` on; and whether there are more.
+        """Return the pictures that match, newest first, from `offset` on; and whether there are more.
 
         Raises:
             InvalidArguments: The query has too many words.
@@ -81,7 +81,7 @@ class ImageSearch:
         return await self._read(query, look)
 
     async def count(self, query: ImageQuery) -> int:
-        """How many pictures there are of those that are looked for; raises as `page` does."""
+        """Count the pictures that match; raises as `page` does."""
         matches, values = _conditions(query)
         statement = queries.COUNT.format(matches=matches + self._readable())
         (row,) = await self._read(query, lambda connection: connection.execute(statement, values))
@@ -98,20 +98,20 @@ class ImageSearch:
         return f" AND number NOT IN ({numbers})" if numbers else ""
 
     async def image(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job."""
+        """Return the picture with this id, and its job; None if there is none."""
         return next(iter(await self._found("SELECT id, job FROM images WHERE id = :id", id=image_id)), None)
 
     async def id_named(self, text: str, owner: str = OPERATOR) -> str:
-        """The whole id of the picture or job that `owner` names.
+        """Return the complete id of the picture or job that `owner` names.
 
-        It may be named by an id, eight digits of its beginning or more, a `vega://` URI, a picture's URL, or the name
-        or path of a kept file.
+        The text may be an id, its first eight digits or more, a `vega://` URI, a picture's URL, or the name or path of
+        a kept file.
 
         Returns:
-            The id; where nothing is found, what looks most like one.
+            The id. If nothing is found, the part of the text that looks most like an id.
 
         Raises:
-            InvalidArguments: Several begin like this.
+            InvalidArguments: Several ids begin like this.
         """
         address = _ADDRESS.match(text.strip())
         name = address[1] if address else re.split(r"[/\\]", text.strip())[-1]
@@ -123,7 +123,7 @@ class ImageSearch:
         return name
 
     async def _id_that_begins(self, beginning: str, owner: str) -> str | None:
-        """The id of a picture or job that is this or begins like this; None where there is none."""
+        """Return the id of a picture or job that is `beginning` or begins with it; None if there is none."""
         if not re.fullmatch(REQUEST_ID, beginning):
             return None
         small = beginning.lower()
@@ -139,9 +139,9 @@ class ImageSearch:
         return next(iter(ids.values()), None)
 
     async def before(self, moment: datetime) -> list[JobImage]:
-        """The pictures of jobs that were begun before a moment, are finished and answered for, the oldest first.
+        """Return the pictures of jobs that were begun before a moment, oldest first.
 
-        Those with a star are left out.
+        Only jobs that have ended and whose result was delivered; pictures with a star are left out.
         """
         return await self._found(queries.BEFORE, moment=rows.moment(moment))
 
@@ -152,45 +152,45 @@ class ImageSearch:
         return await self._database.read(look)
 
     async def starred_before(self, moment: datetime) -> int:
-        """How many pictures that were begun before a moment have a star."""
+        """Count the pictures with a star whose jobs were begun before a moment."""
         values = {"moment": rows.moment(moment)}
         (row,) = await self._database.read(lambda connection: connection.execute(queries.STARRED_BEFORE, values))
         return row["pictures"]
 
     async def mark_starred(self, image_id: str, *, starred: bool) -> bool:
-        """Note that a picture has a star, or has none any more; returns False where the ledger does not have it."""
+        """Note whether a picture has a star; returns False if the ledger does not have the picture."""
         values = {"id": image_id, "starred": starred}
         return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values)))
 
     async def mark_deleted(self, image: Image, moment: datetime, *, spare_starred: bool = False) -> bool:
-        """Note when a picture's file was deleted; how it was drawn stays.
+        """Note when a picture's file was deleted. The ledger keeps how it was drawn.
 
-        Returns False, and notes nothing, where it is not in that place any more, was deleted already, or has a star
-        that is to spare it.
+        Returns False, and notes nothing, if the picture is no longer in that place, was deleted before, or has a star
+        and `spare_starred` is set.
         """
         values = {"id": image.id, "moment": rows.moment(moment), "spare_starred": spare_starred}
         values |= image.location._asdict()
         return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values)))
 
     async def unmark_deleted(self, image: Image) -> None:
-        """Note that a picture's file was not deleted after all; it is written later where the ledger is locked."""
+        """Note that a picture's file was not deleted after all. If the ledger is locked, that is written later."""
         values = {"id": image.id}
-        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), at_once=True)
+        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), immediately=True)
         with suppress(LedgerError):
             await self._database.write(lambda _: None)
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
-        """The ids of kept pictures that begin like this, the newest first."""
+        """Return the ids of kept pictures that begin like this, newest first."""
         return await self._ids(queries.IMAGE_IDS, queries.IMAGE_ID_BEGINS, beginning, limit, owner)
 
     async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
-        """The request ids of jobs that begin like this, the newest first."""
+        """Return the request ids of jobs that begin like this, newest first."""
         return await self._ids(queries.REQUEST_IDS, queries.REQUEST_ID_BEGINS, beginning, limit, owner)
 
     async def _ids(self, statement: str, begins: str, beginning: str, limit: int, owner: str) -> list[str]:
         statement = statement.format(matches=begins if beginning else "")
         values: dict[str, Any] = {"limit": limit, "owner": owner}
-        # No id has a letter beyond this last one.
+        # "~" sorts after every character of an id.
         values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
 
         def look(connection: Connection) -> list[str]:
@@ -200,7 +200,7 @@ class ImageSearch:
 
 
 def _conditions(query: ImageQuery) -> tuple[str, dict[str, Any]]:
-    """What is asked of the rows of pictures, in SQL and its values."""
+    """Return the conditions for the rows of pictures, as SQL and its values."""
     patterns = _patterns(query.text, typed=query.typed)
     values: dict[str, Any] = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
     conditions = [queries.MATCH.format(name=name) for name in values]
@@ -214,12 +214,12 @@ def _conditions(query: ImageQuery) -> tuple[str, dict[str, Any]]:
 
 
 def _patterns(text: str, *, typed: bool) -> list[str]:
-    """What the words of a picture have to be like to hold those of a query.
+    """Return the patterns (of LIKE) that a picture's words must match.
 
-    What rules out the most comes first: long words, and of a word that has to match as a whole its letters alone, as
-    the spaces beside it are found everywhere.
+    The patterns that exclude most pictures come first: long words. A word that must match a whole word has two
+    patterns: first its letters only, then with the spaces around it, because spaces are found everywhere.
     """
-    long = len(text) > 2 * WORDS * LETTERS  # it is not even looked at
+    long = len(text) > 2 * WORDS * LETTERS  # too long to be read at all
     words = [] if long else list(dict.fromkeys(rows.words(text).split()))
     if long or len(words) > WORDS or any(len(word) > LETTERS for word in words):
         said = f"Pictures are searched by at most {WORDS} words of at most {LETTERS} letters"
@@ -234,12 +234,12 @@ def _patterns(text: str, *, typed: bool) -> list[str]:
 def read_jobs(
     connection: Connection, found: Iterable[Row], alive: Collection[str] = (), *, readable: bool = False
 ) -> list[Job]:
-    """Jobs from their rows, with their pictures, held where their holder is one of `alive`.
+    """Return jobs from their rows, with their pictures. A job is held if its holder is one of `alive`.
 
-    With `readable`, without those that an accident made unreadable.
+    With `readable`, rows that are damaged are left out.
 
     Raises:
-        ValueError: One was not written by this version.
+        ValueError: A row was not written by this version.
     """
     jobs: list[Job] = []
     for row in found:
@@ -254,7 +254,7 @@ def read_jobs(
 
 
 def _images(connection: Connection, found: Iterable[Row]) -> list[JobImage]:
-    """Pictures from their ids and those of their jobs; without those of a job that cannot be read."""
+    """Return pictures from rows with their ids and their jobs' ids, without pictures whose job cannot be read."""
     kept: list[JobImage] = []
     for row in found:
         jobs = connection.execute("SELECT * FROM jobs WHERE local_id = :job", {"job": row["job"]})

@@ -1,4 +1,4 @@
-"""Random keys that all servers on a ledger share. Each is drawn once, by whoever needs it first, and stays."""
+"""Random keys that all servers on a ledger share. The first server that needs a key makes it; it never changes."""
 
 import secrets
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class Secrets:
         self._known: dict[str, bytes] = {}
 
     async def get(self, name: str) -> bytes:
-        """The key of this name: 32 random bytes, as 64 hex digits.
+        """Return the key of this name: 32 random bytes, as 64 hex digits in ASCII.
 
         Raises:
             LedgerError: The ledger cannot be read or written.
@@ -36,7 +36,7 @@ def _reading(name: str) -> Callable[[Connection], str]:
 
 def _drawing(name: str) -> Callable[[Connection], str]:
     def draw(connection: Connection) -> str:
-        """What another server drew, if that was quicker."""
+        """Store a new key, unless another server was quicker; returns the stored key."""
         connection.execute(queries.DRAW_KEY, {"name": name, "value": secrets.token_hex(32)})
         return _reading(name)(connection)
 

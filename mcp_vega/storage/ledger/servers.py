@@ -1,7 +1,7 @@
-"""The servers on a ledger: which of them are alive, so that each job and each slot belongs to one that is.
+"""The servers on a ledger, and which of them are alive: each job and each slot must belong to a living server.
 
-A server stands in the table from the first job that it begins or takes up until it leaves, or until another one finds
-its lock free.
+A server is in the table from the first job that it begins or claims until it leaves, or until another server finds that
+its lock is free.
 """
 
 import os
@@ -18,59 +18,60 @@ from mcp_vega.storage.ledger.spending import Limits
 
 @dataclass(frozen=True)
 class Activity:
-    """What is done on a ledger: the processes of the servers that have work on it, and how many jobs are still open."""
+    """The activity on a ledger: the process ids of the servers that have work on it, and the number of open jobs."""
 
     processes: tuple[int, ...]
     under_way: int
-    unknown: int  # which have lost their answer, so that it is not known how they ended
-    unattended: int  # of all these, which no server works on
+    unknown: int  # open jobs whose answer was lost, so that their outcome is not known
+    unattended: int  # the part of `under_way` and `unknown` that no server works on
 
 
 class Servers:
-    """This server among the others, within transactions that are open already."""
+    """This server and the others. The methods work within transactions that are open already."""
 
     def __init__(self, lock: ServerLock) -> None:
         self._lock = lock
 
     @property
     def entered(self) -> bool:
-        """Whether it stands in the ledger, or has stood there."""
+        """Whether this server has entered the table. Another server may have removed it since."""
         return self._lock.taken
 
     @property
     def me(self) -> str:
-        """This server's id. It stands in the ledger once something was begun or taken up."""
+        """This server's id. It is in the ledger once this server has begun or claimed a job."""
         return self._lock.me
 
     def enter(self, connection: Connection, calls_a_minute: int | None = None) -> str:
-        """Be in the table from now on; returns this server's id.
+        """Add this server to the table, unless it is there already; returns its id.
 
         Raises:
             OSError: The lock cannot be taken.
-            LedgerError: Its file was deleted.
+            LedgerError: The lock file was deleted.
         """
         self._lock.take()
         if not self._lock.is_intact():
             raise LedgerError(
-                f"The file {self._lock.path}, by which other servers see that this one is alive, was deleted",
-                next_step="Restart this server: others may have taken up its jobs",
+                f"The lock file {self._lock.path} was deleted. Other servers now believe that this server has ended",
+                next_step="Restart this server, because other servers may have continued its jobs",
             )
         values = {"me": self.me, "process": os.getpid(), "calls_a_minute": calls_a_minute}
         connection.execute(queries.ENTER, values)
         return self.me
 
     def alive(self, connection: Connection, servers: Iterable[str | None], wait: float = 0) -> set[str]:
-        """Those of some servers that are alive; one at whose lock another looks at this moment counts as alive.
+        """Return those of `servers` that are alive.
 
-        To be sure, wait until the other has looked.
+        A dead server also counts as alive while another process checks its lock. To be certain, `wait` so many seconds
+        for that check to end.
         """
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
         return {each for each in entered.intersection(servers) if self._lock.is_alive(each, wait=wait)}
 
     def remove_dead(self, connection: Connection) -> bool:
-        """Remove the servers that have died, with their slots and the money of what they never sent.
+        """Remove dead servers and their slots, and give back the money reserved for jobs that they never sent.
 
-        Their jobs are then nobody's. Returns whether there were any.
+        Their jobs then belong to no server. Returns whether there were dead servers.
         """
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
         dead = False
@@ -84,10 +85,12 @@ class Servers:
         return dead
 
     def reserve(self, connection: Connection, job: Job, limits: Limits) -> None:
-        """Count what a job is likely to cost as spent from now on. Nothing is kept for servers that have died.
+        """Reserve the likely cost of a job: it counts as spent from now on.
+
+        If the limit is reached, money that dead servers had reserved is given back first.
 
         Raises:
-            SpendingLimitReached: It would pass the day's limit.
+            SpendingLimitReached: The job would exceed the day's limit.
         """
         limit = limits.usd_a_day
         if spending.reserve(connection, job, limit):
@@ -96,15 +99,15 @@ class Servers:
             raise spending.limit_reached(connection, job, limit)
 
     def leave(self, connection: Connection) -> None:
-        """Leave what is under way to other servers."""
+        """Remove this server from the table, so that other servers can continue its jobs."""
         _remove(connection, self.me)
 
     def release_lock(self) -> None:
-        """Give the lock up, so that others see that this server is gone; after `leave`."""
+        """Release the lock, so that others see that this server has ended. Call `leave` first."""
         self._lock.release()
 
     def activity(self, connection: Connection) -> Activity:
-        """Which of the others have work, and what is still to be done."""
+        """Return which other servers have work, and how many jobs are open."""
         self.remove_dead(connection)
         others = connection.execute("SELECT id, process FROM servers WHERE id != :me ORDER BY process", {"me": self.me})
         entered = {row["id"] for row in others} | {self.me}

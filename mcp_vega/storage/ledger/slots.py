@@ -1,7 +1,6 @@
-"""Slots for paid calls: how many are under way at once and in a minute.
+"""Slots for paid calls: they limit how many calls are under way at the same time, and how many are sent in a minute.
 
-Those that wait are the jobs that were begun and not sent. A slot is given only to a job whose turn it is in a fair
-order, whichever server it is of.
+The jobs that were begun and not sent wait for a slot. They get slots in a fair order, across all servers.
 """
 
 from dataclasses import dataclass
@@ -15,21 +14,21 @@ from mcp_vega.storage.ledger.spending import Limits
 
 
 class Sending(Enum):
-    """What came of marking a job as sent. Its call may leave only after `SENT`."""
+    """The outcome of marking a job as sent. Only after `SENT` may the call leave."""
 
     SENT = auto()
     NOT_ITS_TURN = auto()
-    UNWANTED = auto()  # it was begun so long ago, or cancelled, that nobody expects it to be sent any more
-    TAKEN = auto()  # another server works on it, or has ended it
+    UNWANTED = auto()  # it was cancelled or is too old, so nobody expects it to be sent any more
+    TAKEN = auto()  # it was sent before, another server works on it, or it has ended
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Whose turn it is.
+    """Which jobs may be sent now.
 
     Attributes:
-        jobs: The local ids of a server's jobs that may be sent now.
-        free: Whether the limits let any job be sent now, of whatever server.
+        jobs: The local ids of this server's jobs that may be sent now.
+        free: Whether the limits allow any job of any server to be sent now.
     """
 
     jobs: frozenset[str]
@@ -37,7 +36,7 @@ class Turns:
 
 
 class Slots:
-    """The slots, within a transaction that is open already, as the server `me` sees them with its limits."""
+    """The slots, for the server `me` with its limits, within a transaction that is open already."""
 
     def __init__(self, connection: Connection, me: str, limits: Limits) -> None:
         self._connection = connection
@@ -45,7 +44,7 @@ class Slots:
         self._limits = limits
 
     def turns(self, moment: str | None) -> Turns:
-        """Whose turn it is at this moment (UTC), of this server's jobs."""
+        """Return which of this server's jobs may be sent at this moment (UTC)."""
         free = self._limits.calls_at_once - len(self._in_use())
         (row,) = self._connection.execute(queries.CALLS_IN_MINUTE, {"time": self._connection.time})
         in_minute = row["calls"]
@@ -58,7 +57,7 @@ class Slots:
         return Turns(frozenset(row["local_id"] for row in waiting if row["holder"] == self._me), free=True)
 
     def take(self, job: Job) -> None:
-        """Take a slot for a job whose turn it is."""
+        """Take a slot for a job that may be sent now."""
         in_use = self._in_use()
         number = next(each for each in range(1, len(in_use) + 2) if each not in in_use)
         values = {"caller": job.owner or self._me, "time": self._connection.time}
@@ -68,7 +67,7 @@ class Slots:
         self._connection.execute(queries.NOTE_CALL, values)
 
     def mark_sent(self, job: Job, *, begun_here: bool, out_of_turn: bool) -> Sending:
-        """Mark a job as sent, with a slot for it; see `JobStore.mark_sent`."""
+        """Mark a job as sent, and take a slot for it; see `JobStore.mark_sent`."""
         moment = rows.moment(job.sent)
         values: dict[str, Any] = {"local_id": job.local_id, "me": self._me, "sent": moment, "state": str(job.state)}
         values |= {"begun_here": begun_here, "time": self._connection.time}
@@ -84,7 +83,7 @@ class Slots:
         return Sending.SENT
 
     def _why_never(self, values: dict[str, Any]) -> Sending | None:
-        """Why a job can never be sent by this server; None where there is no such reason."""
+        """Return why this server can never send a job; None if there is no such reason."""
         (row,) = self._connection.execute(queries.WHETHER_TO_SEND, values)
         if row["holder"] != self._me or not row["open"] or row["sent"]:
             return Sending.TAKEN

@@ -1,8 +1,8 @@
-"""What may be spent on calls and how fast; what was spent, and what of it is reserved for calls under way.
+"""The limits on spending and on the number of calls; what was spent, and what is reserved for calls under way.
 
-A call counts with the cost that the API told, else with the estimate; one that was surely not charged does not count,
-and one that was not sent does not once its server has died. Each job has what it counts for in its row, and each day
-and owner the sum, in billionths of a US dollar.
+A call counts with the cost that the API reported, else with the estimate. A call that was certainly not charged does
+not count. A call that was not sent does not count once its server has died. Each job's row has its amount, and there is
+a sum for each day and owner, in billionths of a US dollar.
 """
 
 from dataclasses import dataclass
@@ -16,34 +16,34 @@ from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries
 
 BILLION = 10**9
-# More than any call costs; the sum of many still fits into 64 bits.
+# No call costs more. The sum of many such amounts still fits into 64 bits.
 MOST_USD = Decimal(1_000_000)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits on paid calls that all servers on a ledger keep together; None is no limit."""
+    """The limits on paid calls. They apply to all servers on a ledger together; None means no limit."""
 
     usd_a_day: Decimal | None = None  # US dollars in a UTC day
-    calls_a_minute: int | None = None  # in any sixty seconds
-    calls_at_once: int = 16  # whose answer has not come yet
+    calls_a_minute: int | None = None  # calls in any sixty seconds
+    calls_at_once: int = 16  # calls that have no answer yet
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A UTC day's spending limit and what was spent of it, in US dollars."""
+    """The spending limit of a UTC day, and what was spent on that day, in US dollars."""
 
     limit: Decimal
     spent: Decimal
 
     @property
     def left(self) -> Decimal:
-        """What can still be spent."""
+        """What can still be spent on that day."""
         return max(self.limit - self.spent, Decimal(0))
 
 
 def dollars(amount: Decimal | None, *, pretend: bool = False) -> str:
-    """An amount for people, exact: `$1,234.50`, `$0.00225`; `pretend` marks that of a sandbox."""
+    """Return an exact amount for people, such as `$1,234.50` or `$0.00225`; `pretend` marks amounts of the sandbox."""
     if amount is None:
         return "unknown"
     whole, _, cents = f"{abs(amount).normalize():,f}".partition(".")
@@ -62,17 +62,17 @@ class DailySpending:
 
 
 class Spending:
-    """What was spent, in the ledger. Every method raises a `LedgerError` where it cannot be read."""
+    """What was spent, from the ledger. Every method raises a `LedgerError` if the ledger cannot be read."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def on(self, day: date) -> Decimal:
-        """What was spent on a UTC day, in US dollars."""
+        """Return what was spent on a UTC day, in US dollars."""
         return await self._database.read(lambda connection: spent_on(connection, day))
 
     async def since(self, day: date, owner: str = OPERATOR) -> Decimal:
-        """What `owner` may know was spent on a UTC day and later, in US dollars."""
+        """Return what was spent on a UTC day and later, in US dollars: by `owner`, or in all for the operator."""
         values = {"day": day.isoformat(), "owner": owner}
         (row,) = await self._database.read(lambda connection: connection.execute(queries.SPENT_SINCE, values))
         return _usd(row["spent"])
@@ -89,7 +89,7 @@ class Spending:
 
 
 def billionths(job: Job) -> int:
-    """What a job counts for."""
+    """Return the amount with which a job counts, in billionths of a US dollar."""
     if job.charged is Charged.NO:
         return 0
     amount = job.parameters.expected_cost if job.receipt.cost is None else job.receipt.cost
@@ -104,13 +104,13 @@ def _usd(amount: int) -> Decimal:
 
 
 def spent_on(connection: Connection, day: date) -> Decimal:
-    """What was spent on a UTC day, in US dollars."""
+    """Return what was spent on a UTC day, in US dollars."""
     (row,) = connection.execute(queries.SPENT, {"day": day.isoformat()})
     return _usd(row["spent"])
 
 
 def reserve(connection: Connection, job: Job, limit: Decimal | None) -> bool:
-    """Count what a job is likely to cost as spent from now on, where the day's limit has room for it."""
+    """Reserve the likely cost of a job: it counts as spent from now on. False if it would exceed the day's limit."""
     values = {
         "day": job.created.date().isoformat(),
         "owner": job.owner,
@@ -129,18 +129,18 @@ def limit_reached(connection: Connection, job: Job, limit: Decimal | None) -> Sp
 
 
 def counted(connection: Connection, local_id: str) -> int:
-    """What a job counts for so far, in billionths of a US dollar."""
+    """Return the amount with which a job counts so far, in billionths of a US dollar."""
     found = connection.execute("SELECT spent FROM jobs WHERE local_id = :local_id", {"local_id": local_id})
     return found[0]["spent"] if found else 0
 
 
 def add(connection: Connection, local_id: str, amount: int) -> None:
-    """Have a job count for more, or for less, on its day; in billionths of a US dollar."""
+    """Add an amount, which may be negative, to a job's day, in billionths of a US dollar."""
     if amount:
         connection.execute(queries.ADD_SPENT, {"local_id": local_id, "amount": amount})
 
 
 def give_back(connection: Connection, local_id: str) -> None:
-    """Have a job count for nothing any more."""
+    """Release the money that was reserved for a job: it counts with 0 from now on."""
     add(connection, local_id, -counted(connection, local_id))
     connection.execute("UPDATE jobs SET spent = 0 WHERE local_id = :local_id", {"local_id": local_id})

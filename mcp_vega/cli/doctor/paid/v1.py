@@ -39,7 +39,7 @@ def _answer(seen: Observations) -> Finding:
         if not response.ok:
             return refusal(drawn, response)
         found, size = recognise(response.body), len(response.body)
-        is_whole = found is not None and found.is_whole(response.body)
+        is_whole = found is not None and found.is_complete(response.body)
         if found:
             what = f"a picture ({found.mime_type}) of {size:,} bytes{'' if is_whole else ', cut off'}"
         elif response.fields:

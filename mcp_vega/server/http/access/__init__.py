@@ -1,11 +1,11 @@
 """Who may use the server over HTTP, and from which web pages.
 
-auth        lets a request in, as whose it is, or answers it
+auth        finds the caller of a request, or rejects the request
 cors        which web pages may use the server
-headers     what an answer says to browsers and caches
+headers     default headers for browsers and caches
 callers     who has an access token
-signatures  what a caller can be known by without a token
-links       addresses that open a picture for a day
-sign_in     browsers that a person has signed in with
-rejections  how a request is turned away
+signatures  signatures that identify a caller without a token
+links       links that open a picture for a day
+sign_in     people sign in with a browser
+rejections  errors that reject a request, and their answers
 """

@@ -1,8 +1,9 @@
-"""Who may use the server over HTTP, and how large and how slow a request may be: an ASGI middleware.
+"""Checks who may use the server over HTTP, and how large and how slow a request may be: an ASGI middleware.
 
-Starlette and the MCP SDK have middlewares for most of this, but they answer without a code and a next step, and each
-lacks something: TrustedHostMiddleware ports and origins, TransportSecurityMiddleware the other routes and exact names,
-RequireAuthMiddleware use without an OAuth issuer, RequestBodyLimitMiddleware a time limit and an answer that is seen.
+Starlette and the MCP SDK have middlewares for most of this, but their answers have no code and no next step. Each also
+lacks something: TrustedHostMiddleware does not check ports and origins; TransportSecurityMiddleware does not check
+other routes and exact names; RequireAuthMiddleware needs an OAuth issuer; RequestBodyLimitMiddleware has no time limit,
+and its client may not see the answer.
 """
 
 import re
@@ -38,7 +39,7 @@ from mcp_vega.server.http.limits import HttpLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HEALTH_PATH = "/health"
-# What anyone may ask for: the gallery's page without what is shown on it, and what signs a person in and out of it.
+# Requests that anyone may send: for the gallery's page without its data, and to sign in and out.
 OPEN_ROUTES = {
     *((method, path) for method in READING for path in ("/", "/icon.png")),
     *(("POST", path) for path in (SIGN_IN_PATH, SIGN_OUT_PATH)),
@@ -46,7 +47,7 @@ OPEN_ROUTES = {
 
 
 class AllowedHosts:
-    """The hosts whose names requests may bring: loopback, and others with a port or, for any port, without."""
+    """The hosts that a Host header may name: loopback, and the given ones. A host without a port allows every port."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = {name.lower().removesuffix(":*") for name in (*LOOPBACK, *hosts)}
@@ -57,7 +58,7 @@ class AllowedHosts:
 
 
 class AuthMiddleware:
-    """Lets a request in, as whose it is, or answers it."""
+    """Finds the caller of a request and passes the request on, or rejects it."""
 
     def __init__(
         self, app: ASGIApp, hosts: AllowedHosts, limits: HttpLimits, signatures: Signatures, sign_in: SignIn
@@ -76,7 +77,7 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         connection, body = connection_of(scope), b""
-        connection.turn_to(Activity.RECEIVING)
+        connection.set_activity(Activity.RECEIVING)
         try:
             self._check_header_size(scope)
             if route_of(scope) != HEALTH_PATH:
@@ -86,25 +87,30 @@ class AuthMiddleware:
         except RequestRejected as error:
             await reject(error, self._limits, scope, receive, send)
         else:
-            connection.turn_to(Activity.ANSWERING)
+            connection.set_activity(Activity.ANSWERING)
             await self._app(scope, _with_body(body, receive), send)
 
     async def _let_in(self, scope: Scope, receive: Receive) -> bytes:
-        """Find out whose a request is; returns its body."""
+        """Check a request, and note its caller in the scope; returns the body.
+
+        Raises:
+            RequestRejected: The request is not allowed.
+            ClientDisconnect: The client has left.
+        """
         self._check_host(Headers(scope=scope))
         require_own_page(scope)
         await self._signatures.prepare()
-        # A stranger's is no longer than the header would be that a token usually comes in.
+        # Without a caller, only a small body is read. A sign-in's body is a token, and a token fits in a header.
         most = self._limits.header_bytes
         if (scope["method"], route_of(scope)) not in OPEN_ROUTES:
             caller = self._authenticate(scope)
             scope[OWNER], scope[SIGNED] = caller.owner, partial(self._links.signed, caller)
             self._admit(scope, caller)
             most = self._limits.body_bytes
-        # No other has a use for one.
+        # Other methods need no body.
         return await self._read_body(scope, receive, most) if scope["method"] == "POST" else b""
 
-    # ---- who sent it ----
+    # ---- the caller ----
 
     def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
@@ -112,7 +118,7 @@ class AuthMiddleware:
             raise HostNotAllowed(f"The Host header {quoted(', '.join(hosts), 100)} is not allowed")
 
     def _authenticate(self, scope: Scope) -> Caller:
-        """Whose a request is: an Authorization header is judged alone, else a link, else a cookie."""
+        """Return the caller of a request. An Authorization header counts alone; without it, a link or a cookie does."""
         given = Headers(scope=scope).getlist("authorization")
         if not given and (caller := self._links.open(scope)):
             return caller
@@ -123,35 +129,45 @@ class AuthMiddleware:
         return self._caller_with_header(scope, given)
 
     def _caller_with_header(self, scope: Scope, given: Sequence[str]) -> Caller:
-        # A proxy in front may have looked at one, and this server at another.
+        # With several headers, a proxy in front might check one of them, and this server another.
         if len(given) > 1:
-            raise InvalidToken(f"The request brings {len(given)} Authorization headers")
+            raise InvalidToken(f"The request has {len(given)} Authorization headers")
         match = re.fullmatch(r"bearer +(\S.*)", given[0] if given else "", re.IGNORECASE)
         if not match:
-            raise MissingToken("The request brings no access token")
+            raise MissingToken("The request has no access token")
         caller = self._callers.with_token(match[1])
         if caller is None:
-            raise InvalidToken("The request brings an access token that the server does not know")
-        # By it the SDK keeps one token from a session of another's.
+            raise InvalidToken("The request has an access token that the server does not know")
+        # With this the SDK does not let one token use a session of another.
         scope["user"] = AuthenticatedUser(AccessToken(token=caller.token_hash, client_id=caller.token_hash, scopes=[]))
         return caller
 
     def _admit(self, scope: Scope, caller: Caller) -> None:
-        """Count a connection as its caller's; where there are no tokens, as of who is at the address."""
+        """Count a connection for its caller; if the server asks for no tokens, for the client's address.
+
+        Raises:
+            TooManyConnections: There is no place for it.
+        """
         connection = connection_of(scope)
         address = scope["client"][0] if scope.get("client") else ""
         if not connection.capacity.admit(connection, caller.owner if self._callers else address):
-            raise TooManyConnections("The server has no connection left that only waits")
+            raise TooManyConnections("There are too many connections, and the server cannot close an idle one")
 
-    # ---- what it brings ----
+    # ---- size and time ----
 
     def _check_header_size(self, scope: Scope) -> None:
         size, most = sum(len(name) + len(value) for name, value in scope["headers"]), self._limits.header_bytes
         if size > most:
-            raise RequestTooLarge(f"The request's headers have {size:,} bytes, and at most {most:,} are taken")
+            raise RequestTooLarge(f"The request's headers have {size:,} bytes; at most {most:,} are allowed")
 
     async def _read_body(self, scope: Scope, receive: Receive, most: int) -> bytes:
-        """The whole body of a request; raises `ClientDisconnect` where its sender has left."""
+        """Return the complete body of a request.
+
+        Raises:
+            ClientDisconnect: The client has left.
+            RequestTooLarge: The body is larger than `most` bytes.
+            RequestTooSlow: The body took too long.
+        """
         limits, body = self._limits, bytearray()
         try:
             with anyio.fail_after(limits.body_seconds):
@@ -160,13 +176,13 @@ class AuthMiddleware:
                     if len(body) > most:
                         raise RequestTooLarge(f"The request's body is larger than {most:,} bytes")
         except TimeoutError as error:
-            what = f"The body of a request to {quoted(scope['path'], 100)} took over {limits.body_seconds:g} s"
+            what = f"The body of a request to {quoted(scope['path'], 100)} took more than {limits.body_seconds:g} s"
             raise RequestTooSlow(what) from error
         return bytes(body)
 
 
 def _with_body(body: bytes, receive: Receive) -> Receive:
-    """A channel that brings a body that was read already, then what follows."""
+    """Return a channel that first gives a body that was read already, then the messages that follow."""
     ahead: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:

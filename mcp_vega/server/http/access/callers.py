@@ -1,4 +1,4 @@
-"""Who has an access token for the server over HTTP, and what belongs to whom."""
+"""The callers of the server over HTTP: who has an access token, and which owner's jobs and pictures are theirs."""
 
 import hmac
 import re
@@ -12,19 +12,20 @@ from pydantic import SecretStr
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.job import OPERATOR
 
-# What stands for a token whose caller has no name; so no name looks like that.
+# The form of the hash that is the owner of a token without a name. No name may have this form.
 HASH = re.compile("[0-9a-fA-F]{32}")
 NAME = re.compile(r"[\w.@+-]{1,64}")
-# What a header can carry.
+# The characters that a header can carry.
 TOKEN = re.compile("[!-~]+")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with an access token.
+    """A caller with an access token.
 
     Attributes:
-        owner: Whose jobs and pictures are theirs: a name, the hash of a token without one, or `OPERATOR` for all.
+        owner: The owner whose jobs and pictures the caller sees: a name, the hash of a token without a name, or
+            `OPERATOR`, who sees all.
         token: The access token.
     """
 
@@ -33,28 +34,29 @@ class Caller:
 
     @cached_property
     def token_hash(self) -> str:
-        """What stands for the token: 32 hex digits. A long random token cannot be had from it."""
+        """The hash of the token: 32 hex digits. It does not reveal a long random token."""
         return _hash(self.token.get_secret_value())
 
 
 def callers_of(entries: Sequence[SecretStr]) -> list[Caller]:
-    """The callers whom MCP_VEGA_AUTH_TOKENS names, each as `token` or `name:token`; of a name there may be several.
+    """Return the callers in MCP_VEGA_AUTH_TOKENS. An entry is `token` or `name:token`; a name may have several tokens.
 
     Raises:
-        InvalidSettings: An entry is neither, or a token is given to two callers. No part of an entry is told.
+        InvalidSettings: An entry has neither form, or two callers have the same token. The error shows no part of an
+            entry.
     """
     owners: dict[str, str] = {}
     for number, entry in enumerate(entries, 1):
         first, colon, rest = entry.get_secret_value().partition(":")
         name, token = (first, rest) if colon else (None, first)
         if name is not None and (not NAME.fullmatch(name) or HASH.fullmatch(name)):
-            rule = "what stands before the first colon is no name: 1 to 64 letters, digits and _.@+-, not 32 hex digits"
-            raise _unusable(number, rule)
+            rule = "use 1 to 64 letters, digits and _.@+-, but not 32 hex digits"
+            raise _unusable(number, f"the part before the first colon is not a valid name: {rule}")
         if not TOKEN.fullmatch(token):
             raise _unusable(number, "its token is empty or cannot be sent: use letters, digits and punctuation")
         owner = _hash(token) if name is None else name
         if owners.setdefault(token, owner) != owner:
-            raise _unusable(number, "its token is another caller's already, and belongs to one alone")
+            raise _unusable(number, "its token already belongs to another caller")
     return [Caller(owner, SecretStr(token)) for token, owner in owners.items()]
 
 
@@ -62,12 +64,12 @@ def _unusable(number: int, why: str) -> InvalidSettings:
     return InvalidSettings(f"The environment variable MCP_VEGA_AUTH_TOKENS cannot be used: in entry {number}, {why}")
 
 
-# Whose a request is where no tokens are asked for; no request can bring an empty one.
+# The caller of every request if the server asks for no tokens. No request can have an empty token.
 ANYONE = Caller(OPERATOR, SecretStr(""))
 
 
 class Callers:
-    """Those who may use a server; if there are none, that is everybody, as its operator."""
+    """The callers who may use a server. If there are none, everybody may use it, as its operator."""
 
     def __init__(self, callers: Sequence[Caller] = ()) -> None:
         self._callers = tuple(callers)
@@ -79,15 +81,15 @@ class Callers:
         return iter(self._callers or (ANYONE,))
 
     def with_token(self, token: str) -> Caller | None:
-        """Whose an access token is; None where it is nobody's."""
+        """Return the caller with an access token; None if there is none."""
         given = _hash(token.strip(" \t"))
-        # Each is compared, and each to its end, so that the time tells nothing.
+        # All are compared, each to its end, so that the time reveals nothing.
         found = [each for each in self._callers if hmac.compare_digest(each.token_hash, given)]
         return found[0] if found else None
 
 
 def name_of(owner: str) -> str | None:
-    """The name of an owner who has one, and is not the operator."""
+    """Return an owner's name; None for the operator, and for the owner of a token without a name."""
     return None if owner == OPERATOR or HASH.fullmatch(owner) else owner
 
 

@@ -1,17 +1,17 @@
-"""What an answer says to browsers and to caches on the way, unless it says otherwise: an ASGI middleware."""
+"""Default headers for browsers and caches, unless an answer has its own: an ASGI middleware."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DEFAULTS = {
-    # An answer is its caller's. Without a word about it a cache may keep it, also where a cookie asked for it.
+    # An answer is for its caller only. Without this header a cache may keep it, even if the request had a cookie.
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
 }
 
 
 class DefaultHeaders:
-    """Adds the headers that an answer lacks."""
+    """Adds the default headers that an answer does not have."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Addresses that open a picture in a browser, which sends no token: signed, and good for a day."""
+"""Links that open a picture in a browser, which sends no token. They are signed, and valid for a day."""
 
 import re
 
@@ -14,32 +14,32 @@ from mcp_vega.server.http.forwarded import route_of
 HOUR, DAY = 3_600, 86_400
 EXPIRES, SIGNATURE = "expires", "signature"
 READING = ("GET", "HEAD")
-# Where a request that came by a link says how much longer that is good (s).
+# The key in the ASGI scope for how much longer the link of a request is valid (s).
 SECONDS_LEFT = "mcp_vega.link_seconds_left"
 _PURPOSE = "image"
-# A picture, and its preview.
+# The path of a picture, or of its preview.
 _IMAGE = re.compile(f"{IMAGES_PATH}/([^/]+)(?:/preview)?")
 
 
 class Links:
-    """Makes links, and knows whose they are."""
+    """Makes links, and finds the caller of a link."""
 
     def __init__(self, signatures: Signatures) -> None:
         self._signatures = signatures
 
     def signed(self, caller: Caller, image_id: str) -> str:
-        """A picture's id with the query of a link to it; the same for an hour, for the sake of browsers' caches."""
+        """Return a picture's id with the query of a link to it; the same for an hour, so that browsers can cache it."""
         expires = self._signatures.now // HOUR * HOUR + HOUR + DAY
         return (
             f"{image_id}?{EXPIRES}={expires}&{SIGNATURE}={self._signatures.sign(caller, expires, _PURPOSE, image_id)}"
         )
 
     def open(self, scope: Scope) -> Caller | None:
-        """For whom the link was made that a request came by; None where it came by none.
+        """Return the caller for whom a request's link was made; None if the request has no link.
 
         Raises:
-            InvalidLink: It was changed, or whoever made it has no token any more.
-            LinkExpired: It is over.
+            InvalidLink: The link was changed, or the caller's token was removed from the server.
+            LinkExpired: The link has expired.
         """
         found, query = _IMAGE.fullmatch(route_of(scope)), QueryParams(scope["query_string"])
         if scope["method"] not in READING or not found or not {EXPIRES, SIGNATURE} & {*query}:
@@ -47,8 +47,8 @@ class Links:
         expires, signature = (",".join(query.getlist(name)) for name in (EXPIRES, SIGNATURE))
         caller = self._signatures.caller(signature, expires, _PURPOSE, found[1])
         if caller is None:
-            raise InvalidLink("This link to a picture was changed, or its access token is not taken any more")
+            raise InvalidLink("This link to a picture was changed, or its access token was removed from the server")
         scope[SECONDS_LEFT] = int(expires) - self._signatures.now
         if scope[SECONDS_LEFT] <= 0:
-            raise LinkExpired("This link to a picture has expired; it was good for a day")
+            raise LinkExpired("This link to a picture has expired; it was valid for a day")
         return caller

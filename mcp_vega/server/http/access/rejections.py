@@ -1,4 +1,4 @@
-"""How a request over HTTP is turned away."""
+"""The errors that reject a request over HTTP, and how they are answered."""
 
 import logging
 from collections.abc import Mapping
@@ -15,25 +15,25 @@ logger = logging.getLogger(__name__)
 
 
 class RequestRejected(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing
-    """An HTTP request was turned away. `status` and `headers` are those of the answer."""
+    """An HTTP request was rejected. `status` and `headers` are those of the answer."""
 
     status: ClassVar[int] = 403
     headers: ClassVar[Mapping[str, str]] = {}
 
 
 class MissingToken(RequestRejected):
-    """The request brings no access token in its Authorization header, and nothing else that opens the address."""
+    """The request has no access token in its Authorization header, and no valid link or cookie."""
 
     status = 401
     headers: ClassVar = {"www-authenticate": "Bearer"}
     next_step = (
-        "Send the header `Authorization: Bearer TOKEN` with one of the tokens in the server's MCP_VEGA_AUTH_TOKENS; a "
+        "Send the header `Authorization: Bearer TOKEN` with one of the tokens in the server's MCP_VEGA_AUTH_TOKENS. A "
         "token in the URL does not count"
     )
 
 
 class InvalidToken(RequestRejected):
-    """The request brings an access token that the server does not know, or more than one."""
+    """The request has an access token that the server does not know, or more than one token."""
 
     status = 401
     headers: ClassVar = {"www-authenticate": 'Bearer error="invalid_token"'}
@@ -41,22 +41,22 @@ class InvalidToken(RequestRejected):
 
 
 class InvalidLink(RequestRejected):
-    """The address of a picture was changed, or its access token is none of the server's any more."""
+    """The link to a picture was changed, or its access token was removed from the server."""
 
-    next_step = "Ask check_job for a new one, and open it as it is"
+    next_step = "Ask check_job for a new link, and open it unchanged"
 
 
 class LinkExpired(RequestRejected):
-    """The address of a picture was good for a day, and that is over."""
+    """The link to a picture has expired: it was valid for a day."""
 
-    next_step = "Ask check_job for a new one"
+    next_step = "Ask check_job for a new link"
 
 
 class CrossSiteRequest(RequestRejected):
-    """A request under /gallery/ came from elsewhere than the gallery's own page."""
+    """A request under /gallery/ did not come from the gallery's own page."""
 
     next_step = (
-        "Use the page at this server's address; a program sends the headers `X-MCP-Vega: 1` and "
+        "Use the page at this server's address. In a program, send the headers `X-MCP-Vega: 1` and "
         "`Sec-Fetch-Site: same-origin`"
     )
 
@@ -65,17 +65,17 @@ class HostNotAllowed(RequestRejected):
     """The request's Host header names neither this machine nor a host that the settings allow."""
 
     status = 421
-    next_step = "Add the host to MCP_VEGA_ALLOWED_HOSTS and start the server again"
+    next_step = "Add the host to MCP_VEGA_ALLOWED_HOSTS and restart the server"
 
 
 class OriginNotAllowed(RequestRejected):
-    """A web page of neither this machine nor a host that the settings allow sent the request."""
+    """The request came from a web page that is neither on this machine nor on a host that the settings allow."""
 
-    next_step = "Add the page's host to MCP_VEGA_ALLOWED_HOSTS and start the server again, if you trust it"
+    next_step = "If you trust the page, add its host to MCP_VEGA_ALLOWED_HOSTS and restart the server"
 
 
 class RequestTooLarge(RequestRejected):
-    """The request's body or headers are larger than any that the server needs."""
+    """The request's body or headers are too large: no call needs so much."""
 
     status = 413
     next_step = "Send a shorter request"
@@ -89,7 +89,7 @@ class RequestTooSlow(RequestRejected):
 
 
 class TooManyConnections(RequestRejected):
-    """There are as many connections as the server has room for, and on each a call is being answered."""
+    """There are too many connections to the server, and it cannot close an idle one for the new request."""
 
     status = 503
     headers: ClassVar = {"retry-after": "10"}
@@ -97,14 +97,14 @@ class TooManyConnections(RequestRejected):
 
 
 def answer_to(error: RequestRejected, **headers: str) -> PlainTextResponse:
-    """The answer that says an error."""
+    """Return the answer with an error."""
     return PlainTextResponse(f"{error.text}\n", error.status, {**error.headers, **headers})
 
 
 async def reject(error: RequestRejected, limits: HttpLimits, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request with an error, then read and drop what follows of it, and end the connection.
+    """Answer a request with an error, then read and drop the rest of the request, and close the connection.
 
-    If that ended at once, a client that is still writing would get a reset in the place of the answer.
+    If the connection were closed immediately, a client that is still writing would get a reset instead of the answer.
     """
     logger.info(error.what)
 

@@ -1,8 +1,9 @@
-"""A person signs in once with an access token, and the browser is known by a cookie that is not the token.
+"""A person signs in once with an access token. Then the browser has a cookie, which does not contain the token.
 
-It is good for what the gallery's page asks for, and nothing else: never for MCP. Alone it opens pictures by their ids.
-Browsers send it to each port of a host, to whatever listens there; for all else the page adds a key that it got with
-the cookie and that the browser keeps for this port.
+The cookie is valid only for the requests of the gallery's page, never for MCP. Without the page's key, it only opens
+pictures by their ids. For everything else the page also sends a key, which it got together with the cookie. The key is
+needed because browsers send a cookie to every port of a host, where other programs may listen. The browser keeps the
+key for this port only.
 """
 
 import json
@@ -25,29 +26,29 @@ from mcp_vega.server.http.limits import HttpLimits
 
 GALLERY_PATH = "/gallery"
 SIGN_IN_PATH, SIGN_OUT_PATH = f"{GALLERY_PATH}/sign-in", f"{GALLERY_PATH}/sign-out"
-# Where a request says that a cookie opened it.
+# The key in the ASGI scope that says that the caller was found by a cookie.
 SIGNED_IN = "mcp_vega.signed_in"
-# What another site's page cannot add to a request, unless the server allows it to.
+# A header that another site's page cannot send, unless the server allows it.
 OWN_HEADER = "x-mcp-vega"
 # The header with the page's key: in the answer to a sign-in, and then in the page's requests.
 PAGE_KEY = "x-mcp-vega-page"
 SECONDS = 30 * DAY
 _PURPOSE, _PAGE = "session", "page"
-# No cookie has a longer one.
+# When the cookie expires, and its signature, which is never longer.
 _COOKIE = re.compile(r"([0-9]+)\.([\w-]{1,100})", re.ASCII)
 
 
 class SignIn:
-    """Gives browsers their cookies, takes them back, and knows whose they are."""
+    """Gives browsers their cookies, removes them, and finds the caller of a cookie."""
 
     def __init__(self, signatures: Signatures, limits: HttpLimits) -> None:
         self._signatures = signatures
         self._limits = limits
 
     def caller(self, scope: Scope) -> Caller | None:
-        """Who has signed in with the browser that sent a request; None where nobody has, or the path takes no cookie.
+        """Return the caller who has signed in with the browser; None if nobody has, or if cookies do not count here.
 
-        Of several cookies of the name none counts: one may be another's.
+        If the browser sends several cookies of this name, none counts: one of them may come from another program.
         """
         if not _takes_cookie(scope):
             return None
@@ -64,31 +65,31 @@ class SignIn:
         return caller
 
     def _has_key(self, scope: Scope, caller: Caller, expires: str) -> bool:
-        """Whether a request brings the key that was given with a cookie."""
+        """Whether a request has the page's key that was given with the cookie."""
         keys = Headers(scope=scope).getlist(PAGE_KEY)
         return len(keys) == 1 and self._signatures.caller(keys[0], expires, _PAGE) is caller
 
     async def sign_in(self, request: Request) -> Response:
-        """Answer a token with a cookie."""
+        """Check the token in a request, and answer with a cookie."""
         caller = self._signatures.callers.with_token(await _given_token(request))
         if caller is None:
             await anyio.sleep(self._limits.wrong_token_seconds)
-            step = "Ask whoever runs the server for yours"
-            return answer_to(InvalidToken("This access token is not known here", next_step=step))
+            step = "Ask the person who runs the server for your token"
+            return answer_to(InvalidToken("The server does not know this access token", next_step=step))
         expires = self._signatures.now + SECONDS
-        # The operator's token is drawn for one run of a command, on a port that is free: such cookies would pile up.
+        # The operator's token is made for one run of a command, on any free port. Its cookies must not pile up.
         kept = None if caller.owner == OPERATOR else SECONDS
         answer = _answer(request.scope, f"{expires}.{self._signatures.sign(caller, expires, _PURPOSE)}", kept)
         answer.headers[PAGE_KEY] = self._signatures.sign(caller, expires, _PAGE)
         return answer
 
     async def sign_out(self, request: Request) -> Response:
-        """Have the browser forget its cookie."""
+        """Remove the browser's cookie."""
         return _answer(request.scope, "", 0)
 
 
 def _answer(scope: Scope, cookie: str, seconds: int | None) -> Response:
-    """An answer that sets the cookie, for so long; for as long as the browser runs, where that is None."""
+    """Return an answer that sets the cookie for so many seconds; with None, until the browser is closed."""
     answer = Response(status_code=204)
     path, secure = scope.get("root_path") or "/", scope["scheme"] == "https"
     answer.set_cookie(_cookie_name(scope), cookie, seconds, path=path, secure=secure, httponly=True, samesite="lax")
@@ -96,9 +97,9 @@ def _answer(scope: Scope, cookie: str, seconds: int | None) -> Response:
 
 
 def _cookie_name(scope: Scope) -> str:
-    """The cookie's name: browsers send it to each port of a host, and a host may have servers on several.
+    """Return the cookie's name. It contains the port, because browsers send a cookie to every port of a host.
 
-    Of a cookie whose name begins like this browsers see to it that it came by TLS, and with `__Host-` from this host.
+    Browsers accept a name with `__Secure-` only over TLS, and a name with `__Host-` only from this very host.
     """
     port = re.search(":([0-9]+)$", Headers(scope=scope)["host"])
     name = f"mcp_vega_{port[1]}" if port else "mcp_vega"
@@ -108,14 +109,15 @@ def _cookie_name(scope: Scope) -> str:
 
 
 def require_own_page(scope: Scope) -> None:
-    """Check that what a request under /gallery/ changes is asked for by the gallery's own page.
+    """Check that a request under /gallery/ comes from a page that may send it.
 
-    That its origin is allowed is not enough: so is every page of this machine, on whatever port. What it reads may be
-    asked for by any allowed page; but one that does not say which it is may be of any site: such a page cannot read the
-    answer, but it can measure how long a search takes, and have the server search without end.
+    A request that changes something must come from the gallery's own page. An allowed origin is not enough: all pages
+    on this machine have one, on any port. A request that only reads may come from any allowed page. But a request
+    without an origin may come from any site. Such a page cannot read the answer, but it could measure how long a search
+    takes, and keep the server searching forever.
 
     Raises:
-        CrossSiteRequest: It is not, or an old browser does not say so.
+        CrossSiteRequest: The page may not send it, or the browser is too old to say where it comes from.
     """
     if not _is_of_gallery(scope):
         return
@@ -123,13 +125,13 @@ def require_own_page(scope: Scope) -> None:
     sites, origins = headers.getlist("sec-fetch-site"), headers.getlist("origin")
     if scope["method"] in READING:
         if not origins and not {*sites} <= {"same-origin", "none"}:
-            raise CrossSiteRequest("Another site's page asks for what is under /gallery/ and does not say which")
+            raise CrossSiteRequest("A request under /gallery/ comes from another site's page, and has no origin")
         return
     own_origins = [[f"{scheme}://{headers.get('host')}"] for scheme in ("http", "https")]
     if headers.getlist(OWN_HEADER) != ["1"]:
-        raise CrossSiteRequest("A request that changes something under /gallery/ lacks the header X-MCP-Vega: 1")
+        raise CrossSiteRequest("A request that changes something under /gallery/ has no header X-MCP-Vega: 1")
     if sites != ["same-origin"] and (sites or origins not in own_origins):
-        raise CrossSiteRequest("A request that changes something under /gallery/ is not of this server's own page")
+        raise CrossSiteRequest("A request that changes something under /gallery/ is not from this server's own page")
 
 
 def _takes_cookie(scope: Scope) -> bool:
@@ -142,7 +144,7 @@ def _is_of_gallery(scope: Scope) -> bool:
 
 
 async def _given_token(request: Request) -> str:
-    """The token in the body of a sign-in; empty where there is none."""
+    """Return the token in the body of a sign-in; empty if there is none."""
     try:
         match json.loads(await request.body()):
             case {"token": str(token)}:

@@ -1,7 +1,7 @@
-"""What a caller can be known by without a token: signatures that are good for one purpose and until a time.
+"""Signatures that identify a caller without a token. Each is valid for one purpose and until a given time.
 
-Nothing in them tells whose they are: each caller is tried. The hash of the token is signed as well, so that what was
-signed for a token ends with it, also where its caller has another.
+A signature does not contain its caller, so each caller is tried. The hash of the token is signed as well. So if a token
+is removed, its signatures are no longer valid, even if its caller has another token.
 """
 
 import hmac
@@ -21,22 +21,22 @@ from mcp_vega.storage.ledger.secrets import Secrets
 
 logger = logging.getLogger(__name__)
 
-# What the key is called in the ledger; it signs cookies as well.
+# The name of the key in the ledger. The key signs cookies as well.
 KEY = "links"
-# How long after a failure the ledger is not asked again: each request would wait for it.
+# The pause after a failure until the ledger is asked again. Without it, each request would wait for the ledger.
 RETRY_SECONDS = 5
-# A Unix time as it is written here.
+# The form of a Unix time in links and cookies.
 _TIME = re.compile("[1-9][0-9]{0,11}")
 
 
 class Signatures:
-    """Signs for callers, and knows whose a signature is."""
+    """Signs for callers, and finds the caller of a signature."""
 
     def __init__(self, callers: Callers, ledger: Secrets, clock: Callable[[], datetime]) -> None:
         self.callers = callers
         self._ledger = ledger
         self._clock = clock
-        # The first signs. This one is the process's own, and no other server knows what it has signed.
+        # The first key signs. This one is the process's own: other servers do not accept its signatures.
         self._keys = [secrets.token_bytes(32)]
         self._tries = anyio.Lock()
         self._failed: int | None = None
@@ -47,7 +47,7 @@ class Signatures:
         return int(self._clock().timestamp())
 
     async def prepare(self) -> None:
-        """Sign with the key in the ledger from now on; where that cannot be read, with the process's own."""
+        """Use the key in the ledger from now on; if the ledger cannot be read, the process's own."""
         async with self._tries:
             if len(self._keys) > 1 or (self._failed and 0 <= self.now - self._failed < RETRY_SECONDS):
                 return
@@ -55,16 +55,16 @@ class Signatures:
                 self._keys.insert(0, await self._ledger.get(KEY))
             except LedgerError as error:
                 if not self._failed:
-                    what = "Until the ledger works, links to pictures are good until this server ends"
+                    what = "Until the ledger works again, new links to pictures are only valid until this server ends"
                     logger.warning("%s: %s", what, error.what)
                 self._failed = self.now
 
     def sign(self, caller: Caller, expires: int, *purpose: str) -> str:
-        """A signature for a caller, good for this purpose until a Unix time (s)."""
+        """Return a signature for a caller, valid for this purpose until a Unix time (s)."""
         return self._signature(self._keys[0], caller, str(expires), purpose)
 
     def caller(self, signature: str, expires: str, *purpose: str) -> Caller | None:
-        """For whom this was signed; None where it was not, or was changed. Whether it has expired is not looked at."""
+        """Return the caller of a signature; None if it is not valid. Does not check whether it has expired."""
         if not _TIME.fullmatch(expires):
             return None
         found = [

@@ -1,4 +1,4 @@
-"""The calls of a stranger: what the request history tells of when it tells of another account."""
+"""The calls of another account, which the request history shows if its behaviour says so."""
 
 import random
 from decimal import Decimal
@@ -13,14 +13,14 @@ PAUSE_SECONDS = 600  # between two of them
 PROMPTS = ("a red bicycle in the rain", "an owl with glasses", "a teapot on the moon")
 
 
-def stranger_calls(now: float) -> list[Call]:
-    """What a stranger drew in the last hours: each call is the same whenever it is asked for."""
+def calls_of_other_account(now: float) -> list[Call]:
+    """Return the calls of another account in the last hours; each call is the same at every request."""
     latest = int(now // PAUSE_SECONDS)
     return [_call(number) for number in range(latest - CALLS + 1, latest + 1)]
 
 
 def _call(number: int) -> Call:
-    rng = random.Random(number)  # noqa: S311  no secret
+    rng = random.Random(number)  # noqa: S311  not a secret
     slug = list(MODELS)[number % len(MODELS)]
     body: dict[str, Any] = {"prompt": rng.choice(PROMPTS), "seed": rng.randrange(10**10)}
     parameters = MODELS[slug].model_validate(body)
