@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # How many columns one picture takes at most; with fewer than the second figure nothing can be seen in it.
-WIDEST, NARROWEST = 60, 4
+WIDEST, NARROWEST = 60, 8
 # Columns between two pictures. As a cell is twice as high as wide, that is one row.
 GAP = 2
 # Pixels that a terminal with graphics gets for a column. More look sharper, and take longer over a slow connection.
@@ -91,7 +91,7 @@ def _layout(count: int, ratio: float, columns: int, rows: int) -> Layout:
         height = (rows - (below - 1)) // below
         width = min(WIDEST, (columns - GAP * (across - 1)) // across, int(2 * height * ratio))
         layouts.append(Layout(across, width))
-    return max(layouts, key=lambda layout: layout.width)
+    return max(layouts, key=lambda layout: (layout.width, layout.across))
 
 
 def _arranged(images: Sequence["Image"], layout: Layout, ratio: float, scale: int) -> "Image":
