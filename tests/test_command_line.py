@@ -31,24 +31,28 @@ def settings(gallery: Path, folder: Path | None = None) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "MCP_VEGA_GALLERY": str(gallery), "MCP_VEGA_HOME": str(home)}
 
 
-def run(*arguments: str, folder: Path, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in this process, which has its arguments, folder, environment and streams meanwhile."""
+    return run_reading(b"", *arguments, folder=folder, **variables)
+
+
+def run_reading(stdin: bytes, *arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same with something on stdin."""
     stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    code = run_with(stdout, stderr, *arguments, folder=folder, stdin=stdin, **variables)
+    code = run_with((io.TextIOWrapper(io.BytesIO(stdin)), stdout, stderr), *arguments, folder=folder, **variables)
     out, err = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(arguments, code, out, err)
 
 
-def run_with(
-    stdout: TextIO, stderr: TextIO, *arguments: str, folder: Path, stdin: bytes = b"", **variables: str
-) -> int:
-    """The same with these streams; returns the exit code."""
+def run_with(streams: tuple[TextIO, TextIO, TextIO], *arguments: str, folder: Path, **variables: str) -> int:
+    """The same with these as stdin, stdout and stderr; returns the exit code."""
+    stdin, stdout, stderr = streams
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     with (
         chdir(folder),
         patch.dict(os.environ, {**settings(folder / "gallery", folder), **variables}, clear=True),
-        patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8")),
+        patch.object(sys, "stdin", stdin),
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):

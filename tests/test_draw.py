@@ -20,7 +20,7 @@ import pytest
 from conftest import HANG_SECONDS, KEY, SMALL, Sandbox, with_grace
 from PIL import Image
 from terminal import Screen, terminal
-from test_command_line import COMMAND, run, run_with, settings
+from test_command_line import COMMAND, run, run_reading, run_with, settings
 
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.terminal import COLOURS
@@ -62,10 +62,10 @@ def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
     return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
 
 
-def shown(*arguments: str, folder: Path, columns: int = 80, lines: int = 24, **variables: str) -> tuple[int, Screen]:
-    """The exit code, and what a terminal shows in which the command was run."""
-    with terminal(columns, lines) as (stream, screen):
-        code = run_with(stream, stream, *arguments, folder=folder, **variables)
+def shown(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> tuple[int, Screen]:
+    """The exit code, and what a terminal with so many columns and lines shows in which the command was run."""
+    with terminal(*size) as (stream, screen):
+        code = run_with((io.TextIOWrapper(io.BytesIO()), stream, stream), *arguments, folder=folder, **variables)
     return code, screen
 
 
@@ -103,7 +103,7 @@ def test_a_terminal_shows_the_picture_its_facts_with_the_path_and_how_to_get_ano
     tmp_path: Path, api: dict[str, str], columns: int, lines: int
 ) -> None:
     arguments = ["draw", "a fox", "--seed", "7"]
-    code, screen = shown(*arguments, folder=tmp_path, columns=columns, lines=lines, **api, **TRUECOLOR)
+    code, screen = shown(*arguments, folder=tmp_path, size=(columns, lines), **api, **TRUECOLOR)
     (kept,) = kept_in(tmp_path)
     picture = as_picture(screen.picture)
     assert code == 0
@@ -161,7 +161,7 @@ def form_of(screen: Screen) -> str:
 def test_a_terminal_is_shown_a_picture_in_the_form_that_it_understands(
     tmp_path: Path, api: dict[str, str], variables: dict[str, str], form: str
 ) -> None:
-    code, screen = shown("draw", "a fox", *FAST, folder=tmp_path, **api, **variables)
+    code, screen = shown("draw", "a fox", *FAST, folder=tmp_path, size=(80, 24), **api, **variables)
     assert (code, form_of(screen)) == (0, form)
     (kept,) = kept_in(tmp_path)
     assert f": {kept}" in "".join(screen.lines)
@@ -174,7 +174,7 @@ def test_a_terminal_is_shown_a_picture_in_the_form_that_it_understands(
 def test_a_terminal_with_graphics_gets_the_picture_as_a_png_for_so_many_cells(
     tmp_path: Path, api: dict[str, str], program: str
 ) -> None:
-    _, screen = shown("draw", "a fox", *FAST, folder=tmp_path, columns=81, lines=90, TERM_PROGRAM=program, **api)
+    _, screen = shown("draw", "a fox", *FAST, folder=tmp_path, size=(81, 90), TERM_PROGRAM=program, **api)
     if screen.kitty:
         keys, pieces = zip(*(sequence.split(";") for sequence in screen.kitty), strict=True)
         assert keys[0].startswith("a=T,f=100,q=2,c=60,r=30,m=")
@@ -188,7 +188,7 @@ def test_a_terminal_with_graphics_gets_the_picture_as_a_png_for_so_many_cells(
         assert arguments == f"inline=1;size={len(data)};width=60;height=30;preserveAspectRatio=1"
     with Image.open(io.BytesIO(data)) as picture:
         assert (picture.format, picture.size) == ("PNG", (600, 600))
-        assert_alike(picture, *kept_in(tmp_path))
+        assert_alike(picture, kept_in(tmp_path)[0])
 
 
 @posix
@@ -197,7 +197,7 @@ def test_several_pictures_are_next_to_or_below_each_other_as_they_fit(
     tmp_path: Path, api: dict[str, str], columns: int, lines: int, across: int
 ) -> None:
     arguments = ["draw", "a fox", *FOUR, "--seed", "7", "-o", "x"]
-    _, screen = shown(*arguments, folder=tmp_path, columns=columns, lines=lines, **api, **TRUECOLOR)
+    _, screen = shown(*arguments, folder=tmp_path, size=(columns, lines), **api, **TRUECOLOR)
     pixels = screen.picture
     width = (len(pixels[0]) + 2) // across - 2
     assert width == {80: 18, 20: 19}[columns]
@@ -213,7 +213,7 @@ def test_several_pictures_are_next_to_or_below_each_other_as_they_fit(
 
 @posix
 def test_a_terminal_without_room_shows_the_line_alone(tmp_path: Path, api: dict[str, str]) -> None:
-    _, screen = shown("draw", "a fox", *FAST, folder=tmp_path, columns=80, lines=6, **api, **TRUECOLOR)
+    _, screen = shown("draw", "a fox", *FAST, folder=tmp_path, size=(80, 6), **api, **TRUECOLOR)
     assert screen.lines[0].startswith("$0.002, seed ")
 
 
@@ -224,8 +224,9 @@ def test_with_one_stream_on_a_terminal_the_path_is_on_stdout_and_the_facts_on_a_
 ) -> None:
     other = io.TextIOWrapper(io.BytesIO(), "utf-8")
     with terminal(80, 24) as (stream, screen):
-        streams = (stream, other) if is_terminal == "stdout" else (other, stream)
-        run_with(*streams, "draw", "a fox", "--seed", "7", folder=tmp_path, **api, **TRUECOLOR)
+        first, second = (stream, other) if is_terminal == "stdout" else (other, stream)
+        streams = io.TextIOWrapper(io.BytesIO()), first, second
+        run_with(streams, "draw", "a fox", "--seed", "7", folder=tmp_path, **api, **TRUECOLOR)
     other.flush()
     piped = other.buffer.getvalue().decode()  # type: ignore[attr-defined]
     (kept,) = kept_in(tmp_path)
@@ -278,9 +279,7 @@ def no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paint: Painter) -> 
 @posix
 @pytest.mark.usefixtures("no_disk")
 def test_a_picture_that_no_disk_takes_is_shown_all_the_same(tmp_path: Path, api: dict[str, str]) -> None:
-    code, screen = shown(
-        "draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, columns=120, lines=60, **api, **TRUECOLOR
-    )
+    code, screen = shown("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, size=(120, 60), **api, **TRUECOLOR)
     (tmp_path / "wanted.jpg").write_bytes(Painter()("a fox", 7, 0))
     assert_alike(as_picture(screen.picture), tmp_path / "wanted.jpg")
     text = "".join(screen.lines)
@@ -331,7 +330,7 @@ def test_each_line_of_a_file_is_a_picture_of_its_own_and_a_failure_does_not_stop
 
 def test_prompts_from_stdin_are_json_for_programs_one_object_a_line(tmp_path: Path, api: dict[str, str]) -> None:
     stdin = PROMPTS.encode()
-    done = run("draw", "-", *FAST, "--json", "-o", "x.png", "--seed", "7", folder=tmp_path, stdin=stdin, **api)
+    done = run_reading(stdin, "draw", "-", *FAST, "--json", "-o", "x.png", "--seed", "7", folder=tmp_path, **api)
     first, second, failed, other, last = (json.loads(line) for line in done.stdout.splitlines())
     assert done.returncode == 1
     assert failed["prompt"] == "an owl [fault:402]"
@@ -365,7 +364,7 @@ def test_the_same_prompt_twice_is_two_pictures(
     """The answer of the first one is lost and looked for, so that another caller's same call would join its job."""
     lines = ["a fox [fault:504-after]", "a hare", "an owl", "a cat", "a fox [fault:504-after]"]
     stdin = "\n".join(lines).encode()
-    done = run("draw", "-", *FAST, *seed, folder=tmp_path, stdin=stdin, **api)
+    done = run_reading(stdin, "draw", "-", *FAST, *seed, folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     assert len(set(done.stdout.splitlines())) == len(kept_in(tmp_path)) == 5
     calls = [call for call in sandbox_in_thread.account.calls.values() if "fox" in call.body["prompt"]]
@@ -377,7 +376,7 @@ def test_when_the_spending_limit_is_reached_the_rest_is_refused_and_costs_nothin
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     limit = {"MCP_VEGA_SPENDING_LIMIT_USD": "0.005"}
-    done = run("draw", "-", folder=tmp_path, stdin=b"a fox\na hare\nan owl\na cat\n", **api, **limit)
+    done = run_reading(b"a fox\na hare\nan owl\na cat\n", "draw", "-", folder=tmp_path, **api, **limit)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == sandbox_in_thread.paid_requests == 2
     assert "\nSpending limit: $0.0005 of $0.005 left today (UTC)\n" in done.stderr
@@ -390,7 +389,7 @@ def test_several_prompts_are_shown_one_below_the_other(tmp_path: Path, api: dict
     """On a screen that is narrower than what is said of the progress."""
     (tmp_path / "prompts.txt").write_text("a fox\na hare [fault:402]\nan owl\n", encoding="utf-8")
     arguments = ["draw", "--prompts", "prompts.txt", *FAST, "-o", "."]
-    code, screen = shown(*arguments, folder=tmp_path, columns=22, lines=60, **api, **TRUECOLOR)
+    code, screen = shown(*arguments, folder=tmp_path, size=(22, 60), **api, **TRUECOLOR)
     blocks = re.sub(r"(▀+\n)+", "<picture>\n", "\n".join(screen.lines))
     fox, owl = (
         next(path for path in tmp_path.glob("*.jpg") if path.name.startswith(name)) for name in ("a-fox", "an-")
@@ -437,7 +436,7 @@ def test_prompts_that_cannot_be_read_are_refused_before_anything_is_paid(  # noq
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, arguments: list[str], data: bytes, words: str
 ) -> None:
     (tmp_path / "prompts.txt").write_bytes(data)
-    done = run("draw", *arguments, folder=tmp_path, stdin=data, **api)
+    done = run_reading(data, "draw", *arguments, folder=tmp_path, **api)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert sandbox_in_thread.paid_requests == 0
@@ -501,7 +500,7 @@ def test_the_file_has_the_format_of_its_ending_for_each_sample_of_each_prompt(
     tmp_path: Path, api: dict[str, str], ending: str, form: str
 ) -> None:
     arguments = [*FOUR, "-o", f"fox{ending}"]
-    done = run("draw", "-", *arguments, folder=tmp_path, stdin=b"a fox\na hare", **api)
+    done = run_reading(b"a fox\na hare", "draw", "-", *arguments, folder=tmp_path, **api)
     files = [tmp_path / f"fox{number}{ending}" for number in ("", *range(-2, -9, -1))]
     assert [Path(line) for line in done.stdout.splitlines()] == files, done.stderr
     jobs = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
@@ -513,27 +512,22 @@ def test_the_file_has_the_format_of_its_ending_for_each_sample_of_each_prompt(
         assert (form == "WEBP") or metadata.read(file.read_bytes()) == metadata.read(Path(original).read_bytes())
 
 
-def folder_at(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).mkdir()
-
-
 @pytest.mark.parametrize(
-    ("output", "prepare", "words"),
+    ("output", "folder", "words"),
     [
-        ("x.png", folder_at("x-2.png"), "-o names what is not a file: x-2.png"),
-        ("x.png", folder_at("x-4.png"), "-o names what is not a file: x-4.png"),
-        ("x.png", lambda folder: (folder / "x-3.png").symlink_to("nowhere"), "-o names what is not a file: x-3.png"),
-        ("x" * 250 + ".png", lambda _: None, "-o names a file whose name is longer than 255 bytes"),
-        ("é" * 127, lambda _: None, "-o names a file whose name is longer than 255 bytes"),
-        ("x.tiff", lambda _: None, "End the name in one of .jpg, .jpeg, .png, .webp"),
+        ("x.png", "x-2.png", "-o names what is not a file: x-2.png"),
+        ("x.png", "x-4.png", "-o names what is not a file: x-4.png"),
+        ("x" * 250 + ".png", "x", "-o names a file whose name is longer than 255 bytes"),
+        ("é" * 127, "x", "-o names a file whose name is longer than 255 bytes"),
+        ("x.tiff", "x", "End the name in one of .jpg, .jpeg, .png, .webp"),
     ],
 )
 @pytest.mark.usefixtures("sandbox_in_thread")
 def test_each_file_is_checked_before_anything_is_paid(
-    tmp_path: Path, api: dict[str, str], output: str, prepare: Callable[[Path], None], words: str
+    tmp_path: Path, api: dict[str, str], output: str, folder: str, words: str
 ) -> None:
-    prepare(tmp_path)
-    done = run("draw", "-", "--samples", "2", "-o", output, folder=tmp_path, stdin=b"a fox\na hare", **api)
+    (tmp_path / folder).mkdir()
+    done = run_reading(b"a fox\na hare", "draw", "-", "--samples", "2", "-o", output, folder=tmp_path, **api)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert not (tmp_path / "home").exists(), "there is no job in the ledger"

@@ -338,5 +338,7 @@ def test_a_picture_of_the_sandbox_says_so(tmp_path: Path) -> None:
     assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
     assert "Painted by the sandbox in the model's place\n" in run("recipe", path, folder=tmp_path).stdout
     refused = run("draw", "--like", path, folder=tmp_path)
-    assert refused.stderr.startswith("Note: the picture was painted by the sandbox; the model itself draws another one.\n")
+    assert refused.stderr.startswith(
+        "Note: the picture was painted by the sandbox; the model itself draws another one.\n"
+    )
     assert "No Segmind API key is set" in refused.stderr
