@@ -52,7 +52,9 @@ def _add_draw(parser: ArgumentParser) -> None:
     parser.add_argument("--prompts", metavar="FILE", help="draw a picture of each line of a text file; - is stdin")
     parser.add_argument("--model", help="vega (default) or vegart, or a full model name")
     parser.add_argument(
-        "--like", metavar="FILE", help="draw as the recipe in a kept picture's file says; other options override it"
+        "--like",
+        metavar="PICTURE",
+        help="draw as a kept picture was drawn: its file, id or URI; other options override it",
     )
     parser.add_argument(
         "-o",

@@ -28,8 +28,10 @@ PIXELS = 10
 CHUNK = 4096
 # The 256 colours without the first 16, which each terminal defines for itself: a cube, then grey.
 CUBE = (0, 95, 135, 175, 215, 255)
-COLOURS: list[tuple[int, int, int]] = [(red, green, blue) for red, green, blue in product(CUBE, repeat=3)]
-COLOURS += [(level, level, level) for level in range(8, 248, 10)]
+COLOURS = [
+    *((red, green, blue) for red, green, blue in product(CUBE, repeat=3)),
+    *((level, level, level) for level in range(8, 248, 10)),
+]
 FIRST_COLOUR = 16
 RESET = "\x1b[0m"
 

@@ -8,8 +8,8 @@ from typing import Self
 
 from mcp_vega.imaging.terminal import Form
 
-# The width of the progress bar, at most and at least; and how many columns are left to the text next to it.
-WIDEST_BAR, NARROWEST_BAR, BESIDE_BAR = 24, 5, 30
+# The width of the progress bar, at most and at least; the text next to it comes first.
+WIDEST_BAR, NARROWEST_BAR = 24, 5
 CLEAR_LINE = "\r\x1b[K"
 # From this version on Konsole shows pictures; it writes 22.04.0 as 220400.
 KONSOLE_WITH_PICTURES = 220400
@@ -52,7 +52,7 @@ class Screen:
     def show_progress(self, message: str, share: float | None) -> None:
         """Show what is being done, with a bar if the share that is done is known."""
         columns = self.size.columns
-        width = min(WIDEST_BAR, columns - BESIDE_BAR - len("[] "))
+        width = min(WIDEST_BAR, columns - len(f"[] {message} "))
         bar = ""
         if share is not None and width >= NARROWEST_BAR:
             done = round(width * min(share, 1))
