@@ -1,6 +1,5 @@
 """The command `mcp-vega`, run as a person runs it."""
 
-import errno
 import io
 import json
 import logging
@@ -13,17 +12,15 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 from unittest.mock import patch
 
 import anyio.to_thread
 import pytest
 from conftest import HANG_SECONDS, KEY, PATIENT, SMALL, Sandbox, wait_until, with_grace
-from PIL import Image
 
 from mcp_vega import __version__
-from mcp_vega.cli import draw
 from mcp_vega.cli.main import main
-from mcp_vega.imaging import metadata
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 
@@ -36,25 +33,36 @@ def settings(gallery: Path, folder: Path | None = None) -> dict[str, str]:
 
 def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in this process, which has its arguments, folder, environment and streams meanwhile."""
+    return run_reading(b"", *arguments, folder=folder, **variables)
+
+
+def run_reading(stdin: bytes, *arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same with something on stdin."""
     stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    code = run_with((io.TextIOWrapper(io.BytesIO(stdin)), stdout, stderr), *arguments, folder=folder, **variables)
+    out, err = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, code, out, err)
+
+
+def run_with(streams: tuple[TextIO, TextIO, TextIO], *arguments: str, folder: Path, **variables: str) -> int:
+    """The same with these as stdin, stdout and stderr; returns the exit code."""
+    stdin, stdout, stderr = streams
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     with (
         chdir(folder),
         patch.dict(os.environ, {**settings(folder / "gallery", folder), **variables}, clear=True),
-        patch.object(sys, "stdin", io.StringIO()),
+        patch.object(sys, "stdin", stdin),
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):
         root.handlers = []  # else the command would not set up its log
         try:
-            code = main(arguments)
+            return main(arguments)
         except SystemExit as error:
-            code = int(str(error.code))
+            return int(str(error.code))
         finally:
             root.handlers, root.level = handlers, level
-    out, err = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))  # type: ignore[attr-defined]
-    return subprocess.CompletedProcess(arguments, code, out, err)
 
 
 async def run_beside(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -82,17 +90,6 @@ def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
     return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
 
 
-def test_draw_in_the_sandbox_writes_the_file_and_prints_its_path(tmp_path: Path) -> None:
-    done = run_process("draw", "a lighthouse at dusk", "--sandbox", "-o", "lighthouse.jpg", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'lighthouse.jpg'}\n"
-    with Image.open(tmp_path / "lighthouse.jpg") as picture:
-        assert (picture.format, picture.size) == ("JPEG", (1024, 1024))
-    assert "Sandbox: " in done.stderr
-    assert re.search(r"^Drawing: \d+ s", done.stderr, re.MULTILINE)
-    assert len(list(tmp_path.glob("gallery/sandbox/*/a-lighthouse-at-dusk-*.jpg"))) == 1
-
-
 def test_draw_takes_the_models_parameters(tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox) -> None:
     options = ["--negative-prompt", "blur", "--scheduler", "UniPC", "--steps", "30", "--guidance-scale", "9"]
     done = run("draw", "a fox", *options, "--seed", "5", folder=tmp_path, **api)
@@ -110,23 +107,6 @@ def test_draw_takes_a_model_by_its_short_or_its_full_name(
     assert run("draw", "a fox", "--model", model, folder=tmp_path, **api).returncode == 0
     (call,) = sandbox_in_thread.account.calls.values()
     assert call.slug == "segmind-vega-rt-v1"
-
-
-@pytest.mark.parametrize(("ending", "form"), [(".PNG", "PNG"), ("", "JPEG")])
-def test_draw_writes_what_the_ending_says_one_path_per_picture_and_numbers_the_files(
-    tmp_path: Path, api: dict[str, str], ending: str, form: str
-) -> None:
-    done = run("draw", "a fox", "--samples", "2", "--steps", "20", "-o", f"fox{ending}", folder=tmp_path, **api)
-    paths = [Path(line) for line in done.stdout.splitlines()]
-    assert paths == [tmp_path / f"fox{ending}", tmp_path / f"fox-2{ending}"]
-    kept = [Path(image["path"]) for image in json.loads(run("jobs", "--json", folder=tmp_path).stdout)[0]["images"]]
-    for number, (path, original) in enumerate(zip(paths, kept, strict=True), 1):
-        with Image.open(path) as picture, Image.open(original) as before:
-            assert (picture.format, before.format) == (form, "JPEG")
-            assert picture.tobytes() == before.tobytes()
-        recipe = metadata.read(path.read_bytes())
-        assert recipe
-        assert recipe.picture == number
 
 
 def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, str]) -> None:
@@ -147,8 +127,8 @@ def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, 
         (["-o", ""], "-o names no file: ''"),
         (["-o", "-"], "-o names no file: '-'"),
         (["-o", ".png"], "-o names no file: '.png'"),
-        (["-o", "x" * 300], "more than 250 letters"),
-        (["-o", os.devnull], "-o names what is no file"),
+        (["-o", "x" * 300], "longer than 255 bytes"),
+        (["-o", os.devnull], "-o names what is not a file"),
         (["--colour", "red"], "unrecognized arguments"),
     ],
 )
@@ -170,26 +150,11 @@ def test_draw_that_fails_says_why_and_exits_with_1(tmp_path: Path, api: dict[str
     assert "SEGMIND_API_KEY" in keyless.stderr
 
 
-def test_draw_that_cannot_copy_the_picture_says_where_it_is_kept(
-    tmp_path: Path, api: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> bytes:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(draw, "converted", full)
-    name = "fox.jpg"
-    gallery = tmp_path / "two  spaces"
-    done = run("draw", "a fox", "-o", name, folder=tmp_path, **{**api, "MCP_VEGA_GALLERY": str(gallery)})
-    assert done.returncode == 1
-    (kept,) = gallery.glob("*/a-fox-*.jpg")
-    assert f"The picture is kept at {kept}" in done.stderr
-
-
 def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str, str]) -> None:
-    done = run("draw", "a", "fox", "--samples", "2", "--steps", "20", "-o", ".", folder=tmp_path, **api)
+    done = run("draw", "a", "fox", "--samples", "4", "--steps", "20", "-o", ".", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert len(paths) == 2
+    assert len(paths) == 4
     assert all(path.parent == tmp_path and path.name.startswith("a-fox-") for path in paths)
 
 
@@ -432,11 +397,3 @@ def test_a_command_whose_output_nobody_reads_is_no_crash(tmp_path: Path, end: st
         ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_draw_does_not_write_over_a_picture_of_the_gallery(tmp_path: Path, api: dict[str, str]) -> None:
-    kept = run("draw", "a fox", "--model", "vegart", folder=tmp_path, **api).stdout.strip()
-    before = Path(kept).read_bytes()
-    done = run("draw", "--like", kept, "-o", kept, folder=tmp_path, **api)
-    assert (done.returncode, Path(kept).read_bytes()) == (2, before)
-    assert "-o names a picture of the gallery" in done.stderr

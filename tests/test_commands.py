@@ -228,7 +228,7 @@ def test_a_command_that_is_named_is_there_and_has_its_options(page: Path) -> Non
         words = shlex.split(re.sub(r" {2,}#.*", "", line))[1:]
         command = [word for word in words[:1] if re.fullmatch("[a-z]+", word)]
         assert commands.issuperset(command), line
-        options = [word for word in words if word.startswith("-")]
+        options = [word for word in words if re.match("--?[a-z]", word)]
         known = re.findall(r"(?<![\w-])--?[\w-]+", help_of(*command) + help_of())
         assert set(options) <= set(known), line
 

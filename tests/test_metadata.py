@@ -286,11 +286,12 @@ def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
     tmp_path: Path, sandbox_in_thread: Sandbox
 ) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-    parameters = VegaParameters(prompt="a fox", seed=7, samples=2, num_inference_steps=20, scheduler="UniPC")
+    parameters = VegaParameters(prompt="a fox", seed=7, samples=4, num_inference_steps=20, scheduler="UniPC")
     file = file_with(Recipe(parameters, 2), tmp_path)
     done = run("draw", "--like", str(file), folder=tmp_path, **variables)
-    assert done.stderr.startswith("It is picture 2 of 2 of one call, so 2 are drawn\n")
-    assert len(done.stdout.splitlines()) == 2
+    said = "Note: this was picture 2 of a set of 4, so all 4 are drawn (and paid for).\n"
+    assert done.stderr.startswith(said)
+    assert len(done.stdout.splitlines()) == 4
     (call,) = sandbox_in_thread.account.calls.values()
     assert call.body == parameters.body(base64=False)
 
@@ -302,8 +303,8 @@ def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in
     assert run(*like, "--seed", "8", "a", "hare", folder=tmp_path, **variables).returncode == 0
     other = run(*like, "--model", "vegart", folder=tmp_path, **variables)
     assert other.stderr.startswith(
-        "It was drawn by segmind-vega: segmind-vega-rt-v1 draws another picture, and num_inference_steps, scheduler, "
-        "guidance_scale of the recipe left out\n"
+        "Note: the picture was drawn by segmind-vega; segmind-vega-rt-v1 draws another one. The recipe's "
+        "num_inference_steps, scheduler, guidance_scale are not used.\n"
     )
     first, second = sandbox_in_thread.account.calls.values()
     assert first.body == parameters.model_copy(update={"seed": 8, "prompt": "a hare"}).body(base64=False)
@@ -317,7 +318,7 @@ def test_like_a_picture_whose_seed_is_not_known_draws_another_and_says_so(
     file = file_with(Recipe(VegaRTParameters(prompt="a fox")), tmp_path)
     done = run("draw", "--like", str(file), folder=tmp_path, **variables)
     assert done.returncode == 0
-    assert done.stderr.startswith("Its seed is not known, so another picture is drawn\n")
+    assert done.stderr.startswith("Note: the seed of the picture is not known, so another picture is drawn.\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
@@ -337,5 +338,7 @@ def test_a_picture_of_the_sandbox_says_so(tmp_path: Path) -> None:
     assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
     assert "Painted by the sandbox in the model's place\n" in run("recipe", path, folder=tmp_path).stdout
     refused = run("draw", "--like", path, folder=tmp_path)
-    assert refused.stderr.startswith("It was painted by the sandbox: the model itself draws another picture\n")
+    assert refused.stderr.startswith(
+        "Note: the picture was painted by the sandbox; the model itself draws another one.\n"
+    )
     assert "No Segmind API key is set" in refused.stderr

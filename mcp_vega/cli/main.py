@@ -71,7 +71,7 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
     """The function of a command; importing it imports what that command needs, and no more."""
     match name:
         case "draw":
-            from mcp_vega.cli.draw import run_draw as run
+            from mcp_vega.cli.draw.command import run_draw as run
         case "jobs":
             from mcp_vega.cli.jobs import run_jobs as run
         case "gallery":

@@ -42,17 +42,29 @@ def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
 
 
 def _add_draw(parser: ArgumentParser) -> None:
-    parser.description = "Draw a picture and print its path. Parameters not given have the models' documented defaults."
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="what to draw; several words are joined")
+    parser.description = (
+        "Draw a picture and print its path; a terminal also shows it. Parameters not given have the models' documented "
+        "defaults."
+    )
+    parser.add_argument(
+        "prompt", metavar="PROMPT", nargs="*", help="what to draw; several words are joined; - reads prompts from stdin"
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="draw a picture of each line of a text file; - is stdin")
     parser.add_argument("--model", help="vega (default) or vegart, or a full model name")
     parser.add_argument(
-        "--like", metavar="FILE", help="draw as the recipe in a kept picture's file says; what else is given changes it"
+        "--like",
+        metavar="PICTURE",
+        help="draw as a kept picture was drawn: its file, id or URI; other options override it",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         help="also write the picture here, as its ending says: .jpg, .png, .webp or none; several become FILE-2, …",
+    )
+    parser.add_argument("--open", action="store_true", help="open the pictures with the desktop's program")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON instead of paths: one object for each prompt, one a line"
     )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)
@@ -62,7 +74,9 @@ def _add_draw(parser: ArgumentParser) -> None:
     group.add_argument("--scheduler", metavar="NAME", help="default: DPM2 Karras (vega)")
     group.add_argument("--steps", dest="num_inference_steps", metavar="N", help="20 to 100 (vega), 4 to 10 (vegart)")
     group.add_argument("--guidance-scale", metavar="X", help="1 to 25 (vega)")
-    group.add_argument("--seed", metavar="N", help="the same seed and parameters draw the same picture")
+    group.add_argument(
+        "--seed", metavar="N", help="the same seed and parameters draw the same picture; -1 draws another one"
+    )
 
 
 def _add_jobs(parser: ArgumentParser) -> None:

@@ -1,0 +1,104 @@
+"""The calls that a command asks for, checked before the first one is paid for."""
+
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcp_vega.cli.draw.prompts import name_of, prompts_in_file
+from mcp_vega.cli.recipe import recipe_in
+from mcp_vega.errors import InvalidArguments
+from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.parameters import MODELS, Parameters, VegaParameters
+from mcp_vega.server.schemas import ArgumentSchema
+from mcp_vega.server.tools import DEFINITIONS
+from mcp_vega.settings import Settings
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a tool.
+
+    `parameters` are what the tool makes of the arguments; `line` is that of the prompt in its file, from 1, and None if
+    the prompt is not from a file.
+    """
+
+    tool: str
+    arguments: dict[str, Any]
+    parameters: Parameters
+    line: int | None = None
+
+
+def calls_of(options: Namespace, settings: Settings) -> list[Call]:
+    """The calls that the options ask for: one, or one for each line of a file of prompts.
+
+    Raises:
+        InvalidArguments: An option or a prompt cannot be used.
+        LedgerError: The picture to follow is not a file, and the ledger cannot be read.
+    """
+    prompts = prompts_in_file(options)
+    model, arguments = _model_and_arguments(options, settings, has_prompt=prompts is not None)
+    tool = f"generate_image_{model.alias}"
+    schema: ArgumentSchema[Parameters] = next(each.arguments for each in DEFINITIONS if each.name == tool)
+    if prompts is None:
+        return [Call(tool, arguments, schema.parse(arguments))]
+    schema.parse({**arguments, "prompt": "any"})  # what is wrong with the options is not about a line
+    calls: list[Call] = []
+    for line, prompt in prompts:
+        given = {**arguments, "prompt": prompt}
+        try:
+            calls.append(Call(tool, given, schema.parse(given), line))
+        except InvalidArguments as error:
+            step = "Correct the line. Nothing was drawn"
+            raise error.reworded(f"{name_of(options)}, line {line}: {error.what}", step) from error
+    return calls
+
+
+def _model_and_arguments(
+    options: Namespace, settings: Settings, *, has_prompt: bool
+) -> tuple[type[Parameters], dict[str, Any]]:
+    """The model and its arguments: those of the recipe to follow, if there is one, changed by the other options."""
+    names = {name: model for model in MODELS.values() for name in (model.alias, model.slug)}
+    model: type[Parameters] = names.get(options.model or VegaParameters.alias, Parameters)
+    if model is Parameters:
+        raise InvalidArguments(f"--model is {options.model!r}, but must be one of: {', '.join(names)}")
+    given = {**vars(options), "prompt": None if has_prompt else " ".join(options.prompt) or None}
+    known = {name for each in MODELS.values() for name in each.model_fields}
+    changes = {name: value for name, value in given.items() if name in known and value is not None}
+    if options.like is not None:
+        recipe = _recipe_named(options.like, settings)
+        model = model if options.model else type(recipe.parameters)
+        return model, {**_arguments_of(recipe, model, changes, sandbox=settings.sandbox), **changes}
+    if not has_prompt and not options.prompt:
+        raise InvalidArguments(
+            "PROMPT is missing",
+            next_step="Say what to draw, name a file of prompts with --prompts, or a picture with --like",
+        )
+    return model, changes
+
+
+def _recipe_named(text: str, _settings: Settings) -> Recipe:
+    return recipe_in(Path(text))
+
+
+def _arguments_of(recipe: Recipe, model: type[Parameters], changes: dict[str, Any], *, sandbox: bool) -> dict[str, Any]:
+    """A recipe's parameters for a model. If the new picture will differ from the old one, stderr says why."""
+    # base64 is about a picture in a conversation.
+    arguments = recipe.parameters.model_dump(mode="json", exclude_defaults=True, exclude={"base64"})
+    if model is not type(recipe.parameters):
+        # The models have other parameters, and other numbers of steps.
+        others = [name for name in arguments if name == "num_inference_steps" or name not in model.model_fields]
+        arguments = {name: value for name, value in arguments.items() if name not in others}
+        left_out = f" The recipe's {', '.join(others)} are not used." if others else ""
+        old, new = type(recipe.parameters).slug, model.slug
+        sys.stderr.write(f"Note: the picture was drawn by {old}; {new} draws another one.{left_out}\n")
+    elif recipe.sandbox and not sandbox:
+        sys.stderr.write("Note: the picture was painted by the sandbox; the model itself draws another one.\n")
+    if recipe.parameters.seed < 0 and "seed" not in changes:
+        sys.stderr.write("Note: the seed of the picture is not known, so another picture is drawn.\n")
+    if (count := arguments.get("samples", 1)) > 1 and "samples" not in changes:
+        sys.stderr.write(
+            f"Note: this was picture {recipe.picture} of a set of {count}, so all {count} are drawn (and paid for).\n"
+        )
+    return arguments

@@ -1,0 +1,140 @@
+"""What a person or a program is told of each call: its pictures, its facts, its errors."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from mcp_vega.cli.draw.arguments import Call
+from mcp_vega.cli.draw.outcome import Outcome, Problem
+from mcp_vega.cli.draw.screen import Screen
+from mcp_vega.cli.output import OutputError, write
+from mcp_vega.imaging.preview import InvalidImageError
+from mcp_vega.imaging.terminal import as_text
+
+# Digits of a picture's id that are enough to name it.
+SHORT_ID = 8
+
+
+class Report:
+    """Prints paths or JSON on stdout and all else on stderr, in the order of the calls."""
+
+    def __init__(self, screen: Screen, *, as_json: bool, sandbox: bool) -> None:
+        self._screen = screen
+        self._json = as_json
+        self._sandbox = sandbox
+        self.files: list[Path] = []
+        self.next = 0  # which call is reported next, from 0
+        self._failed: list[Call] = []
+        self._failed_first: dict[str, int | None] = {}
+        self._limit = ""
+
+    def progress(self, index: int, call: Call, message: str, share: float | None) -> None:
+        """Say what is being done for a call; on a terminal for the one that is reported next."""
+        if not self._screen.is_interactive:
+            sys.stderr.write(f"{_line_of(call)}{message}\n")
+        elif index == self.next:
+            self._screen.show_progress(f"{_line_of(call)}{message}", share)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Report how the next call ended.
+
+        Raises:
+            OutputError: stdout cannot be written.
+        """
+        self._screen.clear_progress()
+        self.next += 1
+        self.files += outcome.files
+        self._limit = outcome.limit or self._limit
+        if outcome.problems:
+            self._failed.append(outcome.call)
+        if self._json:
+            _say(outcome.notes)
+            write(json.dumps(outcome.data))
+        elif outcome.job is not None:
+            self._show(outcome)
+        _say(self._in_words(outcome.call, problem) for problem in outcome.problems)
+
+    def interrupted(self, outcomes: Iterable[Outcome]) -> None:
+        """Report calls that have ended although one before them has not."""
+        with suppress(OSError, OutputError):
+            self._screen.clear_progress()
+            for outcome in outcomes:
+                self.ended(outcome)
+
+    def close(self, calls: Sequence[Call]) -> int:
+        """Say what is about all calls; returns the exit code."""
+        if self._limit and not self._json:
+            _say([self._limit])
+        if calls[0].line is not None:
+            if self.files and self._screen.is_interactive and not self._json:
+                _say([self._another("FILE")])
+            if self._failed:
+                lines = ", ".join(str(call.line) for call in self._failed)
+                some = "line" if len(self._failed) == 1 else "lines"
+                _say([f"{len(self._failed)} of {len(calls)} failed: {some} {lines}"])
+        return 1 if self._failed else 0
+
+    # ---- a call that drew ----
+
+    def _show(self, outcome: Outcome) -> None:
+        """Show the pictures if the terminal can, then a line for each, with its file."""
+        facts = [f"{_line_of(outcome.call)}{fact}" for fact in outcome.facts(pretend=self._sandbox)]
+        files = [
+            (fact, picture.written) for fact, picture in zip(facts, outcome.pictures, strict=False) if picture.written
+        ]
+        another = [*self._another_of(outcome)]
+        sys.stderr.write(
+            self._as_text(outcome, [*outcome.notes, *(f"{fact}: {file}" for fact, file in files), *another])
+        )
+        _say(outcome.notes)
+        if not (files and self._screen.has_both):
+            _say(facts[:1])
+        for fact, file in files:
+            if self._screen.has_both:  # it shows both as one line, and stdout has the path alone
+                sys.stderr.write(f"{fact}: ")
+                sys.stderr.flush()
+            write(str(file))
+        _say(another)
+
+    def _as_text(self, outcome: Outcome, below: Sequence[str]) -> str:
+        """The pictures as the terminal shows them, with room for the lines below; empty if it shows none."""
+        if self._screen.form is None:
+            return ""
+        columns, rows = self._screen.size
+        # Below are these lines and that of the next command. The last column stays free, because some terminals begin
+        # a new line when it is written.
+        taken = sum(1 + len(line) // columns for line in below) + 1
+        try:
+            data = [picture.read() for picture in outcome.pictures]
+            return as_text(data, self._screen.form, columns - 1, rows - taken)
+        except (OSError, InvalidImageError):
+            return ""
+
+    def _another_of(self, outcome: Outcome) -> Iterator[str]:
+        """How to get the same picture with another seed."""
+        if outcome.call.line is None and outcome.files and self._screen.is_interactive:
+            yield self._another(outcome.pictures[0].id[:SHORT_ID])
+
+    def _another(self, name: str) -> str:
+        return f"Another one: mcp-vega draw --like {name} --seed -1{' --sandbox' if self._sandbox else ''}"
+
+    # ---- a call that failed ----
+
+    def _in_words(self, call: Call, problem: Problem) -> str:
+        """An error in full; of a file with many prompts only the first time, as it may be the same for each."""
+        first = self._failed_first.setdefault(problem.text, call.line)
+        if first == call.line:
+            return f"{_line_of(call)}{problem.text}"
+        return f"{_line_of(call)}failed for the same reason as line {first}"
+
+
+def _line_of(call: Call) -> str:
+    """What a line of stderr about a call begins with."""
+    return "" if call.line is None else f"Line {call.line}: "
+
+
+def _say(lines: Iterable[str]) -> None:
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
