@@ -28,7 +28,7 @@ def build_parser() -> ArgumentParser:
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
     _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
     _add_gallery(commands.add_parser("gallery", help="show the pictures in the browser, or their folder"))
-    _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
+    _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
     _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
@@ -109,9 +109,14 @@ def _add_gallery(parser: ArgumentParser) -> None:
 
 
 def _add_recipe(parser: ArgumentParser) -> None:
-    parser.description = "Print how a picture was drawn, as it stands in its file."
-    parser.add_argument("file", metavar="FILE", help="a JPEG or PNG that mcp-vega kept")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.description = "Print how a picture was drawn: from its file or, if that has no recipe, from the ledger."
+    parser.add_argument(
+        "file",
+        metavar="PICTURE",
+        help="a file; or the id of a picture or job (8 digits are enough), its URI, or the name of a kept file",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_sandbox(parser, default=SUPPRESS)
 
 
 def _add_install(parser: ArgumentParser) -> None:
