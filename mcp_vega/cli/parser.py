@@ -1,7 +1,9 @@
 """The commands and their options."""
 
+import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
 from mcp_vega import __version__
@@ -71,11 +73,23 @@ def _add_jobs(parser: ArgumentParser) -> None:
         "id",
         metavar="ID",
         nargs="?",
-        help="a job's id or its first 8 digits, or a picture's id, URI or file: shows all that is known of that job",
+        help="show one job in full; ID is its id or a picture's (8 digits are enough), a URI, or a file's name",
     )
-    parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
-    parser.add_argument("--spent", action="store_true", help="what was spent, by day and model; --limit counts days")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--limit",
+        type=_whole(1, 999_999_999),
+        metavar="N",
+        help="how many jobs to list, or days with --spent; default: 20, or all with --since",
+    )
+    parser.add_argument(
+        "--since",
+        type=_day,
+        metavar="DAY",
+        help="only since this day (UTC), such as 2026-11-20; or of the last days, such as 7d: today and 6 before",
+    )
+    parser.add_argument("--spent", action="store_true", help="add up what was spent on each day (UTC), by model")
+    parser.add_argument("--by", choices=("model", "caller"), help="what --spent is split by; default: model")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     _add_sandbox(parser, default=SUPPRESS)
 
 
@@ -182,6 +196,19 @@ def _amount(text: str) -> Decimal:
     if not amount.is_finite() or amount < 0:
         raise ArgumentTypeError(f"{text!r} must be a number, 0 or more")
     return amount
+
+
+def _day(text: str) -> date:
+    """A day (UTC): a date, or how many days ago the first of the last days was."""
+    today = datetime.now(UTC).date()
+    if re.fullmatch("[1-9][0-9]{0,4}d", text):
+        return today - timedelta(days=int(text[:-1]) - 1)
+    try:
+        if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass  # such as a 30th of February
+    raise ArgumentTypeError(f"{text!r} must be a day, such as {today}, or a number of days, such as 7d")
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
