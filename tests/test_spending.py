@@ -579,7 +579,7 @@ async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp
         await agent.call_tool(RT, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl [fault:no-cost]"})
         store = JobStore.in_file(home / "ledger.sqlite3")
-        spent = await store.spending.by_day()
+        spent = await store.spending.by_day("model")
         await store.close()
     later, earlier = now[0].date(), now[0].date() - timedelta(days=1)
     assert spent == [

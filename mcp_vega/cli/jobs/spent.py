@@ -61,9 +61,9 @@ def _table(spent: Sequence[DailySpending], by: str) -> str:
     columns = [
         Column("DAY (UTC)", [*(str(each.day) for each in spent), "TOTAL"]),
         Column(by.upper(), [*(_name(each, by) for each in spent), ""], flexible=True),
-        Column("CALLS", [*(f"{each.calls:,}" for each in spent), f"{calls:,}"], right=True),
+        Column("CALLS", [*(f"{each.calls:,}" for each in spent), f"{calls:,}"], rank=1, right=True),
         Column("SPENT", [*(dollars(each.usd) for each in spent), dollars(usd)]),
-        Column("ESTIMATED", [*(_or_none(each.estimated_usd) for each in spent), _or_none(estimated)], rank=1),
+        Column("ESTIMATED", [*(_or_none(each.estimated_usd) for each in spent), _or_none(estimated)], rank=2),
     ]
     return table(columns, terminal_width())
 
