@@ -1,6 +1,7 @@
 """What commands print on stdout: text, tables, and paragraphs that fit the terminal."""
 
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -15,6 +16,8 @@ GAP = "  "
 LEAST_FLEXIBLE = 10
 # A letter from right to left would turn around what is next to it. This invisible mark ends that.
 LEFT_TO_RIGHT = "\u200e"
+# Behind the last one a pattern for words finds an empty one more.
+WORD = re.compile("((?:`[^`]*`|[^ ])*)(?: |$)")
 
 
 class OutputError(Exception):
@@ -113,12 +116,14 @@ def _least_width(columns: Sequence[Column]) -> int:
 def paragraph(start: str, text: str, width: int | None, indent: int = 0) -> list[str]:
     """The lines of a text behind its start; from the second on they are indented by so many columns.
 
-    A word that is longer than a line stays in one piece, so that it can be copied.
+    A word that is longer than a line stays in one piece, so that it can be copied, and so does a `command`.
     """
     lines, used = [start], width_of(start)
-    for number, word in enumerate(text.split(" ")):
+    for number, word in enumerate(WORD.findall(text)[:-1]):
         length = width_of(word)
-        if width is not None and number and used + 1 + length > width:
+        fits = width is None or used + bool(number) + length <= width
+        if not fits and used > indent:
+            lines[-1] = lines[-1].rstrip()
             lines.append(" " * indent + word)
             used = indent + length
         else:

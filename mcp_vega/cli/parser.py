@@ -33,7 +33,7 @@ def build_parser() -> ArgumentParser:
     _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
-    _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
+    _add_doctor(commands.add_parser("doctor", help="check everything that the server needs"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -158,18 +158,18 @@ def _add_consent(parser: ArgumentParser) -> None:
 
 
 def _add_doctor(parser: ArgumentParser) -> None:
-    parser.description = "Look whether all that a server needs is there, and say how what is not can be mended."
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.description = "Check everything that the server needs, and say how to fix what is bad."
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--paid",
         action="store_true",
-        help="draw up to three pictures, each after asking, and compare what is assumed of the API with its answers",
+        help="draw up to three pictures, and compare the API's answers with what is assumed of them; asks before each",
     )
     parser.add_argument(
         "--max-usd",
         type=_amount,
         metavar="USD",
-        help="what the pictures of --paid may cost together, by what the API says or else by estimates; default: 0.02",
+        help="most that the pictures of --paid may cost together, as the API says or else as estimated; default: 0.02",
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS)
