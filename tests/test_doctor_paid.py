@@ -519,7 +519,7 @@ def test_the_limit_of_a_day_is_kept(
     limited = environment(tmp_path, **api, MCP_VEGA_SPENDING_LIMIT_USD="0.001")
     assert run_doctor(options("--yes"), limited) == 1
     printed = capsys.readouterr()
-    assert "of today's $0.001 are spent (spending_limit_reached)" in printed.err
+    assert "of today's $0.001 (UTC) are spent (spending_limit_reached)" in printed.err
     assert "VegaRT by v1 failed before it (spending_limit_reached)" in printed.out
     assert sandbox_in_thread.paid_requests == 0
 

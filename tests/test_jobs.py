@@ -462,7 +462,7 @@ def test_what_is_left_of_the_days_limit_is_said_whatever_is_shown(tmp_path: Path
     run("draw", "a fox", "--model", "vegart", folder=tmp_path, **api, **limit)
     refused = run("draw", "a fox", "--samples", "2", folder=tmp_path, **api, **limit)
     assert refused.returncode == 1
-    assert "$0.00425 of today's $0.005 are spent" in refused.stderr
+    assert "$0.00425 of today's $0.005 (UTC) are spent" in refused.stderr
     for options in ([], ["--by", "caller"]):
         done = run("jobs", "--spent", *options, folder=tmp_path, **limit)
         assert done.stderr == "Spending limit: $0.00075 of $0.005 left today (UTC)\n"

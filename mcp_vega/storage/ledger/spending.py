@@ -130,7 +130,7 @@ def limit_reached(connection: Connection, job: Job, limit: Decimal | None) -> Sp
     """Why a job that there is no room for is refused."""
     return SpendingLimitReached(
         f"The call is likely to cost {dollars(job.parameters.expected_cost)}, and "
-        f"{dollars(spent_on(connection, job.created.date()))} of today's {dollars(limit)} are spent"
+        f"{dollars(spent_on(connection, job.created.date()))} of today's {dollars(limit)} (UTC) are spent"
     )
 
 
