@@ -30,15 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
         parser.error("--host, --port and --insecure go with --transport sse or http")
-    from mcp_vega.cli.output import OutputError
+    from mcp_vega.cli.output import OutputError, print_error
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
         return _run(options)
     except VegaError as error:
-        what, charged, step = error.text.splitlines()
-        lines = [what, charged, step] if _draws(options) else [what, step]
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        print_error(error, draws=_draws(options))
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
     except KeyboardInterrupt:
         return 130

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcp_vega.errors import VegaError
 from mcp_vega.redaction import beginning
 
 # Between two columns of a table.
@@ -44,6 +45,12 @@ def write(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it would be tried again at the end
         raise OutputError(error.strerror) from error
+
+
+def print_error(error: VegaError, *, draws: bool = False) -> None:
+    """Print an error on stderr; whether something was charged is said only by commands that draw."""
+    what, charged, step = error.text.splitlines()
+    sys.stderr.write("".join(f"{line}\n" for line in ([what, charged, step] if draws else [what, step])))
 
 
 def terminal_width() -> int | None:

@@ -8,6 +8,8 @@ from decimal import Decimal, InvalidOperation
 
 from mcp_vega import __version__
 
+SANDBOX = "no key, no network, no cost: pictures are painted on this machine"
+
 
 def build_parser() -> ArgumentParser:
     """The commands and their options, as docs/settings.md lists them."""
@@ -38,8 +40,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
-    text = "no key, no network, no cost: pictures are painted on this machine"
+def _add_sandbox(parser: ArgumentParser, *, default: bool | str, text: str = SANDBOX) -> None:
     parser.add_argument("--sandbox", action="store_true", default=default, help=text)
 
 
@@ -90,7 +91,7 @@ def _add_jobs(parser: ArgumentParser) -> None:
     parser.add_argument("--spent", action="store_true", help="add up what was spent on each day (UTC), by model")
     parser.add_argument("--by", choices=("model", "caller"), help="what --spent is split by; default: model")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    _add_sandbox(parser, default=SUPPRESS)
+    _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
 
 
 def _add_gallery(parser: ArgumentParser) -> None:
@@ -130,7 +131,7 @@ def _add_recipe(parser: ArgumentParser) -> None:
         help="a file; or the id of a picture or job (8 digits are enough), its URI, or the name of a kept file",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    _add_sandbox(parser, default=SUPPRESS)
+    _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
 
 
 def _add_install(parser: ArgumentParser) -> None:
