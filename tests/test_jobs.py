@@ -212,11 +212,13 @@ async def test_the_table_is_as_wide_as_the_terminal(tmp_path: Path, keep: Keep) 
 
 
 async def test_a_file_gets_all_but_the_end_of_long_prompts(tmp_path: Path, keep: Keep) -> None:
-    (job, _) = await keep(Kept("a fox " * 20, None), Kept(remote_id="9" * 64))
-    first, second = (await run_beside("jobs", folder=tmp_path, **ZONE)).stdout.splitlines()[1:]
+    emoji = "❤" + "\ufe0f" * 5000
+    (job, _, _) = await keep(Kept("a fox " * 20, None), Kept(remote_id="9" * 64), Kept(emoji, None))
+    first, second, third = (await run_beside("jobs", folder=tmp_path, **ZONE)).stdout.splitlines()[1:]
     prompt = "a fox " * 13
     assert first == f"2024-11-29 23:00  {prompt}a…  vega   $0.00225  done   {job.request_id}"
     assert second.endswith(f"  {'9' * 64}")
+    assert third.startswith(f"2024-11-29 23:00  {emoji}  ")
 
 
 @posix

@@ -160,7 +160,7 @@ def _width_at(text: str, at: int) -> int:
     """How many columns the character at a place takes."""
     character = text[at]
     if character == "\ufe0f":  # it makes an emoji of the character before it, and that wide
-        return 1 if at and _width_at(text, at - 1) == 1 else 0
+        return int(at > 0 and text[at - 1] != character and _width_at(text, at - 1) == 1)
     if unicodedata.category(character) in {"Mn", "Me", "Cf"} or "\u1160" <= character <= "\u11ff":
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import anyio
 
-from mcp_vega.cli.lookup import find_named
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.imaging import metadata
@@ -49,6 +48,8 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
             return recipe_in(Path(text))
         except InvalidArguments as error:
             problem = error
+    from mcp_vega.cli.lookup import find_named  # with the ledger, which takes longer than to read a file
+
     try:
         found = anyio.run(find_named, text, settings)
     except LedgerError:

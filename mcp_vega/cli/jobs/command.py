@@ -20,6 +20,7 @@ from mcp_vega.redaction import named, printable
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.results import records
 from mcp_vega.settings import Settings
+from mcp_vega.storage.ledger.search import FEWEST_DIGITS
 
 # How many jobs or days are shown, unless the options say otherwise.
 SHOWN, ALL = 20, 10**9
@@ -56,7 +57,7 @@ def _print_one(options: Namespace, settings: Settings) -> None:
     if found is None:
         raise UnknownJob(
             f"The ledger {settings.ledger_file} has no job with the id {named(options.id)}",
-            next_step="Call mcp-vega jobs without an id to list the latest jobs",
+            next_step=f"Run mcp-vega jobs to list the latest jobs; an id needs at least {FEWEST_DIGITS} digits",
         )
     job, _ = found
     if options.json:
