@@ -1,7 +1,6 @@
 """The command `mcp-vega`, run as a person runs it."""
 
 import io
-import json
 import logging
 import os
 import re
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -17,7 +15,7 @@ from unittest.mock import patch
 
 import anyio.to_thread
 import pytest
-from conftest import HANG_SECONDS, KEY, PATIENT, SMALL, Sandbox, wait_until, with_grace
+from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
 
 from mcp_vega import __version__
 from mcp_vega.cli.main import main
@@ -65,9 +63,9 @@ def run_with(streams: tuple[TextIO, TextIO, TextIO], *arguments: str, folder: Pa
             root.handlers, root.level = handlers, level
 
 
-async def run_beside(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+async def run_beside(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in this process, beside a loop that is running."""
-    return await anyio.to_thread.run_sync(partial(run, *arguments, folder=folder))
+    return await anyio.to_thread.run_sync(partial(run, *arguments, folder=folder, **variables))
 
 
 def run_process(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -272,88 +270,6 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path: Path, sandbox_
         assert done.returncode == 2
         assert f"Port {port} on 127.0.0.1 cannot be had" in done.stderr
         assert "Traceback" not in done.stderr
-
-
-# ---- jobs ----
-
-
-def test_jobs_lists_the_latest_jobs_as_a_table(tmp_path: Path, api: dict[str, str]) -> None:
-    assert run("jobs", folder=tmp_path).stderr == f"No jobs yet in {tmp_path / 'home' / 'ledger.sqlite3'}\n"
-    assert not (tmp_path / "home").exists()
-    path = run("draw", "a  fox\nin the snow, far away from all of us", "--seed", "7", folder=tmp_path, **api).stdout
-    run("draw", "二 \x1b[1mfoxes", "--model", "vegart", "--seed", "8", folder=tmp_path, **api)
-    run("draw", "[fault:402]", "--samples", "2", "--seed", "9", folder=tmp_path, **api)
-    done = run("jobs", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    headings, *rows = [re.split("  +", line) for line in done.stdout.splitlines()]
-    assert headings == ["REQUEST ID", "STATE", "MODEL", "SEED", "COST", "PROMPT", "FILE"]
-    assert [row[1:5] for row in rows] == [
-        ["FAILED", "vega", "9", "no charge"],
-        ["COMPLETED", "vegart", "8", "$0.002"],
-        ["COMPLETED", "vega", "7", "$0.00225"],
-    ]
-    assert rows[1][5] == "“二 [1mfoxes”", "no escape reaches the terminal"
-    assert rows[2][5:] == ["“a fox in the snow, far away from all of …”", path.strip()]
-    assert len(run("jobs", "--limit", "1", folder=tmp_path).stdout.splitlines()) == 2
-
-
-def test_jobs_shows_one_in_full(tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox) -> None:
-    path = run("draw", "a fox", "--seed", "7", "--steps", "30", folder=tmp_path, **api).stdout.strip()
-    (request_id,) = sandbox_in_thread.account.calls
-    lines = run("jobs", request_id, folder=tmp_path).stdout.splitlines()
-    facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
-    assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "COMPLETED", "7", "v1")
-    assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
-    assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
-    assert facts["Image"].startswith(f"{path} ({SMALL}×{SMALL}, ")
-    digits = Path(path).stem.rpartition("-")[2]
-    for named in (facts["Local id"], digits, path):
-        assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named
-
-
-def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -> None:
-    run("draw", "[fault:402]", folder=tmp_path, **api)
-    (job,) = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
-    assert (job["state"], job["charged"], job["error"]["code"]) == ("FAILED", "no", "insufficient_credits")
-    text = run("jobs", job["request_id"], folder=tmp_path).stdout
-    assert "Error:        The API answered with HTTP 402" in text
-    assert "https://cloud.segmind.com/billing" in text
-
-
-def test_jobs_adds_up_what_was_spent(tmp_path: Path, api: dict[str, str]) -> None:
-    assert run("jobs", "--spent", folder=tmp_path).stderr.startswith("Nothing spent yet in ")
-    limit = {"MCP_VEGA_SPENDING_LIMIT_USD": "0.005"}
-    run("draw", "a fox", folder=tmp_path, **api, **limit)
-    run("draw", "a fox", "--model", "vegart", folder=tmp_path, **api, **limit)
-    refused = run("draw", "a fox", "--samples", "2", folder=tmp_path, **api, **limit)
-    assert refused.returncode == 1
-    assert "$0.00425 of today's $0.005 are spent" in refused.stderr
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
-    done = run("jobs", "--spent", folder=tmp_path, **limit)
-    headings, vega, rt = (re.split(r"  +", line) for line in done.stdout.splitlines())
-    assert headings == ["DAY (UTC)", "MODEL", "CALLS", "SPENT", "OF THAT ESTIMATED"]
-    assert (vega, rt) == ([today, "vega", "1", "$0.00225", "–"], [today, "vegart", "1", "$0.002", "–"])
-    assert done.stderr == "Spending limit: $0.00075 of $0.005 left today (UTC)\n"
-    data = json.loads(run("jobs", "--spent", "--json", folder=tmp_path).stdout)
-    assert data[0] == {"day": today, "model": "segmind-vega", "calls": 1, "usd": 0.00225, "estimated_usd": 0.0}
-    assert run("jobs", "--spent", "some-id", folder=tmp_path).returncode == 2
-
-
-def test_jobs_as_json_are_for_programs(tmp_path: Path, api: dict[str, str]) -> None:
-    assert json.loads(run("jobs", "--json", folder=tmp_path).stdout) == []
-    path = run("draw", "füchse", "--seed", "7", folder=tmp_path, **api).stdout.strip()
-    (listed,) = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
-    assert json.loads(run("jobs", "--json", listed["request_id"], folder=tmp_path).stdout) == listed
-    assert listed["parameters"]["prompt"] == "füchse"
-    assert listed["arguments"] == {"prompt": "füchse", "seed": 7}
-    assert (listed["cost_usd"], listed["route"], listed["images"][0]["path"]) == (0.00225, "v1", path)
-    assert listed["created"] <= listed["sent"] <= listed["ended"]
-
-
-def test_an_id_that_the_ledger_does_not_have_is_an_error(tmp_path: Path) -> None:
-    done = run("jobs", "nothing", folder=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "has no job with the id 'nothing'" in done.stderr
 
 
 def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(

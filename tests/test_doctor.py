@@ -32,12 +32,17 @@ from mcp_vega.cli.doctor import folders, handshake, hosts, installation
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.cli.doctor.hosts import check_hosts
+from mcp_vega.cli.doctor.page import page
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
 from mcp_vega.cli.doctor.settings import check_settings, read_settings
 from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
+if sys.platform != "win32":
+    from terminals import shown_by_process
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 SCRIPTS = sysconfig.get_path("scripts")
 NAMES = [
@@ -89,7 +94,7 @@ def checks_in(done: Done) -> Found:
     states = {each["state"] for each in checked.values()}
     assert states <= {"good", "bad", "note"}
     assert done.returncode == int("bad" in states)
-    assert all(each["mend"] for each in checked.values() if each["state"] == "bad")
+    assert all(each["fix"] for each in checked.values() if each["state"] == "bad")
     return checked
 
 
@@ -127,11 +132,13 @@ def test_where_all_is_well_every_line_is_good_and_nothing_is_left_behind(
     assert [*states] == NAMES
     assert {state for state, _ in states.values()} == {"good"}
     assert f"mcp-vega {__version__}, mcp 2." in states["packages"][1]
-    assert states["command"][1] == f"{Path(SCRIPTS) / 'mcp-vega'}, the one on PATH"
-    assert states["balance"][1] == "$10"
-    assert re.fullmatch(r"answered in \d+\.\d s, 4 tools in \d+\.\d s; stdout is clean", states["handshake"][1])
+    assert states["command"][1] == f"{Path(SCRIPTS) / 'mcp-vega'}, also found on PATH"
+    assert states["balance"][1] == "$10.00"
+    assert re.fullmatch(
+        r"answered in \d+\.\d s, listed 4 tools in \d+\.\d s; printed nothing else to stdout", states["handshake"][1]
+    )
     assert states["hosts"][1] == "Cursor (with a key)"
-    assert done.stdout.splitlines()[-1] == "All that a server needs is there."
+    assert done.stdout.splitlines()[-1] == "The server has everything it needs."
     assert dict(sandbox_in_thread.account.requests) == {"GET credits": 1}
     assert {*tmp_path.rglob("*")} == before
     assert "SG_" not in done.stdout
@@ -143,31 +150,75 @@ def test_with_the_sandbox_no_key_and_no_network_are_needed(tmp_path: Path) -> No
     assert [*checked] == NAMES
     assert checked["hosts"]["state"] == "note"
     assert bad(checked) == []
-    assert {*checked["api"]} == {"name", "state", "detail", "mend"}
+    assert {*checked["api"]} == {"name", "state", "detail", "fix"}
     assert str(tmp_path / "pictures" / "gallery" / "sandbox") in checked["gallery"]["detail"]
     assert str(tmp_path / "data" / "home" / "sandbox" / "ledger.sqlite3") in checked["ledger"]["detail"]
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_a_terminal_gets_colours_and_the_words_stay(tmp_path: Path) -> None:
-    import pty
+@posix
+def test_a_terminal_gets_colours_and_lines_that_fit_it(tmp_path: Path) -> None:
+    variables = environment(tmp_path, MCP_VEGA_GALLERY="/dev/null", TERM="xterm")
+    said = shown_by_process(79, ["doctor", "--sandbox"], variables)
+    assert "\x1b[32mgood\x1b[0m  python" in said
+    assert "\x1b[31mbad \x1b[0m  gallery" in said
+    lines = re.sub("\x1b\\[[0-9]*m", "", said).splitlines()
+    # The packages take more than one line.
+    assert (lines[1][6:14], lines[2][:17].isspace()) == ("packages", True)
+    assert len(lines[1]) <= 79 < len(f"{lines[1]} {lines[2].split()[0]}")
+    assert lines[-1] == "To fix: gallery."
 
-    controller, terminal = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, "doctor", "--sandbox"],
-        stdin=subprocess.DEVNULL,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment(tmp_path, MCP_VEGA_GALLERY="/dev/null", TERM="xterm"),
-    ) as process:
-        assert process.wait(timeout=30) == 1
-    shown = os.read(controller, 100_000).decode()
-    os.close(controller)
-    os.close(terminal)
-    assert "\x1b[32mgood\x1b[0m  python" in shown
-    assert "\x1b[31mbad \x1b[0m  gallery" in shown
-    assert shown.rstrip().endswith("To be mended: gallery.")
+
+CHECKS = [
+    Check("python", State.GOOD, "3.12.1, /home/ada/mcp_vega/.venv/bin/python"),
+    Check("ledger", State.GOOD, "/home/ada/.local/share/mcp-vega/ledger.sqlite3 can be read and written"),
+    Check("jobs", State.NOTE, "1 under way, 0 with an unknown outcome", "Wait. `mcp-vega jobs` shows how they end"),
+    Check("handshake", State.BAD, "the server printed “二匹の狐” to stdout", "Did you mean stderr?"),
+]
+PAGES: dict[int | None, str] = {
+    40: """\
+good  python  3.12.1,
+      /home/ada/mcp_vega/.venv/bin/python
+good  ledger
+      /home/ada/.local/share/mcp-vega/ledger.sqlite3
+      can be read and written
+note  jobs  1 under way, 0 with an
+      unknown outcome
+      fix: Wait. `mcp-vega jobs` shows
+           how they end.
+bad   handshake  the server printed
+      “二匹の狐” to stdout
+      fix: Did you mean stderr?
+
+To fix: handshake.""",
+    80: """\
+good  python     3.12.1, /home/ada/mcp_vega/.venv/bin/python
+good  ledger     /home/ada/.local/share/mcp-vega/ledger.sqlite3 can be read and
+                 written
+note  jobs       1 under way, 0 with an unknown outcome
+                 fix: Wait. `mcp-vega jobs` shows how they end.
+bad   handshake  the server printed “二匹の狐” to stdout
+                 fix: Did you mean stderr?
+
+To fix: handshake.""",
+    200: """\
+good  python     3.12.1, /home/ada/mcp_vega/.venv/bin/python
+good  ledger     /home/ada/.local/share/mcp-vega/ledger.sqlite3 can be read and written
+note  jobs       1 under way, 0 with an unknown outcome
+                 fix: Wait. `mcp-vega jobs` shows how they end.
+bad   handshake  the server printed “二匹の狐” to stdout
+                 fix: Did you mean stderr?
+
+To fix: handshake.""",
+}
+PAGES[None] = PAGES[200]
+
+
+@pytest.mark.parametrize("width", PAGES)
+def test_the_page_fits_the_terminal_and_what_is_copied_stays_in_one_piece(width: int | None) -> None:
+    assert "\n".join(page(CHECKS, width, in_colour=False)) == PAGES[width]
+    coloured = "\n".join(page(CHECKS, width, in_colour=True))
+    assert re.sub("\x1b\\[[0-9]*m", "", coloured) == PAGES[width]
 
 
 def test_a_check_that_never_ends_or_breaks_takes_no_other_with_it() -> None:
@@ -191,7 +242,7 @@ def test_a_check_that_never_ends_or_breaks_takes_no_other_with_it() -> None:
     assert [(check.name, check.state, check.detail) for check in checks] == [
         ("ledger", "bad", "no answer within 0.5 s"),
         ("jobs", "note", "not known, see ledger"),
-        ("hosts", "bad", "could not be looked at (ZeroDivisionError: by 0)"),
+        ("hosts", "bad", "the check failed (ZeroDivisionError: by 0)"),
         ("python", "good", "3"),
     ]
 
@@ -204,9 +255,9 @@ def test_a_missing_key_is_bad_and_so_is_a_gallery_that_is_a_file(tmp_path: Path,
     checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"], MCP_VEGA_GALLERY=str(tmp_path / "file"))
     assert bad(checked) == ["key", "gallery"]
     assert "No Segmind API key is set" in checked["key"]["detail"]
-    assert "https://cloud.segmind.com/console/api-keys" in checked["key"]["mend"]
+    assert "https://cloud.segmind.com/console/api-keys" in checked["key"]["fix"]
     assert "Not a directory" in checked["gallery"]["detail"]
-    assert "MCP_VEGA_GALLERY" in checked["gallery"]["mend"]
+    assert "MCP_VEGA_GALLERY" in checked["gallery"]["fix"]
     assert checked["balance"]["state"] == "note"
 
 
@@ -217,9 +268,9 @@ def test_a_refused_key_is_bad_and_shown_nowhere_and_so_is_a_damaged_ledger(
     damaged.write_bytes(b"This is no ledger. " * 100)
     done = doctor(tmp_path, **{**api, "SEGMIND_API_KEY": "nokey-4711-nokey"})
     assert done.returncode == 1
-    assert "To be mended: key, ledger." in done.stdout
+    assert "To fix: key, ledger." in done.stdout
     assert "bad   key        The API answered with HTTP 401: “Invalid API key”" in done.stdout
-    assert "mend: Check SEGMIND_API_KEY" in done.stdout
+    assert "fix: Check SEGMIND_API_KEY" in done.stdout
     assert f"The ledger {damaged} is damaged" in done.stdout
     assert f"move {damaged} to another folder" in done.stdout
     assert "4711" not in done.stdout + done.stderr
@@ -235,7 +286,7 @@ def test_an_api_that_is_down_is_bad_and_so_is_a_ledger_of_another_version(tmp_pa
     assert bad(checked) == ["api", "ledger"]
     assert f"{NOWHERE}: No connection to the API could be made: connection refused" in checked["api"]["detail"]
     assert "was not written by this version of mcp-vega" in checked["ledger"]["detail"]
-    assert checked["ledger"]["mend"].startswith("Stop all servers. Then update mcp-vega, or move ")
+    assert checked["ledger"]["fix"].startswith("Stop all servers. Then update mcp-vega, or move ")
     assert [checked[name]["state"] for name in ("key", "balance", "servers", "jobs")] == ["note"] * 4
 
 
@@ -245,14 +296,14 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
     variables = {"SEGMIND_BASE_URL": "https://api.example", "SEGMIND_API_KEY": KEY, "MCP_VEGA_HOME": "/proc/none"}
     checked = found(tmp_path, **variables, **proxies)
     assert bad(checked) == ["api", "ledger"]
-    assert checked["api"]["mend"].startswith("Check the proxy that HTTPS_PROXY or ALL_PROXY names")
+    assert checked["api"]["fix"].startswith("Check the proxy that HTTPS_PROXY or ALL_PROXY names")
     assert "The folder /proc/none cannot be written" in checked["ledger"]["detail"]
-    assert "MCP_VEGA_HOME" in checked["ledger"]["mend"]
+    assert "MCP_VEGA_HOME" in checked["ledger"]["fix"]
     assert "4711" not in json.dumps(checked)
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "mend"),
+    ("variable", "value", "fix"),
     [
         ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio beside mcp-vega"),
         ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "Check the proxy that HTTPS_PROXY or ALL_PROXY names"),
@@ -260,14 +311,14 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
     ],
 )
 def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mend: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fix: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv(variable, value)
     api, key, _ = check_api(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
     assert (api.state, key.state) == ("bad", "note")
-    assert api.mend.startswith(mend)
-    assert "4711" not in api.detail + api.mend
+    assert api.fix.startswith(fix)
+    assert "4711" not in api.detail + api.fix
 
 
 def test_a_name_that_is_never_resolved_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
@@ -289,10 +340,10 @@ ANSWERS: dict[str, tuple[Response, list[str], str]] = {
     "429": (JSONResponse({"error": "Rate limit exceeded"}, 429), ["api"], "HTTP 429: “Rate limit exceeded”"),
     "404": (Response(status_code=404), ["api"], "HTTP 404"),
     "403": (Response(status_code=403), ["key"], "HTTP 403"),
-    "a login page": (HTMLResponse("<html>Welcome</html>"), ["api"], "not as the API does"),
-    "no credits": (JSONResponse({"credits": 0, "free-credits": 0}), ["balance"], "$0"),
+    "a login page": (HTMLResponse("<html>Welcome</html>"), ["api"], "it is not the Segmind API"),
+    "no credits": (JSONResponse({"credits": 0, "free-credits": 0}), ["balance"], "$0.00"),
     "a debt": (JSONResponse({"credits": -0.35, "free-credits": 0}), ["balance"], "-$0.35"),
-    "free credits": (JSONResponse({"credits": 0, "free-credits": 0.5}), [], "$0, and $0.5 free"),
+    "free credits": (JSONResponse({"credits": 0, "free-credits": 0.5}), [], "$0.00, and $0.50 free"),
 }
 
 
@@ -308,7 +359,7 @@ def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None:
     assert [check.name for check in checks] == ["api", "key", "balance"]
     assert [check.name for check in checks if check.state == "bad"] == wrong
     assert words in " ".join(check.detail for check in checks)
-    assert all(check.mend for check in checks if check.state == "bad")
+    assert all(check.fix for check in checks if check.state == "bad")
 
 
 def test_an_api_that_does_not_answer_in_time_is_given_up() -> None:
@@ -356,8 +407,8 @@ def test_the_settings_that_have_a_value_are_named() -> None:
 
 def test_a_name_that_is_nearly_a_setting_is_told() -> None:
     (check,) = check_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
-    assert (check.state, check.detail) == ("note", "This is no setting: MCP_VEGA_GALERY")
-    assert check.mend == "Did you mean MCP_VEGA_GALLERY?"
+    assert (check.state, check.detail) == ("note", "not a setting: MCP_VEGA_GALERY")
+    assert check.fix == "Did you mean MCP_VEGA_GALLERY?"
 
 
 @pytest.mark.parametrize(
@@ -372,11 +423,11 @@ def test_a_package_outside_of_its_range_is_bad(found: str, state: str) -> None:
 @pytest.mark.parametrize(
     ("command", "on_path", "state", "words"),
     [
-        (("{kept}",), "kept", "good", "{kept}, the one on PATH"),
-        (("{kept}",), "", "good", "{kept}; it is not on PATH, so hosts need this absolute path"),
-        (("{kept}",), "other", "note", "{kept}, but another one comes first on PATH: {other}"),
-        (("{cached}",), "", "note", "{cached}, where files are cleared away now and then"),
-        (("/bin/uvx", "mcp-vega"), "", "good", "/bin/uvx mcp-vega, since this runs from uv's cache"),
+        (("{kept}",), "kept", "good", "{kept}, also found on PATH"),
+        (("{kept}",), "", "good", "{kept} is not on PATH, so hosts need this absolute path"),
+        (("{kept}",), "other", "note", "{kept}, but PATH finds another one first: {other}"),
+        (("{cached}",), "", "note", "{cached} is in a temporary folder or a cache, which may be emptied"),
+        (("/bin/uvx", "mcp-vega"), "", "good", "/bin/uvx mcp-vega, because mcp-vega runs from uv's cache"),
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="commands have other names there")
@@ -393,7 +444,7 @@ def test_the_command_is_the_one_that_hosts_are_to_start(  # noqa: PLR0913, PLR09
     (check,) = installation.check_command({"PATH": str(tmp_path / (on_path or "nothing"))}, lasting)
     assert check.state == state
     assert check.detail.startswith(words.format(**names))
-    assert bool(check.mend) is (state == "note")
+    assert bool(check.fix) is (state == "note")
 
 
 # ---- the hosts ----
@@ -409,12 +460,12 @@ def configure(folder: Path, command: str, **more: Any) -> None:
 def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     (check,) = check_hosts({})
-    assert (check.state, check.detail) == ("note", "none has this server")
+    assert (check.state, check.detail) == ("note", "no host has this server")
     gone = str(tmp_path / "mcp-vega")
     configure(tmp_path, gone)
     (check,) = check_hosts({})
-    assert (check.state, check.detail) == ("bad", f"Cursor; Cursor starts {gone}, which is not there")
-    assert check.mend == "`mcp-vega install cursor` writes an entry that works"
+    assert (check.state, check.detail) == ("bad", f"Cursor; Cursor starts {gone}, which does not exist")
+    assert check.fix == "Run `mcp-vega install cursor`: it writes an entry that works"
     (tmp_path / ".cursor" / "mcp.json").unlink()
     configure(tmp_path, "${userHome}/mcp-vega")
     (check,) = check_hosts({})
@@ -443,14 +494,17 @@ LIMIT: dict[str, Any] = {"env": {"MCP_VEGA_WAIT_SECONDS": 30}}
 # Measured with the hosts themselves, but for Claude Desktop, Cursor, VS Code and Zed.
 IN_FILES: list[tuple[str, str, str, str]] = [
     *(
-        (host, "\ufeff" + with_entry(host), "bad", "it holds a byte order mark")
+        (host, "\ufeff" + with_entry(host), "bad", "the file has a byte order mark")
         for host in ("claude-desktop", "gemini")
     ),
     *(
         (host, "\ufeff" + with_entry(host), "note", "which some hosts refuse")
         for host in ("cursor", "claude-code", "codex")
     ),
-    *((host, "// mine\n" + with_entry(host), "bad", "it holds comments") for host in ("claude-desktop", "claude-code")),
+    *(
+        (host, "// mine\n" + with_entry(host), "bad", "the file has comments")
+        for host in ("claude-desktop", "claude-code")
+    ),
     *((host, "// mine\n" + with_entry(host), "good", "") for host in ("gemini", "vscode", "zed")),
     *((host, comma_too_many(host), "bad", "a comma behind") for host in ("claude-desktop", "claude-code", "gemini")),
     *((host, comma_too_many(host), "good", "") for host in ("vscode", "zed")),
@@ -466,7 +520,7 @@ IN_FILES: list[tuple[str, str, str, str]] = [
     (
         "claude-code",
         with_entry("claude-code", beside={"projects": {"/a": {"disabledMcpServers": ["vega"]}, "/b": {}}}),
-        *("note", "has it switched off: in /a"),
+        *("note", "has this server switched off: in /a"),
     ),
     ("cursor", with_entry("cursor", env={"MCP_VEGA_SANDBOX": "0"}), "good", ""),
 ]
@@ -484,9 +538,9 @@ def test_what_a_host_refuses_or_has_switched_off_is_told(  # noqa: PLR0913, PLR0
     assert check.state == state
     assert words in check.detail
     assert (check.detail == HOSTS[host].title) == (state == "good")
-    assert bool(check.mend) == (state != "good")
+    assert bool(check.fix) == (state != "good")
     if "byte order mark" in check.detail:
-        assert check.mend == f"`mcp-vega install {host}` writes the file without it"
+        assert check.fix == f"Run `mcp-vega install {host}`: it writes the file without the byte order mark"
 
 
 def test_a_server_that_gemini_was_told_to_disable_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -501,7 +555,7 @@ def test_a_server_that_gemini_was_told_to_disable_is_told(monkeypatch: pytest.Mo
     }.items():
         states.write_text(text, encoding="utf-8")
         (check,) = check_hosts({})
-        assert (check.state, check.mend) == (state, "Run `gemini mcp enable vega`" if state == "note" else "")
+        assert (check.state, check.fix) == (state, "Run `gemini mcp enable vega`" if state == "note" else "")
 
 
 def test_a_host_that_still_has_the_examples_key_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -520,7 +574,7 @@ def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, 
     checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"])
     assert bad(checked) == ["key"]
     assert checked["key"]["detail"].startswith("The API answered with HTTP 401")
-    assert checked["key"]["detail"].endswith(", the one in Cursor's file")
+    assert checked["key"]["detail"].endswith(" (the key in Cursor's file)")
     assert "no-key-of" not in json.dumps(checked)
 
 
@@ -615,15 +669,15 @@ def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
         paid = sandbox_in_thread.paid_requests
         process = server.pid
     assert bad(checked) == []
-    assert checked["servers"]["detail"] == f"1 at work on this ledger (process {process})"
-    assert checked["jobs"]["detail"] == "1 under way, 1 of unknown outcome"
+    assert checked["servers"]["detail"] == f"1 working on jobs (process {process})"
+    assert checked["jobs"]["detail"] == "1 under way, 1 with an unknown outcome"
     assert checked["jobs"]["state"] == "note"
     left = found(tmp_path, **api)
-    assert left["servers"]["detail"] == "none has work"
-    assert left["jobs"]["detail"] == "1 under way, 1 of unknown outcome; no server works on 2 of them"
+    assert left["servers"]["detail"] == "none is working on a job"
+    assert left["jobs"]["detail"] == "1 under way, 1 with an unknown outcome; no server works on 2 of them"
     changed = found(tmp_path, **{**api, "SEGMIND_API_KEY": "SG_another0123456789"})
     assert changed["jobs"]["detail"].endswith("; 2 of them were begun with another API key")
-    assert "SEGMIND_API_KEY" in changed["jobs"]["mend"]
+    assert "SEGMIND_API_KEY" in changed["jobs"]["fix"]
     assert sandbox_in_thread.paid_requests == paid == 2
 
 
@@ -637,8 +691,8 @@ def test_a_server_that_prints_to_stdout_is_told_and_a_key_in_what_it_prints_is_n
     variables = {"PYTHONPATH": str(tmp_path), "SEGMIND_API_KEY": "nokey-4711-nokey"}
     checked = found(tmp_path, "--sandbox", **variables)
     assert bad(checked) == ["handshake"]
-    assert checked["handshake"]["detail"] == "the server's stdout carries what is no JSON-RPC: “Loading …”"
-    assert "sitecustomize" in checked["handshake"]["mend"]
+    assert checked["handshake"]["detail"] == "the server printed something to stdout that is not JSON-RPC: “Loading …”"
+    assert "sitecustomize" in checked["handshake"]["fix"]
 
 
 def test_without_a_folder_for_temporary_files_no_server_is_blamed(
@@ -648,7 +702,7 @@ def test_without_a_folder_for_temporary_files_no_server_is_blamed(
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
     (check,) = handshake.check_handshake(environment(tmp_path))
     assert check.state == "note"
-    assert "TMPDIR" in check.mend
+    assert "TMPDIR" in check.fix
 
 
 OTHER_TOOLS = """
@@ -663,9 +717,9 @@ print(json.dumps({"jsonrpc": "2.0", "id": 2, "result": {"tools": [{"name": "draw
 @pytest.mark.parametrize(
     ("program", "seconds", "words"),
     [
-        ("import sys; sys.exit('It broke')", 20, "ended with exit code 1 and no answer to initialize: “It broke”"),
-        ("import time; time.sleep(60)", 1, "no answer to initialize within 1 s"),
-        (OTHER_TOOLS, 20, "lists other tools than it should: draw"),
+        ("import sys; sys.exit('It broke')", 20, "ended with exit code 1 before it answered initialize: “It broke”"),
+        ("import time; time.sleep(60)", 1, "did not answer initialize within 1 s"),
+        (OTHER_TOOLS, 20, "lists the wrong tools: draw"),
     ],
 )
 def test_a_server_that_does_not_answer_as_it_should_is_told_and_ended(
@@ -675,4 +729,4 @@ def test_a_server_that_does_not_answer_as_it_should_is_told_and_ended(
     (check,) = handshake.check_handshake(environment(tmp_path), command=command, seconds=seconds)
     assert check.state == "bad"
     assert words in check.detail
-    assert check.mend
+    assert check.fix

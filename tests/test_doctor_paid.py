@@ -112,7 +112,7 @@ class Lie:
     painted: bytes = PAINTED
     wait_seconds: float = 45
     observed: Sequence[str] = ()  # what those that differ say
-    mend: str = ""  # and what one of them says is to be done
+    fix: str = ""  # and what one of them says is to be done
 
 
 @dataclass
@@ -258,8 +258,8 @@ LIES = {
             *(header("x-cost", "0,002"), header("x-remaining-credits", "4,711.50")),
             *(header("x-generation-time", "2.1 s"), header("x-seed-value", "7"), header("x-request-id", None)),
         ),
-        observed=("0,002", "','", "2.1 s", "another one than was sent", "it is missing"),
-        mend="MCP_VEGA_SPENDING_LIMIT_USD",
+        observed=("0,002", "','", "2.1 s", "not the seed that was sent", "it is missing"),
+        fix="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
     "no figures": Lie({"v1: cost", "v1: credits left", "v1: seconds", "v2: metrics"}, account={"faults": ["no-cost"]}),
     "a cost of 0, another id, another media type": Lie(
@@ -273,7 +273,7 @@ LIES = {
         {"v1: answer"} | MONEY,
         rewrite=in_turn(answers(V1, 200, {"image": b64encode(PAINTED).decode()}), header("x-cost", "0.0123")),
         observed=("JSON with image", "$0.0123"),
-        mend="MCP_VEGA_SPENDING_LIMIT_USD",
+        fix="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
     "queued by v1": Lie({"v1: answer"}, account={"faults": ["envelope"]}, observed=["JSON with request_id"]),
     "a small picture after a long wait, a balance as a text": Lie(
@@ -282,7 +282,7 @@ LIES = {
         wait_seconds=0,
         rewrite=told(BALANCE, has(credits="9.81")),
         observed=("credits: str", "512×512"),
-        mend="MCP_VEGA_WAIT_SECONDS",
+        fix="MCP_VEGA_WAIT_SECONDS",
     ),
     "refusals in other words": Lie(
         {"balance", "refusals", "rate limit"},
@@ -292,7 +292,7 @@ LIES = {
             told(BALANCE, lacks("free-credits")),
             once(answers("", 429, {"error": "Slower"}), BALANCE),
         ),
-        mend="MCP_VEGA_REQUESTS_PER_MINUTE",
+        fix="MCP_VEGA_REQUESTS_PER_MINUTE",
     ),
     "an unknown word, another seed, a balance that stays": Lie(
         {"v2: status words", "v2: seed", "charge"},
@@ -301,14 +301,14 @@ LIES = {
             told("/v2/requests/", has(seed="7")),
             once(told(STATUS, has(status="WARMING_UP")), STATUS),
         ),
-        observed=("WARMING_UP", "$0 for calls of $0.00625"),
+        observed=("WARMING_UP", "$0.00 for calls of $0.00625"),
     ),
     "no metrics, no poll_url, addresses elsewhere": Lie(
         {"v2: metrics", "v2: submission", "v2: addresses"},
         account={"faults": ["status-foreign"]},
         rewrite=in_turn(told(STATUS, has(metrics=None)), told(V2, lacks("poll_url"))),
-        observed=[f"status_url at {OTHER_HOST}"],
-        mend="MCP_VEGA_SPENDING_LIMIT_USD",
+        observed=[f"another status_url, on {OTHER_HOST}"],
+        fix="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
     "known late, a list in output": Lie(
         {"v2: looks", "v2: result"},
@@ -324,7 +324,7 @@ LIES = {
         {"v2: result", "v2: metrics", "v2: unknown id"},
         account={"faults": ["output-base64"]},
         rewrite=in_turn(told(STATUS, metrics(cost="0.002 USD")), statuses(404, 400)),
-        observed=("output is a text", "not to be believed: cost", "HTTP 400"),
+        observed=("output is a text", "not usable: cost", "HTTP 400"),
     ),
     "no output, a word in lower case": Lie(
         {"v2: result", "v2: submission", "v2: status words"},
@@ -332,8 +332,8 @@ LIES = {
         rewrite=told(V2, has(status="queued")),
         observed=("output is missing", "queued, COMPLETED"),
     ),
-    "media elsewhere": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-foreign"]}, mend=MEDIA),
-    "media that move": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-redirect"]}, mend=MEDIA),
+    "media elsewhere": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-foreign"]}, fix=MEDIA),
+    "media that move": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-redirect"]}, fix=MEDIA),
     "media that refuse": Lie(
         {"v2: media", "history: picture"}, account={"faults": ["media-403"]}, observed=["HTTP 403"]
     ),
@@ -346,19 +346,19 @@ LIES = {
     "VegaRT refused by v2": Lie({"v2: VegaRT"}, account=NO_VEGART, rewrite=answers(V2 + "vega-rt", 422, REFUSAL)),
     "a refusal that costs": Lie({"v2: VegaRT", "charge"}, rewrite=answers(V2 + "vega-rt", 422, REFUSAL)),
     # how the history lists calls
-    "a history elsewhere": Lie({"history: address"}, account={"history_status": 404}, mend="SEGMIND_HISTORY_URL"),
+    "a history elsewhere": Lie({"history: address"}, account={"history_status": 404}, fix="SEGMIND_HISTORY_URL"),
     "a history with an error": Lie({"history: address"}, history={"error": True}, observed=["cannot be read"]),
     "a list alone, without a Date": Lie(
         {"history: form", "history: total", "history: clock"},
         history={"date": False},
         rewrite=told(LIST, lambda said: said.get("data", said)),
-        observed=("no object", "there is no Date"),
+        observed=("not an object", "the header Date is missing"),
     ),
     "titles, and another time": Lie(
         {"history: model", "history: calls of a model", "history: clock"},
         history={"models": "titles", "date_off": 3600 * 5},
         observed=("Segmind Vega", "+5.0 h"),
-        mend="Set this machine's clock",
+        fix="Set this machine's clock",
     ),
     "two rows of a call, in another order, with other values": Lie(
         {"history: rows of a call", "history: second look", "history: order"},
@@ -375,13 +375,13 @@ LIES = {
     "short pages, times of elsewhere": Lie(
         {"history: page size", "history: time"},
         history={"per_page": 1, "time_zone": 5.5},
-        observed=("asked for 100: 1 of 3", "it names no zone, and is +5.5 h"),
+        observed=("asked for 100: 1 of 3", "without a zone; +5.5 h"),
     ),
     "a first page 0, another cost, another state": Lie(
         {"history: pages", "history: cost", "history: state"},
         history={"first_page": 0},
         rows=rows(has(credits_deduction=0.009, model_status="SUCCESS")),
-        observed=("0.009, in the answer $0.002", "SUCCESS"),
+        observed=("0.009; in the answer $0.002", "SUCCESS"),
     ),
     # how the history tells a call
     "a late history": Lie({"history: delay"}, history={"late": 3600}, observed=["VegaRT by v1 never"]),
@@ -406,10 +406,10 @@ async def test_a_lie_makes_its_own_row_differ_and_no_other(name: str, tmp_path: 
     said = {each: found.rows[each].observed for each in differ}
     assert lie.differ <= differ <= lie.differ | lie.may_differ, said
     assert all(any(words in each for each in said.values()) for words in lie.observed), said
-    mends = [found.rows[each].mend for each in differ]
-    assert all(mends)
-    assert any(lie.mend in each for each in mends), mends
-    assert {row.mend for name, row in found.rows.items() if name not in differ} == {""}
+    fixes = [found.rows[each].fix for each in differ]
+    assert all(fixes)
+    assert any(lie.fix in each for each in fixes), fixes
+    assert {row.fix for name, row in found.rows.items() if name not in differ} == {""}
     assert len(found.account.calls) <= 3
 
 
@@ -419,7 +419,7 @@ async def test_a_lie_makes_its_own_row_differ_and_no_other(name: str, tmp_path: 
 async def test_a_model_that_v2_does_not_know_is_drawn_by_v1_and_paid_for_once(tmp_path: Path) -> None:
     found = await tried(tmp_path, Lie(set(), account=NO_VEGART))
     assert found.verdicts("differs") == set()
-    assert found.rows["v2: VegaRT"].observed == "it has none: HTTP 404, and v1 drew the picture"
+    assert found.rows["v2: VegaRT"].observed == "v2 refused it with HTTP 404, and v1 drew it"
     assert [call.route for call in found.account.calls.values()] == ["v1", "v2", "v1"]
 
 
@@ -433,7 +433,7 @@ async def test_what_would_pass_the_limit_is_not_drawn_whatever_the_calls_before_
     found = await tried(tmp_path, Lie(set(), rewrite=header("x-cost", cost)), most_usd)
     assert [call.route for call in found.account.calls.values()] == drawn
     assert found.rows["v2: VegaRT"].verdict == "not tried"
-    assert found.rows["v2: VegaRT"].observed == f"it would have passed --max-usd ${most_usd}"
+    assert found.rows["v2: VegaRT"].observed == f"it would have exceeded --max-usd ${most_usd}"
     assert found.rows["v2: status words"].verdict == ("holds" if "v2" in drawn else "not tried")
 
 
@@ -486,7 +486,7 @@ def test_who_agrees_to_nothing_pays_for_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--paid"], "no terminal to ask at"),
+        (["--paid"], "stdin is not a terminal"),
         (["--paid", "--yes", "--max-usd", "0.001"], "--max-usd $0.001 is less than any picture costs"),
         (["--yes"], "--yes and --max-usd go with --paid"),
         (["--max-usd", "0"], "--yes and --max-usd go with --paid"),
@@ -505,7 +505,7 @@ def test_a_refused_key_and_an_empty_account_are_told_as_by_the_doctor(
 ) -> None:
     variables = environment(tmp_path, **api)
     assert run_doctor(options("--yes"), {**variables, "SEGMIND_API_KEY": "no-key-at-all"}) == 1
-    assert "To be mended: key." in capsys.readouterr().out
+    assert "To fix: key." in capsys.readouterr().out
     sandbox_in_thread.account.credits = Decimal(0)
     assert run_doctor(options("--yes", "--json"), variables) == 1
     checks = json.loads(capsys.readouterr().out)
@@ -519,7 +519,7 @@ def test_the_limit_of_a_day_is_kept(
     limited = environment(tmp_path, **api, MCP_VEGA_SPENDING_LIMIT_USD="0.001")
     assert run_doctor(options("--yes"), limited) == 1
     printed = capsys.readouterr()
-    assert "of today's $0.001 are spent (spending_limit_reached)" in printed.err
+    assert "of today's $0.001 (UTC) are spent (spending_limit_reached)" in printed.err
     assert "VegaRT by v1 failed before it (spending_limit_reached)" in printed.out
     assert sandbox_in_thread.paid_requests == 0
 

@@ -3,22 +3,25 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, Sandbox, drawn, job_of, noise, pixels
+from conftest import API, KEY, Sandbox, api_that_draws, app_over, drawn, job_of, noise, pixels
+from mcp.client import Client
 from PIL import Image, ImageChops, ImageOps
 from PIL.PngImagePlugin import PngInfo
-from test_command_line import run
+from test_command_line import run, run_beside
 
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import converted
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
 
@@ -267,9 +270,69 @@ def test_a_file_without_a_recipe_is_refused_with_the_next_step(tmp_path: Path, c
     (tmp_path / "plain.png").write_bytes(picture("RGB", "PNG"))
     done = run(*command, name, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"Error: {name} ")
-    assert "Charged: no." in done.stderr
+    assert re.match(f"Error: '?{name}'? ", done.stderr)
     assert "Next: Name a " in done.stderr
+
+
+@pytest.fixture
+async def kept(tmp_path: Path) -> dict[str, Any]:
+    """A job of two pictures, in the gallery and the ledger of the command line; WebP files have no recipe."""
+    folder, home = tmp_path / "gallery", tmp_path / "home"
+    async with (
+        app_over(API, folder, home=home, transport=api_that_draws(noise("WEBP", 64))) as app,
+        Client(build_server(app)) as agent,
+    ):
+        arguments = {"prompt": "a fox", "samples": 2, "seed": 7, "guidance_scale": 9}
+        return job_of(await agent.call_tool("generate_image_vega", arguments))
+
+
+async def test_the_ledger_has_the_recipe_of_a_picture_by_all_its_names(tmp_path: Path, kept: dict[str, Any]) -> None:
+    second = kept["images"][1]
+    name = Path(second["path"]).name
+    names = {
+        **dict.fromkeys([second["id"], second["id"][:8], second["uri"], name, f"elsewhere/{name}"], 2),
+        **dict.fromkeys([f"https://pictures.example/images/{second['id']}?signature=of-it"], 2),
+        **dict.fromkeys([kept["request_id"], kept["request_id"][:8], f"vega://jobs/{kept['request_id']}"], 1),
+    }
+    for each, number in names.items():
+        done = await run_beside("recipe", each, "--json", folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), each
+        recipe = json.loads(done.stdout)
+        assert (recipe["picture"], recipe["pictures"]) == (number, 2), each
+        assert {**recipe["parameters"], "base64": False} == kept["parameters"], each
+
+
+async def test_a_recipe_from_the_ledger_says_what_is_missing(tmp_path: Path, kept: dict[str, Any]) -> None:
+    first, second = (Path(each["path"]) for each in kept["images"])
+    without = await run_beside("recipe", str(first), folder=tmp_path)
+    assert without.stdout.startswith("a fox\nSteps: 25, ")
+    assert without.stderr == (f"Note: {first} has no recipe of mcp-vega. This recipe is from the ledger.\n")
+    second.unlink()
+    gone = await run_beside("recipe", second.name, folder=tmp_path)
+    assert gone.stderr == f"Note: The picture's file is not at {second}. This recipe is from the ledger.\n"
+    await run_beside("gallery", "--prune", "0", "--yes", folder=tmp_path)
+    deleted = await run_beside("recipe", kept["images"][0]["id"], folder=tmp_path)
+    assert re.match(r"Note: The picture was deleted on [-\d]{10} \(UTC\)\. This recipe ", deleted.stderr)
+    assert (deleted.returncode, deleted.stdout) == (0, without.stdout)
+
+
+async def test_a_file_comes_before_an_id_that_is_spelled_alike(tmp_path: Path, kept: dict[str, Any]) -> None:
+    digits = kept["images"][0]["id"][:8]
+    file_with(RECIPE, tmp_path).rename(tmp_path / digits)
+    done = await run_beside("recipe", digits, folder=tmp_path)
+    assert done.stdout.startswith(TEXT)
+
+
+async def test_a_recipe_in_a_file_needs_no_ledger(tmp_path: Path, kept: dict[str, Any]) -> None:
+    (tmp_path / "home" / "ledger.sqlite3").write_text("no ledger", encoding="utf-8")
+    file = file_with(RECIPE, tmp_path)
+    assert (await run_beside("recipe", str(file), folder=tmp_path)).stdout.startswith(TEXT)
+    by_id = await run_beside("recipe", kept["images"][0]["id"], folder=tmp_path)
+    assert (by_id.returncode, by_id.stdout) == (1, "")
+    assert "(ledger_error)" in by_id.stderr
+    without = await run_beside("recipe", kept["images"][0]["path"], folder=tmp_path)
+    assert (without.returncode, without.stdout) == (2, "")
+    assert "has no recipe of mcp-vega" in without.stderr
 
 
 def test_draw_like_a_picture_draws_it_again(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
@@ -336,7 +399,7 @@ def test_a_picture_of_the_sandbox_says_so(tmp_path: Path) -> None:
     assert recipe is not None
     assert recipe.sandbox
     assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
-    assert "Painted by the sandbox in the model's place\n" in run("recipe", path, folder=tmp_path).stdout
+    assert "Painted by the sandbox, not by the model\n" in run("recipe", path, folder=tmp_path).stdout
     refused = run("draw", "--like", path, folder=tmp_path)
     assert refused.stderr.startswith(
         "Note: the picture was painted by the sandbox; the model itself draws another one.\n"

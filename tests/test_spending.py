@@ -54,7 +54,7 @@ async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sand
         for seed in (1, 2):
             job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": seed}))
         refused = await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 3})
-        said = "The call is likely to cost $0.00225, and $0.0045 of today's $0.005 are spent"
+        said = "The call is likely to cost $0.00225, and $0.0045 of today's $0.005 (UTC) are spent"
         assert text_of(refused).splitlines() == [
             f"Error: {said} (spending_limit_reached).",
             "Charged: no.",
@@ -579,7 +579,7 @@ async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp
         await agent.call_tool(RT, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl [fault:no-cost]"})
         store = JobStore.in_file(home / "ledger.sqlite3")
-        spent = await store.spending.by_day()
+        spent = await store.spending.by_day("model")
         await store.close()
     later, earlier = now[0].date(), now[0].date() - timedelta(days=1)
     assert spent == [

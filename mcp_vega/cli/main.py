@@ -30,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
         parser.error("--host, --port and --insecure go with --transport sse or http")
-    from mcp_vega.cli.output import OutputError
+    from mcp_vega.cli.output import OutputError, print_error
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     try:
         return _run(options)
     except VegaError as error:
-        sys.stderr.write(f"{error.text}\n")
+        print_error(error, draws=_draws(options))
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
     except KeyboardInterrupt:
         return 130
@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _draws(options: Namespace) -> bool:
+    """Whether the command draws, so that each of its errors has to say whether something was charged."""
+    return options.command == "draw" or (options.command == "doctor" and options.paid)
 
 
 def _open_closed_streams() -> None:
@@ -73,7 +78,7 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
         case "draw":
             from mcp_vega.cli.draw.command import run_draw as run
         case "jobs":
-            from mcp_vega.cli.jobs import run_jobs as run
+            from mcp_vega.cli.jobs.command import run_jobs as run
         case "gallery":
             from mcp_vega.cli.gallery.command import run_gallery as run
         case "recipe":

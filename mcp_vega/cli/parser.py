@@ -1,10 +1,14 @@
 """The commands and their options."""
 
+import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
 from mcp_vega import __version__
+
+SANDBOX = "no key, no network, no cost: pictures are painted on this machine"
 
 
 def build_parser() -> ArgumentParser:
@@ -28,16 +32,15 @@ def build_parser() -> ArgumentParser:
     _add_draw(commands.add_parser("draw", help="draw a picture from the command line"))
     _add_jobs(commands.add_parser("jobs", help="list the latest jobs"))
     _add_gallery(commands.add_parser("gallery", help="show the pictures in the browser, or their folder"))
-    _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
+    _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
-    _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
+    _add_doctor(commands.add_parser("doctor", help="check everything that the server needs"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
 
-def _add_sandbox(parser: ArgumentParser, *, default: bool | str) -> None:
-    text = "no key, no network, no cost: pictures are painted on this machine"
+def _add_sandbox(parser: ArgumentParser, *, default: bool | str, text: str = SANDBOX) -> None:
     parser.add_argument("--sandbox", action="store_true", default=default, help=text)
 
 
@@ -85,12 +88,24 @@ def _add_jobs(parser: ArgumentParser) -> None:
         "id",
         metavar="ID",
         nargs="?",
-        help="a job's id or its first 8 digits, or a picture's id, URI or file: shows all that is known of that job",
+        help="show one job in full; ID is its id or a picture's (8 digits are enough), a URI, or a file's name",
     )
-    parser.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many to list; default: 20")
-    parser.add_argument("--spent", action="store_true", help="what was spent, by day and model; --limit counts days")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    _add_sandbox(parser, default=SUPPRESS)
+    parser.add_argument(
+        "--limit",
+        type=_whole(1, 999_999_999),
+        metavar="N",
+        help="how many jobs to list, or days with --spent; default: 20, or all with --since",
+    )
+    parser.add_argument(
+        "--since",
+        type=_day,
+        metavar="DAY",
+        help="only since this day (UTC), such as 2026-11-20; or of the last days, such as 7d: today and 6 before",
+    )
+    parser.add_argument("--spent", action="store_true", help="add up what was spent on each day (UTC), by model")
+    parser.add_argument("--by", choices=("model", "caller"), help="what --spent is split by; default: model")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
 
 
 def _add_gallery(parser: ArgumentParser) -> None:
@@ -123,9 +138,14 @@ def _add_gallery(parser: ArgumentParser) -> None:
 
 
 def _add_recipe(parser: ArgumentParser) -> None:
-    parser.description = "Print how a picture was drawn, as it stands in its file."
-    parser.add_argument("file", metavar="FILE", help="a JPEG or PNG that mcp-vega kept")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.description = "Print how a picture was drawn: from its file or, if that has no recipe, from the ledger."
+    parser.add_argument(
+        "file",
+        metavar="PICTURE",
+        help="a file; or the id of a picture or job (8 digits are enough), its URI, or the name of a kept file",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
 
 
 def _add_install(parser: ArgumentParser) -> None:
@@ -153,18 +173,18 @@ def _add_consent(parser: ArgumentParser) -> None:
 
 
 def _add_doctor(parser: ArgumentParser) -> None:
-    parser.description = "Look whether all that a server needs is there, and say how what is not can be mended."
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.description = "Check everything that the server needs, and say how to fix what is bad."
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--paid",
         action="store_true",
-        help="draw up to three pictures, each after asking, and compare what is assumed of the API with its answers",
+        help="draw up to three pictures, and compare the API's answers with what is assumed of them; asks before each",
     )
     parser.add_argument(
         "--max-usd",
         type=_amount,
         metavar="USD",
-        help="what the pictures of --paid may cost together, by what the API says or else by estimates; default: 0.02",
+        help="most that the pictures of --paid may cost together, as the API says or else as estimated; default: 0.02",
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS)
@@ -191,6 +211,19 @@ def _amount(text: str) -> Decimal:
     if not amount.is_finite() or amount < 0:
         raise ArgumentTypeError(f"{text!r} must be a number, 0 or more")
     return amount
+
+
+def _day(text: str) -> date:
+    """A day (UTC): a date, or how many days ago the first of the last days was."""
+    today = datetime.now(UTC).date()
+    if re.fullmatch("[1-9][0-9]{0,4}d", text):
+        return today - timedelta(days=int(text[:-1]) - 1)
+    try:
+        if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass  # such as a 30th of February
+    raise ArgumentTypeError(f"{text!r} must be a day, such as {today}, or a number of days, such as 7d")
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:

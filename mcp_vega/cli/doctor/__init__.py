@@ -1,7 +1,8 @@
-"""The checks of `mcp-vega doctor`. Each function gives its checks, or raises the error that stands for the first.
+"""The checks of `mcp-vega doctor`. Each function returns its checks, or raises an error that fails the first of them.
 
-command       the command, and the page that it prints
-runner        runs all checks at once, and waits for none that never ends
+command       the command
+page          the checks as a page for people
+runner        runs all checks at the same time, and gives up those that take too long
 check         one line of the page
 settings      the environment variables
 api           the API, the key, the balance
@@ -9,7 +10,7 @@ folders       the gallery and the ledger
 installation  Python, the packages, the command
 hosts         the entries in the hosts' files
 handshake     a server, started as a host starts it
-paid          draws pictures, and compares what is assumed of the API with its answers: the one that costs something
+paid          draws pictures, and compares what is assumed of the API with its answers; only this costs money
 
-None of the checks changes anything, but that the ledger, where there is one, is opened as any server opens it.
+No check changes anything. If there is a ledger, it is opened as every server opens it.
 """

@@ -23,37 +23,43 @@ from mcp_vega.storage.ledger.spending import dollars
 
 
 def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) -> list[Check]:
-    """Ask the API for the account's balance, which is free and proves the key: the checks api, key and balance.
+    """Ask the API for the account's balance, which is free and shows whether the key is accepted.
 
-    `source` is the host in whose file the key stands, where it is not set here.
+    Args:
+        settings: With the key, if there is one.
+        source: The host whose file the key was read from; empty if the key is set here.
+        seconds: How long the API may take to answer.
+
+    Returns:
+        The checks api, key and balance.
     """
     if settings.sandbox:
         return [
-            Check("api", State.GOOD, "the sandbox, inside the server, stands in its place"),
-            Check("key", State.GOOD, "the sandbox needs none"),
+            Check("api", State.GOOD, "the sandbox, a part of the server, is used instead"),
+            Check("key", State.GOOD, "the sandbox needs no key"),
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
-    place = f", the one in {source}'s file" if source else ""
-    key_mend = "; `mcp-vega install HOST` puts another one in its place" if source else ""
+    place = f" (the key in {source}'s file)" if source else ""
+    key_fix = "; `mcp-vega install HOST` replaces the key" if source else ""
     unusable = None
     try:
         require_usable(settings.api_key)
     except InvalidSettings as error:
-        # The API is asked all the same: that it refuses this one shows that it is there.
+        # The API is asked all the same: if it refuses this key, it can be reached.
         unusable, settings = error, settings.model_copy(update={"api_key": SecretStr("none")})
     begun, balance = time.monotonic(), unknown("balance", "api or key")
     try:
         found = anyio.run(_credits, settings, seconds)
     except (Unauthorized, Forbidden) as error:
-        problem, key = None, Check("key", State.BAD, error.what + place, Unauthorized.next_step + key_mend)
+        problem, key = None, Check("key", State.BAD, error.what + place, Unauthorized.next_step + key_fix)
     except SegmindError as error:
         problem = error
-        key = Check("key", State.NOTE, f"is set{place}; whether it is accepted could not be asked")
+        key = Check("key", State.NOTE, f"is set{place}; the API could not be asked whether it accepts the key")
     else:
         problem, key, balance = None, Check("key", State.GOOD, f"is accepted{place}"), _balance_check(found)
-    api = Check("api", State.GOOD, f"{settings.base_url} answers, after {time.monotonic() - begun:.2f} s")
+    api = Check("api", State.GOOD, f"{settings.base_url} answered in {time.monotonic() - begun:.2f} s")
     if unusable:
-        key = Check("key", State.BAD, unusable.what + place, unusable.next_step + key_mend)
+        key = Check("key", State.BAD, unusable.what + place, unusable.next_step + key_fix)
     return [_unreached(settings.base_url, problem) if problem else api, key, balance]
 
 
@@ -66,13 +72,13 @@ async def _credits(settings: Settings, seconds: float) -> Credits:
     except TimeoutError as error:
         raise ServiceUnavailable(f"The API did not answer within {seconds:g} s") from error
     if found.credits is None and found.free is None:
-        step = "Check SEGMIND_BASE_URL, and whether the network wants a login first"
-        raise SegmindError("It answers, but not as the API does", next_step=step)
+        step = "Check SEGMIND_BASE_URL. If the network has a login page, log in first"
+        raise SegmindError("Something answers there, but it is not the Segmind API", next_step=step)
     return found
 
 
 def _unreached(url: str, error: SegmindError) -> Check:
-    """The check api where something else came than a balance."""
+    """The check api if the answer was not a balance."""
     step = "Check SEGMIND_BASE_URL" if isinstance(error, NotFound) else error.next_step
     return Check("api", State.BAD, f"{url}: {error.what}", step)
 

@@ -8,7 +8,7 @@ from typing import Self
 from mcp_vega.redaction import redacted
 from mcp_vega.segmind.api_key import is_placeholder
 
-# What is shorter is no secret, and stands in other words by chance.
+# A shorter text is not a secret, and can be part of other words by chance.
 SECRET_LENGTH = 4
 
 
@@ -22,21 +22,21 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the page: what was looked at, how it is and, where that is not good, what to do about it."""
+    """One line of the page: the name of the check, what was found and, if that is not good, how to fix it."""
 
     name: str
     state: State
     detail: str
-    mend: str = ""
+    fix: str = ""
 
     def without(self, secrets: Iterable[str]) -> Self:
-        """The check whose words hold no key or token, whoever said them, and nothing that a terminal would obey."""
+        """The check without keys, tokens and control characters."""
         hidden = [*secrets]
-        return replace(self, detail=without(self.detail, hidden), mend=without(self.mend, hidden))
+        return replace(self, detail=without(self.detail, hidden), fix=without(self.fix, hidden))
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """A text that holds no key or token, whoever said it, and nothing that a terminal would obey."""
+    """A text without these secrets, other keys and control characters."""
     for secret in secrets:
         if len(secret.strip()) >= SECRET_LENGTH and not is_placeholder(secret):
             text = text.replace(secret.strip(), "…")
@@ -44,5 +44,5 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 
 def unknown(name: str, reason: str) -> Check:
-    """A check that another one stands in the way of."""
+    """A check that could not be made because another one failed."""
     return Check(name, State.NOTE, f"not known, see {reason}")

@@ -1,4 +1,4 @@
-"""`mcp-vega doctor`: whether all that a server needs is there, on one page, with the mend beside what is not."""
+"""`mcp-vega doctor`: one page that says whether the server has everything it needs, and how to fix what is bad."""
 
 import json
 import os
@@ -12,24 +12,24 @@ from functools import partial
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State, unknown
+from mcp_vega.cli.doctor.page import page
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
 from mcp_vega.cli.doctor.settings import check_settings, read_settings
-from mcp_vega.cli.output import write
+from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
 
-# The handshake takes up to 20 s, the API 10 s; both end by themselves and say more.
+# The handshake ends after 20 s and the API's check after 10 s, and each says more than that it took too long.
 SECONDS = 25.0
-COLOURS = {State.GOOD: "32", State.BAD: "31", State.NOTE: "33"}
 
 
 def run_doctor(options: Namespace, environment: Mapping[str, str], *, seconds: float = SECONDS) -> int:
-    """Print the page, or JSON for programs.
+    """Print the page, or JSON.
 
     Args:
-        options: Of the command line.
-        environment: The variables to check.
-        seconds: When checks that have not ended are given up.
+        options: The options of the command line.
+        environment: The environment variables to check.
+        seconds: After this time, checks that have not ended are given up.
 
     Returns:
         The exit code: 1 if something is bad, else 0.
@@ -40,13 +40,13 @@ def run_doctor(options: Namespace, environment: Mapping[str, str], *, seconds: f
         raise InvalidArguments("--yes and --max-usd go with --paid", next_step="Add --paid, or leave them out")
     checks, is_late = run_groups(_groups(environment), seconds)
     code = _show(checks, options, environment)
-    if is_late:  # the process would wait for threads of its libraries
-        os._exit(code)  # what is printed is flushed
+    if is_late:  # a normal exit would wait for the threads
+        os._exit(code)  # the output is flushed already
     return code
 
 
 def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
-    """Have the API's answers compared with what is assumed of them, if it can be reached and has credits."""
+    """Compare the API's answers with what is assumed of them, if the API, the key and the balance are good."""
     from mcp_vega.cli.doctor.paid.command import require_consent, run_paid
 
     environment, source = _with_a_key(environment)
@@ -57,17 +57,17 @@ def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
     if any(check.state is State.BAD for check in checks):
         return _show(checks, options, environment)
     if source:
-        sys.stderr.write(f"The key is the one in {source}'s file.\n")
+        sys.stderr.write(f"This uses the key in {source}'s file.\n")
     return run_paid(options, settings, _secrets(environment))
 
 
 def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str, str]) -> int:
-    """Print the page, or JSON for programs; returns the exit code."""
+    """Print the page, or JSON; returns the exit code."""
     checks = [check.without(_secrets(environment)) for check in checks]
     if options.json:
         write(json.dumps([asdict(check) for check in checks], indent=2, ensure_ascii=False))
     else:
-        write("\n".join(_page(checks, in_colour=_takes_colours(environment))))
+        write("\n".join(page(checks, terminal_width(), in_colour=_takes_colours(environment))))
     return int(any(check.state is State.BAD for check in checks))
 
 
@@ -80,7 +80,7 @@ def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
     settings, problems = read_settings(environment)
 
     def group(*names: str, run: Callable[[], list[Check]], needs: Sequence[str] = ()) -> CheckGroup:
-        """Checks that are not made where a variable that they need cannot be used."""
+        """A group of checks, which are not made if a variable that they need cannot be used."""
         if needs and problems.keys() & {*needs, "MCP_VEGA_SANDBOX"}:
             return CheckGroup(names, lambda: [unknown(name, "settings") for name in names])
         return CheckGroup(names, run)
@@ -102,7 +102,7 @@ def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
 
 
 def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check]:
-    """Ask the API with the key that is set or, as who typed it at an installation has set none, with a host's."""
+    """Check the API with the key that is set or, if none is, with a host's: `install` writes it only there."""
     environment, source = _with_a_key(environment)
     if source:
         settings = read_settings(environment)[0]
@@ -110,25 +110,12 @@ def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check
 
 
 def _with_a_key(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
-    """The environment, with a key of a host's file and that host's title where it has none of its own."""
+    """The environment; if it has no key, with the key of a host's file, and that host's title."""
     settings, _ = read_settings(environment)
     if environment.get("SEGMIND_API_KEY", "").strip() or settings.sandbox:
         return environment, ""
     key, source = hosts.key_of_a_host(environment)
     return {**environment, "SEGMIND_API_KEY": key}, source
-
-
-def _page(checks: Sequence[Check], *, in_colour: bool) -> list[str]:
-    width = max(len(check.name) for check in checks)
-    lines: list[str] = []
-    for check in checks:
-        state = f"{check.state:4}"
-        state = f"\x1b[{COLOURS[check.state]}m{state}\x1b[0m" if in_colour else state
-        lines.append(f"{state}  {check.name:{width}}  {check.detail}")
-        if check.mend:
-            lines.append(f"{'':{width + 6}}  mend: {check.mend}{'' if check.mend.endswith('?') else '.'}")
-    bad = [check.name for check in checks if check.state is State.BAD]
-    return [*lines, "", f"To be mended: {', '.join(bad)}." if bad else "All that a server needs is there."]
 
 
 def _takes_colours(environment: Mapping[str, str]) -> bool:

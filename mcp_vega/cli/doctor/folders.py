@@ -15,32 +15,35 @@ from mcp_vega.storage.images.folder import WANTED_BYTES
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.servers import Activity
 
+NO_SERVER = "none is working on a job"
+
 
 def check_gallery(settings: Settings) -> list[Check]:
-    """Whether a picture could be kept: the check gallery."""
+    """Whether a picture can be kept: the check gallery."""
     image_folder = image_folder_of(settings)
     is_there = image_folder.probe()
     free = shutil.disk_usage(confinement.nearest(image_folder.folder)).free
     if free < WANTED_BYTES:
-        raise GalleryError(f"The disk of {image_folder.folder} is full", next_step="Make room on the disk")
-    said = f"{image_folder.folder} can be {'written' if is_there else 'made'}, {free / 1e9:,.1f} GB are free"
+        raise GalleryError(f"The disk of {image_folder.folder} is full", next_step="Free some space on the disk")
+    said = f"{image_folder.folder} can be {'written' if is_there else 'created'}; {free / 1e9:,.1f} GB are free"
     return [Check("gallery", State.GOOD, said)]
 
 
 def check_ledger(settings: Settings) -> list[Check]:
-    """Whether jobs could be kept, and who works on them: the checks ledger, servers and jobs."""
+    """Whether jobs can be kept, and which servers work on them: the checks ledger, servers and jobs."""
     found = anyio.run(_activity, settings)
     file = settings.ledger_file
     if found is None:
         return [
-            Check("ledger", State.GOOD, f"{file} is not there yet and can be made"),
-            Check("servers", State.GOOD, "none has work"),
+            Check("ledger", State.GOOD, f"{file} does not exist yet and can be created"),
+            Check("servers", State.GOOD, NO_SERVER),
             Check("jobs", State.GOOD, "none yet"),
         ]
     activity, of_other_keys = found
-    # Servers sign in with their first job, so those that idle are not seen.
-    numbers = ", ".join(map(str, activity.processes))
-    servers = f"{len(activity.processes)} at work on this ledger (process {numbers})" if numbers else "none has work"
+    # A server enters the ledger with its first job, so servers without a job are not counted.
+    count, numbers = len(activity.processes), ", ".join(map(str, activity.processes))
+    process = "process" if count == 1 else "processes"
+    servers = f"{count} working on jobs ({process} {numbers})" if count else NO_SERVER
     return [
         Check("ledger", State.GOOD, f"{file} can be read and written"),
         Check("servers", State.GOOD, servers),
@@ -49,7 +52,7 @@ def check_ledger(settings: Settings) -> list[Check]:
 
 
 async def _activity(settings: Settings) -> tuple[Activity, int] | None:
-    """What is done on the ledger, and how many unfinished jobs need another key; None where there is none yet."""
+    """What servers do with the ledger, and how many unfinished jobs need another key; None if there is no ledger."""
     async with open_job_store(settings) as store:
         if store:
             return await store.activity(), await _jobs_of_other_keys(store, settings)
@@ -71,13 +74,19 @@ async def _jobs_of_other_keys(store: JobStore, settings: Settings) -> int:
 
 def _jobs_check(activity: Activity, of_other_keys: int) -> Check:
     if not activity.under_way + activity.unknown:
-        return Check("jobs", State.GOOD, "none under way")
-    said = f"{activity.under_way} under way, {activity.unknown} of unknown outcome"
-    mend = "Wait: `mcp-vega jobs` shows how they end. Do not repeat them"
+        return Check("jobs", State.GOOD, "all have ended")
+    said = f"{activity.under_way} under way, {activity.unknown} with an unknown outcome"
+    fix = "Wait. `mcp-vega jobs` shows how they end. Do not repeat these calls"
     if activity.unattended:
         said += f"; no server works on {activity.unattended} of them"
-        mend = "Start a host: its server takes up those of its SEGMIND_BASE_URL and API key. Do not repeat them"
+        fix = (
+            "Start a host. Its server continues the jobs that were begun with the same SEGMIND_BASE_URL and API key. "
+            "Do not repeat these calls"
+        )
     if of_other_keys:
         said += f"; {of_other_keys} of them were begun with another API key"
-        mend = "Start a server with that SEGMIND_API_KEY once: no other can find out how they ended. Do not repeat them"
-    return Check("jobs", State.NOTE, said, mend)
+        fix = (
+            "Start a server once with that SEGMIND_API_KEY: only that account can see how they ended. Do not repeat "
+            "these calls"
+        )
+    return Check("jobs", State.NOTE, said, fix)

@@ -26,23 +26,23 @@ _MESSAGES: tuple[dict[str, Any], ...] = (
     {"method": "notifications/initialized"},
     {"id": 2, "method": "tools/list", "params": {}},
 )
-_STDOUT_MEND = (
-    "Find what prints when Python starts, such as a sitecustomize module or a script around the command, and have it "
-    "print to stderr"
+_STDOUT_FIX = (
+    "Find the code that prints when Python starts, such as a sitecustomize module or a script around the command, and "
+    "change it to print to stderr"
 )
 
 
 @dataclass
 class HandshakeResult:
-    """What came of a handshake; times are seconds since the start, and 0 where no answer came.
+    """The result of a handshake. Times are seconds since the start, or 0 if no answer came.
 
     Attributes:
         initialized: When initialize was answered.
         listed: When tools/list was answered.
         tools: The names in that answer.
-        foreign: The first line on stdout that is no JSON-RPC.
-        code: The exit code; None where the server did not end in time, and was killed.
-        stderr: All of it.
+        foreign: The first line on stdout that is not JSON-RPC.
+        code: The exit code; None if the server did not end in time, and was killed.
+        stderr: All that it printed there.
     """
 
     initialized: float = 0.0
@@ -56,38 +56,38 @@ class HandshakeResult:
 def check_handshake(
     environment: Mapping[str, str], *, command: Sequence[str] = COMMAND, seconds: float = 20.0
 ) -> list[Check]:
-    """Start a server as a host does and let it go again: the check handshake.
+    """Start a server as a host does, and end it again: the check handshake.
 
-    Its ledger is one of its own, so that it takes up no job.
+    The server has a ledger of its own, so that it continues no job of the user.
 
     Args:
-        environment: The server's.
-        command: What starts it.
-        seconds: How long it may take until it has ended.
+        environment: The server's environment variables.
+        command: The command that starts it.
+        seconds: How long the server may take, from its start to its end.
     """
     try:
         temporary = tempfile.TemporaryDirectory(prefix="mcp-vega-", ignore_cleanup_errors=True)
-    except FileNotFoundError:  # a server needs none
-        said = "not tried, since no folder for temporary files can be written"
-        return [Check("handshake", State.NOTE, said, "Set TMPDIR to a folder that can, then look again")]
+    except FileNotFoundError:  # a server does not need one
+        said = "not tried, because no folder for temporary files can be written"
+        return [Check("handshake", State.NOTE, said, "Set TMPDIR to a folder that can be written, then try again")]
     with temporary as folder:
         result = _handshake(command, {**environment, "MCP_VEGA_HOME": folder}, seconds)
     if result.listed or result.foreign:
         return [_answered(result)]
     asked = "tools/list" if result.initialized else "initialize"
-    detail = f"the server ended with exit code {result.code} and no answer to {asked}"
+    detail = f"the server ended with exit code {result.code} before it answered {asked}"
     if result.code is None:
-        detail = f"no answer to {asked} within {seconds:.0f} s"
+        detail = f"the server did not answer {asked} within {seconds:.0f} s"
     said = [line for line in result.stderr.splitlines() if line.strip()]
     if said:
-        # Of our own errors the first line says what, of a traceback the last one.
+        # Our own errors begin with a line that says what happened, and a traceback ends with one.
         detail += f": {quoted(next((line for line in said if line.startswith('Error: ')), said[-1]))}"
-    mend = f"Run `{' '.join(command)}` in a terminal and read what it says"
-    return [Check("handshake", State.BAD, detail, mend)]
+    fix = f"Run `{' '.join(command)}` in a terminal and read its messages"
+    return [Check("handshake", State.BAD, detail, fix)]
 
 
 def _handshake(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> HandshakeResult:
-    """Have a server answer initialize and tools/list, close its stdin and read its stdout to the end."""
+    """Send initialize and tools/list to a server, close its stdin, and read its stdout to the end."""
     result, begun, pipe = HandshakeResult(), time.monotonic(), subprocess.PIPE
     with (
         tempfile.TemporaryFile(dir=environment["MCP_VEGA_HOME"]) as stderr,
@@ -123,7 +123,7 @@ def _handshake(command: Sequence[str], environment: Mapping[str, str], seconds: 
 
 
 def _message(line: bytes) -> dict[str, Any] | None:
-    """A line as a message of JSON-RPC; None where it is none."""
+    """A line as a message of JSON-RPC; None if it is not one."""
     try:
         message = as_object(json.loads(line))
     except (ValueError, RecursionError):
@@ -132,20 +132,22 @@ def _message(line: bytes) -> dict[str, Any] | None:
 
 
 def _answered(result: HandshakeResult) -> Check:
-    """The check of a server that has listed its tools, or printed something else."""
+    """The check of a server that has listed its tools, or has printed something that is not JSON-RPC."""
     from mcp_vega.server.tools import DEFINITIONS
 
     if result.foreign:
-        said = quoted(result.foreign.decode(errors="replace"), 80)
-        return Check("handshake", State.BAD, f"the server's stdout carries what is no JSON-RPC: {said}", _STDOUT_MEND)
+        printed = quoted(result.foreign.decode(errors="replace"), 80)
+        said = f"the server printed something to stdout that is not JSON-RPC: {printed}"
+        return Check("handshake", State.BAD, said, _STDOUT_FIX)
     if sorted(result.tools) != sorted(each.name for each in DEFINITIONS):
-        said = f"the server lists other tools than it should: {', '.join(result.tools) or 'none'}"
-        return Check("handshake", State.BAD, said, "Install mcp-vega anew")
-    times = f"answered in {result.initialized:.1f} s, {len(result.tools)} tools in {result.listed:.1f} s"
-    said = f"{times}; stdout is clean"
+        said = f"the server lists the wrong tools: {', '.join(result.tools) or 'none'}"
+        return Check("handshake", State.BAD, said, "Install mcp-vega again")
+    times = f"answered in {result.initialized:.1f} s, listed {len(result.tools)} tools in {result.listed:.1f} s"
+    said = f"{times}; printed nothing else to stdout"
     if result.code is None:
-        said += "; but the server did not leave when its stdin ended"
+        said += "; but the server did not end after its stdin was closed"
         return Check("handshake", State.BAD, said, "Report this")
     if result.initialized > HOST_SECONDS:
-        return Check("handshake", State.NOTE, said, f"Some hosts wait {HOST_SECONDS:.0f} s: have them wait longer")
+        fix = f"Some hosts wait only {HOST_SECONDS:.0f} s: set a longer time-out in the host"
+        return Check("handshake", State.NOTE, said, fix)
     return Check("handshake", State.GOOD, said)

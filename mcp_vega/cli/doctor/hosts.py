@@ -21,7 +21,7 @@ from mcp_vega.settings import Settings
 
 @dataclass(frozen=True)
 class _HostEntry:
-    """An entry for this server in a host's file; in a command or value with a $ the host fills in a variable."""
+    """An entry for this server in a host's file. A $ in a command or value is a variable that the host fills in."""
 
     host: str
     file: ConfigFile
@@ -40,54 +40,55 @@ class _HostEntry:
 
 
 def check_hosts(environment: Mapping[str, str]) -> list[Check]:
-    """Which hosts have this server, and whether they start it, and what they start is there: the check hosts."""
+    """Which hosts have an entry for this server, and whether each entry can work: the check hosts."""
     having: list[str] = []
     found: list[Check] = []
     for entry in _entries(environment):
         if isinstance(entry, HostConfigError):
-            found.append(Check("hosts", State.NOTE, entry.what, "Mend the file, or its permissions"))
+            found.append(Check("hosts", State.NOTE, entry.what, "Correct the file, or its permissions"))
         else:
             having.append(entry.title + (" (sandbox)" if entry.is_sandbox else " (with a key)" if entry.key else ""))
             found += _findings(entry, environment)
-    said = "; ".join((", ".join(having) or "none has this server", *(each.detail for each in found)))
+    said = "; ".join((", ".join(having) or "no host has this server", *(each.detail for each in found)))
     if found:
         worst = max(found, key=lambda each: each.state is State.BAD)  # the first that is bad, else the first
-        return [Check("hosts", worst.state, said, worst.mend)]
+        return [Check("hosts", worst.state, said, worst.fix)]
     if not having:
-        mend = f"`mcp-vega install HOST` adds it; HOST is one of {', '.join(HOSTS)}"
-        return [Check("hosts", State.NOTE, said, mend)]
+        fix = f"Run `mcp-vega install HOST` to add it. HOST is one of {', '.join(HOSTS)}"
+        return [Check("hosts", State.NOTE, said, fix)]
     return [Check("hosts", State.GOOD, said)]
 
 
 def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Check]:
-    """What is wrong with an entry, or worth knowing of it."""
+    """What is wrong with an entry, and what the user should know about it."""
     host, title, path = entry.host, entry.title, entry.file.path
-    without_mark = f"`mcp-vega install {host}` writes the file without it"
+    without_mark = f"Run `mcp-vega install {host}`: it writes the file without the byte order mark"
     refused = refused_in(HOSTS[host], entry.file, entry.name)
     for each in refused:
-        mend = without_mark if each is Refused.BYTE_ORDER_MARK else f"Correct {path}"
-        yield Check("hosts", State.BAD, f"{title} refuses {path}, because it holds {each}", mend)
+        fix = without_mark if each is Refused.BYTE_ORDER_MARK else f"Correct {path}"
+        yield Check("hosts", State.BAD, f"{title} refuses {path}, because the file has {each}", fix)
     if entry.file.has_byte_order_mark and Refused.BYTE_ORDER_MARK not in refused:
         yield Check("hosts", State.NOTE, f"{path} begins with a byte order mark, which some hosts refuse", without_mark)
     if off := switched_off(host, entry.file, entry.name):
-        yield Check("hosts", State.NOTE, f"{title} has it switched off: {off.by}", off.mend)
+        yield Check("hosts", State.NOTE, f"{title} has this server switched off: {off.by}", off.mend)
     command = entry.command
     if command and "$" not in command and shutil.which(command, path=environment.get("PATH")) is None:
-        mend = f"`mcp-vega install {host}` writes an entry that works"
-        yield Check("hosts", State.BAD, f"{title} starts {command}, which is not there", mend)
+        fix = f"Run `mcp-vega install {host}`: it writes an entry that works"
+        yield Check("hosts", State.BAD, f"{title} starts {command}, which does not exist", fix)
     elif entry.key and "$" not in entry.key and not entry.is_sandbox:
         try:
             require_usable(Settings.from_environment({KEY: entry.key}).api_key)
         except InvalidSettings as error:
-            yield Check("hosts", State.BAD, f"{title}: {error.what}", f"`mcp-vega install {host}` asks for another one")
+            fix = f"Run `mcp-vega install {host}`: it asks for another key"
+            yield Check("hosts", State.BAD, f"{title}: {error.what}", fix)
     try:
         Settings.from_environment({name: value for name, value in entry.variables.items() if "$" not in value})
     except InvalidSettings as error:
-        yield Check("hosts", State.BAD, f"{title}: {error.what}", f"Correct it in {path}")
+        yield Check("hosts", State.BAD, f"{title}: {error.what}", f"Correct the variable in {path}")
 
 
 def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The first key in a host's file, and that host's title; both empty where there is none."""
+    """The first key in a host's file, and that host's title; both are empty if no file has a key."""
     for entry in _entries(environment):
         if isinstance(entry, _HostEntry) and entry.key and "$" not in entry.key:
             return entry.key, entry.title
@@ -95,7 +96,7 @@ def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfigError]:
-    """The entries for this server in the hosts' files, or why a file could not be read."""
+    """The entries for this server in the hosts' files; for a file that cannot be read, the error."""
     here = UserEnvironment(environment, Path.home())
     for host, about in HOSTS.items():
         try:

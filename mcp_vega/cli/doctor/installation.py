@@ -17,12 +17,12 @@ from mcp_vega.cli.install.entry import is_temporary, lasting_command
 PACKAGE = "mcp-vega"
 SHOWN = ("mcp", "httpx", "pydantic", "anyio", "pillow")
 REINSTALL = (
-    "Install mcp-vega anew, in an environment of its own (`uv tool install mcp-vega` or `pipx install mcp-vega`)"
+    "Install mcp-vega again, in an environment of its own (`uv tool install mcp-vega` or `pipx install mcp-vega`)"
 )
 
 
 def check_python() -> list[Check]:
-    """Whether this Python is one that the package was written for: the check python."""
+    """Whether the package supports this version of Python: the check python."""
     found = platform.python_version()
     said = f"{found}, {sys.executable}"
     try:
@@ -30,20 +30,20 @@ def check_python() -> list[Check]:
     except PackageNotFoundError:
         wanted = ""
     if not SpecifierSet(wanted).contains(found, prereleases=True):
-        return [Check("python", State.BAD, f"{said}: {wanted} is needed", "Install mcp-vega with a newer Python")]
+        return [Check("python", State.BAD, f"{said}; {wanted} is needed", "Install mcp-vega with a newer Python")]
     return [Check("python", State.GOOD, said)]
 
 
 def check_packages(version_of: Callable[[str], str] = version) -> list[Check]:
-    """Whether the packages are of versions that this one's metadata allows: the check packages.
+    """Whether the versions of the other packages are those that this package needs: the check packages.
 
     Args:
-        version_of: Gives the version of a package, or raises `PackageNotFoundError`.
+        version_of: Returns the version of a package, or raises `PackageNotFoundError`.
     """
     try:
         installed = distribution(PACKAGE)
     except PackageNotFoundError:
-        return [Check("packages", State.BAD, f"{PACKAGE} itself is not installed, only its files are here", REINSTALL)]
+        return [Check("packages", State.BAD, f"{PACKAGE} is not installed; only its files are here", REINSTALL)]
     wrong: list[str] = []
     versions = {PACKAGE: installed.version}
     for line in installed.requires or ():
@@ -65,26 +65,26 @@ def check_packages(version_of: Callable[[str], str] = version) -> list[Check]:
 
 
 def check_command(environment: Mapping[str, str], command: Sequence[str] | None = None) -> list[Check]:
-    """What hosts are to start, and whether it will still be there next month: the check command.
+    """The command that hosts start, and whether it will still be there next month: the check command.
 
     Args:
-        environment: With the PATH.
+        environment: The environment variables, with PATH.
         command: The command and its arguments; by default those that `mcp-vega install` writes.
 
     Raises:
-        NotInstalled: There is no command that a host could start.
+        NotInstalled: There is no command that a host can start.
     """
     program, *arguments = command or lasting_command(environment)
     found = shutil.which(PACKAGE, path=environment.get("PATH"))
-    state, detail, mend = State.GOOD, f"{program}, the one on PATH", ""
+    state, detail, fix = State.GOOD, f"{program}, also found on PATH", ""
     if arguments:
-        detail = f"{shlex.join((program, *arguments))}, since this runs from uv's cache"
+        detail = f"{shlex.join((program, *arguments))}, because mcp-vega runs from uv's cache"
     elif is_temporary(program):
-        state, detail = State.NOTE, f"{program}, where files are cleared away now and then"
-        mend = "Install mcp-vega elsewhere, or hosts will not find it one day"
+        state, detail = State.NOTE, f"{program} is in a temporary folder or a cache, which may be emptied"
+        fix = "Install mcp-vega in another folder, so that hosts always find it"
     elif found is None:
-        detail = f"{program}; it is not on PATH, so hosts need this absolute path"
+        detail = f"{program} is not on PATH, so hosts need this absolute path"
     elif not Path(found).samefile(program):
-        state, detail = State.NOTE, f"{program}, but another one comes first on PATH: {found}"
-        mend = "Name the one that you want by its absolute path, or remove the other"
-    return [Check("command", state, detail, mend)]
+        state, detail = State.NOTE, f"{program}, but PATH finds another one first: {found}"
+        fix = "Use the absolute path of the one that you want, or remove the other one"
+    return [Check("command", state, detail, fix)]

@@ -9,11 +9,11 @@ from mcp_vega.server.http.access.callers import callers_of
 from mcp_vega.settings import Settings
 
 PREFIXES = ("MCP_VEGA_", "SEGMIND_")
-MEND = "Correct it where it is set, for a host in the `env` block of this server's entry in its configuration"
+FIX = "Correct it where it is set. For a host, that is the `env` block of this server's entry in its configuration"
 
 
 def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, InvalidSettings]]:
-    """The settings without the variables that cannot be used, and what is wrong with each of these."""
+    """The settings without the variables that cannot be used, and the error of each of those variables."""
     problems: dict[str, InvalidSettings] = {}
     for field in Settings.model_fields.values():
         name = str(field.alias)
@@ -28,13 +28,14 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
 def check_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
     """Whether each variable can be used, and whether one is misspelled: the check settings."""
     if problems:
-        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), MEND)]
+        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), FIX)]
     names = [str(field.alias) for field in Settings.model_fields.values()]
     unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in names)
     if unknown:
         nearest = get_close_matches(unknown[0], names, n=1)
-        mend = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
-        return [Check("settings", State.NOTE, f"This is no setting: {', '.join(unknown)}", mend)]
+        fix = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
+        return [Check("settings", State.NOTE, f"not a setting: {', '.join(unknown)}", fix)]
     read = Settings.from_environment(environment).model_fields_set
     given = [str(field.alias) for name, field in Settings.model_fields.items() if name in read]
-    return [Check("settings", State.GOOD, f"set: {', '.join(given)}" if given else "none is set, so all have defaults")]
+    said = f"set: {', '.join(given)}" if given else "none is set; all are at their defaults"
+    return [Check("settings", State.GOOD, said)]

@@ -3,11 +3,10 @@
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mcp_vega.cli.draw.prompts import name_of, prompts_in_file
-from mcp_vega.cli.recipe import recipe_in
+from mcp_vega.cli.recipe import recipe_named
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
@@ -67,7 +66,7 @@ def _model_and_arguments(
     known = {name for each in MODELS.values() for name in each.model_fields}
     changes = {name: value for name, value in given.items() if name in known and value is not None}
     if options.like is not None:
-        recipe = _recipe_named(options.like, settings)
+        recipe = recipe_named(options.like, settings)
         model = model if options.model else type(recipe.parameters)
         return model, {**_arguments_of(recipe, model, changes, sandbox=settings.sandbox), **changes}
     if not has_prompt and not options.prompt:
@@ -76,10 +75,6 @@ def _model_and_arguments(
             next_step="Say what to draw, name a file of prompts with --prompts, or a picture with --like",
         )
     return model, changes
-
-
-def _recipe_named(text: str, _settings: Settings) -> Recipe:
-    return recipe_in(Path(text))
 
 
 def _arguments_of(recipe: Recipe, model: type[Parameters], changes: dict[str, Any], *, sandbox: bool) -> dict[str, Any]:

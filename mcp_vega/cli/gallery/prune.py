@@ -9,6 +9,7 @@ import anyio
 
 from mcp_vega.cli.application import image_store_of, open_job_store, preview_cache_of
 from mcp_vega.cli.gallery.folder import counted
+from mcp_vega.cli.output import print_error
 from mcp_vega.errors import GalleryError, InvalidArguments
 from mcp_vega.job import Image
 from mcp_vega.settings import Settings
@@ -60,7 +61,7 @@ async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> b
                 count += await gallery.delete(image.id, now, spare_starred=True)
             except GalleryError as error:
                 failed = True
-                sys.stderr.write(f"{error.text}\n")
+                print_error(error)
     finally:
         sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
     return not failed

@@ -229,9 +229,9 @@ class JobStore:
         """Return the job with this id, the API's or the local one; None if there is none."""
         return next(iter(await self._jobs(queries.BY_ID, id=request_id)), None)
 
-    async def latest(self, limit: int, owner: str = OPERATOR) -> list[Job]:
-        """The jobs begun last that `owner` may see, newest first."""
-        return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner)
+    async def latest(self, limit: int, owner: str = OPERATOR, since: datetime | None = None) -> list[Job]:
+        """The jobs begun last, or since a moment, that `owner` may see, newest first."""
+        return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner, since=rows.moment(since) or "")
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         """Return jobs; with `readable`, without those whose row is damaged."""

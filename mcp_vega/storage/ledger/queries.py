@@ -60,7 +60,7 @@ SAVE_IMAGE = """
 BY_ID = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
 # Whether :owner may see a job. '' is the operator, who sees all.
 IS_SHOWN = "(:owner = '' OR owner = :owner)"
-LATEST = f"WHERE {IS_SHOWN} ORDER BY created DESC, number DESC LIMIT :limit"
+LATEST = f"WHERE {IS_SHOWN} AND created >= :since ORDER BY created DESC, number DESC LIMIT :limit"
 OPEN_JOBS = """
     SELECT holder, error IS NOT NULL AND charged = 'unknown' AS lost, count(*) AS jobs
     FROM jobs WHERE open GROUP BY holder, lost
@@ -149,9 +149,9 @@ ADD_SPENT = """
 SPENT = "SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day = :day"
 SPENT_SINCE = f"SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day >= :day AND {IS_SHOWN}"  # noqa: S608
 SPENT_BY_DAY = """
-    SELECT substr(created, 1, 10) AS day, model, count(*) AS calls, sum(spent) AS spent,
+    SELECT substr(created, 1, 10) AS day, {column}, count(*) AS calls, sum(spent) AS spent,
         sum(CASE WHEN cost IS NULL THEN spent ELSE 0 END) AS estimated
-    FROM jobs WHERE charged != 'no' GROUP BY day, model ORDER BY day DESC, model
+    FROM jobs WHERE charged != 'no' AND created >= :since GROUP BY day, {column} ORDER BY day DESC, {column}
 """
 # The jobs that a server has begun and never sent, and that have money reserved.
 UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent IS NULL AND spent > 0"

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -126,17 +126,24 @@ class ImageSearch:
         """Return the id of a picture or job that is `beginning` or begins with it; None if there is none."""
         if not re.fullmatch(REQUEST_ID, beginning):
             return None
-        small = beginning.lower()
-        names = {"name": beginning, "small": small, "local": f"local-{small}"}
-        ends = {f"{key}_end": f"{name}~" for key, name in names.items()}
-        values = {**names, **ends, "owner": owner, "limit": ALIKE + 1}
-        found = await self._database.read(lambda connection: connection.execute(queries.NAMED, values))
-        ids = {row["job"]: row["id"] for row in found}
+        ids = await self._database.read(lambda connection: _ids_that_begin(connection, beginning, owner))
         ids = {job: each for job, each in ids.items() if beginning in (job, each)} or ids
         if len(ids) > 1:
             shown = ", ".join([*ids.values()][:ALIKE]) + (", …" if len(ids) > ALIKE else "")
             raise InvalidArguments(f"Several ids begin with {beginning!r}: {shown}", next_step="Name one of them")
         return next(iter(ids.values()), None)
+
+    async def short_ids(self, jobs: Sequence[Job]) -> list[str]:
+        """For each job as much of its id as names it: eight digits, or more if other ids begin alike."""
+
+        def short_id(connection: Connection, job: Job) -> str:
+            whole = job.request_id.removeprefix("local-")
+            for length in range(FEWEST_DIGITS, len(whole)):
+                if _ids_that_begin(connection, whole[:length], OPERATOR).keys() <= {job.local_id}:
+                    return whole[:length]
+            return whole
+
+        return await self._database.read(lambda connection: [short_id(connection, job) for job in jobs])
 
     async def before(self, moment: datetime) -> list[JobImage]:
         """Return the pictures of jobs that were begun before a moment, oldest first.
@@ -197,6 +204,15 @@ class ImageSearch:
             return [row["id"] for row in connection.execute(statement, values)]
 
         return await self._database.read(look)
+
+
+def _ids_that_begin(connection: Connection, beginning: str, owner: str) -> dict[str, str]:
+    """Ids of pictures and jobs that begin like this, by the local ids of their jobs; of many a few."""
+    small = beginning.lower()
+    names = {"name": beginning, "small": small, "local": f"local-{small}"}
+    ends = {f"{key}_end": f"{name}~" for key, name in names.items()}
+    values = {**names, **ends, "owner": owner, "limit": ALIKE + 1}
+    return {row["job"]: row["id"] for row in connection.execute(queries.NAMED, values)}
 
 
 def _conditions(query: ImageQuery) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ a sum for each day and owner, in billionths of a US dollar.
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
+from typing import Literal
 
 from mcp_vega.errors import Charged, SpendingLimitReached
 from mcp_vega.job import OPERATOR, Job
@@ -52,10 +53,13 @@ def dollars(amount: Decimal | None, *, pretend: bool = False) -> str:
 
 @dataclass(frozen=True)
 class DailySpending:
-    """What was spent on a model on a UTC day: the calls, the US dollars, and how much of these is only estimated."""
+    """What was spent on a UTC day: the calls, the US dollars, and how much of these is only estimated.
+
+    `group` is the model or the owner that it was spent by.
+    """
 
     day: date
-    model: str
+    group: str
     calls: int
     usd: Decimal
     estimated_usd: Decimal
@@ -77,12 +81,14 @@ class Spending:
         (row,) = await self._database.read(lambda connection: connection.execute(queries.SPENT_SINCE, values))
         return _usd(row["spent"])
 
-    async def by_day(self) -> list[DailySpending]:
-        """What was spent on each model and UTC day, the last day first."""
-        found = await self._database.read(lambda connection: connection.execute(queries.SPENT_BY_DAY))
+    async def by_day(self, column: Literal["model", "owner"], since: date | None = None) -> list[DailySpending]:
+        """What was spent on each UTC day by each model or owner, the last day first."""
+        statement = queries.SPENT_BY_DAY.format(column=column)
+        values = {"since": since.isoformat() if since else ""}
+        found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [
             DailySpending(
-                date.fromisoformat(row["day"]), row["model"], row["calls"], _usd(row["spent"]), _usd(row["estimated"])
+                date.fromisoformat(row["day"]), row[column], row["calls"], _usd(row["spent"]), _usd(row["estimated"])
             )
             for row in found
         ]
@@ -124,7 +130,7 @@ def limit_reached(connection: Connection, job: Job, limit: Decimal | None) -> Sp
     """Why a job that there is no room for is refused."""
     return SpendingLimitReached(
         f"The call is likely to cost {dollars(job.parameters.expected_cost)}, and "
-        f"{dollars(spent_on(connection, job.created.date()))} of today's {dollars(limit)} are spent"
+        f"{dollars(spent_on(connection, job.created.date()))} of today's {dollars(limit)} (UTC) are spent"
     )
 
 

@@ -1,13 +1,13 @@
-"""`mcp-vega doctor --paid`: draws a few pictures, and compares all that is assumed of the API with its answers.
+"""`mcp-vega doctor --paid`: draws a few pictures, and compares the API's answers with what is assumed of them.
 
-command       asks, has it done, says what came of it
-trial         draws the pictures by way of the job service, and looks for the calls in the request history
-observation   what was seen meanwhile
-finding       an assumption, and what came of comparing it
-assumptions   every assumption, in the order of the page
-v1, v2        those about the answers to calls
-every_call    those about both: pictures, money, refusals
-history_rows  those about how the request history tells a call
-history_pages those about how it lists calls
-report        the page, and the file for whoever has to correct an assumption
+command       asks which pictures may be drawn, and prints the comparison
+trial         draws the pictures with the job service, and looks for the calls in the request history
+observation   everything that was seen meanwhile
+finding       an assumption, and the result of comparing it
+assumptions   all assumptions, in the order of the page
+v1, v2        the assumptions about the answers to calls
+every_call    the assumptions about both: pictures, money, refusals
+history_rows  the assumptions about a call's row in the request history
+history_pages the assumptions about how the history lists calls
+report        the page, and the file to attach to a report
 """

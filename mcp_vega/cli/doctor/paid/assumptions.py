@@ -1,4 +1,4 @@
-"""Every assumption, in the order of the page; last those that only time, money or bad luck would settle."""
+"""All assumptions, in the order of the page; the last ones could be tested only with time, money or failures."""
 
 from mcp_vega.cli.doctor.paid.every_call import EVERY_CALL
 from mcp_vega.cli.doctor.paid.finding import Assumption, not_tried
@@ -9,7 +9,7 @@ from mcp_vega.cli.doctor.paid.v2 import V2
 
 
 def _untried(name: str, documented: str, assumed: str, why: str) -> Assumption:
-    """An assumption that nothing here is done about."""
+    """An assumption that these calls do not test."""
     return Assumption(name, documented, assumed, "", lambda _: not_tried(why))
 
 
@@ -17,32 +17,32 @@ UNTRIED = (
     _untried(
         "only success is charged",
         "only HTTP 200 is billed",
-        "a 4xx and a job that FAILED without a cost are free; after a 5xx it is not known",
-        "no call is made to fail",
+        "a 4xx is free, and so is a FAILED job without a cost; a 5xx may be charged",
+        "no call was made to fail",
     ),
     _untried(
         "lost answers",
-        "the history lists every call, failed and unfinished ones included",
-        "a call whose answer was lost is in it within a day, however it ended",
-        "no answer is thrown away",
+        "the history lists every call, also failed and unfinished ones",
+        "it shows a call whose answer was lost within a day, however the call ended",
+        "no answer was thrown away",
     ),
     _untried(
         "repeated calls",
         "no idempotency key: each POST is a new call",
-        "the same, so that a call is sent again only if it surely did not run",
-        "it would be paid for twice",
+        "the same, so a call is retried only when it certainly did not run",
+        "it would be charged twice",
     ),
     _untried(
         "several pictures",
-        "samples up to 4 (Vega); by v1 in forms that are not known",
-        "they are asked for by v2, which names each in images; the history has a row for each",
-        "one picture of each kind is drawn",
+        "samples up to 4 (Vega); for v1 the form of the answer is not documented",
+        "v2 draws them and lists each in images; the history has a row for each",
+        "each call draws one picture",
     ),
     _untried(
         "records and pictures",
         "a job's record is kept for 1 hour, its picture for 7 days",
         "the same",
-        "it takes as long",
+        "the test would take that long",
     ),
 )
 

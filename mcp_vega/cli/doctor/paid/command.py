@@ -1,4 +1,4 @@
-"""Asks what may be drawn, has it drawn and compared, and says what came of it."""
+"""Asks which pictures may be drawn, draws them, and prints the comparison."""
 
 import json
 import sys
@@ -16,40 +16,40 @@ from mcp_vega.cli.doctor.paid import report
 from mcp_vega.cli.doctor.paid.finding import Verdict
 from mcp_vega.cli.doctor.paid.observation import Observations, Picture
 from mcp_vega.cli.doctor.paid.trial import PICTURES, try_out
-from mcp_vega.cli.output import write
+from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger.spending import dollars
 
-# US dollars that the pictures may cost together unless something else is said: three times what they cost on average.
+# US dollars that all pictures may cost together by default: about three times their average cost.
 MOST_USD = Decimal("0.02")
 
 
 def require_consent(options: Namespace, *, sandbox: bool) -> None:
-    """Raise `InvalidArguments` where there is nobody to ask whether something may be paid for."""
+    """Raise `InvalidArguments` if nobody can be asked whether pictures may be paid for."""
     if not (options.yes or sandbox or sys.stdin.isatty()):
         raise InvalidArguments(
-            "--paid asks before it draws, and there is no terminal to ask at: nothing was drawn", next_step="Add --yes"
+            "--paid asks before it draws, but stdin is not a terminal, so nothing was drawn", next_step="Add --yes"
         )
 
 
 def run_paid(
     options: Namespace, settings: Settings, secrets: Sequence[str], ask: Callable[[str], bool] | None = None
 ) -> int:
-    """Draw what the user agrees to, compare, and print the page, or JSON for programs.
+    """Draw the pictures that the user agrees to, compare, and print the page, or JSON.
 
     Args:
-        options: Of the command line.
-        settings: With the key to pay with.
-        secrets: What must not be shown.
-        ask: Puts a question to the user; by default at the terminal.
+        options: The options of the command line.
+        settings: The settings, with the key that pays.
+        secrets: Texts that must not be shown.
+        ask: Asks the user a question; by default at the terminal.
 
     Returns:
-        The exit code: 0 if all that was seen is as assumed, else 1.
+        The exit code: 0 if everything that was seen is as assumed, else 1.
 
     Raises:
-        VegaError: Nothing may be paid for, or nothing could be begun.
+        VegaError: No picture may be paid for, or no call could be begun.
     """
     log_to_stderr(settings)
     most_usd = MOST_USD if options.max_usd is None else options.max_usd
@@ -58,35 +58,35 @@ def run_paid(
         tell("Nothing was drawn.")
         return 1
     if settings.sandbox:
-        tell("The sandbox stands in for the API: nothing is paid, and nothing is seen of the real one.")
+        tell("The sandbox is used instead of the API: nothing is paid, and the result says nothing about the real API.")
     seen = anyio.run(_try_out, settings, agreed, most_usd)
     return show(seen, options, settings, secrets)
 
 
 def tell(text: str) -> None:
-    """Say what is being done, beside the page."""
+    """Say on stderr what is being done."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def _agreed(most_usd: Decimal, ask: Callable[[str], bool] | None) -> list[Picture]:
-    """The pictures that may be drawn; all that the limit has room for, where nobody is to be asked.
+    """The pictures that may be drawn: those within the limit that the user agrees to, or all of these without `ask`.
 
     Raises:
-        InvalidArguments: The limit has room for none.
+        InvalidArguments: The limit is less than any picture costs.
     """
     agreed: list[Picture] = []
     room = most_usd
     for picture in PICTURES:
         cost = picture.parameters.expected_cost
         if cost > room:
-            tell(f"{picture.name} is not drawn: at about {dollars(cost)} it would pass --max-usd {dollars(most_usd)}.")
+            tell(f"{picture.name} is not drawn: {dollars(cost)} is more than is left of --max-usd {dollars(most_usd)}.")
         elif ask is None or ask(f"Draw {picture.name}, for about {dollars(cost)}?"):
             agreed.append(picture)
             room -= cost
     if room == most_usd and all(picture.parameters.expected_cost > most_usd for picture in PICTURES):
-        said = f"--max-usd {dollars(most_usd)} is less than any picture costs: nothing was drawn"
-        raise InvalidArguments(said, next_step=f"Give --max-usd {dollars(MOST_USD)[1:]}, or leave it out")
+        said = f"--max-usd {dollars(most_usd)} is less than any picture costs, so nothing was drawn"
+        raise InvalidArguments(said, next_step=f"Set --max-usd {dollars(MOST_USD)[1:]}, or leave it out")
     return agreed
 
 
@@ -101,18 +101,18 @@ async def _try_out(settings: Settings, pictures: Sequence[Picture], most_usd: De
         return await until_signal(app.service, lambda: try_out(app, pictures, most_usd, tell))
 
 
-# ---- what came of it ----
+# ---- the result ----
 
 
 def show(seen: Observations, options: Namespace, settings: Settings, secrets: Sequence[str]) -> int:
-    """Print and write down what came of it; returns the exit code."""
-    # An error may name a file, and with it this machine's user.
+    """Print the comparison, and write it to a file; returns the exit code."""
+    # An error may name a file, whose path may have the user's name in it.
     folders = (settings.gallery_folder, settings.home_folder, tempfile.gettempdir())
     hidden = [*secrets, *map(str, folders)]
     rows = report.compare(seen, hidden)
     told = report.record(rows, seen, hidden, sandbox=settings.sandbox)
     text = json.dumps(told, indent=2, ensure_ascii=False)
-    write(text if options.json else "\n".join(report.page(rows)))
+    write(text if options.json else "\n".join(report.page(rows, terminal_width())))
     for drawn in seen.drawn:
         for image in drawn.job.images if drawn.job else ():
             tell(f"Kept: {image.path or image.uri}")
@@ -124,13 +124,13 @@ def show(seen: Observations, options: Namespace, settings: Settings, secrets: Se
 
 
 def _write_file(folder: Path, text: str) -> bool:
-    """Keep what came of it, for a report; whether that could be done."""
+    """Write the comparison to a file for a report; returns whether it was written."""
     file = folder / f"doctor-paid-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}.json"
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(f"{text}\n")
     except OSError as error:
-        tell(f"The comparison could not be written to {file}: {error.strerror}. What is printed is all of it.")
+        tell(f"The comparison could not be written to {file}: {error.strerror}. The printed one is complete.")
         return False
-    tell(f"Written: {file}. It holds no key, account, balance, id or path: attach it to a report.")
+    tell(f"Written: {file}. It contains no key, account, balance, id or path. You can attach it to a report.")
     return True

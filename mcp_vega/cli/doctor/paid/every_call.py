@@ -1,4 +1,4 @@
-"""What is assumed of every call: its picture, its money, its refusal."""
+"""The assumptions about every call: its picture, its cost, its refusal."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -21,7 +21,7 @@ from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.storage.ledger.spending import dollars
 
 BALANCES = ("credits", "free-credits")
-# How much dearer than the average a call may be before the estimates are no use.
+# If a call costs more than this many times the average, the estimates are useless.
 TOLERATED = 2
 
 
@@ -29,7 +29,7 @@ TOLERATED = 2
     "balance",
     documented="GET /v1/get-user-credits: credits and free-credits, US dollars",
     assumed="both, as numbers",
-    mend="Report it: `mcp-vega doctor` cannot tell the balance",
+    fix="Report it: `mcp-vega doctor` cannot show the balance",
 )
 def _balance(seen: Observations) -> Finding:
     answers = [each.response for each in seen.exchanges.get(BALANCE, ())]
@@ -44,8 +44,8 @@ def _balance(seen: Observations) -> Finding:
 @assumption(
     "pictures",
     documented="1024×1024, JPEG",
-    assumed="the same; PNG and WebP are kept as well",
-    mend="Nothing to change where the pictures are kept. Report it",
+    assumed="the same; PNG and WebP are accepted as well",
+    fix="Nothing to change if the pictures were kept. Report it",
 )
 def _pictures(seen: Observations) -> Finding:
     found = [
@@ -62,8 +62,9 @@ def _pictures(seen: Observations) -> Finding:
 @assumption(
     "seconds until a picture",
     documented="2.36 s for Vega, 1.68 s for VegaRT on average; a cold start takes up to 180 s",
-    assumed="less than MCP_VEGA_WAIT_SECONDS, for which a call of an agent waits",
-    mend="Raise MCP_VEGA_WAIT_SECONDS as far as your host waits; until then agents get a request id for check_job",
+    assumed="less than MCP_VEGA_WAIT_SECONDS: an agent's call waits that long",
+    fix="Raise MCP_VEGA_WAIT_SECONDS, but not above the time that your host waits. Until then agents get a request id "
+    "for check_job",
 )
 def _seconds(seen: Observations) -> Finding:
     found = [
@@ -76,9 +77,9 @@ def _seconds(seen: Observations) -> Finding:
 
 @assumption(
     "price",
-    documented="$0.00225 for Vega, $0.0020 for VegaRT on average; by the time it takes",
-    assumed=f"less than {TOLERATED} times that",
-    mend="Set MCP_VEGA_SPENDING_LIMIT_USD with room to spare: what a call will cost is estimated by the average",
+    documented="$0.00225 for Vega, $0.0020 for VegaRT on average; it depends on the time that the drawing takes",
+    assumed=f"less than {TOLERATED} times the average",
+    fix="Leave a margin in MCP_VEGA_SPENDING_LIMIT_USD: the cost of a call is estimated from the average",
 )
 def _price(seen: Observations) -> Finding:
     found = [
@@ -86,14 +87,14 @@ def _price(seen: Observations) -> Finding:
         for drawn in seen.drawn
         if drawn.job and drawn.job.images and (cost := drawn.job.receipt.cost) is not None
     ]
-    return together(found) if found else not_seen("no cost was told")
+    return together(found) if found else not_seen("no answer said the cost")
 
 
 @assumption(
     "charge",
     documented="nothing",
     assumed="the balance falls by what the calls say they cost",
-    mend="Report it, unless something else spent or paid in meanwhile: `mcp-vega jobs --spent` may be wrong",
+    fix="Report it, unless the account was used or topped up meanwhile: `mcp-vega jobs --spent` may be wrong",
 )
 def _charge(seen: Observations) -> Finding:
     balances = [_balance_of(each.response.fields) for each in seen.exchanges.get(BALANCE, ()) if each.response.ok]
@@ -105,12 +106,12 @@ def _charge(seen: Observations) -> Finding:
     # The balance may be rounded.
     unit = Decimal(1).scaleb(-max(_decimals(each) for balance in balances for each in balance))
     if unit > told and abs(fall) <= unit:
-        return not_seen(f"the balance is told to {dollars(unit)} only")
+        return not_seen(f"the API rounds the balance to {dollars(unit)}")
     return holds_if(abs(fall - told) <= max(unit, told / 100), f"{dollars(fall)} for calls of {dollars(told)}")
 
 
 def _balance_of(fields: dict[str, Any]) -> list[Decimal]:
-    """The parts of a balance that are told."""
+    """The parts of a balance that are numbers."""
     return [Decimal(str(fields[name])) for name in BALANCES if is_number(fields.get(name))]
 
 
@@ -121,8 +122,8 @@ def _decimals(number: Decimal) -> int:
 @assumption(
     "refusals",
     documented="an object with error, a text",
-    assumed="the same; other forms are looked through for words",
-    mend="Report it: the API's reason may be missing in errors",
+    assumed="the same; in other forms, texts are searched for",
+    fix="Report it: errors may lack the API's reason",
 )
 def _refusals(seen: Observations) -> Finding:
     def look(response: ApiResponse) -> Finding:
@@ -137,8 +138,8 @@ def _refusals(seen: Observations) -> Finding:
 @assumption(
     "rate limit",
     documented="HTTP 429 with x-rate-limit-reset-at-utc and no Retry-After; 5 requests a minute in the free plan",
-    assumed="the same; without a time it is tried again after 1 to 4 s",
-    mend="Set MCP_VEGA_REQUESTS_PER_MINUTE to what your plan allows, so that calls wait their turn here; and report it",
+    assumed="the same; if no time is given, the call is retried after 1 to 4 s",
+    fix="Set MCP_VEGA_REQUESTS_PER_MINUTE to the limit of your plan, so that calls wait here. Report it",
 )
 def _rate_limit(seen: Observations) -> Finding:
     def look(response: ApiResponse) -> Finding:

@@ -1,6 +1,6 @@
-"""An assumption about the API, and what came of comparing it with what was seen.
+"""An assumption about the API, and the result of comparing it with what was seen.
 
-Keys, ids and balances are in no finding: it is made to be shown to others.
+A finding contains no key, id or balance, because users show it to others.
 """
 
 import re
@@ -14,14 +14,14 @@ from mcp_vega.job import Route
 from mcp_vega.redaction import printable
 from mcp_vega.segmind.response import ApiResponse, error_text
 
-# Of a foreign word, the characters that are shown.
+# The most characters of a text from outside that are shown.
 WORD = 60
-# What an answer says of the account tells nothing of what is assumed of answers.
+# Errors about the account, which say nothing about the form of answers.
 ABOUT_THE_ACCOUNT = (errors.Unauthorized, errors.InsufficientCredits, errors.Forbidden, errors.RateLimited)
 
 
 class Verdict(StrEnum):
-    """How an assumption came out."""
+    """The result of comparing an assumption."""
 
     HOLDS = "holds"
     DIFFERS = "differs"
@@ -31,11 +31,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was observed; `mend` is what to do where that says more than the assumption's own."""
+    """What was observed; `fix` replaces the assumption's own if it says more."""
 
     verdict: Verdict
     observed: str
-    mend: str = ""
+    fix: str = ""
 
 
 Compare = Callable[[Observations], Finding]
@@ -43,26 +43,26 @@ Compare = Callable[[Observations], Finding]
 
 @dataclass(frozen=True)
 class Assumption:
-    """Something that is taken for granted of the API.
+    """Something that this software assumes of the API.
 
     Attributes:
-        name: What it is about.
+        name: Its subject.
         documented: What the vendor's documents, SDK or recorded answers say.
-        assumed: What this software goes by.
-        mend: What is to be done where the API does otherwise.
-        compare: Looks at what was seen.
+        assumed: What this software relies on.
+        fix: What the user should do if the API does something else.
+        compare: Compares it with what was seen.
     """
 
     name: str
     documented: str
     assumed: str
-    mend: str
+    fix: str
     compare: Compare
 
 
-def assumption(name: str, *, documented: str, assumed: str, mend: str) -> Callable[[Compare], Assumption]:
-    """Makes an assumption of the function that compares it."""
-    return lambda compare: Assumption(name, documented, assumed, mend, compare)
+def assumption(name: str, *, documented: str, assumed: str, fix: str) -> Callable[[Compare], Assumption]:
+    """A decorator that makes an assumption of the function that compares it."""
+    return lambda compare: Assumption(name, documented, assumed, fix, compare)
 
 
 # ---- findings ----
@@ -73,80 +73,80 @@ def holds(observed: str) -> Finding:
     return Finding(Verdict.HOLDS, observed)
 
 
-def differs(observed: str, mend: str = "") -> Finding:
-    """The finding that the API does otherwise."""
-    return Finding(Verdict.DIFFERS, observed, mend)
+def differs(observed: str, fix: str = "") -> Finding:
+    """The finding that the API does something else."""
+    return Finding(Verdict.DIFFERS, observed, fix)
 
 
 def holds_if(condition: object, observed: str) -> Finding:
-    """The finding that an assumption holds, or that the API does otherwise."""
+    """The finding that an assumption holds, or that the API does something else."""
     return holds(observed) if condition else differs(observed)
 
 
 def not_seen(observed: str) -> Finding:
-    """The finding that nothing was seen that would tell."""
+    """The finding that nothing was seen to compare with."""
     return Finding(Verdict.NOT_SEEN, observed)
 
 
 def not_tried(observed: str) -> Finding:
-    """The finding that nothing was done that would tell."""
+    """The finding that nothing was tried to compare with."""
     return Finding(Verdict.NOT_TRIED, observed)
 
 
 def together(findings: Iterable[Finding]) -> Finding:
-    """Findings of one kind as one: it differs if one does, and holds if one does and none differs."""
+    """Several findings as one: it differs if one of them differs; else it holds if one of them holds."""
     found = list(findings)
     order = [Verdict.DIFFERS, Verdict.HOLDS, Verdict.NOT_SEEN, Verdict.NOT_TRIED]
     verdict = min((each.verdict for each in found), key=order.index)
     observed = dict.fromkeys(each.observed for each in found)
-    mends = dict.fromkeys(each.mend for each in found if each.mend and each.verdict is verdict)
-    return Finding(verdict, "; ".join(observed), "; ".join(mends))
+    fixes = dict.fromkeys(each.fix for each in found if each.fix and each.verdict is verdict)
+    return Finding(verdict, "; ".join(observed), "; ".join(fixes))
 
 
 def of_each(
     seen: Observations, route: Route, answers: Answers, look: Callable[[Drawn, ApiResponse], Finding]
 ) -> Finding:
-    """What each of some answers to calls of a route says; where there are none, why."""
+    """The findings of answers to calls of a route, together; if there are no answers, the reason."""
     return together(look(drawn, exchange.response) for drawn, exchange in answers) if answers else absent(seen, route)
 
 
 def absent(seen: Observations, route: Route) -> Finding:
-    """Why there is nothing that would tell of calls of a route."""
+    """The reason why there are no answers to calls of a route."""
     for drawn in seen.drawn:
         if drawn.picture.route is route:
-            return not_seen(f"{drawn.picture.name} failed: {drawn.error.what}" if drawn.error else "no answer told it")
+            return not_seen(f"{drawn.picture.name} failed: {drawn.error.what}" if drawn.error else "no answer had it")
     reasons = [reason for name, reason in seen.left_out.items() if name.endswith(route)]
     return not_tried(reasons[0] if reasons else f"no picture was drawn by {route}")
 
 
 def refusal(drawn: Drawn, response: ApiResponse) -> Finding:
-    """What an answer to a paid call says that is no success."""
+    """The finding of an answer to a paid call that is not a success."""
     text = error_text(response)
     said = f"HTTP {response.status}" + (f": {text}" if text else "")
     return not_seen(said) if isinstance(drawn.error, ABOUT_THE_ACCOUNT) else differs(said)
 
 
-# ---- foreign words ----
+# ---- texts from outside ----
 
 
 def word(foreign: object) -> str:
-    """A foreign text made safe to show, and not too long."""
+    """A text from outside, made safe to show, and not too long."""
     text = printable(str(foreign))
     return f"{text[:WORD]}{'…' if len(text) > WORD else ''}"
 
 
 def names(foreign: Iterable[object]) -> str:
-    """Foreign names as a list for people."""
+    """Names from outside as a list for people."""
     return ", ".join(word(each) for each in foreign) or "none"
 
 
 def media_type(response: ApiResponse) -> str:
-    """What an answer says it is."""
+    """The media type of an answer."""
     return word(response.headers.get("content-type", "no content type").partition(";")[0].strip())
 
 
 def form_of_id(text: str) -> str:
-    """What an id looks like, without the id."""
+    """The form of an id, without the id itself."""
     if re.fullmatch("[0-9a-f]{32}", text):
         return "32 hex digits"
     is_uuid = re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text)
@@ -154,13 +154,13 @@ def form_of_id(text: str) -> str:
 
 
 def host_of(url: object) -> str:
-    """An address without what may be an id in it."""
+    """The host of an address, without parts that may contain an id."""
     found = re.match(r"https?://[^/?#@]+", str(url))
     return word(found[0]) if found else "no address"
 
 
 def allow(urls: Iterable[str]) -> str:
-    """What lets pictures be fetched from where they are; empty where nothing does."""
+    """The setting that lets pictures be fetched from these addresses; empty if no setting does."""
     hosts = [word(found[1]) for url in urls if (found := re.match(r"https://([^/:?#@]+)(?=[/?#]|$)", url))]
     return f"If you trust it, add {names(dict.fromkeys(hosts))} to MCP_VEGA_MEDIA_HOSTS" if hosts else ""
 

@@ -1,4 +1,4 @@
-"""What is assumed of how the request history lists calls: by this it is known that one is not in it."""
+"""The assumptions about how the request history lists calls: they are needed to know that a call is not in it."""
 
 import json
 from datetime import datetime, timedelta
@@ -22,16 +22,16 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.response import error_text
 
 UNREAD = not_seen("the history could not be read")
-# The rows that a page has at most, however many are asked for.
+# The most rows that the API puts on a page.
 LARGEST_PAGE = 100
 
 
 @assumption(
     "history: address",
     documented="GET https://api.spotprod.segmind.com/inference-request/request-history, with the same key",
-    assumed="it answers there, with HTTP 200",
-    mend="Set SEGMIND_HISTORY_URL to where the history is, if you know it: without it a call whose answer is lost "
-    "stays “unknown”. Report it",
+    assumed="it answers with HTTP 200",
+    fix="Set SEGMIND_HISTORY_URL to the history's address if you know it: without the history, a call whose answer is "
+    "lost stays “unknown”. Report it",
 )
 def _address(seen: Observations) -> Finding:
     answers = seen.of_history(LOOKS, AGAIN)
@@ -45,7 +45,7 @@ def _address(seen: Observations) -> Finding:
 
 
 def _problem(problem: SegmindError) -> Finding:
-    """What a question says that was answered otherwise than hoped: nothing, where it was asked too often."""
+    """The finding of a question that failed; nothing is known if the API was asked too often."""
     return not_seen(problem.what) if isinstance(problem, RateLimited) else differs(problem.what)
 
 
@@ -53,7 +53,7 @@ def _problem(problem: SegmindError) -> Finding:
     "history: form",
     documented="an object with data, a list of rows, and paging",
     assumed="the same, or the list alone",
-    mend="Report it: without it a call whose answer is lost stays “unknown”",
+    fix="Report it: if the history cannot be read, a call whose answer is lost stays “unknown”",
 )
 def _form(seen: Observations) -> Finding:
     answers = [each.response for each in seen.of_history(LOOKS, AGAIN) if each.response.ok]
@@ -61,7 +61,7 @@ def _form(seen: Observations) -> Finding:
     found = [
         holds_if(
             isinstance(each.fields.get("data"), list),
-            f"an object with {names(each.fields)}" if each.fields else "no object",
+            f"an object with {names(each.fields)}" if each.fields else "not an object",
         )
         for each in answers
     ]
@@ -71,21 +71,21 @@ def _form(seen: Observations) -> Finding:
 @assumption(
     "history: clock",
     documented="HTTP's header Date",
-    assumed=f"every answer has it, and this machine's clock agrees with it to {SKEW.total_seconds() / 60:.0f} minutes",
-    mend="Set this machine's clock; if there is no header, report it: nothing proves then that a lost call never ran",
+    assumed=f"every answer has it, within {SKEW.total_seconds() / 60:.0f} minutes of this machine's clock",
+    fix="Set this machine's clock. If the header is missing, report it: nothing then proves that a lost call never ran",
 )
 def _clock(seen: Observations) -> Finding:
     answers = [each for each in seen.of_history(LOOKS, AGAIN) if each.response.ok]
     if not answers:
         return not_seen("the history could not be read")
     if not all(each.response.headers.get("date") for each in answers):
-        return differs("there is no Date")
+        return differs("the header Date is missing")
     error = clock_error(seen)
-    return holds_if(abs(error) < SKEW, f"the API's is {signed(error)} beside this machine's")
+    return holds_if(abs(error) < SKEW, f"the API's clock is {signed(error)} from this machine's")
 
 
 def clock_error(seen: Observations) -> timedelta:
-    """How far the API's clock is ahead of this machine's, where it tells that."""
+    """How far the API's clock is ahead of this machine's; 0 if the API does not say its time."""
     for answer in seen.of_history(LOOKS, AGAIN):
         moment = _http_date(answer.response.headers.get("date"))
         if moment:
@@ -108,9 +108,9 @@ def signed(apart: timedelta) -> str:
 
 @assumption(
     "history: rows of a call",
-    documented="one for each picture, each with the whole cost",
-    assumed="the same; they are one call by their request_id",
-    mend="Report it: costs are not affected, rows of one id count once",
+    documented="one for each picture, each with the cost of the call",
+    assumed="the same; rows with the same request_id are one call",
+    fix="Report it. Costs stay right: rows with the same id count once",
 )
 def _rows(seen: Observations) -> Finding:
     found = [
@@ -129,12 +129,12 @@ def _nothing_shown(seen: Observations) -> Finding:
     "history: second look",
     documented="nothing",
     assumed="it shows the same calls with the same values",
-    mend="Report it: that a call never ran is concluded from two looks that agree",
+    fix="Report it: only two looks that agree prove that a call never ran",
 )
 def _second_look(seen: Observations) -> Finding:
     def look(drawn: Drawn) -> Finding:
         if not drawn.again:
-            return differs("a call was no longer there")
+            return differs("a call was missing at the second look")
         one, other = _values(drawn.rows), _values(drawn.again)
         changed = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
         return differs(f"other values of {names(changed)}") if changed else holds("the same")
@@ -144,16 +144,16 @@ def _second_look(seen: Observations) -> Finding:
 
 
 def _values(rows: list[HistoryRow]) -> dict[str, list[object]]:
-    """The values of some rows, by the names of their fields."""
+    """The values of rows, by the names of their fields."""
     fields = [json.loads(row.text) for row in rows]
     return {name: [each.get(name) for each in fields] for name in {name for each in fields for name in each}}
 
 
 @assumption(
     "history: one call",
-    documented="…/request-history/{request_id}: a call of one's own, of any age",
+    documented="…/request-history/{request_id}: one call of the account, of any age",
     assumed="the same call with the same values, or HTTP 404",
-    mend="Report it: a job that was left for more than a month cannot be looked up",
+    fix="Report it: a job that nobody worked on for more than a month cannot be looked up",
 )
 def _one_call(seen: Observations) -> Finding:
     def look(drawn: Drawn) -> Finding:
@@ -169,13 +169,13 @@ def _one_call(seen: Observations) -> Finding:
 
 @assumption(
     "history: calls of a model",
-    documented="model_name: a part of the model's name",
-    assumed="asked for the slug, it shows the model's calls",
-    mend="Nothing to set: a lost call is then found at a later look, among the calls of all models. Report it",
+    documented="the parameter model_name: a part of the model's name",
+    assumed="with the slug, it shows the model's calls",
+    fix="Nothing to set: a later look finds a lost call among the calls of all models. Report it",
 )
 def _of_model(seen: Observations) -> Finding:
     found = [
-        holds_if(drawn.of_model, f"{drawn.picture.name} is{'' if drawn.of_model else ' not'} among them")
+        holds_if(drawn.of_model, f"{drawn.picture.name} is{'' if drawn.of_model else ' not'} among these calls")
         for drawn in seen.drawn
         if drawn.of_model is not None
     ]
@@ -186,7 +186,7 @@ def _of_model(seen: Observations) -> Finding:
     "history: total",
     documented="in the SDK's tests",
     assumed="total, the number of all rows",
-    mend="Report it: until then the end of the history is known by an empty page, or by calls that are older",
+    fix="Report it. Until then the history ends for this software at an empty page, or at calls that are older",
 )
 def _total(seen: Observations) -> Finding:
     if seen.listing is None:
@@ -194,17 +194,17 @@ def _total(seen: Observations) -> Finding:
     told = [each.response.fields.get("total") for each in seen.of_history(AGAIN) if each.response.ok]
     totals = [each for each in told if isinstance(each, int)]
     if not totals or len(totals) < len(told):
-        return differs("there is none")
-    # It may be read as far as it matters, and others may call with the same key meanwhile.
+        return differs("total is missing")
+    # The history is read only as far back as needed, and others may call with the same key meanwhile.
     whole = max(totals) >= len(seen.listing)
-    return holds_if(whole, f"{names(dict.fromkeys(totals))}, and {len(seen.listing)} rows were read")
+    return holds_if(whole, f"{names(dict.fromkeys(totals))}; {len(seen.listing)} rows were read")
 
 
 @assumption(
     "history: page size",
     documented=f"per_page, 1 to {LARGEST_PAGE}",
-    assumed="a page has as many rows as were asked for, if there are so many",
-    mend="Nothing to set: a page that is shorter than asked is not taken for the last one. Report it",
+    assumed="a page has as many rows as asked for, if the history has that many",
+    fix="Nothing to set: a shorter page does not count as the last one. Report it",
 )
 def _page_size(seen: Observations) -> Finding:
     answers = [each.response for each in seen.of_history(AGAIN) if each.response.ok]
@@ -218,7 +218,7 @@ def _page_size(seen: Observations) -> Finding:
 
 
 def _single(seen: Observations) -> dict[int, list[object]]:
-    """The rows of the pages that were to have one row each, by the page's number; refused pages have none."""
+    """The rows of the pages of one row each, by the page's number; a refused page has none."""
     pages: dict[int, list[object]] = {}
     for number, doing in PAGES.items():
         for each in seen.of_history(doing):
@@ -229,36 +229,36 @@ def _single(seen: Observations) -> dict[int, list[object]]:
 
 @assumption(
     "history: pages",
-    documented="page",
-    assumed="they count from 1, and each goes on where the one before ended",
-    mend="Nothing to set: a thorough look asks for page 0, too. Report it",
+    documented="the parameter page",
+    assumed="the first page is 1, and each page continues the one before",
+    fix="Nothing to set: a thorough look asks for page 0 as well. Report it",
 )
 def _pages(seen: Observations) -> Finding:
     pages = _single(seen)
     if seen.listing is None or not any(pages.values()):
-        return UNREAD if seen.listing is None else not_seen("they were empty")
+        return UNREAD if seen.listing is None else not_seen("the pages were empty")
     zero, first, second = (pages.get(number, []) for number in PAGES)
     if zero and zero != first:
-        return differs("page 0 has a row that page 1 has not")
-    said = "page 0 repeats page 1" if zero else "page 0 has none"
+        return differs("page 0 has a row that page 1 does not have")
+    said = "page 0 repeats page 1" if zero else "page 0 is empty"
     if len(seen.listing) < 2:
         return holds(said)
     goes_on = second and second != first
-    return holds_if(goes_on, f"page 2 {'goes on' if goes_on else 'does not go on'}, {said}")
+    return holds_if(goes_on, f"page 2 {'continues' if goes_on else 'does not continue'} page 1; {said}")
 
 
 @assumption(
     "history: order",
     documented="sort_by=model_created and sort_order=desc: newest first",
     assumed="the same",
-    mend="Nothing to set: rows in another order are read to the last page. Report it",
+    fix="Nothing to set: in another order, all pages are read. Report it",
 )
 def _order(seen: Observations) -> Finding:
     if seen.listing is None:
         return UNREAD
     times = [row.created for row in seen.listing if row.created]
     if len({*times}) < 2:
-        return not_seen("there are not two calls with a time")
+        return not_seen("fewer than two calls have a time")
     is_so = times == sorted(times, reverse=True)
     return holds_if(is_so, "newest first" if is_so else "oldest first" if times == sorted(times) else "in no order")
 

@@ -1,4 +1,4 @@
-"""What is assumed of how the request history tells a call: by this a call is found again whose answer was lost."""
+"""The assumptions about a call's row in the history: they are needed to find a call whose answer was lost."""
 
 import json
 from ast import literal_eval
@@ -30,15 +30,15 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.values import as_object
 from mcp_vega.storage.ledger.spending import dollars
 
-# For so many seconds a call whose answer was lost is looked for while its caller waits.
+# While a caller waits, a call whose answer was lost is searched for this many seconds.
 SOON = sum(LOOKS_FOR_LOST_CALLS)
 NEEDED = {"request_id", "model_name", "model_status", "model_created", "credits_deduction", "generation_url"}
-# Longer than any inputs of ours.
+# More than any call's inputs have.
 INPUTS_LENGTH = 100_000
 
 
 def _of_rows(seen: Observations, look: Callable[[Drawn, Job, HistoryRow], Finding]) -> Finding:
-    """What the first row of each call says."""
+    """The findings of the first row of each call, together."""
     shown = [(drawn, drawn.job, drawn.rows[0]) for drawn in seen.drawn if drawn.job and drawn.rows]
     if shown:
         return together(look(*each) for each in shown)
@@ -58,8 +58,8 @@ def _fields(row: HistoryRow) -> dict[str, Any]:
 @assumption(
     "history: delay",
     documented="nothing",
-    assumed=f"a call shows within {SOON} s: for so long it is looked for at once, and within a day in any case",
-    mend="Nothing to set: an answer that was lost stays “unknown” for longer, and is looked up again after minutes, "
+    assumed=f"a call appears within {SOON} s, while it is searched for, and in any case within a day",
+    fix="Nothing to set: a call whose answer was lost stays “unknown” for longer. It is looked up again after minutes, "
     "hours and a day. Do not repeat such a call. Report it",
 )
 def _delay(seen: Observations) -> Finding:
@@ -79,7 +79,7 @@ def _delay(seen: Observations) -> Finding:
     documented="request_id, model_name, model_status, credits_deduction, request_body, generation_url, latency_ms, "
     "model_created, error",
     assumed=", ".join(sorted(NEEDED)),
-    mend="Report it: what is missing cannot be told of a call whose answer was lost",
+    fix="Report it: what is missing stays unknown for a call whose answer was lost",
 )
 def _names(seen: Observations) -> Finding:
     def look(_drawn: Drawn, _job: Job, row: HistoryRow) -> Finding:
@@ -92,15 +92,15 @@ def _names(seen: Observations) -> Finding:
 @assumption(
     "history: id",
     documented="request_id",
-    assumed="the id that the call's own answer told",
-    mend="Report it: calls are then found by seed and prompt alone",
+    assumed="the id in the call's own answer",
+    fix="Report it: calls are then found only by seed and prompt",
 )
 def _id(seen: Observations) -> Finding:
     def look(_: Drawn, job: Job, row: HistoryRow) -> Finding:
         if job.remote_id is None:
-            return not_seen("the call's answer told none")
+            return not_seen("the call's answer had none")
         is_same = row.request_id == job.remote_id
-        return holds_if(is_same, "the same as in the answer" if is_same else "another one than in the answer")
+        return holds_if(is_same, "the same as in the answer" if is_same else "not the one in the answer")
 
     return _of_rows(seen, look)
 
@@ -108,8 +108,8 @@ def _id(seen: Observations) -> Finding:
 @assumption(
     "history: model",
     documented="model_name",
-    assumed="the slug that was called",
-    mend="Report it: the models' titles are known as well, other names make a call harder to find",
+    assumed="the slug of the model that was called",
+    fix="Report it: with a name that is neither the slug nor the title, a call is harder to find",
 )
 def _model(seen: Observations) -> Finding:
     return _of_rows(seen, lambda _, job, row: holds_if(row.model == job.model, word(row.model or "missing")))
@@ -117,9 +117,9 @@ def _model(seen: Observations) -> Finding:
 
 @assumption(
     "history: inputs",
-    documented="request_body: the inputs as sent, as a text of JSON or of a Python dictionary",
-    assumed="the same, prompt and seed at its top",
-    mend="Report it: they are found further down, too; without them a lost call cannot be told from others",
+    documented="request_body: the inputs as sent, as a text: JSON or a Python dictionary",
+    assumed="the same, with prompt and seed at the top level",
+    fix="Report it: deeper levels are searched as well, but without inputs a lost call cannot be recognized",
 )
 def _inputs(seen: Observations) -> Finding:
     def look(_: Drawn, job: Job, row: HistoryRow) -> Finding:
@@ -133,7 +133,7 @@ def _inputs(seen: Observations) -> Finding:
 
 
 def _read(told: Any) -> tuple[str, dict[str, Any]]:
-    """What kind of a thing a call's inputs are, and the inputs where it is one of the documented."""
+    """The form of a call's inputs, and the inputs themselves if the form is a documented one."""
     if not isinstance(told, str):
         return ("an object" if isinstance(told, dict) else "missing" if told is None else "a value"), {}
     for kind, parse in (("JSON", json.loads), ("a Python dictionary", literal_eval)):
@@ -150,7 +150,7 @@ def _read(told: Any) -> tuple[str, dict[str, Any]]:
     "history: seed",
     documented="in the inputs",
     assumed="the seed that was sent, all 15 digits of it",
-    mend="Report it: by the seed a call is known; without it a lost call stays “unknown”",
+    fix="Report it: a call is recognized by its seed; without the seed, a lost call stays “unknown”",
 )
 def _seed(seen: Observations) -> Finding:
     def look(_: Drawn, job: Job, row: HistoryRow) -> Finding:
@@ -165,12 +165,12 @@ def _seed(seen: Observations) -> Finding:
 @assumption(
     "history: recognition",
     documented="nothing",
-    assumed="a call whose answer was lost is known by model, seed and prompt",
-    mend="Report it: until then a call whose answer is lost stays “unknown”, and counts as spent. Do not repeat it",
+    assumed="a call whose answer was lost is recognized by model, seed and prompt",
+    fix="Report it. Until then a call whose answer is lost stays “unknown” and counts as spent. Do not repeat it",
 )
 def _recognition(seen: Observations) -> Finding:
     def look(_: Drawn, job: Job, row: HistoryRow) -> Finding:
-        return holds("it is") if is_call_of(row, job) else differs("it is not")
+        return holds("recognized") if is_call_of(row, job) else differs("not recognized")
 
     return _of_rows(seen, look)
 
@@ -179,7 +179,7 @@ def _recognition(seen: Observations) -> Finding:
     "history: state",
     documented="model_status: COMPLETED, FAILED or PENDING",
     assumed="COMPLETED for a call that ran, FAILED for one that failed",
-    mend="Report it: a lost call may be thought to be running still",
+    fix="Report it: a lost call may be taken for one that is still running",
 )
 def _state(seen: Observations) -> Finding:
     def look(drawn: Drawn, job: Job, row: HistoryRow) -> Finding:
@@ -194,19 +194,19 @@ def _state(seen: Observations) -> Finding:
 @assumption(
     "history: time",
     documented="model_created, a time stamp",
-    assumed="when the call came, in ISO 8601 with its time zone",
-    mend="Nothing to set: a time without a zone is taken for one of any zone. Calls whose seed you chose yourself are "
-    "then told apart less surely. Report it",
+    assumed="the time of the call, in ISO 8601 with a time zone",
+    fix="Nothing to set: a time without a zone may be in any zone. Two calls with the same seed of your own are then "
+    "harder to tell apart. Report it",
 )
 def _time(seen: Observations) -> Finding:
     def look(drawn: Drawn, _: Job, row: HistoryRow) -> Finding:
         told = _fields(row).get("model_created")
         if row.created is None:
-            return differs(f"no time that can be read: {word(told)}")
-        zone = "" if row.names_zone else "it names no zone, and is "
+            return differs(f"not a readable time: {word(told)}")
+        zone = "" if row.names_zone else "without a zone; "
         apart = row.created - drawn.begun
         near = min(abs(apart), abs(apart - clock_error(seen))) < SKEW
-        said = f"{zone}{signed(apart)} beside this machine's clock"
+        said = f"{zone}{signed(apart)} from this machine's clock"
         return holds_if(near and row.names_zone, said)
 
     return _of_rows(seen, look)
@@ -215,15 +215,15 @@ def _time(seen: Observations) -> Finding:
 @assumption(
     "history: cost",
     documented="credits_deduction, US dollars",
-    assumed="what the call's own answer said that it cost",
-    mend="Report it: `mcp-vega jobs --spent` may be wrong about calls whose answer was lost",
+    assumed="the cost in the call's own answer",
+    fix="Report it: `mcp-vega jobs --spent` may be wrong about calls whose answer was lost",
 )
 def _cost(seen: Observations) -> Finding:
     def look(_: Drawn, job: Job, row: HistoryRow) -> Finding:
         if job.receipt.cost is None:
-            return not_seen("the call's answer told none")
+            return not_seen("the call's answer had none")
         told = _fields(row).get("credits_deduction")
-        return holds_if(row.cost == job.receipt.cost, f"{word(told)}, in the answer {dollars(job.receipt.cost)}")
+        return holds_if(row.cost == job.receipt.cost, f"{word(told)}; in the answer {dollars(job.receipt.cost)}")
 
     return _of_rows(seen, look)
 
@@ -231,22 +231,22 @@ def _cost(seen: Observations) -> Finding:
 @assumption(
     "history: picture",
     documented="generation_url",
-    assumed="the address of the call's picture, at a host that pictures may be fetched from",
-    mend="Report it: a picture whose answer was lost cannot be fetched",
+    assumed="the address of the call's picture, on a host from which pictures may be fetched",
+    fix="Report it: the picture of a call whose answer was lost cannot be fetched",
 )
 def _picture(seen: Observations) -> Finding:
     def look(drawn: Drawn, _: Job, row: HistoryRow) -> Finding:
         if isinstance(drawn.error, GenerationFailed):
             return not_seen("the call failed")
         if not row.urls:
-            return differs("there is none")
+            return differs("the address is missing")
         url = row.urls[0]
         if not seen.may_fetch.get(url):
-            return differs(f"at {host_of(url)}, which may not be fetched from", allow([url]))
+            return differs(f"on {host_of(url)}, from which pictures may not be fetched", allow([url]))
         if not drawn.fetched:
-            return differs(f"at {host_of(url)}, which gives none: {seen.problems[PICTURE].what}")
-        compared = {True: "the very bytes", False: "in other bytes", None: "with nothing to compare it with"}
-        return holds(f"at {host_of(url)}, {compared[drawn.same_picture]}")
+            return differs(f"on {host_of(url)}, but it cannot be fetched: {seen.problems[PICTURE].what}")
+        compared = {True: "the same bytes", False: "other bytes", None: "the kept one could not be read"}
+        return holds(f"on {host_of(url)}: {compared[drawn.same_picture]}")
 
     return _of_rows(seen, look)
 

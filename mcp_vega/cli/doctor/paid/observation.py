@@ -1,4 +1,4 @@
-"""What was seen of the API: every answer as it came, and what became of each call."""
+"""What was seen of the API: every answer, unchanged, and the result of each call."""
 
 import re
 from collections import defaultdict
@@ -15,7 +15,7 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.response import Exchange
 from mcp_vega.segmind.values import as_object
 
-# What is being done while an answer comes, beside the drawing of a picture; the last is for what was asked too often.
+# What is done while an answer comes, besides drawing a picture. The last one is for every answer with HTTP 429.
 BALANCE, LOOKS, AGAIN, FILTER, ENTRY, PICTURE, UNKNOWN_ID, TOO_MANY = (
     "balance",
     "history",
@@ -32,34 +32,34 @@ PAGES = {number: f"history, page {number} of one row" for number in (0, 1, 2)}
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be drawn, and by which way."""
+    """A picture that can be drawn, and its route."""
 
     parameters: Parameters
     route: Route
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name on the page."""
         return f"{self.parameters.title.removeprefix('Segmind-')} by {self.route}"
 
 
 @dataclass
 class Drawn:
-    """A picture for which a call was begun, or refused here.
+    """A picture for which a call was begun, or was refused on this machine.
 
     Attributes:
-        picture: What was to be drawn.
-        begun: When that was begun (UTC).
-        seconds: How long it took.
-        job: How its job ended; None where none could be begun.
+        picture: The picture.
+        begun: When the call was begun (UTC).
+        seconds: How long the call took.
+        job: The job as it ended; None if no job could be begun.
         error: Why there is no picture.
-        rows: The rows of its call in the request history, at the first look that showed it.
-        shown_after: How many seconds after its end that look was.
-        again: Its rows at the last look.
-        of_model: Whether the history shows it among the calls of its model; None where it could not be asked.
-        entry: What the history told when it was asked for this call alone.
+        rows: The call's rows in the request history, at the first look that showed the call.
+        shown_after: How many seconds after the end of the call that look was.
+        again: The call's rows at the last look.
+        of_model: Whether the history shows the call among the calls of its model; None if it could not be asked.
+        entry: The history's answer when it was asked for this call alone.
         fetched: Whether a picture could be fetched from the address in the history.
-        same_picture: Whether it was the one that is kept, to the byte; None where there is none to compare.
+        same_picture: Whether that picture has the same bytes as the kept one; None if there is none to compare.
     """
 
     picture: Picture
@@ -77,7 +77,7 @@ class Drawn:
 
     @property
     def cost(self) -> Decimal:
-        """What it cost, as far as that is known, else the estimate (US dollars)."""
+        """The cost of the call or, if it is not known, the estimate (US dollars)."""
         if self.job is None or self.job.charged is Charged.NO:
             return Decimal(0)
         told = self.job.receipt.cost
@@ -90,19 +90,20 @@ Answers = list[tuple[Drawn, Exchange]]
 
 @dataclass
 class Observations:
-    """All that was seen.
+    """Everything that was seen.
 
     Attributes:
         base_url: The API's address.
-        history_url: The request history's.
+        history_url: The request history's address.
         wait_seconds: How long a call of an agent waits for its picture.
+        doing: What is done at the moment.
         drawn: The pictures that were begun.
-        left_out: Why others were not, by name.
-        exchanges: The answers, by what was being done while they came.
-        problems: What questions ended with that were answered otherwise than hoped, or not at all.
-        listing: The rows of the history at the last look; None where it could not be read.
-        gap: Why there may be more of them.
-        may_fetch: The addresses of pictures that were named, and whether the settings allow them.
+        left_out: Why other pictures were not begun, by name.
+        exchanges: The answers, by what was done while they came.
+        problems: The errors of questions that failed, by what was done.
+        listing: The rows of the history at the last look; None if it could not be read.
+        gap: Why the history may have more rows.
+        may_fetch: The addresses of pictures in the answers, and whether the settings allow fetching from them.
     """
 
     base_url: str
@@ -123,7 +124,7 @@ class Observations:
 
     @property
     def cost(self) -> Decimal:
-        """What all pictures cost, as far as that is known (US dollars)."""
+        """The cost of all pictures; estimates are used for costs that are not known (US dollars)."""
         return sum((each.cost for each in self.drawn), Decimal(0))
 
     # ---- answers ----
@@ -155,7 +156,7 @@ class Observations:
         return [(drawn, each) for drawn, each in found if not self.is_of_api(each)]
 
     def of_history(self, *doing: str) -> list[Exchange]:
-        """The answers of the request history to some questions."""
+        """The answers of the request history to these questions."""
         found = (each for name in doing for each in self.exchanges.get(name, ()))
         return [each for each in found if each.url.startswith(self.history_url)]
 
@@ -165,7 +166,7 @@ class Observations:
         return sorted(found, key=lambda each: each.ended)
 
     def is_of_api(self, exchange: Exchange) -> bool:
-        """Whether an answer is the API's or its history's, and not one at the address of a picture."""
+        """Whether an answer came from the API or its history, not from the address of a picture."""
         return exchange.url.startswith((f"{self.base_url}/v1/", f"{self.base_url}/v2/", self.history_url))
 
 

@@ -1,6 +1,6 @@
-"""What came of the comparison: a page for people, and a file that can be attached to a report.
+"""The comparison as a page for people, and as a file that can be attached to a report.
 
-Neither has a key, an id, a balance or a path in it: of the answers it tells the form, not the values.
+Neither contains a key, an id, a balance or a path. They show the form of the answers, not the values.
 """
 
 import re
@@ -19,10 +19,11 @@ from mcp_vega.cli.doctor.paid.observation import Observations
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.segmind.response import Exchange
 
-WIDTH = 100
-# Columns before a line's text.
+# The columns of the page: as many as the terminal has, but within these limits.
+LEAST_WIDTH, WIDTH = 40, 100
+# The columns in front of a line's text.
 MARGIN, LABEL = 11, 12
-# How deep the form of a body is told, and how many of an object's fields.
+# How many levels of a body are shown, and how many fields of an object.
 DEPTH, FIELDS = 5, 40
 # Shorter than any id of a call.
 SHORT = 8
@@ -30,18 +31,18 @@ SHORT = 8
 
 @dataclass(frozen=True)
 class Row:
-    """An assumption and what was observed; `mend` is empty unless that differs."""
+    """An assumption and what was observed; `fix` is empty unless they differ."""
 
     name: str
     documented: str
     assumed: str
     observed: str
     verdict: Verdict
-    mend: str
+    fix: str
 
 
 def compare(seen: Observations, secrets: Iterable[str]) -> list[Row]:
-    """Compare every assumption with what was seen; no secret is in what is said."""
+    """Compare every assumption with what was seen; the rows contain none of the secrets."""
     hidden = [*secrets]
     return [_row(each, seen, hidden) for each in ASSUMPTIONS]
 
@@ -49,11 +50,11 @@ def compare(seen: Observations, secrets: Iterable[str]) -> list[Row]:
 def _row(assumption: Assumption, seen: Observations, secrets: Sequence[str]) -> Row:
     try:
         found = assumption.compare(seen)
-    except Exception as error:  # noqa: BLE001  what was paid for is told, whatever the API said
+    except Exception as error:  # noqa: BLE001  an odd answer must not hide the other rows
         found = differs(f"it could not be compared ({type(error).__name__})", "Report it")
-    mend = (found.mend or assumption.mend) if found.verdict is Verdict.DIFFERS else ""
-    observed, mend = (_clean(text, seen, secrets) for text in (found.observed, mend))
-    return Row(assumption.name, assumption.documented, assumption.assumed, observed, found.verdict, mend)
+    fix = (found.fix or assumption.fix) if found.verdict is Verdict.DIFFERS else ""
+    observed, fix = (_clean(text, seen, secrets) for text in (found.observed, fix))
+    return Row(assumption.name, assumption.documented, assumption.assumed, observed, found.verdict, fix)
 
 
 def _clean(text: str, seen: Observations, secrets: Sequence[str]) -> str:
@@ -63,7 +64,7 @@ def _clean(text: str, seen: Observations, secrets: Sequence[str]) -> str:
 
 
 def _ids(seen: Observations) -> Iterator[str]:
-    """The ids of calls, in whichever answer they were told."""
+    """The ids of calls, from all answers."""
     for drawn in seen.drawn:
         told = [drawn.job.remote_id, drawn.job.local_id] if drawn.job else []
         told += [row.request_id for row in (*drawn.rows, *drawn.again)]
@@ -74,13 +75,14 @@ def _ids(seen: Observations) -> Iterator[str]:
 # ---- for people ----
 
 
-def page(rows: Sequence[Row]) -> list[str]:
-    """The rows, and what is to be done."""
+def page(rows: Sequence[Row], terminal: int | None) -> list[str]:
+    """The rows, and what the user should do, as lines that fit the terminal, if there is one."""
+    width = max(min(terminal or WIDTH, WIDTH), LEAST_WIDTH)
     lines: list[str] = []
     for row in rows:
         lines.append(f"{row.verdict:{MARGIN}}{row.name}")
         for label in ("documented", "assumed", "observed"):
-            text = wrap(getattr(row, label), WIDTH - MARGIN - LABEL, break_on_hyphens=False) or ["–"]
+            text = wrap(getattr(row, label), width - MARGIN - LABEL, break_on_hyphens=False) or ["–"]
             lines.append(f"{'':{MARGIN}}{label:{LABEL}}{text[0]}")
             lines += [f"{'':{MARGIN + LABEL}}{more}" for more in text[1:]]
     counts = {verdict: sum(row.verdict is verdict for row in rows) for verdict in Verdict}
@@ -89,15 +91,15 @@ def page(rows: Sequence[Row]) -> list[str]:
     if wrong:
         lines.append("What to do:")
         for row in wrong:
-            lines += wrap(f"- {row.name}: {row.mend}.", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            lines += wrap(f"- {row.name}: {row.fix}.", width, subsequent_indent="  ", break_on_hyphens=False)
     return lines
 
 
-# ---- for programs ----
+# ---- as JSON ----
 
 
 def record(rows: Sequence[Row], seen: Observations, secrets: Iterable[str], *, sandbox: bool) -> dict[str, Any]:
-    """All of it as JSON: the rows, the pictures, and the form of each answer."""
+    """Everything as JSON: the rows, the pictures, and the form of each answer."""
     hidden = [*secrets]
     told = {
         "mcp_vega": __version__,
@@ -136,7 +138,7 @@ def _answer(doing: str, exchange: Exchange, seen: Observations) -> dict[str, Any
 
 
 def _template(exchange: Exchange, seen: Observations) -> str:
-    """An address without ids; of a picture's the host alone."""
+    """An address without ids; of a picture's address, the host alone."""
     url = urlsplit(exchange.url)
     if not seen.is_of_api(exchange):
         return f"{url.scheme}://{url.netloc}/…"
@@ -147,11 +149,11 @@ def _template(exchange: Exchange, seen: Observations) -> str:
 def _body(data: bytes, json: Any) -> Any:
     if found := recognise(data):
         return f"{found.mime_type}, {len(data):,} bytes"
-    return f"{len(data):,} bytes, no JSON" if json is None else _form(json)
+    return f"{len(data):,} bytes, not JSON" if json is None else _form(json)
 
 
 def _form(value: Any, depth: int = DEPTH) -> Any:
-    """A value of JSON with the kinds of its values in their places; of a list the first alone."""
+    """The form of a JSON value: each value is replaced by its type, and of a list only the first value is kept."""
     if isinstance(value, dict):
         fields = list(cast("dict[str, Any]", value).items())[:FIELDS]
         return {word(name): _form(each, depth - 1) for name, each in fields} if depth else "object"
@@ -163,7 +165,7 @@ def _form(value: Any, depth: int = DEPTH) -> Any:
 
 
 def _cleaned(value: Any, seen: Observations, secrets: Sequence[str]) -> Any:
-    """A value of JSON without ids and secrets, in names as well."""
+    """A JSON value without ids and secrets, also in the names of fields."""
     if isinstance(value, str):
         return _clean(value, seen, secrets)
     if isinstance(value, dict):

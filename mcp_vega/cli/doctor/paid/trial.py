@@ -1,4 +1,4 @@
-"""Draws pictures by way of the job service, as every call is made, and asks the questions that cost nothing."""
+"""Draws pictures with the job service, like every other call, and asks the questions that cost nothing."""
 
 import math
 import time
@@ -26,18 +26,18 @@ from mcp_vega.storage.ledger.spending import dollars
 
 T = TypeVar("T")
 
-# Each has a prompt of its own, so that none is taken for another one that was interrupted.
+# Each has its own prompt, so that none is joined with another one that was interrupted.
 PICTURES = (
     Picture(VegaRTParameters(prompt="a lighthouse at dusk"), Route.V1),
     Picture(VegaParameters(prompt="a fox in the snow"), Route.V2),
     Picture(VegaRTParameters(prompt="a harbour in the morning"), Route.V2),
 )
 DAY = timedelta(days=1)
-# Seconds before each look whether the history shows a call: a minute and a half in all.
+# The seconds before each look into the history for a call: a minute and a half in all.
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 25.0, 35.0)
-# The history is given up where it cannot be read so often.
+# After so many failures to read the history, it is given up.
 FAILURES = 3
-# What another picture would fail with as well.
+# With these errors the next picture would fail as well.
 HOPELESS = (errors.Unauthorized, errors.InsufficientCredits, errors.Unreachable)
 
 
@@ -48,14 +48,14 @@ async def try_out(
     tell: Callable[[str], None],
     pauses: Sequence[float] = PAUSES,
 ) -> Observations:
-    """Draw pictures, as far as they cost no more than `most_usd` together, and see what the API says.
+    """Draw pictures that together cost no more than `most_usd`, and record what the API says.
 
     Args:
-        app: With an open service. Its client's answers are noted from now on.
-        pictures: What to draw, in this order.
+        app: An open service. Its client's answers are recorded from now on.
+        pictures: The pictures, in the order in which they are drawn.
         most_usd: US dollars.
-        tell: Is told what is being done.
-        pauses: Seconds before each look whether the history shows a call.
+        tell: Called with a text that says what is being done.
+        pauses: The seconds before each look into the history for a call.
     """
     client = app.service.client
     seen = Observations(client.base_url, client.history_url, app.wait_seconds)
@@ -64,7 +64,7 @@ async def try_out(
     await trial.ask(observation.BALANCE, client.credits())
     await trial.draw_each(pictures, most_usd)
     if any(drawn.job for drawn in seen.drawn):
-        tell("Looking at the request history once more …")
+        tell("Reading the request history once more …")
         await trial.look_again()
         await trial.ask_more()
     await trial.ask(observation.BALANCE, client.credits())
@@ -85,7 +85,7 @@ class _Trial:
         self._pauses = pauses
 
     async def ask(self, doing: str, question: Awaitable[T]) -> T | None:
-        """The answer to a question that costs nothing; None where there is none, which is noted."""
+        """The answer to a question that costs nothing; None if it failed, in which case the error is recorded."""
         self._seen.doing = doing
         try:
             return await question
@@ -96,11 +96,11 @@ class _Trial:
     # ---- drawing ----
 
     async def draw_each(self, pictures: Sequence[Picture], most_usd: Decimal) -> None:
-        """Draw one picture after the other, until one fails with what the next would fail with, too."""
+        """Draw one picture after the other, until one fails in a way that the next would fail as well."""
         seen, stopped = self._seen, ""
         for picture in pictures:
             if not stopped and seen.cost + picture.parameters.expected_cost > most_usd:
-                seen.left_out[picture.name] = f"it would have passed --max-usd {dollars(most_usd)}"
+                seen.left_out[picture.name] = f"it would have exceeded --max-usd {dollars(most_usd)}"
             elif stopped:
                 seen.left_out[picture.name] = stopped
             else:
@@ -111,7 +111,7 @@ class _Trial:
                     stopped = f"{picture.name} failed before it ({drawn.error.code})"
 
     async def _draw(self, picture: Picture) -> Drawn:
-        """Draw one picture, however long that takes."""
+        """Draw one picture, without a limit of time."""
         self._tell(f"Drawing {picture.name} …")
         self._seen.doing = picture.name
         begun, drawn = time.monotonic(), Drawn(picture, datetime.now(UTC))
@@ -128,7 +128,7 @@ class _Trial:
         return drawn
 
     async def _followed(self, job: Job) -> Job:
-        """A job when nobody works on it any more."""
+        """The job, once no server works on it."""
         ended = False
         try:
             async for current in self._service.follow(job, math.inf):
@@ -141,8 +141,8 @@ class _Trial:
     # ---- the history ----
 
     async def _look_for(self, drawn: Drawn, job: Job) -> None:
-        """Look into the history until it shows a call; only once where it did not show an earlier one in time."""
-        self._tell(f"Looking for it in the request history, for {sum(self._pauses):.0f} s at most …")
+        """Look into the history until it shows a call; only once if it did not show an earlier call in time."""
+        self._tell(f"Looking for the call in the request history, for up to {sum(self._pauses):.0f} s …")
         ended = time.monotonic()
         earlier = [each for each in self._seen.drawn[:-1] if each.job and each.job.images]
         pauses = self._pauses if all(each.rows for each in earlier) else self._pauses[:1]
@@ -159,7 +159,7 @@ class _Trial:
                 return
 
     async def look_again(self) -> None:
-        """Look into the history for all calls."""
+        """Read the history for all calls."""
         seen = self._seen
         reader = await self._read(observation.AGAIN)
         if reader is None:
@@ -171,7 +171,7 @@ class _Trial:
                 drawn.rows = drawn.rows or drawn.again
 
     async def _read(self, doing: str, model: str | None = None) -> HistoryReader | None:
-        """What the history says of the time since the first call; None where it cannot be read."""
+        """The history since the first call; None if it cannot be read."""
         first = self._seen.drawn[0].begun - DAY
         query = HistoryQuery(first.date(), (datetime.now(UTC) + DAY).date(), back_to=first, model=model, thorough=True)
         reader = HistoryReader(self._client, query)
@@ -184,7 +184,7 @@ class _Trial:
         return await self.ask(doing, read())
 
     async def ask_more(self) -> None:
-        """Ask what else there is to know, of the history and of a job that there is not."""
+        """Ask the rest: how the history lists calls, and how an unknown job is answered."""
         seen, client = self._seen, self._client
         for _, exchange in seen.results():
             seen.may_fetch |= {url: client.may_fetch(url) for url in media_urls(exchange.response.fields)}
@@ -205,20 +205,20 @@ class _Trial:
                 await self._fetch(drawn, drawn.job)
 
     async def _fetch(self, drawn: Drawn, job: Job) -> None:
-        """Fetch the picture that the history names, as if the call's answer had been lost."""
+        """Fetch the picture from the address in the history, as after a lost answer."""
         url = next((url for row in drawn.rows for url in row.urls), None)
         if url is None:
             return
         self._seen.may_fetch[url] = self._client.may_fetch(url)
         if data := await self.ask(observation.PICTURE, self._client.download(url)):
             drawn.fetched = True
-            with suppress(VegaError):  # the kept one cannot be read
+            with suppress(VegaError):  # if the kept picture cannot be read
                 kept = [await self._gallery.read(image) for image in job.images[:1]]
                 drawn.same_picture = metadata.strip(kept[0]) == metadata.strip(data) if kept else None
 
 
 def _rows_of(rows: Sequence[HistoryRow], job: Job) -> list[HistoryRow]:
-    """A call's rows: those with its id, else with its seed and prompt, else with its seed alone."""
+    """The rows of a call: those with its id; else those with its seed and prompt; else those with its seed."""
     found = [row for row in rows if job.remote_id and row.request_id == job.remote_id]
     found = found or [row for row in rows if is_call_of(row, job)]
     return found or [row for row in rows if str(job.parameters.seed) in row.text]

@@ -1,4 +1,4 @@
-"""What is assumed of the answer to `POST /v1/{slug}`."""
+"""The assumptions about the answer to `POST /v1/{slug}`."""
 
 import re
 from collections.abc import Callable
@@ -30,9 +30,9 @@ NUMBER = re.compile(r"\d+(\.\d+)?([eE]-?\d+)?")
 
 @assumption(
     "v1: answer",
-    documented="the pages say “Text/JSON”; recorded answers are the picture's bytes as image/jpeg",
-    assumed="HTTP 200 with the bytes of a whole picture, under the media type of its format",
-    mend="Report it: other forms are read where they are known, and what cannot be read is kept in `unreadable`",
+    documented="“Text/JSON”; but recorded answers are the picture's bytes as image/jpeg",
+    assumed="HTTP 200 with the bytes of a complete picture and the media type of its format",
+    fix="Report it. Other known forms are read as well; an answer that cannot be read is kept in `unreadable`",
 )
 def _answer(seen: Observations) -> Finding:
     def look(drawn: Drawn, response: ApiResponse) -> Finding:
@@ -45,9 +45,9 @@ def _answer(seen: Observations) -> Finding:
         elif response.fields:
             what = f"JSON with {names(response.fields)}"
         else:
-            what = f"{size:,} bytes that are no picture"
+            what = f"{size:,} bytes that are not a picture"
         packed = response.headers.get("content-encoding", "identity")
-        said = f"HTTP {response.status}, {media_type(response)}, {what}" + f", packed by {packed}" * (
+        said = f"HTTP {response.status}, {media_type(response)}, {what}" + f", encoded as {packed}" * (
             packed != "identity"
         )
         is_as_said = found and (response.status, media_type(response), packed) == (200, found.mime_type, "identity")
@@ -57,14 +57,14 @@ def _answer(seen: Observations) -> Finding:
 
 
 def _header(name: str, look: Callable[[Drawn, str], Finding], missing: Finding) -> Compare:
-    """Compares a header of the answers."""
+    """A function that compares a header of the answers."""
 
     def look_at(drawn: Drawn, response: ApiResponse) -> Finding:
         text = response.headers.get(name)
         return missing if text is None else look(drawn, text)
 
     def compare(seen: Observations) -> Finding:
-        # One that queues the call instead tells nothing of its end.
+        # An answer that queues the call says nothing about its result.
         answers = [
             (drawn, each)
             for drawn, each in seen.posts(Route.V1)
@@ -82,7 +82,7 @@ def _cost(_: Drawn, text: str) -> Finding:
 def _balance(_: Drawn, text: str) -> Finding:
     if not NUMBER.fullmatch(text):
         signs = sorted({*re.findall("[^0-9]", text)})
-        return differs(f"no plain number: {len(text)} characters, beside digits {names(map(repr, signs))}")
+        return differs(f"not a plain number: {len(text)} characters, with {names(map(repr, signs))} besides digits")
     decimals = len(text.partition(".")[2])
     return holds(f"a number with {decimals} decimals" if decimals else "a whole number")
 
@@ -97,9 +97,9 @@ def _id(_: Drawn, text: str) -> Finding:
 
 
 def compare_seed(drawn: Drawn, text: str) -> Finding:
-    """Compare a seed that came back with the one that was sent."""
+    """Compare a seed in an answer with the one that was sent."""
     is_same = drawn.job is not None and text.strip() == str(drawn.job.parameters.seed)
-    return holds_if(is_same, "the seed that was sent" if is_same else f"another one than was sent: {word(text)}")
+    return holds_if(is_same, "the seed that was sent" if is_same else f"not the seed that was sent: {word(text)}")
 
 
 _MISSING = differs("it is missing")
@@ -109,37 +109,37 @@ V1 = (
     Assumption(
         "v1: request id",
         documented="header x-request-id",
-        assumed="it is there: at most 64 letters, digits, - and _",
-        mend="Report it: without it a call is known by an id of this software's own only",
+        assumed="present: at most 64 letters, digits, - and _",
+        fix="Report it: without it, a call has only the id that this software gave it",
         compare=_header("x-request-id", _id, _MISSING),
     ),
     Assumption(
         "v1: cost",
         documented="header x-cost: US dollars, decimal",
-        assumed="it is there, a number with a decimal point, above 0",
-        mend="Report it: until then the spending limit is kept by estimates, so set MCP_VEGA_SPENDING_LIMIT_USD with "
-        "room to spare",
+        assumed="present: a number with a decimal point, above 0",
+        fix="Report it. Until then the spending limit is checked with estimates: leave a margin in "
+        "MCP_VEGA_SPENDING_LIMIT_USD",
         compare=_header("x-cost", _cost, _MISSING),
     ),
     Assumption(
         "v1: credits left",
         documented="header x-remaining-credits: US dollars, decimal",
-        assumed="it is there, a number with a decimal point",
-        mend="Report it: until then results say “unknown”; `mcp-vega doctor` tells the balance",
+        assumed="present: a number with a decimal point",
+        fix="Report it. Until then results say “unknown”; `mcp-vega doctor` shows the balance",
         compare=_header("x-remaining-credits", _balance, _MISSING),
     ),
     Assumption(
         "v1: seconds",
         documented="header x-generation-time: seconds, in recorded answers sometimes a list in brackets",
-        assumed="it is there, a number or a list of numbers",
-        mend="Report it: until then results say “unknown”, and nothing else changes",
+        assumed="present: a number or a list of numbers",
+        fix="Report it. Until then results say “unknown”; nothing else changes",
         compare=_header("x-generation-time", _seconds, _MISSING),
     ),
     Assumption(
         "v1: seed",
-        documented="header x-seed-value, where the model reports one",
-        assumed="where it is there, it is the seed that was sent",
-        mend="Report it: the same seed may not draw the same picture again",
+        documented="header x-seed-value, if the model reports a seed",
+        assumed="if present, the seed that was sent",
+        fix="Report it: the same seed may not draw the same picture again",
         compare=_header("x-seed-value", compare_seed, not_seen("it is missing")),
     ),
 )

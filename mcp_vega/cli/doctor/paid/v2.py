@@ -1,4 +1,4 @@
-"""What is assumed of jobs in the queue: `POST /v2/{slug}`, their status, their result, their pictures' addresses."""
+"""The assumptions about queued jobs: `POST /v2/{slug}`, the status, the result, the addresses of pictures."""
 
 import re
 from typing import Any
@@ -34,14 +34,14 @@ from mcp_vega.segmind.values import as_object, parse_cost
 SUBMISSION = ("request_id", "status", "poll_url", "status_url", "response_url")
 METRICS = {"inference_time", "cost", "remaining_credits"}
 STATES = {*State} - {State.UNKNOWN}
-NO_V2, HAS_V2 = (404, 405, 410), "it has one"
+NO_V2 = (404, 405, 410)
 
 
 @assumption(
     "v2: submission",
     documented=f"HTTP 200 with {', '.join(SUBMISSION)}; status QUEUED; the id a UUID, recorded as 32 hex digits",
     assumed="the same; only request_id is needed",
-    mend="Report it. Where there is an id, nothing is lost",
+    fix="Report it. If the answer has a request_id, nothing is lost",
 )
 def _submission(seen: Observations) -> Finding:
     def look(drawn: Drawn, response: ApiResponse) -> Finding:
@@ -54,7 +54,7 @@ def _submission(seen: Observations) -> Finding:
         usual = fields.keys() >= {*SUBMISSION} and (response.status, fields["status"]) == (200, State.QUEUED)
         return holds_if(usual and re.fullmatch(REQUEST_ID, request_id), said)
 
-    # A refusal of VegaRT is about VegaRT.
+    # If VegaRT is refused, that is another row: v2: VegaRT.
     posts = [(drawn, each) for drawn, each in seen.posts(Route.V2) if each.response.ok or not _is_vegart(drawn)]
     return of_each(seen, Route.V2, posts, look)
 
@@ -66,8 +66,8 @@ def _is_vegart(drawn: Drawn) -> bool:
 @assumption(
     "v2: addresses",
     documented="status_url and response_url of a submission",
-    assumed="they are /v2/requests/{id}/status and /v2/requests/{id} of the API, which alone are asked",
-    mend="Nothing to change where the looks at the job were answered: the key goes to no other host. Report it",
+    assumed="/v2/requests/{id}/status and /v2/requests/{id} of the API; only these are used",
+    fix="Nothing to change if the job's status was answered: the key goes to no other host. Report it",
 )
 def _addresses(seen: Observations) -> Finding:
     def look(_: Drawn, response: ApiResponse) -> Finding:
@@ -75,8 +75,8 @@ def _addresses(seen: Observations) -> Finding:
         result = f"{seen.base_url}/v2/requests/{fields.get('request_id')}"
         derived = {"poll_url": f"{result}/status", "status_url": f"{result}/status", "response_url": result}
         others = {name: url for name, address in derived.items() if (url := fields.get(name)) not in (None, address)}
-        said = names(f"{name} at {host_of(url)}, spelled otherwise" for name, url in others.items())
-        return holds_if(not others, said if others else "as derived")
+        said = names(f"another {name}, on {host_of(url)}" for name, url in others.items())
+        return holds_if(not others, said if others else "these addresses")
 
     posts = [(drawn, each) for drawn, each in seen.posts(Route.V2) if each.response.ok]
     return of_each(seen, Route.V2, posts, look)
@@ -84,9 +84,10 @@ def _addresses(seen: Observations) -> Finding:
 
 @assumption(
     "v2: looks",
-    documented="HTTP 200 from the first look on; a 404 soon after the submission can be a delay between replicas",
-    assumed="HTTP 200 from the first look on, 422 for a job that failed",
-    mend="Nothing to change where the picture came: a 404 in the first 15 s and every 5xx is asked again. Report it",
+    documented="HTTP 200 for every question about the status; soon after the submission 404 is possible",
+    assumed="HTTP 200 for every question; 422 for a job that failed",
+    fix="Nothing to change if the picture came: after a 5xx, and a 404 in the first 15 s, the API is asked again. "
+    "Report it",
 )
 def _looks(seen: Observations) -> Finding:
     def look(_: Drawn, response: ApiResponse) -> Finding:
@@ -99,8 +100,8 @@ def _looks(seen: Observations) -> Finding:
 @assumption(
     "v2: status words",
     documented="QUEUED, PROCESSING, COMPLETED, FAILED",
-    assumed="these four; any other counts as still running",
-    mend="Report it: a job in a state that is not known is looked at for an hour",
+    assumed="these four; with any other word, the job counts as still running",
+    fix="Report it: a job in an unknown state is followed for an hour",
 )
 def _states(seen: Observations) -> Finding:
     posts = [(drawn, each) for drawn, each in seen.posts(Route.V2) if each.response.ok]
@@ -111,17 +112,17 @@ def _states(seen: Observations) -> Finding:
 
 @assumption(
     "v2: metrics",
-    documented="inference_time when completed; newer servers add cost, remaining_credits, queue_time, total_time",
+    documented="inference_time of a completed job; newer servers add cost, remaining_credits, queue_time, total_time",
     assumed="inference_time, cost and remaining_credits, as numbers",
-    mend="Report it: until then cost and balance of queued jobs are unknown, and the spending limit is kept by "
-    "estimates; set MCP_VEGA_SPENDING_LIMIT_USD with room to spare",
+    fix="Report it. Until then the cost and balance of queued jobs are unknown, and the spending limit is checked with "
+    "estimates: leave a margin in MCP_VEGA_SPENDING_LIMIT_USD",
 )
 def _metrics(seen: Observations) -> Finding:
     def look(_: Drawn, response: ApiResponse) -> Finding:
         metrics = as_object(response.fields.get("metrics"))
         odd = {name for name in METRICS & metrics.keys() if not is_number(metrics[name])}
         odd |= {"cost"} if "cost" in metrics and parse_cost(metrics["cost"]) is None else set()
-        said = names(metrics) + (f"; not to be believed: {names(sorted(odd))}" if odd else "")
+        said = names(metrics) + (f"; not usable: {names(sorted(odd))}" if odd else "")
         return holds_if(metrics.keys() >= METRICS and not odd, said)
 
     completed = [(drawn, each) for drawn, each in seen.looks() if _status(each.response) == State.COMPLETED]
@@ -135,8 +136,8 @@ def _status(response: ApiResponse) -> str:
 @assumption(
     "v2: result",
     documented="output (the first picture's address) and images, a list of objects with url",
-    assumed="both, and the same address in them",
-    mend="Report it: other forms are read where they are known, and what cannot be read is kept in `unreadable`",
+    assumed="both, with the same address",
+    fix="Report it. Other known forms are read as well; an answer that cannot be read is kept in `unreadable`",
 )
 def _result(seen: Observations) -> Finding:
     def look(_: Drawn, response: ApiResponse) -> Finding:
@@ -149,7 +150,7 @@ def _result(seen: Observations) -> Finding:
 
 
 def _kind(value: Any) -> str:
-    """What kind of a value stands where a picture's address may."""
+    """The form of a value that may be a picture's address."""
     match value:
         case None:
             return "missing"
@@ -168,8 +169,8 @@ def _kind(value: Any) -> str:
 @assumption(
     "v2: seed",
     documented="seed, a text",
-    assumed="where it is there, it is the seed that was sent",
-    mend="Report it: the same seed may not draw the same picture again",
+    assumed="if present, the seed that was sent",
+    fix="Report it: the same seed may not draw the same picture again",
 )
 def _seed(seen: Observations) -> Finding:
     def look(drawn: Drawn, response: ApiResponse) -> Finding:
@@ -182,8 +183,8 @@ def _seed(seen: Observations) -> Finding:
 @assumption(
     "v2: media host",
     documented="https://images.segmind.com",
-    assumed="that, or the API's own address, or what MCP_VEGA_MEDIA_HOSTS names",
-    mend="Report it: pictures are fetched over https on the usual port alone, and else stay where they are",
+    assumed="that host, the API's own address, or a host in MCP_VEGA_MEDIA_HOSTS",
+    fix="Report it: pictures are fetched only over https on the usual port; others stay at their address",
 )
 def _media_host(seen: Observations) -> Finding:
     urls = [url for _, each in seen.results() for url in media_urls(each.response.fields)]
@@ -198,8 +199,8 @@ def _media_host(seen: Observations) -> Finding:
 @assumption(
     "v2: media",
     documented="public, kept for 7 days",
-    assumed="fetched at once, without the key, as a picture",
-    mend="Report it: the picture stays at its address for 7 days, and `mcp-vega jobs ID` tells of it",
+    assumed="a picture, which can be fetched immediately and without the key",
+    fix="Report it: the picture stays at its address for 7 days, and `mcp-vega jobs ID` says so",
 )
 def _media(seen: Observations) -> Finding:
     def look(_: Drawn, response: ApiResponse) -> Finding:
@@ -214,7 +215,7 @@ def _media(seen: Observations) -> Finding:
     "v2: unknown id",
     documented="HTTP 404",
     assumed="HTTP 404: such a job is looked up in the history",
-    mend="Report it: a job whose record has expired may be looked at for an hour",
+    fix="Report it: a job whose record has expired may be followed for an hour",
 )
 def _unknown_id(seen: Observations) -> Finding:
     answers = seen.exchanges.get(UNKNOWN_ID)
@@ -226,8 +227,8 @@ def _unknown_id(seen: Observations) -> Finding:
 @assumption(
     "v2: failure",
     documented="HTTP 422 with status FAILED and the reason in error",
-    assumed="the same, not charged unless it tells a cost",
-    mend="Report it: such a job may be looked at for an hour before it counts as failed",
+    assumed="the same; not charged, unless the answer has a cost",
+    fix="Report it: such a job may be followed for an hour before it counts as failed",
 )
 def _failure(seen: Observations) -> Finding:
     failed = [each.response for _, each in seen.looks() if _status(each.response) == State.FAILED]
@@ -240,9 +241,9 @@ def _failure(seen: Observations) -> Finding:
 
 @assumption(
     "v2: VegaRT",
-    documented="for v1 alone",
-    assumed="v2 has it, or refuses it with 404, 405 or 410, which costs nothing and has v1 draw it",
-    mend="Report it: until then draw with generate_image_vegart, and queue jobs with segmind-vega alone",
+    documented="for v1 only",
+    assumed="v2 draws it; or v2 refuses it with 404, 405 or 410, which costs nothing, and then v1 draws it",
+    fix="Report it. Until then draw with generate_image_vegart, and queue jobs only with segmind-vega",
 )
 def _vegart(seen: Observations) -> Finding:
     drawn = next((each for each in seen.drawn if each.picture.route is Route.V2 and _is_vegart(each)), None)
@@ -254,14 +255,14 @@ def _vegart(seen: Observations) -> Finding:
     status, failed = answers[0].status, drawn.error
     if answers[0].ok:
         return (
-            differs(f"it is queued, and fails: {failed.what}")
+            differs(f"it was queued and failed: {failed.what}")
             if isinstance(failed, GenerationFailed)
-            else holds(HAS_V2)
+            else holds("v2 drew it")
         )
     if status not in NO_V2:
         return refusal(drawn, answers[0])
-    said = f"it has none: HTTP {status}, and v1"
-    return differs(f"{said} did not draw it either: {failed.what}") if failed else holds(f"{said} drew the picture")
+    said = f"v2 refused it with HTTP {status}, and v1"
+    return differs(f"{said} did not draw it either: {failed.what}") if failed else holds(f"{said} drew it")
 
 
 V2 = (

@@ -1,0 +1,95 @@
+"""What was spent, by day and model or caller."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import anyio
+
+from mcp_vega.cli.application import open_job_store
+from mcp_vega.cli.output import Column, table, terminal_width, write
+from mcp_vega.job import OPERATOR
+from mcp_vega.parameters import MODELS
+from mcp_vega.server.http.access.callers import name_of
+from mcp_vega.settings import Settings
+from mcp_vega.storage.ledger.spending import Budget, DailySpending, dollars
+
+# Who works at the machine itself; no caller has a name with brackets.
+THIS_MACHINE = "(this machine)"
+
+
+def print_spent(options: Namespace, settings: Settings, most_days: int) -> None:
+    """Print what was spent on each day, the last one first; raises a `LedgerError` if the ledger cannot be read."""
+    by = options.by or "model"
+    spent, today_usd = anyio.run(_read, settings, by == "caller", options.since)
+    days = sorted({each.day for each in spent}, reverse=True)
+    shown = [each for each in spent if each.day in days[:most_days]]
+    if options.json:
+        write(json.dumps([_data_of(each, by) for each in shown], indent=2))
+        return
+    if shown:
+        write(_table(shown, by))
+    else:
+        since = f" since {options.since} (UTC)" if options.since else " yet"
+        sys.stderr.write(f"Nothing spent{since} in {settings.ledger_file}\n")
+    if more := len(days) - len(days[:most_days]):
+        sys.stderr.write(f"Not shown: {more} earlier {'day' if more == 1 else 'days'}. --limit N shows more.\n")
+    if settings.sandbox and shown:
+        sys.stderr.write("The money of the sandbox is pretend.\n")
+    if (limit := settings.spending_limit_usd) is not None:
+        left = dollars(Budget(limit, today_usd).left)
+        sys.stderr.write(f"Spending limit: {left} of {dollars(limit)} left today (UTC)\n")
+
+
+async def _read(settings: Settings, by_caller: bool, since: date | None) -> tuple[list[DailySpending], Decimal]:  # noqa: FBT001  by anyio.run
+    """What was spent, and how much of it today."""
+    async with open_job_store(settings) as store:
+        if store is None:
+            return [], Decimal(0)
+        today = datetime.now(UTC).date()
+        return await store.spending.by_day("owner" if by_caller else "model", since), await store.spending.on(today)
+
+
+def _table(spent: Sequence[DailySpending], by: str) -> str:
+    calls = sum(each.calls for each in spent)
+    usd = sum((each.usd for each in spent), Decimal(0))
+    estimated = sum((each.estimated_usd for each in spent), Decimal(0))
+    columns = [
+        Column("DAY (UTC)", [*(str(each.day) for each in spent), "TOTAL"]),
+        Column(by.upper(), [*(_name(each, by) for each in spent), ""], flexible=True),
+        Column("CALLS", [*(f"{each.calls:,}" for each in spent), f"{calls:,}"], rank=1, right=True),
+        Column("SPENT", [*(dollars(each.usd) for each in spent), dollars(usd)]),
+        Column("ESTIMATED", [*(_or_none(each.estimated_usd) for each in spent), _or_none(estimated)], rank=2),
+    ]
+    return table(columns, terminal_width())
+
+
+def _or_none(usd: Decimal) -> str:
+    return dollars(usd) if usd else "–"
+
+
+def _name(spent: DailySpending, by: str) -> str:
+    if by == "model":
+        return MODELS[spent.group].alias if spent.group in MODELS else spent.group
+    return THIS_MACHINE if spent.group == OPERATOR else _caller(spent.group)
+
+
+def _caller(owner: str) -> str:
+    """The name of a caller, or of a caller without a name what tells their token from others."""
+    return name_of(owner) or f"token {owner[:8]}"
+
+
+def _data_of(spent: DailySpending, by: str) -> dict[str, Any]:
+    """As JSON; the caller is null if it is this machine."""
+    group = spent.group if by == "model" else _caller(spent.group) if spent.group != OPERATOR else None
+    return {
+        "day": str(spent.day),
+        by: group,
+        "calls": spent.calls,
+        "usd": float(spent.usd),
+        "estimated_usd": float(spent.estimated_usd),
+    }
