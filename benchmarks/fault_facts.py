@@ -26,17 +26,17 @@ CREDITS = Decimal(1234)
 # Request histories that tell badly; the calls with these faults, of which the first has run, are looked up in them.
 LOST = ("504-after", "504")
 HISTORIES = {
-    "history late": ("the request history shows a call after 90 seconds", HistoryBehaviour(late=90)),
-    "history capped": ("it has one row a page, and no total", HistoryBehaviour(per_page=1, total=False)),
-    "history from 0": ("it counts its pages from 0", HistoryBehaviour(first_page=0)),
-    "history in IST": ("its times are those of India, and do not say so", HistoryBehaviour(time_zone=5.5)),
-    "history nested": ("the inputs of its rows are one level deeper", HistoryBehaviour(inputs="nested")),
-    "history renamed": ("it has other names for the models", HistoryBehaviour(models="titles")),
-    "history seedless": ("its rows have no seed", HistoryBehaviour(inputs="no-seed")),
-    "history empty": ("its rows have no inputs", HistoryBehaviour(inputs="missing")),
-    "history foreign": ("it is that of another account", HistoryBehaviour(account="another")),
-    "history undated": ("it does not tell the API's time", HistoryBehaviour(date=False)),
-    "history failing": ("it answers with an error under 200", HistoryBehaviour(error=True)),
+    "history late": ("the history shows a call only after 90 seconds", HistoryBehaviour(late=90)),
+    "history capped": ("a page of the history has one row, and no total", HistoryBehaviour(per_page=1, total=False)),
+    "history from 0": ("the history counts its pages from 0", HistoryBehaviour(first_page=0)),
+    "history in IST": ("the times are those of India, without a time zone", HistoryBehaviour(time_zone=5.5)),
+    "history nested": ("the inputs of a row are one level deeper", HistoryBehaviour(inputs="nested")),
+    "history renamed": ("the models have other names", HistoryBehaviour(models="titles")),
+    "history seedless": ("the rows have no seed", HistoryBehaviour(inputs="no-seed")),
+    "history empty": ("the rows have no inputs", HistoryBehaviour(inputs="missing")),
+    "history foreign": ("the history shows the calls of another account", HistoryBehaviour(account="another")),
+    "history undated": ("the answer does not contain the API's time", HistoryBehaviour(date=False)),
+    "history failing": ("the answer has HTTP status 200, but its body is an error", HistoryBehaviour(error=True)),
 }  # fmt: skip
 # In these it cannot be known how a call ended.
 BLIND = ("history seedless", "history empty", "history foreign", "history failing")
@@ -65,29 +65,46 @@ SPEEDS = {"cold-start": 0.22, "status-word": 0.05, "status-case": 0.05}
 # The table in docs/faults.md, and the words above it.
 HEADINGS = ("fault", "connection", "tool", "what the agent saw", "charged", "in the end", "gallery", "POSTs")
 INTRODUCTION = """\
-# What an agent sees when the API or the way to it fails
+# What an agent sees when the API or the connection to it fails
 
-Every fault of the sandbox, as each tool meets it, and some of them over bad connections or with a request history that
-tells badly. This makes the table, and checks in every row that no picture is lost, none is paid for twice, the agent is
-told the truth about the charge, what is reported oddly is read rightly or told as unknown, the key is in no text, log
-or file, and every answer comes in time:
+The table below shows every fault of the [sandbox](sandbox.md) with each tool. Some faults are also shown over bad
+connections, or with a request history that has missing or wrong data. This command makes the table:
 
 ```console
 $ .venv/bin/python benchmarks/faults.py --write
 ```
 
-A **fault** is what a prompt asks for with `[fault:NAME]`; `GET /_sandbox` lists what each means. `429*3` is met three
-times, `none` is no fault. One picture is drawn over v1, several are over v2, as is all that submit_job draws; a fault
-of the other way does nothing. The **connections**:
+It checks in every row that
+
+- no picture is lost,
+- no picture is paid for twice,
+- the agent is told the truth about the charge,
+- unusual answers are read correctly, or reported as unknown,
+- the key is in no text, log or file,
+- every answer comes in time.
+
+## How to read the table
+
+- **fault**: the prompt asks for it with `[fault:NAME]`. `GET /_sandbox` lists the meaning of each name. `429*3` means
+  that the first three calls get this fault. `none` means no fault.
+- **connection**: how the connection to the API is, or the request history; see the list below.
+- **tool**: one picture is drawn with v1 of the API. Several pictures, and all pictures of submit_job, are drawn with
+  v2. A fault of v1 has no effect on v2, and a fault of v2 none on v1. A row of check_job is about the job in the row
+  of submit_job before it.
+- **what the agent saw**: pictures, or `still drawing` with a request id, or the code of an error. (Here a call waited
+  only {wait} seconds, and other times were shortened too.)
+- **charged**: what that answer said about the charge.
+- **in the end**: what check_job said when no server worked on the job any more. If the outcome could still change,
+  check_job was asked up to three more times: an hour later, a day after that, and two hours after that. Each time a
+  new server was started, with a plain connection.
+- **gallery**: the number of files there: pictures, and what came instead of a picture (`unreadable`).
+- **POSTs**: the number of paid calls for the job that arrived at the API, and the number that it refused.
+
+If a call did not run and its answer was lost, another picture is drawn before it and one after it. Without these two
+the server could not prove that the call never ran.
+
+The connections, and the request histories (`history …`):
 
 {connections}
-
-The agent saw pictures, `still drawing` with a request id (a call waited for {wait} seconds, and other times were
-shortened, too), or the code of an error; **charged** is what it was told then. **In the end** is what check_job told
-when nobody worked on the job any more and, where more could still be learnt, an hour, a day and two hours later, each
-time at a server started then, over a plain connection. **gallery** counts the files there: pictures, and what came in
-the place of pictures. **POSTs** counts the paid calls that arrived at the API for the job, those that it refused apart.
-A row of check_job tells of the job in the row of submit_job before it. Before and after a call that did not run and
-lost its answer another picture is drawn: without, it cannot be proven that it never ran.
 
 """

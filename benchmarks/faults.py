@@ -23,7 +23,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -149,7 +149,7 @@ class Case:
             job = await service.get(job.local_id)
             if not (job.open and job.held):
                 break
-        spent = sum((day.usd for day in await service.store.spending.by_day()), Decimal(0))
+        spent = await service.store.spending.since(date.min)
         self.miscounted = spent - total_cost(self.account.calls.values())
         return job
 
@@ -295,6 +295,14 @@ async def rows_of(
     return [row for case in cases for row in found[case]], sorted(problems)
 
 
+def introduction(wait: float) -> str:
+    """The words above the table in Markdown; `wait` is how many seconds a call waits for its pictures."""
+    words = {name: manner.words for name, manner in MANNERS.items()}
+    words |= {name: said for name, (said, _) in HISTORIES.items()}
+    connections = "\n".join(f"- `{name}`: {said}" for name, said in words.items())
+    return INTRODUCTION.format(connections=connections, wait=wait)
+
+
 def table_of(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
     return "".join(f"| {' | '.join(row)} |\n" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows))
@@ -310,13 +318,7 @@ def main() -> int:
     rows, problems = anyio.run(rows_of, options.only)
     print(table_of(rows), *problems, f"{len(rows)} rows, {len(problems)} problems", sep="\n")
     if options.write and not problems:
-        words = {name: manner.words for name, manner in MANNERS.items()} | {
-            name: said for name, (said, _) in HISTORIES.items()
-        }
-        each = "\n".join(f"- `{name}`: {said};" for name, said in words.items())
-        DOCUMENT.write_text(
-            INTRODUCTION.format(connections=f"{each[:-1]}.", wait=WAIT) + table_of(rows), encoding="utf-8"
-        )
+        DOCUMENT.write_text(introduction(WAIT) + table_of(rows), encoding="utf-8")
     return 1 if problems else 0
 
 

@@ -29,16 +29,16 @@ class Manner:
 
 
 MANNERS = {
-    "plain": Manner("nothing happens to it", lambda _: False),
+    "plain": Manner("the connection works", lambda _: False),
     "slow": Manner("every answer comes 0.55 seconds later", lambda _: True, pause=0.55),
-    "dripping": Manner("every answer comes a byte at a time in its beginning", lambda _: True, drips=50, drop=0.001),
-    "dripping on": Manner("the answer to the call comes a byte at a time, for longer than a call may take",
+    "dripping": Manner("the first 50 bytes of every answer come one at a time", lambda _: True, drips=50, drop=0.001),
+    "dripping on": Manner("the answer to the paid call comes one byte at a time, for longer than a call may take",
                           drips=10**9, drop=0.1),
-    "cut": Manner("it ends in the middle of the body of the answer to the call", cut=1),
-    "cut early": Manner("it ends before the first byte of the answer to the call", cut=0),
-    "cut later": Manner("it ends in the middle of every second answer, that to the call excepted",
+    "cut": Manner("the connection ends in the middle of the body of the answer to the paid call", cut=1),
+    "cut early": Manner("the connection ends before the first byte of the answer to the paid call", cut=0),
+    "cut later": Manner("the connection ends in the middle of every second answer, but not the one to the paid call",
                         lambda number: number % 2 == 0, cut=1),
-    "cut always": Manner("it ends in the middle of every answer", lambda _: True, cut=1),
+    "cut always": Manner("the connection ends in the middle of every answer", lambda _: True, cut=1),
 }  # fmt: skip
 
 
