@@ -131,6 +131,11 @@ class Settings(BaseModel):
         description="For `sse` and `http`: access tokens, comma-separated, each `token` or `name:token`; each caller "
         "sees their own jobs and pictures, which a name keeps when its token changes.",
     )
+    token: SecretStr | None = Field(
+        default=None,
+        alias="MCP_VEGA_TOKEN",
+        description="For `install --url`: the access token to write into the entry. No server reads it.",
+    )
     allowed_hosts: Names = Field(
         default=(),
         alias="MCP_VEGA_ALLOWED_HOSTS",

@@ -422,6 +422,10 @@ def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.Monkey
     configure(tmp_path, sys.executable, args=["-m", "mcp_vega", "--sandbox"])
     (check,) = check_hosts({})
     assert (check.state, check.detail) == ("good", "Cursor (sandbox)")
+    remote = {"mcpServers": {"vega": {"url": "https://pictures.example/mcp", "headers": {"Authorization": "Bearer x"}}}}
+    (tmp_path / ".cursor" / "mcp.json").write_text(json.dumps(remote), encoding="utf-8")
+    (check,) = check_hosts({})
+    assert (check.state, check.detail) == ("good", "Cursor (over HTTP)")
     (tmp_path / ".cursor" / "mcp.json").write_text("{", encoding="utf-8")
     (check,) = check_hosts({})
     assert check.state == "note"
@@ -452,7 +456,7 @@ IN_FILES: list[tuple[str, str, str, str]] = [
     ),
     *((host, "// mine\n" + with_entry(host), "bad", "it holds comments") for host in ("claude-desktop", "claude-code")),
     *((host, "// mine\n" + with_entry(host), "good", "") for host in ("gemini", "vscode", "zed")),
-    *((host, comma_too_many(host), "bad", "a comma behind") for host in ("claude-desktop", "claude-code", "gemini")),
+    *((host, comma_too_many(host), "bad", "a comma after") for host in ("claude-desktop", "claude-code", "gemini")),
     *((host, comma_too_many(host), "good", "") for host in ("vscode", "zed")),
     *((host, with_entry(host, **LIMIT), "bad", "a value of env without quotes") for host in ("claude-code", "codex")),
     ("vscode", with_entry("vscode", **LIMIT), "good", ""),

@@ -30,7 +30,7 @@ def build_parser() -> ArgumentParser:
     _add_gallery(commands.add_parser("gallery", help="show the pictures in the browser, or their folder"))
     _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn, from its file"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
-    _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
+    _add_uninstall(commands.add_parser("uninstall", help="remove this server from an MCP host"))
     _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
@@ -117,9 +117,15 @@ def _add_recipe(parser: ArgumentParser) -> None:
 def _add_install(parser: ArgumentParser) -> None:
     from mcp_vega.cli.install import NAMES
 
-    parser.description = "Add this server to an MCP host: one entry, vega, beside the servers that are there."
-    one_of = f"one of {', '.join(NAMES)}"
+    parser.description = (
+        "Add this server to an MCP host: one entry, vega, next to the servers that are there. Without HOST it finds "
+        "the hosts on this machine and asks which of them to change."
+    )
+    one_of = f"one of {', '.join(NAMES)}; without it, asks which of those on this machine"
     parser.add_argument("host", metavar="HOST", nargs="?", type=str.lower, choices=NAMES, help=one_of)
+    parser.add_argument(
+        "--url", help="add a server that runs elsewhere, by its https URL; asks for the token, or takes MCP_VEGA_TOKEN"
+    )
     parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
     _add_sandbox(parser, default=SUPPRESS)
     _add_consent(parser)
@@ -128,14 +134,14 @@ def _add_install(parser: ArgumentParser) -> None:
 def _add_uninstall(parser: ArgumentParser) -> None:
     from mcp_vega.cli.install import NAMES
 
-    parser.description = "Take this server's entry, vega, out of an MCP host."
+    parser.description = "Remove this server's entry, vega, from an MCP host."
     parser.add_argument("host", metavar="HOST", type=str.lower, choices=NAMES, help=f"one of {', '.join(NAMES)}")
     _add_consent(parser)
 
 
 def _add_consent(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
-    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_doctor(parser: ArgumentParser) -> None:
