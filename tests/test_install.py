@@ -465,13 +465,19 @@ def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) ->
 
 
 def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]], **variables: str) -> tuple[int, str]:
-    """The exit code, and what a person sees who types each answer at its question."""
+    """The exit code of a command, and what a person sees who types each answer at its question."""
+    environment = {**settings(home), "HOME": str(home), **variables}
+    return typed([sys.executable, "-m", "mcp_vega", *arguments], answers, environment)
+
+
+def typed(command: list[str], answers: list[tuple[str, str]], environment: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a program at a terminal, and what is seen there; each answer is typed after its question."""
     import pty
 
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_vega", *arguments],
-        env={**settings(home), "HOME": str(home), **variables},
+        command,
+        env=environment,
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

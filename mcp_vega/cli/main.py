@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
+        from mcp_vega.cli.completion import answer_shell
+
+        answer_shell(parser)
     options = parser.parse_args(argv)
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
@@ -84,6 +88,8 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
             from mcp_vega.cli.install.command import run_uninstall as run
         case "doctor":
             from mcp_vega.cli.doctor.command import run_doctor as run
+        case "completion":
+            from mcp_vega.cli.completion import run_completion as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:

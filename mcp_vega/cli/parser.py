@@ -1,6 +1,6 @@
 """The commands and their options."""
 
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
@@ -32,6 +32,7 @@ def build_parser() -> ArgumentParser:
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="remove this server from an MCP host"))
     _add_doctor(commands.add_parser("doctor", help="look whether all that a server needs is there"))
+    _add_completion(commands.add_parser("completion", help="print the script that completes commands in a shell"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -160,6 +161,27 @@ def _add_doctor(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_completion(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Print the script that lets Tab complete this program's commands, options, hosts, models and jobs. Save it "
+        "where the shell looks for it, and start a new shell."
+    )
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = (
+        "bash (with the package bash-completion):\n"
+        "  mkdir -p ~/.local/share/bash-completion/completions\n"
+        "  mcp-vega completion bash > ~/.local/share/bash-completion/completions/mcp-vega\n"
+        "bash without that package, in ~/.bashrc:\n"
+        '  eval "$(mcp-vega completion bash)"\n'
+        "zsh, in ~/.zshrc after compinit:\n"
+        '  eval "$(mcp-vega completion zsh)"\n'
+        "fish:\n"
+        "  mkdir -p ~/.config/fish/completions\n"
+        "  mcp-vega completion fish > ~/.config/fish/completions/mcp-vega.fish"
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:
