@@ -188,7 +188,9 @@ def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) ->
     assert why_not(**desktop) == ""
     assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
     opener.write_text("#!/bin/sh\necho one; echo two >&2; exit 3\n", encoding="utf-8")
-    assert why_not(**desktop) == "xdg-open failed with exit code 3\n"
+    assert why_not(**desktop) == "xdg-open failed with exit code 3: it found no program for this\n"
+    opener.write_text("#!/gone\n", encoding="utf-8")
+    assert why_not(**desktop) == "xdg-open cannot be started: No such file or directory\n"
     assert why_not(**{**desktop, "DISPLAY": ""}) == "there is no desktop here\n"
     assert why_not(WAYLAND_DISPLAY="wayland-0", PATH="/nowhere") == "there is no xdg-open here\n"
 
