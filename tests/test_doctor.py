@@ -254,7 +254,7 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
 @pytest.mark.parametrize(
     ("variable", "value", "mend"),
     [
-        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio beside mcp-vega"),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio in the environment of mcp-vega"),
         ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "Check the proxy that HTTPS_PROXY or ALL_PROXY names"),
         ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file"),
     ],

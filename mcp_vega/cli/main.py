@@ -1,4 +1,4 @@
-"""The command line: runs the command that was asked for, and ends with its exit code."""
+"""The command line: runs one command and returns its exit code."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage.
     """
-    # Pydantic builds thousands of long-lived objects while it is imported: collecting among them costs 5 % of a start.
+    # The import of pydantic creates thousands of lasting objects. Garbage collection during it costs 5 % of a start.
     gc.disable()
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
@@ -47,20 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutputError as error:
         sys.stderr.write(f"The output cannot be written: {error}.\n")
         return FAILED
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
 
 def _open_closed_streams() -> None:
-    """Have something in the place of streams that were closed before the start: nothing to read, nobody who reads.
+    """Replace standard streams that were closed before the start: nothing can be read, and output is discarded.
 
-    In this order, so that each gets the number that is its own.
+    In this order each gets its usual file descriptor.
     """
     for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, flags)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  for good
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  open until the process ends
 
 
 def _run(options: Namespace) -> int:
@@ -72,7 +72,7 @@ def _run(options: Namespace) -> int:
 
 
 def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
-    """The function of a command; importing it imports what that command needs, and no more."""
+    """The function of a command. Each command imports only the modules that it needs."""
     match name:
         case "draw":
             from mcp_vega.cli.draw import run_draw as run
