@@ -631,6 +631,13 @@ def test_whoever_chooses_no_host_changes_nothing(home: Path) -> None:
     assert file_of("claude-code", home).read_text(encoding="utf-8") == "{}"
 
 
+def test_a_folder_that_cannot_be_looked_up_stops_nothing(home: Path) -> None:
+    file_of("cursor", home, "{}")
+    too_long = {"CODEX_HOME": "x" * 5000, "CLAUDE_CONFIG_DIR": "x" * 5000}
+    found = find_hosts(UserEnvironment(too_long, home, "linux"))
+    assert [each.name for each in found] == ["cursor"]
+
+
 def test_an_application_of_macos_is_found(home: Path) -> None:
     (home / "Applications" / "Zed.app").mkdir(parents=True)
     (home / "Applications" / "Cursor.app").mkdir()
@@ -672,7 +679,9 @@ def test_a_server_over_http_is_written_in_the_form_of_its_host(host: str, home: 
     assert "header Authorization: (not shown)" in said.out
     assert ACCESS_TOKEN not in said.out + said.err
     # Without a token the one that is there is kept, and there is nothing to do.
-    assert "nothing to do" in run("install", host, "--url", URL, "--yes").out
+    again = run("install", host, "--url", URL, "--yes")
+    assert "nothing to do.\nIts token is kept. To replace it, set MCP_VEGA_TOKEN" in again.out
+    assert "no access token" not in again.err
     printed = run("install", host, "--url", URL, "--print", MCP_VEGA_TOKEN=ACCESS_TOKEN).out
     data = tomllib.loads(printed) if host == "codex" else json.loads(printed)
     assert json.loads(json.dumps(REMOTE[host]).replace(ACCESS_TOKEN, "TOKEN")) == data[HOSTS[host].section]["vega"]
@@ -715,7 +724,8 @@ def test_a_token_goes_to_no_other_server_than_its_own(host: str, home: Path, run
 
 def test_a_token_for_codex_takes_the_place_of_a_variable_with_one(home: Path, run: Run) -> None:
     put_entry("codex", home, {"url": URL, "bearer_token_env_var": "VEGA_TOKEN"})
-    assert "nothing to do" in run("install", "codex", "--url", URL, "--yes").out
+    said = run("install", "codex", "--url", URL, "--yes")
+    assert ("nothing to do" in said.out, "no access token" in said.err) == (True, False)
     assert run("install", "codex", "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN).code == 0
     assert servers_in("codex", home)["vega"] == REMOTE["codex"]
 

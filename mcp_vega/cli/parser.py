@@ -82,8 +82,8 @@ def _add_jobs(parser: ArgumentParser) -> None:
 
 def _add_gallery(parser: ArgumentParser) -> None:
     parser.description = (
-        "Show the pictures in the browser, on a page that this machine alone can reach, until Ctrl-C or an hour in "
-        "which nobody looks at it."
+        "Show the pictures on a page in the browser. Only this machine can reach the page. It ends with Ctrl-C, or "
+        "when nobody has looked at it for an hour."
     )
     parser.add_argument("--print", action="store_true", help="print the page's address, and open no browser")
     parser.add_argument(
@@ -91,12 +91,12 @@ def _add_gallery(parser: ArgumentParser) -> None:
         dest="page_port",
         metavar="PORT",
         type=_whole(0, 65535),
-        help="of the page; 0 picks a free one; default: 0",
+        help="the page's port; 0 picks a free one; default: 0",
     )
     parser.add_argument(
         "--folder",
         action="store_true",
-        help="print the folder of the pictures, which has one for each day (UTC), and how many and how large they are",
+        help="print the folder of the pictures, with one folder in it per day (UTC), and their number and size",
     )
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(

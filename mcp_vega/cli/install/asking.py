@@ -10,8 +10,7 @@ from mcp_vega.cli.install.entry import KEY
 from mcp_vega.cli.install.found import FoundHost
 from mcp_vega.cli.install.hosts import HOSTS
 from mcp_vega.cli.install.remote import same_server, url_of, usable_token
-from mcp_vega.cli.install.shown import has_key, secrets_of
-from mcp_vega.cli.output import write
+from mcp_vega.cli.install.shown import has_key, has_token
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.settings import Settings
@@ -64,7 +63,7 @@ def access_token(olders: Sequence[dict[str, Any]], url: str, environment: Mappin
     secret = Settings.from_environment({TOKEN: environment.get(TOKEN, "")}).token
     token = secret.get_secret_value() if secret else ""
     if not token and ask:
-        known = {same_server(url_of(each), url) and bool(secrets_of(each)) for each in olders}
+        known = {same_server(url_of(each), url) and has_token(each) for each in olders}
         token = _secret("Access token of the server", known, TOKEN)
     return usable_token(token)
 
@@ -100,10 +99,11 @@ def agreed() -> bool:
 
 def choose(found: Sequence[FoundHost], *, with_url: bool) -> list[str]:
     """Show the hosts that were found and ask which of them to change; empty if the user wants none."""
-    write("MCP hosts on this machine:")
+    sys.stderr.write("MCP hosts on this machine:\n")
     width = max(len(each.name) for each in found)
     for number, each in enumerate(found, 1):
-        write(f"{number:3}  {each.name:{width}}  {each.title}: {each.evidence}{_mark(each, with_url=with_url)}")
+        mark = _mark(each, with_url=with_url)
+        sys.stderr.write(f"{number:3}  {each.name:{width}}  {each.title}: {each.evidence}{mark}\n")
     while answer := _asked("Add vega to which? Type numbers or names, or all; Enter for none: "):
         try:
             return _chosen(answer, found, with_url=with_url)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcp_vega.cli.install.asking import access_token, agreed, api_key, choose, is_terminal
+from mcp_vega.cli.install.asking import TOKEN, access_token, agreed, api_key, choose, is_terminal
 from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.install.remote import RemoteEntry, server_url, takes_no_url
-from mcp_vega.cli.install.shown import has_key, lines_of, notes_on, secrets_of
+from mcp_vega.cli.install.shown import has_key, has_token, lines_of, notes_on, secrets_of
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments, VegaError
 from mcp_vega.segmind.values import as_object
@@ -207,7 +207,7 @@ def _with_secret(
 def _install(target: _Target, entry: Entry | RemoteEntry, options: Namespace, environment: Mapping[str, str]) -> int:
     change = installing(target.host, target.file, entry)
     if isinstance(entry, RemoteEntry):
-        if not secrets_of(change.after):
+        if not has_token(change.after):
             sys.stderr.write("Note: the entry has no access token; a server that asks for one refuses its calls.\n")
     else:
         if is_temporary(entry.command):
@@ -225,8 +225,9 @@ def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str
     if change.before == change.after and (change.after is None or not marked):
         state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
         write(f"{change.file.path} {state}; nothing to do.")
-        if has_key(change.after) and not environment.get(KEY):
-            write(f"Its key is kept. To replace the key, set {KEY} and run this again.")
+        for secret, variable, is_kept in (("key", KEY, has_key), ("token", TOKEN, has_token)):
+            if is_kept(change.after) and not environment.get(variable):
+                write(f"Its {secret} is kept. To replace it, set {variable} and run this again.")
         return 0
     write("\n".join(lines_of(change)))
     if options.dry_run:

@@ -3,6 +3,7 @@
 The files are where the hosts document them. If a variable of the host moves its file, that place is used.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -104,7 +105,8 @@ def _claude_desktop(here: UserEnvironment) -> Path:
 def _claude_code(here: UserEnvironment) -> Path:
     """If the file of its first versions is still there, Claude Code reads that one."""
     first = here.folder("CLAUDE_CONFIG_DIR", ".claude") / ".config.json"
-    return first if first.is_file() else here.folder("CLAUDE_CONFIG_DIR", ".") / ".claude.json"
+    is_there = os.path.isfile(first)  # noqa: PTH113  unlike Path's, it raises no error if this cannot be looked up
+    return first if is_there else here.folder("CLAUDE_CONFIG_DIR", ".") / ".claude.json"
 
 
 def _zed(here: UserEnvironment) -> Path:

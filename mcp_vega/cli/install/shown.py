@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mcp_vega.cli.install.change import HEADERS, Change, refused_in, servers_in
+from mcp_vega.cli.install.change import HEADERS, SIGN_IN, Change, refused_in, servers_in
 from mcp_vega.cli.install.config_file import ConfigFile
 from mcp_vega.cli.install.entry import KEY, NAME
-from mcp_vega.cli.install.remote import URLS
+from mcp_vega.cli.install.remote import URLS, url_of
 from mcp_vega.cli.install.switches import switched_off
 from mcp_vega.segmind.api_key import is_placeholder
 from mcp_vega.segmind.values import as_object
@@ -85,6 +85,12 @@ def has_key(entry: Any) -> bool:
     """Whether an entry has an API key, or a variable of the host's in its place."""
     key = str(as_object(as_object(entry).get("env")).get(KEY) or "")
     return bool(key) and ("$" in key or not is_placeholder(key))
+
+
+def has_token(entry: Any) -> bool:
+    """Whether an entry with a URL has headers, or another member that signs requests in."""
+    members = as_object(entry)
+    return bool(url_of(members)) and any(members.get(name) for name in HEADERS | SIGN_IN)
 
 
 def secrets_of(entry: Any) -> set[str]:
