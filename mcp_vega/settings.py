@@ -17,7 +17,6 @@ from mcp_vega.errors import InvalidSettings
 VENDOR_URL = "https://api.segmind.com"
 VENDOR_HISTORY_URL = "https://api.spotprod.segmind.com/inference-request/request-history"
 
-
 # What pasting leaves around a value; a browser or a word processor adds some that nobody sees.
 _SPACE = "\ufeff\u200b\u00a0" + string.whitespace
 _QUOTES = "\"'`‘’‚“”„«»"  # noqa: RUF001  those of several languages
@@ -69,9 +68,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: Annotated[SecretStr | None, BeforeValidator(_bare)] = Field(
-        default=None,
-        alias="SEGMIND_API_KEY",
-        description="Your Segmind API key. Not needed with `--sandbox`.",
+        default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
     )
     base_url: str = Field(
         default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The API; https, or http on loopback."
@@ -130,6 +127,9 @@ class Settings(BaseModel):
         alias="MCP_VEGA_AUTH_TOKENS",
         description="For `sse` and `http`: access tokens, comma-separated, each `token` or `name:token`; each caller "
         "sees their own jobs and pictures, which a name keeps when its token changes.",
+    )
+    token: SecretStr | None = Field(
+        default=None, alias="MCP_VEGA_TOKEN", description="The access token that `install --url` writes into an entry."
     )
     allowed_hosts: Names = Field(
         default=(),

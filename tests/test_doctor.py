@@ -305,7 +305,7 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
 @pytest.mark.parametrize(
     ("variable", "value", "fix"),
     [
-        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio beside mcp-vega"),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio in the environment of mcp-vega"),
         ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "Check the proxy that HTTPS_PROXY or ALL_PROXY names"),
         ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file"),
     ],
@@ -473,6 +473,10 @@ def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.Monkey
     configure(tmp_path, sys.executable, args=["-m", "mcp_vega", "--sandbox"])
     (check,) = check_hosts({})
     assert (check.state, check.detail) == ("good", "Cursor (sandbox)")
+    remote = {"mcpServers": {"vega": {"url": "https://pictures.example/mcp", "headers": {"Authorization": "Bearer x"}}}}
+    (tmp_path / ".cursor" / "mcp.json").write_text(json.dumps(remote), encoding="utf-8")
+    (check,) = check_hosts({})
+    assert (check.state, check.detail) == ("good", "Cursor (over HTTP)")
     (tmp_path / ".cursor" / "mcp.json").write_text("{", encoding="utf-8")
     (check,) = check_hosts({})
     assert check.state == "note"
@@ -506,7 +510,7 @@ IN_FILES: list[tuple[str, str, str, str]] = [
         for host in ("claude-desktop", "claude-code")
     ),
     *((host, "// mine\n" + with_entry(host), "good", "") for host in ("gemini", "vscode", "zed")),
-    *((host, comma_too_many(host), "bad", "a comma behind") for host in ("claude-desktop", "claude-code", "gemini")),
+    *((host, comma_too_many(host), "bad", "a comma after") for host in ("claude-desktop", "claude-code", "gemini")),
     *((host, comma_too_many(host), "good", "") for host in ("vscode", "zed")),
     *((host, with_entry(host, **LIMIT), "bad", "a value of env without quotes") for host in ("claude-code", "codex")),
     ("vscode", with_entry("vscode", **LIMIT), "good", ""),

@@ -115,7 +115,7 @@ def test_the_entry_for_a_host_is_the_one_that_install_writes(name: str) -> None:
     host, example = HOSTS[name], an_entry()
     language, text, _ = host_sections()[host.title]
     section, shown = entry_in(language, text)
-    written = {**host.members, **Entry(example["command"], key=example["env"]["SEGMIND_API_KEY"]).data}
+    written = {**host.members, **Entry(example["command"], key=example["env"]["SEGMIND_API_KEY"]).data, **host.defaults}
     assert (language, section, {"args": [], **shown}) == (host.form, host.section, written)
 
 

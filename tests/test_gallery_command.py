@@ -18,10 +18,10 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/#[\w-]{43}")
 OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
 
 
-def opener(folder: Path, script: str) -> dict[str, str]:
-    """A desktop whose program for addresses runs a script."""
-    program = folder / "bin" / "xdg-open"
-    program.parent.mkdir()
+def opener(folder: Path, script: str, name: str = "xdg-open") -> dict[str, str]:
+    """A desktop whose program for addresses, or another of this name, runs a script."""
+    program = folder / "bin" / name
+    program.parent.mkdir(exist_ok=True)
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     program.chmod(0o755)
     return {"DISPLAY": ":0", "PATH": f"{program.parent}:/bin:/usr/bin"}
@@ -69,6 +69,38 @@ def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_l
     assert (done.returncode, bool(ADDRESS.fullmatch(done.stdout.strip()))) == (0, True)
     assert done.stderr.startswith(said)
     assert done.stderr.endswith("To leave: Ctrl-C.\nNobody has looked at the page for an hour, so it ends here.\n")
+
+
+@signals
+@pytest.mark.skipif(sys.platform == "darwin", reason="it opens addresses by a program of its own")
+@pytest.mark.parametrize(
+    ("browser", "display", "opened_by", "said"),
+    [
+        ("window", "", "window", ""),
+        ("gone:lynx:fails %s:window --new %s", "", "window", ""),
+        ("gone", ":0", "xdg-open", ""),
+        ("", ":0", "xdg-open", ""),
+        ("lynx", "", "", "BROWSER names lynx, which has no window; there is no desktop here"),
+        ("fails", "", "", "fails failed with exit code 4; there is no desktop here"),
+        ("gone:'", "", "", "BROWSER names gone, which is not there; BROWSER names ', which is not there; there"),
+    ],
+)
+def test_the_browser_of_the_user_is_tried_first_and_a_failure_is_told(
+    tmp_path: Path, browser: str, display: str, opened_by: str, said: str
+) -> None:
+    opener(tmp_path, "exit 4", "fails")
+    for name in ("window", "lynx", "xdg-open"):
+        desktop = opener(tmp_path, f'echo "{name} $*" >> {tmp_path}/opened', name)
+    with patch.object(page, "IDLE_SECONDS", 0.1), patch.object(page, "FIRST_REQUEST_SECONDS", 0.1):
+        done = run("gallery", folder=tmp_path, **{**desktop, "DISPLAY": display, "BROWSER": browser})
+    opened = (tmp_path / "opened").read_text(encoding="utf-8").split() if (tmp_path / "opened").exists() else []
+    assert opened[:1] == [opened_by][: len(opened)]
+    assert bool(opened) == bool(opened_by)
+    assert opened[-1:] == ([done.stdout.strip()] if opened else [])
+    assert said in done.stderr
+    # What was started has not asked for the page, whatever its exit code says.
+    assert ("No browser could be opened" in done.stderr) == bool(said)
+    assert ("No browser has asked for the page so far." in done.stderr) == (not said)
 
 
 def test_gallery_says_which_port_is_taken(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:

@@ -167,7 +167,7 @@ async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox
     said = run("gallery", "--folder", folder=tmp_path).stdout
     assert said.startswith(one)
     aside = tmp_path / "gallery" / "unreadable"
-    assert said.endswith(f"Beside them 1 that came in the place of pictures, in {aside}\n")
+    assert said.endswith(f"Kept apart, because they are not pictures: 1, in {aside}\n")
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
@@ -181,14 +181,16 @@ def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) ->
         assert done.returncode == int(bool(done.stderr))
         return done.stderr.removeprefix(f"{tmp_path / 'gallery'} cannot be opened: ")
 
-    assert why_not(**desktop) == "it is not there yet; draw a picture first\n"
+    assert why_not(**desktop) == "it does not exist; draw a picture first\n"
     (tmp_path / "gallery").mkdir()
     opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
     opener.chmod(0o755)
     assert why_not(**desktop) == ""
     assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
     opener.write_text("#!/bin/sh\necho one; echo two >&2; exit 3\n", encoding="utf-8")
-    assert why_not(**desktop) == "xdg-open failed with exit code 3\n"
+    assert why_not(**desktop) == "xdg-open failed with exit code 3: it found no program for this\n"
+    opener.write_text("#!/gone\n", encoding="utf-8")
+    assert why_not(**desktop) == "xdg-open cannot be started: No such file or directory\n"
     assert why_not(**{**desktop, "DISPLAY": ""}) == "there is no desktop here\n"
     assert why_not(WAYLAND_DISPLAY="wayland-0", PATH="/nowhere") == "there is no xdg-open here\n"
 
@@ -209,8 +211,8 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert "Next: Add --yes." in asked.stderr
     done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
     assert done.stderr.splitlines() == [
-        "Deleted: 1. The ledger still tells how each was drawn.",
-        "Left as they are: 2 that were changed, moved or kept in another folder.",
+        "Deleted: 1. The ledger keeps how each was drawn.",
+        "Not deleted: 2 that were changed, moved or kept in another folder.",
     ]
     assert [file.exists() for file in (old, edited, own, new, tmp_path / "moved.jpg")] == [
         False,
@@ -292,7 +294,7 @@ async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox,
     path.parent.rename(elsewhere)
     path.parent.symlink_to(elsewhere)
     done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
-    assert done.stderr.splitlines()[1] == "Left as they are: 1 that were changed, moved or kept in another folder."
+    assert done.stderr.splitlines()[1] == "Not deleted: 1 that were changed, moved or kept in another folder."
     assert (elsewhere / path.name).exists()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import tomlkit
 from conftest import KEY
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
@@ -26,7 +27,9 @@ from mcp_vega.cli.install import jsonc
 from mcp_vega.cli.install.change import installing, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import Entry, lasting_command
+from mcp_vega.cli.install.found import find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
+from mcp_vega.cli.install.remote import RemoteEntry
 from mcp_vega.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +141,7 @@ def test_a_host_without_a_file_gets_one_that_only_its_owner_reads(host: str, hom
     assert said.code == 0, said.err
     extra = {"type": "stdio"} if host in {"claude-code", "vscode"} else {}
     entry: dict[str, Any] = {**extra, "command": SCRIPT, "args": [], "env": {"SEGMIND_API_KEY": KEY}}
-    assert servers_in(host, home) == {"vega": entry}
+    assert servers_in(host, home) == {"vega": {**entry, **HOSTS[host].defaults}}
     assert file_of(host, home).stat().st_mode & 0o777 == 0o600
     assert KEY not in said.out + said.err
     assert backups(host, home) == []
@@ -155,10 +158,10 @@ def test_every_other_server_and_every_comment_stays(host: str, home: Path, run: 
     assert all(line in lines for line in before.splitlines() if line), after
     assert servers_in(host, home)["vega"]["args"] == ["--sandbox"]
     assert servers_in(host, home)["files"]["env"] == {"TOKEN": "another-secret"}
-    assert "kept as they are: files" in said.out
+    assert "unchanged: files" in said.out
     assert "another-secret" not in said.out + said.err
     assert backups(host, home) == [before.encode()]
-    assert "still holds the key" not in said.out
+    assert "still holds" not in said.out
     # And out again.
     assert run("uninstall", host, "--yes").code == 0
     left = path.read_text(encoding="utf-8")
@@ -201,6 +204,7 @@ def test_an_older_entry_of_codex_keeps_its_comments_and_what_else_is_set(home: P
     path = file_of("codex", home, before)
     assert run("install", "codex", "--yes", SEGMIND_API_KEY=KEY).code == 0
     wanted = before.replace("/old/uvx", SCRIPT).replace('["mcp-vega"]', "[]") + f'SEGMIND_API_KEY = "{KEY}"\n'
+    wanted = wanted.replace("_sec = 30\n", "_sec = 30\nrequired = true\n")
     assert path.read_text(encoding="utf-8") == wanted
 
 
@@ -350,7 +354,7 @@ def test_a_file_that_cannot_be_read_is_refused_and_left(host: str, case: str, ho
 def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(home: Path, run: Run) -> None:
     os.mkfifo(file_of("cursor", home))
     said = run("install", "cursor", "--yes")
-    assert (said.code, "is no file" in said.err) == (1, True)
+    assert (said.code, "is not a file" in said.err) == (1, True)
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(home: Path, run: Run) -> None:
@@ -443,11 +447,12 @@ def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     assert file_of("zed", home).read_bytes() == before
 
 
-def test_whoever_uninstalls_is_told_that_the_copy_holds_the_key(home: Path, run: Run) -> None:
+def test_whoever_uninstalls_is_told_that_the_backup_holds_the_key(home: Path, run: Run) -> None:
     run("install", "Cursor", "--yes", SEGMIND_API_KEY=KEY)  # in any spelling
     said = run("uninstall", "cursor", "--yes")
     assert said.out.endswith(
-        "Cursor forgets it with its next start.\nThe copy still holds the key; delete it when all is well.\n"
+        "Cursor drops it at its next start.\n"
+        "The backup still holds the old key or token. Delete it when everything works.\n"
     )
     (copy,) = backups("cursor", home)
     assert KEY.encode() in copy
@@ -459,14 +464,20 @@ def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) ->
     assert list(home.iterdir()) == []
 
 
-def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
-    """The exit code, and what a person sees who types each answer at its question."""
+def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]], **variables: str) -> tuple[int, str]:
+    """The exit code of a command, and what a person sees who types each answer at its question."""
+    environment = {**settings(home), "HOME": str(home), **variables}
+    return typed([sys.executable, "-m", "mcp_vega", *arguments], answers, environment)
+
+
+def typed(command: list[str], answers: list[tuple[str, str]], environment: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a program at a terminal, and what is seen there; each answer is typed after its question."""
     import pty
 
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_vega", *arguments],
-        env={**settings(home), "HOME": str(home)},
+        command,
+        env=environment,
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -474,10 +485,11 @@ def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]]) -
         preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509
     )
     os.close(terminal)
-    seen = b""
+    seen, at = b"", 0
     for question, answer in answers:
-        while question.encode() not in seen:
+        while (found := seen.find(question.encode(), at)) < 0:
             seen += os.read(controller, 1000)
+        at = found + len(question)
         os.write(controller, answer.encode())
     while True:
         try:
@@ -527,6 +539,288 @@ def test_without_stdin_it_asks_for_yes(home: Path, run: Run, monkeypatch: pytest
     said = run("install", "cursor")
     assert (said.code, "Next: Add --yes.\n" in said.err) == (2, True)
     assert not file_of("cursor", home).exists()
+
+
+# ---- the hosts on this machine ----
+
+
+def prepare_hosts(home: Path) -> None:
+    """Claude Code with a file, Cursor with a folder, Codex with a program, VS Code with an entry, Windsurf broken."""
+    file_of("claude-code", home, "{}")
+    (home / ".cursor").mkdir()
+    (home.parent / "bin").mkdir(exist_ok=True)
+    (home.parent / "bin" / "codex").touch(0o755)
+    file_of("vscode", home, '{"servers": {"vega": {"command": "old"}}}')
+    file_of("windsurf", home, "{")
+
+
+def test_without_a_name_it_says_what_it_found_and_writes_nothing(home: Path, run: Run) -> None:
+    prepare_hosts(home)
+    before = sorted(home.rglob("*"))
+    for arguments, command in {
+        ("--yes",): "mcp-vega install claude-code --yes",
+        (): "mcp-vega install claude-code --yes",
+        ("--sandbox",): "mcp-vega install claude-code --sandbox --yes",
+        ("--url", "https://a.example/mcp"): "mcp-vega install claude-code --url https://a.example/mcp --yes",
+    }.items():
+        said = run("install", *arguments, SEGMIND_API_KEY=KEY)
+        assert (said.code, said.out) == (2, "")
+        assert (
+            "Found on this machine: claude-code (~/.claude.json), cursor (the folder ~/.cursor), "
+            "vscode (~/.config/Code/User/mcp.json; has the entry), windsurf (~/.codeium/windsurf/mcp_config.json), "
+            f"codex (the program {home.parent}/bin/codex) (invalid_arguments)."
+        ) in said.err
+        assert f"Next: Name one, as in `{command}`.\n" in said.err
+        assert sorted(home.rglob("*")) == before
+
+
+def test_where_no_host_is_found_it_says_so(run: Run) -> None:
+    for arguments in ([], ["--yes"], ["--dry-run"]):
+        said = run("install", *arguments)
+        assert (said.code, "none was found on this machine" in said.err) == (2, True)
+        assert all(host in said.err for host in HOSTS)
+
+
+def test_a_dry_run_without_a_name_shows_the_change_for_each_host(home: Path, run: Run) -> None:
+    prepare_hosts(home)
+    before = sorted(home.rglob("*"))
+    said = run("install", "--dry-run", "--sandbox")
+    shown = [line.partition(":")[0] for line in said.out.splitlines() if line.startswith(("C", "V", "W"))]
+    assert shown == ["Claude Code", "Cursor", "VS Code", "Codex"]
+    assert said.out.count("Nothing was changed (--dry-run).") == len(shown)
+    # The one whose file is broken does not stop the others.
+    assert (said.code, "windsurf/mcp_config.json cannot be read" in said.err) == (1, True)
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_for_the_key_once(home: Path) -> None:
+    prepare_hosts(home)
+    answers = [
+        ("Enter for none: ", "9\n"),
+        ("'9' is neither a number from 1 to 5 nor one of", ""),
+        ("Enter for none: ", "1, Cursor 4 5\n"),
+        ("Segmind API key (it is not shown; empty leaves it out)", f"{KEY}\n"),
+        ("Claude Code: ", ""),
+        ("Make this change?", "y\n"),
+        ("Cursor: ", ""),
+        ("Make this change?", "n\n"),
+        ("Codex: ", ""),
+        ("Make this change?", "\n"),
+    ]
+    code, seen = at_a_terminal(home, "install", answers=answers, PATH=str(home.parent / "bin"))
+    assert code == 1, "one was declined, and one has a broken file"
+    assert "1  claude-code  Claude Code: ~/.claude.json\r\n" in seen
+    assert "3  vscode       VS Code: ~/.config/Code/User/mcp.json (has the entry vega)\r\n" in seen
+    assert "4  windsurf     Windsurf: ~/.codeium/windsurf/mcp_config.json (its file cannot be read)\r\n" in seen
+    assert seen.count("Segmind API key (") == 1
+    assert seen.count("Error: ") == 1
+    assert KEY not in seen
+    assert servers_in("claude-code", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+    assert servers_in("codex", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+    assert not file_of("cursor", home).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_whoever_chooses_no_host_changes_nothing(home: Path) -> None:
+    prepare_hosts(home)
+    for answer in ("\n", "\x04"):
+        answers = [("Enter for none: ", answer)]
+        code, seen = at_a_terminal(home, "install", answers=answers, PATH=str(home.parent / "bin"))
+        assert (code, "No host was chosen, so nothing was changed." in seen) == (1, True)
+    assert file_of("claude-code", home).read_text(encoding="utf-8") == "{}"
+
+
+def test_a_folder_that_cannot_be_looked_up_stops_nothing(home: Path) -> None:
+    file_of("cursor", home, "{}")
+    too_long = {"CODEX_HOME": "x" * 5000, "CLAUDE_CONFIG_DIR": "x" * 5000}
+    found = find_hosts(UserEnvironment(too_long, home, "linux"))
+    assert [each.name for each in found] == ["cursor"]
+
+
+def test_an_application_of_macos_is_found(home: Path) -> None:
+    (home / "Applications" / "Zed.app").mkdir(parents=True)
+    (home / "Applications" / "Cursor.app").mkdir()
+    found = {each.name: each.evidence for each in find_hosts(UserEnvironment({}, home, "darwin"))}
+    assert found["zed"] == "the application ~/Applications/Zed.app"
+    assert "zed" not in {each.name for each in find_hosts(UserEnvironment({}, home, "linux"))}
+
+
+# ---- a server over HTTP ----
+
+URL = "https://pictures.example/mcp"
+ACCESS_TOKEN = "the-token-of-a-caller"
+BEARER = {"Authorization": f"Bearer {ACCESS_TOKEN}"}
+# As each host documents it; read by Claude Code, Codex and Gemini CLI themselves in tests/test_real_hosts.py.
+REMOTE: dict[str, dict[str, Any]] = {
+    "claude-code": {"type": "http", "url": URL, "headers": BEARER},
+    "cursor": {"url": URL, "headers": BEARER},
+    "vscode": {"type": "http", "url": URL, "headers": BEARER},
+    "windsurf": {"serverUrl": URL, "headers": BEARER},
+    "codex": {"url": URL, "http_headers": BEARER},
+    "gemini": {"type": "http", "url": URL, "headers": BEARER},
+    "zed": {"url": URL, "headers": BEARER},
+}
+
+
+def put_entry(host: str, home: Path, entry: dict[str, Any]) -> None:
+    """The file of a host, with this entry alone."""
+    data = {HOSTS[host].section: {"vega": entry}}
+    file_of(host, home, tomlkit.dumps(data) if host == "codex" else json.dumps(data))
+
+
+@pytest.mark.parametrize("host", REMOTE)
+def test_a_server_over_http_is_written_in_the_form_of_its_host(host: str, home: Path, run: Run) -> None:
+    said = run("install", host, "--url", URL, "--yes", MCP_VEGA_TOKEN=f" Bearer {ACCESS_TOKEN} ")
+    assert said.code == 0, said.err
+    assert servers_in(host, home) == {"vega": REMOTE[host]}
+    assert file_of(host, home).stat().st_mode & 0o777 == 0o600
+    assert f": {URL}\n" in said.out
+    assert "header Authorization: (not shown)" in said.out
+    assert ACCESS_TOKEN not in said.out + said.err
+    # Without a token the one that is there is kept, and there is nothing to do.
+    again = run("install", host, "--url", URL, "--yes")
+    assert "nothing to do.\nIts token is kept. To replace it, set MCP_VEGA_TOKEN" in again.out
+    assert "no access token" not in again.err
+    printed = run("install", host, "--url", URL, "--print", MCP_VEGA_TOKEN=ACCESS_TOKEN).out
+    data = tomllib.loads(printed) if host == "codex" else json.loads(printed)
+    assert json.loads(json.dumps(REMOTE[host]).replace(ACCESS_TOKEN, "TOKEN")) == data[HOSTS[host].section]["vega"]
+    removed = run("uninstall", host, "--yes")
+    assert (servers_in(host, home), "Delete it when everything works" in removed.out) == ({}, True)
+
+
+@pytest.mark.parametrize("host", REMOTE)
+def test_an_entry_changes_between_a_program_and_a_url_and_keeps_what_fits_both(host: str, home: Path, run: Run) -> None:
+    assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
+    put_entry(host, home, {**servers_in(host, home)["vega"], "timeout": 99, "cwd": "/x"})
+    said = run("install", host, "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+    assert (said.code, "Delete it when everything works" in said.out, KEY in said.out) == (0, True, False)
+    assert servers_in(host, home)["vega"] == {"timeout": 99, **REMOTE[host]}
+    put_entry(host, home, {**REMOTE[host], "timeout": 99, "oauth": {"client_id": "x"}, "transport": "http"})
+    assert run("install", host, "--yes", "--sandbox").code == 0
+    wanted = {**HOSTS[host].members, **HOSTS[host].defaults, "command": SCRIPT, "args": ["--sandbox"], "timeout": 99}
+    assert servers_in(host, home)["vega"] == wanted
+
+
+@pytest.mark.parametrize("host", REMOTE)
+def test_a_token_goes_to_no_other_server_than_its_own(host: str, home: Path, run: Run) -> None:
+    put_entry(host, home, {**REMOTE[host], "timeout": 99})
+    other = "https://other.example/mcp"
+    said = run("install", host, "--url", other, "--yes")
+    assert (said.code, "no access token" in said.err) == (0, True)
+    form = HOSTS[host].remote
+    assert form
+    assert servers_in(host, home)["vega"] == {**form.members, form.url: other, "timeout": 99}
+    # On the same server another path keeps it, also where an older version of the host spelled its members otherwise.
+    put_entry(host, home, {"httpUrl": URL, form.headers: {"authorization": "Bearer older", "x-team": "a"}})
+    moved = "https://pictures.example/vega/mcp"
+    assert run("install", host, "--url", moved, "--yes").code == 0
+    kept = {"authorization": "Bearer older", "x-team": "a"}
+    assert servers_in(host, home)["vega"] == {**form.members, form.url: moved, form.headers: kept}
+    # A new one takes its place, however it was spelled.
+    assert run("install", host, "--url", moved, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN).code == 0
+    assert servers_in(host, home)["vega"][form.headers] == {"x-team": "a", **BEARER}
+
+
+def test_a_token_for_codex_takes_the_place_of_a_variable_with_one(home: Path, run: Run) -> None:
+    put_entry("codex", home, {"url": URL, "bearer_token_env_var": "VEGA_TOKEN"})
+    said = run("install", "codex", "--url", URL, "--yes")
+    assert ("nothing to do" in said.out, "no access token" in said.err) == (True, False)
+    assert run("install", "codex", "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN).code == 0
+    assert servers_in("codex", home)["vega"] == REMOTE["codex"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "written"),
+    [
+        ("https://pictures.example", "https://pictures.example/mcp"),
+        (" https://pictures.example:8443/ ", "https://pictures.example:8443/mcp"),
+        ("http://localhost:8000/mcp", "http://localhost:8000/mcp"),
+        ("http://[::1]:8000/vega/mcp", "http://[::1]:8000/vega/mcp"),
+    ],
+)
+def test_a_url_without_a_path_gets_the_servers_own(typed: str, written: str, home: Path, run: Run) -> None:
+    said = run("install", "cursor", "--url", typed, "--yes")
+    assert servers_in("cursor", home)["vega"] == {"url": written}
+    assert ("so /mcp was added" in said.err) == (typed.strip() != written)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "pictures.example", "pictures.example/mcp", "http://pictures.example/mcp", "ftp://pictures.example"),
+        *(
+            "https://",
+            "https:///mcp",
+            "https://alice:s3cret@pictures.example/mcp",
+            "https://a.example/mcp?token=s3cret",
+        ),
+        *("https://a.example/mcp#s3cret", "https://a.example:99999/mcp", "https://a.example:0/mcp", "https://[::1/mcp"),
+        *(
+            "https://a.example/${SECRET}",
+            "https://a.example/m cp",
+            "https://pictures.example/sse",
+            "http://10.0.0.1/mcp",
+        ),
+    ],
+)
+def test_a_url_that_no_host_could_use_safely_is_refused(url: str, home: Path, run: Run) -> None:
+    said = run("install", "cursor", f"--url={url}", "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+    assert (said.code, said.out, "The URL " in said.err) == (2, "", True)
+    assert "s3cret" not in said.err
+    assert list(home.iterdir()) == []
+
+
+def test_a_host_whose_file_takes_no_url_says_where_to_add_it(home: Path, run: Run) -> None:
+    for options in (["--yes"], ["--print"], ["--dry-run"]):
+        said = run("install", "claude-desktop", "--url", URL, *options)
+        assert (said.code, said.out) == (2, "")
+        assert "Settings > Connectors" in said.err
+    assert list(home.iterdir()) == []
+
+
+def test_a_url_and_the_sandbox_do_not_go_together(home: Path, run: Run) -> None:
+    said = run("install", "cursor", "--url", URL, "--sandbox", "--yes")
+    assert (said.code, "--sandbox is for a server that the host starts" in said.err) == (2, True)
+    assert list(home.iterdir()) == []
+
+
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(home: Path, run: Run) -> None:
+    for token, found in {"two s3cret": "a space", "s3crät": "a character beyond ASCII"}.items():
+        said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN=token)
+        assert (said.code, found in said.err) == (2, True)
+        assert "s3cr" not in said.err
+    assert list(home.iterdir()) == []
+    said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN="alice:s3cret")
+    assert (said.code, "clients send the token" in said.err, "s3cret" in said.err) == (0, True, False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_the_access_token_is_asked_for_without_an_echo(home: Path) -> None:
+    file_of("claude-desktop", home, "{}")
+    file_of("cursor", home, "{}")
+    answers = [
+        ("Enter for none: ", "all\n"),
+        ("Access token of the server (it is not shown; empty leaves it out)", f"{ACCESS_TOKEN}\n"),
+        ("Make this change?", "y\n"),
+    ]
+    code, seen = at_a_terminal(home, "install", "--url", URL, answers=answers, PATH="/nowhere")
+    assert (code, ACCESS_TOKEN in seen) == (0, False), seen
+    assert "claude_desktop_config.json (its file takes no URL)" in seen
+    assert servers_in("cursor", home) == {"vega": REMOTE["cursor"]}
+
+
+def test_codex_waits_for_the_server_unless_the_user_has_decided_otherwise(home: Path, run: Run) -> None:
+    said = run("install", "codex", "--yes", "--sandbox")
+    assert servers_in("codex", home)["vega"]["required"] is True
+    assert "with required = true, Codex waits for vega" in said.err
+    path = file_of("codex", home)
+    path.write_text(path.read_text(encoding="utf-8").replace("required = true", "required = false # mine"))
+    said = run("install", "codex", "--yes", SEGMIND_API_KEY=KEY)
+    assert (said.code, "the entry keeps required = false" in said.err) == (0, True)
+    assert "required = false # mine\n" in path.read_text(encoding="utf-8")
+    assert run("install", "codex", "--url", URL, "--yes").code == 0
+    assert servers_in("codex", home)["vega"] == {"url": URL, "required": False}
 
 
 # ---- printing ----
@@ -742,6 +1036,7 @@ def test_any_json_with_comments_takes_an_entry_and_keeps_every_character(
     assert left_in_order(back, text) or data["mcpServers"]
 
 
+REMOTE_ENTRY = RemoteEntry("https://new.example/mcp", "token")
 # What Codex's file may be made of, the values first; what is no TOML then is left aside.
 VALUES = (
     "# ---- a heading ----\n",
@@ -773,12 +1068,17 @@ codex_files = st.tuples(
 
 
 @settings_of_hypothesis(deadline=None)
-@given(codex_files, st.booleans(), st.booleans(), st.sampled_from(["", "SG_new"]))
+@given(
+    codex_files,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([Entry("/new"), Entry("/new", (), "SG_new"), REMOTE_ENTRY]),
+)
 def test_any_file_of_codex_takes_the_entry_and_keeps_every_comment_or_is_refused(
     text: str,
     windows: bool,  # noqa: FBT001  by hypothesis
     ends: bool,  # noqa: FBT001
-    key: str,
+    entry: Entry | RemoteEntry,
 ) -> None:
     text = text.replace("\n", "\r\n" if windows else "\n")
     text = text if ends else text.rstrip()
@@ -788,13 +1088,16 @@ def test_any_file_of_codex_takes_the_entry_and_keeps_every_comment_or_is_refused
         return
     codex, file = HOSTS["codex"], ConfigFile(Path("config.toml"), text.encode(), text)
     try:
-        added = installing(codex, file, Entry("/new/mcp-vega", ("--sandbox",), key))
+        added = installing(codex, file, entry)
         removed = uninstalling(codex, replace(file, text=added.text))
     except HostConfigError:
         # Rare forms, in which one table cannot be changed without others.
         assert any(mark in text for mark in ("dotted", "inline", "[[list]]", "[mcp_servers]"))
         return
-    assert tomllib.loads(added.text)["mcp_servers"]["vega"]["command"] == "/new/mcp-vega"
+    vega = tomllib.loads(added.text)["mcp_servers"]["vega"]
+    assert (vega.get("command"), vega.get("url")) == (
+        (None, entry.url) if isinstance(entry, RemoteEntry) else (entry.command, None)
+    )
     left = tomllib.loads(removed.text)
     data.get("mcp_servers", {}).pop("vega", None)
     assert {**left, "mcp_servers": left.get("mcp_servers", {})} == {**data, "mcp_servers": data.get("mcp_servers", {})}

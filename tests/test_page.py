@@ -299,7 +299,7 @@ async def test_a_star_is_kept_and_prune_spares_it(sandbox: Sandbox, tmp_path: Pa
         assert await listed(page, starred=1) == ["loved"]
         assert await listed(page, starred=1, q="not") == []
     done = await run_beside("gallery", "--prune", "30", "--yes", folder=tmp_path)
-    assert done.stderr.splitlines()[1] == "Left as they are: 1 with a star."
+    assert done.stderr.splitlines()[1] == "Not deleted: 1 with a star."
     async with (
         app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", clock=clock) as app,
         page_of(app) as page,

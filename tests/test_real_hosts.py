@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import KEY
 from test_install import FILES, SCRIPT, servers_in, with_comments
+from test_transports import address, started
 
 from mcp_vega.cli.install.hosts import HOSTS, Refused
 
@@ -67,6 +68,23 @@ def test_a_host_that_got_the_entry_starts_the_server(host: str, programs: Path, 
     assert entry["env"] == {"SEGMIND_API_KEY": KEY}
     said(SCRIPT, "uninstall", host, "--yes", env=env, cwd=tmp_path)
     assert servers_in(host, tmp_path) == {}
+
+
+@pytest.mark.parametrize("host", PACKAGES)
+def test_a_host_that_got_a_url_reaches_the_server_with_its_token(host: str, programs: Path, tmp_path: Path) -> None:
+    env = variables(tmp_path, programs)
+    serve = ("--sandbox", "--transport", "http", "--port", "0")
+    with started(tmp_path, *serve, MCP_VEGA_AUTH_TOKENS="caller:s3cret-token"):
+        url = address(tmp_path)
+        said(
+            SCRIPT, "install", host, "--url", url, "--yes", env={**env, "MCP_VEGA_TOKEN": "s3cret-token"}, cwd=tmp_path
+        )
+        seen = asked(host, env, tmp_path)
+        assert url in seen
+        assert ("http_headers: Authorization=*****" if host == "codex" else "Connected") in seen
+        if host != "codex":  # it does not say whether it gets an answer
+            said(SCRIPT, "install", host, "--url", url, "--yes", env={**env, "MCP_VEGA_TOKEN": "wrong"}, cwd=tmp_path)
+            assert "Connected" not in asked(host, env, tmp_path)
 
 
 @pytest.mark.parametrize("host", PACKAGES)

@@ -1,4 +1,4 @@
-"""Puts the parts together: from the settings to an open job service, and everything closed again afterwards."""
+"""Builds the application from the settings, and closes all its parts at the end."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ from mcp_vega.storage.ledger.spending import Limits
 
 logger = logging.getLogger(__name__)
 
-# The variables that name a file which is read, or written, before the first connection.
+# Variables that name a file. It is read or written before the first connection.
 TLS_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")
 SANDBOX_KEY = SecretStr("SG_sandbox")
 
@@ -44,9 +44,9 @@ SANDBOX_KEY = SecretStr("SG_sandbox")
 async def open_application(
     settings: Settings, problem: VegaError | None = None, policy: RetryPolicy = DEFAULT_POLICY
 ) -> AsyncGenerator[AppContext]:
-    """An open job service and what the tools need beside it, for as long as the block runs.
+    """An open job service, and what else the tools need, while the block runs.
 
-    Where there is a `problem`, that is all they answer with.
+    If there is a `problem`, the tools answer every call with it.
     """
     async with AsyncExitStack() as stack:
         api = SANDBOX if settings.sandbox else settings.base_url
@@ -65,7 +65,7 @@ async def open_application(
 
 @asynccontextmanager
 async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) -> AsyncGenerator[SegmindClient]:
-    """The API's client, for as long as the block runs."""
+    """The API's client, while the block runs."""
     headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
     transport = _LazyTransport()
     async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
@@ -75,7 +75,7 @@ async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) 
 
 @asynccontextmanager
 async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
-    """The settings with the sandbox in the place of the API; the user's key is left out of it."""
+    """The settings with the sandbox instead of the API, and without the user's key."""
     from mcp_vega.sandbox.account import Account
     from mcp_vega.sandbox.app import build_sandbox
     from mcp_vega.sandbox.serving import serving
@@ -86,11 +86,11 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
 
 @asynccontextmanager
 async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
-    """The ledger, for a command that makes none; None where there is none yet."""
+    """The ledger, for a command that must not create one; None if there is none."""
     try:
         is_there = settings.ledger_file.exists()
     except OSError:
-        is_there = True  # it cannot be looked at, which is the ledger's to explain
+        is_there = True  # the ledger explains why it cannot be read
     store = JobStore.in_file(settings.ledger_file)
     try:
         yield store if is_there else None
@@ -99,7 +99,7 @@ async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
 
 
 def warn_of_key(settings: Settings) -> None:
-    """Say on stderr, in one line, what is wrong with a key that cannot be used; the tools say it as well."""
+    """Log in one line why the key cannot be used. The tools say it as well."""
     try:
         if not settings.sandbox:
             require_usable(settings.api_key)
@@ -108,12 +108,12 @@ def warn_of_key(settings: Settings) -> None:
 
 
 def warn(error: VegaError) -> None:
-    """Say on stderr, in one line, what is wrong."""
+    """Log in one line what is wrong, and the next step."""
     logger.warning("%s. %s", error.what, error.next_step)
 
 
 def no_cookies() -> CookieJar:
-    """A jar that takes none: a cookie of the API would go to other hosts of its domain, whatever it holds."""
+    """A jar that accepts no cookie: one of the API would be sent to other hosts of its domain."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
@@ -123,10 +123,10 @@ def image_folder_of(settings: Settings) -> ImageFolder:
 
 
 def image_store_of(settings: Settings) -> FallbackImageStore:
-    """The gallery, with the places where a paid picture goes when its disk is full."""
+    """The gallery, and the folders that take a paid picture when the gallery cannot."""
     stores: list[ImageStore] = [image_folder_of(settings), ImageFolder(settings.home_folder / "rescued", private=True)]
-    with suppress(FileNotFoundError):  # no folder for temporary files can be written
-        # What tells this user's folder from others' in a folder that is everybody's; on Windows each has one.
+    with suppress(FileNotFoundError):  # there is no temporary folder
+        # All users share the temporary folder, except on Windows, so the name holds the user's id.
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
         stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True))
     return FallbackImageStore([*stores, MemoryImageStore()])
@@ -146,16 +146,16 @@ def _folders_of(settings: Settings) -> dict[Path, str]:
 
 
 class _LazyTransport(httpx.AsyncBaseTransport):
-    """Opens an HTTP client at the first request: its TLS certificates take time that a handshake need not wait.
+    """Opens an HTTP client at the first request: loading TLS certificates would delay the MCP handshake.
 
-    The proxies of the environment are used, but for this machine itself, whatever the environment says.
+    The proxies of the environment are used for all hosts but this machine.
     """
 
     def __init__(self) -> None:
         self._clients: dict[bool, httpx.AsyncClient] = {}
 
     def open(self, url: str) -> None:
-        """Open the client for an address beforehand; where that fails, the request will say so."""
+        """Open the client for an address before the first request. If that fails, the request raises the error."""
         with suppress(Unreachable):
             self._client(httpx.URL(url).host)
 
@@ -166,7 +166,7 @@ class _LazyTransport(httpx.AsyncBaseTransport):
         here = is_loopback(host)
         if here not in self._clients:
             try:
-                # As many connections as are asked for.
+                # The job service limits the calls, not this client.
                 client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
             except OSError as error:
                 variable = next(
@@ -177,9 +177,11 @@ class _LazyTransport(httpx.AsyncBaseTransport):
                 step = CERTIFICATES_STEP if variable == TLS_FILES[0] else f"Correct {variable}, or unset it"
                 raise _never_opened(why, step) from error
             except ImportError as error:
-                why = "the proxy that HTTPS_PROXY or ALL_PROXY names is one of SOCKS, which needs the package socksio"
-                raise _never_opened(why, "Install socksio beside mcp-vega, or name an HTTP proxy") from error
-            except (ValueError, httpx.InvalidURL) as error:  # its text may hold the proxy's password
+                why = "HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, which needs the package socksio"
+                raise _never_opened(
+                    why, "Install socksio in the environment of mcp-vega, or name an HTTP proxy"
+                ) from error
+            except (ValueError, httpx.InvalidURL) as error:  # the error's text may hold the proxy's password
                 why = "HTTPS_PROXY, ALL_PROXY or NO_PROXY holds an address that cannot be used"
                 raise _never_opened(why, "Correct the variable") from error
             self._clients[here] = client
@@ -191,21 +193,21 @@ class _LazyTransport(httpx.AsyncBaseTransport):
 
 
 def _never_opened(why: str, step: str) -> Unreachable:
-    """The error of a request that cannot leave in this environment."""
-    error = Unreachable(f"{NO_CONNECTION}: {why}", next_step=f"{step}, and start the server again")
+    """The error of a request that cannot be sent with these settings of the environment."""
+    error = Unreachable(f"{NO_CONNECTION}: {why}", next_step=f"{step}. Then start the server again")
     error.repeatable = False
     return error
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Keeps keys out of the log, whoever logs them, also those in a traceback."""
+    """Redacts keys in all log lines, including tracebacks and lines of other packages."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """Log to stderr, before the MCP SDK sets up a log of its own. httpx would log every URL, httpcore every header."""
+    """Log to stderr, before the MCP SDK sets up its own log. httpx would log every URL, httpcore every header."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level, handlers=[handler])

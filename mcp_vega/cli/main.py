@@ -1,4 +1,4 @@
-"""The command line: runs the command that was asked for, and ends with its exit code."""
+"""The command line: runs one command and returns its exit code."""
 
 import gc
 import os
@@ -21,11 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage.
     """
-    # Pydantic builds thousands of long-lived objects while it is imported: collecting among them costs 5 % of a start.
+    # The import of pydantic creates thousands of lasting objects. Garbage collection during it costs 5 % of a start.
     gc.disable()
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
+        from mcp_vega.cli.completion import answer_shell
+
+        answer_shell(parser)
     options = parser.parse_args(argv)
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutputError as error:
         sys.stderr.write(f"The output cannot be written: {error}.\n")
         return FAILED
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
@@ -54,14 +58,14 @@ def _draws(options: Namespace) -> bool:
 
 
 def _open_closed_streams() -> None:
-    """Have something in the place of streams that were closed before the start: nothing to read, nobody who reads.
+    """Replace standard streams that were closed before the start: nothing can be read, and output is discarded.
 
-    In this order, so that each gets the number that is its own.
+    In this order each gets its usual file descriptor.
     """
     for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, flags)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  for good
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  open until the process ends
 
 
 def _run(options: Namespace) -> int:
@@ -73,7 +77,7 @@ def _run(options: Namespace) -> int:
 
 
 def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
-    """The function of a command; importing it imports what that command needs, and no more."""
+    """The function of a command. Each command imports only the modules that it needs."""
     match name:
         case "draw":
             from mcp_vega.cli.draw.command import run_draw as run
@@ -89,6 +93,8 @@ def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
             from mcp_vega.cli.install.command import run_uninstall as run
         case "doctor":
             from mcp_vega.cli.doctor.command import run_doctor as run
+        case "completion":
+            from mcp_vega.cli.completion import run_completion as run
         case "sandbox":
             from mcp_vega.cli.sandbox import run_sandbox as run
         case _:

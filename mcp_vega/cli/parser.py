@@ -1,7 +1,7 @@
 """The commands and their options."""
 
 import re
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -34,8 +34,9 @@ def build_parser() -> ArgumentParser:
     _add_gallery(commands.add_parser("gallery", help="show the pictures in the browser, or their folder"))
     _add_recipe(commands.add_parser("recipe", help="print how a picture was drawn"))
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
-    _add_uninstall(commands.add_parser("uninstall", help="take this server out of an MCP host"))
+    _add_uninstall(commands.add_parser("uninstall", help="remove this server from an MCP host"))
     _add_doctor(commands.add_parser("doctor", help="check everything that the server needs"))
+    _add_completion(commands.add_parser("completion", help="print the script that completes commands in a shell"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
 
@@ -110,8 +111,8 @@ def _add_jobs(parser: ArgumentParser) -> None:
 
 def _add_gallery(parser: ArgumentParser) -> None:
     parser.description = (
-        "Show the pictures in the browser, on a page that this machine alone can reach, until Ctrl-C or an hour in "
-        "which nobody looks at it."
+        "Show the pictures on a page in the browser. Only this machine can reach the page. It ends with Ctrl-C, or "
+        "when nobody has looked at it for an hour."
     )
     parser.add_argument("--print", action="store_true", help="print the page's address, and open no browser")
     parser.add_argument(
@@ -119,12 +120,12 @@ def _add_gallery(parser: ArgumentParser) -> None:
         dest="page_port",
         metavar="PORT",
         type=_whole(0, 65535),
-        help="of the page; 0 picks a free one; default: 0",
+        help="the page's port; 0 picks a free one; default: 0",
     )
     parser.add_argument(
         "--folder",
         action="store_true",
-        help="print the folder of the pictures, which has one for each day (UTC), and how many and how large they are",
+        help="print the folder of the pictures, with one folder in it per day (UTC), and their number and size",
     )
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
@@ -151,9 +152,15 @@ def _add_recipe(parser: ArgumentParser) -> None:
 def _add_install(parser: ArgumentParser) -> None:
     from mcp_vega.cli.install import NAMES
 
-    parser.description = "Add this server to an MCP host: one entry, vega, beside the servers that are there."
-    one_of = f"one of {', '.join(NAMES)}"
+    parser.description = (
+        "Add this server to an MCP host: one entry, vega, next to the servers that are there. Without HOST it finds "
+        "the hosts on this machine and asks which of them to change."
+    )
+    one_of = f"one of {', '.join(NAMES)}; without it, asks which of those on this machine"
     parser.add_argument("host", metavar="HOST", nargs="?", type=str.lower, choices=NAMES, help=one_of)
+    parser.add_argument(
+        "--url", help="add a server that runs elsewhere, by its https URL; asks for the token, or takes MCP_VEGA_TOKEN"
+    )
     parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
     _add_sandbox(parser, default=SUPPRESS)
     _add_consent(parser)
@@ -162,14 +169,14 @@ def _add_install(parser: ArgumentParser) -> None:
 def _add_uninstall(parser: ArgumentParser) -> None:
     from mcp_vega.cli.install import NAMES
 
-    parser.description = "Take this server's entry, vega, out of an MCP host."
+    parser.description = "Remove this server's entry, vega, from an MCP host."
     parser.add_argument("host", metavar="HOST", type=str.lower, choices=NAMES, help=f"one of {', '.join(NAMES)}")
     _add_consent(parser)
 
 
 def _add_consent(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
-    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_doctor(parser: ArgumentParser) -> None:
@@ -188,6 +195,27 @@ def _add_doctor(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS)
+
+
+def _add_completion(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Print the script that lets Tab complete this program's commands, options, hosts, models and jobs. Save it "
+        "where the shell looks for it, and start a new shell."
+    )
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = (
+        "bash (with the package bash-completion):\n"
+        "  mkdir -p ~/.local/share/bash-completion/completions\n"
+        "  mcp-vega completion bash > ~/.local/share/bash-completion/completions/mcp-vega\n"
+        "bash without that package, in ~/.bashrc:\n"
+        '  eval "$(mcp-vega completion bash)"\n'
+        "zsh, in ~/.zshrc after compinit:\n"
+        '  eval "$(mcp-vega completion zsh)"\n'
+        "fish:\n"
+        "  mkdir -p ~/.config/fish/completions\n"
+        "  mcp-vega completion fish > ~/.config/fish/completions/mcp-vega.fish"
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`mcp-vega sandbox`: the stand-in for the Segmind API on a fixed port."""
+"""`mcp-vega sandbox`: serves a stand-in for the Segmind API on a fixed port."""
 
 import signal
 import sys

@@ -1,6 +1,6 @@
-"""Serving MCP, until the host leaves or a signal comes: over stdio, or over SSE or Streamable HTTP.
+"""Serves MCP over stdio, SSE or Streamable HTTP, until the host leaves or a signal comes.
 
-What serves over HTTP is imported where it is used: a start over stdio does not wait for it.
+The modules for HTTP are imported where they are used, so that a start over stdio does not wait for them.
 """
 
 import logging
@@ -16,7 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 
 from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn_of_key
-from mcp_vega.cli.shutdown import finish, heeded, until_signal
+from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
@@ -26,15 +26,15 @@ from mcp_vega.settings import Settings, is_loopback
 logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8000
-WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  compared with, not bound
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  only compared with
 
 
 def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
     """Serve until the end; returns the exit code.
 
     Raises:
-        InvalidSettings: Over HTTP, a setting cannot be used, or the address may not be served like this.
-        PortTaken: The address cannot be had.
+        InvalidSettings: Over HTTP, a setting cannot be used, or the address needs access tokens.
+        PortTaken: The address cannot be used.
     """
     if options.transport == "stdio":
         return _run_stdio(environment)
@@ -45,7 +45,7 @@ def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _run_stdio(environment: Mapping[str, str]) -> int:
-    """Serve whatever the settings are: hosts hide what is said on stderr, so the tools tell what is wrong with them."""
+    """Serve even if a setting cannot be used. Hosts hide stderr, so the tools say what is wrong with the setting."""
     problem = None
     try:
         settings = Settings.from_environment(environment)
@@ -59,9 +59,9 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
 async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> int:
     if sys.stdin.isatty():
         sys.stderr.write(
-            "mcp-vega speaks MCP on stdin and stdout, so it is started by an MCP host, not by hand.\n"
-            'To see a picture now: mcp-vega draw "a lighthouse at dusk" --sandbox. All commands: mcp-vega --help. '
-            "To leave: Ctrl-C.\n"
+            "mcp-vega speaks MCP on stdin and stdout, so an MCP host starts it, not a person.\n"
+            "To add it to a host: mcp-vega install. All commands: mcp-vega --help. To leave: Ctrl-C.\n"
+            'To see a picture now: mcp-vega draw "a lighthouse at dusk" --sandbox\n'
         )
     if problem:
         warn(problem)
@@ -73,10 +73,10 @@ async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> i
 
 
 async def _until_host_leaves(server: MCPServer[Any]) -> int:
-    """Serve until stdin ends, or until nobody reads stdout any more because the host has died.
+    """Serve until stdin ends, or until stdout is closed because the host has died.
 
     Returns:
-        The exit code: 1 if stdin cannot be read or stdout not be written, such as a file on a full disk.
+        The exit code: 1 if stdin cannot be read or stdout cannot be written, for example to a file on a full disk.
     """
     code = 0
     try:
@@ -85,7 +85,7 @@ async def _until_host_leaves(server: MCPServer[Any]) -> int:
         logger.info("The host has died")
     except* OSError as group:
         code = 1
-        logger.error("stdin or stdout cannot be used: %s", _first(group))  # noqa: TRY400  no traceback on a start
+        logger.error("stdin or stdout cannot be used: %s", _first(group))  # noqa: TRY400  a traceback would not help
     return code
 
 
@@ -104,30 +104,30 @@ def _run_http(options: Namespace, settings: Settings) -> int:
     _require_tokens(host, settings, insecure=options.insecure)
     callers = callers_of(settings.auth_tokens)
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
-        # The address is the first line of all, so that programs find it: nothing is logged before.
+        # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = f"[{host}]" if ":" in host else host
         sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
         if not is_loopback(host) and not settings.auth_tokens:
-            sys.stderr.write("Anyone who reaches this address can draw at your cost: it asks for no token.\n")
+            sys.stderr.write("Anyone who reaches this address can draw at your cost, because no token is asked for.\n")
         if host in WILDCARDS and not settings.allowed_hosts:
             sys.stderr.write(
-                "Only requests for 127.0.0.1 and localhost are answered until MCP_VEGA_ALLOWED_HOSTS names others.\n"
+                "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS.\n"
             )
         sys.stderr.flush()
         log_to_stderr(settings)
         warn_of_key(settings)
-        # Who asks for the very address that is served may have it, where it is one.
+        # A request may also name the address that is served, unless that is a wildcard.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
         return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers)
 
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
-    """Refuse to let every machine of a network draw at the user's cost."""
+    """Refuse an address that lets other machines draw at the user's cost without a token."""
     if not is_loopback(host) and not settings.auth_tokens and not insecure:
         raise InvalidSettings(
-            f"--host {host} is reached from other machines, and whoever reaches it can draw at your cost",
+            f"Other machines can reach --host {host}, and everybody who reaches it can draw at your cost",
             next_step="Set MCP_VEGA_AUTH_TOKENS to one or more long random texts, which clients send in the header "
-            "`Authorization: Bearer TOKEN`; or add --insecure if something else keeps strangers out",
+            "`Authorization: Bearer TOKEN`. If something else keeps strangers out, add --insecure",
         )
 
 
@@ -150,7 +150,7 @@ async def serve_until_signal(
     listener: socket.socket,
     until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
 ) -> None:
-    """Serve an application until a signal comes, or `until` has ended; what is paid for is kept first."""
+    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept."""
     import uvicorn
 
     from mcp_vega.server.http.listener import server_config
@@ -158,7 +158,7 @@ async def serve_until_signal(
     server = uvicorn.Server(server_config(asgi))
 
     async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*heeded()) as signals:
+        with anyio.open_signal_receiver(*handled_signals()) as signals:
             task_status.started()
             async for _ in signals:
                 await finish(service)
@@ -170,7 +170,7 @@ async def serve_until_signal(
 
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
-            await tasks.start(stop_on_signal)  # before the server, which would raise the signal once more at its end
+            await tasks.start(stop_on_signal)  # first: uvicorn raises the signals again that it receives itself
         tasks.start_soon(stop_in_time)
         await server.serve([listener])
         if not service.closing:  # no signal came: the server ended by itself

@@ -1,4 +1,4 @@
-"""How the process ends: what is paid for is kept first, for as long as the one who started it lets it."""
+"""How the process ends: it first keeps the paid pictures, for as long as the program that started it allows."""
 
 import os
 import signal
@@ -20,17 +20,17 @@ if sys.platform == "win32":
 else:
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# The official MCP clients kill a server 4 seconds after they closed its stdin: 3 for the pictures, the rest to close.
+# The official MCP clients kill a server 4 seconds after they close its stdin: 3 are for the pictures, 1 to close.
 GRACE_SECONDS = 3.0
 
 
-def heeded() -> list[signal.Signals]:
-    """The signals that end the process, without a SIGHUP that it is not to hear: `nohup` has it ignored."""
+def handled_signals() -> list[signal.Signals]:
+    """The signals that end the process. SIGHUP is left out if it is ignored, as under `nohup`."""
     return [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN]
 
 
 async def finish(service: JobService) -> None:
-    """Give the jobs under way a little time, and say on stderr what became of each."""
+    """Give the running jobs a little time, and say on stderr what happened to each."""
     for job in await service.finish(GRACE_SECONDS):
         if job.problem:
             lines = [job.problem.text]
@@ -38,8 +38,8 @@ async def finish(service: JobService) -> None:
             lines = [*(f"Kept: {image.path or image.uri}" for image in job.images if not image.in_memory), *job.notes]
         else:
             unknown = OutcomeUnknown(
-                f"The process ended while job {job.request_id} was still being drawn",
-                next_step="Start mcp-vega again: it finds out how the job ended and keeps its picture. Do not repeat "
+                f"The process ended while job {job.request_id} was still running",
+                next_step="Start mcp-vega again. It finds out how the job ended, and keeps its picture. Do not repeat "
                 "the call",
             )
             lines = [unknown.text]
@@ -48,25 +48,25 @@ async def finish(service: JobService) -> None:
 
 
 async def until_signal(service: JobService, work: Callable[[], Awaitable[T]]) -> T:
-    """Do the process's work, then give the jobs under way a little time to be kept.
+    """Do the process's work, then give the running jobs a little time to keep their pictures.
 
-    SIGINT, SIGTERM and SIGHUP (its terminal was closed) end the work, and then the process, with the exit code 128 +
-    signal: a thread that reads stdin cannot be stopped, so nothing waits for it. They are watched for until the last
-    picture is kept, because hosts send one after they closed stdin. On Windows there are none.
+    SIGINT, SIGTERM and SIGHUP (the terminal was closed) end the work, and then the process, with the exit code 128 +
+    signal. Nothing waits for the thread that reads stdin, because it cannot be stopped. The signals are handled until
+    the last picture is kept, because hosts send one after they close stdin. Windows has no such signals.
 
     Returns:
-        What `work` gives.
+        The result of `work`.
     """
     scope = anyio.CancelScope()
 
     async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*heeded()) as signals:
+        with anyio.open_signal_receiver(*handled_signals()) as signals:
             task_status.started()
             async for number in signals:
                 if service.closing:
-                    continue  # the work has ended by itself, and what follows is under way
+                    continue  # the work has ended, and the pictures are being kept already
                 scope.cancel()
-                with suppress(OSError):  # a terminal that was closed hears nothing
+                with suppress(OSError):  # nothing can be written to a closed terminal
                     await finish(service)
                 os._exit(128 + number)
 
@@ -76,11 +76,11 @@ async def until_signal(service: JobService, work: Callable[[], Awaitable[T]]) ->
         with scope:
             try:
                 done = await work()
-            except Exception:  # whatever broke, what is paid for is kept first
+            except Exception:  # paid pictures are kept first
                 await finish(service)
                 raise
             await finish(service)
             tasks.cancel_scope.cancel()
             return done
-        await anyio.sleep_forever()  # a signal came; the watch ends the process
+        await anyio.sleep_forever()  # a signal came; `watch` ends the process
     raise RuntimeError("the process went on after a signal")

@@ -72,7 +72,8 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
-    return [environment.get("SEGMIND_API_KEY", ""), *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
+    keys = [environment.get(name, "") for name in ("SEGMIND_API_KEY", "MCP_VEGA_TOKEN")]
+    return [*keys, *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
 
 
 def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:

@@ -12,6 +12,7 @@ from mcp_vega.cli.install.change import refused_in, servers_in
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME
 from mcp_vega.cli.install.hosts import HOSTS, Refused, UserEnvironment
+from mcp_vega.cli.install.remote import url_of
 from mcp_vega.cli.install.switches import switched_off
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.segmind.api_key import require_usable
@@ -27,6 +28,7 @@ class _HostEntry:
     file: ConfigFile
     name: str
     command: str
+    url: str
     variables: Mapping[str, str]
     is_sandbox: bool
 
@@ -38,6 +40,12 @@ class _HostEntry:
     def title(self) -> str:
         return HOSTS[self.host].title
 
+    @property
+    def kind(self) -> str:
+        if self.url:
+            return " (over HTTP)"
+        return " (sandbox)" if self.is_sandbox else " (with a key)" if self.key else ""
+
 
 def check_hosts(environment: Mapping[str, str]) -> list[Check]:
     """Which hosts have an entry for this server, and whether each entry can work: the check hosts."""
@@ -47,7 +55,7 @@ def check_hosts(environment: Mapping[str, str]) -> list[Check]:
         if isinstance(entry, HostConfigError):
             found.append(Check("hosts", State.NOTE, entry.what, "Correct the file, or its permissions"))
         else:
-            having.append(entry.title + (" (sandbox)" if entry.is_sandbox else " (with a key)" if entry.key else ""))
+            having.append(f"{entry.title}{entry.kind}")
             found += _findings(entry, environment)
     said = "; ".join((", ".join(having) or "no host has this server", *(each.detail for each in found)))
     if found:
@@ -70,7 +78,7 @@ def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Che
     if entry.file.has_byte_order_mark and Refused.BYTE_ORDER_MARK not in refused:
         yield Check("hosts", State.NOTE, f"{path} begins with a byte order mark, which some hosts refuse", without_mark)
     if off := switched_off(host, entry.file, entry.name):
-        yield Check("hosts", State.NOTE, f"{title} has this server switched off: {off.by}", off.mend)
+        yield Check("hosts", State.NOTE, f"{title} has this server switched off: {off.by}", off.fix)
     command = entry.command
     if command and "$" not in command and shutil.which(command, path=environment.get("PATH")) is None:
         fix = f"Run `mcp-vega install {host}`: it writes an entry that works"
@@ -113,7 +121,7 @@ def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfig
             if name == NAME or any(PACKAGE in word or "mcp_vega" in word for word in words):
                 is_sandbox = "--sandbox" in words or _says_sandbox(variables)
                 texts = {name: str(value or "") for name, value in variables.items()}
-                yield _HostEntry(host, file, name, command, texts, is_sandbox)
+                yield _HostEntry(host, file, name, command, url_of(data), texts, is_sandbox)
 
 
 def _says_sandbox(variables: Mapping[str, Any]) -> bool:

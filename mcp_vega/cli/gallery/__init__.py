@@ -1,1 +1,1 @@
-"""`mcp-vega gallery`: the pictures on a page in the browser, and the folder that they lie in."""
+"""`mcp-vega gallery`: the pictures on a page in the browser, and the folder that they are in."""

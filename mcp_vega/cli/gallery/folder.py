@@ -1,4 +1,4 @@
-"""The folder of the pictures, and what is in it."""
+"""Prints and opens the folder of the pictures, and counts what is in it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,28 +10,28 @@ from mcp_vega.settings import Settings
 
 
 def show_folder(settings: Settings, environment: Mapping[str, str], *, is_opened: bool) -> int:
-    """Print the folder with the count and size of its pictures, and open it if that is wanted.
+    """Print the folder with the count and size of its pictures, and open it if `is_opened`.
 
     Returns:
-        The exit code: 1 where it cannot be opened.
+        The exit code: 1 if the folder cannot be opened.
     """
     image_folder = image_folder_of(settings)
     folder = image_folder.folder
     sizes, aside = image_folder.sizes(), image_folder.sizes_aside()
     write(f"{folder}\n{counted(sizes)}")
     if aside:
-        write(f"Beside them {len(aside):,} that came in the place of pictures, in {image_folder.unreadable}")
+        write(f"Kept apart, because they are not pictures: {len(aside):,}, in {image_folder.unreadable}")
     if not is_opened:
         return 0
     is_there = folder.is_dir()
-    problem = open_on_desktop(str(folder), environment) if is_there else "it is not there yet; draw a picture first"
+    problem = open_on_desktop(str(folder), environment) if is_there else "it does not exist; draw a picture first"
     if problem:
         sys.stderr.write(f"{folder} cannot be opened: {problem}\n")
     return int(bool(problem))
 
 
 def counted(sizes: Sequence[int]) -> str:
-    """How many pictures there are, and how large they are together; `sizes` are their bytes."""
+    """How many pictures there are, and their total size; `sizes` are in bytes."""
     return f"{len(sizes):,} {'picture' if len(sizes) == 1 else 'pictures'}, {_readable(sum(sizes))}"
 
 

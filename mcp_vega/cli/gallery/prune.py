@@ -1,4 +1,4 @@
-"""Deletes old pictures; how they were drawn stays in the ledger."""
+"""Deletes old pictures. The ledger keeps how they were drawn."""
 
 import sys
 from collections.abc import Sequence
@@ -17,15 +17,16 @@ from mcp_vega.storage.gallery import Gallery
 
 
 def prune(settings: Settings, days: int, *, confirmed: bool) -> bool:
-    """Delete the pictures of jobs that were begun so many days ago or earlier, after asking unless `confirmed`.
+    """Delete the pictures of jobs that were begun `days` times 24 hours ago or earlier; asks unless `confirmed`.
 
-    Those with a star stay, and so does each file that is not as it was kept.
+    Pictures with a star stay, and so does each file that was changed since it was kept.
 
     Returns:
-        Whether it was done: not where whoever was asked said no, or a picture cannot be deleted.
+        Whether it was done; false if the user said no, or if a picture cannot be deleted.
 
     Raises:
-        VegaError: The ledger cannot be used; or there is nobody to ask.
+        LedgerError: The ledger cannot be read or changed.
+        InvalidArguments: There is nobody to ask.
     """
     return anyio.run(_prune, settings, days, confirmed)
 
@@ -45,30 +46,30 @@ async def _prune(settings: Settings, days: int, confirmed: bool) -> bool:  # noq
             done = False
             sys.stderr.write("Nothing was deleted.\n")
         if left := len(kept) - len(unchanged):
-            sys.stderr.write(f"Left as they are: {left:,} that were changed, moved or kept in another folder.\n")
+            sys.stderr.write(f"Not deleted: {left:,} that were changed, moved or kept in another folder.\n")
         if store and (starred := await store.search.starred_before(before)):
-            sys.stderr.write(f"Left as they are: {starred:,} with a star.\n")
+            sys.stderr.write(f"Not deleted: {starred:,} with a star.\n")
     return done
 
 
 async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> bool:
-    """Delete pictures; returns whether none was left because it cannot be deleted."""
+    """Delete pictures; returns false if one of them cannot be deleted."""
     count, failed = 0, False
     try:
         for image in images:
             try:
-                # While the question stood, somebody may have deleted it, or given it a star.
+                # During the question, somebody may have deleted it or given it a star.
                 count += await gallery.delete(image.id, now, spare_starred=True)
             except GalleryError as error:
                 failed = True
                 print_error(error)
     finally:
-        sys.stderr.write(f"Deleted: {count:,}. The ledger still tells how each was drawn.\n")
+        sys.stderr.write(f"Deleted: {count:,}. The ledger keeps how each was drawn.\n")
     return not failed
 
 
 def _agreed(images: list[Image], folder: Path) -> bool:
-    """Ask whether pictures are to be deleted.
+    """Ask whether to delete the pictures.
 
     Raises:
         InvalidArguments: There is nobody to ask.
@@ -78,7 +79,7 @@ def _agreed(images: list[Image], folder: Path) -> bool:
             "--prune asks before it deletes, and there is no terminal to ask at", next_step="Add --yes"
         )
     count = counted([image.bytes for image in images])
-    sys.stderr.write(f"{count} would be deleted from {folder}; the ledger keeps how each was drawn.\n")
+    sys.stderr.write(f"{count} in {folder} would be deleted. The ledger keeps how each was drawn.\n")
     sys.stderr.write("Delete them? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -1,4 +1,4 @@
-"""What an installation changes in a host's file, and what it leaves."""
+"""What an installation changes in a host's file, and what it leaves unchanged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,10 +8,20 @@ from mcp_vega.cli.install import jsonc, toml
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry
 from mcp_vega.cli.install.hosts import Host, Refused
+from mcp_vega.cli.install.remote import HEADER, URLS, RemoteEntry, same_server, url_of
 from mcp_vega.segmind.values import as_object
 
 # Codex gives a server ten seconds to start, the first download included.
 DOWNLOAD_SECONDS = 60
+# What belongs to an entry that starts a program, and to one with a URL. Codex refuses an entry that has both.
+LOCAL = frozenset({"command", "args", "env", "envFile", "env_vars", "cwd"})
+HEADERS = frozenset({"headers", "http_headers", "env_http_headers"})
+# How requests are signed in, if no header in the entry does that.
+SIGN_IN = frozenset(
+    {"bearer_token", "bearer_token_env_var", "headersHelper", "http_headers_helper"}
+    | {"auth", "authProviderType", "oauth", "oauth_resource", "scopes"}
+)
+REMOTE = HEADERS | SIGN_IN | {*URLS, "transport"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +32,8 @@ class Change:
         host: Whose file it is.
         file: As it is.
         text: As it would be.
-        before: The entry of this server as it is; None where there is none.
-        after: The entry as it would be; None where it is taken out.
+        before: The entry of this server as it is; None if there is none.
+        after: The entry as it would be; None if it is removed.
     """
 
     host: Host
@@ -37,11 +47,11 @@ def servers_in(host: Host, file: ConfigFile) -> dict[str, Any]:
     """The servers in a host's file, by name.
 
     Raises:
-        HostConfigError: The file does not hold what the host expects there.
+        HostConfigError: The file cannot be understood, or its section is not an object.
     """
     servers = data_in(host, file).get(host.section, {})
     if not isinstance(servers, dict):
-        raise HostConfigError(f"{host.section} in {file.path} holds no servers by name")
+        raise HostConfigError(f"{host.section} in {file.path} is not an object with servers by name")
     return cast("dict[str, Any]", servers)
 
 
@@ -62,18 +72,21 @@ def refused_in(host: Host, file: ConfigFile, name: str = NAME) -> list[Refused]:
     return [each for each in host.refuses if found[each]]
 
 
-def installing(host: Host, file: ConfigFile, entry: Entry) -> Change:
-    """The change that puts the entry into the file. What else is set in an older entry is kept.
+def installing(host: Host, file: ConfigFile, entry: Entry | RemoteEntry) -> Change:
+    """The change that puts the entry into the file. Other settings of an older entry are kept if they still apply.
 
     Raises:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
+        InvalidArguments: The entry has a URL, and the host takes none in its file.
     """
     before = servers_in(host, file).get(NAME)
-    return _changed(host, file, before, _merged(before, host, entry))
+    older = as_object(before)
+    after = _with_url(older, host, entry) if isinstance(entry, RemoteEntry) else _with_command(older, host, entry)
+    return _changed(host, file, before, after)
 
 
 def uninstalling(host: Host, file: ConfigFile) -> Change:
-    """The change that takes the entry out of the file.
+    """The change that removes the entry from the file.
 
     Raises:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
@@ -81,26 +94,55 @@ def uninstalling(host: Host, file: ConfigFile) -> Change:
     return _changed(host, file, servers_in(host, file).get(NAME), None)
 
 
-def block(host: Host, entry: Entry) -> str:
-    """An entry as it stands in a host's file."""
+def block(host: Host, entry: Entry | RemoteEntry) -> str:
+    """An entry as it is written in a host's file.
+
+    Raises:
+        InvalidArguments: The entry has a URL, and the host takes none in its file.
+    """
     form = toml if host.form == "toml" else jsonc
-    return form.put("", (host.section, NAME), {**host.members, **entry.data}).rstrip("\n")
+    data = entry.data(host) if isinstance(entry, RemoteEntry) else {**host.members, **entry.data, **host.defaults}
+    return form.put("", (host.section, NAME), data).rstrip("\n")
 
 
-def _merged(before: Any, host: Host, entry: Entry) -> dict[str, Any]:
-    """The entry, with what else is set in an older one."""
+def _with_command(older: dict[str, Any], host: Host, entry: Entry) -> dict[str, Any]:
+    """The entry that starts a program, with the other settings of an older one."""
     new = {**host.members, **entry.data}
     slow = {"startup_timeout_sec": DOWNLOAD_SECONDS} if host.form == "toml" and entry.downloads else {}
-    older = as_object(before)
-    if "command" not in older:  # there is none, or one for a server elsewhere
-        return {**new, **slow}
-    if entry.key:
-        new["env"] = {**as_object(older.get("env")), KEY: entry.key}
-    return {**slow, **older, **new}
+    kept = {name: value for name, value in older.items() if name not in REMOTE}
+    if kept.get("type", "stdio") != "stdio":
+        del kept["type"]
+    if entry.key and "env" in kept:
+        new["env"] = {**as_object(kept["env"]), KEY: entry.key}
+    return {**slow, **host.defaults, **kept, **new}
+
+
+def _with_url(older: dict[str, Any], host: Host, entry: RemoteEntry) -> dict[str, Any]:
+    """The entry with a URL, with the other settings of an older one.
+
+    Headers stay with the server that they were written for: another server would learn a token that is not its own.
+    """
+    new = entry.data(host)
+    left_out = LOCAL | {*URLS, "type", "transport"}
+    if not same_server(url_of(older), entry.url):
+        left_out |= REMOTE
+    elif entry.token:
+        left_out |= SIGN_IN
+    kept = {name: value for name, value in older.items() if name not in left_out}
+    if "command" in older:  # an installation wrote these for the program
+        kept = {name: value for name, value in kept.items() if host.defaults.get(name) != value}
+    headers = host.remote.headers if host.remote else ""
+    if headers in kept and headers in new:
+        others = {name: each for name, each in as_object(kept[headers]).items() if name.lower() != HEADER.lower()}
+        new[headers] = {**others, **new[headers]}
+    return {**kept, **new}
 
 
 def _differences(path: tuple[str, ...], before: Any, after: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Where `after` has something that `before` has not, each as small as it can be."""
+    """What `after` has and `before` does not: the path and value of each, as small as possible.
+
+    If something of `before` is missing in `after`, that is the whole entry.
+    """
     older, newer = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
     if isinstance(before, dict) and isinstance(after, dict) and older.keys() <= newer.keys():
         for name, value in newer.items():
@@ -111,7 +153,7 @@ def _differences(path: tuple[str, ...], before: Any, after: Any) -> Iterator[tup
 
 
 def _changed(host: Host, file: ConfigFile, before: Any, after: Any) -> Change:
-    """The change of the entry, once it is sure that it touches this one alone."""
+    """The change of the entry, checked to leave everything else in the file unchanged."""
     text, path = file.text, (host.section, NAME)
     form = toml if host.form == "toml" else jsonc
     try:
@@ -132,13 +174,13 @@ def _changed(host: Host, file: ConfigFile, before: Any, after: Any) -> Change:
 
 
 def _rest(host: Host, file: ConfigFile) -> dict[str, Any]:
-    """What is in a file beside the entry; a section that is missing is an empty one."""
+    """Everything in a file except the entry; a missing section counts as empty."""
     others = {name: server for name, server in servers_in(host, file).items() if name != NAME}
     return {**data_in(host, file), host.section: others}
 
 
 def data_in(host: Host, file: ConfigFile) -> dict[str, Any]:
-    """All that is in a host's file.
+    """Everything in a host's file.
 
     Raises:
         HostConfigError: The file cannot be understood.

@@ -1,68 +1,64 @@
-"""`mcp-vega install` and `uninstall`: an entry for this server in a host's file, and out again."""
+"""`mcp-vega install` and `uninstall`: puts an entry for this server into hosts' files, or removes it."""
 
-import getpass
-import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcp_vega.cli.install.change import Change, block, installing, refused_in, servers_in, uninstalling
+from mcp_vega.cli.install.asking import TOKEN, access_token, agreed, api_key, choose, is_terminal
+from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
+from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
-from mcp_vega.cli.install.switches import switched_off
+from mcp_vega.cli.install.remote import RemoteEntry, server_url, takes_no_url
+from mcp_vega.cli.install.shown import has_key, has_token, lines_of, notes_on, secrets_of
 from mcp_vega.cli.output import write
-from mcp_vega.errors import InvalidArguments
-from mcp_vega.segmind.api_key import is_placeholder, require_usable
+from mcp_vega.errors import InvalidArguments, VegaError
 from mcp_vega.segmind.values import as_object
-from mcp_vega.settings import Settings
 
-KEY_START = "SG_"
-PLACEHOLDER = "SG_your_key"
-# What is shown of any entry; of the arguments only this server's own.
-PLAIN = ("type", "command", "startup_timeout_sec")
-HIDDEN = "(not shown)"
-OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
-# Whose form most others take.
-USUAL = "claude-desktop"
+KEY_PLACEHOLDER, TOKEN_PLACEHOLDER = "SG_your_key", "TOKEN"
+# The hosts whose forms most others take: of an entry with a command, and of one with a URL.
+USUAL, USUAL_WITH_URL = "claude-desktop", "claude-code"
 
 
 def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
-    """Put an entry for this server into a host's file, or print it; returns the exit code.
+    """Put an entry for this server into the files of hosts, or print it; returns the exit code.
+
+    Without a name, the hosts on this machine are found, and the user chooses among them.
 
     Raises:
-        InvalidArguments: No host is named, or there is nobody to ask.
+        InvalidArguments: No host is named and nobody can choose, or the options do not fit together or the host.
         HostConfigError: The file cannot be read or changed.
-        InvalidSettings: The key cannot be one.
+        InvalidSettings: The key or the token cannot be used.
         NotInstalled: There is no command that a host could start.
     """
-    command, *rest = lasting_command(environment)
-    args = (*rest, *(("--sandbox",) if options.sandbox else ()))
+    entry = _entry(options, environment)
     if options.print:
-        entry = Entry(command, args, "" if options.sandbox else PLACEHOLDER)
-        write(block(HOSTS[options.host or USUAL], entry))
+        write(_printed(entry, options))
         return 0
-    if options.host is None:
-        raise InvalidArguments("No host is named", next_step=f"Name one of {', '.join(HOSTS)}, or add --print")
-    host = HOSTS[options.host]
-    file = _file_of(host, environment)
-    key = "" if options.sandbox else _key(host, file, environment, ask=not (options.yes or options.dry_run))
-    change = installing(host, file, Entry(command, args, key))
-    if is_temporary(command):
-        sys.stderr.write(
-            f"Note: {command} lies where files are cleared away now and then; install mcp-vega elsewhere.\n"
-        )
-    if not options.sandbox and not _has_key(change.after):
-        sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
-    for note in _notes(options.host, change):
-        sys.stderr.write(f"Note: {note}.\n")
-    return _carry_out(change, options, environment)
+    names = [options.host] if options.host else _chosen(options, environment)
+    if not names:
+        write("No host was chosen, so nothing was changed.")
+        return 1
+    failures, targets = _Failures(alone=len(names) == 1), list[_Target]()
+    for name in names:
+        with failures.reported():
+            targets.append(_target(name, entry, environment))
+    if targets:
+        entry = _with_secret(entry, [each.older for each in targets], options, environment)
+    codes = [0]
+    for target in targets:
+        with failures.reported():
+            codes.append(_install(target, entry, options, environment))
+    return max(*codes, failures.code)
 
 
 def run_uninstall(options: Namespace, environment: Mapping[str, str]) -> int:
-    """Take the entry for this server out of a host's file; returns the exit code.
+    """Remove the entry for this server from a host's file; returns the exit code.
 
     Raises:
         InvalidArguments: There is nobody to ask.
@@ -72,135 +68,178 @@ def run_uninstall(options: Namespace, environment: Mapping[str, str]) -> int:
     return _carry_out(uninstalling(host, _file_of(host, environment)), options, environment)
 
 
-def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
+# ---- which hosts ----
+
+
+def _chosen(options: Namespace, environment: Mapping[str, str]) -> list[str]:
+    """The hosts that the user chooses among those on this machine; with --dry-run all that are found.
+
+    Raises:
+        InvalidArguments: None is found, or nobody can choose: nothing is written without a choice.
+    """
+    found = find_hosts(_here(environment))
+    if not found:
+        step = f"Name one of {', '.join(HOSTS)}, or add --print"
+        raise InvalidArguments("No host is named, and none was found on this machine", next_step=step)
+    fitting = [each for each in found if options.url is None or HOSTS[each.name].remote]
+    if options.dry_run and fitting:
+        return [each.name for each in fitting]
+    if options.yes or options.dry_run or not is_terminal():
+        said = (f"{each.name} ({each.evidence}{'; has the entry' if each.has_entry else ''})" for each in found)
+        raise InvalidArguments(
+            f"No host is named. Found on this machine: {', '.join(said)}",
+            next_step=_step(fitting, options),
+        )
+    return choose(found, with_url=options.url is not None)
+
+
+def _step(fitting: Sequence[FoundHost], options: Namespace) -> str:
+    """What to type instead: the command for the first of these hosts that has no entry yet."""
+    if not fitting:
+        return f"Name one of {', '.join(name for name, host in HOSTS.items() if host.remote)}"
+    name = next((each.name for each in fitting if not each.has_entry), fitting[0].name)
+    more = f" --url {options.url}" if options.url is not None else " --sandbox" if options.sandbox else ""
+    return f"Name one, as in `mcp-vega install {name}{more} --yes`"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A host whose file can be read and takes the entry.
+
+    Attributes:
+        name: Its name on the command line.
+        host: The host.
+        file: Its file.
+        older: The entry for this server in the file; empty if there is none.
+    """
+
+    name: str
+    host: Host
+    file: ConfigFile
+    older: dict[str, Any]
+
+
+def _target(name: str, entry: Entry | RemoteEntry, environment: Mapping[str, str]) -> _Target:
+    """A host with its file. This comes before any question: if the file is broken, no key is typed in vain.
+
+    Raises:
+        InvalidArguments: The entry has a URL, and the host takes none in its file.
+        HostConfigError: The file cannot be read.
+    """
+    host = HOSTS[name]
+    if isinstance(entry, RemoteEntry) and host.remote is None:
+        raise takes_no_url(host)
+    file = _file_of(host, environment)
+    return _Target(name, host, file, as_object(servers_in(host, file).get(NAME)))
+
+
+class _Failures:
+    """What happens to the error of a host.
+
+    If it is the only host, the error is raised. Of several it is printed, and the others still get their entries.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._alone = alone
+        self.code = 0
+
+    @contextmanager
+    def reported(self) -> Generator[None]:
+        """Run the block for one host."""
+        try:
+            yield
+        except VegaError as error:
+            if self._alone:
+                raise
+            sys.stderr.write(f"{error.text}\n")
+            self.code = 1
+
+
+def _here(environment: Mapping[str, str]) -> UserEnvironment:
     try:
-        return ConfigFile.read(host.file(UserEnvironment(environment, Path.home())))
+        return UserEnvironment(environment, Path.home())
     except RuntimeError as error:
         raise HostConfigError(
-            f"The file of {host.title} cannot be found: this user has no home folder", next_step="Set HOME"
+            "The hosts' files cannot be found: this user has no home folder", next_step="Set HOME"
         ) from error
 
 
-def _key(host: Host, file: ConfigFile, environment: Mapping[str, str], *, ask: bool) -> str:
-    """The key to write down: the environment's, or what the user types; none leaves things as they are.
+def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
+    return ConfigFile.read(host.file(_here(environment)))
 
-    Raises:
-        InvalidSettings: It is none, but a placeholder, or has something that no key has.
-    """
-    key = environment.get(KEY, "")
-    known = _has_key(servers_in(host, file).get(NAME))
-    if not key.strip() and ask and _is_terminal():
-        empty = "keeps the one that is there" if known else "leaves it out"
-        try:
-            key = getpass.getpass(f"Segmind API key (it is not shown; empty {empty}): ")
-        except EOFError as error:
-            raise InvalidArguments("No key was typed", next_step=f"Press Enter for none, or set {KEY}") from error
-    secret = Settings.from_environment({KEY: key}).api_key
-    if secret is None:
-        return ""
-    if not secret.get_secret_value().startswith(KEY_START):
-        sys.stderr.write(f"Note: Segmind's keys begin with {KEY_START}, and this one does not.\n")
-    return require_usable(secret)
+
+# ---- what is written ----
+
+
+def _entry(options: Namespace, environment: Mapping[str, str]) -> Entry | RemoteEntry:
+    """The entry without key or token: with the URL that was given, or with the command of this installation."""
+    if options.url is None:
+        command, *rest = lasting_command(environment)
+        return Entry(command, (*rest, "--sandbox") if options.sandbox else tuple(rest))
+    if options.sandbox:
+        raise InvalidArguments(
+            "--sandbox is for a server that the host starts, and --url for one that runs elsewhere",
+            next_step="Leave one of them out; the server itself can be started with --sandbox",
+        )
+    return RemoteEntry(server_url(options.url))
+
+
+def _printed(entry: Entry | RemoteEntry, options: Namespace) -> str:
+    """The entry as its host writes it, with a placeholder for what is secret."""
+    if isinstance(entry, RemoteEntry):
+        return block(HOSTS[options.host or USUAL_WITH_URL], replace(entry, token=TOKEN_PLACEHOLDER))
+    return block(HOSTS[options.host or USUAL], entry if options.sandbox else replace(entry, key=KEY_PLACEHOLDER))
+
+
+def _with_secret(
+    entry: Entry | RemoteEntry, olders: Sequence[dict[str, Any]], options: Namespace, environment: Mapping[str, str]
+) -> Entry | RemoteEntry:
+    """The entry with the API key or the access token, which is asked for once, whatever the number of hosts."""
+    ask = not options.yes and not options.dry_run and is_terminal()
+    if isinstance(entry, RemoteEntry):
+        return replace(entry, token=access_token(olders, entry.url, environment, ask=ask))
+    return entry if options.sandbox else replace(entry, key=api_key(olders, environment, ask=ask))
 
 
 # ---- the change ----
 
 
-def _notes(host: str, change: Change) -> Iterator[str]:
-    """What keeps a host from starting the entry, once it is there."""
-    changed = ConfigFile(change.file.path, change.text.encode(), change.text)
-    for each in refused_in(change.host, changed):
-        yield f"{change.host.title} refuses {change.file.path}, because it holds {each}"
-    if off := switched_off(host, changed, NAME):
-        yield f"{NAME} stays switched off in {change.host.title}, as {off.by}. {off.mend}"
+def _install(target: _Target, entry: Entry | RemoteEntry, options: Namespace, environment: Mapping[str, str]) -> int:
+    change = installing(target.host, target.file, entry)
+    if isinstance(entry, RemoteEntry):
+        if not has_token(change.after):
+            sys.stderr.write("Note: the entry has no access token; a server that asks for one refuses its calls.\n")
+    else:
+        if is_temporary(entry.command):
+            sys.stderr.write(f"Note: {entry.command} is in a temporary folder; install mcp-vega elsewhere.\n")
+        if not options.sandbox and not has_key(change.after):
+            sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
+    for note in notes_on(target.name, change):
+        sys.stderr.write(f"Note: {note}.\n")
+    return _carry_out(change, options, environment)
 
 
 def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str]) -> int:
-    """Show a change, ask, make it."""
+    """Show a change, ask, and make it; returns the exit code."""
     marked = change.file.has_byte_order_mark
     if change.before == change.after and (change.after is None or not marked):
         state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
         write(f"{change.file.path} {state}; nothing to do.")
-        if _has_key(change.after) and not environment.get(KEY):
-            write(f"Its key is kept; with {KEY} set, it is replaced.")
+        for secret, variable, is_kept in (("key", KEY, has_key), ("token", TOKEN, has_token)):
+            if is_kept(change.after) and not environment.get(variable):
+                write(f"Its {secret} is kept. To replace it, set {variable} and run this again.")
         return 0
-    write("\n".join(_shown(change)))
+    write("\n".join(lines_of(change)))
     if options.dry_run:
         write("Nothing was changed (--dry-run).")
         return 0
-    if not options.yes and not _agreed():
+    if not options.yes and not agreed():
         write("Nothing was changed.")
         return 1
     backup = change.file.back_up()
     change.file.write(change.text)
-    write(f"Done.{f' What was there before: {backup}' if backup else ''}")
-    if change.after is not None:
-        write(f"{change.host.then}.")
-        return 0
-    write(f"{change.host.title} forgets it with its next start.")
-    if KEY in _environment_of(change.before):
-        write("The copy still holds the key; delete it when all is well.")
+    write(f"Done.{f' Backup: {backup}' if backup else ''}")
+    write(f"{change.host.then}." if change.after is not None else f"{change.host.title} drops it at its next start.")
+    if secrets_of(change.before) - secrets_of(change.after):
+        write("The backup still holds the old key or token. Delete it when everything works.")
     return 0
-
-
-def _shown(change: Change) -> Iterator[str]:
-    """What changes, line by line, without any secret: an environment may hold keys of other kinds, too."""
-    yield f"{change.host.title}: {change.file.path}{'' if change.file.raw is not None else ' (new)'}"
-    before, after = _members(change.before), _members(change.after)
-    yield f"  {'+' if change.before is None else '-' if change.after is None else ' '} {NAME}"
-    for name in before | after:
-        old, new = before.get(name), after.get(name)
-        if old is not None and old != new:
-            # Arguments of others may hold a key, and so may a command of several parts, which some hosts had.
-            is_public = old in OWN_ARGUMENTS or (name in PLAIN and not old.startswith(("[", "{")))
-            yield f"  -   {name}: {old if is_public else HIDDEN}"
-        if new is not None:
-            sign = " " if old == new else "+"
-            yield f"  {sign}   {name}: {new if name in (*PLAIN, 'args') else HIDDEN}"
-    if change.file.has_byte_order_mark:
-        yield "  - the byte order mark at the beginning of the file, for which some hosts refuse it"
-    if others := [name for name in servers_in(change.host, change.file) if name != NAME]:
-        yield f"  kept as they are: {', '.join(others)}"
-
-
-def _members(entry: Any) -> dict[str, str]:
-    """An entry's members as text, those of its environment each by itself."""
-    members: dict[str, str] = {}
-    for name, value in as_object(entry).items():
-        if name == "env":
-            members |= {f"env {variable}": str(each) for variable, each in as_object(value).items()}
-        else:
-            members[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return members
-
-
-def _has_key(entry: Any) -> bool:
-    """Whether an entry has a key, or a variable of the host's that gives one."""
-    key = str(_environment_of(entry).get(KEY) or "")
-    return bool(key) and ("$" in key or not is_placeholder(key))
-
-
-def _environment_of(entry: Any) -> dict[str, Any]:
-    return as_object(as_object(entry).get("env"))
-
-
-def _agreed() -> bool:
-    """Ask whether the change is to be made.
-
-    Raises:
-        InvalidArguments: There is nobody to ask.
-    """
-    if not _is_terminal():
-        raise InvalidArguments(
-            "mcp-vega asks before it changes a host's file, and there is no terminal to ask at", next_step="Add --yes"
-        )
-    sys.stderr.write("Make this change? [Y/n] ")
-    sys.stderr.flush()
-    # An empty line is a yes, the end of the input is none.
-    answer = sys.stdin.readline()
-    return bool(answer) and answer.strip().lower() in {"", "y", "yes"}
-
-
-def _is_terminal() -> bool:
-    """Whether there is somebody to ask; a process that was started with stdin closed has none."""
-    return sys.stdin is not None and sys.stdin.isatty()

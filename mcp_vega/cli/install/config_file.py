@@ -1,4 +1,4 @@
-"""A host's file of servers: read, backed up, and written whole or not at all."""
+"""A host's file of servers: read, backed up, and written completely or not at all."""
 
 import os
 import stat
@@ -17,9 +17,9 @@ _BOM = "\ufeff"
 
 
 class HostConfigError(VegaError):
-    """A host's file of servers cannot be read or changed; it was left as it is."""
+    """A host's file of servers cannot be read or changed. It was left unchanged."""
 
-    next_step = "Mend the file or its permissions and run the command again, or add by hand what install --print shows"
+    next_step = "Correct the file or its permissions and try again, or add the entry that install --print prints"
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ConfigFile:
     """A file as it was when it was read.
 
     Attributes:
-        path: Where it is, or would be.
-        raw: What is in it; None where there is no file.
+        path: Its path; the file need not exist.
+        raw: Its bytes; None if there is no file.
         text: The same as text, without a byte order mark.
     """
 
@@ -38,10 +38,10 @@ class ConfigFile:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The file at a path, which need not be there.
+        """The file at a path; it need not exist.
 
         Raises:
-            HostConfigError: It cannot be read, or is no UTF-8.
+            HostConfigError: It cannot be read, or is not UTF-8.
         """
         raw = _content(path)
         try:
@@ -53,11 +53,11 @@ class ConfigFile:
 
     @property
     def has_byte_order_mark(self) -> bool:
-        """Whether it begins with what PowerShell and some editors put there."""
+        """Whether it begins with the mark that PowerShell and some editors write."""
         return (self.raw or b"").startswith(BOM_UTF8)
 
     def back_up(self) -> Path | None:
-        """Keep what was read in a file beside it; returns that, or None where there was no file.
+        """Copy the file, as it was read, next to itself; returns the copy's path, or None if there was no file.
 
         Raises:
             HostConfigError: It cannot be written.
@@ -68,20 +68,20 @@ class ConfigFile:
         try:
             _put_in_place(backup, self.raw, self.path.stat())
         except OSError as error:
-            raise HostConfigError(f"No backup of {self.path} can be kept beside it: {error.strerror}") from error
+            raise HostConfigError(f"No backup of {self.path} can be written next to it: {error.strerror}") from error
         return backup
 
     def write(self, text: str) -> None:
-        """Put another text in its place, at once and whole. A link stays a link, and who may read it may still.
+        """Replace the text in one step. A link stays a link, and the permissions stay.
 
-        A byte order mark does not stay: no host needs one, and some refuse the file for it.
+        A byte order mark is removed: no host needs one, and some refuse the file because of it.
 
         Raises:
-            HostConfigError: It cannot be written, or somebody else changed it since it was read.
+            HostConfigError: It cannot be written, or another program changed it since it was read.
         """
         target = self.path.resolve()
         if _content(self.path) != self.raw:
-            raise HostConfigError(f"{self.path} was changed by another program meanwhile", next_step="Try again")
+            raise HostConfigError(f"{self.path} was changed by another program in the meantime", next_step="Try again")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _put_in_place(target, text.encode(), None if self.raw is None else target.stat())
@@ -90,8 +90,8 @@ class ConfigFile:
 
 
 def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
-    """Write a file whole, onto the disk, or not at all, with the owner and permissions of another."""
-    # Only its owner may read a new one: it may hold a key.
+    """Write a file completely, flushed to the disk, or not at all; `like` has the owner and permissions it gets."""
+    # Only its owner may read a new file: it may hold a key.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -100,7 +100,7 @@ def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
             file.flush()
             os.fsync(descriptor)
         if like:
-            # As far as this user may: under sudo it would be root's.
+            # If this user may do that. Without it, a file written under sudo would belong to root.
             if sys.platform != "win32" and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
                 with suppress(PermissionError):
                     os.chown(temporary, like.st_uid, like.st_gid)
@@ -113,8 +113,8 @@ def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
 
 def _content(path: Path) -> bytes | None:
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):  # nobody may ever write into it
-            raise HostConfigError(f"{path} is no file")
+        if stat.S_ISFIFO(path.stat().st_mode):  # reading it could wait forever
+            raise HostConfigError(f"{path} is not a file")
         return path.read_bytes()
     except FileNotFoundError:
         return None

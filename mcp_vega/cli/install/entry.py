@@ -1,4 +1,4 @@
-"""What is written for a host: a command that lasts, its arguments, the key."""
+"""What is written for a host that starts this server: a command that lasts, its arguments, the API key."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ KEY = "SEGMIND_API_KEY"
 
 
 class NotInstalled(VegaError):  # noqa: N818  says what happened
-    """This package runs without being installed, so that there is no command for a host."""
+    """This package runs without being installed, so there is no command that a host could start."""
 
-    next_step = "Install it with pip, pipx or uv, and run the installed mcp-vega"
+    next_step = "Install the package with pip, pipx or uv, and run the installed mcp-vega"
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Entry:
     Attributes:
         command: An absolute path: hosts with windows do not have the PATH of a shell.
         args: Its arguments.
-        key: The API key for the server's environment, where it is known.
+        key: The API key for the server's environment; empty if it is not known.
     """
 
     command: str
     args: tuple[str, ...] = ()
-    key: str = ""
+    key: str = field(default="", repr=False)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -45,18 +45,18 @@ class Entry:
 
     @property
     def downloads(self) -> bool:
-        """Whether the command may have to fetch the package before it starts."""
+        """Whether the command may have to download the package before it starts."""
         return Path(self.command).stem == "uvx"
 
 
 def lasting_command(environment: Mapping[str, str], installed: Distribution | None = None) -> tuple[str, ...]:
-    """The command that starts this very installation, and still will next month: an absolute path and arguments.
+    """The command that starts this installation, today and next month: an absolute path and its arguments.
 
-    Where uvx runs the package, its files lie in a cache that is cleared now and then: the command is uvx itself.
+    If uvx runs the package, its files are in a cache that is cleared from time to time, so the command is uvx itself.
 
     Args:
-        environment: With the PATH, and what uv says of itself.
-        installed: This package's metadata; by default those that Python finds.
+        environment: With the PATH, and the variables that uv sets.
+        installed: This package's metadata; by default the metadata that Python finds.
 
     Raises:
         NotInstalled: The package runs from a folder that no host would find.
@@ -71,32 +71,32 @@ def lasting_command(environment: Mapping[str, str], installed: Distribution | No
 
 
 def is_temporary(command: str) -> bool:
-    """Whether a command lies where files are cleared away: in a cache, or among the temporary files."""
+    """Whether a command is in a cache or in a temporary folder, where files are deleted from time to time."""
     path = Path(command)
     if {"cache", ".cache", "caches"} & {part.lower() for part in path.parts}:
         return True
     try:
         return path.is_relative_to(tempfile.gettempdir())
-    except OSError:  # there is no folder for them
+    except OSError:  # there is no temporary folder
         return False
 
 
 def _uvx(environment: Mapping[str, str]) -> str | None:
-    """The absolute path of uvx, if it is what runs this process."""
-    # An environment that uv made for one command is no tool and no project: it lies in uv's cache.
+    """The absolute path of uvx, if uvx runs this process."""
+    # The environment that uv makes for a single command is in uv's cache; those of tools and projects are not.
     if not {"archive-v0", "builds-v0", "environments-v2"} & set(Path(sys.prefix).parts):
         return None
-    named = Path(environment["UV"]).absolute() if environment.get("UV") else None  # older ones do not name themselves
+    named = Path(environment["UV"]).absolute() if environment.get("UV") else None  # older versions do not set it
     beside = named.with_name(f"uvx{named.suffix}") if named else None
     found = shutil.which("uvx", path=environment.get("PATH"))
-    # Of one and the same the name on the PATH, which may be a link that outlives a version's folder.
+    # If both are the same program: the name on the PATH. It may be a link that outlives the folder of one version.
     if beside and beside.is_file() and not (found and beside.samefile(found)):
         return str(beside)
-    return os.path.abspath(found) if found else None  # noqa: PTH100  of a relative PATH
+    return os.path.abspath(found) if found else None  # noqa: PTH100  the PATH may be relative
 
 
 def _source(installed: Distribution) -> str:
-    """Where the package came from, if that was no registry: a folder, a wheel or a repository, as uvx takes it."""
+    """The folder, wheel or repository that the package came from, as uvx takes it; empty if it was a registry."""
     try:
         origin = json.loads(installed.read_text("direct_url.json") or "{}")
     except (OSError, ValueError):

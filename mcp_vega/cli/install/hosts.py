@@ -1,8 +1,9 @@
-"""The hosts that an entry can be written for: where their files are, what an entry looks like there.
+"""The hosts that an entry can be written for: where each keeps its file, and how an entry looks in it.
 
-The places are those that the hosts document; where one of their variables moves them, it is followed.
+The files are where the hosts document them. If a variable of the host moves its file, that place is used.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ class UserEnvironment:
     platform: str = sys.platform
 
     def folder(self, variable: str, default: str) -> Path:
-        """A folder that a variable names, or else one in the user's home."""
+        """The folder that a variable names; if it is not set, a folder in the user's home."""
         return Path(self.environment.get(variable) or self.home / default)
 
     @property
@@ -34,12 +35,27 @@ class UserEnvironment:
 
 
 class Refused(StrEnum):
-    """What the files of some hosts may hold, and others refuse the whole file for."""
+    """What some hosts accept in their file, and others refuse the whole file for."""
 
     BYTE_ORDER_MARK = "a byte order mark"
     COMMENTS = "comments"
-    TRAILING_COMMAS = "a comma behind a last value"
+    TRAILING_COMMAS = "a comma after a last value"
     NUMBERS = "a value of env without quotes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteForm:
+    """How a host writes the entry of a server that it reaches over Streamable HTTP.
+
+    Attributes:
+        members: What the entry has in addition to the address and the headers.
+        url: The name of the address.
+        headers: The name of the headers that each request carries.
+    """
+
+    members: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    url: str = "url"
+    headers: str = "headers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +63,19 @@ class Host:
     """An MCP host.
 
     Attributes:
-        title: As its users know it.
+        title: The name that its users know.
         file: Where it keeps the servers of a user.
-        then: What the user does for the host to see a change.
-        section: The name of the object that holds them in the file.
-        form: Of the file.
-        members: What an entry has there beside command, arguments and environment.
-        refuses: What makes it refuse the file, or the entry, as was measured or is reported by its users.
+        then: What the user does so that the host sees a change.
+        section: The name of the object in the file that holds the servers.
+        form: The format of the file.
+        members: What the entry of a program has in addition to command, arguments and environment.
+        defaults: The same, but an older entry's own value is kept.
+        remote: The form of an entry with a URL; None if the host takes no URL in its file.
+        connect: How the user adds a server with a URL instead, if the file takes none.
+        refuses: What makes it refuse the file or the entry, as measured, or as reported by its users.
+        folder: The folder of its settings; by default the one that the file is in.
+        programs: Its commands on the PATH.
+        application: Its name in the folder of applications (macOS).
     """
 
     title: str
@@ -62,11 +84,17 @@ class Host:
     section: str = "mcpServers"
     form: Literal["json", "toml"] = "json"
     members: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    remote: RemoteForm | None = None
+    connect: str = ""
     refuses: tuple[Refused, ...] = ()
+    folder: Callable[[UserEnvironment], Path] | None = None
+    programs: tuple[str, ...]
+    application: str = ""
 
 
 def _claude_desktop(here: UserEnvironment) -> Path:
-    """Windows keeps a packaged program's settings apart: those in its package are the ones that it reads."""
+    """On Windows, a packaged program reads the settings in its package."""
     packages = here.folder("LOCALAPPDATA", "AppData/Local") / "Packages"
     if here.platform == "win32":
         for package in sorted(packages.glob("Claude_*/LocalCache/Roaming/Claude")):
@@ -75,9 +103,10 @@ def _claude_desktop(here: UserEnvironment) -> Path:
 
 
 def _claude_code(here: UserEnvironment) -> Path:
-    """Where the file of its first versions is still there, that is the one that it reads."""
+    """If the file of its first versions is still there, Claude Code reads that one."""
     first = here.folder("CLAUDE_CONFIG_DIR", ".claude") / ".config.json"
-    return first if first.is_file() else here.folder("CLAUDE_CONFIG_DIR", ".") / ".claude.json"
+    is_there = os.path.isfile(first)  # noqa: PTH113  unlike Path's, it raises no error if this cannot be looked up
+    return first if is_there else here.folder("CLAUDE_CONFIG_DIR", ".") / ".claude.json"
 
 
 def _zed(here: UserEnvironment) -> Path:
@@ -87,25 +116,37 @@ def _zed(here: UserEnvironment) -> Path:
     return folder / "zed" / "settings.json"
 
 
+_HTTP = RemoteForm(members={"type": "http"})
+
 # By the name that the command line has for each.
 HOSTS = {
     "claude-desktop": Host(
         title="Claude Desktop",
         file=_claude_desktop,
         then="Quit Claude Desktop and open it again",
+        connect="Add the URL in Claude Desktop under Settings > Connectors > Add custom connector. Anthropic's servers "
+        "then call it, so it must be reachable from the internet; a connector sends no access token",
         refuses=(Refused.BYTE_ORDER_MARK, Refused.COMMENTS, Refused.TRAILING_COMMAS),
+        programs=("claude-desktop",),
+        application="Claude.app",
     ),
     "claude-code": Host(
         title="Claude Code",
         file=_claude_code,
         then="Start a new session of Claude Code; /mcp lists its servers",
         members={"type": "stdio"},
+        remote=_HTTP,
         refuses=(Refused.COMMENTS, Refused.TRAILING_COMMAS, Refused.NUMBERS),
+        folder=lambda here: here.folder("CLAUDE_CONFIG_DIR", ".claude"),
+        programs=("claude",),
     ),
     "cursor": Host(
         title="Cursor",
         file=lambda here: here.home / ".cursor" / "mcp.json",
         then="Look in Cursor's settings under MCP, and switch vega on if it is off",
+        remote=RemoteForm(),
+        programs=("cursor",),
+        application="Cursor.app",
     ),
     "vscode": Host(
         title="VS Code",
@@ -113,11 +154,17 @@ HOSTS = {
         then="Run MCP: List Servers from the command palette of VS Code, and start vega",
         section="servers",
         members={"type": "stdio"},
+        remote=_HTTP,
+        programs=("code",),
+        application="Visual Studio Code.app",
     ),
     "windsurf": Host(
         title="Windsurf",
         file=lambda here: here.home / ".codeium" / "windsurf" / "mcp_config.json",
         then="Refresh the MCP servers in Windsurf's Cascade panel",
+        remote=RemoteForm(url="serverUrl"),
+        programs=("windsurf",),
+        application="Windsurf.app",
     ),
     "codex": Host(
         title="Codex",
@@ -125,18 +172,29 @@ HOSTS = {
         then="Start a new session of Codex; /mcp lists its servers",
         section="mcp_servers",
         form="toml",
+        # Its first turn waits about one second for a server, but for a required one until that has started. An entry
+        # with a URL is not required: Codex starts no session while a required server cannot be reached.
+        defaults={"required": True},
+        remote=RemoteForm(headers="http_headers"),
         refuses=(Refused.NUMBERS,),
+        programs=("codex",),
     ),
     "gemini": Host(
         title="Gemini CLI",
         file=lambda here: here.folder("GEMINI_CLI_HOME", ".") / ".gemini" / "settings.json",
         then="Start Gemini CLI in a folder that it trusts (elsewhere it switches servers off); /mcp lists its servers",
+        # As `gemini mcp add` of 0.61 writes it; it calls httpUrl, the older form, deprecated.
+        remote=_HTTP,
         refuses=(Refused.BYTE_ORDER_MARK, Refused.TRAILING_COMMAS),
+        programs=("gemini",),
     ),
     "zed": Host(
         title="Zed",
         file=_zed,
         then="Look for vega in the settings of Zed's agent panel",
         section="context_servers",
+        remote=RemoteForm(),
+        programs=("zed", "zeditor"),
+        application="Zed.app",
     ),
 }

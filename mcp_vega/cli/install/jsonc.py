@@ -1,4 +1,4 @@
-"""JSON with comments and trailing commas, changed in one place: everything else stays, character for character."""
+"""JSON with comments and trailing commas, changed in one place. Every other character stays."""
 
 import json
 import re
@@ -25,11 +25,11 @@ def parse(text: str) -> Any:
     """The data; an empty text is an empty object.
 
     Raises:
-        ValueError: It is no JSON, comments and trailing commas aside.
+        ValueError: It is not JSON, apart from comments and trailing commas.
     """
 
-    def refuse(word: str) -> None:  # Python would take it
-        raise ValueError(f"{word} is no JSON")
+    def refuse(word: str) -> None:  # NaN and Infinity, which Python would accept
+        raise ValueError(f"{word} is not JSON")
 
     bare = _bare(text)
     try:
@@ -44,15 +44,15 @@ def has_comments(text: str) -> bool:
 
 
 def has_trailing_commas(text: str) -> bool:
-    """Whether there is a comma behind the last value of an object or list."""
+    """Whether there is a comma after the last value of an object or list."""
     return _bare(text) != _without_comments(text)
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:
-    """The text with `value` at `path`; objects on the way are made where they are missing.
+    """The text with `value` at `path`; missing objects on the path are added.
 
     Raises:
-        ValueError: It is no JSON, or something on the way is no object.
+        ValueError: It is not JSON, or a value on the path is not an object.
     """
     if not _bare(text).strip():
         text = f"{text}{{}}{_newline(text)}"
@@ -60,7 +60,7 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
     start = at = end = _after_space(bare, 0)
     for depth, name in enumerate(path):
         if bare[at] != "{":
-            raise ValueError(f"{name!r} cannot be put into what is no object")
+            raise ValueError(f"{name!r} cannot be put into a value that is not an object")
         member = _members(bare, at).get(name)
         if member is None:
             for missing in reversed(path[depth + 1 :]):
@@ -71,10 +71,10 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
 
 
 def drop(text: str, path: Sequence[str]) -> str:
-    """The text without what is at `path`, and without its comma.
+    """The text without the member at `path` and its comma.
 
     Raises:
-        ValueError: It is no JSON, or there is nothing at `path`.
+        ValueError: It is not JSON, or there is nothing at `path`.
     """
     uncommented = _without_comments(text)
     bare = _bare(text)
@@ -97,7 +97,7 @@ def _with_member(text: str, start: int, name: str, value: Any) -> str:
     """The text with a new last member in the object that begins at `start`."""
     bare = _bare(text)
     close = _DECODER.raw_decode(bare, start)[1] - 1
-    # The end of the last member. What follows it may be a comma, and a comment on it.
+    # The end of the last member. A comma and a comment may follow it.
     end = len(bare[:close].rstrip())
     has_members = end > start + 1
     has_comma = "," in _without_comments(text)[end:close]
@@ -115,9 +115,9 @@ def _with_member(text: str, start: int, name: str, value: Any) -> str:
 
 
 def _members(bare: str, start: int) -> dict[str, _Member]:
-    """The members of the object that begins at `start`; of several of one name the last, which is the one that counts.
+    """The members of the object that begins at `start`. Of several with one name the last counts, as in JSON parsers.
 
-    The standard library's parser tells where each value ends.
+    The standard library's parser finds the end of each value.
     """
     members: dict[str, _Member] = {}
     at = _after_space(bare, start + 1)
@@ -133,7 +133,7 @@ def _members(bare: str, start: int) -> dict[str, _Member]:
 
 
 def _without(text: str, start: int, end: int) -> str:
-    """The text without a stretch of it, and without the line, or within the braces the space, that it leaves empty."""
+    """The text without the characters from `start` to `end`, and without the empty line or space that they leave."""
     if text[:start].rstrip().endswith("{") and text[end:].lstrip().startswith("}"):
         return text[:start].rstrip() + text[end:].lstrip()
     line, rest = text.rfind("\n", 0, start) + 1, text.find("\n", end)
@@ -144,13 +144,13 @@ def _without(text: str, start: int, end: int) -> str:
 
 
 def _written(value: Any, text: str, indentation: str) -> str:
-    """A value as JSON in the text's own style, for a line with this indentation."""
+    """A value as JSON in the style of the text, for a line with this indentation."""
     lines = json.dumps(value, indent=_indent_unit(text), ensure_ascii=False).split("\n")
     return f"{_newline(text)}{indentation}".join(lines)
 
 
 def _indentation(text: str, position: int) -> str:
-    """The space at the beginning of the line of a position."""
+    """The space at the beginning of the line that a position is in."""
     line = text[text.rfind("\n", 0, position) + 1 : position]
     return line[: len(line) - len(line.lstrip())]
 
@@ -170,12 +170,12 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _without_comments(text: str) -> str:
-    """The text with spaces in the place of comments, so that everything else keeps its place."""
+    """The text with spaces instead of comments, so that everything else keeps its position."""
     return _COMMENTS.sub(
         lambda found: found[0] if found[0].startswith('"') else re.sub(r"[^ \t\r\n]", " ", found[0]), text
     )
 
 
 def _bare(text: str) -> str:
-    """The text with spaces in the place of comments and trailing commas."""
+    """The text with spaces instead of comments and trailing commas."""
     return _TRAILING_COMMAS.sub(lambda found: " " if found[0] == "," else found[0], _without_comments(text))

@@ -1,4 +1,4 @@
-"""Whether a server is switched off, by what the hosts document or were seen to write into their files."""
+"""Whether a server is switched off, as the hosts document it or were seen to write it into their files."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -9,22 +9,22 @@ from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.hosts import HOSTS
 from mcp_vega.segmind.values import as_object
 
-# In an entry: Codex and Zed have the one, most others the other. Some ignore it, but whoever wrote it wanted it off.
+# In an entry: Codex and Zed have `enabled`, most others `disabled`. Some hosts ignore it, but its user wanted it off.
 OFF = {"enabled": False, "disabled": True}
 
 
 class Off(NamedTuple):
-    """What switches a server off, and how it is switched on."""
+    """What switches a server off, and what the user does to switch it on."""
 
     by: str
-    mend: str
+    fix: str
 
 
 def switched_off(host: str, file: ConfigFile, name: str) -> Off | None:
-    """What switches a server off in a host; None where nothing does.
+    """What switches a server off in a host; None if nothing does.
 
     Raises:
-        HostConfigError: The file does not hold what the host expects there.
+        HostConfigError: The file cannot be understood, or its section is not an object.
     """
     about = HOSTS[host]
     entry = as_object(servers_in(about, file).get(name))
@@ -41,7 +41,7 @@ def switched_off(host: str, file: ConfigFile, name: str) -> Off | None:
 
 
 def _off_in_gemini(data: dict[str, Any], file: ConfigFile, name: str) -> Iterator[Off]:
-    """By Gemini CLI's lists, in which capitals do not matter, or by `gemini mcp disable`."""
+    """By Gemini CLI's lists, in which upper and lower case are the same, or by `gemini mcp disable`."""
     rules = as_object(data.get("mcp"))
     allowed, excluded = _names(rules.get("allowed")), _names(rules.get("excluded"))
     if name.lower() in excluded:
@@ -57,7 +57,7 @@ def _off_in_gemini(data: dict[str, Any], file: ConfigFile, name: str) -> Iterato
 
 
 def _off_in_claude_code(data: dict[str, Any], name: str) -> Off | None:
-    """By Claude Code's /mcp, which does it for one folder."""
+    """By Claude Code's /mcp, which switches a server off for one folder."""
     projects = as_object(data.get("projects"))
     folders = [
         folder

@@ -1,4 +1,4 @@
-"""Codex's TOML, changed in one table: everything else stays, character for character."""
+"""Codex's TOML, changed in one table. Every other character stays."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -7,7 +7,7 @@ import tomlkit
 from tomlkit.container import Container
 from tomlkit.items import Table, Whitespace
 
-# TOML has no such character. Without the line end tomlkit would put one behind it.
+# No TOML file has this character. Without a line end here, tomlkit would add one after it.
 _MARK = "\0\n"
 
 
@@ -15,7 +15,7 @@ def parse(text: str) -> dict[str, Any]:
     """The data.
 
     Raises:
-        ValueError: It is no TOML.
+        ValueError: It is not TOML.
     """
     try:
         return tomlkit.parse(text).unwrap()
@@ -24,15 +24,15 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:
-    """The text with `value` at `path`: a server as a table at the end, a member of one as a line in its table.
+    """The text with `value` at `path`: a server becomes a table at the end, a member a line in its server's table.
 
     Args:
-        text: Of the file.
-        path: The section, the server and, for a member of it, its names.
-        value: What is to stand there.
+        text: The text of the file.
+        path: The section, the server and, for a member of the server, its names.
+        value: The new value.
 
     Raises:
-        ValueError: It is no TOML, or of a form in which this cannot be put there.
+        ValueError: It is not TOML, or its form does not allow this change.
     """
     span = _span(text, path[:2])
     if span and len(path) > 2:
@@ -60,7 +60,7 @@ def drop(text: str, path: Sequence[str]) -> str:
     """The text without the table at `path`.
 
     Raises:
-        ValueError: It is no TOML, or there is no such table.
+        ValueError: It is not TOML, or there is no such table.
     """
     span = _span(text, path)
     if span is None:
@@ -70,7 +70,7 @@ def drop(text: str, path: Sequence[str]) -> str:
 
 
 def _span(text: str, path: Sequence[str]) -> tuple[int, int] | None:
-    """Where the table at `path` begins and ends in the text; None where there is none."""
+    """Where the table at `path` begins and ends in the text; None if there is no such table."""
     document = tomlkit.parse(text)
     places = [*_places(document, path)]
     if not places:
@@ -80,16 +80,16 @@ def _span(text: str, path: Sequence[str]) -> tuple[int, int] | None:
     above, _, below = document.as_string().partition(_MARK)
     start, end = len(above), len(text) - len(below)
     if len(places) > 1 or above + text[start:end] + below != text:
-        raise ValueError(f"the parts of {'.'.join(path)} stand apart from each other")
+        raise ValueError(f"the parts of {'.'.join(path)} are in different places")
     lines = text[start:end].splitlines(keepends=True)
-    # Comments at the end of a table are about what follows.
+    # Comments at the end of a table belong to the next one.
     while lines and lines[-1].lstrip()[:1] in {"", "#"}:
         lines.pop()
     return start, start + len("".join(lines))
 
 
 def _places(container: Container, path: Sequence[str]) -> Iterator[tuple[Container, int]]:
-    """Where the parts of what is at `path` stand: the tables that hold them, and the numbers in these."""
+    """Where the parts of the value at `path` are: the container of each, and its index there."""
     for index, (key, item) in enumerate(container.body):
         if key is not None and key.key == path[0]:
             if len(path) == 1:

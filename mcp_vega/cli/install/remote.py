@@ -1,0 +1,122 @@
+"""What is written for a host that reaches this server over HTTP: the address and the access token."""
+
+import re
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from mcp_vega.cli.install.hosts import Host
+from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.settings import is_loopback
+
+# Where this server answers, unless a proxy puts it below another path.
+PATH = "/mcp"
+HEADER = "Authorization"
+# The members of an entry that hold the address, by host and version.
+URLS = ("url", "serverUrl", "httpUrl")
+# Hosts fill in variables where a $ or a brace is; neither is in the address of a server.
+_ADDRESS = re.compile(r"[A-Za-z0-9._~:/\[\]@!&'()*+,;=%?#-]+")
+_TOKEN = re.compile("[!-~]+")
+_NAMED = re.compile(r"[\w.@+-]{1,64}:.")
+
+
+@dataclass(frozen=True)
+class RemoteEntry:
+    """How a host reaches this server over Streamable HTTP.
+
+    Attributes:
+        url: The address.
+        token: The access token that each request carries; empty if there is none.
+    """
+
+    url: str
+    token: str = field(default="", repr=False)
+
+    def data(self, host: Host) -> dict[str, Any]:
+        """The entry as the host spells it.
+
+        Raises:
+            InvalidArguments: The host takes no URL in its file.
+        """
+        form = host.remote
+        if form is None:
+            raise takes_no_url(host)
+        headers = {form.headers: {HEADER: f"Bearer {self.token}"}} if self.token else {}
+        return {**form.members, form.url: self.url, **headers}
+
+
+def takes_no_url(host: Host) -> InvalidArguments:
+    """The error of a host whose file holds no servers with a URL."""
+    return InvalidArguments(f"{host.title} takes no URL in its file", next_step=host.connect)
+
+
+def server_url(text: str) -> str:
+    """The address of a server, from what the user typed; if it has no path, `/mcp` is added.
+
+    Raises:
+        InvalidArguments: It is no address that a host can use, or one that would show a secret to others.
+    """
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise _unusable("is not a URL") from error
+    if problem := _problem(url, parts, host, port):
+        raise _unusable(problem)
+    if parts.path in ("", "/"):
+        sys.stderr.write(f"Note: the URL has no path, so {PATH} was added.\n")
+        parts = parts._replace(path=PATH)
+    return parts.geturl()
+
+
+def _problem(url: str, parts: SplitResult, host: str, port: int | None) -> str:
+    """Why a URL cannot be used; empty if it can."""
+    if not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))) or not host:
+        return "must begin with https:// (or http:// on this machine) and a host"
+    if port == 0:
+        return "must have a port from 1 to 65535"
+    if not _ADDRESS.fullmatch(url):
+        return "has a character that no address of a server has"
+    if parts.username is not None or parts.query or parts.fragment:
+        return "must hold no user name, password, query or fragment: the token is asked for, and sent in a header"
+    if parts.path.rstrip("/").endswith("/sse"):
+        return f"ends in /sse, and this entry is for Streamable HTTP: serve with --transport http, and use {PATH}"
+    return ""
+
+
+def usable_token(text: str) -> str:
+    """The access token in what the user gave; empty if there is none.
+
+    Raises:
+        InvalidSettings: No header can carry it.
+    """
+    token = re.sub(r"^bearer\s+", "", text.strip(), flags=re.IGNORECASE)
+    if token and not _TOKEN.fullmatch(token):
+        found = "a space" if re.search(r"\s", token) else "a character beyond ASCII"
+        raise InvalidSettings(f"The access token holds {found}, which no header can carry", next_step="Copy it again")
+    if _NAMED.match(token):
+        sys.stderr.write("Note: only the server has a name in front of a token (name:token); clients send the token.\n")
+    return token
+
+
+def url_of(entry: dict[str, Any]) -> str:
+    """The address in an entry; empty if it starts a program."""
+    found = [entry[name] for name in URLS if isinstance(entry.get(name), str)]
+    return found[0] if found and "command" not in entry else ""
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two addresses name the same scheme, host and port: what is sent to one may be sent to the other."""
+    try:
+        first, second = ((each.scheme, each.hostname, each.port) for each in map(urlsplit, (one, other)))
+    except ValueError:
+        return False
+    return first == second
+
+
+def _unusable(why: str) -> InvalidArguments:
+    return InvalidArguments(
+        f"The URL {why}", next_step="Give the URL of the server, as in https://pictures.example/mcp"
+    )
