@@ -285,7 +285,7 @@ def test_a_picture_that_no_disk_takes_is_shown_all_the_same(tmp_path: Path, api:
     text = "".join(screen.lines)
     assert code == 1
     assert "$0.002, seed 7" in text
-    assert "Error: A picture was drawn, but no disk would take it (gallery_error).Charged: yes." in text
+    assert text.count("Error: A picture was drawn, but no disk would take it (gallery_error).Charged: yes.") == 1
 
 
 @pytest.mark.usefixtures("no_disk")
@@ -361,12 +361,15 @@ def test_one_prompt_as_json_has_its_files_or_its_error(tmp_path: Path, api: dict
 def test_the_same_prompt_twice_is_two_pictures(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, seed: list[str]
 ) -> None:
-    """The answer of the first one is lost and looked for, so that another caller's same call would join its job."""
-    lines = ["a fox [fault:504-after]", "a hare", "an owl", "a cat", "a fox [fault:504-after]"]
+    """The answer of the first one is lost and looked for, so that another caller's same call would join its job.
+
+    So is that of another prompt, at the same time.
+    """
+    lines = ["an elk [fault:failed]", "a fox [fault:504-after]", "a hare", "an owl", "a fox [fault:504-after]"]
     stdin = "\n".join(lines).encode()
     done = run_reading(stdin, "draw", "-", *FAST, *seed, folder=tmp_path, **api)
-    assert done.returncode == 0, done.stderr
-    assert len(set(done.stdout.splitlines())) == len(kept_in(tmp_path)) == 5
+    assert done.stderr.endswith("\n1 of 5 failed: line 1\n")
+    assert len(set(done.stdout.splitlines())) == len(done.stdout.splitlines()) == len(kept_in(tmp_path)) == 4
     calls = [call for call in sandbox_in_thread.account.calls.values() if "fox" in call.body["prompt"]]
     assert len({call.seed for call in calls}) == (1 if seed else 2)
     assert len(calls) == 2
@@ -461,16 +464,19 @@ def test_after_ctrl_c_the_pictures_that_are_there_are_named_whatever_was_before_
     with process:
         assert process.stdin
         assert process.stderr
-        process.stdin.write("a slow fox [fault:hang]\na quick fox\n")
+        # The third line is begun when the second one, which is the same, has ended.
+        process.stdin.write("a slow fox [fault:hang]\na quick fox\na quick fox\n")
         process.stdin.close()
-        while "Line 2: Finished" not in process.stderr.readline():
+        while not process.stderr.readline().startswith("Line 3: "):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         assert process.stdout
         paths = process.stdout.read().splitlines()
     assert process.returncode == 130
-    assert [Path(path) for path in paths] == kept_in(tmp_path)
+    second, *third = kept_in(tmp_path)
+    assert paths[0] == str(second)
+    assert all(str(path) in [*paths, *re.findall("^Kept: (.*)$", said, re.MULTILINE)] for path in third)
     assert "was still being drawn" in said
 
 
@@ -554,15 +560,18 @@ def test_a_format_that_this_pillow_cannot_write_is_refused(
 
 
 def test_the_pictures_of_the_gallery_are_not_written_over(tmp_path: Path, api: dict[str, str]) -> None:
-    """Not by those of the sandbox either; the folder of the gallery itself takes nothing else than it has."""
+    """Those of the model and of the sandbox; and the folder of a day, given as the output, has each picture once."""
     kept = Path(run("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, **api).stdout.strip())
+    of_sandbox = tmp_path / "gallery" / "sandbox" / "2026-11-20" / "a-fox.jpg"
+    of_sandbox.parent.mkdir(parents=True)
+    of_sandbox.write_bytes(kept.read_bytes())
     before = kept.read_bytes()
-    for arguments in (["-o", str(kept)], ["-o", str(kept), "--sandbox"]):
-        done = run("draw", "a hare", *FAST, *arguments, folder=tmp_path, **api)
-        assert (done.returncode, kept.read_bytes()) == (2, before)
+    for arguments in ([str(kept)], [str(kept), "--sandbox"], [str(of_sandbox)], [str(of_sandbox), "--sandbox"]):
+        done = run("draw", "a hare", *FAST, "-o", *arguments, folder=tmp_path, **api)
+        assert (done.returncode, kept.read_bytes(), of_sandbox.read_bytes()) == (2, before, before)
         assert "-o names a picture of the gallery" in done.stderr
     done = run("draw", "a hare", *FAST, "-o", str(kept.parent), folder=tmp_path, **api)
-    assert [Path(done.stdout.strip()), kept] == sorted(kept_in(tmp_path), key=lambda path: path == kept)
+    assert {Path(done.stdout.strip()), kept} == set(kept_in(tmp_path))
 
 
 def test_a_picture_that_cannot_be_copied_is_kept_and_the_others_are_copied(

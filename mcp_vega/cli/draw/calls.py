@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,14 @@ class _Calls:
 
     async def make(self, calls: Sequence[Call]) -> None:
         at_once = anyio.CapacityLimiter(AT_ONCE)
-        # The same call again joins the first one while nobody has that one's result. Here each is to be drawn, so the
-        # second one begins when the first one has ended.
-        same = defaultdict[Parameters, anyio.Lock](anyio.Lock)
-        first = [1]
-        for call in calls:
-            first.append(first[-1] + call.parameters.pictures)
+        # A call joins an equal call whose result nobody has received yet (storage/ledger/joining.py). Here each call is
+        # to draw its own picture, so equal calls are made one after the other.
+        equal = defaultdict[Parameters, anyio.Lock](anyio.Lock)
+        first = [*accumulate((call.parameters.pictures for call in calls), initial=1)]
 
         async def make_one(index: int) -> None:
             call = calls[index]
-            async with same[call.parameters], at_once:
+            async with equal[call.parameters], at_once:
                 result = await self._result(call, index)
                 self.outcomes[index] = await self._outcome(call, result, first[index])
             while outcome := self.outcomes.pop(self.report.next, None):
@@ -78,7 +77,7 @@ class _Calls:
                 for index in range(len(calls)):
                     tasks.start_soon(make_one, index)
         except anyio.get_cancelled_exc_class():
-            # Those behind a call that is still under way.
+            # An earlier call is still under way, so these were not reported yet.
             self.report.interrupted([self.outcomes[index] for index in sorted(self.outcomes)])
             raise
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mcp_vega.cli.draw.arguments import Call
-from mcp_vega.cli.draw.outcome import Outcome, Problem
+from mcp_vega.cli.draw.outcome import Outcome
 from mcp_vega.cli.draw.screen import Screen
 from mcp_vega.cli.output import OutputError, write
 from mcp_vega.imaging.preview import InvalidImageError
@@ -49,12 +49,16 @@ class Report:
         self._limit = outcome.limit or self._limit
         if outcome.problems:
             self._failed.append(outcome.call)
+        line = _line_of(outcome.call)
         if self._json:
-            _say(outcome.notes)
+            _say(f"{line}{note}" for note in outcome.notes)
             write(json.dumps(outcome.data))
         elif outcome.job is not None:
             self._show(outcome)
-        _say(self._in_words(outcome.call, problem) for problem in outcome.problems)
+        _say(
+            f"{line}{self._in_words(outcome.call, text)}"
+            for text in dict.fromkeys(problem.text for problem in outcome.problems)
+        )
 
     def interrupted(self, outcomes: Iterable[Outcome]) -> None:
         """Report calls that have ended although one before them has not."""
@@ -80,15 +84,16 @@ class Report:
 
     def _show(self, outcome: Outcome) -> None:
         """Show the pictures if the terminal can, then a line for each, with its file."""
-        facts = [f"{_line_of(outcome.call)}{fact}" for fact in outcome.facts(pretend=self._sandbox)]
+        line = _line_of(outcome.call)
+        facts, notes = (
+            [line + each for each in said] for said in (outcome.facts(pretend=self._sandbox), outcome.notes)
+        )
         files = [
             (fact, picture.written) for fact, picture in zip(facts, outcome.pictures, strict=False) if picture.written
         ]
         another = [*self._another_of(outcome)]
-        sys.stderr.write(
-            self._as_text(outcome, [*outcome.notes, *(f"{fact}: {file}" for fact, file in files), *another])
-        )
-        _say(outcome.notes)
+        sys.stderr.write(self._as_text(outcome, [*notes, *(f"{fact}: {file}" for fact, file in files), *another]))
+        _say(notes)
         if not (files and self._screen.has_both):
             _say(facts[:1])
         for fact, file in files:
@@ -122,12 +127,10 @@ class Report:
 
     # ---- a call that failed ----
 
-    def _in_words(self, call: Call, problem: Problem) -> str:
-        """An error in full; of a file with many prompts only the first time, as it may be the same for each."""
-        first = self._failed_first.setdefault(problem.text, call.line)
-        if first == call.line:
-            return f"{_line_of(call)}{problem.text}"
-        return f"{_line_of(call)}failed for the same reason as line {first}"
+    def _in_words(self, call: Call, text: str) -> str:
+        """An error in full; if an earlier line had the same one, that line's number."""
+        first = self._failed_first.setdefault(text, call.line)
+        return text if first == call.line else f"failed for the same reason as line {first}"
 
 
 def _line_of(call: Call) -> str:
