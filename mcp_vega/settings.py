@@ -183,7 +183,7 @@ class Settings(BaseModel):
     def _valid_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         for host in hosts:
             if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:(\d{1,5}|\*))?", host):
-                raise ValueError(f"it must list hosts such as pictures.example or pictures.example:8000, not {host!r}")
+                raise ValueError(f"it must name hosts such as pictures.example or pictures.example:8000, not {host!r}")
         return hosts
 
     @field_validator("auth_tokens")

@@ -58,7 +58,7 @@ async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sand
         assert text_of(refused).splitlines() == [
             f"Error: {said} (spending_limit_reached).",
             "Charged: no.",
-            "Next: Call again after midnight UTC, or have the user raise MCP_VEGA_SPENDING_LIMIT_USD.",
+            "Next: Call again after midnight UTC, or ask the user to raise MCP_VEGA_SPENDING_LIMIT_USD.",
         ]
         assert refused.is_error
         smaller = await agent.call_tool("submit_job", {"prompt": "a fox", "samples": 4})
