@@ -89,7 +89,7 @@ async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what
     ("fault", "charged", "words"),
     [
         ("failed", "no", "ran out of memory"),
-        ("moderation", "no", "would not draw this"),
+        ("moderation", "no", "refused to draw this"),
         ("truncated", "yes", "no whole picture"),
         ("media-403", "yes", "HTTP 403"),
         ("media-foreign", "yes", "not allowed"),

@@ -237,7 +237,7 @@ async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
         await until(lambda: sum(waits(one.service, job) or waits(two.service, job) for job in jobs) == 7)
         assert (api.under_way, api.most) == (3, 3)
         waiting = [job for job in [await one.service.get(job.local_id) for job in jobs] if job.notes]
-        assert waiting[0].notes == ("it waits for its turn: 3 paid calls at once are allowed",)
+        assert waiting[0].notes == ("it waits for its turn: at most 3 paid calls at the same time are allowed",)
         api.go.set()
         done = await ended(one.service, jobs[::2]) + await ended(two.service, jobs[1::2])
     assert {job.state for job in done} == {"COMPLETED"}
@@ -262,7 +262,7 @@ async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> 
         last = await begun(app.service, VegaRTParameters(prompt="picture 2"))
         await until(lambda: waits(app.service, last))
         late = await agent.call_tool("check_job", {"request_id": last.local_id})
-        assert "(it waits for its turn: 16 paid calls at once and 2 a minute are allowed)" in text_of(late)
+        assert "(it waits for its turn: at most 16 paid calls at the same time and 2 a minute" in text_of(late)
         assert len(api.prompts) == 2
         uptime[0] += 61
         question = {"request_id": last.local_id, "wait_seconds": 45}

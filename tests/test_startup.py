@@ -330,18 +330,18 @@ def test_modules_in_the_working_folder_are_not_the_servers(tmp_path: Path) -> No
 # ---- the key ----
 
 HALF, REST = KEY[:9], KEY[9:]
-LEFT = "No Segmind API key is set: SEGMIND_API_KEY still holds "
+LEFT = "No Segmind API key is set: SEGMIND_API_KEY still contains "
 UNUSABLE = {
     "": "No Segmind API key is set (missing_key)",
     "''": "No Segmind API key is set (missing_key)",
-    f"{HALF}\n{REST}": "SEGMIND_API_KEY holds a line break, which no key has (invalid_settings)",
-    f"{HALF} {REST}": "SEGMIND_API_KEY holds a space, which no key has (invalid_settings)",
-    f"{HALF}“{REST}": "SEGMIND_API_KEY holds a character beyond ASCII, which no key has (invalid_settings)",
-    f"{HALF}\udcff{REST}": "SEGMIND_API_KEY holds a character beyond ASCII, which no key has (invalid_settings)",
-    f"{KEY};": "SEGMIND_API_KEY holds the character ;, which no key has (invalid_settings)",
-    f"Bearer {KEY}": "SEGMIND_API_KEY holds “Bearer” before the key (invalid_settings)",
-    f"SEGMIND_API_KEY={KEY}": "SEGMIND_API_KEY holds “SEGMIND_API_KEY=” before the key (invalid_settings)",
-    f"x-api-key: {KEY}": "SEGMIND_API_KEY holds “x-api-key:” before the key (invalid_settings)",
+    f"{HALF}\n{REST}": "SEGMIND_API_KEY contains a line break, which no key has (invalid_settings)",
+    f"{HALF} {REST}": "SEGMIND_API_KEY contains a space, which no key has (invalid_settings)",
+    f"{HALF}“{REST}": "SEGMIND_API_KEY contains a non-ASCII character, which no key has (invalid_settings)",
+    f"{HALF}\udcff{REST}": "SEGMIND_API_KEY contains a non-ASCII character, which no key has (invalid_settings)",
+    f"{KEY};": "SEGMIND_API_KEY contains the character ;, which no key has (invalid_settings)",
+    f"Bearer {KEY}": "SEGMIND_API_KEY contains “Bearer” before the key (invalid_settings)",
+    f"SEGMIND_API_KEY={KEY}": "SEGMIND_API_KEY contains “SEGMIND_API_KEY=” before the key (invalid_settings)",
+    f"x-api-key: {KEY}": "SEGMIND_API_KEY contains “x-api-key:” before the key (invalid_settings)",
     f"${{{KEY}}}": f"{LEFT}a placeholder (missing_key)",
     **{
         each: f"{LEFT}the placeholder {each} (missing_key)"
