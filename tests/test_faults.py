@@ -90,7 +90,7 @@ async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what
     [
         ("failed", "no", "ran out of memory"),
         ("moderation", "no", "refused to draw this"),
-        ("truncated", "yes", "no whole picture"),
+        ("truncated", "yes", "no complete picture"),
         ("media-403", "yes", "HTTP 403"),
         ("media-foreign", "yes", "not allowed"),
         ("media-redirect", "yes", "not allowed"),

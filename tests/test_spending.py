@@ -331,7 +331,7 @@ async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp
         await api.reached(1)
         waiting = [await begun(app.service, VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
         await until(lambda: all(waits(app.service, job) for job in waiting))
-        with pytest.raises(errors.TooManyCalls, match="5 calls wait"):
+        with pytest.raises(errors.TooManyCalls, match="5 calls are already waiting"):
             await begun(app.service, VegaParameters(prompt="one too many"), "bob")
         api.go.set()
         await ended(app.service, [first])
