@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class RunningJob:
-    """A job that this server works on, or of which the memory has more than the store.
+    """A job in memory, because this server works on it, or because the store has less of it.
 
     Attributes:
         job: Its current state.

@@ -51,7 +51,7 @@ class Worker:
         self._tasks = tasks
 
     def start(self, begun: Begun) -> Job:
-        """Send a new job's call, and work on the job until it ends. Returns its state at the start."""
+        """Start to send a new job's call and to work on the job until it ends. Returns its current state."""
         running = self._running.add(begun.job, begun_here=True, may_send=begun.may_send)
         self._tasks.start_soon(self._run, running, self._send)
         return running.job

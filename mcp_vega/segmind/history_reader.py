@@ -13,7 +13,7 @@ from mcp_vega.errors import BadRequest, NotFound, ServiceUnavailable
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
 
-# So many pages hold more calls of a model than anyone makes in the days of a query.
+# 50 pages have room for more calls than anyone makes to one model in the days of a query.
 PAGES = 50
 # A time without a zone may be in any time zone. No zone differs from UTC by more than this.
 ANY_TIME_ZONE = timedelta(days=1)

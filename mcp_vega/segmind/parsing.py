@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Generation:
-    """Finished pictures: bytes if the response has them, else the address to download each from."""
+    """Finished pictures: their bytes if the response has them, else their addresses."""
 
     pictures: tuple[bytes | str, ...]
     receipt: Receipt

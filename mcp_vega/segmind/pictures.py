@@ -45,7 +45,7 @@ _HEX = re.compile(r"(ffd8ff|89504e47|52494646)[0-9a-f]*", re.IGNORECASE)
 
 
 class _Found(NamedTuple):
-    """A picture. It is `certain` if its value or a documented field shows that; another address may be of anything."""
+    """A picture. It is `certain` if its value or a documented field proves it. Other addresses may be of anything."""
 
     picture: bytes | str
     certain: bool
@@ -72,7 +72,7 @@ class _PictureFinder:
         return self._best(as_object(value), depth)
 
     def _best(self, fields: dict[str, Any], depth: int) -> list[_Found]:
-        """The pictures of the best field. Other fields of an object may name the same pictures, or undrawn ones.
+        """The pictures of the best field. Other fields may name the same pictures, or pictures that were not drawn.
 
         Fields whose names differ only in a number count as one field.
         """
@@ -121,8 +121,8 @@ def _address(text: str) -> Iterator[_Found]:
 def _rank(field: tuple[str, list[_Found]]) -> tuple[Any, ...]:
     """How likely it is that a field holds the drawn pictures. The greatest rank wins.
 
-    Bytes win over addresses, then documented names over likely ones and likely ones over others, then certain pictures,
-    then the larger number.
+    Bytes win over addresses. Then documented names win over likely ones, and these over others. Then certain pictures
+    win, then the larger number.
     """
     name, found = field
     is_documented = name in DOCUMENTED
@@ -154,7 +154,7 @@ def _from_numbers(numbers: list[Any]) -> bytes:
 
 
 def find_pictures(json: Any, *, certain: bool = False) -> tuple[bytes | str, ...]:
-    """The pictures in an answer, in its order, each once. With `certain`, only what can be nothing else.
+    """The pictures in an answer, in its order, each once. With `certain`, only values that can be nothing else.
 
     Raises:
         UnreadableAnswer: All pictures in it are incomplete.

@@ -12,7 +12,7 @@ from mcp_vega import errors
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.values import LONGEST, as_object, message_of, parse_moment, parse_number, parse_seconds
 
-# More values than a list of the bytes of one picture has.
+# A picture as a list of its bytes has fewer values than this.
 MOST_VALUES = 1_500_000
 # How many bytes of a plain text are read.
 TEXT_BYTES = 2000
@@ -103,7 +103,7 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
 _AMBIGUOUS = {408, 444, 460, 498, 499}
 # These are temporary, and the call did not cause them.
 _TEMPORARY = {409, 421, 423, 425}
-# The API has another address, so nobody has read the call. After other redirects, the call may have run.
+# The API has another address, so nobody has processed the call. After other redirects, the call may have run.
 _MOVED = {301, 302, 307, 308}
 
 

@@ -72,7 +72,7 @@ def field_of(json: Any, *names: str, inside: frozenset[str] = WRAPPERS) -> Any:
 # ---- numbers ----
 
 _PLAIN = re.compile(r"[+-]?([0-9]{1,20}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?")
-# Digits in groups of three. The decimal mark is another sign than the one between the groups.
+# Digits in groups of three. The decimal mark differs from the sign between the groups.
 _GROUPED = re.compile(
     r"[+-]?[0-9]{1,3}(?:([,.' \u2019\u00a0\u2009\u202f])[0-9]{3})(?:\1[0-9]{3})*(?:(?!\1)[.,][0-9]+)?"
 )

@@ -118,7 +118,7 @@ class CallFinder:
             finding.row = found if may_have else None
 
     async def _note_time(self, job: Job, reader: HistoryReader, finding: Finding) -> Job:
-        """Note the API's time and, by that, when the call was sent. Returns the job with the latter."""
+        """Note the API's time and, by that, when the call was sent. Returns the job with that."""
         finding.server_time = finding.server_time or reader.server_time
         if finding.server_time and finding.search.latest is None:
             finding.search = await self._bounds(job, finding.server_time)
@@ -137,7 +137,7 @@ class CallFinder:
         return Search(job.sent - SKEW, job.sent + SKEW) if was_right else Search(latest=server_time)
 
     async def _belongs_to_another(self, row: HistoryRow, job: Job) -> bool:
-        """Whether a row is the call of another job. An imported job may be this one, so it is not."""
+        """Whether a row is the call of another job. An imported job does not count: it may be this one."""
         other = await self._store.get(row.request_id) if row.request_id else None
         return other is not None and other.local_id != job.local_id and bool(other.arguments)
 

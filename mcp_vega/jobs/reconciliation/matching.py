@@ -27,7 +27,7 @@ DRAWN = timedelta(hours=1)
 WRONG_CLOCK = timedelta(days=10)
 # Numbers from this size on may be rounded, and then differ by less than this fraction.
 LARGE, ROUNDING = Decimal(10**6), Decimal("1e-2")
-# How many letters of two texts are compared; and how similar the same text in another spelling must be.
+# How many letters of two texts are compared; and from which similarity on they may be the same text.
 COMPARED, ALIKE = 500, 0.5
 
 
@@ -82,7 +82,7 @@ def is_call_of(row: HistoryRow, job: Job, *, copied: bool = False) -> bool:
 
 
 def may_be_call_of(row: HistoryRow, job: Job) -> bool:
-    """Whether a row may be a job's call, as far as it shows. It must not belong to another job."""
+    """Whether a row that belongs to no other job may be a job's call, as far as the row shows."""
     if TimeSpan.of(job).contains(row) is False:
         return False
     return not (_matches(row, job, "seed") is False and _matches(row, job, "prompt") is False)
