@@ -1,21 +1,21 @@
 """Every error that this package raises on purpose, as one tree.
 
-Each knows what went wrong, whether the call was charged and what to do next, and has a code that programs can rely on:
-its name in lower case, with underscores. docs/errors.md lists them for users, with those of single packages
-(server/http/access/rejections.py, server/stdio/messages.py).
+Each error says what went wrong, whether the call was charged, and what to do next. Programs can rely on its code, which
+is the class name in lower case with underscores. docs/errors.md lists the errors for users. That list includes errors
+that single packages define (server/http/access/rejections.py, server/stdio/messages.py).
 
     VegaError
-    ├── InvalidArguments, UnknownJob, UnknownImage           what was asked for
-    ├── InvalidSettings (MissingKey, PortTaken)              how the server was started
-    ├── SpendingLimitReached, TooManyCalls, ServerClosing    not now
-    ├── InternalError, GalleryError, LedgerError             this machine
-    └── SegmindError                                         the API, or the way to it
-        ├── Refused: it said no before it drew (4xx)
+    ├── InvalidArguments, UnknownJob, UnknownImage           the request is wrong
+    ├── InvalidSettings (MissingKey, PortTaken)              the server's settings are wrong
+    ├── SpendingLimitReached, TooManyCalls, ServerClosing    the call cannot be sent now
+    ├── InternalError, GalleryError, LedgerError             a problem on this machine
+    └── SegmindError                                         a problem of the API, or of the connection to it
+        ├── Refused: the API refused the call before it drew anything (4xx)
         │   └── BadRequest, Unauthorized, InsufficientCredits, Forbidden, NotFound,
         │       MethodNotAllowed, NotAcceptable, Retired, RateLimited
-        ├── GenerationFailed (ContentBlocked): it tried and failed
+        ├── GenerationFailed (ContentBlocked): the API tried to draw and failed
         ├── Unreachable, NeverRan, ServiceUnavailable
-        └── OutcomeUnknown, UnreadableAnswer, MediaError: charged, or maybe
+        └── OutcomeUnknown, UnreadableAnswer, MediaError: charged, or perhaps charged
 """
 
 import re
@@ -37,8 +37,8 @@ class Charged(StrEnum):
 class VegaError(Exception):
     """The root of the tree.
 
-    `what` went wrong and the `next_step` are one sentence each, in words that a person understands. Each class has a
-    default for the step, and for whether the call was `charged`.
+    `what` says what went wrong, and `next_step` says what to do. Each is one sentence that a person understands. Each
+    class has a default for `next_step`, and one for whether the call was `charged`.
     """
 
     code: ClassVar[str] = "vega_error"
@@ -60,31 +60,31 @@ class VegaError(Exception):
 
     @classmethod
     def from_code(cls, code: str, what: str, next_step: str, charged: Charged) -> "VegaError":
-        """An error that was written down by its code, whatever its class takes to be made anew."""
+        """The error that was stored with this code. It does not call the class's constructor, which may differ."""
         return _without_init(cls.by_code.get(code, VegaError), what=what, next_step=next_step, charged=charged)
 
     def reworded(self, what: str, next_step: str | None = None) -> Self:
-        """The same error in other words; what else it knows it keeps."""
+        """The same error with another text; all its other attributes are kept."""
         return _without_init(type(self), **{**self.__dict__, "what": what, "next_step": next_step or self.next_step})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, VegaError) and self._said == other._said
+        return isinstance(other, VegaError) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(self._said)
+        return hash(self._identity)
 
     @property
-    def _said(self) -> tuple[type, str, str, Charged]:
+    def _identity(self) -> tuple[type, str, str, Charged]:
         return type(self), self.what, self.next_step, self.charged
 
     @property
     def text(self) -> str:
-        """The error in the three lines that every user and agent sees; its code ends the first."""
+        """The three lines that users and agents see. The first line ends with the code."""
         what = self.what.rstrip(". ")
         lines = (f"Error: {what} ({self.code})", f"Charged: {self.charged}", f"Next: {self.next_step}")
-        # One line each, whatever foreign text is in them, and nothing that UTF-8 cannot carry.
-        said = "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
-        return said.encode(errors="replace").decode()
+        # Text from outside may contain line breaks, and characters that UTF-8 cannot encode.
+        text = "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
+        return text.encode(errors="replace").decode()
 
 
 def _without_init(kind: type[ErrorT], **attributes: Any) -> ErrorT:
@@ -93,7 +93,7 @@ def _without_init(kind: type[ErrorT], **attributes: Any) -> ErrorT:
     return error
 
 
-class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened; Error adds nothing
+class InvalidArguments(VegaError):  # noqa: N818  the names below say what happened
     """An argument is missing, unknown or out of range. Nothing was sent to the API."""
 
     next_step = "Correct the argument and call again"
@@ -109,20 +109,20 @@ class MissingKey(InvalidSettings):
     """No API key is set."""
 
     next_step = (
-        "Create a key at https://cloud.segmind.com/console/api-keys and set it as SEGMIND_API_KEY, for a host in the "
-        "`env` block of this server's entry in its configuration; or use --sandbox to try it without a key"
+        "Create a key at https://cloud.segmind.com/console/api-keys and set SEGMIND_API_KEY to it. For a host, set it "
+        "in the `env` block of this server's entry in the host's configuration. Or use --sandbox, which needs no key"
     )
 
 
 class PortTaken(InvalidSettings):
-    """A port that was asked for cannot be listened on."""
+    """The server cannot listen on the requested port."""
 
-    next_step = "Choose another with --port; 0 picks one"
+    next_step = "Choose another port with --port; 0 picks a free one"
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
-        # Python repeats the address behind the system's words.
-        said = (error.strerror or str(error)).partition(" (while")[0]
-        super().__init__(f"Port {port} on {host} cannot be had: {said}")
+        # Python adds the address to the system's message.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        super().__init__(f"Port {port} on {host} is not available: {reason}")
 
 
 class UnknownJob(VegaError):  # noqa: N818
@@ -138,47 +138,47 @@ class UnknownImage(VegaError):  # noqa: N818
 
 
 class SpendingLimitReached(VegaError):  # noqa: N818
-    """The call would pass the day's spending limit. Nothing was sent to the API."""
+    """The call would exceed the spending limit of the day. Nothing was sent to the API."""
 
-    next_step = "Call again after midnight UTC, or have the user raise MCP_VEGA_SPENDING_LIMIT_USD"
+    next_step = "Call again after midnight UTC, or ask the user to raise MCP_VEGA_SPENDING_LIMIT_USD"
 
 
 class TooManyCalls(VegaError):  # noqa: N818
-    """Too many calls wait for their turn, or this one waited for too long. Nothing was sent to the API."""
+    """Too many calls are waiting to be sent, or this call waited too long. Nothing was sent to the API."""
 
-    next_step = "Wait until those under way have ended (check_job without a request_id lists them), then call again"
+    next_step = "Wait until calls in progress have ended (check_job without a request_id lists them), then call again"
 
 
 class ServerClosing(VegaError):  # noqa: N818
-    """The server is about to exit, or has ended, and the call was not sent."""
+    """The server is about to exit or has exited. The call was not sent."""
 
-    next_step = "Call again when the server has been started anew"
+    next_step = "Call again when the server has been restarted"
 
 
 class InternalError(VegaError):
-    """The server broke: a defect of its own."""
+    """The call failed because of a bug in this server."""
 
     charged = Charged.UNKNOWN
-    next_step = "Call check_job without a request_id to see which jobs there are before you repeat the call"
+    next_step = "Call check_job without a request_id to see which jobs exist before you repeat the call"
 
 
 class GalleryError(VegaError):
-    """The folder of the pictures cannot be written or read."""
+    """The folder of the pictures cannot be read or written."""
 
-    next_step = "Point MCP_VEGA_GALLERY at a folder that this user may write to"
+    next_step = "Set MCP_VEGA_GALLERY to a folder that this user may write to"
 
 
 class LedgerError(VegaError):
-    """The ledger of the jobs cannot be written or read."""
+    """The ledger, the database of all jobs, cannot be read or written."""
 
-    next_step = "Point MCP_VEGA_HOME at a folder that this user may write to"
+    next_step = "Set MCP_VEGA_HOME to a folder that this user may write to"
 
 
 class SegmindError(VegaError):
-    """The API answered with an error, or could not be asked.
+    """The API answered with an error, or could not be reached.
 
-    `received` is what came in the place of a picture, where something did; `wait` is for how long the API asked to be
-    left alone, where it did.
+    `received` is the data that the API sent instead of a picture, if any. `wait` is how long the API asked clients to
+    wait, if it did.
     """
 
     received: bytes = b""
@@ -192,9 +192,9 @@ class SegmindError(VegaError):
 
 
 class Refused(SegmindError):  # noqa: N818
-    """The API said no before it drew anything."""
+    """The API refused the call before it drew anything."""
 
-    next_step = "Read the API's words above and correct the call"
+    next_step = "Read the API's message above and correct the call"
 
 
 class BadRequest(Refused):
@@ -208,7 +208,7 @@ class Unauthorized(Refused):
 
 
 class InsufficientCredits(Refused):
-    """HTTP 402 or 406: the account has too few credits, or its team's spending limit is reached."""
+    """HTTP 402 or 406: the account has too few credits, or its team has reached its spending limit."""
 
     next_step = "Add credits at https://cloud.segmind.com/billing, then call again"
 
@@ -216,11 +216,11 @@ class InsufficientCredits(Refused):
 class Forbidden(Refused):
     """HTTP 403: this account may not use the model."""
 
-    next_step = "Ask Segmind for access to the model, or use the other one"
+    next_step = "Ask Segmind for access to the model, or use the other model"
 
 
 class NotFound(Refused):
-    """HTTP 404: the API knows no such model or request id."""
+    """HTTP 404: the API does not know the model or the request id."""
 
     next_step = "Check the model's name and SEGMIND_BASE_URL"
 
@@ -232,11 +232,11 @@ class MethodNotAllowed(Refused):
 
 
 class NotAcceptable(Refused):
-    """HTTP 406 for another reason than credits: a wrong content type or parameter value."""
+    """HTTP 406 for a reason other than credits: a wrong content type or parameter value."""
 
 
 class Retired(Refused):
-    """HTTP 410: the model is no longer served."""
+    """HTTP 410: the API no longer offers the model."""
 
     next_step = "Use the other model"
 
@@ -254,46 +254,46 @@ class GenerationFailed(SegmindError):  # noqa: N818
 
 
 class ContentBlocked(GenerationFailed):
-    """The API would not draw this."""
+    """The API refused to draw this content."""
 
-    next_step = "Rephrase the prompt; the same words will be refused again"
+    next_step = "Rephrase the prompt; the API will refuse the same words again"
 
 
 class Unreachable(SegmindError):  # noqa: N818
-    """No connection to the API could be made, or a proxy refused it, so nothing was sent."""
+    """No connection to the API could be made, or a proxy refused it. Nothing was sent to the API."""
 
     next_step = "Check the network and SEGMIND_BASE_URL, then call again"
-    repeatable: bool = True  # whether the same call may do better in a moment
+    repeatable: bool = True  # whether the same call may succeed shortly
 
 
 class NeverRan(SegmindError):  # noqa: N818
-    """A paid call was sent, no answer came, and the API's whole request history has no such call a day later."""
+    """A paid call was sent and no answer came. A day later, the API's complete request history had no such call."""
 
     next_step = "Call again"
 
 
 class ServiceUnavailable(SegmindError):  # noqa: N818
-    """The API could not answer a question that costs nothing, or did not take a call at the moment (HTTP 409)."""
+    """The API could not answer a free request, or did not accept a call at the moment (HTTP 409)."""
 
     next_step = "Call again in a minute"
 
 
 class OutcomeUnknown(SegmindError):  # noqa: N818
-    """A paid call was sent, but whether it ran is not known. It is never sent again by itself."""
+    """A paid call was sent, but it is not known whether it ran. The server never repeats it by itself."""
 
     charged = Charged.UNKNOWN
-    next_step = "Look in your request history at https://cloud.segmind.com whether the call ran before you repeat it"
+    next_step = "Look for the call in your request history at https://cloud.segmind.com before you repeat it"
 
 
 class UnreadableAnswer(SegmindError):  # noqa: N818
-    """The API reported success, but what came is not a whole picture."""
+    """The API reported success, but did not send a complete picture."""
 
     charged = Charged.YES
     next_step = "Look for the picture in your request history at https://cloud.segmind.com before you repeat the call"
 
 
 class MediaError(SegmindError):
-    """The picture was drawn, but could not be fetched. It stays at its address for seven days."""
+    """The picture was drawn, but could not be downloaded. It stays at its address for seven days."""
 
     charged = Charged.YES
     next_step = "Call check_job with the job's request id within seven days"

@@ -1,4 +1,4 @@
-"""A job: one paid call, from its beginning to its kept pictures or its error."""
+"""A job: one paid call, from its start until its pictures are kept or it has failed."""
 
 import secrets
 import uuid
@@ -14,35 +14,34 @@ from typing import Any, NamedTuple, Self
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.parameters import Parameters
 
-# What an id of a job or of a request looks like.
+# The form of a job's id and of a request's id.
 REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
-# The seeds that are drawn here have 15 digits, so that a call is known by its seed wherever that is written.
+# Seeds that are drawn here have 15 digits, so that the seed identifies the call wherever it is written.
 DRAWN_SEEDS = range(10**14, 10**15)
-# More than any call draws; what a job has too many stands behind its own.
+# More than any call draws. Pictures that a call did not ask for come after those that it did.
 MOST_PICTURES = 100
-# What the ledger calls the sandbox inside a server, whose port is another each time.
+# The ledger's name for the sandbox inside a server, whose port changes at every start.
 SANDBOX = "sandbox"
-# The address of the store of pictures that ends with the server.
+# The address of the picture store in memory. Its pictures are lost when the server ends.
 MEMORY = "memory"
-# Who works at the machine itself: over stdio, on the command line, or over HTTP where no tokens are asked for. All
-# jobs are theirs to see; an access token sees its own alone.
+# The owner of calls over stdio, on the command line, or over HTTP without tokens. Only the operator sees all jobs.
 OPERATOR = ""
 
 
 def new_id() -> str:
-    """32 hex digits that nobody can guess."""
+    """A random id: 32 hex digits that nobody can guess."""
     return uuid.uuid4().hex
 
 
 class Route(StrEnum):
-    """How a job travels: v1 answers with the picture, v2 queues."""
+    """The version of the API that a call uses: v1 answers with the picture, v2 queues the call."""
 
     V1 = "v1"
     V2 = "v2"
 
 
 class State(StrEnum):
-    """The four states that the API documents, and that of a call whose outcome is not known (yet)."""
+    """The four states that the API documents, and UNKNOWN: how the call ended is not known, or not yet."""
 
     QUEUED = "QUEUED"
     PROCESSING = "PROCESSING"
@@ -52,15 +51,15 @@ class State(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether this state is final."""
         return self in (State.COMPLETED, State.FAILED)
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the API says about a call; None is unknown, never zero.
+    """What the API reports about a call. None means unknown, never zero.
 
-    `cost` and `credits_left` are US dollars, `seconds` is the time of the drawing on the API's machine.
+    `cost` and `credits_left` are US dollars. `seconds` is the drawing time on the API's machine.
     """
 
     request_id: str | None = None
@@ -70,16 +69,16 @@ class Receipt:
     seed: int | None = None
 
     def or_else(self, other: "Receipt") -> "Receipt":
-        """What either receipt knows; where both do, this one."""
+        """The values of this receipt and, where it has none, those of the other."""
         known = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
         return replace(other, **known)
 
 
 class ImageLocation(NamedTuple):
-    """Where a picture lies: in which store, and under which key there.
+    """Where a picture is kept: the store, and the key in that store.
 
-    `store` is the store's address: the absolute path of a folder, or `MEMORY`. A name like "the gallery" would not do:
-    when the setting changes, the pictures that are kept already stay where they are. `key` is a relative path with
+    `store` is the store's address: the absolute path of a folder, or `MEMORY`. The word "gallery" would not be enough,
+    because pictures stay in their folder when the user changes the gallery's setting. `key` is a relative path with
     slashes, such as `2026-11-20/a-fox-7-0123abcd.jpg`.
     """
 
@@ -88,17 +87,17 @@ class ImageLocation(NamedTuple):
 
     @property
     def path(self) -> Path | None:
-        """The absolute path of the picture's file; None where the store is no folder."""
+        """The absolute path of the picture's file; None if the store is not a folder."""
         folder = Path(self.store)
         return folder / self.key if folder.is_absolute() else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A kept picture. `width` and `height` are pixels; `sha256` is that of the file.
+    """A kept picture. `width` and `height` are in pixels; `sha256` is that of the file.
 
-    `fallback` says that it lies where it does because the first store would not take it, `starred` that somebody wants
-    to keep it. Once its file was deleted from the gallery, `deleted` is when that was (UTC).
+    `fallback` means that the first store could not keep the picture, so it is in another one. `starred` means that
+    somebody wants to keep it. `deleted` is when its file was deleted from the gallery (UTC), else None.
     """
 
     id: str
@@ -119,27 +118,27 @@ class Image:
 
     @property
     def path(self) -> Path | None:
-        """The absolute path of its file; None where it has none."""
+        """The absolute path of its file; None if it has no file."""
         return self.location.path
 
     @property
     def name(self) -> str:
-        """What its file is called, or would be."""
+        """The name of its file, or the name that its file would have."""
         return PurePosixPath(self.location.key).name
 
     @property
     def in_memory(self) -> bool:
-        """Whether no disk would take it, so that it ends with the server."""
+        """Whether it is only in memory, because no disk could keep it. It is lost when the server ends."""
         return self.location.store == MEMORY
 
 
 @dataclass(frozen=True)
 class Search:
-    """How far the search for a call in the request history has come; all times are the API's own (UTC)."""
+    """How far the search for a call in the request history has come. All times are by the API's clock (UTC)."""
 
-    earliest: datetime | None = None  # the call did not leave before; None where that is not sure
-    latest: datetime | None = None  # it had left by then
-    absent: datetime | None = None  # a look at the whole history, a day after that at least, first did not find it
+    earliest: datetime | None = None  # the call was not sent before this; None if that is not certain
+    latest: datetime | None = None  # the call had been sent by then
+    absent: datetime | None = None  # when the complete history first lacked the call, at least a day after `latest`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +146,20 @@ class Job:
     """One paid call.
 
     Attributes:
-        parameters: The recipe, with the seed that was really sent.
-        arguments: What the caller gave, before the seed was drawn.
-        route: How it travels.
+        parameters: The recipe, with the seed that was sent.
+        arguments: The arguments of the caller, before the seed was drawn.
+        route: Whether its call uses v1 or v2 of the API.
         base_url: The API that draws it.
-        account: What stands for the account there that pays for it.
-        owner: Who began it: `OPERATOR`, or what stands for an access token.
-        created: When it was begun; `sent` when its call last left (None: it surely has not), `ended` when it came to
-            its end, `next_try` when it is to be tried again (UTC).
-        open: Whether more can be learnt or fetched, at the latest at the next start.
+        account: The ledger's id of the API account that pays for it.
+        owner: Who began it: `OPERATOR`, or the name or hash of an access token.
+        created: When it began. All times are in UTC.
+        sent: When its call was last sent. None means that the call was certainly not sent.
+        ended: When it ended; `next_try`: when a server tries again.
+        open: Whether a server may still find out or fetch something, at the latest at its next start.
         held: Whether a server is working on it.
-        notes: What is worth knowing about it beside its state.
-        error: What it failed with, or why its outcome is not known.
-        search: How its call is being looked for, where its answer was lost.
+        notes: What users should know besides its state.
+        error: Why it failed, or why its outcome is not known.
+        search: The search for its call, if the answer was lost.
     """
 
     parameters: Parameters
@@ -185,7 +185,7 @@ class Job:
 
     @classmethod
     def of_call(cls, parameters: Parameters, **facts: Any) -> Self:
-        """A new job. A seed of -1 is drawn here, so that the picture can be made again and the call be found again."""
+        """A new job. A seed of -1 is drawn here, so that the picture can be repeated and the call can be found."""
         given = parameters.model_dump(mode="json", exclude_unset=True)
         if parameters.seed == -1:
             parameters = parameters.model_copy(update={"seed": DRAWN_SEEDS[secrets.randbelow(len(DRAWN_SEEDS))]})
@@ -198,12 +198,12 @@ class Job:
 
     @property
     def drew_seed(self) -> bool:
-        """Whether its seed was drawn here, so that no other call has it unless it was copied."""
+        """Whether its seed was drawn here. No other call has this seed, unless somebody copied it."""
         return bool(self.arguments) and self.arguments.get("seed", -1) == -1
 
     @property
     def request_id(self) -> str:
-        """The id that users see: the API's once it is known."""
+        """The id that users see: the API's once that is known, else the local one."""
         return self.remote_id or self.local_id
 
     @property
@@ -213,11 +213,11 @@ class Job:
 
     @property
     def uris(self) -> tuple[str, ...]:
-        """All addresses that it has, by the id that users see and by the one it had before that was known."""
+        """All its addresses as MCP resources: by the id that users see, and by the local id."""
         return tuple(f"vega://jobs/{each}" for each in dict.fromkeys((self.request_id, self.local_id)))
 
     def is_shown_to(self, owner: str) -> bool:
-        """Whether it is one that they may know of."""
+        """Whether this owner may see the job."""
         return owner in (OPERATOR, self.owner)
 
     @property
@@ -227,43 +227,43 @@ class Job:
 
     @property
     def complete(self) -> bool:
-        """Whether all its pictures are here."""
+        """Whether all its pictures are kept."""
         return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing more to wait for: it is complete, or nothing more can be learnt."""
+        """Whether there is nothing more to wait for: it is complete, or the server can find out nothing more."""
         return self.complete or not self.open
 
     @property
     def has_outcome(self) -> bool:
-        """Whether there is something to say about how it ended, be it that this is not known."""
+        """Whether it has finished or has an error. The error may say that the outcome is not known."""
         return self.state.finished or self.error is not None
 
     @property
     def charged(self) -> Charged:
-        """Whether it was paid for, as far as that is known."""
+        """Whether the user paid for it, as far as that is known."""
         if self.error:
             return self.error.charged
         return Charged.YES if self.state is State.COMPLETED else Charged.UNKNOWN
 
     @property
     def problem(self) -> VegaError | None:
-        """Its error in the words of this moment: what is being done about it, or can be."""
+        """Its error, with the step that helps now. The step depends on whether a server is still working on the job."""
         error = self.error
         if error is None:
             return None
-        said = "; ".join(dict.fromkeys((error.what, *self.notes)))
+        message = "; ".join(dict.fromkeys((error.what, *self.notes)))
         if not self.open:
-            return error.reworded(said)
+            return error.reworded(message)
         asking = f"all check_job with the request_id {self.request_id}"
         if not self.held:
-            step = f"{error.next_step}; or c{asking} to have it looked up again"
+            step = f"{error.next_step}; or c{asking} to look it up again"
         elif error.charged is Charged.UNKNOWN:
             step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
         else:
-            step = f"{error.next_step}; or c{asking} in about a minute: its picture is being looked for"
-        return error.reworded(said, step)
+            step = f"{error.next_step}; or c{asking} in about a minute: the server is looking for its picture"
+        return error.reworded(message, step)
 
     @property
     def model(self) -> str:
@@ -272,29 +272,29 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """The seed of the first picture: the API's word where it gave one, else the one that was sent."""
+        """The seed of the first picture: the one that the API reported, else the one that was sent."""
         return self.parameters.seed if self.receipt.seed is None else self.receipt.seed
 
     def age(self, now: datetime) -> float:
-        """Seconds since its call was sent or, if it was not, since it was begun; never less than 0."""
+        """Seconds since its call was sent. If it was not sent: seconds since the job began. Never less than 0."""
         sent, latest = self.sent or self.created, self.search.latest
         return max((now - (min(sent, latest) if latest else sent)).total_seconds(), 0)
 
     def index_of(self, image: Image) -> int:
-        """Which of its pictures one is, from 0; `MOST_PICTURES` where it is none."""
+        """The number of a picture in this job, from 0; `MOST_PICTURES` if it has no number."""
         return next((index for index in range(MOST_PICTURES) if self.image_id(index) == image.id), MOST_PICTURES)
 
     def in_order(self, images: Iterable[Image]) -> tuple[Image, ...]:
-        """Pictures of it in the order in which they were asked for, however they arrived."""
+        """Pictures of this job in the order of the request, whatever order they arrived in."""
         return tuple(sorted(images, key=self.index_of))
 
     def image_id(self, index: int) -> str:
-        """The id of its picture number `index`, from 0: always the same, so that none is kept twice."""
+        """The id of its picture number `index`, from 0. It never changes, so that no picture is kept twice."""
         return sha256(f"{self.local_id}/{index}".encode()).hexdigest()[:32]
 
 
 class JobImage(NamedTuple):
-    """A kept picture and the job that it is one of."""
+    """A kept picture and its job."""
 
     job: Job
     image: Image

@@ -1,7 +1,7 @@
-"""The documented parameters of the two models: the one source of every schema.
+"""The documented parameters of the two models. Every schema is made from them.
 
-Names, types, defaults, limits and averages are those of the vendor's model pages for
-`segmind-vega` and `segmind-vega-rt-v1`.
+Names, types, defaults, limits and averages come from the vendor's model pages for `segmind-vega` and
+`segmind-vega-rt-v1`.
 """
 
 from decimal import Decimal
@@ -26,9 +26,10 @@ Scheduler = Literal[
 ]
 
 
-# In characters. The API documents no limit, but its models' text encoders take 77 tokens at a time. A JPEG's recipe
-# holds a prompt and a negative prompt of this length, and so does a result beside its pictures. The schemas publish it,
-# and callers alone are held to it (`server/schemas.py`): what was paid for before or elsewhere is read all the same.
+# In characters. The API documents no limit, but the text encoders of its models take 77 tokens at a time. The recipe in
+# a JPEG has room for a prompt and a negative prompt of this length, and so has a result besides its pictures. The
+# schemas publish the limit. Only callers must keep it (`server/schemas.py`): longer prompts of calls that were paid for
+# before or elsewhere are still read.
 PROMPT_LENGTH = 10_000
 
 
@@ -41,17 +42,17 @@ def _limited_without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
-# 1024 as minimum, maximum and default: a `const` or an integer `enum` makes some hosts refuse the tool.
+# 1024 is the minimum, maximum and default, because some hosts refuse a tool with a `const` or an integer `enum`.
 Side = Annotated[int, Field(ge=1024, le=1024)]
 
-_STEPS = "Number of denoising steps: more take longer and cost more."
+_STEPS = "Number of denoising steps: more steps take longer and cost more."
 
 
 class Parameters(BaseModel):
-    """What both models take.
+    """The parameters that both models take.
 
-    The class attributes describe a model: `slug` is its name in the API, `alias` on the command line;
-    `average_cost` is in US dollars and `average_seconds` in seconds, both for one picture with default steps.
+    The class attributes describe a model. `slug` is its name in the API, and `alias` its name on the command line.
+    `average_cost` is in US dollars, and `average_seconds` in seconds; both are for one picture with default steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
@@ -70,42 +71,42 @@ class Parameters(BaseModel):
         default=-1,
         ge=-1,
         le=999_999_999_999_999,
-        description="Seed of the image; the same seed and parameters give the same image. -1 draws one at random.",
+        description="Seed of the image; the same seed and parameters give the same image. -1 picks a random seed.",
     )
     img_width: Side = Field(default=1024, description="Width in pixels; can only be 1024.")
     img_height: Side = Field(default=1024, description="Height in pixels; can only be 1024.")
     base64: bool = Field(
         default=False,
-        description="true returns the full-size image in the conversation instead of a smaller preview, as far as a "
-        "result holds it (700 kB for all its images).",
+        description="true returns the full-size image in the conversation instead of a smaller preview, if it "
+        "fits (700 kB for all images of a result).",
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _reject_boolean(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take true for 1: a picture would be paid for that was not asked for.
+        # Pydantic reads true as 1, so the user would pay for a picture that nobody asked for.
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise PydanticCustomError("boolean", "is a boolean")
         return value
 
     @property
     def pictures(self) -> int:
-        """How many pictures were asked for."""
+        """The number of requested pictures."""
         return 1
 
     @property
     def effort(self) -> float:
-        """The work in units of one picture with default steps; time and price grow with it."""
+        """The work, where one picture with default steps counts as 1. Time and price grow with it."""
         return self.pictures * self.num_inference_steps / type(self).default("num_inference_steps")
 
     @property
     def expected_seconds(self) -> float:
-        """How long the drawing takes on average, without the time in the queue."""
+        """How many seconds the drawing takes on average, without the time in the queue."""
         return self.average_seconds * self.effort
 
     @property
     def expected_cost(self) -> Decimal:
-        """What the call costs on average, in US dollars."""
+        """The average cost of the call in US dollars."""
         return (self.average_cost * Decimal(str(self.effort))).normalize()
 
     @classmethod
@@ -114,12 +115,12 @@ class Parameters(BaseModel):
         return cls.model_fields[name].default
 
     def body(self, *, base64: bool) -> dict[str, Any]:
-        """The JSON body of a call: everything explicit, `base64` as the route needs it."""
+        """The JSON body of a call: all parameters, defaults included, and `base64` as the route needs it."""
         return {**self.model_dump(exclude={"negative_prompt"} if not self.negative else None), "base64": base64}
 
     @property
     def negative(self) -> str:
-        """What the picture must not show; empty where the model has no such parameter."""
+        """What the picture must not show; empty if the model has no such parameter."""
         return ""
 
 
@@ -133,23 +134,26 @@ class VegaParameters(Parameters):
     average_seconds = 2.36
 
     num_inference_steps: int = Field(default=25, ge=20, le=100, description=_STEPS)
-    # Documented without a default, so the schema publishes none; left out means not sent.
+    # The vendor documents no default, so the schema has none. A prompt that is left out is not sent.
     negative_prompt: str = Field(
         default="",
         description="What to exclude, e.g. 'bad anatomy, bad hands, missing fingers'.",
         json_schema_extra=_limited_without_default,
     )
     samples: int = Field(
-        default=1, ge=1, le=4, description="Number of images to generate; each one takes its time and costs its price."
+        default=1, ge=1, le=4, description="Number of images to generate; time and cost grow with each image."
     )
     scheduler: Scheduler = Field(default="DPM2 Karras", description="Type of scheduler.")
     guidance_scale: float = Field(
-        default=7.5, ge=1, le=25, description="Scale for classifier-free guidance: higher follows the prompt closer."
+        default=7.5,
+        ge=1,
+        le=25,
+        description="Scale for classifier-free guidance: higher values follow the prompt more closely.",
     )
 
     @property
     def pictures(self) -> int:
-        """How many pictures were asked for."""
+        """The number of requested pictures."""
         return self.samples
 
     @property

@@ -1,7 +1,7 @@
-"""Foreign text, in whatever script: whether anything of it is seen, where it is cut, and how it is safe to show.
+"""Text from outside, in any script: whether it is visible, where it can be cut, and how it can be shown safely.
 
-That is on one line, without what commands a terminal, without keys, and no longer than it must be: of a long text only
-the beginning is looked at, so that one of 30 MB takes no longer than a page.
+Safe text is on one line, and has no keys and nothing that controls a terminal. Of a long text only the beginning is
+processed, so that a text of 30 MB takes no longer than a page.
 """
 
 import re
@@ -9,58 +9,58 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-# Keys of this API; those of others with a longer name; what stands where a key usually does and has a digit in it, or
-# where an address has what opens it.
+# Keys of this API; longer keys of other services; the signature in an address; and a value after `bearer` (if it has a
+# digit) or `api-key`.
 _KEYS = re.compile(
     r"SG_[A-Za-z0-9_-]{4,}|\b[sp]k-[A-Za-z0-9_-]{16,}"
     r"|(?<=\bsignature=)[\w.~+/%-]{16,}"
     r"|(?<=bearer )(?=\S*\d)[\w.~+/-]{8,}|(?<=api-key[:=])\s*[\w.-]{8,}|(?<=api_key[:=])\s*[\w.-]{8,}",
     re.IGNORECASE,
 )
-_LETTERS_OF_KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~+/-"
-# By so many characters a key is known, however long it is.
+_KEY_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~+/-"
+# A key is recognised by its first 1000 characters, even if it is longer.
 LONGEST_KEY = 1000
-# So many characters are looked at beside those that are shown.
-_MORE = 2000
-# The most that is shown where nothing else is asked for: a long traceback is shorter.
-_LONGEST = 100_000
+# How many characters after the shown ones are searched for keys.
+_LOOKAHEAD = 2000
+# How many characters are shown if the caller sets no limit. A long traceback is shorter.
+_DEFAULT_LIMIT = 100_000
 _QUOTATION_MARKS = str.maketrans("“”", '""')
 
 
 def quoted(text: str, limit: int = 300) -> str:
-    """Printable text in quotation marks, which one in it does not end; at most `limit` characters."""
+    """Printable text in quotation marks, at most `limit` characters. Such marks in the text become plain quotes."""
     return f"“{_clipped(text, limit, plain).translate(_QUOTATION_MARKS)}”"
 
 
 def named(text: str, limit: int = 80) -> str:
-    """A name or value that a caller gave, in quotation marks, with escapes for what cannot be seen."""
-    said = _clipped(text, limit, _escaped)
-    mark = '"' if "'" in said else "'"
-    return f"{mark}{said}{mark}"
+    """A name or value from a caller, in quotation marks. Invisible characters are shown as escapes."""
+    shown = _clipped(text, limit, _escaped)
+    mark = '"' if "'" in shown else "'"
+    return f"{mark}{shown}{mark}"
 
 
 def printable(text: str) -> str:
-    """Foreign text on one line, without control characters and keys; of a very long one the beginning."""
-    return _clipped(text, _LONGEST, plain)
+    """Text from outside on one line, without control characters and keys. A very long text is cut."""
+    return _clipped(text, _DEFAULT_LIMIT, plain)
 
 
 def redacted(text: str) -> str:
-    """Text without what looks like a key; of a very long one the beginning."""
-    return _clipped(text, _LONGEST, str)
+    """Text without anything that looks like a key. A very long text is cut."""
+    return _clipped(text, _DEFAULT_LIMIT, str)
 
 
 def _clipped(text: str, limit: int, clean: Callable[[str], str]) -> str:
-    """The beginning of a text, cleaned and without keys: at most `limit` characters, and an ellipsis where it goes on.
+    """The first `limit` characters of a text, cleaned and without keys, and an ellipsis if the text is longer.
 
-    Enough of it is looked at to know every key that begins in what is shown.
+    It searches a longer piece for keys, so that it finds every key that begins in the part that is shown.
     """
-    piece = text[: limit + _MORE]
-    said = _without_keys(clean(piece))
+    piece = text[: limit + _LOOKAHEAD]
+    cleaned = _without_keys(clean(piece))
     if len(piece) == len(text):
-        return said if len(said) <= limit else f"{beginning(said, limit)}…"
-    # A key that was cut here is not known by what is left of it.
-    end = max(len(said.rstrip(_LETTERS_OF_KEYS)), len(said) - LONGEST_KEY)
-    return f"{beginning(said[:end], limit)}…"
+        return cleaned if len(cleaned) <= limit else f"{beginning(cleaned, limit)}…"
+    # If the piece ends inside a key, the rest of that key may not look like one.
+    end = max(len(cleaned.rstrip(_KEY_CHARACTERS)), len(cleaned) - LONGEST_KEY)
+    return f"{beginning(cleaned[:end], limit)}…"
 
 
 def _without_keys(text: str) -> str:
@@ -68,38 +68,38 @@ def _without_keys(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text with escapes; one that hides a key between what they stand for is told without them."""
-    seen = plain(text)
-    return escaped(text) if _without_keys(seen) == seen else seen
+    """A text with escapes. If invisible characters split a key, they are removed instead, so that the key is found."""
+    visible = plain(text)
+    return escaped(text) if _without_keys(visible) == visible else visible
 
 
-# ---- what is seen ----
+# ---- visible characters ----
 
-# Letters and symbols in Unicode's tables that show nothing (fillers, a blank Braille cell, Egyptian blanks, a note
-# without a head), and those that stand for what is not there: an object, what could not be decoded.
-_UNSEEN = frozenset("\u115f\u1160\u3164\uffa0\u2800\U00013441\U00013442\U0001d159\ufffc\ufffd")
-# Format characters that a text is written with: joiners of emoji, Arabic and Indic scripts, direction marks of Hebrew
-# and Arabic, Mongolian's vowel separator. The embeddings and isolates (U+202A to E, U+2066 to 9) are none of them: they
-# turn around what stands beside a text.
+# Unicode letters and symbols that show nothing: fillers, a blank Braille cell, Egyptian blanks, a note without a head.
+# Also the placeholders for an object and for bytes that could not be decoded.
+_INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800\U00013441\U00013442\U0001d159\ufffc\ufffd")
+# Format characters that texts need: joiners of emoji, Arabic and Indic scripts, direction marks of Hebrew and Arabic,
+# the vowel separator of Mongolian. Embeddings and isolates (U+202A to E, U+2066 to 9) are not allowed, because they
+# can reverse the text around them.
 _JOINERS = "\u200c\u200d\u200e\u200f\u061c\u180e"
-# Signs that have the category of format characters, and are printed all the same.
-_PRINTED = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
-_WRITTEN = frozenset(_JOINERS + _PRINTED)
-# Where Unicode adds pictographs and ideographs: what this Python does not know yet, a newer terminal or model does.
-_GROWING = (range(0x1F000, 0x1FB00), range(0x20000, 0x2FFFE), range(0x30000, 0x3FFFE))
+# Signs that are visible although Unicode calls them format characters.
+_VISIBLE_FORMAT = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+_ALLOWED_FORMAT = frozenset(_JOINERS + _VISIBLE_FORMAT)
+# Unicode adds pictographs and ideographs here. A terminal or model may know new ones that this Python does not know.
+_SYMBOL_RANGES = (range(0x1F000, 0x1FB00), range(0x20000, 0x2FFFE), range(0x30000, 0x3FFFE))
 
-# A flag of a part of a country is written with letters that are not seen; elsewhere those only hide a text in a text.
+# The flag of a part of a country is written with invisible letters. Elsewhere such letters only hide text.
 _TAGS = re.compile("(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f)|[\U000e0000-\U000e007f]")
-# Between such characters nothing is to be joined, but a key could be hidden from those who look for one.
+# Between ASCII characters there is nothing to join, but a joiner could hide a key from the search for keys.
 _IN_ASCII = re.compile(f"(?<=[\\w.~+/-])[{_JOINERS}]+(?=[\\w.~+/-])", re.ASCII)
 
-# A text longer than this is no filler, whatever it holds.
-_LONGEST_FILLER = 10_000
-# Longer than any sequence of characters that is seen as one.
+# A text longer than this never counts as blank.
+_LONGEST_BLANK = 10_000
+# Longer than any sequence that is shown as one character.
 _LONGEST_CLUSTER = 40
-_VIRAMA = 9  # its combining class: the letter behind it is written together with the one before
-# What belongs to the character before it though it is no mark: joiners, skin tones, the letters of a flag, the second
-# and third part of a Korean syllable, Thai and Lao vowels.
+_VIRAMA = 9  # a combining class: the next letter is written together with the one before
+# Characters that belong to the one before although they are not marks: joiners, skin tones, the letters of a flag, the
+# second and third part of a Korean syllable, Thai and Lao vowels.
 _CONTINUES = re.compile(
     "[\u200c\u200d\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\u1160-\u11ff\ud7b0-\ud7fb\u0e33\u0eb3]"
 )
@@ -107,43 +107,43 @@ _HALF_OF_FLAG = range(0x1F1E6, 0x1F200)
 
 
 def is_visible(character: str) -> bool:
-    """Whether a character shows something where it stands alone: a letter, a digit, punctuation, a symbol."""
+    """Whether a character shows something by itself: a letter, a digit, punctuation, a symbol."""
     if unicodedata.category(character)[0] in "LNPS":
-        return character not in _UNSEEN
-    return _is_newer(character)
+        return character not in _INVISIBLE
+    return _is_new_symbol(character)
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of a text is seen: it holds spaces, marks, control or format characters, or nothing."""
-    return len(text) <= _LONGEST_FILLER and not any(map(is_visible, text))
+    """Whether a text shows nothing: it is empty, or has only spaces, marks, control and format characters."""
+    return len(text) <= _LONGEST_BLANK and not any(map(is_visible, text))
 
 
 def plain(text: str) -> str:
-    """A text on one line, without what commands a terminal or turns letters around; no script is torn apart."""
+    """A text on one line, without characters that control a terminal or reverse text. Every script stays readable."""
     text = _TAGS.sub(lambda found: found[1] or "", text)
     return _IN_ASCII.sub("", " ".join("".join(map(_shown, text)).split()))
 
 
 def escaped(text: str) -> str:
-    """A text as `plain` shows it, with Python's escapes in the place of what that leaves out."""
+    """A text with Python's escapes for all characters that `plain` removes."""
     text = _TAGS.sub(lambda found: found[1] or _escape(found[0]), text)
     return "".join(each if _shown(each) == each else _escape(each) for each in text)
 
 
 def beginning(text: str, limit: int) -> str:
-    """The first `limit` characters of a text, or so many fewer that none that is seen as one is cut."""
+    """The first `limit` characters of a text, or a few less, so that it does not cut a sequence shown as one."""
     if len(text) <= limit:
         return text
     end, least = limit, max(limit - _LONGEST_CLUSTER, 0)
-    while end > least and _belongs_together(text, end):
+    while end > least and _joins_previous(text, end):
         end -= 1
     return text[:end] if end > least else text[:limit].rstrip("\u200d")
 
 
 @lru_cache(maxsize=4096)
 def _shown(character: str) -> str:
-    """What is shown for a character: itself, a space, or nothing."""
-    if character.isprintable() or character in _WRITTEN or _is_newer(character) or _TAGS.match(character):
+    """What `plain` shows for a character: itself, a space, or nothing."""
+    if character.isprintable() or character in _ALLOWED_FORMAT or _is_new_symbol(character) or _TAGS.match(character):
         return character
     return "" if unicodedata.category(character) == "Cf" else " "
 
@@ -152,12 +152,12 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _is_newer(character: str) -> bool:
-    return unicodedata.category(character) == "Cn" and any(ord(character) in each for each in _GROWING)
+def _is_new_symbol(character: str) -> bool:
+    return unicodedata.category(character) == "Cn" and any(ord(character) in each for each in _SYMBOL_RANGES)
 
 
-def _belongs_together(text: str, at: int) -> bool:
-    """Whether the character at a place is seen as one with that before it."""
+def _joins_previous(text: str, at: int) -> bool:
+    """Whether the character at a position is shown as one with the character before it."""
     before, character = text[at - 1], text[at]
     if ord(character) in _HALF_OF_FLAG:
         halves = 0

@@ -321,7 +321,7 @@ async def test_an_error_without_words_does_not_have_them_read(response: httpx.Re
     with pytest.raises(errors.BadRequest) as caught:
         await answering(response).generate("segmind-vega", BODY)
     assert caught.value.what == "The API answered with HTTP 400"
-    assert caught.value.next_step == "It gave no reason: check the call and SEGMIND_BASE_URL"
+    assert caught.value.next_step == "The API gave no reason. Check the call and SEGMIND_BASE_URL"
 
 
 async def test_a_refusal_under_200_is_one_and_not_charged() -> None:

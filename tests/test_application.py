@@ -139,11 +139,14 @@ def test_quotes_space_and_capitals_do_not_matter_in_a_setting(variable: str, wri
     ("variable", "written", "words"),
     [
         # What a comma means differs from country to country, and a wrong limit costs money.
-        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "without a comma, such as 0.50") for written in ("0,50", "1,000")),
-        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "number in digits") for written in ("5 EUR", "50c", "$", "$$5")),
+        *(
+            ("MCP_VEGA_SPENDING_LIMIT_USD", written, "without comma or unit, such as 0.50")
+            for written in ("0,50", "1,000")
+        ),
+        *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "number without comma") for written in ("5 EUR", "50c", "$", "$$5")),
         *(("MCP_VEGA_SPENDING_LIMIT_USD", written, "greater than or equal to 0") for written in ("-5", "$-5")),
         ("MCP_VEGA_SPENDING_LIMIT_USD", "inf", "finite"),
-        ("MCP_VEGA_WAIT_SECONDS", "45 s", "number in digits"),
+        ("MCP_VEGA_WAIT_SECONDS", "45 s", "number without comma"),
         ("MCP_VEGA_REQUESTS_PER_MINUTE", "2.5", "a whole number"),
         ("MCP_VEGA_REQUESTS_PER_MINUTE", "60/min", "a whole number"),
         ("MCP_VEGA_SANDBOX", "maybe", "must be 1 or 0"),

@@ -441,7 +441,7 @@ async def test_a_result_is_asked_for_until_the_api_can_answer() -> None:
         httpx.Response(200, json={"status": "COMPLETED", "output": MEDIA}),
     )
     assert (await client_over(script).result("r1")).pictures == (MEDIA,)
-    with pytest.raises(errors.MediaError, match="cannot be had"):
+    with pytest.raises(errors.MediaError, match="is not available"):
         await answering(httpx.Response(503)).result("r1", deadline=0)
 
 
@@ -550,7 +550,7 @@ async def test_history_gives_a_row_for_each_picture_of_a_call() -> None:
     page = await client_over(script).history(
         model="segmind-vega", since=date(2026, 11, 19), until=date(2026, 11, 20), page=1
     )
-    assert (page.total, page.asked) == (None, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    assert (page.total, page.server_time) == (None, datetime(2026, 11, 20, 12, tzinfo=UTC))
     first, second_picture, second = page.rows
     assert first.created == datetime(2026, 11, 20, 11, 59, 58, 500000, tzinfo=UTC)
     assert (first.request_id, first.urls, first.cost) == ("r1", (MEDIA,), Decimal("0.0045"))

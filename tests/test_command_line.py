@@ -268,7 +268,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path: Path, sandbox_
     for arguments in (["sandbox", "--port", port], ["--transport", "http", "--port", port]):
         done = run_process(*arguments, folder=tmp_path)
         assert done.returncode == 2
-        assert f"Port {port} on 127.0.0.1 cannot be had" in done.stderr
+        assert f"Port {port} on 127.0.0.1 is not available" in done.stderr
         assert "Traceback" not in done.stderr
 
 

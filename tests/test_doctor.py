@@ -307,7 +307,7 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
     [
         ("HTTPS_PROXY", "socks5://127.0.0.1:1", "Install socksio in the environment of mcp-vega"),
         ("HTTPS_PROXY", "http://user:4711/4711@127.0.0.1:1", "Check the proxy that HTTPS_PROXY or ALL_PROXY names"),
-        ("SSL_CERT_FILE", "no-such-file", "Have SSL_CERT_FILE name a file"),
+        ("SSL_CERT_FILE", "no-such-file", "Set SSL_CERT_FILE to a PEM file"),
     ],
 )
 def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password(

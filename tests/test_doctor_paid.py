@@ -609,9 +609,9 @@ async def test_no_path_of_this_machine_is_told(tmp_path: Path, capsys: pytest.Ca
     assert show(found.seen, options(), settings, [KEY]) == 1
     printed = capsys.readouterr()
     (file,) = settings.home_folder.glob("doctor-paid-*.json")
-    assert f"what came is kept at {tmp_path}" in printed.err
+    assert f"the received data is kept at {tmp_path}" in printed.err
     written = file.read_text(encoding="utf-8")
-    assert "what came is kept at …" in written
+    assert "the received data is kept at …" in written
     assert str(tmp_path) not in printed.out + written
 
 

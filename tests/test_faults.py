@@ -89,8 +89,8 @@ async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what
     ("fault", "charged", "words"),
     [
         ("failed", "no", "ran out of memory"),
-        ("moderation", "no", "would not draw this"),
-        ("truncated", "yes", "no whole picture"),
+        ("moderation", "no", "refused to draw this"),
+        ("truncated", "yes", "no complete picture"),
         ("media-403", "yes", "HTTP 403"),
         ("media-foreign", "yes", "not allowed"),
         ("media-redirect", "yes", "not allowed"),

@@ -107,4 +107,4 @@ def test_gallery_says_which_port_is_taken(tmp_path: Path, sandbox_in_thread: San
     port = sandbox_in_thread.url.rpartition(":")[2]
     done = run("gallery", "--print", "--port", port, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"Port {port} on 127.0.0.1 cannot be had" in done.stderr
+    assert f"Port {port} on 127.0.0.1 is not available" in done.stderr

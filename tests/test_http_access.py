@@ -351,9 +351,9 @@ async def test_who_holds_a_token_is_told_no_path_of_what_is_kept_aside(tmp_path:
         app_over(API, tmp_path / "My Pictures", transport=mock) as app,
         telling(app, tmp_path) as (as_alice, as_operator),
     ):
-        assert "what came is kept at MCP_VEGA_GALLERY/unreadable/" in await as_alice(RT, **NO_PICTURE)
+        assert "the received data is kept at MCP_VEGA_GALLERY/unreadable/" in await as_alice(RT, **NO_PICTURE)
         assert "at MCP_VEGA_GALLERY/unreadable/" in await as_alice("read", uri="vega://jobs/" + await newest(app))
-        assert f"what came is kept at {tmp_path}" in await as_operator(RT, **NO_PICTURE)
+        assert f"the received data is kept at {tmp_path}" in await as_operator(RT, **NO_PICTURE)
 
 
 async def newest(app: AppContext) -> str:
@@ -579,5 +579,5 @@ async def test_a_client_that_does_not_read_is_dropped(app: AppContext) -> None:
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with bind_socket("127.0.0.1", 0) as taken, pytest.raises(PortTaken, match="cannot be had"):
+    with bind_socket("127.0.0.1", 0) as taken, pytest.raises(PortTaken, match="is not available"):
         bind_socket("127.0.0.1", taken.getsockname()[1])

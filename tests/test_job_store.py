@@ -895,7 +895,7 @@ async def test_a_picture_that_comes_while_the_ledger_is_deleted_is_in_the_galler
             sandbox.let_go()
         (result,) = results
         assert Path(job_of(result)["images"][0]["path"]).exists()
-        assert "so this job is not written down" in text_of(result)
+        assert "so this job is not saved" in text_of(result)
 
 
 async def test_a_server_whose_lock_was_deleted_sends_nothing_more(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -1025,7 +1025,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
                 assert picture.size == (SMALL, SMALL)
             text = text_of(result)
             assert f"Note: The folder {tmp_path} could not be written: File too large" in text
-            assert "it is in this result and this server's memory alone" in text
+            assert "It is only in this result and in this server's memory" in text
             assert "Image: " not in text
             (kept,) = job_of(result)["images"]
             assert kept["path"] is None

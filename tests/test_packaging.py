@@ -265,7 +265,7 @@ async def test_the_bundle_starts_when_the_user_answered_nothing_and_tells_that_t
         assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
         result = await agent.call_tool("generate_image_vegart", {"prompt": "a fox"})
     assert text_of(result).startswith(
-        "Error: No Segmind API key is set: SEGMIND_API_KEY still holds the placeholder ${user_config.api_key} (missing"
+        "Error: No Segmind API key is set: SEGMIND_API_KEY still contains the placeholder ${user_config.api_key} "
     )
     assert not list(tmp_path.rglob("*user_config*"))
 

@@ -177,7 +177,7 @@ async def test_a_body_that_is_no_picture_is_an_error_that_was_charged_and_what_c
     assert next_step.startswith("Next: ")
     assert images_of(result) == []
     (aside,) = (tmp_path / "unreadable").glob("*/*")
-    assert f"; what came is kept at {aside} (unreadable_answer)." in said
+    assert f"; the received data is kept at {aside} (unreadable_answer)." in said
     assert aside.read_bytes() == data[: 1_000_000 if data.startswith(b"<html>") else 25_000_000]
     assert list(tmp_path.glob("20*/*")) == []
 

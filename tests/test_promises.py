@@ -294,7 +294,7 @@ async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, t
 
         async def told() -> str:
             text = text_of(await agent.call_tool("check_job", {"request_id": request_id}))
-            return text if "the API's rate limit lets it be sent at " in text else ""
+            return text if "the API's rate limit allows the call at " in text else ""
 
         assert "State: QUEUED" in await until(told)
     assert len(sandbox.account.calls) == 1

@@ -114,11 +114,11 @@ CUT_OFF: list[tuple[str, bytes, str]] = [
     ("closes after its status", b"HTTP/1.1 200 OK\r\n", "RemoteProtocolError"),
     ("answers rubbish", b"\x00\x01 nothing of HTTP\r\n\r\n", "RemoteProtocolError"),
     ("answers as another protocol", b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "RemoteProtocolError"),
-    ("closes the tunnel", TUNNEL, "it was closed before TLS was agreed on"),
+    ("closes the tunnel", TUNNEL, "it was closed before TLS was set up"),
     (
         "opens a tunnel to no TLS",
         TUNNEL + b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        "it was closed before TLS was agreed on",
+        "it was closed before TLS was set up",
     ),
 ]
 

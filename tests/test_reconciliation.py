@@ -43,9 +43,9 @@ from mcp_vega.server.app import build_server
 pytestmark = pytest.mark.anyio
 
 NOT_SHOWN = "the request history does not show the call"
-LACKS = "the request history lacks calls that are known to have run"
+LACKS = "the request history does not show all calls that are known to have run"
 NONE_OF_OURS = "the request history shows no call that was made here after this one"
-UNCLEAR = "does not tell enough to be sure"
+UNCLEAR = "with too few details to be sure"
 
 
 # ---- what is found ----
@@ -97,7 +97,7 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
         unknown = await checked(agent, request_id)
         assert unknown.is_error
-        assert "HTTP 504; the request history could not be asked: The API answered with HTTP 503" in text_of(unknown)
+        assert "HTTP 504; the request history could not be read: The API answered with HTTP 503" in text_of(unknown)
         assert "Charged: unknown." in text_of(unknown)
         assert "https://cloud.segmind.com" in text_of(unknown)
         sandbox.account.history_status = 200
@@ -132,7 +132,7 @@ async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves
     ):
         failed = await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"})
         text = text_of(await checked(agent, id_in(failed)))
-        assert "does not tell enough to be sure" in text
+        assert "with too few details to be sure" in text
         assert "Charged: unknown." in text
         silent = False
         assert job_of(await checked(agent, id_in(failed)))["images"]

@@ -58,7 +58,7 @@ async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sand
         assert text_of(refused).splitlines() == [
             f"Error: {said} (spending_limit_reached).",
             "Charged: no.",
-            "Next: Call again after midnight UTC, or have the user raise MCP_VEGA_SPENDING_LIMIT_USD.",
+            "Next: Call again after midnight UTC, or ask the user to raise MCP_VEGA_SPENDING_LIMIT_USD.",
         ]
         assert refused.is_error
         smaller = await agent.call_tool("submit_job", {"prompt": "a fox", "samples": 4})
@@ -237,7 +237,7 @@ async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
         await until(lambda: sum(waits(one.service, job) or waits(two.service, job) for job in jobs) == 7)
         assert (api.under_way, api.most) == (3, 3)
         waiting = [job for job in [await one.service.get(job.local_id) for job in jobs] if job.notes]
-        assert waiting[0].notes == ("it waits for its turn: 3 paid calls at once are allowed",)
+        assert waiting[0].notes == ("it waits for its turn: at most 3 paid calls at the same time are allowed",)
         api.go.set()
         done = await ended(one.service, jobs[::2]) + await ended(two.service, jobs[1::2])
     assert {job.state for job in done} == {"COMPLETED"}
@@ -262,7 +262,7 @@ async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> 
         last = await begun(app.service, VegaRTParameters(prompt="picture 2"))
         await until(lambda: waits(app.service, last))
         late = await agent.call_tool("check_job", {"request_id": last.local_id})
-        assert "(it waits for its turn: 16 paid calls at once and 2 a minute are allowed)" in text_of(late)
+        assert "(it waits for its turn: at most 16 paid calls at the same time and 2 a minute" in text_of(late)
         assert len(api.prompts) == 2
         uptime[0] += 61
         question = {"request_id": last.local_id, "wait_seconds": 45}
@@ -331,7 +331,7 @@ async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp
         await api.reached(1)
         waiting = [await begun(app.service, VegaRTParameters(prompt=f"{number}"), "bob") for number in range(5)]
         await until(lambda: all(waits(app.service, job) for job in waiting))
-        with pytest.raises(errors.TooManyCalls, match="5 calls wait"):
+        with pytest.raises(errors.TooManyCalls, match="5 calls are already waiting"):
             await begun(app.service, VegaParameters(prompt="one too many"), "bob")
         api.go.set()
         await ended(app.service, [first])

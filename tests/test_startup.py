@@ -179,9 +179,9 @@ ROWS: dict[str, tuple[dict[str, str], str]] = {
         NO_JOBS,
     ),
     "HOME a file": ({"HOME": "{}/file"}, "cannot be opened: Not a directory (ledger_error)"),
-    "HOME not UTF-8": ({"HOME": "{}/M\udcfcller"}, "is not UTF-8, so no result could name it (invalid_settings)"),
-    "ledger relative": ({"HOME": "{}", "MCP_VEGA_HOME": "led"}, "MCP_VEGA_HOME cannot be used: must be an absolute"),
-    "gallery relative": ({"HOME": "{}", "MCP_VEGA_GALLERY": "pics"}, "MCP_VEGA_GALLERY cannot be used: must be an abs"),
+    "HOME not UTF-8": ({"HOME": "{}/M\udcfcller"}, "is not valid UTF-8, so no result could show it (invalid_settings)"),
+    "ledger relative": ({"HOME": "{}", "MCP_VEGA_HOME": "led"}, "MCP_VEGA_HOME cannot be used: it must be an absolute"),
+    "gallery relative": ({"HOME": "{}", "MCP_VEGA_GALLERY": "pics"}, "GALLERY cannot be used: it must be an absolute"),
     "gallery a placeholder": ({"HOME": "{}", "MCP_VEGA_GALLERY": "${user_config.gallery}"}, NO_JOBS),
     "XDG relative": ({"HOME": "{}", "XDG_DATA_HOME": "d", "XDG_PICTURES_DIR": "p", "XDG_CONFIG_HOME": "c"}, NO_JOBS),
 }
@@ -200,7 +200,7 @@ def test_the_server_serves_and_a_tool_tells_what_is_wrong_with_a_folder_or_setti
     for (row, (_, words)), host in zip(ROWS.items(), hosts, strict=True):
         text = host.told()
         if row == "XDG relative" and words not in text:  # earlier versions of platformdirs take it at its word
-            words = "MCP_VEGA_GALLERY is not set, and this user has no home folder, or a relative one"  # noqa: PLW2901
+            words = "this user's home folder is unknown or not an absolute path"  # noqa: PLW2901
         assert words in text, row
         if words == NO_JOBS:
             assert host.stderr == "", row
@@ -218,7 +218,7 @@ def test_a_gallery_that_is_a_file_stops_a_call_before_it_is_paid_for(tmp_path: P
     assert "(gallery_error)" in said
     assert (charged, next_step) == (
         "Charged: no.",
-        "Next: Point MCP_VEGA_GALLERY at a folder that this user may write to.",
+        "Next: Set MCP_VEGA_GALLERY to a folder that this user may write to.",
     )
 
 
@@ -238,7 +238,7 @@ def test_a_setting_that_cannot_be_used_is_what_the_resources_tell_too(tmp_path: 
 def test_a_user_without_a_name_or_home_is_told_to_set_folders(tmp_path: Path) -> None:
     command = [*apart("--user", "--map-user=12345"), *SCRIPT]
     text = Host(tmp_path, CHECK, command=command, env={"SEGMIND_API_KEY": KEY}).ask().told()
-    assert "MCP_VEGA_GALLERY is not set, and this user has no home folder, or a relative one (invalid_settings)" in text
+    assert "not set, and this user's home folder is unknown or not an absolute path (invalid_settings)" in text
     assert "Next: Set MCP_VEGA_GALLERY to the absolute path of a folder" in text
 
 
@@ -270,7 +270,7 @@ def test_no_setting_takes_an_unfilled_placeholder_of_a_bundle_for_a_value() -> N
 @pytest.mark.parametrize("variable", ["MCP_VEGA_HOME", "MCP_VEGA_GALLERY"])
 @pytest.mark.parametrize("folder", ["pictures", "./pictures", "${env:HOME}/pictures", '"pictures"'])
 def test_a_folder_that_depends_on_where_the_server_stands_is_refused(variable: str, folder: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"{variable} cannot be used: must be an absolute path"):
+    with pytest.raises(InvalidSettings, match=f"{variable} cannot be used: it must be an absolute path"):
         Settings.from_environment({variable: folder})
 
 
@@ -330,18 +330,18 @@ def test_modules_in_the_working_folder_are_not_the_servers(tmp_path: Path) -> No
 # ---- the key ----
 
 HALF, REST = KEY[:9], KEY[9:]
-LEFT = "No Segmind API key is set: SEGMIND_API_KEY still holds "
+LEFT = "No Segmind API key is set: SEGMIND_API_KEY still contains "
 UNUSABLE = {
     "": "No Segmind API key is set (missing_key)",
     "''": "No Segmind API key is set (missing_key)",
-    f"{HALF}\n{REST}": "SEGMIND_API_KEY holds a line break, which no key has (invalid_settings)",
-    f"{HALF} {REST}": "SEGMIND_API_KEY holds a space, which no key has (invalid_settings)",
-    f"{HALF}“{REST}": "SEGMIND_API_KEY holds a character beyond ASCII, which no key has (invalid_settings)",
-    f"{HALF}\udcff{REST}": "SEGMIND_API_KEY holds a character beyond ASCII, which no key has (invalid_settings)",
-    f"{KEY};": "SEGMIND_API_KEY holds the character ;, which no key has (invalid_settings)",
-    f"Bearer {KEY}": "SEGMIND_API_KEY holds “Bearer” before the key (invalid_settings)",
-    f"SEGMIND_API_KEY={KEY}": "SEGMIND_API_KEY holds “SEGMIND_API_KEY=” before the key (invalid_settings)",
-    f"x-api-key: {KEY}": "SEGMIND_API_KEY holds “x-api-key:” before the key (invalid_settings)",
+    f"{HALF}\n{REST}": "SEGMIND_API_KEY contains a line break, which no key has (invalid_settings)",
+    f"{HALF} {REST}": "SEGMIND_API_KEY contains a space, which no key has (invalid_settings)",
+    f"{HALF}“{REST}": "SEGMIND_API_KEY contains a non-ASCII character, which no key has (invalid_settings)",
+    f"{HALF}\udcff{REST}": "SEGMIND_API_KEY contains a non-ASCII character, which no key has (invalid_settings)",
+    f"{KEY};": "SEGMIND_API_KEY contains the character ;, which no key has (invalid_settings)",
+    f"Bearer {KEY}": "SEGMIND_API_KEY contains “Bearer” before the key (invalid_settings)",
+    f"SEGMIND_API_KEY={KEY}": "SEGMIND_API_KEY contains “SEGMIND_API_KEY=” before the key (invalid_settings)",
+    f"x-api-key: {KEY}": "SEGMIND_API_KEY contains “x-api-key:” before the key (invalid_settings)",
     f"${{{KEY}}}": f"{LEFT}a placeholder (missing_key)",
     **{
         each: f"{LEFT}the placeholder {each} (missing_key)"

@@ -51,7 +51,7 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
         settings = Settings.from_environment(environment)
         settings.require_folders()
     except InvalidSettings as error:
-        settings, problem = Settings.of_nothing(), error
+        settings, problem = Settings.placeholder(), error
     log_to_stderr(settings)
     return anyio.run(_serve_stdio, settings, problem)
 

@@ -1,4 +1,4 @@
-"""What decides how jobs are worked on, the same for all parts of this package."""
+"""The configuration that all parts of this package share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ class JobConfig:
     """The limits, the clock and the waits. Times are in seconds.
 
     Attributes:
-        api: What the ledger calls the API, whose jobs alone are worked on.
+        api: The ledger's name for the API. Only the jobs of this API are worked on.
         limits: What may be spent.
-        pace: What documented drawing times and waits are multiplied by; 0 expects every response at once.
+        pace: The factor for documented drawing times and waits. With 0, every response is expected immediately.
         clock: The time (UTC).
-        heartbeat: How often a job is shown though nothing happens to it; hosts want to hear within five seconds.
-        longest_wait: How long a call waits until the limits let it be sent; a later one is the user's to decide on.
-        note_wait_after: After which a job says that it waits.
-        early_look: After which a queued job that takes long is first asked for, to see whether it is being drawn.
-        store_retries: For how long the job store is asked again while another program has locked it.
+        heartbeat: How often an unchanged job is reported again. Hosts expect a message within five seconds.
+        longest_wait: How long a call may wait for the limits. After that, the user decides whether to call again.
+        note_wait_after: How long a job waits until a note says so.
+        early_look: When the status of a slow queued job is first requested, to see whether it is being drawn.
+        store_retries: How long the job store is tried again while another program has locked it.
     """
 
     api: str

@@ -1,4 +1,4 @@
-"""Moves the pictures that the first store would not take into it, once that works again."""
+"""Moves the pictures that the first store could not keep to that store, when it works again."""
 
 import logging
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from mcp_vega.storage.ledger.image_locations import ImageLocations, OldCopy
 
 logger = logging.getLogger(__name__)
 
-# For how long an old file stays: its path was told to somebody.
+# How long an old file stays, because somebody may still use its path.
 KEPT = timedelta(days=1)
-# Seconds until the first store is tried again after it took no picture.
+# Seconds until the first store is tried again after it could not keep a picture.
 PAUSE = 60.0
-# How many pictures are moved at once, so that whoever waits for the end of it does not wait for long.
+# How many pictures are moved in one run, so that nobody waits long for its end.
 AT_ONCE = 20
 
 
 class ImageMover:
-    """Copies a picture, then notes its new place, and deletes the old file a day later.
+    """Copies a picture, then records its new location, and deletes the old file a day later.
 
-    The server may die between any two of these. Several servers may do so at once: they make the same copy, and one of
-    them notes it.
+    The server may die between any two of these steps. Several servers may move a picture at the same time. They make
+    the same copy, and one of them records it.
     """
 
     def __init__(self, images: FallbackImageStore, locations: ImageLocations, config: JobConfig) -> None:
@@ -35,23 +35,23 @@ class ImageMover:
         self._locations = locations
         self._config = config
         self._due = 0.0
-        # What stays where it is, because it is not as it was kept or cannot be deleted: not looked at again.
+        # Pictures that stay where they are, because their file was changed or cannot be deleted. Not tried again.
         self._left = set[object]()
 
     async def move_back(self) -> None:
-        """Move what can be moved now, and delete the old files of what was moved a day ago; what fails is logged.
+        """Move the pictures that can be moved now, and delete old files of those moved a day ago. Logs all failures.
 
-        It costs one read of the ledger where there is nothing to do.
+        If there is nothing to do, it costs one read of the ledger.
         """
         if anyio.current_time() < self._due:
             return
         try:
             await self._move_back()
         except VegaError as error:
-            # Said once: a disk may be full for days.
+            # Only one warning, because a disk may be full for days.
             logger.log(logging.DEBUG if self._due else logging.WARNING, "No picture is moved: %s", error.what)
         except Exception:
-            logger.exception("The pictures that lie elsewhere could not be moved")
+            logger.exception("The pictures in other stores could not be moved")
         else:
             self._due = 0.0
             return
@@ -68,7 +68,7 @@ class ImageMover:
             await self._move(image)
 
     async def _in_later_stores(self, images: Sequence[Image]) -> list[Image]:
-        """Those of the pictures that are in a later store, or in one that an earlier server had."""
+        """The pictures that are in a later store, or in a store that an earlier server had."""
         stores = {image.location.store for image in images}
         later = {store for store in stores if await self._images.is_later(store)}
         return [image for image in images if image.location.store in later and image.id not in self._left]
@@ -77,27 +77,27 @@ class ImageMover:
         """Move a picture.
 
         Raises:
-            GalleryError: The first store does not take it.
-            LedgerError: It could not be noted; the copy is found and noted the next time.
+            GalleryError: The first store cannot keep it.
+            LedgerError: The move could not be recorded. The next run finds the copy and records it.
         """
         location = await self._images.move(image)
         if location is None:
             self._left.add(image.id)
-            logger.warning("The picture %s stays at %s: a whole copy of it cannot be made", image.id, image.path)
+            logger.warning("The picture %s stays at %s: a complete copy of it cannot be made", image.id, image.path)
             return
         now = await self._locations.move(image, location, self._config.clock())
         if now and now.deleted:
             await self._images.delete(location)
 
     async def _delete(self, copy: OldCopy) -> None:
-        """Delete the old file of a picture that was moved, unless it is the last that is whole."""
+        """Delete the old file of a picture that was moved, unless it is the last complete one."""
         old = replace(copy.image, location=copy.location)
         if not copy.image.deleted and not await self._images.has_other(copy.image, copy.location):
-            logger.warning("The file %s stays: there is no other of its picture", old.path)
+            logger.warning("The file %s stays: it is the only one with its picture", old.path)
             self._left.add(copy.location)
             return
         try:
-            if await self._images.is_intact(old):  # else it is the user's
+            if await self._images.is_intact(old):  # else the user has changed it
                 await self._images.delete(copy.location)
         except GalleryError as error:
             logger.warning(error.what)

@@ -1,4 +1,4 @@
-"""Keeps a job's pictures, from wherever they are, with the recipe in each."""
+"""Saves the pictures of a job, with the recipe in each file."""
 
 import logging
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from mcp_vega.storage.images.store import file_name
 
 logger = logging.getLogger(__name__)
 
-# More than a call draws; what an API gives beyond is fetched afterwards, so that memory holds only so many.
+# How many pictures are downloaded at the same time: as many as a call draws at most. This limits the memory.
 FETCHED_AT_ONCE = 4
 
 
 @dataclass
 class _Saved:
-    """What came of saving a job's pictures: those that are here, by id, what there is to say, the last problem."""
+    """The result of saving: the kept pictures by id, the new ones among them, notes for users, the last problem."""
 
     images: dict[str, Image]
     new: set[str] = field(default_factory=set[str])
@@ -37,7 +37,7 @@ class _Saved:
 
 
 class ImageSaver:
-    """Keeps each picture of a job once."""
+    """Saves each picture of a job once."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class ImageSaver:
         self._config = config
 
     async def save(self, job: Job, pictures: Sequence[bytes | str], receipt: Receipt) -> None:
-        """Keep the pictures of a job that are not kept yet; that ends it, or leaves it open where some are missing.
+        """Save the pictures of a job that are not kept yet. This ends the job, or leaves it open if some are missing.
 
         Args:
             job: The job, with the pictures kept so far.
-            pictures: Its pictures in their order: the bytes, an address, or nothing where one is not to be had.
-            receipt: What the API said about the call.
+            pictures: Its pictures in order: the bytes, an address, or nothing if a picture is not available.
+            receipt: What the API reported about the call.
 
         Raises:
-            VegaError: No picture could be had.
+            VegaError: No picture could be saved.
         """
         remote_id = job.remote_id or await self._id_of_its_own(job, receipt.request_id)
         job = replace(job, receipt=receipt.or_else(job.receipt), remote_id=remote_id)
@@ -81,7 +81,7 @@ class ImageSaver:
         await self.forget(earlier, images)
 
     async def _id_of_its_own(self, job: Job, request_id: str | None) -> str | None:
-        """The id of the API's that an answer told, unless another job has it already: then it tells nothing."""
+        """The API's id from an answer; None if another job has this id already, because then it cannot be right."""
         try:
             other = await self._running.get(request_id) if request_id else None
         except errors.LedgerError:
@@ -89,24 +89,24 @@ class ImageSaver:
         return request_id if other is None or other.local_id == job.local_id else None
 
     async def save_from_memory(self, job: Job) -> None:
-        """Keep the pictures on a disk that no disk would take before.
+        """Save the pictures that are only in memory, because no disk could keep them before.
 
         Raises:
-            VegaError: No picture could be had.
+            VegaError: No picture could be saved.
         """
         data = {image.id: await self._images.read(image.location) for image in job.images if image.in_memory}
         indexes = range(max(job.parameters.pictures, len(job.images)))
         await self.save(job, [data.get(job.image_id(index), b"") for index in indexes], job.receipt)
 
     async def forget(self, images: Sequence[Image], kept: Sequence[Image]) -> None:
-        """Forget those pictures in memory that are kept elsewhere now."""
+        """Remove pictures from memory that are kept elsewhere now."""
         on_disk = {image.id for image in kept if not image.in_memory}
         for image in images:
             if image.in_memory and image.id in on_disk:
                 await self._images.delete(image.location)
 
     async def unrecorded(self, job: Job) -> list[bytes]:
-        """The pictures of a job that a server kept just before it died; none unless all are there and whole."""
+        """The pictures that a server saved just before it died; empty unless all of them are there and complete."""
         found: list[bytes] = []
         for index in range(job.parameters.pictures):
             for suffix in SUFFIXES:
@@ -121,22 +121,22 @@ class ImageSaver:
             return []
 
     async def keep_received(self, job: Job, error: VegaError) -> VegaError:
-        """Keep what came in the place of a picture, where something did; the error then names its file."""
+        """Save the data that came instead of a picture, if there is any. The error then names its file."""
         if not isinstance(error, SegmindError) or not error.received:
             return error
         found = recognise(error.received)
         name = file_name(job.parameters.prompt, job.seed, found.suffix if found else ".bin")
         path = await self._images.set_aside(error.received, name, job.created.date())
-        shorter = error.reworded(f"{error.what}; what came is kept at {path}" if path else error.what)
+        shorter = error.reworded(f"{error.what}; the received data is kept at {path}" if path else error.what)
         shorter.received = b""
         return shorter
 
     # ---- each picture ----
 
     async def _save_each(self, job: Job, pictures: Sequence[bytes | str]) -> _Saved:
-        """Keep one picture after the other; one that cannot be had does not cost the others."""
+        """Save one picture after the other. If one is not available, the others are still saved."""
         saved = _Saved({image.id: image for image in job.images})
-        # Addresses come in any order, so those of a job that is partly kept are told apart by what they give.
+        # Addresses come in any order. If some pictures are kept, only the content shows which ones are missing.
         refilling = any(not image.in_memory for image in job.images)
         kept = {index for index in range(len(pictures)) if _is_on_disk(saved.images.get(job.image_id(index)))}
         wanted = [
@@ -151,25 +151,25 @@ class ImageSaver:
                 by_content = refilling and isinstance(picture, str)
                 try:
                     data = _data_of(outcome)
-                    place = await self._place_of(job, saved, data) if by_content else index
-                    if place is not None:
-                        await self._save_one(job, place, data, saved)
+                    number = await self._number_of(job, saved, data) if by_content else index
+                    if number is not None:
+                        await self._save_one(job, number, data, saved)
                 except VegaError as error:
                     saved.problem = await self.keep_received(job, error)
                 except Exception as error:
-                    logger.exception("A picture of job %s broke", job.local_id)
-                    said = f"A picture of the job could not be kept ({type(error).__name__})"
-                    saved.problem = errors.MediaError(said)
+                    logger.exception("A picture of job %s could not be saved", job.local_id)
+                    message = f"A picture of the job could not be saved ({type(error).__name__})"
+                    saved.problem = errors.MediaError(message)
         return saved
 
     async def _fetch(self, pictures: Sequence[bytes | str]) -> list[bytes | Exception]:
-        """The bytes of some pictures, all fetched at the same time, or why one cannot be had."""
+        """The bytes of each picture, or why it is not available. All are downloaded at the same time."""
         fetched: list[bytes | Exception] = [b""] * len(pictures)
 
         async def fetch(index: int, picture: bytes | str) -> None:
             try:
                 fetched[index] = picture if isinstance(picture, bytes) else await self._client.download(picture)
-            except Exception as error:  # noqa: BLE001  raised where this picture is kept
+            except Exception as error:  # noqa: BLE001  raised when this picture is saved
                 fetched[index] = error
 
         async with anyio.create_task_group() as tasks:
@@ -177,10 +177,11 @@ class ImageSaver:
                 tasks.start_soon(fetch, index, picture)
         return fetched
 
-    async def _place_of(self, job: Job, saved: _Saved, data: bytes) -> int | None:
-        """The number of a picture in its job: its own where it is in memory, else a free one; None where it is kept.
+    async def _number_of(self, job: Job, saved: _Saved, data: bytes) -> int | None:
+        """The number of a picture in its job: its own if it is in memory, else a free one; None if it is kept already.
 
-        Where none is free, a kept picture was changed since and cannot be told: one too many is kept, and not one lost.
+        If no number is free, a kept picture was changed and cannot be recognised. Then one too many is kept, but none
+        is lost.
         """
         free: list[int] = []
         for index in range(max(job.parameters.pictures, len(saved.images))):
@@ -193,7 +194,7 @@ class ImageSaver:
         return free[0] if free else len(saved.images)
 
     async def _is_same(self, image: Image, data: bytes, with_recipe: bytes) -> bool:
-        """Whether what came is a picture that is here, whatever recipe was written into that, wherever its file is."""
+        """Whether the data is this kept picture, whatever recipe is in its file, and wherever the file is."""
         if image.sha256 == sha256(with_recipe).hexdigest():
             return True
         try:
@@ -203,7 +204,7 @@ class ImageSaver:
         return metadata.strip(kept) == metadata.strip(data)
 
     async def _save_one(self, job: Job, index: int, data: bytes, saved: _Saved) -> None:
-        """Keep a picture; where no disk takes it, it stays in memory."""
+        """Save a picture. If no disk can keep it, it stays in memory."""
         measured = await self._processor.measure(data)
         data = _with_recipe(job, index, data)
         image_id = job.image_id(index)
@@ -221,8 +222,8 @@ class ImageSaver:
         )
         if image.in_memory:
             note = (
-                f"{note}; nor could any other: it is in this result and this server's memory alone. Save it; or make "
-                "room on a disk and call check_job"
+                f"{note}; no other folder could keep the picture. It is only in this result and in this server's "
+                "memory: save it, or make room on a disk and call check_job"
             )
         saved.images[image_id] = image
         saved.new.add(image_id)
@@ -240,6 +241,6 @@ def _is_on_disk(image: Image | None) -> bool:
 
 
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
-    # Nothing of the call's own time or price: the same picture is to become the same file whenever it is fetched.
+    # The recipe has no time and no price, so that the same picture becomes the same file at every download.
     parameters = job.parameters.model_copy(update={"seed": job.seed})
     return metadata.embed(data, Recipe(parameters, index + 1, sandbox=job.base_url == SANDBOX))

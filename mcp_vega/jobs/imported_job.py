@@ -1,4 +1,4 @@
-"""Makes a job of a call that the API knows and the ledger does not: made elsewhere, or lost with its ledger."""
+"""Makes a job for a call that only the API knows: it was made elsewhere, or its ledger was lost."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -15,18 +15,18 @@ from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.storage.ledger.job_store import JobStore
 
 
-async def row_of(client: SegmindClient, request_id: str) -> HistoryRow:
-    """The call with an id of the API's, from the request history.
+async def history_row(client: SegmindClient, request_id: str) -> HistoryRow:
+    """The call with this id of the API, from the request history.
 
     Raises:
-        UnknownJob: The API does not know it either, or no key is set to ask.
+        UnknownJob: The API does not know it either, or cannot be asked without a key.
         SegmindError: The API could not be asked.
     """
     try:
         client.require_key()
     except errors.InvalidSettings as error:
-        said = f"This server has no job with the id {named(request_id)}, and the API cannot be asked: {error.what}"
-        raise errors.UnknownJob(said) from error
+        message = f"This server has no job with the id {named(request_id)}, and the API cannot be asked: {error.what}"
+        raise errors.UnknownJob(message) from error
     row = await client.history_entry(request_id)
     if row is None:
         try:
@@ -42,7 +42,7 @@ async def row_of(client: SegmindClient, request_id: str) -> HistoryRow:
 
 
 async def job_without_id(store: JobStore, row: HistoryRow, api: str, account: str) -> Job | None:
-    """The ledger's job whose call a row is, and whose id at the API was not known; it has the id from now on."""
+    """The job in the ledger that made the call of a row, if the API's id was missing. It now gets that id."""
     for other in await store.accounts.without_id(api, account):
         if is_call_of(row, other) and await store.assign(other, row.request_id):
             return replace(other, remote_id=row.request_id)
@@ -50,13 +50,13 @@ async def job_without_id(store: JobStore, row: HistoryRow, api: str, account: st
 
 
 def imported_job(row: HistoryRow, api: str, account: str, now: datetime) -> Job:
-    """A job of a call that no job in the ledger is; `api` is the ledger's name of the API.
+    """A job for a call that has none in the ledger. `api` is the ledger's name for the API.
 
     Raises:
-        UnknownJob: It is none that this server could draw.
+        UnknownJob: This server could not have made that call.
     """
     created = row.created or now
-    # Old or new: the queue's record is asked for first where there may be one.
+    # A recent call may still have a record in the API's queue. That is read first, the request history only then.
     route = Route.V2 if (now - created).total_seconds() < RECORD_SECONDS else Route.V1
     return Job(
         parameters=_parameters(row),
@@ -72,10 +72,12 @@ def imported_job(row: HistoryRow, api: str, account: str, now: datetime) -> Job:
 def _parameters(row: HistoryRow) -> Parameters:
     model = MODELS.get(row.model)
     if model is None:
-        raise errors.UnknownJob(f"Job {row.request_id} is one of {quoted(row.model)}, which this server does not draw")
+        raise errors.UnknownJob(
+            f"Job {row.request_id} used {quoted(row.model)}, a model that this server does not have"
+        )
     known = {name: value for name, value in row.inputs.items() if name in model.model_fields and value is not None}
     try:
         return model.model_validate({**known, "base64": False})
     except ValidationError as error:
-        said = f"Job {row.request_id} was not made with parameters that {row.model} takes"
-        raise errors.UnknownJob(said) from error
+        message = f"The parameters of job {row.request_id} are not valid for {row.model}"
+        raise errors.UnknownJob(message) from error

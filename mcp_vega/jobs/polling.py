@@ -1,4 +1,4 @@
-"""Watches a job in the API's queue, and fetches its pictures when it is done."""
+"""Watches a job in the API's queue, and gets its pictures when it is done."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -15,10 +15,10 @@ from mcp_vega.segmind.parsing import Status
 
 logger = logging.getLogger(__name__)
 
-# What a job usually spends in the API's queue before it is drawn.
+# How many seconds a job usually waits in the API's queue before it is drawn.
 QUEUE_SECONDS = 0.2
-# A job that is drawn sooner than this is asked for once it should be there, and not before: each question is one of the
-# plan's requests a minute, of which the free plan has five.
+# If a drawing takes less than this, its status is first requested when it should be ready, and not before. Each request
+# counts against the plan's requests per minute; the free plan has five.
 LONG_SECONDS = 4.0
 
 
@@ -32,10 +32,10 @@ class Poller:
         self._config = config
 
     async def fetch(self, job: Job) -> None:
-        """Watch a job until it has ended, then keep its pictures.
+        """Watch a job until it has ended, then save its pictures.
 
         Raises:
-            VegaError: It failed, or how it stands or its result cannot be had.
+            VegaError: It failed, or its status or its result is not available.
         """
         request_id, age = job.request_id, job.age(self._config.clock())
         ready = (job.parameters.expected_seconds + QUEUE_SECONDS) * self._config.pace - age
@@ -49,13 +49,13 @@ class Poller:
                 raise status.error
             if status.state not in (job.state, State.COMPLETED):
                 changes = {"state": status.state, "error": None}
-                # That it is drawn now is worth telling, but not worth writing down.
+                # Users want to see that it is being drawn now, but this need not be saved.
                 job = await self._running.update(job, **changes) if job.error else self._running.show(job, **changes)
         generation = await self._client.result(request_id)
         await self._saver.save(job, generation.pictures, generation.receipt.or_else(receipt))
 
     async def _save(self, job: Job, status: Status) -> bool:
-        """Keep the pictures that came with a status; whether there are any: they may be only announced."""
+        """Save the pictures in a status. Returns whether there were any: a status may only announce them."""
         if not status.pictures:
             return False
         try:
@@ -66,7 +66,7 @@ class Poller:
         return True
 
     async def _statuses(self, request_id: str, ready: float, age: float) -> AsyncIterator[Status]:
-        """How a job stands that is likely to be drawn in `ready` seconds, until it has finished; raises as `watch`."""
+        """The statuses of a job until it has finished, probably in `ready` seconds. Raises the errors of `watch`."""
         early = self._config.early_look
         if ready > LONG_SECONDS * self._config.pace:
             await anyio.sleep(early)
@@ -81,7 +81,7 @@ class Poller:
             yield status
 
     async def _early_look(self, request_id: str, seconds: float) -> Status | SegmindError | None:
-        """How a job stands, or why that is not to be had, as it is asked again anyway; None if not in time."""
+        """The status of a job or the error of the request, which is repeated anyway; None if nothing came in time."""
         with anyio.move_on_after(seconds):
             try:
                 return await self._client.status(request_id)

@@ -1,6 +1,6 @@
-"""Sends each paid call when the user's limits and the API's rate limit let it, fairly between callers.
+"""Sends each paid call when the user's limits and the API's rate limit allow it, fairly between callers.
 
-The limits hold for all servers on a ledger together, so whose turn it is stands there.
+The limits count for all servers with the same ledger together. So the ledger decides whose turn it is.
 """
 
 import logging
@@ -16,7 +16,7 @@ import anyio
 from mcp_vega import errors
 from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
+from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.storage.ledger.slots import Sending
 
 logger = logging.getLogger(__name__)
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 # How many calls of one caller may wait.
 MOST_WAITING = 1000
-# Seconds between looks whether another server's slot has become free.
+# Seconds between two checks whether another server has freed a slot.
 POLL_SECONDS = 0.25
-# For how long a free slot is left to a job of another server whose turn it is: that server may have been stopped.
+# How many seconds a free slot waits for the next job if that is another server's: that server may be suspended.
 OVERTAKING_SECONDS = 2.0
-# Seconds after the first refusal by the API's rate limit, at least; twice as many after each further one. Where the API
-# does not say when to come again, a pause up to the third figure is tried, and the rest left to the user.
+# Seconds to wait after a refusal by the API's rate limit: at least the first number, twice as long after each further
+# refusal, at most the second. If the API does not say how long, pauses up to the third are tried, then the call fails.
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_GUESS = 1.0, 60.0, 4.0
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A job that waits for its turn; `its_turn` is also set when a `problem` keeps it from ever coming."""
+    """A job that waits for its turn. `its_turn` is also set if a `problem` ends the wait."""
 
     job: Job
     its_turn: anyio.Event = field(default_factory=anyio.Event)
@@ -61,7 +61,7 @@ class RateLimiter:
 
     @contextmanager
     def starting(self, owner: str) -> Generator[errors.TooManyCalls | None]:
-        """Count another call of a caller from here on; yields why it may not begin a new job, if it may not."""
+        """Count one more call of a caller while the block runs. Yields the error if it may not begin a new job."""
         unsent = sum(each.job.owner == owner and each.job.sent is None for each in self._running.active)
         count = unsent + self._starting[owner]
         a_minute = self._limits.calls_a_minute
@@ -69,27 +69,27 @@ class RateLimiter:
         most = MOST_WAITING if a_minute is None else min(MOST_WAITING, a_minute * minutes)
         self._starting[owner] += 1
         try:
-            yield errors.TooManyCalls(f"{count} calls wait for their turn already") if count >= most else None
+            yield errors.TooManyCalls(f"{count} calls are already waiting to be sent") if count >= most else None
         finally:
             self._starting[owner] -= 1
 
     def close(self) -> None:
-        """Send nothing more, because the process is about to end; those that wait are told so."""
+        """Send nothing more, because the process is about to exit. Calls that wait fail with this reason."""
         self._closing.set()
         self._refuse_all(_closing())
 
     # ---- sending ----
 
     async def send(self, running: RunningJob, state: State, call: Callable[[], Awaitable[T]]) -> tuple[Job, T]:
-        """Send a job's call when the limits let it. Refused by the API's rate limit, which is free, it waits again.
+        """Send a job's call when the limits allow it. If the API's rate limit refuses it, which is free, wait again.
 
         Returns:
-            The job as it now is, in `state` while the call is under way, and what the call gave.
+            The job, which has this `state` while the call is in progress, and the result of the call.
 
         Raises:
-            VegaError: The call failed, or it was not sent: not in time, the process ends, the store does not answer,
-                nobody expects it any more.
-            TakenUpError: Another server works on the job.
+            VegaError: The call failed; or it was not sent, because its turn did not come in time, the process is about
+                to exit, the store does not answer, or nobody wants it any more.
+            ClaimedElsewhereError: Another server works on the job.
         """
         give_up = anyio.current_time() + self._config.longest_wait
         pause = FIRST_PAUSE
@@ -102,7 +102,7 @@ class RateLimiter:
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _until_sent(self, running: RunningJob, state: State, give_up: float) -> Job:
-        """Mark a job as sent as soon as that may be."""
+        """Mark a job as sent as soon as the limits allow it."""
         out_of_turn, store_fails_since = False, None
         while True:
             if not running.may_send:
@@ -127,17 +127,17 @@ class RateLimiter:
                 case Sending.SENT:
                     return self._running.show(job)
                 case Sending.TAKEN:
-                    raise TakenUpError
+                    raise ClaimedElsewhereError
                 case Sending.UNWANTED:
-                    raise errors.ServerClosing("The server that was to send the call has ended, so it was not sent")
-                case Sending.NOT_ITS_TURN:  # another was quicker
+                    raise errors.ServerClosing("The call was not sent, because its server ended before that")
+                case Sending.NOT_ITS_TURN:  # another job was quicker
                     store_fails_since = None
                     await anyio.sleep(POLL_SECONDS)
 
     async def _wait_after_refusal(
         self, running: RunningJob, error: errors.RateLimited, pause: float, give_up: float
     ) -> None:
-        """Wait until the API takes calls again."""
+        """Wait until the API accepts calls again."""
         now = self._config.clock()
         if error.wait is not None:
             pause = max(error.wait.total_seconds(), pause)
@@ -146,7 +146,7 @@ class RateLimiter:
         if anyio.current_time() + pause > give_up:
             raise error
         following = now + timedelta(seconds=pause)
-        note = f"the API's rate limit lets it be sent at {following:%H:%M:%S} UTC"
+        note = f"the API's rate limit allows the call at {following:%H:%M:%S} UTC"
         unsent = {"state": State.QUEUED, "sent": None, "next_try": following, "notes": (note,)}
         await self._running.update(running.job, **unsent)
         with anyio.move_on_after(pause):
@@ -156,7 +156,7 @@ class RateLimiter:
     # ---- turns ----
 
     async def _until_its_turn(self, running: RunningJob, give_up: float) -> bool:
-        """Wait for a job's turn; returns whether it comes before others that do not come."""
+        """Wait for a job's turn. Returns whether it overtakes other jobs, because their server does not send them."""
         if self._closing.is_set():
             raise _closing()
         waiting = _Waiting(running.job)
@@ -175,17 +175,17 @@ class RateLimiter:
             raise waiting.problem
         if not waiting.its_turn.is_set():
             minutes = self._config.longest_wait / 60
-            raise errors.TooManyCalls(f"Its turn did not come in {minutes:.0f} minutes: {self._rule}")
+            raise errors.TooManyCalls(f"The call waited {minutes:.0f} minutes, but its turn did not come: {self._rule}")
         return waiting.out_of_turn
 
     @property
     def _rule(self) -> str:
         a_minute = self._limits.calls_a_minute
         rate = f" and {a_minute} a minute" if a_minute is not None else ""
-        return f"{self._limits.calls_at_once} paid calls at once{rate} are allowed"
+        return f"at most {self._limits.calls_at_once} paid calls at the same time{rate} are allowed"
 
     async def run(self) -> None:
-        """Look whose turn it is for as long as jobs wait, until the server ends."""
+        """Find out whose turn it is while jobs wait. This runs until the server ends."""
 
         def wake(job: Job, *, kept: bool) -> None:  # noqa: ARG001  a slot may have become free
             self._wake.set()
@@ -195,14 +195,14 @@ class RateLimiter:
                 await self._wake.wait()
                 while self._waiting:
                     self._wake = anyio.Event()
-                    await self._look()
+                    await self._grant_turns()
                     with anyio.move_on_after(POLL_SECONDS):
                         await self._wake.wait()
                 self._wake = anyio.Event()
                 self._store_fails_since = self._passed_over_since = None
 
-    async def _look(self) -> None:
-        """Tell those jobs whose turn it is."""
+    async def _grant_turns(self) -> None:
+        """Wake the jobs whose turn it is."""
         waiting = [each for each in self._waiting if not each.its_turn.is_set()]
         if not waiting:
             return
@@ -214,8 +214,8 @@ class RateLimiter:
             self._give_up_in_time(error)
             return
         except Exception as error:
-            logger.exception("No slot can be taken")  # and takes no call under way with it
-            self._give_up_in_time(errors.LedgerError(f"The ledger cannot be asked ({type(error).__name__})"))
+            logger.exception("No slot can be taken")  # calls in progress go on
+            self._give_up_in_time(errors.LedgerError(f"The ledger cannot be read ({type(error).__name__})"))
             return
         self._store_fails_since = None
         granted = [each for each in waiting if each.job.local_id in turns.jobs]
@@ -230,7 +230,7 @@ class RateLimiter:
             each.its_turn.set()
 
     def _give_up_in_time(self, error: errors.LedgerError) -> None:
-        """Refuse the waiting jobs once the store could not be asked for a while: another program may have locked it."""
+        """Refuse the waiting jobs if the store has not answered for a while. Another program may have locked it."""
         now = anyio.current_time()
         if self._store_fails_since is None:
             logger.warning(error.what)

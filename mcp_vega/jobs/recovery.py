@@ -1,4 +1,4 @@
-"""Takes up the jobs that another server left behind, and saves later what the store would not take."""
+"""Continues the jobs that another server left behind, and saves later what the store could not save."""
 
 import logging
 
@@ -15,12 +15,12 @@ from mcp_vega.segmind.client import SegmindClient
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks for jobs that nobody works on, or that could not be saved.
+# Seconds between two searches for jobs that nobody works on, or that could not be saved.
 LOOK_SECONDS = 5.0
 
 
 class Recovery:
-    """Has each open job of an API worked on by one server at a time, and pictures moved to where they belong."""
+    """Has one server at a time work on each open job of an API, and has pictures moved to the first store."""
 
     def __init__(
         self, client: SegmindClient, running: RunningJobs, worker: Worker, mover: ImageMover, config: JobConfig
@@ -35,33 +35,33 @@ class Recovery:
         self._leaving = False
 
     def open(self, tasks: TaskGroup) -> None:
-        """Work in these tasks from now on."""
+        """Use this task group for the work from now on."""
         self._tasks = tasks
         tasks.start_soon(self._save_again)
 
     async def account(self) -> str:
-        """What stands for the account that pays for this server's calls.
+        """The ledger's id of the account that pays for this server's calls.
 
         Raises:
             VegaError: There is no usable key, or the store cannot be used.
         """
         return await self._store.accounts.of_key(self._client.require_key())
 
-    async def why_left_alone(self, job: Job) -> str:
-        """Why this server cannot settle a job, where another one must; raises as `account` does."""
+    async def why_not_resumable(self, job: Job) -> str:
+        """Why only another server can finish a job; empty if this one can. Raises the errors of `account`."""
         if job.base_url != self._config.api:
             return f"begun with another API, {job.base_url}; only a server with that SEGMIND_BASE_URL can finish it"
         if job.account != await self.account():
             return "begun with another API key; only a server with that SEGMIND_API_KEY can finish it"
         return ""
 
-    async def take_up(self, job: Job) -> Job:
-        """Have a job carried on if there is more to do and nobody does it. Returns it as it now stands.
+    async def resume(self, job: Job) -> Job:
+        """Continue a job if there is more to do and nobody works on it. Returns its current state.
 
         Raises:
             VegaError: There is no usable key, or the store cannot be written.
         """
-        if not job.open or job.held or self._leaving or await self.why_left_alone(job):
+        if not job.open or job.held or self._leaving or await self.why_not_resumable(job):
             return job
         if claimed := await self._claim(job.local_id):
             return claimed
@@ -69,22 +69,22 @@ class Recovery:
         return await self._running.current(job)
 
     async def _claim(self, local_id: str) -> Job | None:
-        """Have a job carried on, unless someone does that already."""
+        """Continue a job, unless somebody works on it already. Returns its current state, or None."""
         job = await self._store.claim(local_id)
-        # Whoever asked at the same time in this server may have been quicker.
+        # Another call in this server may have been quicker.
         return self._worker.resume(job) if job and job.open and not self._running.get_active(job) else None
 
-    def take_up_orphans(self) -> None:
-        """Take up, from now on, the open jobs that no living server works on, each again after ever longer pauses.
+    def resume_orphans(self) -> None:
+        """From now on, continue the open jobs that no running server works on, each after longer and longer pauses.
 
-        Whoever asks for one of them with `take_up` has it tried at once.
+        `resume` tries a job immediately.
         """
         if not self._recovering:
             self._recovering = True
-            self._tasks.start_soon(self._take_up_orphans)
+            self._tasks.start_soon(self._resume_orphans)
 
-    async def _take_up_orphans(self) -> None:
-        moment = None  # at first all are tried: since the last server ended, much may have changed
+    async def _resume_orphans(self) -> None:
+        moment = None  # at first, all are tried: much may have changed since the last server ended
         warned = False
         while not self._leaving:
             try:
@@ -93,14 +93,14 @@ class Recovery:
                     await self._warn_of_other_accounts(account)
                     warned = True
                 for local_id in await self._store.accounts.orphans(self._config.api, account, moment):
-                    await self._take_up_orphan(local_id)
+                    await self._resume_orphan(local_id)
                 moment = self._config.clock()
             except errors.InvalidSettings:
-                pass  # without a key nothing can be asked; whoever calls a tool is told
+                pass  # without a key the API cannot be asked; the tools report that
             except errors.LedgerError as error:
                 logger.warning(error.what)
             except Exception:
-                logger.exception("The jobs that nobody works on could not be taken up")
+                logger.exception("The jobs that nobody works on could not be continued")
             await self._mover.move_back()
             await anyio.sleep(LOOK_SECONDS)
 
@@ -108,18 +108,18 @@ class Recovery:
         if count := await self._store.accounts.count_of_others(self._config.api, account):
             logger.warning(
                 "Unfinished jobs that were begun with another API key: %s. Only a server with that SEGMIND_API_KEY can "
-                "find out how they ended; until then they count as spent, and check_job shows what is known of them",
+                "find out how they ended. Until then they count as spent, and check_job shows what is known of them",
                 count,
             )
 
-    async def _take_up_orphan(self, local_id: str) -> None:
+    async def _resume_orphan(self, local_id: str) -> None:
         try:
             await self._claim(local_id)
-        except errors.LedgerError as error:  # such as a row that cannot be read; the others can
+        except errors.LedgerError as error:  # for example if its row cannot be read; others can
             logger.warning(error.what)
 
     async def _save_again(self) -> None:
-        """Save from time to time what the store would not take before."""
+        """Save from time to time what the store could not save before."""
         while not self._leaving:
             await anyio.sleep(LOOK_SECONDS)
             try:
@@ -127,12 +127,12 @@ class Recovery:
             except errors.LedgerError as error:
                 logger.warning(error.what)
             except Exception:
-                logger.exception("The server's jobs could not be looked after")
+                logger.exception("The server's unsaved jobs could not be saved")
 
     async def finish(self, deadline: float) -> list[Job]:
-        """Take up nothing more, wait for the jobs begun here until the deadline, and leave the rest to others.
+        """Continue no more jobs, wait until the deadline for the jobs begun here, and leave the rest to other servers.
 
-        Returns those begun here that had not ended, as they stand now.
+        Returns the jobs begun here that have not ended, in their current state.
         """
         self._leaving = True
         under_way = await self._worker.finish(deadline)
@@ -141,7 +141,7 @@ class Recovery:
         return [await self._running.current(each.job) for each in under_way]
 
     async def leave(self) -> None:
-        """Leave what is under way to other servers."""
+        """Leave the jobs in progress to other servers."""
         self._leaving = True
         try:
             await self._store.leave()

@@ -1,4 +1,4 @@
-"""The jobs that this server works on: where each of them stands, and who hears of a change."""
+"""The jobs that this server works on: their current states, and the listeners for changes."""
 
 import logging
 from collections.abc import Generator
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class RunningJob:
-    """A job that is here because this server works on it, or because memory holds more of it than the store.
+    """A job in memory, because this server works on it, or because the store has less of it.
 
     Attributes:
-        job: As it stands now.
-        begun_here: Whether this server begins it, rather than carrying on with what another one began.
-        may_send: Whether it has a slot for its call already.
-        active: Whether it is being worked on.
-        saved: Whether the store knows how it stands.
+        job: Its current state.
+        begun_here: Whether this server began it. If not, it continues another server's job.
+        may_send: Whether it already has a slot for its call.
+        active: Whether this server is working on it.
+        saved: Whether the store has its current state.
         released: Whether the store knows that nobody works on it any more.
-        note: What to say where the store does not.
-        before: How it stood before a change that is just being saved: nothing is told before that is done.
-        changed: Set at the next change.
+        note: What to tell users if the store does not have its current state.
+        before: Its state before a change that is being saved. Until then, others see this state.
+        changed: An event that is set at the next change.
     """
 
     job: Job
@@ -47,32 +47,32 @@ class RunningJob:
         """The job as others see it."""
         job = self.before or self.job
         if job.error and job.sent is None and not self.saved:
-            # The store may still have it as one to be sent, for whichever server finds it there.
-            said = f"{job.error.what}; and that could not be written down, so another server may still send the call"
+            # In the store, the job may still wait to be sent, and another server may find it there.
+            message = f"{job.error.what}; this could not be saved, so another server may still send the call"
             step = f"Call check_job with the request_id {job.request_id} in about two minutes. Do not repeat the call"
-            job = replace(job, error=OutcomeUnknown(said, next_step=step))
+            job = replace(job, error=OutcomeUnknown(message, next_step=step))
         return replace(job, notes=(*job.notes, self.note)) if self.note else job
 
     def announce(self) -> None:
-        """Wake those who wait for a change."""
+        """Wake everything that waits for a change."""
         changed, self.changed = self.changed, anyio.Event()
         changed.set()
 
 
-class TakenUpError(Exception):
+class ClaimedElsewhereError(Exception):
     """Another server works on the job."""
 
 
 class Listener(Protocol):
-    """Is told of a job that has changed, and must not wait; `kept` says that pictures of it were kept."""
+    """Is called with a job that has changed, and must not block. `kept` says that pictures of it were saved."""
 
     def __call__(self, job: Job, *, kept: bool) -> None: ...  # noqa: D102  said above
 
 
 class RunningJobs:
-    """Has every change saved, and goes on without the store where a call is paid for already.
+    """Saves every change of a job. If a call is paid for already, it continues even if the store fails.
 
-    What is only looked up raises a `LedgerError` where it is not here and the store cannot be read.
+    A method that only looks up a job raises a `LedgerError` if the job is not in memory and the store cannot be read.
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -82,14 +82,14 @@ class RunningJobs:
 
     @property
     def active(self) -> list[RunningJob]:
-        """The jobs that are being worked on."""
+        """The jobs that this server is working on."""
         return [running for running in self._jobs.values() if running.active]
 
     def add(self, job: Job, *, begun_here: bool = False, may_send: bool = False) -> RunningJob:
-        """Add a job that this server now works on; the store has it."""
+        """Add a job that this server now works on. The store has the job already."""
         earlier = self._jobs.get(job.local_id)
         if earlier:
-            job = earlier.job  # it is still here because it holds more than the store
+            job = earlier.job  # memory still has it, because the store has less of it
             begun_here = begun_here or earlier.begun_here
         saved = earlier is None or earlier.saved
         running = RunningJob(replace(job, held=True, next_try=None), begun_here, may_send, saved=saved)
@@ -97,30 +97,30 @@ class RunningJobs:
         return running
 
     def get_active(self, job: Job) -> RunningJob | None:
-        """The running job of a job; None where it is not worked on here."""
+        """The `RunningJob` of a job; None if this server does not work on it."""
         running = self._jobs.get(job.local_id)
         return running if running and running.active else None
 
     def newest(self, job: Job) -> Job:
-        """A job that is worked on here as it stands now, for those who work on it."""
+        """The current state of a job that this server works on, for the code that works on it."""
         return self._jobs[job.local_id].job
 
     async def update(self, job: Job, **changes: Any) -> Job:
-        """Save a change of a job and tell those who follow it; returns the job as it now is.
+        """Save a change of a job, and report it to all that follow the job. Returns the changed job.
 
         Raises:
-            TakenUpError: The job is another server's.
+            ClaimedElsewhereError: Another server works on the job.
         """
         running = self._jobs[job.local_id]
         kept = len(changes.get("images", ())) > len(running.job.images)
         running.before, running.job = running.job, replace(job, **changes)
         try:
             if not await self.store.save(running.job, release=not running.job.open):
-                raise TakenUpError
+                raise ClaimedElsewhereError
             running.saved, running.released, running.note = True, not running.job.open, ""
         except LedgerError as error:
             if running.saved:
-                logger.warning("%s; the job goes on, and is written down as soon as that is possible", error.what)
+                logger.warning("%s; the job goes on, and will be saved as soon as possible", error.what)
             running.saved, running.note = False, _unsaved(error)
         finally:
             running.before = None
@@ -128,7 +128,7 @@ class RunningJobs:
         return running.job
 
     def show(self, job: Job, **changes: Any) -> Job:
-        """Tell those who follow a job of a change that is not saved, or is saved already; returns it as it now is."""
+        """Report a change to all that follow a job, without saving it. Returns the changed job."""
         running = self._jobs[job.local_id]
         running.job = replace(job, **changes)
         self._announce(running)
@@ -140,7 +140,7 @@ class RunningJobs:
             listener(running.job, kept=kept)
 
     async def fail(self, error: VegaError, job: Job, now: datetime) -> Job:
-        """Note what a job failed with, unless what is known says more; returns the job as it now is."""
+        """Record the error of a job, unless more than that is known already. Returns the changed job."""
         job = self.newest(job)
         paid = job.error is not None and job.error.charged is Charged.YES
         if job.images or (paid and error.charged is Charged.UNKNOWN):
@@ -150,9 +150,9 @@ class RunningJobs:
         return await self.update(job, state=state, error=error, open=is_open, ended=now)
 
     async def remove(self, running: RunningJob, next_try: datetime | None = None) -> None:
-        """Work on a job no more; it stays here only where the store does not have all of it.
+        """Stop the work on a job. It stays in memory only if the store does not have all of it.
 
-        One that is still open is tried again at `next_try` (UTC).
+        A job that is still open is tried again at `next_try` (UTC).
         """
         try:
             if not (running.saved and running.released):
@@ -162,7 +162,7 @@ class RunningJobs:
         except LedgerError as error:
             running.saved, running.note = False, _unsaved(error)
         finally:
-            # Until here it counts as worked on, so that nobody else here begins.
+            # Until here the job counts as active, so that nothing else in this server starts to work on it.
             running.active, running.job = False, replace(running.job, held=False)
         if running.saved and not any(image.in_memory for image in running.job.images):
             self._forget(running)
@@ -175,14 +175,14 @@ class RunningJobs:
         running.announce()
 
     def _forget(self, running: RunningJob) -> None:
-        """Drop it, unless the work on its job has begun anew meanwhile."""
+        """Remove it from memory, unless the work on its job has started again meanwhile."""
         if self._jobs.get(running.job.local_id) is running:
             del self._jobs[running.job.local_id]
 
     # ---- what the store lacks ----
 
     async def save_again(self) -> None:
-        """Save what the store would not take before, or raise its last `LedgerError` again."""
+        """Save what the store could not save before. Raises the last `LedgerError` if that fails again."""
         problem: LedgerError | None = None
         for running in [*self._jobs.values()]:
             try:
@@ -203,13 +203,13 @@ class RunningJobs:
             await self.remove(running, running.job.next_try)
 
     async def require_saved(self, running: RunningJob) -> None:
-        """Save a job that the store would not take before, or raise its `LedgerError` again."""
+        """Save a job that the store could not save before. Raises a `LedgerError` if that fails again."""
         if not running.saved:
             await self.store.save(running.job)
             running.saved, running.note = True, ""
 
     async def forget_if_kept(self, job: Job) -> None:
-        """Forget a job that is in memory alone, where another server has kept all its pictures."""
+        """Forget a job that is only in memory, if another server has saved all its pictures."""
         running = self._jobs.get(job.local_id)
         if running and not running.active:
             known = await self.store.get(job.local_id)
@@ -220,7 +220,7 @@ class RunningJobs:
 
     @contextmanager
     def listening(self, listener: Listener) -> Generator[None]:
-        """Have every change of a running job told, for as long as the block runs."""
+        """Call `listener` at every change of a running job, for as long as the block runs."""
         self._listeners.append(listener)
         try:
             yield
@@ -228,14 +228,14 @@ class RunningJobs:
             self._listeners.remove(listener)
 
     async def get(self, request_id: str) -> Job | None:
-        """The job with this id, the API's or the local one, from here or from the store."""
+        """The job with this id (the API's or the local one), from memory or from the store."""
         for running in self._jobs.values():
             if request_id in (running.job.local_id, running.job.remote_id):
                 return running.shown
         return await self.store.get(request_id)
 
     async def current(self, job: Job) -> Job:
-        """A job as it stands now; as it was where the store cannot be read."""
+        """The current state of a job; the state as given if the store cannot be read."""
         try:
             return await self.get(job.local_id) or job
         except LedgerError as error:
@@ -243,9 +243,9 @@ class RunningJobs:
             return job
 
     async def get_image(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job: from here only where the store does not have it.
+        """The picture with this id and its job; from memory only if the store does not have it.
 
-        A star, a deletion, and a move to another place are written into the store alone.
+        Stars, deletions and moves are recorded only in the store.
         """
         every = (JobImage(running.shown, image) for running in self._jobs.values() for image in running.job.images)
         here = next((each for each in every if each.image.id == image_id), None)
@@ -257,10 +257,10 @@ class RunningJobs:
             return here
 
     async def until_outcome(self, running: RunningJob) -> None:
-        """Wait until there is something to say about how a job ended, or nobody works on it here."""
+        """Wait until a job has an outcome, or this server no longer works on it."""
         while running.active and not running.job.has_outcome:
             await running.changed.wait()
 
 
 def _unsaved(error: LedgerError) -> str:
-    return f"{error.what}, so this job is not written down"
+    return f"{error.what}, so this job is not saved"

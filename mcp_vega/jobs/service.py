@@ -1,7 +1,7 @@
-"""Begins jobs, has each worked on to its end, and tells where it stands.
+"""Begins jobs, works on each until it ends, and reports its state.
 
-The work belongs to the service, not to the call that began it: it goes on when the host cancels, times out or leaves,
-and what a server leaves behind when it ends is taken up by the next one.
+The work belongs to the service, not to the call that began it. It goes on when the host cancels, times out or leaves.
+Jobs that a server leaves behind when it ends are continued by the next server.
 """
 
 import logging
@@ -21,7 +21,7 @@ from mcp_vega.job import OPERATOR, Job, JobImage, Route
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
-from mcp_vega.jobs.imported_job import imported_job, job_without_id, row_of
+from mcp_vega.jobs.imported_job import history_row, imported_job, job_without_id
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.recovery import Recovery
 from mcp_vega.jobs.running import Listener, RunningJobs
@@ -38,16 +38,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-# Seconds between questions about a job that another server works on.
+# Seconds between two looks at a job that another server works on.
 POLL_SECONDS = 0.25
 
 
 class JobService:
-    """Draws pictures through the API and keeps them. Use it as a context: its jobs live in it.
+    """Draws pictures through the API and keeps them. Use it as a context manager: its jobs run inside of it.
 
-    What a method raises is a `VegaError`: an `UnknownJob` or `UnknownImage` where there is none, or it is another
-    owner's; a `LedgerError` where the store cannot be used. What keeps a job from being begun is raised before anything
-    is sent.
+    Its methods raise a `VegaError`: an `UnknownJob` or `UnknownImage` if there is none or it is another owner's, and a
+    `LedgerError` if the store cannot be used. If a job cannot be begun, the error is raised before anything is sent.
     """
 
     def __init__(self, client: SegmindClient, images: FallbackImageStore, store: JobStore, config: JobConfig) -> None:
@@ -83,36 +82,36 @@ class JobService:
 
     @property
     def closing(self) -> bool:
-        """Whether it takes no more jobs, because the process is about to end."""
+        """Whether it accepts no more jobs, because the process is about to exit."""
         return self._finish_by is not None
 
     @property
     def active(self) -> list[Job]:
-        """The jobs that are worked on here."""
+        """The jobs that this server is working on."""
         return [running.job for running in self._running.active]
 
     async def finish(self, grace: float) -> list[Job]:
-        """Take no more jobs, and give those begun here `grace` seconds to be kept, counted from the first call.
+        """Accept no more jobs, and give the jobs begun here `grace` seconds to end, counted from the first call.
 
-        What waits to be sent is refused; what is not finished then stays in the store, for another server or the next.
-        Returns the jobs begun here that were under way, as they stand now.
+        Calls that wait to be sent are refused. Jobs that are not finished then stay in the store for another server.
+        Returns the jobs begun here that were in progress, in their current state.
         """
         if self._finish_by is None:
             self._finish_by = anyio.current_time() + grace
             self._limiter.close()
         return await self._recovery.finish(self._finish_by)
 
-    def take_up_orphans(self) -> None:
-        """Take up, from now on, the unfinished jobs of this API that no living server works on."""
-        self._recovery.take_up_orphans()
+    def resume_orphans(self) -> None:
+        """From now on, continue the unfinished jobs of this API that no running server works on."""
+        self._recovery.resume_orphans()
 
     # ---- beginning ----
 
     async def generate(self, parameters: Parameters, owner: str = OPERATOR) -> Begun:
-        """Begin a job by the quickest way: one picture in one round trip (v1), several by the queue (v2).
+        """Begin a job in the quickest way: one picture in one round trip (v1), several through the queue (v2).
 
-        One that the same call began and whose result nobody received is joined instead (`ledger/joining.py`): it is
-        paid for already. Each call of this ends with one of `end_wait`.
+        If the same call already began a job and nobody received its result, this call joins that job instead
+        (`ledger/joining.py`), because it is paid for already. After each call of this method, call `end_wait` once.
         """
         return await self._begin(parameters, Route.V1 if parameters.pictures == 1 else Route.V2, owner, WANTED)
 
@@ -122,7 +121,7 @@ class JobService:
 
     async def _begin(self, parameters: Parameters, route: Route, owner: str, wanted: timedelta) -> Begun:
         if self.closing:
-            raise errors.ServerClosing("The server is about to exit and takes no new work")
+            raise errors.ServerClosing("The server is about to exit and accepts no new calls")
         arrived = self.store.uptime()
         job = Job.of_call(parameters, route=route, base_url=self.config.api, owner=owner, created=self.config.clock())
         with self._limiter.starting(owner) as too_many:
@@ -131,9 +130,9 @@ class JobService:
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal, arrived=arrived)
             try:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                job = await self._taken_up(begun.job) if begun.joined else self._worker.start(begun)
+                job = await self._resumed(begun.job) if begun.joined else self._worker.start(begun)
                 return begun._replace(job=job)
-            except BaseException:  # its caller has left, and will not end the wait
+            except BaseException:  # the caller has left, and will not call `end_wait`
                 if begun.joined:
                     self.end_wait(begun.job, delivered=False, cancelled=True)
                 else:
@@ -141,7 +140,7 @@ class JobService:
                 raise
 
     async def _no_room(self, job: Job) -> errors.GalleryError | None:
-        """Why the picture of a job could not be kept."""
+        """Why the pictures of a job could not be saved; None if they could be."""
         try:
             await self._images.prepare(job.created.date())
         except errors.GalleryError as error:
@@ -153,29 +152,29 @@ class JobService:
 
         Args:
             job: The job.
-            delivered: Whether its caller has the result.
-            cancelled: Whether its caller left before there was an answer.
+            delivered: Whether the caller received the result.
+            cancelled: Whether the caller left before there was an answer.
         """
         self.store.end_wait(job, self.config.clock(), delivered=delivered, cancelled=cancelled)
 
     async def take_back(self, job: Job) -> None:
-        """Note that a job's result was not received after all; written, with all that was noted, when this returns."""
+        """Note that a job's result was not received after all. When this returns, all notes so far are stored."""
         await self.store.take_back(job, self.config.clock())
 
     def mark_delivered(self, job: Job) -> None:
-        """Note that someone has a job's result: the same call would want another picture."""
+        """Note that someone received a job's result. The same call would now want another picture."""
         self.store.mark_delivered(job, self.config.clock())
 
     # ---- looking ----
 
     async def follow(self, job: Job, seconds: float) -> AsyncIterator[Job]:
-        """A job as it stands now, then at every change and heartbeat, until nobody works on it or time is up."""
+        """The current state of a job, then each change and heartbeat, until nobody works on it or the time is up."""
         deadline = anyio.current_time() + seconds
         while True:
             changed = self._change_of(job)
             job = await self._running.current(job)
             if not job.held and not job.has_outcome:
-                job = await self._taken_up(job)  # whoever worked on it has died
+                job = await self._resumed(job)  # the server that worked on it has died
                 changed = self._change_of(job)
             yield job
             left = deadline - anyio.current_time()
@@ -184,50 +183,50 @@ class JobService:
             with anyio.move_on_after(min(self.config.heartbeat, left)):
                 if changed:
                     await changed.wait()
-                else:  # another server works on it, and its changes are not announced here
-                    while await self._running.current(job) == job:  # noqa: ASYNC110  as said
+                else:  # another server works on it, and does not report its changes here
+                    while await self._running.current(job) == job:  # noqa: ASYNC110  there is no event to wait for
                         await anyio.sleep(POLL_SECONDS)
 
     def _change_of(self, job: Job) -> anyio.Event | None:
-        """What is set at a job's next change; None where it is not worked on here."""
+        """The event that is set at a job's next change; None if this server does not work on the job."""
         running = self._running.get_active(job)
         return running and running.changed
 
     async def check(self, request_id: str, owner: str = OPERATOR) -> Job:
-        """The job with this id, which may be one of the API's alone; work on it that nobody does is begun."""
+        """The job with this id, even if only the API knows it. If nobody works on it, the work is continued."""
         job = await self._running.get(request_id)
         if job and job.is_shown_to(owner):
-            current = await self._recovery.take_up(job)
+            current = await self._recovery.resume(job)
             await self._saver.forget(job.images, current.images)  # another server has kept them
             return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
-        row = await row_of(self.client, request_id)
+        row = await history_row(self.client, request_id)
         whose = (self.config.api, await self._recovery.account())
         if known := await job_without_id(self.store, row, *whose):
-            return await self._recovery.take_up(known)
+            return await self._recovery.resume(known)
         job = imported_job(row, *whose, self.config.clock())
         if await self.store.add_known(job):
             return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker
 
     async def get(self, request_id: str, owner: str = OPERATOR) -> Job:
-        """The job with this id as it stands; nothing is begun for it, and the API is not asked."""
+        """The job with this id in its current state. This starts no work and sends nothing to the API."""
         job = await self._running.get(request_id)
         if job is None or not job.is_shown_to(owner):
             raise _unknown(request_id)
         return job
 
-    async def why_left_alone(self, job: Job) -> str:
-        """Why only another server can finish a job; empty where this one can, or there is no key to tell by."""
-        return await _or_none(self._recovery.why_left_alone(job)) or ""
+    async def why_not_resumable(self, job: Job) -> str:
+        """Why only another server can finish a job; empty if this one can, or if it has no key to decide by."""
+        return await _or_none(self._recovery.why_not_resumable(job)) or ""
 
-    async def _taken_up(self, job: Job) -> Job:
-        """A job, with someone who works on it if there is something to do and that is possible now."""
-        return await _or_none(self._recovery.take_up(job)) or job
+    async def _resumed(self, job: Job) -> Job:
+        """A job, which is continued if there is something to do and it is possible now."""
+        return await _or_none(self._recovery.resume(job)) or job
 
     async def budget(self) -> Budget | None:
-        """What may be spent today and what was; None where there is no limit, or the store cannot be read."""
+        """How much may be spent today and how much was; None if there is no limit, or the store cannot be read."""
         limit = self.config.limits.usd_a_day
         if limit is None:
             return None
@@ -235,19 +234,19 @@ class JobService:
         return None if spent is None else Budget(limit, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
-        """Have every change of a job that is worked on here told, for as long as the block runs."""
+        """Call `listener` at every change of a job that this server works on, for as long as the block runs."""
         return self._running.listening(listener)
 
     def expected_seconds(self, job: Job) -> float:
-        """How long a job takes on average."""
+        """How many seconds a job takes on average."""
         return job.parameters.expected_seconds * self.config.pace
 
     def elapsed_seconds(self, job: Job) -> float:
-        """How long ago a job was begun."""
+        """How many seconds ago a job was begun."""
         return max((self.config.clock() - job.created).total_seconds(), 0)
 
     async def look_up_image(self, image_id: str) -> JobImage | None:
-        """The picture with this id and its job, from the store or from memory; None where there is none."""
+        """The picture with this id and its job, from the store or from memory; None if there is none."""
         return await self._running.get_image(image_id)
 
 
@@ -256,7 +255,7 @@ def _unknown(request_id: str) -> errors.UnknownJob:
 
 
 async def _or_none(work: Awaitable[T]) -> T | None:
-    """What comes of work that a result does not wait for; None where it fails."""
+    """The result of work that is optional; None if it fails."""
     try:
         return await work
     except errors.VegaError as error:

@@ -1,7 +1,7 @@
-"""Does a job's work to its end, whichever way it travels.
+"""Works on each job until it ends, whether its call uses v1 or v2.
 
-A call is sent again only after a refusal. What is repeated freely are questions: how a queued job stands, what the
-request history says, where a picture is.
+A paid call is sent again only after a refusal. Free requests are repeated as needed: for the status of a queued job,
+for the request history, for a picture.
 """
 
 import logging
@@ -19,7 +19,7 @@ from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.reconciliation.reconciler import Reconciler
-from mcp_vega.jobs.running import RunningJob, RunningJobs, TakenUpError
+from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.storage.ledger.job_store import Begun
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[RunningJob], Awaitable[None]]
 
-# Seconds until a job that was tried in vain is tried again, which is an hour at most in the first two days.
+# Seconds until a job is tried again after a failure. In the first two days the pause is at most an hour.
 SHORTEST_PAUSE, LONGEST_PAUSE, HOUR, TWO_DAYS = 300.0, 24 * 3600.0, 3600.0, 2 * 24 * 3600.0
 
 
@@ -47,17 +47,17 @@ class Worker:
         self._reconciler = Reconciler(client, running, saver, self._poller, config)
 
     def open(self, tasks: TaskGroup) -> None:
-        """Work in these tasks from now on."""
+        """Use this task group for the work from now on."""
         self._tasks = tasks
 
     def start(self, begun: Begun) -> Job:
-        """Send a new job's call and work on it to its end; returns it as it now stands."""
+        """Start to send a new job's call and to work on the job until it ends. Returns its current state."""
         running = self._running.add(begun.job, begun_here=True, may_send=begun.may_send)
         self._tasks.start_soon(self._run, running, self._send)
         return running.job
 
     def resume(self, job: Job) -> Job:
-        """Carry on with a job that the store says is this server's, whoever began it; returns it as it stands."""
+        """Continue a job that the store has given to this server, whoever began it. Returns its current state."""
         running = self._running.add(job)
         job = running.job
         work = self._settle
@@ -71,36 +71,36 @@ class Worker:
         return job
 
     async def _run(self, running: RunningJob, work: Work) -> None:
-        """Work on a job; what comes of it ends in its state, and takes no other job with it."""
+        """Work on a job. Whatever happens is recorded in its state, and never stops another job."""
         try:
             try:
                 await self._attempt(running, work)
                 if running.job.sent and not running.job.done and work != self._settle:
                     await self._attempt(running, self._settle)
-            except TakenUpError:
+            except ClaimedElsewhereError:
                 self._running.drop(running)
             finally:
                 if running.active:
                     await self._running.remove(running, self._next_try(running.job))
         except Exception:
-            logger.exception("Job %s broke", running.job.local_id)
+            logger.exception("The work on job %s failed", running.job.local_id)
 
     async def _attempt(self, running: RunningJob, work: Work) -> None:
-        """Do a piece of work; what it fails with is the job's error."""
+        """Do a piece of work. If it fails, its error becomes the job's error."""
         try:
             await work(running)
         except VegaError as error:
             job = running.job
             await self._running.fail(await self._saver.keep_received(job, error), job, self._config.clock())
-        except TakenUpError:
+        except ClaimedElsewhereError:
             raise
         except Exception as error:
-            logger.exception("Job %s broke", running.job.local_id)
-            broken = errors.InternalError(f"The server broke while it drew ({type(error).__name__})")
-            await self._running.fail(broken, running.job, self._config.clock())
+            logger.exception("The work on job %s failed", running.job.local_id)
+            bug = errors.InternalError(f"An unexpected error in the server stopped the job ({type(error).__name__})")
+            await self._running.fail(bug, running.job, self._config.clock())
 
     def _next_try(self, job: Job) -> datetime:
-        """When a job that is still open is tried again: the older it is, the later."""
+        """When a job that is still open is tried again. The older it is, the longer the pause."""
         now = self._config.clock()
         age = job.age(now)
         pause = min(max(age, SHORTEST_PAUSE), HOUR if age < TWO_DAYS else LONGEST_PAUSE)
@@ -114,7 +114,7 @@ class Worker:
 
     async def _send_v1(self, running: RunningJob) -> None:
         parameters = running.job.parameters
-        several = parameters.pictures > 1  # only as base64 can v1 answer with more than one picture
+        several = parameters.pictures > 1  # v1 can answer with several pictures only as base64
         body = parameters.body(base64=several)
         job, response = await self._limiter.send(
             running, State.PROCESSING, lambda: self._client.generate(parameters.slug, body)
@@ -129,14 +129,14 @@ class Worker:
                 running, State.QUEUED, lambda: self._client.submit(parameters.slug, body)
             )
         except (errors.NotFound, errors.MethodNotAllowed, errors.Retired):
-            # Documented for v1 only, VegaRT may be missing from v2; such a refusal costs nothing.
+            # VegaRT is documented only for v1, so v2 may not have it. Such a refusal costs nothing.
             await self._running.update(running.job, route=Route.V1, state=State.QUEUED, sent=None)
             await self._send_v1(running)
         else:
             await self._finish(job, response)
 
     async def _finish(self, job: Job, response: Generation | Submission) -> None:
-        """Keep the pictures that a call was answered with, or those that its job comes to in the API's queue."""
+        """Save the pictures in the answer to a call. If the API queued the call, wait for them."""
         if isinstance(response, Generation):
             await self._saver.save(job, response.pictures, response.receipt)
             return
@@ -155,7 +155,7 @@ class Worker:
     # ---- the end ----
 
     async def finish(self, deadline: float) -> list[RunningJob]:
-        """Wait until the deadline for the jobs that this server began; returns those that had not ended."""
+        """Wait until the deadline for the jobs that this server began. Returns those that have not ended."""
         under_way = [each for each in self._running.active if each.begun_here and not each.job.has_outcome]
         with anyio.CancelScope(deadline=deadline, shield=True):
             for each in under_way:

@@ -1,1 +1,1 @@
-"""A typed, asynchronous client of the Segmind API for its two Vega models."""
+"""A typed, asynchronous client for the two Vega models of the Segmind API."""

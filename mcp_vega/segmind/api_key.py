@@ -1,4 +1,4 @@
-"""The API key: what one looks like, and what is wrong with a text that cannot be one."""
+"""The API key: its form, and what is wrong with a text that cannot be a key."""
 
 import re
 
@@ -9,7 +9,7 @@ from mcp_vega import errors
 KEYS_PAGE = "https://cloud.segmind.com/console/api-keys"
 
 _KEY = re.compile("[A-Za-z0-9_-]+")
-# What hosts leave where they had nothing to put, and what examples have in the place of a key.
+# Placeholders: what hosts pass if a setting is empty, and what examples contain instead of a key.
 _PLACEHOLDER = re.compile(
     r"\$\{[^{}]*\}|\$\w+|%\w+%|\{\{[^{}]*\}\}|<[^<>]*>"
     r"|(SG[_-])?(your|insert|paste|enter|replace)[_-][a-z_-]+"
@@ -20,37 +20,37 @@ _PREFIX = re.compile(r"(bearer|(export )?[a-z_-]*key ?[=:])\s*", re.IGNORECASE)
 
 
 def require_usable(key: SecretStr | None) -> str:
-    """The key, where it could be one.
+    """The text of a key, if it can be one.
 
     Raises:
-        InvalidSettings: It has something that no key has; no header could carry some of that.
-        MissingKey: There is none, or a placeholder in its place.
+        InvalidSettings: It contains something that no key has. No header could carry some of it.
+        MissingKey: There is no key, or a placeholder instead of one.
     """
     text = key.get_secret_value() if key else ""
     if not text:
         raise errors.MissingKey("No Segmind API key is set")
     if _PLACEHOLDER.fullmatch(text):
         shown = f"the placeholder {text}" if is_placeholder(text) else "a placeholder"
-        in_host = f"Enter a key from {KEYS_PAGE} in this extension's settings in the host, and start it again"
+        in_host = f"Enter a key from {KEYS_PAGE} in this extension's settings in the host, and restart it"
         raise errors.MissingKey(
-            f"No Segmind API key is set: SEGMIND_API_KEY still holds {shown}",
+            f"No Segmind API key is set: SEGMIND_API_KEY still contains {shown}",
             next_step=in_host if text.startswith("${user_config.") else None,
         )
     if found := _PREFIX.match(text):
-        raise _invalid(f"“{found[0].strip()}” before the key", "Leave the key alone in it and start the server again")
+        raise _invalid(f"“{found[0].strip()}” before the key", "Remove that text, then start the server again")
     if invalid := _KEY.sub("", text):
-        step = f"Copy the key anew from {KEYS_PAGE}, in one piece"
+        step = f"Copy the complete key from {KEYS_PAGE} again"
         raise _invalid(f"{_character_name(invalid[0])}, which no key has", step)
     return text
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a text surely stands in the place of a key; one with a digit in it could be a key itself."""
+    """Whether a text is certainly a placeholder. A text with a digit could be a real key."""
     return bool(_PLACEHOLDER.fullmatch(text.strip())) and not re.search(r"\d", text)
 
 
 def _invalid(what: str, next_step: str) -> errors.InvalidSettings:
-    return errors.InvalidSettings(f"SEGMIND_API_KEY holds {what}", next_step=next_step)
+    return errors.InvalidSettings(f"SEGMIND_API_KEY contains {what}", next_step=next_step)
 
 
 def _character_name(character: str) -> str:
@@ -59,4 +59,4 @@ def _character_name(character: str) -> str:
     if character.isspace():
         return "a space"
     printable = character.isascii() and character.isprintable()
-    return f"the character {character}" if printable else "a character beyond ASCII"
+    return f"the character {character}" if printable else "a non-ASCII character"

@@ -1,4 +1,4 @@
-"""The body of a response: read up to a limit, unpacked, and without the key; a large one off the event loop."""
+"""Reads the bodies of responses up to a limit, decompresses them, and removes the key. Large ones go to a thread."""
 
 import json
 import re
@@ -14,14 +14,15 @@ T = TypeVar("T")
 
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
-# From this size on a body is looked at in a thread.
+# A body larger than this is processed in a thread.
 LARGE_BYTES = 500_000
 
 
 async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
-    """The first `limit` bytes of a body as they came.
+    """The first `limit` bytes of a body, unchanged.
 
-    With `keep_partial` those before the connection broke as well: the status of a paid call says that it ran.
+    With `keep_partial`, it also returns what came before the connection broke: the status already shows that a paid
+    call ran.
     """
     data = bytearray()
     with suppress(*([httpx.TransportError] if keep_partial else [])):
@@ -33,15 +34,15 @@ async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool 
 
 
 async def off_loop(body: bytes, work: Callable[[], T]) -> T:
-    """What some work on a body gives; on a large one it is done in a thread, and other calls go on meanwhile."""
+    """The result of `work` on a body. For a large body it runs in a thread, so that other calls go on meanwhile."""
     return await anyio.to_thread.run_sync(work) if len(body) > LARGE_BYTES else work()
 
 
 def decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:
-    """The first `limit` bytes of a body without its compression, or those before the place where that is broken.
+    """The first `limit` bytes of a body after decompression. If its data is broken, the bytes before that place.
 
-    Gzip is known by its first bytes: some APIs announce it for what is none, which stays as it came. So does what is
-    compressed in an unusual way.
+    Gzip is recognised by its first bytes, because some APIs announce it for bodies that are not compressed. Those stay
+    unchanged, and so do bodies with an unusual compression.
     """
     announced = headers.get("content-encoding", "").strip().lower()
     kinds = {"deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}.get(announced, ())
@@ -49,13 +50,13 @@ def decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:
         kinds = (zlib.MAX_WBITS | 16,)
     for kind in kinds:
         data, ended = _unpacked(body, kind, limit)
-        if data and (kind > 0 or ended):  # without a header anything may look compressed at first
+        if data and (kind > 0 or ended):  # data without a header may look compressed by chance
             return data
     return body
 
 
 def _unpacked(body: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
-    """What a body unpacks to, as far as it is whole, and whether it comes to an end; it may have several parts."""
+    """The decompressed data up to the first fault, and whether it is complete. A body may have several parts."""
     data, decompressor, rest = bytearray(), zlib.decompressobj(kind), body
     with suppress(zlib.error):
         while rest and len(data) < limit:
@@ -67,7 +68,7 @@ def _unpacked(body: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
 
 
 def without_key(body: bytes, key: str) -> bytes:
-    """A body without the key that was sent, also where JSON spells it in numbers or comes in UTF-16."""
+    """A body without the key that was sent. It also finds the key in JSON escapes and in UTF-16."""
     letters = (rf"(?:{re.escape(each)}|\\u{ord(each):04x})" for each in key)
     spelled = re.compile("".join(letters), re.IGNORECASE)
     encoding = json.detect_encoding(body)

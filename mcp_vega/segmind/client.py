@@ -1,4 +1,4 @@
-"""The Segmind API's two Vega models: its endpoints as typed calls."""
+"""The endpoints of the Segmind API for its two Vega models, as typed calls."""
 
 import logging
 import time
@@ -29,32 +29,32 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# For how long the API keeps the record of a request.
+# How many seconds the API keeps the record of a request.
 RECORD_SECONDS = 3600
 
-# The longest pause between two questions about a job (s), whatever the API asks for.
+# The longest pause between two requests for a job's status (s), even if the API asks for a longer one.
 LONGEST_PAUSE = 120.0
 
-# They say nothing about a job; asking again may.
+# Errors that say nothing about the job. Another request may succeed.
 TEMPORARY = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The addresses that a client speaks to."""
+    """The addresses that a client uses."""
 
     base_url: str  # without a version
     history_url: str  # of the request history
-    media_hosts: tuple[str, ...] = ()  # that pictures may be fetched from, beside the vendor's
+    media_hosts: tuple[str, ...] = ()  # from which pictures may be downloaded, besides the vendor's
 
 
 class SegmindClient:
-    """Speaks the API's v1 (answers with the picture) and v2 (queues a job).
+    """Calls the API's v1 (answers with the picture) and v2 (queues a job).
 
-    Every call raises a `SegmindError` where it was refused, got no response or one that cannot be read; the error knows
-    whether the call was charged. Without a key every call but `download` raises `MissingKey`. The key is sent to the
-    base URL and the history's URL only; `http` is not closed here. `open_http` does what it does at its first request
-    to an address and takes a while, such as reading TLS certificates.
+    Every call raises a `SegmindError` if the API refuses it, does not respond, or sends a response that cannot be read.
+    The error says whether the call was charged. Without a key, every call except `download` raises `MissingKey`. The
+    key is sent only to the base URL and to the history's URL. The client does not close `http`. `open_http` does the
+    slow part of the first request to an address in advance, such as reading TLS certificates.
 
     Source of the contract: the vendor's model pages, its Python SDK and recorded responses.
     """
@@ -76,24 +76,24 @@ class SegmindClient:
         self._replication_seconds = policy.replication_seconds
 
     def require_key(self) -> str:
-        """The key, where a call could be made with it; raises as `api_key.require_usable` does."""
+        """The key, if it can be used for a call. Raises the errors of `api_key.require_usable`."""
         return api_key.require_usable(self._key)
 
     @property
     def history_url(self) -> str:
-        """The request history's address."""
+        """The address of the request history."""
         return self._history_url
 
     def observe(self, listener: Callable[[Exchange], None]) -> None:
-        """Have each answer told from now on, as it came but without the key; `listener` must not raise."""
+        """Call `listener` with each answer from now on: unchanged, but without the key. It must not raise."""
         self._sender.listener = listener
 
     def may_fetch(self, url: str) -> bool:
-        """Whether the settings allow a picture to be fetched from an address."""
+        """Whether the settings allow the download of a picture from an address."""
         return self._allowed_urls.permits(url)
 
     def prepare(self) -> None:
-        """Do what can be done before a call is marked as sent, so that it leaves at once afterwards."""
+        """Do the slow preparation before a call is marked as sent, so that the call is sent immediately afterwards."""
         if self._open_http:
             self._open_http(self.base_url)
 
@@ -103,18 +103,18 @@ class SegmindClient:
         return await _read(response, partial(parsing.parse_generation, paid=True))
 
     async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission | Generation:
-        """`POST /v2/{slug}`: queue a job, unless the API draws it at once. Charged, each time."""
+        """`POST /v2/{slug}`: queue a job, unless the API draws it immediately. Each call is charged."""
         response = await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True)
         return await _read(response, parsing.parse_submission)
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
-        """Ask for the status of a job, submitted `age` seconds ago, until it has finished; yields each.
+        """Poll the status of a job that was submitted `age` seconds ago until it has finished. Yields each status.
 
-        The first request is sent after the `expected` seconds. Responses that say nothing (5xx, broken bodies, a 404
-        soon after the submission) are passed over, for as long as the API keeps its records.
+        The first request is sent after `expected` seconds. Responses that say nothing (5xx, broken bodies, a 404 soon
+        after the submission) are ignored for as long as the API keeps its records.
 
         Raises:
-            OutcomeUnknown: The API does not know the job any more, or will not say how it stands.
+            OutcomeUnknown: The API no longer knows the job, or refuses to report its status.
         """
         started, wait = time.monotonic() - age, 0.0
         for pause in poll_pauses(expected):
@@ -127,10 +127,10 @@ class SegmindClient:
                 if elapsed > self._replication_seconds:
                     raise errors.OutcomeUnknown(f"The API no longer knows job {request_id}") from error
             except (*TEMPORARY, errors.UnreadableAnswer) as error:
-                wait = _pause_asked_for(error)
+                wait = _requested_pause(error)
             except errors.SegmindError as error:
-                said = f"Job {request_id} was queued, but how it stands cannot be asked: {error.what}"
-                raise errors.OutcomeUnknown(said) from error
+                message = f"Job {request_id} was queued, but its status is not available: {error.what}"
+                raise errors.OutcomeUnknown(message) from error
             else:
                 yield status
                 if status.state.finished:
@@ -146,10 +146,10 @@ class SegmindClient:
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
 
-        While it cannot answer, it is asked again for `deadline` seconds: the job is paid for.
+        While the API cannot answer, the request is repeated for `deadline` seconds, because the job is paid for.
 
         Raises:
-            MediaError: The result cannot be had.
+            MediaError: The result is not available.
         """
         started, wait = time.monotonic(), 0.0
         for pause in poll_pauses(0):
@@ -160,20 +160,20 @@ class SegmindClient:
                 generation = await self._result(request_id)
             except errors.SegmindError as error:
                 why, limit = error.what, deadline if isinstance(error, TEMPORARY) else 0
-                wait = _pause_asked_for(error)
+                wait = _requested_pause(error)
                 if isinstance(error, errors.NotFound):
                     limit = self._replication_seconds
             else:
                 if isinstance(generation, Generation):
                     return generation
-                why, limit = "it is not finished, although the API said so", self._replication_seconds
+                why, limit = "it is not finished, although the API said that it was", self._replication_seconds
             if elapsed >= limit:
                 raise errors.MediaError(
-                    f"The picture was drawn, but the result of job {request_id} cannot be had: {why}",
+                    f"The picture was drawn, but the result of job {request_id} is not available: {why}",
                     next_step=f"Look for {request_id} in your request history at https://cloud.segmind.com "
                     "within seven days",
                 )
-        raise RuntimeError("the pauses came to an end")
+        raise RuntimeError("there is no further pause")
 
     async def _result(self, request_id: str) -> Generation | Submission:
         response = await self._send("GET", self._request_url(request_id))
@@ -182,10 +182,10 @@ class SegmindClient:
     async def history(
         self, *, model: str | None, since: date, until: date, page: int, per_page: int = 100
     ) -> HistoryPage:
-        """One page of the account's calls, newest first, failed and unfinished ones included; of a model, or of all.
+        """One page of the account's calls to one model, or to all: newest first, failed and unfinished ones included.
 
-        The days are in UTC and at most 31 apart, pages count from 1 and have up to 100 rows. Sent once: its callers
-        decide when to ask again.
+        The days are in UTC and at most 31 apart. Pages count from 1 and have up to 100 rows. The request is not
+        repeated: its callers decide when to ask again.
         """
         query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model} if model else {}
@@ -194,42 +194,42 @@ class SegmindClient:
         return await _read(response, history.parse_history)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
-        """One call of the account, of any age; None where the history has no such call. Sent once."""
+        """One call of the account, of any age; None if the history has no such call. The request is not repeated."""
         response = await self._send("GET", f"{self._history_url}/{quote(request_id, safe='')}", repeat=False)
         return await _read(response, history.parse_history_entry)
 
     async def credits(self) -> Credits:
-        """`GET /v1/get-user-credits`: the account's balance. Free, so it is the right check of a key."""
+        """`GET /v1/get-user-credits`: the account's balance. It is free, so it is the right check of a key."""
         return parsing.parse_credits(await self._send("GET", f"{self.base_url}/v1/get-user-credits"))
 
     async def download(self, url: str) -> bytes:
-        """Fetch a finished picture, without the key: a whole JPEG, PNG or WebP of at most 25 MB.
+        """Download a finished picture without sending the key: a complete JPEG, PNG or WebP of at most 25 MB.
 
-        An address without a host is one of the API's own.
+        An address without a host is on the API's own host.
 
         Raises:
-            MediaError: The settings do not allow the address, or it gave no whole picture.
+            MediaError: The settings do not allow the address, or no complete picture came from it.
         """
         if url.startswith("/"):
-            with suppress(httpx.InvalidURL, ValueError):  # what cannot be read stays as it is, and is never allowed
+            with suppress(httpx.InvalidURL, ValueError):  # an unreadable address stays unchanged, and is never allowed
                 url = str(httpx.URL(self.base_url).join(url))
         shown = quoted(url)
         open_soon = f"Open {shown} within seven days"
         if self._key and self._key.get_secret_value() in unquote(url):
-            raise errors.MediaError("The picture was drawn, but its address holds the API key, so it is not asked")
+            raise errors.MediaError("The picture was drawn, but its address contains the API key, so it is not opened")
         try:
             response = await self._sender.download(url, self._allowed_urls)
         except (errors.Unreachable, errors.ServiceUnavailable) as error:
-            said = f"The picture was drawn, but {shown} could not be reached"
-            raise errors.MediaError(said, next_step=open_soon) from error
+            message = f"The picture was drawn, but {shown} could not be reached"
+            raise errors.MediaError(message, next_step=open_soon) from error
         if not response.ok:
-            said = f"The picture was drawn, but {shown} answered with HTTP {response.status}"
-            raise errors.MediaError(said, next_step=open_soon)
+            message = f"The picture was drawn, but {shown} answered with HTTP {response.status}"
+            raise errors.MediaError(message, next_step=open_soon)
         try:
             return require_whole(response.body)
         except errors.UnreadableAnswer as error:
-            said = f"What {shown} gave is no whole picture of at most {MAX_BYTES:,} bytes"
-            raise errors.MediaError(said, next_step=f"Open {shown}", received=response.body) from error
+            message = f"The picture was drawn, but {shown} sent no complete picture of at most {MAX_BYTES:,} bytes"
+            raise errors.MediaError(message, next_step=f"Open {shown}", received=response.body) from error
 
     def _request_url(self, request_id: str) -> str:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"
@@ -238,18 +238,18 @@ class SegmindClient:
         return await self._sender.send(method, url, self.require_key(), paid=paid, **request)
 
 
-def _pause_asked_for(error: errors.SegmindError) -> float:
-    """For how long the API asked to be left alone (s); no longer than a part of the time for which it keeps a job."""
+def _requested_pause(error: errors.SegmindError) -> float:
+    """How many seconds the API asked to wait; never more than a part of the time for which it keeps a job."""
     return min(error.wait.total_seconds(), LONGEST_PAUSE) if error.wait else 0.0
 
 
 async def _read(response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
-    """What a response means; where reading it breaks, it is one that cannot be read, and kept."""
+    """Parse a response. If the parser itself fails, the error keeps the response."""
     try:
         return await off_loop(response.body, partial(parse, response))
     except errors.SegmindError:
         raise
     except Exception as error:
         logger.exception("An answer of the API could not be read")
-        said = f"The API's answer could not be read ({type(error).__name__})"
-        raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=response.body) from error
+        message = f"The API's answer could not be read ({type(error).__name__})"
+        raise errors.UnreadableAnswer(message, charged=errors.Charged.UNKNOWN, received=response.body) from error

@@ -1,8 +1,8 @@
-"""Reads the request history page by page, and knows whether it has seen all of it.
+"""Reads the request history page by page, and knows whether it has read all of it.
 
-A history that is believed too soon is expensive: whoever is told that a call never ran pays for it again. So a page
-that is shorter than asked is no end, nor is one that repeats another; an end is an empty page, as long as the total
-does not speak of more, or rows in order that reach back far enough.
+To stop too early is expensive: a user who is told that a call never ran pays for it again. So a page with fewer rows
+than requested is not the end, and neither is a page that repeats another. The end is an empty page, unless the total
+says that there is more. The reader can also stop if the rows are sorted and reach back far enough.
 """
 
 from collections.abc import AsyncGenerator
@@ -13,18 +13,18 @@ from mcp_vega.errors import BadRequest, NotFound, ServiceUnavailable
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
 
-# More calls of a model than anyone makes in the days that are asked about.
+# 50 pages have room for more calls than anyone makes to one model in the days of a query.
 PAGES = 50
-# Times may be in any time zone without saying so, and no two are further apart than this.
+# A time without a zone may be in any time zone. No zone differs from UTC by more than this.
 ANY_TIME_ZONE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class HistoryQuery:
-    """What is read: the calls of some days, newest first, as far as those that are older than `back_to` (UTC).
+    """What to read: the calls of some days, newest first, until they are older than `back_to` (UTC).
 
-    Only those of a `model`, where one is given; the API may spell it otherwise. With `thorough`, page 0 as well: it is
-    the first one where pages are counted from 0.
+    If `model` is given, only the calls of that model; the API may spell its name differently. With `thorough`, page 0
+    is read, too, because some APIs count pages from 0.
     """
 
     since: date
@@ -38,10 +38,10 @@ class HistoryReader:
     """One reading of the history.
 
     Attributes:
-        query: What is read.
-        rows: What was read so far.
-        asked: The API's own time when it answered first (UTC).
-        gap: Why there may be more than was read; empty where there is not.
+        query: What to read.
+        rows: The rows that were read so far.
+        server_time: The API's time when it answered first (UTC).
+        gap: Why there may be more rows than were read; empty if all were read.
     """
 
     def __init__(self, client: SegmindClient, query: HistoryQuery) -> None:
@@ -50,11 +50,11 @@ class HistoryReader:
         self._known: set[str] = set()
         self._total: int | None = None
         self.rows: list[HistoryRow] = []
-        self.asked: datetime | None = None
+        self.server_time: datetime | None = None
         self.gap = "it was not read to its end"
 
     async def read(self) -> AsyncGenerator[HistoryRow]:
-        """Each call, some of them in several rows; raises a `SegmindError` where the history could not be read."""
+        """The rows of all calls; a call may have several. Raises a `SegmindError` if the history cannot be read."""
         for number in range(1, PAGES + 1):
             page = await self._page(number)
             new = self._new_rows(page)
@@ -77,13 +77,13 @@ class HistoryReader:
         except (BadRequest, NotFound):
             if self._total is None or len(self._known) < self._total:
                 raise
-            return HistoryPage()  # there is no such page, and none is missing
-        self.asked = self.asked or page.asked
+            return HistoryPage()  # the page does not exist, and no row is missing
+        self.server_time = self.server_time or page.server_time
         self._total = page.total if self._total is None else max(self._total, page.total or 0)
         return page
 
     async def _page_0(self) -> HistoryPage:
-        """What may stand before the first page; an API that counts from 1 has no such page, and may break on it."""
+        """The first page if the API counts from 0. An API that counts from 1 has no such page, and may fail."""
         try:
             return await self._page(0)
         except (BadRequest, NotFound, ServiceUnavailable):
@@ -96,20 +96,20 @@ class HistoryReader:
         return new
 
     def _ends(self, page: HistoryPage, new: list[HistoryRow]) -> bool:
-        """Whether nothing follows a page, or nothing that matters."""
+        """Whether no page follows this one, or no page that matters. Updates `gap`."""
         if not page.rows:
             self.gap = "it ends although it says that there is more" if page.more else ""
             return True
         if not new:
-            whole = self._total is not None and len(self._known) >= self._total
-            self.gap = "" if whole else "its pages repeat"
+            complete = self._total is not None and len(self._known) >= self._total
+            self.gap = "" if complete else "its pages repeat"
             return True
         if self._reaches_back():
             self.gap = ""
         return not self.gap
 
     def _reaches_back(self) -> bool:
-        """Whether the rows are seen to be in order, newest first, and go back to before what is looked for."""
+        """Whether the rows are clearly sorted, newest first, and the last one is older than the query needs."""
         times = [row.created for row in self.rows]
         known = [time for time in times if time]
         in_order = len(known) == len(times) and known == sorted(known, reverse=True)

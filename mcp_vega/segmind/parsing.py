@@ -1,7 +1,7 @@
-"""What the response to each call means: pure functions from status, headers and body to types.
+"""Parses the response to each call: pure functions from status, headers and body to types.
 
-Only what the documents call sure is relied on; every other shape that was seen or is likely is understood as well.
-The functions raise a `SegmindError` where the call was refused or its response cannot be read.
+They rely only on what the documentation promises, but they also understand every other form that was seen or is likely.
+They raise a `SegmindError` if the call was refused or its response cannot be read.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Generation:
-    """Finished pictures: bytes where they came along, an address where they are to be fetched."""
+    """Finished pictures: their bytes if the response has them, else their addresses."""
 
     pictures: tuple[bytes | str, ...]
     receipt: Receipt
@@ -47,7 +47,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a queued job; `error` is set when it has failed, `pictures` where they came with it."""
+    """The state of a queued job. `error` is set if it has failed, and `pictures` if the response has them."""
 
     state: State
     receipt: Receipt
@@ -67,14 +67,14 @@ class Credits:
 
 
 def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submission:
-    """The response to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`: a `Submission` until pictures are there."""
+    """The response to `POST /v1/{slug}` (paid) or `GET /v2/requests/{id}`. A `Submission` has no pictures yet."""
     _require_success_or_failure(response, paid=paid)
     receipt = parse_receipt(response)
     if recognise(response.body):
         return Generation((require_whole(response.body),), receipt)
     request_id = _request_id(response)
-    # Of a job that is under way an address may be anything.
-    if pictures := find_pictures(response.content, surely=request_id is not None):
+    # While a job is in progress, an address may be that of anything.
+    if pictures := find_pictures(response.content, certain=request_id is not None):
         return Generation(pictures, receipt)
     state, error = state_of(response.json), error_of(response.json)
     if state is State.FAILED or (error and state is not State.COMPLETED):
@@ -85,9 +85,9 @@ def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submi
 
 
 def _require_success_or_failure(response: ApiResponse, *, paid: bool) -> None:
-    """Raise what a response other than success stands for; a job that failed is told with HTTP 422.
+    """Raise the error of an unsuccessful response. The API reports a failed job with HTTP 422.
 
-    Whatever else a refusal says is about the question, and says nothing of the job.
+    Any other refusal is about the request, and says nothing about the job.
     """
     if response.status == 422 and state_of(response.json) is State.FAILED:
         raise _failure(response, paid=paid)
@@ -97,16 +97,16 @@ def _require_success_or_failure(response: ApiResponse, *, paid: bool) -> None:
 def _no_picture(response: ApiResponse, *, paid: bool) -> errors.SegmindError:
     kind = quoted(response.content_type) if response.content_type else "no content type"
     found = f"no picture ({len(response.body)} bytes of {kind})" if response.body else "nothing that can be read"
-    said, words = f"The API reported success but sent {found}", error_text(response)
-    if not paid and response.json is None:  # asking again costs nothing, and may bring the whole response
-        return errors.ServiceUnavailable(said)
-    if is_about_content(words):
-        return generation_error(words, errors.Charged.UNKNOWN)
-    return errors.UnreadableAnswer(f"{said}: {words}" if words else said, received=response.body)
+    message, text = f"The API reported success but sent {found}", error_text(response)
+    if not paid and response.json is None:  # another request costs nothing, and may bring the complete response
+        return errors.ServiceUnavailable(message)
+    if is_about_content(text):
+        return generation_error(text, errors.Charged.UNKNOWN)
+    return errors.UnreadableAnswer(f"{message}: {text}" if text else message, received=response.body)
 
 
 def parse_submission(response: ApiResponse) -> Submission | Generation:
-    """The response to `POST /v2/{slug}`; some may hold the picture already."""
+    """The response to `POST /v2/{slug}`. It may contain the picture already."""
     _require_success_or_failure(response, paid=True)
     if request_id := _request_id(response, "job_id", "task_id", "id", "uuid"):
         return Submission(request_id)
@@ -114,15 +114,16 @@ def parse_submission(response: ApiResponse) -> Submission | Generation:
         return parse_generation(response, paid=True)
     if state_of(response.json) is State.FAILED or error_of(response.json):
         raise _failure(response, paid=True)
-    said = "The API accepted the job but gave no usable request id"
-    # A queued job is charged when it is drawn, and not where that fails.
-    raise errors.UnreadableAnswer(said, charged=errors.Charged.UNKNOWN, received=response.body)
+    message = "The API accepted the job but gave no usable request id"
+    # A queued job is charged when it is drawn, and not if the drawing fails.
+    raise errors.UnreadableAnswer(message, charged=errors.Charged.UNKNOWN, received=response.body)
 
 
 def parse_status(response: ApiResponse) -> Status:
     """The response to `GET /v2/requests/{id}/status`. An unknown state counts as still running.
 
-    An error in it ends the job, whatever the state is called; so may pictures where the documented fields have them.
+    An error in the response ends the job in every state except COMPLETED. Pictures in the documented fields may end it,
+    too.
     """
     error = None
     try:
@@ -135,7 +136,7 @@ def parse_status(response: ApiResponse) -> Status:
         error = error or _failure(response, paid=False)
         return Status(State.FAILED, receipt, error, pictures)
     if not pictures and not isinstance(field_of(response.json, "status", "state"), str | dict):
-        raise errors.UnreadableAnswer("The API's answer carries no status", charged=errors.Charged.UNKNOWN)
+        raise errors.UnreadableAnswer("The API's answer contains no status", charged=errors.Charged.UNKNOWN)
     return Status(state or State.PROCESSING, receipt, pictures=pictures)
 
 
@@ -147,20 +148,20 @@ def parse_credits(response: ApiResponse) -> Credits:
 
 
 def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:
-    """The error of a call that failed: charged as its cost says, else by how the failure was told.
+    """The error of a call that failed. Its cost says whether it was charged, else the way the failure was reported.
 
-    A job that FAILED is not charged, nor is one whose content was refused; an error that comes as the success of a paid
-    call is. All else may be about the question, or about a job that goes on.
+    A job with the state FAILED is not charged, and neither is one with refused content. An error in a successful
+    response to a paid call is charged. Any other error may be about the request, or about a job that is still running.
     """
-    told, text = _cost_of(response), error_text(response)
-    cost, state = parse_usd(told), state_of(response.json)
+    stated_cost, text = _cost_of(response), error_text(response)
+    cost, state = parse_usd(stated_cost), state_of(response.json)
     word = field_of(response.json, "status", "state")
-    # With an id a paid call may have been queued, whatever else is said of it.
+    # A paid call with an id may have been queued, whatever else the response says.
     of_job = str(word).strip().upper() == State.FAILED or error_of(response.json)
     of_job = of_job or (not paid and _request_id(response))
     if cost is not None and cost >= 0:
         charged = errors.Charged.YES if cost > 0 else errors.Charged.NO
-    elif told is not None:
+    elif stated_cost is not None:
         charged = errors.Charged.UNKNOWN
     elif state is State.FAILED:
         charged = errors.Charged.NO if of_job or is_about_content(text) else errors.Charged.UNKNOWN
@@ -173,7 +174,7 @@ def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:
 
 
 def parse_receipt(response: ApiResponse) -> Receipt:
-    """Cost, balance, seconds and seed from the headers or, where they are silent, from the body."""
+    """Cost, balance, seconds and seed, from the headers or else from the body."""
     headers, body = response.headers, response.json
 
     def figure(parse: Callable[[Any], T | None], header: str, *names: str) -> T | None:
@@ -191,10 +192,10 @@ def parse_receipt(response: ApiResponse) -> Receipt:
 
 
 def _cost_of(response: ApiResponse) -> Any:
-    """What a response says that the call cost, as it says it; None where it says nothing."""
-    told = response.headers.get("x-cost"), field_of(response.json, "cost", inside=FIGURES)
-    said = [each for each in told if each is not None and each != ""]
-    return next((each for each in said if parse_usd(each) is not None), said[0] if said else None)
+    """The cost that a response states, not parsed; None if it states none."""
+    fields = response.headers.get("x-cost"), field_of(response.json, "cost", inside=FIGURES)
+    stated = [each for each in fields if each is not None and each != ""]
+    return next((each for each in stated if parse_usd(each) is not None), stated[0] if stated else None)
 
 
 def _request_id(response: ApiResponse, *names: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A response of the API, and the error that one other than success stands for."""
+"""A response of the API, and the error that an unsuccessful response stands for."""
 
 import json
 import re
@@ -10,21 +10,21 @@ from typing import Any
 
 from mcp_vega import errors
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.values import LONGEST, as_object, parse_moment, parse_number, parse_seconds, words_of
+from mcp_vega.segmind.values import LONGEST, as_object, message_of, parse_moment, parse_number, parse_seconds
 
-# More values than a picture has bytes, were it written as a list of them.
+# A picture as a list of its bytes has fewer values than this.
 MOST_VALUES = 1_500_000
-# Where nothing but a text came, so much of it is read.
+# How many bytes of a plain text are read.
 TEXT_BYTES = 2000
-# For how long an API is left alone at most, and what is no time to wait any more.
+# The longest wait that an API gets; and a number of seconds that is too large to be a wait.
 LONGEST_WAIT, UNLIKELY_SECONDS = timedelta(days=1), 10**8
-# An engine on one's own machine says with this that a call cost nothing; no other cost of 0 is believed.
+# With this header, an engine on the user's own machine says that a call was free. No other cost of 0 is believed.
 FREE_HEADER = "x-mcp-vega-free"
 
 
 @dataclass(frozen=True)
 class ApiResponse:
-    """A response, free of the HTTP library. Header names are lower case."""
+    """A response, independent of the HTTP library. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,8 +37,8 @@ class ApiResponse:
 
     @cached_property
     def json(self) -> Any:
-        """The body as JSON, or None where it is none."""
-        # To read ever so many values takes seconds, in which nothing else runs, in whichever thread it is done.
+        """The body as JSON; None if it is not JSON."""
+        # To parse very many values takes seconds. Nothing else runs meanwhile, even if a thread does it.
         if sum(self.body.count(each) for each in (b",", b"[", b"{")) > MOST_VALUES:
             return None
         text = self.body.decode(json.detect_encoding(self.body), "replace").strip()
@@ -46,32 +46,32 @@ class ApiResponse:
             value, end = _DECODER.raw_decode(text)
         except (ValueError, RecursionError):
             return None
-        return value if end == len(text) or text[0] in "{[" else None  # what follows may be a second one
+        return value if end == len(text) or text[0] in "{[" else None  # a second value may follow it
 
     @property
     def content(self) -> Any:
-        """The body as JSON or, where it is none, as text."""
+        """The body as JSON or, if it is not JSON, as text."""
         return self.body.decode(errors="replace") if self.json is None else self.json
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The body as a JSON object; empty where it is none."""
+        """The body as a JSON object; empty if it is not one."""
         return as_object(self.json)
 
     @property
     def free(self) -> bool:
-        """Whether the API says of itself that it costs nothing."""
+        """Whether the API says that it costs nothing."""
         return self.headers.get(FREE_HEADER) == "1"
 
     @property
     def content_type(self) -> str:
-        """The type of the body, as the API names it, in lower case and without parameters."""
+        """The content type that the API names, in lower case and without parameters."""
         return self.headers.get("content-type", "")[:LONGEST].partition(";")[0].strip().lower()
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and the response to it, or as much of that as came. The key is in neither."""
+    """A request and its response, or the part of the response that arrived. Neither contains the key."""
 
     method: str
     url: str
@@ -81,7 +81,7 @@ class Exchange:
 
 
 def _parse_int(digits: str) -> int | float:
-    # Python refuses more than 4,300 digits, and with them the whole text.
+    # Python refuses a number of more than 4,300 digits, and then the complete text.
     return int(digits) if len(digits) <= LONGEST else float(digits)
 
 
@@ -99,79 +99,78 @@ _REFUSALS: dict[int, type[errors.Refused]] = {
     410: errors.Retired,
     422: errors.BadRequest,
 }
-# A gateway says these when the client left or it took too long: the call itself may run.
-_OPEN_ENDED = {408, 444, 460, 498, 499}
-# These come of a moment that may pass, and are no fault of the call's.
-_PASSING = {409, 421, 423, 425}
-# The address is another one: nobody has looked at the call. After the other redirects it may have run.
+# A gateway sends these if the client left or the call took too long. The call itself may run.
+_AMBIGUOUS = {408, 444, 460, 498, 499}
+# These are temporary, and the call did not cause them.
+_TEMPORARY = {409, 421, 423, 425}
+# The API has another address, so nobody has processed the call. After other redirects, the call may have run.
 _MOVED = {301, 302, 307, 308}
 
 
 def error_from(response: ApiResponse, *, paid: bool = False) -> errors.SegmindError:
-    """The error that a response other than success stands for; a 5xx leaves the outcome of a paid call open.
+    """The error that an unsuccessful response stands for. After a 5xx, the outcome of a paid call is unknown.
 
-    So does a 4xx that says no more than that the connection was bad.
+    It is also unknown after a 4xx that says only that the connection was bad.
     """
     text = error_text(response)
-    said = f"The API answered with HTTP {response.status}" + (f": {text}" if text else "")
+    message = f"The API answered with HTTP {response.status}" + (f": {text}" if text else "")
     wait = wait_of(response)
     match response.status:
         case 429:
             step = f"Call again after {datetime.now(UTC) + wait:%H:%M:%S} UTC" if wait else None
-            error: errors.SegmindError = errors.RateLimited(said, next_step=step)
+            error: errors.SegmindError = errors.RateLimited(message, next_step=step)
         case 402 | 406:
-            error = _credits_or_value(response.status, said, text)
+            error = _credits_or_value(response.status, message, text)
         case 400 | 403 | 422 if is_about_content(text):
-            error = errors.ContentBlocked(said)
+            error = errors.ContentBlocked(message)
         case 400 | 403 if _names_credits(text):
-            error = errors.InsufficientCredits(said)
-        case status if status in _PASSING:
-            error = errors.ServiceUnavailable(said)
+            error = errors.InsufficientCredits(message)
+        case status if status in _TEMPORARY:
+            error = errors.ServiceUnavailable(message)
         case status if 300 <= status < 400:
-            error = _redirect(response, said, paid=paid)
-        case status if 400 <= status < 500 and status not in _OPEN_ENDED:
+            error = _redirect(response, message, paid=paid)
+        case status if 400 <= status < 500 and status not in _AMBIGUOUS:
             kind = _REFUSALS.get(status, errors.Refused)
-            has_words = text or kind.next_step != errors.Refused.next_step
-            error = kind(
-                said, next_step=None if has_words else "It gave no reason: check the call and SEGMIND_BASE_URL"
-            )
+            is_clear = text or kind.next_step != errors.Refused.next_step
+            step = None if is_clear else "The API gave no reason. Check the call and SEGMIND_BASE_URL"
+            error = kind(message, next_step=step)
         case _:
-            error = errors.OutcomeUnknown(said) if paid else errors.ServiceUnavailable(said)
+            error = errors.OutcomeUnknown(message) if paid else errors.ServiceUnavailable(message)
     error.wait = wait
     return error
 
 
-def _redirect(response: ApiResponse, said: str, *, paid: bool) -> errors.SegmindError:
-    """The error of a redirect, which a key is not sent after."""
+def _redirect(response: ApiResponse, message: str, *, paid: bool) -> errors.SegmindError:
+    """The error of a redirect. The client does not follow it, because it would send the key there."""
     place = response.headers.get("location", "")
-    said += f", a redirect to {quoted(place)}" if place else ", a redirect"
-    said += "; SEGMIND_BASE_URL has to name the API's own address"
+    message += f", a redirect to {quoted(place)}" if place else ", a redirect"
+    message += "; SEGMIND_BASE_URL must be the API's own address"
     if paid and response.status not in _MOVED:
-        return errors.OutcomeUnknown(said)
-    return errors.Refused(said, next_step="Check SEGMIND_BASE_URL and start the server again")
+        return errors.OutcomeUnknown(message)
+    return errors.Refused(message, next_step="Check SEGMIND_BASE_URL and start the server again")
 
 
 def require_success(response: ApiResponse, *, paid: bool = False) -> dict[str, Any]:
-    """The fields of a response; raises the error that one other than success stands for."""
+    """The fields of a successful response. Raises the error that an unsuccessful one stands for."""
     if not response.ok:
         raise error_from(response, paid=paid)
     return response.fields
 
 
 def generation_error(text: str, charged: errors.Charged) -> errors.GenerationFailed:
-    """The error of a call that ran and failed, from the API's words."""
+    """The error of a call that ran and failed, with the API's message."""
     if is_about_content(text):
-        return errors.ContentBlocked(f"The API would not draw this: {text}", charged=charged)
+        return errors.ContentBlocked(f"The API refused to draw this: {text}", charged=charged)
     return errors.GenerationFailed(f"The API could not draw this: {text or 'no reason given'}", charged=charged)
 
 
-def _credits_or_value(status: int, said: str, text: str) -> errors.Refused:
-    """402 always means credits; v1 says 406 for credits as well as for a value or a content type."""
+def _credits_or_value(status: int, message: str, text: str) -> errors.Refused:
+    """402 always means credits. v1 uses 406 for credits, for a value and for a content type."""
     if re.search(r"spend(ing)? limit", text, re.IGNORECASE):
-        return errors.InsufficientCredits(said, next_step="Have the team's spending limit raised, then call again")
+        return errors.InsufficientCredits(message, next_step="Raise the spending limit of the team, then call again")
     if status == 402 or _names_credits(text) or "insufficient" in text.lower():
-        return errors.InsufficientCredits(said)
-    return errors.NotAcceptable(said)
+        return errors.InsufficientCredits(message)
+    return errors.NotAcceptable(message)
 
 
 def _names_credits(text: str) -> bool:
@@ -179,22 +178,22 @@ def _names_credits(text: str) -> bool:
 
 
 def is_about_content(text: str) -> bool:
-    """Whether an error's words say that the API will not draw this. There is no other sign of it."""
+    """Whether an error message says that the API refuses the content. Only the message shows that."""
     words = r"nsfw|\bmoderat(ion|ed)\b|safety|content policy|\brai\b|\bflagged\b|\bblocked\b|\bprohibited\b"
     network = r"\b(ip|waf|firewall|country|region)\b"
     return bool(re.search(words, text, re.IGNORECASE)) and not re.search(network, text, re.IGNORECASE)
 
 
 def error_text(response: ApiResponse) -> str:
-    """The API's own words about an error, made harmless; empty where it has none (an HTML page has none)."""
-    words = words_of(response.json)
-    if not words and response.json is None:
-        words = _plain_text(response)
-    return quoted(words) if words.strip() else ""
+    """The API's own message about an error, safe to show; empty if there is none. An HTML page has none."""
+    message = message_of(response.json)
+    if not message and response.json is None:
+        message = _plain_text(response)
+    return quoted(message) if message.strip() else ""
 
 
 def _plain_text(response: ApiResponse) -> str:
-    """The words of a body that is none of JSON; none of a page, or of what is no text."""
+    """The message in a body that is not JSON; empty if that is a web page, or is not text."""
     charset = re.search(r"charset=\"?([\w-]+)", response.headers.get("content-type", ""))
     body = response.body[:TEXT_BYTES]
     try:
@@ -211,15 +210,15 @@ def _plain_text(response: ApiResponse) -> str:
 
 
 def wait_of(response: ApiResponse) -> timedelta | None:
-    """For how long the API asks to be left alone, a day at most; None where it does not say.
+    """How long the API asks the client to wait, at most a day; None if it does not say.
 
-    Of several times the longest counts. A date is compared with the API's own, where the response has one: this
+    Of several times the longest counts. A date is compared with the response's own date, if it has one, because this
     machine's clock may be wrong.
     """
     now = parse_moment(response.headers.get("date")) or datetime.now(UTC)
     waits: list[timedelta] = []
     for name in ("retry-after", "x-rate-limit-reset-at-utc"):
-        # A header that was sent twice is joined by a comma, and a date has one as well.
+        # Headers that were sent twice are joined by a comma, and a date contains a comma, too.
         for value in re.split(r",\s*(?![0-9]{2}[ -][A-Z])", response.headers.get(name, "")[:500]):
             if moment := parse_moment(value):
                 waits.append(moment - now)

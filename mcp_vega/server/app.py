@@ -89,7 +89,7 @@ class _VegaServer(MCPServer[Any]):
         answer = await _with_protocol_errors(self._app, call_next(ctx))
         self._notifications.note_client(ctx, answer)
         if not self._app.problem:
-            self._app.service.take_up_orphans()
+            self._app.service.resume_orphans()
         return answer
 
     async def list_tools(self) -> list[mcp_types.Tool]:

@@ -1,6 +1,6 @@
-"""Finds out how a call ended whose answer never came.
+"""Finds out how a call ended if its answer was lost.
 
-reconciler   brings jobs to the end that the request history tells, or says that it is not known
-call_finder  looks for a job's call in the history
+reconciler   ends jobs as the request history shows, or says that the outcome is not known
+call_finder  searches the history for a job's call
 matching     whether a row of the history is a job's call
 """

@@ -1,4 +1,4 @@
-"""Looks for a job's call in the API's request history, by its id or else by model, seed and prompt."""
+"""Searches the API's request history for a job's call, by its id or else by model, seed and prompt."""
 
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,12 @@ from mcp_vega.storage.ledger.job_store import JobStore
 
 # How far this machine's clock and the API's may differ.
 SKEW = timedelta(minutes=10)
-# A call that ran is in the history this long after it was sent.
-LISTED = timedelta(days=1)
-# How far the days that are asked about reach beyond what is looked for, so that it is among them in any time zone; and
-# how many days may be asked about at once.
+# This long after it was sent, a call that ran is in the history.
+LISTED_AFTER = timedelta(days=1)
+# A query begins this long before the call and ends this long after it, so that it has the call in any time zone; and
+# how many days one query may span.
 MARGIN, LONGEST_SPAN = timedelta(days=2), timedelta(days=30)
-# How long after a call the history is read up to now; how far back the calls before it are looked for.
+# A query ends now, but at the latest this long after the call; and how far back the calls before it are searched for.
 AFTER, BEFORE = timedelta(days=10), timedelta(days=15)
 # How many of the calls just before a call and just after it the history must show.
 NEIGHBOURS = 20
@@ -28,48 +28,48 @@ NEIGHBOURS = 20
 
 @dataclass
 class Finding:
-    """What came of looking for a call.
+    """The result of the search for a call.
 
     Attributes:
         search: How far the search has come.
-        row: The call, where it was found.
-        asked: The API's own time then (UTC), where it told it.
+        row: The call, if it was found.
+        server_time: The API's time when it answered (UTC), if it is known.
         doubts: Why the call may have run although it was not found.
     """
 
     search: Search
     row: HistoryRow | None = None
-    asked: datetime | None = None
+    server_time: datetime | None = None
     doubts: list[str] = field(default_factory=list[str])
 
 
 class CallFinder:
-    """Looks for jobs' calls. No two jobs get the same one."""
+    """Searches for the calls of jobs. No two jobs get the same call."""
 
     def __init__(self, client: SegmindClient, store: JobStore, config: JobConfig) -> None:
         self._client = client
         self._store = store
         self._config = config
 
-    def is_right(self, asked: datetime) -> bool:
-        """Whether this machine's clock agrees with the API's time, which it told just now."""
-        return abs(asked - self._config.clock()) < SKEW
+    def clock_agrees(self, server_time: datetime) -> bool:
+        """Whether this machine's clock agrees with the time that the API sent just now."""
+        return abs(server_time - self._config.clock()) < SKEW
 
     async def find(self, job: Job, finding: Finding, *, thorough: bool) -> None:
-        """Look for the call of a job, and write into `finding` what comes of it.
+        """Search for the call of a job, and write the result into `finding`.
 
-        It is looked for among those of its model; when `thorough`, then among all, whatever the history calls the
-        model. Only after that does it say something that nothing was found and nothing is in doubt.
+        It searches the calls of the job's model. If `thorough`, it then searches all calls, because the history may
+        have another name for the model. Only a thorough search without a call and without doubts proves something.
 
         Raises:
-            SegmindError: The history could not be read.
+            SegmindError: The history cannot be read.
             LedgerError: The store cannot be used.
         """
         span, now = TimeSpan.of(job), self._config.clock()
         of_model = HistoryReader(self._client, _query(span, now, model=job.model))
         if job.remote_id:
             await self._find_by_id(job.remote_id, job, of_model, finding)
-            if thorough and not finding.row:  # the id may be none of the API's, but that of a gateway before it
+            if thorough and not finding.row:  # the id may come from a gateway in front of the API
                 await self._find_by_recipe(job, HistoryReader(self._client, of_model.query), finding)
             return
         await self._find_by_recipe(job, of_model, finding)
@@ -79,7 +79,7 @@ class CallFinder:
             of_all = HistoryReader(self._client, _query(span, now, back_to=back_to))
             await self._find_by_recipe(job, of_all, finding)
             if not finding.row:
-                await self._doubt(job, of_all, before, finding)
+                await self._note_doubts(job, of_all, before, finding)
 
     async def _find_by_id(self, request_id: str, job: Job, reader: HistoryReader, finding: Finding) -> None:
         with suppress(ServiceUnavailable):
@@ -102,13 +102,13 @@ class CallFinder:
                     job = await self._note_time(job, reader, finding)
                     is_its = is_call_of(row, job, copied=bool(with_seed))
                     if found is None:
-                        found = row if is_its and not await self._is_anothers(row, job) else None
+                        found = row if is_its and not await self._belongs_to_another(row, job) else None
                     elif row.request_id == found.request_id and (row.request_id or is_its):
                         found = merge_rows(found, row)
                     if found and not rivals and len(found.urls) >= job.parameters.pictures:
                         break
         except SegmindError:
-            if found is None:  # else only some of its pictures may be missing
+            if found is None:  # if it was found, only some of its pictures may be missing
                 raise
         finally:
             job = await self._note_time(job, reader, finding)
@@ -118,55 +118,55 @@ class CallFinder:
             finding.row = found if may_have else None
 
     async def _note_time(self, job: Job, reader: HistoryReader, finding: Finding) -> Job:
-        """Note the API's time, and by that when the call left; returns the job with it."""
-        finding.asked = finding.asked or reader.asked
-        if finding.asked and finding.search.latest is None:
-            finding.search = await self._bounds(job, finding.asked)
+        """Note the API's time and, by that, when the call was sent. Returns the job with that."""
+        finding.server_time = finding.server_time or reader.server_time
+        if finding.server_time and finding.search.latest is None:
+            finding.search = await self._bounds(job, finding.server_time)
         return replace(job, search=finding.search)
 
-    async def _bounds(self, job: Job, asked: datetime) -> Search:
-        """When the call of a job left by the API's clock, which this machine's was right by then or was not."""
+    async def _bounds(self, job: Job, server_time: datetime) -> Search:
+        """When the call of a job was sent, by the API's clock. If this machine's was wrong: only the latest time."""
         passed = None
         with suppress(LedgerError):
             passed = await self._store.accounts.seconds_since_sent(job)
         now = self._config.clock()
-        if job.sent is None or passed is None or not self.is_right(asked):
-            return Search(latest=asked)
-        # By the clock that nobody sets as much time has passed since as by this one, which is right now.
+        if job.sent is None or passed is None or not self.clock_agrees(server_time):
+            return Search(latest=server_time)
+        # The clock is right now. It was right then if the clock that nobody sets has measured the same time since.
         was_right = abs(now - job.sent - timedelta(seconds=passed)) < SKEW
-        return Search(job.sent - SKEW, job.sent + SKEW) if was_right else Search(latest=asked)
+        return Search(job.sent - SKEW, job.sent + SKEW) if was_right else Search(latest=server_time)
 
-    async def _is_anothers(self, row: HistoryRow, job: Job) -> bool:
-        """Whether a row is the call of another job; one that was imported may be this one, whose id was not known."""
+    async def _belongs_to_another(self, row: HistoryRow, job: Job) -> bool:
+        """Whether a row is the call of another job. An imported job does not count: it may be this one."""
         other = await self._store.get(row.request_id) if row.request_id else None
         return other is not None and other.local_id != job.local_id and bool(other.arguments)
 
-    async def _doubt(self, job: Job, reader: HistoryReader, before: list[Job], finding: Finding) -> None:
-        """Note why the call may have run although it was not found in all that was read."""
+    async def _note_doubts(self, job: Job, reader: HistoryReader, before: list[Job], finding: Finding) -> None:
+        """Note why the call may have run although no row that was read is this call."""
         for row in reader.rows:
-            if may_be_call_of(row, job) and not await self._is_anothers(row, job):
-                finding.doubts.append("the request history has calls of which it does not tell enough to be sure")
+            if may_be_call_of(row, job) and not await self._belongs_to_another(row, job):
+                finding.doubts.append("the request history has calls with too few details to be sure")
                 break
         if any(_is_rival(other, job) for other in await self._store.accounts.with_seed_of(job)):
             finding.doubts.append("the same call was made twice, and it is not known which of them the history shows")
         if reader.gap:
-            finding.doubts.append(f"the request history may have more than it shows: {reader.gap}")
-        span, listed = TimeSpan.of(job), finding.asked and finding.asked - LISTED
+            finding.doubts.append(f"the request history may be incomplete: {reader.gap}")
+        span, listed = TimeSpan.of(job), finding.server_time and finding.server_time - LISTED_AFTER
         if listed is None or listed < span.latest:
             return  # it is too early for a proof
-        # A history that shows a call from before and one of this account from after has this one, if there is one.
+        # If the history shows a call from before and one of this account from after, it also has this one, if it ran.
         after = await self._store.accounts.that_ran_after(job, NEIGHBOURS)
-        if not (_any_shown(before, reader) or any(span.begins_after(row) for row in reader.rows)):
+        if not (_any_shown(before, reader) or any(span.is_after(row) for row in reader.rows)):
             finding.doubts.append("the request history shows no call from before this one")
         if not _any_shown(after, reader):
             finding.doubts.append("the request history shows no call that was made here after this one")
         known = [each for each in (*before, *after) if reader.query.back_to <= each.created < listed]
         if not all(_any_shown([each], reader) for each in known):
-            finding.doubts.append("the request history lacks calls that are known to have run")
+            finding.doubts.append("the request history does not show all calls that are known to have run")
 
 
 def _query(span: TimeSpan, now: datetime, *, model: str | None = None, back_to: datetime | None = None) -> HistoryQuery:
-    """What to read: the calls of a model, or all; back to a moment before the call, if one is given."""
+    """What to read: the calls of a model, or all. With `back_to`, back to that moment before the call."""
     until = min(max(span.latest, now), span.latest + AFTER) + MARGIN
     since = max(min(span.earliest, back_to or now) - MARGIN, until - LONGEST_SPAN)
     first = min(span.earliest, back_to or span.earliest)
@@ -174,9 +174,9 @@ def _query(span: TimeSpan, now: datetime, *, model: str | None = None, back_to: 
 
 
 def _is_rival(other: Job, job: Job) -> bool:
-    """Whether the call of a job with the same seed may be taken for that of this one.
+    """Whether the call of another job with the same seed could be confused with the call of this one.
 
-    One that is under way has no id yet; one that ran may be shown by another id than it was told here.
+    A call in progress has no id yet. A call that ran may have another id in the history than in its answer.
     """
     under_way = other.open and other.remote_id is None and other.error is None
     same = other.parameters.prompt == job.parameters.prompt and abs(other.created - job.created) < ANY_TIME_ZONE
@@ -184,6 +184,6 @@ def _is_rival(other: Job, job: Job) -> bool:
 
 
 def _any_shown(jobs: list[Job], reader: HistoryReader) -> bool:
-    """Whether one of some jobs that ran is in what was read."""
+    """Whether at least one of these jobs, which ran, is in the rows that were read."""
     ids = {row.request_id for row in reader.rows}
     return any(job.remote_id in ids for job in jobs) or any(is_call_of(row, job) for job in jobs for row in reader.rows)

@@ -35,7 +35,7 @@ async def of_job(
         VegaError: The job has failed: its own error.
     """
     job = records.job_for(app, job, client)
-    left_alone = await app.service.why_left_alone(job) if job.open and not job.held else ""
+    left_alone = await app.service.why_not_resumable(job) if job.open and not job.held else ""
     if problem := job.problem:
         why = [f"it was {left_alone}"] if left_alone else []
         said = "; ".join([problem.what, *why, *([JOINED] if joined else [])])
