@@ -606,7 +606,7 @@ def test_open_opens_what_was_written_and_says_if_that_fails(
     files = [f"{tmp_path}/x{number}.png" for number in ("", "-2", "-3", "-4")]
     assert done.stdout.splitlines() == files
     assert (tmp_path / "opened").read_text(encoding="utf-8").splitlines() == files[:opened]
-    why_not = f"{files[0]} was not opened: xdg-open failed with exit code 3\n"
+    why_not = f"{files[0]} was not opened: xdg-open failed with exit code 3: it found no program for this\n"
     assert (done.returncode, why_not in done.stderr) == ((1, True) if code else (0, False))
 
 

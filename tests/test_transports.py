@@ -594,4 +594,4 @@ def test_a_setting_that_cannot_be_used_is_named_on_stderr_over_http(tmp_path: Pa
     done = run_at_a_taken_port("--transport", "http", folder=tmp_path, **{variable: value})
     assert (done.stdout, done.returncode) == ("", 2)
     assert done.stderr.startswith(f"Error: The environment variable {variable} cannot be used")
-    assert len(done.stderr.splitlines()) == 3
+    assert len(done.stderr.splitlines()) == 2

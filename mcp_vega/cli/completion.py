@@ -42,7 +42,7 @@ class _Values(BaseCompleter):
     """
 
     def __call__(self, *, prefix: str, action: Action, parser: ArgumentParser, parsed_args: Namespace) -> Iterable[str]:
-        files = FilesCompleter()(prefix) if "FILE" in str(action.metavar) else []
+        files = FilesCompleter()(prefix) if action.metavar in ("FILE", "PICTURE") else []
         match parser.prog.rpartition(" ")[2], action.dest:
             case "draw", "model":
                 from mcp_vega.parameters import MODELS
