@@ -296,7 +296,7 @@ def assert_paid_once(sandbox: str, got: dict[str, Any], complaint: str, *, joine
     assert re.search(complaint, got["first"], re.IGNORECASE), got
     text, image = got["again"]["content"]
     assert (text["type"], image["type"]) == ("text", "image")
-    assert not joined or "Note: the same call was made shortly before and its result not received" in text["text"]
+    assert not joined or "Note: the same call was made shortly before, and nobody received its result" in text["text"]
     requests = httpx.get(f"{sandbox}/_sandbox", trust_env=False).json()["requests"]
     assert {name: count for name, count in requests.items() if name.startswith("POST")} == {"POST generate": 1}
 
