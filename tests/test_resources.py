@@ -512,7 +512,7 @@ async def test_a_picture_that_a_transport_cannot_carry_comes_as_large_as_it_can_
         assert isinstance(said, TextResourceContents)
         assert image["url"].startswith(f"{url}/images/{image['id']}?")
         assert said.text.endswith(f"The original is at {image['url']}")
-        assert "image/png of 1," in said.text
+        assert "(image/png, 1," in said.text
 
     await over_http(tmp_path, transport, mode, large, check)
 

@@ -144,7 +144,7 @@ DEEP = nested()
         ("seed", 10**5000, "seed is too large a number to be shown, but must be a whole number from -1 to"),
         ("scheduler", DEEP, "scheduler is [[[[[[[...]]]]]]], but must be one of: DDIM"),
         ("base64", DEEP, "base64 is [[[[[[[...]]]]]]], but must be true or false"),
-        ("prompt", "a fox \ud83e", r"prompt is 'a fox \ud83e', but half a character is no text"),
+        ("prompt", "a fox \ud83e", r"prompt is 'a fox \ud83e', but half a character is not text"),
         ("seed", [KEY * 3], "seed is ['SG_…'], but must be a whole number"),
         ("seed", f"{KEY[:4]}\u200d{KEY[4:]}", "seed is 'SG_…', but must be a whole number"),
     ],

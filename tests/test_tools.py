@@ -92,7 +92,9 @@ async def test_four_samples_give_four_different_pictures_within_the_budget(agent
     previews = images_of(result)
     assert len(previews) == 4
     assert sum(len(preview.data) for preview in previews) <= 137_000
-    places = [line for image in job_of(result)["images"] for line in (f"URI: {image['uri']}", f"Image: {image['path']}")]
+    places = [
+        line for image in job_of(result)["images"] for line in (f"URI: {image['uri']}", f"Image: {image['path']}")
+    ]
     assert text_of(result).splitlines()[-8:] == places
     assert job_of(result)["cost_usd"] == 0.009
     assert sandbox.paid_requests == 1

@@ -134,9 +134,9 @@ async def offered_names(app: AppContext, typed: str, owner: str) -> Completion:
     Hosts show only values that begin with the typed text, or show all. So the values that begin with it come first.
     """
     typed = unicodedata.normalize("NFC", typed.strip())
-    if typed.startswith(IMAGE_URI[:5]):  # "vega" alone is a word
-        start = typed.removeprefix(IMAGE_URI)
-        ids = await app.gallery.search.image_ids(start, OFFERED + 1, owner) if start != typed else []
+    scheme, start = typed[: len(IMAGE_URI)], typed[len(IMAGE_URI) :]
+    if ":" in scheme and IMAGE_URI.startswith(scheme):  # "vega" alone is a word
+        ids = await app.gallery.search.image_ids(start, OFFERED + 1, owner)
         return _offered([f"{IMAGE_URI}{each}" for each in ids])
     beginning = typed.lower()
     try:
