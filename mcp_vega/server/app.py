@@ -130,7 +130,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> Iterable[ReadResourceContents] | mcp_types.InputRequiredResult:
         if str(uri) == resources.VIEW:
             return await super().read_resource(uri, context)
-        # The SDK's own templates have one MIME type each; a picture has that of its bytes.
+        # The SDK's own templates have a fixed MIME type; that of a picture depends on its bytes.
         return await resources.read(self._app, str(uri), CURRENT_CLIENT.get())
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:

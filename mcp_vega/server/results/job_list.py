@@ -1,4 +1,4 @@
-"""The latest jobs as a tool result: a line for each, and one sheet of their pictures, with numbers that the lines name.
+"""The latest jobs as a tool result: a line for each, and one numbered sheet of their pictures.
 
 The numbers are good for one answer only; the server remembers none.
 """

@@ -75,7 +75,7 @@ def record_of(job: Job, client: ClientInfo) -> dict[str, Any]:
 
 def error_data(error: VegaError) -> dict[str, str]:
     """An error as JSON."""
-    what = error.what.encode(errors="replace").decode()  # a folder's name may hold what no JSON can carry
+    what = error.what.encode(errors="replace").decode()  # a folder's name may have characters that JSON does not allow
     return {"code": error.code, "what": what, "charged": str(error.charged), "next": error.next_step}
 
 

@@ -14,7 +14,7 @@ from mcp_vega.server.results import records
 from mcp_vega.storage.ledger.spending import dollars
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
-# How many characters of text and data go beside the previews of a result without taking from their share.
+# So many characters of text and data do not reduce the space for the previews of a result.
 BESIDE_PREVIEWS = 10_000
 
 
