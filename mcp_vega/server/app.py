@@ -41,10 +41,10 @@ INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
 - generate_image_vega or generate_image_vegart draws an image and returns it.
 - submit_job queues an image and returns a request id; check_job returns the image when it is done.
-Always give the user the path or URL in the last line of a result: many hosts show them nothing else. The server keeps
-every image there. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds older
-images. Each generate or submit call is paid for: if one times out or is still drawing, ask check_job; never repeat the
-call. The same seed and parameters draw the same image again."""
+Always give the user the path or URL at the end of a result: many hosts show them nothing else. The server keeps every
+image there. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds older images. Each
+generate or submit call is paid for: if one times out or is still drawing, ask check_job; never repeat the call. The
+same seed and parameters draw the same image again."""
 
 
 def build_server(app: AppContext, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Any]:

@@ -138,9 +138,9 @@ def _price(model: type[Parameters]) -> str:
 
 
 _RESULT = (
-    "Returns a preview, seed, cost, request id and, in the last line, the full-size image's path or URL: always give "
-    "that to the user, many hosts show them nothing else. If drawing takes longer than the wait, only the request id "
-    "comes back: pass it to check_job. Never repeat a call: each is paid for."
+    "Returns a preview, seed, cost, request id and, at the end, the path or URL of the full-size image: always give "
+    "the user that path or URL, because many hosts show them nothing else. If drawing takes longer than the wait, only "
+    "the request id comes back: pass it to check_job. Never repeat a call: each is paid for."
 )
 
 DEFINITIONS = (
@@ -174,8 +174,8 @@ DEFINITIONS = (
             "Queue an image and return immediately with a request id for check_job, for instance to start several at "
             "the same time. Parameters and costs are those of generate_image_vega (about "
             f"${VegaParameters.average_cost}) or, for segmind-vega-rt-v1, of generate_image_vegart (about "
-            f"${VegaRTParameters.average_cost}); others are refused. Never repeat a call: each is paid for. When "
-            "check_job returns the image, give the user its path or URL."
+            f"${VegaRTParameters.average_cost}); others are refused. Each job is paid for: never submit one twice. "
+            "When check_job returns the image, give the user its path or URL."
         ),
         arguments=schemas.of_any_model(),
         annotations=PAID,
@@ -187,7 +187,7 @@ DEFINITIONS = (
         title="Check image job",
         description=(
             "Return the state of an image job or, once it is finished, its images as generate_image_vega returns them, "
-            "any number of times. Free. Give the user the path or URL in the last line. Without a request id: the "
+            "as often as you ask. Free. Give the user the path or URL at the end. Without a request id: the "
             "latest jobs, newest first, and their latest images on one sheet; a line begins with the numbers of its "
             "images there."
         ),
