@@ -31,20 +31,15 @@ def progress_of(service: JobService, job: Job) -> Progress:
         return Progress(elapsed, None, f"Waiting to be sent{notes}" if notes else "Sending the call")
     if job.has_outcome:
         return Progress(elapsed, None, _after_outcome(service, job) + notes)
+    if job.state is State.QUEUED and job.remote_id is None:
+        return Progress(elapsed, None, f"Sending the call{notes}")
+    # The API is not asked before the picture is likely to be there.
+    doing = "Queued or drawing" if job.state is State.QUEUED else "Drawing"
     waited = max((job.sent - job.created).total_seconds(), 0)
     usual, seconds = service.expected_seconds(job), max(elapsed - waited, 0)
     if seconds < usual:
-        return Progress(elapsed, waited + usual, f"{_doing(job)}: {seconds:.0f} s of about {usual:.0f} s{notes}")
-    late = f"{_doing(job)}: {seconds:.0f} s, longer than usual (about {usual:.0f} s)"
-    return Progress(elapsed, None, late + notes)
-
-
-def _doing(job: Job) -> str:
-    """What happens to a job without an outcome whose call was sent."""
-    if job.state is not State.QUEUED:
-        return "Drawing"
-    # The API is not asked before the picture is likely to be there.
-    return "Queued or drawing" if job.remote_id else "Sending the call"
+        return Progress(elapsed, waited + usual, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
+    return Progress(elapsed, None, f"{doing}: {seconds:.0f} s, longer than usual (about {usual:.0f} s){notes}")
 
 
 def _after_outcome(service: JobService, job: Job) -> str:
