@@ -79,7 +79,7 @@ async def test_the_sandbox_keeps_its_pictures_apart_and_the_users_key_never_reac
     # It refuses any key that does not begin with SG_.
     text = await drawn(tmp_path, MCP_VEGA_SANDBOX="1", SEGMIND_API_KEY="not a sandbox key")
     assert f"Image: {tmp_path}/sandbox/" in text.replace("\\", "/")
-    assert text.splitlines()[-1].startswith("Sandbox: ")
+    assert text.splitlines()[-3].startswith("Sandbox: ")
 
 
 @pytest.mark.parametrize(

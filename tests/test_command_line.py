@@ -278,7 +278,7 @@ def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(
     done = run("draw", "a fox [fault:504-after]", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).exists()
-    assert "\nThe answer was lost; asking the API whether the call ran\n" in done.stderr
+    assert "\nThe answer was lost; asking Segmind whether it ran (up to 60 s)\n" in done.stderr
     assert sandbox_in_thread.paid_requests == 1
 
 

@@ -162,8 +162,8 @@ async def test_a_number_is_that_of_the_same_picture_in_text_data_and_on_the_shee
     assert [line.partition(" ")[0] for line in lines.values()] == ["-", "1.", "-", "2-5."]
     assert (numbers_in(lines[one]), numbers_in(lines[four]), numbers_in(lines[under_way])) == ([1], [2, 3, 4, 5], [])
     assert text_of(result).splitlines()[0] == (
-        "The latest 4 jobs, newest first (times in UTC). The numbers at the start of a line are those of its "
-        "pictures on the sheet below; “-” is for none:"
+        "The latest 4 jobs, newest first (times in UTC). A line begins with the numbers of its pictures on the sheet "
+        "below; “-” means that it has none:"
     )
     assert " seed 1 “four”" in lines[four]
 
@@ -187,7 +187,7 @@ async def test_a_picture_that_is_gone_or_broken_has_no_number_and_leaves_none_ou
     assert " seed 0 pictures 3, 4 of 4 “fox”" in said[0]
     assert " seed 4 pictures 2, 3, 4 of 4 “fox”" in said[1]
     assert text_of(result).splitlines()[-1] == (
-        "Note: 2 pictures are not shown, their files cannot be read: check_job with the job's request id says why."
+        "Note: 2 pictures are not shown: the file cannot be read. check_job with the request id of the job says why."
     )
     for image in images[2:8]:
         Path(image["path"]).write_bytes(b"no picture")
@@ -218,7 +218,7 @@ async def test_without_a_picture_there_is_no_sheet_and_no_number(agent: Client) 
     assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402]"})).is_error
     result = await listed(agent)
     assert check(result) == []
-    assert text_of(result).startswith(f"The latest job (UTC):\n{jobs_of(result)[0]['request_id']} FAILED ")
+    assert text_of(result).startswith(f"The latest job (UTC):\n{jobs_of(result)[0]['request_id']} failed ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
@@ -235,7 +235,7 @@ async def test_a_picture_on_a_disk_that_hangs_is_done_without(agent: Client) -> 
         os.close(os.open(path, os.O_RDWR))
     assert check(result) == [1]
     assert [line.partition(" ")[0] for line in lines_of(result).values()] == ["-", "1."]
-    assert "Note: 1 picture is not shown, it was not read within 3 s: call check_job again." in text_of(result)
+    assert "Note: 1 picture is not shown: the disk did not answer within 3 s. Call check_job again." in text_of(result)
 
 
 # ---- how large it is ----

@@ -50,7 +50,7 @@ def masked(text: str) -> str:
     text = re.sub(r"(?<=^Image: ).*/\d{4}-\d\d-\d\d/(.+)-[0-9a-f]{8}(?=\.jpg$)", r"…/\1-ID", text, flags=re.MULTILINE)
     text = re.sub(r"[0-9a-f]{32}", "ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME", text)
-    text = re.sub(r"(, which takes longer than the usual \d+ s)?(; .* in about )\d+(?= s\.)", r"\2N", text)
+    text = re.sub(r"(; this takes longer than usual \(about \d+ s\))?(\. Call .* in about )\d+(?= s\.)", r"\2N", text)
     return re.sub(r"(?<=^Seconds: )[\d.]+$", "N", text, flags=re.MULTILINE)
 
 

@@ -62,8 +62,7 @@ READINESS = {
     "HEUR-014": TOOLS,  # a version: the server names its own to every client
     "HEUR-015": TOOLS,  # observability: MCP_VEGA_LOG_LEVEL, and the ledger that `mcp-vega jobs` shows
     # They look for words in the description, also inside of others:
-    "HEUR-010": TOOLS[:2],  # "all", which is to mean too wide a scope, is in "call"
-    "HEUR-016": TOOLS[:2],  # "file", which is to be closed by someone, is the picture, which is to stay
+    "HEUR-010": TOOLS[:2],  # "all" and "any", which are to mean too wide a scope, are in "call" and "many"
     "HEUR-019": TOOLS,  # "request", which is to need a key, is in "request id"; the server has the key, no agent
     # A schema with nothing in `required`: without an id check_job lists the latest jobs.
     "HEUR-011": ["check_job"],
@@ -99,7 +98,7 @@ def assert_drawn(text: str, mime_type: str, data: str, folder: Path) -> bytes:
     said = dict(re.findall(r"^([A-Z]\w*): (.+)$", text, re.MULTILINE))
     assert said["URI"].startswith("vega://images/")
     assert said["Seed"].isdecimal()
-    assert re.fullmatch(r"\$0\.00\d+", said["Cost"])
+    assert re.fullmatch(r"\$0\.00\d+ \(pretend\)", said["Cost"])
     kept = file_at(said["Image"], folder)
     full = opened(kept)
     assert full.size == (1024, 1024)
@@ -296,7 +295,7 @@ def assert_paid_once(sandbox: str, got: dict[str, Any], complaint: str, *, joine
     assert re.search(complaint, got["first"], re.IGNORECASE), got
     text, image = got["again"]["content"]
     assert (text["type"], image["type"]) == ("text", "image")
-    assert not joined or "Note: the same call was made shortly before and its result not received" in text["text"]
+    assert not joined or "Note: the same call was made shortly before, and nobody received its result" in text["text"]
     requests = httpx.get(f"{sandbox}/_sandbox", trust_env=False).json()["requests"]
     assert {name: count for name, count in requests.items() if name.startswith("POST")} == {"POST generate": 1}
 

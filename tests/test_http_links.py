@@ -46,7 +46,7 @@ async def link_to_a_picture(server: HttpServer, token: str = ALICE, prompt: str 
     async with server.agent(token) as agent:
         result = await agent.call_tool(RT, {"prompt": prompt})
     url: str = job_of(result)["images"][0]["url"]
-    assert f"Image: {url}\n" in text_of(result)
+    assert text_of(result).endswith(f"\nImage: {url}")
     return url.removeprefix(server.url)
 
 

@@ -38,7 +38,7 @@ async def test_behind_a_path_prefix_everything_is_reached(app: AppContext, trans
         async with server.agent(ALICE) as agent:
             result = await agent.call_tool(RT, {"prompt": "a fox"})
             image = job_of(result)["images"][0]
-            assert f"Image: {image['url']}\n" in text_of(result)
+            assert text_of(result).endswith(f"\nImage: {image['url']}")
         link = image["url"].removeprefix(server.url)
         path = f"/images/{image['id']}"
         assert link.partition("?")[0] == path

@@ -236,7 +236,7 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
                 await agent.read_resource(uri)
             assert caught.value.error.code == -32602
         varied = await agent.get_prompt("vary", {"image": image["id"], "change": "at night"})
-        assert "(UTC): there is nothing to compare with" in varied.model_dump_json()
+        assert "(UTC), so you cannot compare with it" in varied.model_dump_json()
     assert f"Note: the picture {image['id']} was deleted from the gallery on " in text_of(again)
     assert (image["path"], "Image: " in text_of(again)) == (None, False)
     assert f"Seed: {jobs[2]['seed']}" in text_of(again)

@@ -453,8 +453,8 @@ async def test_a_submission_that_was_answered_is_not_joined(sandbox: Sandbox, tm
 
 # ---- what a joined call says ----
 
-JOINED = "the same call was made shortly before and its result not received"
-ANOTHER = "for another picture give another seed"
+JOINED = "the same call was made shortly before, and nobody received its result"
+ANOTHER = "for another picture, give another seed"
 
 
 async def test_a_joined_call_says_so_and_how_to_get_another_picture(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ async def test_a_joined_call_says_so_and_how_to_get_another_picture(sandbox: San
         sandbox.let_go()
         drawn = await patient.call_tool(RT, ASKED)
         another = await patient.call_tool(RT, ASKED)
-    assert "has not finished" in text_of(under_way)
+    assert "Do not repeat the call." in text_of(under_way)
     assert "drew a picture" in text_of(drawn)
     for result in (under_way, drawn):
         (note,) = (line for line in text_of(result).splitlines() if JOINED in line)

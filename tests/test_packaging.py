@@ -252,7 +252,7 @@ async def test_the_unpacked_bundle_draws_where_the_user_wants_the_pictures(unpac
         result = await agent.call_tool("generate_image_vegart", {"prompt": "a fox"})
     assert len(images_of(result)) == 1
     assert Path(job_of(result)["images"][0]["path"]).is_relative_to(pictures / "sandbox")
-    assert "of $0.10 left today" in text_of(result)
+    assert "of $0.10 (pretend) left today" in text_of(result)
 
 
 @pytest.mark.anyio

@@ -71,7 +71,7 @@ async def test_what_base64_asks_for_and_does_not_fit_comes_as_large_as_it_can_an
     assert [Image.open(io.BytesIO(b64decode(each.data))).size for each in (first, second)] == [(1024, 1024)] * 2
     assert 800_000 < len(first.data) + len(second.data) <= 933_332
     assert (
-        "Note: 2 of the 2 pictures do not fit into a result unchanged, so what is shown is a JPEG of 1024×1024; the "
+        "Note: 2 of the 2 pictures do not fit into a result unchanged, so the result shows a JPEG of 1024×1024; the "
         "file gives the full size." in text_of(result)
     )
 

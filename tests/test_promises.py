@@ -363,7 +363,7 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
             tasks.start_soon(partial(agent.call_tool, "check_job", question, progress_callback=hear))
             await until(lambda: len(heard) >= 5)
             tasks.cancel_scope.cancel()
-    said = r"Queued or being drawn: \d+ s, longer than the usual 0 s"
+    said = r"Queued or drawing: \d+ s, longer than usual \(about 0 s\)"
     assert all(re.fullmatch(said, message) for message in heard)
 
 
@@ -565,7 +565,7 @@ async def test_a_file_that_was_broken_since_does_not_hide_the_rest_of_the_result
     path.write_bytes(path.read_bytes()[:1000])
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert job_of(again)["images"] == job["images"]
-    assert f"Note: the file {path} is no whole picture any more." in text_of(again)
+    assert f"Note: the file {path} is no longer a complete picture." in text_of(again)
 
 
 async def test_an_id_that_the_api_tells_twice_is_that_of_the_first_job(tmp_path: Path) -> None:

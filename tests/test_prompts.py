@@ -1,18 +1,24 @@
 """The prompts: texts that lead an agent through the tools, with arguments that are checked and completed."""
 
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import job_of
+from conftest import begun, job_of
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import GetPromptRequest, GetPromptRequestParams, GetPromptResult, PromptReference, TextContent
 
-from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.parameters import VegaRTParameters
+from mcp_vega.server import prompts
+from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
 
 pytestmark = pytest.mark.anyio
+
+VEGA, RT = "generate_image_vega", "generate_image_vegart"
 
 
 async def text(agent: Client, name: str, **arguments: str) -> str:
@@ -49,7 +55,7 @@ async def test_illustrate_speaks_of_the_passage_the_count_and_the_tool(agent: Cl
     assert "3 pictures" in several
     assert "Style of every picture: ink drawing." in several
     assert 'scheduler "UniPC"' in several
-    assert f"${VegaParameters.average_cost}" in several
+    assert "A picture costs about $0.00225. " in several
 
 
 async def test_what_fills_an_argument_that_was_left_out_is_left_out_and_numbers_are_taken(agent: Client) -> None:
@@ -72,7 +78,7 @@ async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_o
     assert len(set(seeds)) == 5
     assert all(seed.isdecimal() for seed in seeds)
     assert "generate_image_vegart" in explored
-    assert f"${VegaRTParameters.average_cost}" in explored
+    assert "A draft costs about $0.002. " in explored
     assert "call check_job without a request id" in explored
     assert "ask which number to finish. Do not go on before I answer." in explored
     assert "generate_image_vega:" in explored
@@ -99,13 +105,13 @@ async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: C
         "eight digits": image["id"][:8].upper(),
     }
     varied = await text(agent, "vary", image=names[named], change="at night")
-    assert "changed in one respect: at night" in varied
+    assert "with one change: at night" in varied
     assert f'check_job with request_id "{job["request_id"]}"' in varied
     assert '{\n  "prompt": "a fox",\n  "seed": 7,\n  "negative_prompt": "blur",\n  "samples": 2\n}' in varied
-    assert "number 1 of the 2" in varied
+    assert "picture 1 of a set of 2, so all 2 are drawn (and paid for)" in varied
     assert "negative_prompt" in varied
     second = await text(agent, "vary", image=job["images"][1]["id"], change="at night")
-    assert "number 2 of the 2" in second
+    assert "picture 2 of a set of 2" in second
 
 
 async def test_vary_names_what_the_model_has(agent: Client) -> None:
@@ -151,15 +157,70 @@ async def test_vary_says_when_a_job_has_no_picture(agent: Client) -> None:
         await agent.get_prompt("vary", {"image": job["request_id"], "change": "x"})
 
 
-async def test_schedulers_and_ids_are_completed(agent: Client) -> None:
-    async def completed(name: str, argument: str, value: str) -> list[str]:
-        reference = PromptReference(type="ref/prompt", name=name)
-        return (await agent.complete(reference, {"name": argument, "value": value})).completion.values
+async def completed(agent: Client, name: str, argument: str, value: str) -> list[str]:
+    reference = PromptReference(type="ref/prompt", name=name)
+    completion = (await agent.complete(reference, {"name": argument, "value": value})).completion
+    assert len(completion.values) <= 100
+    return completion.values
 
-    job = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
-    assert len(await completed("illustrate", "scheduler", "")) == 12
-    assert await completed("explore", "scheduler", "dpm2") == ["DPM2 a Karras", "DPM2 Karras"]
-    assert await completed("vary", "image", job["images"][0]["id"][:5]) == [job["images"][0]["id"]]
-    assert await completed("vary", "change", "") == []
-    assert await completed("vary", "scheduler", "") == []
-    assert await completed("draw", "scheduler", "") == []
+
+async def test_schedulers_are_completed(agent: Client) -> None:
+    assert len(await completed(agent, "illustrate", "scheduler", "")) == 12
+    assert await completed(agent, "explore", "scheduler", "dpm2") == ["DPM2 a Karras", "DPM2 Karras"]
+    assert await completed(agent, "vary", "change", "") == []
+    assert await completed(agent, "vary", "scheduler", "") == []
+    assert await completed(agent, "draw", "scheduler", "") == []
+
+
+async def test_vary_completes_words_of_the_prompt_names_of_files_ids_and_uris_of_pictures(agent: Client) -> None:
+    """Hosts filter by the beginning, so a value that begins with what is typed comes first; the prompt takes all."""
+    drawn = ["a lighthouse at dusk", "lighthouse keepers", "שועל אדום בשלג", "Café 100% CRÈME_x", "?!"]
+    images = [job_of(await agent.call_tool(RT, {"prompt": prompt}))["images"][0] for prompt in drawn]
+    dusk, keepers, hebrew, cafe, signs = (Path(image["path"]).name for image in images)
+    uri = images[0]["uri"]
+    for typed, values in {
+        "": [signs, cafe, hebrew, keepers, dusk],
+        " ": [signs, cafe, hebrew, keepers, dusk],
+        "light": [keepers, dusk],
+        "dusk Lighthouse": [dusk],
+        "a-light": [dusk],
+        dusk: [dusk],
+        dusk[:-6]: [dusk],
+        "שלג": [hebrew],
+        "שועל": [hebrew],
+        "cafe": [cafe],
+        "cafe\u0301-100-": [cafe],  # as macOS takes names apart
+        "100%": [cafe],
+        "%": [cafe],
+        "_": [cafe],
+        "picture-": [signs],
+        "no such word": [],
+        "w " * 60: [],
+        images[1]["id"][:9]: [images[1]["id"]],
+        uri[:-5]: [uri],
+        f"{uri}/": [],
+        "vega:": [image["uri"] for image in images[::-1]],
+        "vega://jobs/": [],
+    }.items():
+        assert await completed(agent, "vary", "image", typed) == values, typed
+    for value in (dusk, hebrew, cafe, signs, uri, images[1]["id"]):
+        assert "with one change: at night" in await text(agent, "vary", image=value, change="at night")
+
+
+async def test_vary_completes_at_most_a_hundred_pictures_none_of_them_deleted_or_of_another_owner(
+    app: AppContext,
+) -> None:
+    hers = await begun(app.service, VegaRTParameters(prompt="fox"), "alice")
+    async with Client(build_server(app)) as agent:
+        drawn = [job_of(await agent.call_tool(VEGA, {"prompt": "fox", "samples": 4}))["images"] for _ in range(26)]
+        gone = job_of(await agent.call_tool(RT, {"prompt": "fox"}))["images"][0]
+        await app.gallery.delete(gone["id"], datetime.now(UTC))
+        found = await completed(agent, "vary", "image", "fox")
+    names = {Path(image["path"]).name for job in drawn for image in job}
+    assert len(set(found) & names) == 100
+    (image,) = (await app.service.get(hers.local_id)).images
+    for typed, value in (("", image.name), ("fox", image.name), (image.id[:9], image.id), ("vega:", image.uri)):
+        for owner, values in (("alice", [value]), ("bob", [])):
+            offered = await prompts.completion(app, "vary", "image", typed, owner)
+            assert offered
+            assert offered.values == values

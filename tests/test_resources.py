@@ -148,7 +148,7 @@ async def test_a_picture_whose_file_was_broken_is_an_error_of_the_file_and_not_o
     assert "Charged: no." in caught.value.error.message
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert len(images_of(again)) == 2
-    assert f"Note: the file {broken['path']} is no whole picture any more." in text_of(again)
+    assert f"Note: the file {broken['path']} is no longer a complete picture." in text_of(again)
 
 
 # ---- the gallery ----
@@ -451,7 +451,7 @@ async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Pa
     async def check(agent: Client, url: str) -> None:
         result = await agent.call_tool(VEGA, {"prompt": "a fox 狐"})
         (image,) = job_of(result)["images"]
-        assert f"Image: {image['url']}\n" in text_of(result)
+        assert text_of(result).endswith(f"\nURI: {image['uri']}\nImage: {image['url']}")
         assert image["url"].partition("?")[0] == f"{url}/images/{image['id']}"
         assert image["path"] not in text_of(result)
         assert (await read(agent, "vega://gallery"))["pictures"][0]["file"] == image["url"]
@@ -481,7 +481,7 @@ async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Pa
 async def test_on_stdio_the_text_carries_the_path(agent: Client) -> None:
     result = await agent.call_tool(VEGA, {"prompt": "a fox"})
     (image,) = job_of(result)["images"]
-    assert f"Image: {image['path']}\n" in text_of(result)
+    assert text_of(result).endswith(f"\nImage: {image['path']}")
     assert "url" not in image
 
 
@@ -512,7 +512,7 @@ async def test_a_picture_that_a_transport_cannot_carry_comes_as_large_as_it_can_
         assert isinstance(said, TextResourceContents)
         assert image["url"].startswith(f"{url}/images/{image['id']}?")
         assert said.text.endswith(f"The original is at {image['url']}")
-        assert "image/png of 1," in said.text
+        assert "(image/png, 1," in said.text
 
     await over_http(tmp_path, transport, mode, large, check)
 

@@ -1,6 +1,7 @@
 """The schemas that agents read: the documented parameters with their exact limits."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ async def test_the_tools_speak_truthfully_of_themselves(agent: Client) -> None:
         assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
 
 
+async def test_each_tool_and_the_instructions_ask_the_model_to_give_the_user_the_place_of_the_picture(
+    agent: Client,
+) -> None:
+    """Some hosts show a person neither the picture nor the text, and some do not show a model the instructions."""
+    said = [agent.instructions or "", *(tool.description or "" for tool in (await agent.list_tools()).tools)]
+    assert all(re.search("give the user (that|the|its) path or URL", text, re.IGNORECASE) for text in said)
+
+
 async def test_the_server_says_who_it_is(agent: Client) -> None:
     info = agent.server_info
     assert info
@@ -144,7 +153,7 @@ DEEP = nested()
         ("seed", 10**5000, "seed is too large a number to be shown, but must be a whole number from -1 to"),
         ("scheduler", DEEP, "scheduler is [[[[[[[...]]]]]]], but must be one of: DDIM"),
         ("base64", DEEP, "base64 is [[[[[[[...]]]]]]], but must be true or false"),
-        ("prompt", "a fox \ud83e", r"prompt is 'a fox \ud83e', but half a character is no text"),
+        ("prompt", "a fox \ud83e", r"prompt is 'a fox \ud83e', but half a character is not text"),
         ("seed", [KEY * 3], "seed is ['SG_…'], but must be a whole number"),
         ("seed", f"{KEY[:4]}\u200d{KEY[4:]}", "seed is 'SG_…', but must be a whole number"),
     ],

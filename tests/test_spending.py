@@ -70,18 +70,20 @@ async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox,
     async with app_over(sandbox.url, tmp_path, limits=a_day("1")) as app, Client(build_server(app)) as agent:
         drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
         assert "Cost: $0.00225\nCredits left: $9.99775\n" in text_of(drawn)
-        assert text_of(drawn).endswith("\nSpending limit: $0.99775 of $1 left today (UTC)")
+        *_, limit, uri, image = text_of(drawn).splitlines()
+        assert limit == "Spending limit: $0.99775 of $1.00 left today (UTC)"
+        assert (uri[:5], image[:7]) == ("URI: ", "Image: ")
         spending = {"limit_usd": 1.0, "spent_usd": 0.00225, "left_usd": 0.99775}
         assert (drawn.meta or {})["mcp-vega/spending"] == spending
         queued = await agent.call_tool("submit_job", {"prompt": "an owl", "samples": 2})
-        assert "\nCost: about $0.0045\nSpending limit: $0.99325 of $1 left today (UTC)" in text_of(queued)
+        assert "\nCost: about $0.0045\nSpending limit: $0.99325 of $1.00 left today (UTC)" in text_of(queued)
 
 
 async def test_the_list_of_jobs_says_what_is_left_too(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path, limits=a_day("1")) as app, Client(build_server(app)) as agent:
-        for left in ("$1", "$0.998"):
+        for left in ("$1.00", "$0.998"):
             listed = await agent.call_tool("check_job", {})
-            assert text_of(listed).endswith(f"\nSpending limit: {left} of $1 left today (UTC)")
+            assert text_of(listed).endswith(f"\nSpending limit: {left} of $1.00 left today (UTC)")
             await agent.call_tool(RT, {"prompt": "a fox"})
 
 
@@ -155,7 +157,7 @@ async def test_the_cost_that_the_api_tells_counts_in_the_place_of_the_estimate(t
         Client(build_server(app)) as agent,
     ):
         drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
-        assert text_of(drawn).endswith("Spending limit: $0.0099 of $0.02 left today (UTC)")
+        assert "\nSpending limit: $0.0099 of $0.02 left today (UTC)\n" in text_of(drawn)
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
         refused = await agent.call_tool(VEGA, {"prompt": "a cat"})
         assert "$0.0202 of today's $0.02" in text_of(refused)
@@ -516,8 +518,8 @@ async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tm
         await api.reached(1)
         with anyio.fail_after(HANG_SECONDS):
             queued = await agent.call_tool("submit_job", {"prompt": "the next"}, progress_callback=hear)
-        assert "it waits for its turn" in text_of(queued)
-        assert (heard[-1] or "").startswith("Waiting (it waits for its turn: ")
+        assert text_of(queued).startswith("Queued: Segmind-Vega will draw “the next” (it waits for its turn: ")
+        assert (heard[-1] or "").startswith("Waiting to be sent (it waits for its turn: ")
         api.go.set()
 
 

@@ -42,14 +42,14 @@ async def test_a_call_comes_back_as_a_picture(agent: Client, sandbox: Sandbox, t
     assert result.structured_content is None
     cost = {"generate_image_vega": "0.00225", "generate_image_vegart": "0.002"}[tool]
     assert text_of(result).splitlines()[1:] == [
-        f"Image: {path}",
-        f"URI: vega://images/{kept['id']}",
         "Seed: 7",
         f"Steps: {job['parameters']['num_inference_steps']}",
         "Seconds: 0.000",
         f"Cost: ${cost}",
         f"Credits left: ${sandbox.account.credits}",
         f"Request id: {job['request_id']}",
+        f"URI: vega://images/{kept['id']}",
+        f"Image: {path}",
     ]
     assert sandbox.paid_requests == 1
 
@@ -92,7 +92,10 @@ async def test_four_samples_give_four_different_pictures_within_the_budget(agent
     previews = images_of(result)
     assert len(previews) == 4
     assert sum(len(preview.data) for preview in previews) <= 137_000
-    assert text_of(result).count("Image: ") == 4
+    places = [
+        line for image in job_of(result)["images"] for line in (f"URI: {image['uri']}", f"Image: {image['path']}")
+    ]
+    assert text_of(result).splitlines()[-8:] == places
     assert job_of(result)["cost_usd"] == 0.009
     assert sandbox.paid_requests == 1
 
@@ -152,7 +155,8 @@ async def test_a_job_under_way_says_when_to_ask_again(agent: Client) -> None:
     job = job_of(result)
     assert job["state"] == "QUEUED"
     sentence, *lines = text_of(result).splitlines()
-    assert re.search(r"check_job .* in about \d+ s", sentence)
+    assert sentence.startswith("Queued: Segmind-Vega will draw “a fox [fault:stuck]”")
+    assert re.search(r"\. Call check_job .* in about \d+ s\. Do not repeat the call\.$", sentence)
     assert lines == ["State: QUEUED", f"Request id: {job['request_id']}", "Cost: about $0.00225"]
     assert images_of(result) == []
 
@@ -180,7 +184,7 @@ async def test_check_job_without_an_id_lists_the_latest_jobs_newest_first(agent:
         text_of(result).splitlines()[1:], (f"1. {second}", f"2. {first}"), ("second", "first"), strict=True
     ):
         time, seed = r"\d{4}-\d\d-\d\d \d\d:\d\d", r"\d+"
-        assert re.fullmatch(f"{request_id} COMPLETED {time} segmind-vega-rt-v1 seed {seed} “{prompt}”", line)
+        assert re.fullmatch(f"{request_id} done {time} segmind-vega-rt-v1 seed {seed} “{prompt}”", line)
     assert [job["request_id"] for job in (result.meta or {})["mcp-vega/jobs"]] == [second, first]
 
 
@@ -266,7 +270,7 @@ async def test_a_picture_whose_file_is_gone_does_not_hide_the_others(agent: Clie
     Path(job["images"][0]["path"]).unlink()
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert len(images_of(again)) == 1
-    assert text_of(again).splitlines()[-1].startswith(f"Note: The picture {job['images'][0]['path']} cannot be read")
+    assert text_of(again).splitlines()[1].startswith(f"Note: The picture {job['images'][0]['path']} cannot be read")
 
 
 async def test_submit_job_does_not_wait_longer_than_the_wait(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ def receive(process: subprocess.Popen[str]) -> dict[str, Any]:
     return message if "id" in message else receive(process)
 
 
-def shake_hands(process: subprocess.Popen[str], version: str = "2025-06-18") -> dict[str, Any]:
-    hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+def shake_hands(process: subprocess.Popen[str], version: str = "2025-06-18", name: str = "test") -> dict[str, Any]:
+    hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": name, "version": "1"}}
     send(process, "initialize", 1, **hello)
     answer = receive(process)
     send(process, "notifications/initialized")
@@ -175,19 +175,24 @@ async def results_of_each_tool(agent: Client) -> list[Any]:
     return [*results, failed, await agent.read_resource(job_of(results[-1])["images"][0]["uri"])]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+CLINE = "@cline/core"
+
+
+@pytest.mark.parametrize(("version", "name"), [*((version, "test") for version in VERSIONS), (VERSIONS[0], CLINE)])
 def test_stdio_speaks_every_version_of_the_protocol_says_nothing_else_and_leaves_at_once_when_stdin_ends(
-    sandbox_in_thread: Sandbox, tmp_path: Path, version: str
+    sandbox_in_thread: Sandbox, tmp_path: Path, version: str, name: str
 ) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started_by(PATIENT, tmp_path, **variables) as process:
-        answer = shake_hands(process, version)
+        answer = shake_hands(process, version, name)
         assert answer["protocolVersion"] == version
         assert answer["serverInfo"]["name"] == "mcp-vega"
         call = {"name": "generate_image_vegart", "arguments": {"prompt": "a fox"}}
         send(process, "tools/call", 2, **call)
         result = receive(process)["result"]
-        assert [each["type"] for each in result["content"]] == ["text", "image"]
+        is_shown = name != CLINE
+        assert [each["type"] for each in result["content"]] == ["text", *(["image"] if is_shown else [])]
+        assert ("_meta" in result) is is_shown
         assert "Seed: " in result["content"][0]["text"]
         output, _ = process.communicate(timeout=HANG_SECONDS)
     assert (output, complaints(tmp_path), process.returncode) == ("", "", 0)

@@ -1,14 +1,20 @@
-"""What a caller hears while it waits for a job: what is being done, and how long that usually takes."""
+"""The progress that a caller sees while a job is under way: what is being done, and how long that usually takes."""
 
 from typing import NamedTuple
 
 from mcp_vega.errors import Charged
 from mcp_vega.job import Job, State
+from mcp_vega.jobs.reconciliation.reconciler import LOOKS, PENDING_LOOKS
 from mcp_vega.jobs.service import JobService
+
+# How long the server asks the request history after a lost answer, in seconds: first until the call should be listed,
+# then on while it is listed as running.
+FIRST_LOOKS = sum(LOOKS)
+ALL_LOOKS = FIRST_LOOKS + sum(PENDING_LOOKS)
 
 
 class Progress(NamedTuple):
-    """How far a job is, in seconds since it was begun; `total` is None where its end cannot be told."""
+    """The progress of a job, in seconds since it was begun; `total` is None if its end is not known."""
 
     elapsed: float
     total: float | None
@@ -16,31 +22,43 @@ class Progress(NamedTuple):
 
 
 def progress_of(service: JobService, job: Job) -> Progress:
-    """How far a job is now."""
-    elapsed, usual = service.elapsed_seconds(job), service.expected_seconds(job)
+    """The progress of a job now."""
+    elapsed = service.elapsed_seconds(job)
+    if (job.state.finished and not job.open) or (job.has_outcome and not job.held):
+        return Progress(elapsed, elapsed, _ended(job))
     notes = f" ({'; '.join(job.notes)})" if job.notes else ""
-    if job.state.finished and not job.open:
-        return Progress(elapsed, elapsed, "Finished" if job.state is State.COMPLETED else "Failed")
     if job.sent is None:
-        return Progress(elapsed, None, f"Waiting{notes}" if notes else "Sending the call")
-    total, message = None, _doing(job)
-    if not job.has_outcome:
-        waited = max((job.sent - job.created).total_seconds(), 0)
-        seconds = max(elapsed - waited, 0)
-        if seconds < usual:
-            total, message = waited + usual, f"{message}: {seconds:.0f} s of about {usual:.0f} s"
-        else:
-            message = f"{message}: {seconds:.0f} s, longer than the usual {usual:.0f} s"
-    return Progress(elapsed, total, message + notes)
-
-
-def _doing(job: Job) -> str:
-    """What is being done about a job whose call was sent."""
-    if job.error and job.error.charged is Charged.UNKNOWN:
-        return "The answer was lost; asking the API whether the call ran"
+        return Progress(elapsed, None, f"Waiting to be sent{notes}" if notes else "Sending the call")
     if job.has_outcome:
+        return Progress(elapsed, None, _after_outcome(service, job) + notes)
+    if job.state is State.QUEUED and job.remote_id is None:
+        return Progress(elapsed, None, f"Sending the call{notes}")
+    # The API is not asked before the picture is likely to be there.
+    doing = "Queued or drawing" if job.state is State.QUEUED else "Drawing"
+    waited = max((job.sent - job.created).total_seconds(), 0)
+    usual, seconds = service.expected_seconds(job), max(elapsed - waited, 0)
+    if seconds < usual:
+        return Progress(elapsed, waited + usual, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
+    return Progress(elapsed, None, f"{doing}: {seconds:.0f} s, longer than usual (about {usual:.0f} s){notes}")
+
+
+def _after_outcome(service: JobService, job: Job) -> str:
+    """What the server still does for a job that has an outcome."""
+    if job.error is None or job.error.charged is not Charged.UNKNOWN:
         return "Fetching the picture"
-    if job.state is State.QUEUED:
-        # The API is not asked before the picture is likely to be there.
-        return "Queued or being drawn" if job.remote_id else "Sending the call"
-    return "Drawing"
+    asked = (service.config.clock() - (job.ended or job.created)).total_seconds()
+    limits = (seconds * service.config.pace for seconds in (FIRST_LOOKS, ALL_LOOKS))
+    limit = next((f" (up to {_in_words(limit)})" for limit in limits if asked < limit), "")
+    return f"The answer was lost; asking Segmind whether it ran{limit}"
+
+
+def _ended(job: Job) -> str:
+    if job.state is State.COMPLETED:
+        return "Finished"
+    if job.charged is Charged.UNKNOWN:
+        return "The answer was lost; it is not known yet whether the call ran"
+    return "Failed"
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

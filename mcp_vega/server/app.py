@@ -1,4 +1,4 @@
-"""The MCP server over the job service, and where errors become answers."""
+"""The MCP server over the job service. Errors become answers here."""
 
 import logging
 from base64 import b64encode
@@ -25,26 +25,26 @@ from mcp_vega.server.notifications import Notifications
 from mcp_vega.server.results import records
 from mcp_vega.server.results.result import of_error
 from mcp_vega.server.stdio.streams import serve_stdio
-from mcp_vega.server.tools import DEFINITIONS
+from mcp_vega.server.tools import DEFINITIONS, SANDBOX_NOTE
 
 logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
-# What the caller can correct.
+# Errors that the caller can correct.
 CALLERS_ERRORS = (InvalidArguments, UnknownImage, UnknownJob)
 
-# What needs the job service, beside the tools.
+# The methods that need the job service, besides the tools.
 NEED_SERVICE = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
 
 INSTRUCTIONS = """\
 Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
-- generate_image_vega or generate_image_vegart draws and returns the image in the conversation.
+- generate_image_vega or generate_image_vegart draws an image and returns it.
 - submit_job queues an image and returns a request id; check_job returns the image when it is done.
-Every picture is kept on the server's disk, at the path or URL in the result. check_job without an id lists the latest
-jobs; the resource vega://gallery?q=WORDS finds older pictures. Each generate or submit call is paid for: if one times
-out or says that it is still drawing, ask check_job instead of repeating it. The seed in a result, with the same
-parameters, draws the same image again."""
+Always give the user the path or URL at the end of a result: many hosts show them nothing else. The server keeps every
+image there. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds older images. Each
+generate or submit call is paid for: if one times out or is still drawing, ask check_job; never repeat the call. The
+same seed and parameters draw the same image again."""
 
 
 def build_server(app: AppContext, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Any]:
@@ -64,7 +64,7 @@ class _VegaServer(MCPServer[Any]):
             "mcp-vega",
             title="Vega image generation",
             description="Generate images with Segmind-Vega and Segmind-VegaRT",
-            instructions=INSTRUCTIONS,
+            instructions=f"{INSTRUCTIONS}\n{SANDBOX_NOTE}" if app.sandbox else INSTRUCTIONS,
             version=__version__,
             icons=[mcp_types.Icon(src=f"data:image/png;base64,{icon}", mime_type="image/png", sizes=["64x64"])],
             lifespan=self._notifications.connected,
@@ -78,7 +78,7 @@ class _VegaServer(MCPServer[Any]):
         await serve_stdio(self._lowlevel_server)
 
     async def _around_each_request(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Say who asks, and take up what an earlier server left unfinished once a host has its first answer."""
+        """Note the client, and once a host has its first answer, continue the jobs that an earlier server left."""
         CURRENT_CLIENT.set(ClientInfo.of(ctx))
         if self._app.problem and ctx.method in NEED_SERVICE and (ctx.params or {}).get("uri") != resources.VIEW:
             raise _protocol_error(self._app, self._app.problem)
@@ -93,7 +93,7 @@ class _VegaServer(MCPServer[Any]):
         return answer
 
     async def list_tools(self) -> list[mcp_types.Tool]:
-        return [definition.shown for definition in DEFINITIONS]
+        return [definition.shown(sandbox=self._app.sandbox) for definition in DEFINITIONS]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -130,7 +130,7 @@ class _VegaServer(MCPServer[Any]):
     ) -> Iterable[ReadResourceContents] | mcp_types.InputRequiredResult:
         if str(uri) == resources.VIEW:
             return await super().read_resource(uri, context)
-        # The SDK's own templates have one MIME type each; a picture has that of its bytes.
+        # The SDK's own templates have a fixed MIME type; that of a picture depends on its bytes.
         return await resources.read(self._app, str(uri), CURRENT_CLIENT.get())
 
     async def list_prompts(self) -> list[mcp_types.Prompt]:
@@ -161,12 +161,12 @@ class _VegaServer(MCPServer[Any]):
             answer = prompts.completion(self._app, reference.name, argument.name, argument.value, owner)
         else:
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
-        # Here, because the SDK words the errors of this handler itself.
+        # Here, because the SDK has texts of its own for the errors of this handler.
         return await _with_protocol_errors(self._app, answer)
 
 
 def _view() -> Apps:
-    """The MCP Apps extension with the one app there is; `tools.py` binds the tools to it."""
+    """The MCP Apps extension with the only app; `tools.py` binds the tools to it."""
     view = Apps()
     view.add_html_resource(
         resources.VIEW,
@@ -180,12 +180,12 @@ def _view() -> Apps:
 
 
 async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> ResultT:
-    """A result that is no tool's, or its error as one of the protocol."""
+    """The result of a method other than a tool call; its errors become errors of the protocol."""
     try:
         return await answer
     except VegaError as error:
         raise _protocol_error(app, error) from error
-    except OSError as error:  # in the SDK's words it would name a path
+    except OSError as error:  # the SDK's own text would contain a path
         logger.exception("The server broke")
         broken = InternalError(f"The server broke while it answered ({type(error).__name__})")
         raise _protocol_error(app, broken) from error

@@ -1,4 +1,4 @@
-"""The client at the other end of a request: what its transport carries, how it reaches a picture, what it may know."""
+"""The client that sent a request: its name, the limits of its transport, how it reaches a picture, what it may see."""
 
 import os
 import re
@@ -17,9 +17,11 @@ from mcp_vega.job import OPERATOR, Image
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
-# Where a request over HTTP says whose it is, and has what signs links for whoever that is.
+# The keys of a request's ASGI scope: its owner, and the function that signs links for that owner.
 OWNER, SIGNED = "mcp_vega.owner", "mcp_vega.signed"
-# What a path begins with, up to its last name; or a quotation, which is left as it is.
+# The beginning of a path, up to its last name; or a quotation, which is left as it is.
+# Clients whose model gets a result as JSON: `_meta` first, pictures as base64, all of it cut to 8,000 characters.
+TEXT_ONLY_CLIENTS = {"@cline/core"}
 _PATHS = re.compile(r"“[^”]*”|(?<![^\s(])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\]+[/\\])+")
 
 
@@ -28,13 +30,16 @@ class ClientInfo:
     """A client, as far as a result depends on it.
 
     Attributes:
-        base_url: The address under which it reaches this server; None on the same machine, not over HTTP.
-        read_limit: How many bytes a resource may have to reach it; None where there is no limit.
-        has_channel: Whether it can be told something that it did not ask for.
-        owner: Whose jobs it begins and may see.
-        signed: Adds to a picture's id what makes a link of its address, which a browser opens without a token.
+        name: The name in its `clientInfo`; empty if the request does not have it. Over Streamable HTTP a request of a
+            protocol before 2026 does not.
+        base_url: The address at which it reaches this server over HTTP; None for a client on the same machine.
+        read_limit: How many bytes of a resource reach it; None if there is no limit.
+        has_channel: Whether the server can notify it unasked.
+        owner: The owner of the jobs that it begins and may see.
+        signed: Signs a picture's id, so that a browser opens the picture's address without a token.
     """
 
+    name: str = ""
     base_url: str | None = None
     read_limit: int | None = None
     has_channel: bool = True
@@ -44,41 +49,45 @@ class ClientInfo:
     @classmethod
     def of(cls, context: ServerRequestContext[Any, Any]) -> "ClientInfo":
         """The client that a request came from."""
+        params = context.session.client_params
+        name = params.client_info.name if params else ""
         if not isinstance(context.request, Request):
-            return cls()
+            return cls(name)
         request = cast("Request[Any]", context.request)
-        # Without the prefix under which a proxy may have it.
+        # Without the prefix that a proxy may have added.
         path = request.url.path.removeprefix(request.base_url.path.rstrip("/"))
         # Answers over SSE are events whatever the protocol says; over Streamable HTTP only older clients limit them.
         over_sse = path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
         limit = MESSAGE_BYTES if limited else None
-        return replace(cls.of_request(request), read_limit=limit, has_channel=over_sse)
+        return replace(cls.of_request(request), name=name, read_limit=limit, has_channel=over_sse)
 
     @classmethod
     def of_request(cls, request: Request) -> "ClientInfo":
-        """Who sent a request over HTTP."""
+        """The client that sent a request over HTTP; its name is not known here."""
         base_url = str(request.base_url).rstrip("/")
-        return cls(base_url, owner=owner_of(request.scope), signed=request.scope.get(SIGNED, str))
+        return cls(base_url=base_url, owner=owner_of(request.scope), signed=request.scope.get(SIGNED, str))
+
+    @property
+    def text_only(self) -> bool:
+        """Whether pictures and `_meta` would only hide the text of a result from its model."""
+        return self.name in TEXT_ONLY_CLIENTS
 
     def location(self, image: Image) -> str | None:
-        """Where the client finds a picture's file: its path on the same machine, else a URL of this server."""
+        """The place of a picture's file for this client: a path on the same machine, else a URL of this server."""
         if self.base_url is not None:
             return f"{self.base_url}{IMAGES_PATH}/{self.signed(image.id)}"
         return str(image.path) if image.path else None
 
     def told(self, text: str, folders: Mapping[Path, str]) -> str:
-        """A text as it may have it: where files lie is nobody's business but that of those who work at the machine.
-
-        For `folders` see `without_paths`.
-        """
+        """A text as this client may see it: only an operator sees paths. For `folders` see `without_paths`."""
         return text if self.owner == OPERATOR else without_paths(text, folders)
 
 
 def without_paths(text: str, folders: Mapping[Path, str]) -> str:
-    """A text that does not tell where files lie on this machine.
+    """A text without the paths of this machine.
 
-    In the place of one of the `folders` stands the word for it; of any other path only its last name is left.
+    Each of the `folders` is replaced by its word. Of any other path only the last name is left.
     """
     words = {str(each): word for folder, word in folders.items() for each in (folder, Path(os.path.realpath(folder)))}
     for folder in sorted(words, key=len, reverse=True):  # one may be inside another
@@ -88,9 +97,9 @@ def without_paths(text: str, folders: Mapping[Path, str]) -> str:
 
 
 def owner_of(scope: Mapping[str, Any]) -> str:
-    """Whose a request over HTTP is, from its ASGI scope."""
+    """The owner of a request over HTTP, from its ASGI scope."""
     return scope.get(OWNER, OPERATOR)
 
 
-# Who asked what is being answered, for those whom the SDK does not tell.
+# The client whose request is being answered, for code that the SDK gives no context.
 CURRENT_CLIENT = ContextVar("asking", default=ClientInfo())  # noqa: B039  nothing in it changes

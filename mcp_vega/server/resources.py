@@ -1,7 +1,8 @@
-"""What was drawn as MCP resources: pictures, their previews, jobs, the gallery to search them, and its page."""
+"""The MCP resources: pictures, their previews, jobs, the searchable gallery, and its page."""
 
 import json
 import re
+import unicodedata
 from base64 import b64encode
 from functools import cache
 from hashlib import sha256
@@ -22,13 +23,14 @@ from mcp_vega.server.results.job_result import quoted_prompt
 from mcp_vega.storage.ledger.search import PAGE, ImageQuery
 
 GALLERY = "vega://gallery"
+IMAGE_URI = "vega://images/"
 # The page as an MCP App: hosts that render apps show the results of tools in it.
 VIEW = "ui://vega/gallery"
 JSON = "application/json"
-# How many pictures `resources/list` shows, and how many ids are offered to complete one.
+# How many pictures `resources/list` shows, and how many values a completion offers (the protocol's maximum).
 LATEST = 20
 OFFERED = 100
-# The elements of the page whose text the policy lets run.
+# The elements of the page that the policy allows by their hash.
 INLINE = ("script", "style")
 
 TEMPLATES = [
@@ -36,7 +38,7 @@ TEMPLATES = [
         uri_template="vega://images/{id}",
         name="image",
         title="Generated image",
-        description="A generated image, full size, in its own format; the URI stands in the result that made it.",
+        description="A generated image, full size, in its own format. The `URI:` line of a result has its URI.",
     ),
     ResourceTemplate(
         uri_template="vega://images/{id}/preview",
@@ -66,7 +68,7 @@ _KNOWN = ", ".join(template.uri_template for template in TEMPLATES)
 
 
 async def listed(app: AppContext, owner: str) -> list[Resource]:
-    """The gallery, and the latest pictures that `owner` may see."""
+    """The gallery, and the latest pictures of `owner`."""
     gallery = Resource(
         uri=GALLERY,
         name="gallery",
@@ -94,7 +96,7 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
     """The contents of a resource.
 
     Raises:
-        InvalidArguments: The URI is none of a resource.
+        InvalidArguments: No resource has this URI.
         VegaError: There is no such picture or job, or it cannot be read.
     """
     if match := _IMAGE.fullmatch(uri):
@@ -112,7 +114,7 @@ async def read(app: AppContext, uri: str, client: ClientInfo) -> list[ReadResour
 
 
 async def completion(app: AppContext, template: str, argument: str, beginning: str, owner: str) -> Completion | None:
-    """The ids that an argument of a template may be completed to; None where it takes none."""
+    """The ids that complete an argument of a template; None if the argument takes no id."""
     known = any(template == each.uri_template for each in TEMPLATES) and f"{{{argument}}}" in template
     if known and argument == "id":
         return await offered_images(app, beginning, owner)
@@ -126,22 +128,46 @@ async def offered_images(app: AppContext, beginning: str, owner: str) -> Complet
     return _offered(await app.gallery.search.image_ids(beginning, OFFERED + 1, owner))
 
 
-def _offered(ids: list[str]) -> Completion:
-    return Completion(values=ids[:OFFERED], has_more=len(ids) > OFFERED)
+async def offered_names(app: AppContext, typed: str, owner: str) -> Completion:
+    """File names, ids or URIs of pictures for a typed text: words of a prompt, or the beginning of a name, id or URI.
+
+    Hosts show only values that begin with the typed text, or show all. So the values that begin with it come first.
+    """
+    typed = unicodedata.normalize("NFC", typed.strip())
+    scheme, start = typed[: len(IMAGE_URI)], typed[len(IMAGE_URI) :]
+    if ":" in scheme and IMAGE_URI.startswith(scheme):  # "vega" alone is a word
+        ids = await app.gallery.search.image_ids(start, OFFERED + 1, owner)
+        return _offered([f"{IMAGE_URI}{each}" for each in ids])
+    beginning = typed.lower()
+    try:
+        found = await app.gallery.search.names(beginning, OFFERED + 1, owner)
+    except InvalidArguments:  # more words than a search takes
+        found = []
+    names = dict(found)
+    begun = {each: name for each, name in names.items() if name.startswith(beginning)}
+    is_id = re.fullmatch("[0-9a-f]{1,32}", beginning)
+    ids = await app.gallery.search.image_ids(beginning, OFFERED + 1, owner) if is_id else []
+    other_ids = [each for each in ids if each not in begun]
+    others = [name for each, name in names.items() if each not in begun and each not in other_ids]
+    return _offered([*begun.values(), *other_ids, *others])
+
+
+def _offered(values: list[str]) -> Completion:
+    return Completion(values=values[:OFFERED], has_more=len(values) > OFFERED)
 
 
 # ---- pictures ----
 
 
 async def _picture(app: AppContext, image: Image, client: ClientInfo) -> list[ReadResourceContents]:
-    """A picture's bytes; where the transport cannot carry them, the largest that it can and where the original is."""
+    """A picture's bytes. If the transport cannot carry them: the largest JPEG that fits, and the original's place."""
     data = await app.gallery.read(image)
     if client.read_limit is None or len(data) <= client.read_limit:
         return [ReadResourceContents(content=data, mime_type=image.mime_type)]
     shown = await app.service.processor.preview(data, "full")
     said = (
-        f"The original, {image.mime_type} of {len(data):,} bytes, is more than this connection carries; this is a "
-        f"JPEG of {shown.width}×{shown.height}. The original is at {client.location(image)}"
+        f"The original ({image.mime_type}, {len(data):,} bytes) is too large for this connection. This is a JPEG of "
+        f"{shown.width}×{shown.height}. The original is at {client.location(image)}"
     )
     return [
         ReadResourceContents(content=shown.bytes, mime_type=shown.mime_type),
@@ -176,8 +202,8 @@ def _asked(uri: str) -> tuple[str, int]:
     page = "1" if is_blank(page) else page
     said = ""
     if unknown := [name for name in asked if name not in {"q", "page"}]:
-        said = f"The gallery is asked for q and page, not for {named(unknown[0])}"
-    # Nine digits are more pages than any ledger has, and fewer than SQLite counts.
+        said = f"The gallery takes q and page, not {named(unknown[0])}"
+    # No ledger has so many pages, and SQLite can still count them.
     elif not re.fullmatch("0*[1-9][0-9]{0,8}", page):
         said = f"page is {named(page)}, but must be a whole number from 1"
     if said:
@@ -207,14 +233,14 @@ def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:
 
 @cache
 def view_html() -> str:
-    """The gallery's page, which is the MCP App as well, with its Content-Security-Policy in it."""
+    """The gallery's page with its Content-Security-Policy; the page is the MCP App, too."""
     meta = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{view_policy()}">'
     return _page().replace('<meta charset="utf-8">', meta, 1)
 
 
 @cache
 def view_policy() -> str:
-    """The Content-Security-Policy of the page: its own script and style run, and requests go to its own server."""
+    """The Content-Security-Policy of the page: only its own script and style run, and it asks its own server only."""
     hashes = {name: f"'sha256-{b64encode(sha256(_inline(name).encode()).digest()).decode()}'" for name in INLINE}
     return (
         f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; img-src 'self'; "
@@ -228,5 +254,5 @@ def _page() -> str:
 
 
 def _inline(element: str) -> str:
-    """The text of the page's one script or style, as a browser takes its hash."""
+    """The text of the page's only script or style, as browsers hash it."""
     return _page().partition(f"<{element}>")[2].partition(f"</{element}>")[0]

@@ -1,7 +1,7 @@
 """The arguments of a tool or a prompt: the schema that describes them, and the parsing that checks them.
 
-Hosts send numbers as strings, and null or a blank text for what is left out: both are taken. An unknown name or a value
-out of range is refused in words that name the parameter, what is allowed and the nearest name.
+Hosts send numbers as strings, and null or a blank text for an argument that is left out: both are accepted. The error
+for an unknown name or a value out of range names the parameter, the allowed values and the nearest name.
 """
 
 from collections.abc import Callable
@@ -20,47 +20,50 @@ from mcp_vega.redaction import LONGEST_KEY, is_blank, named, redacted
 Schema = dict[str, Any]
 ModelT_co = TypeVar("ModelT_co", bound=BaseModel, covariant=True)
 
-# What hosts put among the arguments by themselves, so that the agent cannot leave it out.
+# Arguments that hosts add themselves, so that the agent cannot leave them out.
 ADDED_BY_HOSTS = {
-    # n8n's agent: the call's id and tool, and what its chat sent (n8n-io/n8n#21500, sansan0/TrendRadar#768)
+    # n8n's agent: the call's id and tool, and the input of its chat (n8n-io/n8n#21500, sansan0/TrendRadar#768)
     *("toolCallId", "tool", "sessionId", "action", "chatInput"),
-    "task_progress",  # Cline: its list of things to do (cline/cline#8256, #10426)
-    "_meta",  # the protocol's name for what is no argument; through LangChain it comes as one (langchain#40480)
+    "task_progress",  # Cline: its list of tasks (cline/cline#8256, #10426)
+    "_meta",  # the protocol's metadata, which LangChain sends as an argument (langchain#40480)
 }
-# How many unknown names are told of, how many letters of one are compared, and how many of a value are shown.
-TOLD, COMPARED, SHOWN = 5, 64, 80
+# How many unknown names an error lists, how many letters of a name are compared, and how many of a value are shown.
+LISTED, COMPARED, SHOWN = 5, 64, 80
 
 
 @dataclass(frozen=True)
 class ArgumentSchema(Generic[ModelT_co]):
-    """What a tool takes: `schema` for the agent, `parse` for the call (raises `InvalidArguments`)."""
+    """The arguments of a tool: `schema` for the agent, `parse` for the call (raises `InvalidArguments`)."""
 
     schema: Schema
     parse: Callable[[dict[str, Any]], ModelT_co]
 
 
 class Arguments(BaseModel):
-    """What a tool or a prompt is asked, once it is parsed."""
+    """The parsed arguments of a tool or a prompt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class CheckJobArguments(Arguments):
-    """What `check_job` is asked."""
+    """The arguments of `check_job`."""
 
-    # No counted repeat of a Unicode class: such a pattern takes 20 ms to compile.
+    # Without a counted repeat of a Unicode class: such a pattern takes 20 ms to compile.
     request_id: str = Field(
         default="",
         pattern=f"^({REQUEST_ID})?$",
         description="The id from a result's `Request id:` line. Left out: lists the latest jobs, newest first.",
     )
     wait_seconds: float = Field(
-        default=0, ge=0, le=45, description="How long to wait for the end of the job, in seconds; 0 answers at once."
+        default=0,
+        ge=0,
+        le=45,
+        description="How long to wait for the end of the job, in seconds; 0 answers immediately.",
     )
 
 
 def of_model(model: type[ModelT_co], taker: str) -> ArgumentSchema[ModelT_co]:
-    """The arguments of a tool that takes the fields of one pydantic model; `taker` is its name in errors."""
+    """The arguments of a tool with the fields of one pydantic model; errors call the tool `taker`."""
     schema = _schema(model)
 
     def parse(given: dict[str, Any]) -> ModelT_co:
@@ -72,8 +75,8 @@ def of_model(model: type[ModelT_co], taker: str) -> ArgumentSchema[ModelT_co]:
 def of_any_model() -> ArgumentSchema[Parameters]:
     """The arguments of `submit_job`: a model, and the parameters of all models in one flat schema.
 
-    A parameter's limits span those of the models; the description names them per model, and `parse` checks by the
-    model that was chosen. No default is published but that of `model`, because they differ.
+    The schema's limits of a parameter are the widest of all models; the description names those of each model, and
+    `parse` checks those of the chosen model. Only `model` has a default, because the other defaults differ.
     """
     each = {slug: _schema(model) for slug, model in MODELS.items()}
     names = dict.fromkeys(name for schema in each.values() for name in schema["properties"])
@@ -92,11 +95,11 @@ def of_any_model() -> ArgumentSchema[Parameters]:
     }
 
     def parse(given: dict[str, Any]) -> Parameters:
-        given = _without_fillers(given, schema)  # those of the other model's parameters among them
+        given = _without_fillers(given, schema)  # also those for parameters of the other model
         if unknown := _unknown_names(given, schema, "submit_job"):
             raise InvalidArguments(_joined(unknown))
         slug = given.pop("model", VegaParameters.slug)
-        if slug not in list(MODELS):  # a list compares also what cannot be hashed
+        if slug not in list(MODELS):  # a list, because the value may not be hashable
             raise InvalidArguments(_sentence("model", slug, model_property))
         return _validated(MODELS[slug], given, each[slug], slug)
 
@@ -115,7 +118,7 @@ def _schema(model: type[BaseModel]) -> Schema:
 
 
 def _spanned(each: dict[str, Schema | None]) -> Schema:
-    """One property for several models: the limits that hold for any, the description with those of each."""
+    """One property for several models: the widest limits, and a description with the limits of each model."""
     known = {slug: schema for slug, schema in each.items() if schema is not None}
     merged = {key: value for schema in known.values() for key, value in schema.items() if key != "default"}
     for limit, widest in (("minimum", min), ("maximum", max)):
@@ -143,7 +146,7 @@ def _limits_in_words(schema: Schema) -> str:
 
 
 def _without_fillers(given: dict[str, Any], schema: Schema) -> dict[str, Any]:
-    """The arguments without what hosts add by themselves, and without what stands for an optional one left out."""
+    """The arguments without those that hosts add, and without the fillers of optional ones."""
     properties, required = schema["properties"], schema.get("required", [])
 
     def is_left_out(name: str, value: Any) -> bool:
@@ -155,10 +158,10 @@ def _without_fillers(given: dict[str, Any], schema: Schema) -> dict[str, Any]:
 
 
 def _is_filler(value: Any, schema: Schema) -> bool:
-    """Whether a value says that there is none: null, or a text of which nothing is seen.
+    """Whether a value only says that the argument is left out: null, or a text without a visible character.
 
-    Where a text cannot be meant, the text "null" is null as the text "25" is 25: Claude Code sends null like that
-    (anthropics/claude-code#95239). Words such as "none" are no JSON, and a 0 is a number: these are asked for.
+    Unless the parameter is free text, the text "null" is null, just as the text "25" is 25: Claude Code sends null so
+    (anthropics/claude-code#95239). Words such as "none" are not JSON, and 0 is a number, so these are real values.
     """
     if not isinstance(value, str):
         return value is None
@@ -168,7 +171,7 @@ def _is_filler(value: Any, schema: Schema) -> bool:
 
 def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, taker: str) -> ModelT_co:
     properties = schema["properties"]
-    # Unknown names are found here: pydantic does not name one that UTF-8 cannot carry.
+    # Unknown names are found here: pydantic does not name one that is not valid in UTF-8.
     sentences = _unknown_names(given, schema, taker)
     known = {name: given[name] for name in properties if given.get(name) is not None}
     unfit = {name: said for name, value in known.items() if (said := _unfit(name, value, properties[name]))}
@@ -188,7 +191,7 @@ def _validated(model: type[ModelT_co], given: dict[str, Any], schema: Schema, ta
 
 
 def _unfit(name: str, value: Any, schema: Schema) -> str:
-    """What is wrong with a value that pydantic would take: a text that is blank or too long, true for 1."""
+    """The problem of a value that pydantic would accept: a text that is blank or too long, true for 1."""
     if isinstance(value, bool) and schema["type"] in ("integer", "number"):
         return _sentence(name, value, schema)
     if isinstance(value, str) and is_blank(value):
@@ -199,15 +202,15 @@ def _unfit(name: str, value: Any, schema: Schema) -> str:
 
 
 def _bare(value: Any, schema: Schema) -> Any:
-    """A value without the spaces around it, where it is no text."""
+    """A value without the spaces around it, unless the parameter is a text."""
     return value.strip() if isinstance(value, str) and schema["type"] != "string" else value
 
 
 def _unknown_names(given: dict[str, Any], schema: Schema, taker: str) -> list[str]:
-    """A sentence for each of the first names that a taker does not have."""
+    """A sentence for each of the first names that `taker` does not have."""
     properties = list[str](schema["properties"])
     sentences: list[str] = []
-    for name in [name for name in given if name not in properties][:TOLD]:
+    for name in [name for name in given if name not in properties][:LISTED]:
         near = get_close_matches(name[:COMPARED], properties, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         sentences.append(f"{taker} has no parameter {named(name)}{hint}; it takes {', '.join(properties)}")
@@ -223,12 +226,12 @@ def _problem(kind: str, name: str, value: Any, schema: Schema) -> str:
     if kind == "missing":
         return f"{name} is missing: {schema['description']}"
     if kind == "string_unicode":
-        return f"{name} is {_shown(value)}, but half a character is no text"
+        return f"{name} is {_shown(value)}, but half a character is not text"
     return _sentence(name, value, schema)
 
 
 def _sentence(name: str, value: Any, schema: Schema) -> str:
-    """`name` is `value`, but … is allowed."""
+    """A sentence: `name` is `value`, but must be …."""
     said = f"{name} is {_shown(value)}, but "
     if "enum" in schema:
         given = value[:COMPARED] if isinstance(value, str) else ""
@@ -245,13 +248,13 @@ def _sentence(name: str, value: Any, schema: Schema) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in words that are short, whatever it is."""
+    """A short text for any value."""
     if isinstance(value, str):
         return named(value)
     briefly = Repr()
-    briefly.maxstring = LONGEST_KEY  # a key that was cut here would not be known by its halves
+    briefly.maxstring = LONGEST_KEY  # the halves of a key that is cut here would not be redacted
     try:
         text = redacted(briefly.repr(value))
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # a number with thousands of digits
         return "too large a number to be shown"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

@@ -1,4 +1,4 @@
-"""The four tools: what each says of itself, and what it does."""
+"""The four tools: their descriptions and their functions."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
 
 LATEST = 10
+SANDBOX_NOTE = "This server is a sandbox: it paints the images itself, and money is pretend."
 
 # The app, under the keys that new and older hosts read.
 VIEW_META = {"ui": {"resourceUri": resources.VIEW}, "ui/resourceUri": resources.VIEW}
@@ -32,7 +33,7 @@ FREE = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_h
 
 @dataclass(frozen=True)
 class ToolDefinition:
-    """A tool: what an agent reads of it, its arguments, its function."""
+    """A tool: the texts that an agent reads, its arguments, its function."""
 
     name: str
     title: str
@@ -40,16 +41,16 @@ class ToolDefinition:
     arguments: ArgumentSchema[Any]
     annotations: ToolAnnotations
     run: Callable[[AppContext, Any, Context[Any, Any]], Awaitable[CallToolResult]]
-    # Whether hosts that render MCP Apps show its result in ours.
+    # Whether hosts that render MCP Apps show its result in the app of this server.
     has_view: bool = True
 
-    @property
-    def shown(self) -> Tool:
-        """The tool as a host lists it."""
+    def shown(self, *, sandbox: bool = False) -> Tool:
+        """The tool as a host lists it; in the `sandbox` its description says that money is pretend."""
+        is_paid = self.annotations is PAID
         return Tool(
             name=self.name,
             title=self.title,
-            description=self.description,
+            description=f"{self.description} {SANDBOX_NOTE}" if sandbox and is_paid else self.description,
             input_schema=self.arguments.schema,
             annotations=self.annotations,
             _meta=VIEW_META if self.has_view else None,
@@ -57,13 +58,13 @@ class ToolDefinition:
 
 
 async def generate_image(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
-    """Draw, wait, and answer with the pictures; or with a request id when they take longer than the wait."""
+    """Draw, wait, and return the pictures, or a request id if they take longer than the wait."""
     begun = await app.service.generate(parameters, CURRENT_CLIENT.get().owner)
     return await _answer(app, begun, context, lambda seen: seen.has_outcome, full=parameters.base64)
 
 
 async def submit_job(app: AppContext, parameters: Parameters, context: Context[Any, Any]) -> CallToolResult:
-    """Queue a job and answer with its request id as soon as it is on its way, or waits for its turn."""
+    """Queue a job and return its request id as soon as the API has the job, or the job waits for its turn."""
     begun = await app.service.submit(parameters, CURRENT_CLIENT.get().owner)
 
     def is_on_its_way(seen: Job) -> bool:
@@ -77,8 +78,8 @@ async def _answer(
 ) -> CallToolResult:
     """The answer to a call that began or joined a job, after at most the wait.
 
-    Whether it was what the caller wanted is noted: who calls again after it gets another picture; who was cancelled,
-    told to wait, or still lacks a picture of it, gets this one.
+    The store notes whether the caller received what they wanted. If so, the same call draws another picture next time.
+    If the caller was cancelled, was told to wait, or still lacks a picture of the job, the same call gets this job.
     """
     job = begun.job
     delivered, cancelled = False, True
@@ -89,7 +90,7 @@ async def _answer(
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
         result = await of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined, full=full)
         cancelled = True
-        await anyio.lowlevel.checkpoint_if_cancelled()  # else an answer that nobody gets would count as delivered
+        await anyio.lowlevel.checkpoint_if_cancelled()  # else an answer that nobody receives would count as delivered
         cancelled = False
         delivered = until(job) and (job.complete or not job.state.finished)
     finally:
@@ -98,7 +99,7 @@ async def _answer(
 
 
 async def check_job(app: AppContext, asked: CheckJobArguments, context: Context[Any, Any]) -> CallToolResult:
-    """Answer with where a job stands, or with its pictures; without an id with the latest jobs."""
+    """Return the state of a job, or its pictures; without an id, the latest jobs."""
     client = CURRENT_CLIENT.get()
     if not asked.request_id:
         return await of_jobs(app, await app.service.store.latest(LATEST, client.owner), client)
@@ -119,7 +120,7 @@ async def _followed(
     context: Context[Any, Any],
     until: Callable[[Job], bool] = lambda seen: not seen.open,
 ) -> Job:
-    """The job when it is far enough or `seconds` are over; the host hears of its progress meanwhile."""
+    """The job as soon as `until` holds or `seconds` are over; until then the host receives its progress."""
     service, client = app.service, CURRENT_CLIENT.get()
     async for seen in service.follow(job, seconds):
         job = seen
@@ -129,17 +130,17 @@ async def _followed(
     return job
 
 
-def _speed(model: type[Parameters]) -> str:
+def _price(model: type[Parameters]) -> str:
     return (
-        f"costs about ${model.average_cost} and takes about {model.average_seconds} s "
-        f"with {model.default('num_inference_steps')} steps"
+        f"An image with {model.default('num_inference_steps')} steps costs about ${model.average_cost} and takes about "
+        f"{model.average_seconds} s"
     )
 
 
-_WHAT_COMES_BACK = (
-    "Comes back: the image (a preview; the full 1024×1024 file is kept at the path or URL given), its vega:// URI, "
-    "seed, cost and request id. If it takes longer than the wait, only the request id comes back: give that to "
-    "check_job and do not repeat the call, each call is paid for."
+_RESULT = (
+    "Returns a preview, seed, cost, request id and, at the end, the path or URL of the full-size image: always give "
+    "the user that path or URL, because many hosts show them nothing else. If drawing takes longer than the wait, only "
+    "the request id comes back: pass it to check_job. Never repeat a call: each is paid for."
 )
 
 DEFINITIONS = (
@@ -147,9 +148,9 @@ DEFINITIONS = (
         name="generate_image_vega",
         title="Generate image with Segmind-Vega",
         description=(
-            "Generate an image from a text prompt with Segmind-Vega, a fast distilled Stable Diffusion XL. The choice "
-            "for quality: negative prompt, scheduler, guidance, up to 4 images a call. Each image "
-            f"{_speed(VegaParameters)}; more steps and samples take and cost proportionally more. {_WHAT_COMES_BACK}"
+            "Generate an image from text with Segmind-Vega (distilled Stable Diffusion XL). For quality: negative "
+            f"prompt, scheduler, guidance, up to 4 images a call. {_price(VegaParameters)}; both grow with steps and "
+            f"samples. {_RESULT}"
         ),
         arguments=schemas.of_model(VegaParameters, VegaParameters.slug),
         annotations=PAID,
@@ -159,9 +160,8 @@ DEFINITIONS = (
         name="generate_image_vegart",
         title="Generate image with Segmind-VegaRT",
         description=(
-            "Generate an image from a text prompt with Segmind-VegaRT, the real-time variant of Segmind-Vega. The "
-            f"choice for speed and drafts: one image a call, few steps. It {_speed(VegaRTParameters)}. "
-            f"{_WHAT_COMES_BACK}"
+            "Generate an image from text with Segmind-VegaRT (real-time). For speed and drafts: one image a call, few "
+            f"steps. {_price(VegaRTParameters)}. {_RESULT}"
         ),
         arguments=schemas.of_model(VegaRTParameters, VegaRTParameters.slug),
         annotations=PAID,
@@ -171,11 +171,11 @@ DEFINITIONS = (
         name="submit_job",
         title="Submit image job",
         description=(
-            "Queue an image generation and return at once with a request id; check_job fetches the image later. Use "
-            "it to start several images at once, or when drawing takes long. Each image costs as with "
-            f"generate_image_vega (about ${VegaParameters.average_cost}) or generate_image_vegart (about "
-            f"${VegaRTParameters.average_cost}) and is paid for once, however often it is checked. Takes the chosen "
-            "model's parameters; one that the model does not have is refused."
+            "Queue an image and return immediately with a request id for check_job, for instance to start several at "
+            "the same time. Parameters and costs are those of generate_image_vega (about "
+            f"${VegaParameters.average_cost}) or, for segmind-vega-rt-v1, of generate_image_vegart (about "
+            f"${VegaRTParameters.average_cost}); others are refused. Each job is paid for: never submit one twice. "
+            "When check_job returns the image, give the user its path or URL."
         ),
         arguments=schemas.of_any_model(),
         annotations=PAID,
@@ -186,10 +186,10 @@ DEFINITIONS = (
         name="check_job",
         title="Check image job",
         description=(
-            "Look at an image job by its request id: where it stands, or, once finished, its images exactly as "
-            "generate_image_vega returns them, again and again. Costs nothing. wait_seconds waits for the end. "
-            "Without a request id it lists the latest jobs, newest first, and shows their latest pictures on one "
-            "sheet; the numbers on it stand before the ids."
+            "Return the state of an image job or, once it is finished, its images as generate_image_vega returns them, "
+            "as often as you ask. Free. Give the user the path or URL at the end. Without a request id: the "
+            "latest jobs, newest first, and their latest images on one sheet; a line begins with the numbers of its "
+            "images there."
         ),
         arguments=schemas.of_model(CheckJobArguments, "check_job"),
         annotations=FREE,

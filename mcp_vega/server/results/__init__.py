@@ -1,1 +1,1 @@
-"""Tool results: a text that stands on its own, previews for those who can see them, records for programs."""
+"""Tool results: a text that is complete on its own, previews for clients that show pictures, and JSON in `_meta`."""

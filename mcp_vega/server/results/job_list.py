@@ -1,6 +1,6 @@
-"""The latest jobs as a tool result: a line for each, and one sheet of their pictures, whose numbers stand in the lines.
+"""The latest jobs as a tool result: a line for each, and one numbered sheet of their pictures.
 
-A number is good for the one answer that it stands in; the server remembers none.
+The numbers are good for one answer only; the server remembers none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,26 @@ from mcp_types import CallToolResult, ImageContent
 
 from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Preview
-from mcp_vega.job import Image, Job
+from mcp_vega.job import Image, Job, State
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
 from mcp_vega.server.results.job_result import quoted_prompt
-from mcp_vega.server.results.result import result_of, taken_by
+from mcp_vega.server.results.result import ResultText, result_of, taken_by
 
-# As many as are still told apart on a sheet of 512 pixels. They are read all at once.
+# More pictures cannot be told apart on a sheet of 512 pixels. All are read at the same time.
 MOST_ON_SHEET = 12
-# Seconds after which a picture that is still being read, such as one on a disk that hangs, is done without.
+# After so many seconds the sheet is made without the pictures that were not read, for instance because a disk hangs.
 READ_SECONDS = 3
+
+# The states in the words of people.
+WORDS = {
+    State.QUEUED: "queued",
+    State.PROCESSING: "drawing",
+    State.COMPLETED: "done",
+    State.FAILED: "failed",
+    State.UNKNOWN: "unknown",
+}
 
 # The numbers on the sheet by the ids of the pictures.
 Numbers = Mapping[str, int]
@@ -31,19 +40,19 @@ async def of_jobs(app: AppContext, jobs: Sequence[Job], client: ClientInfo) -> C
     """A list of jobs, one line each, with the latest of their pictures on one sheet."""
     if not jobs:
         text = "No jobs yet. generate_image_vega, generate_image_vegart and submit_job begin one."
-        return await result_of(app, text, {})
+        return await result_of(app, client, ResultText(text), {})
     data = [records.listed_data_of(job, client) for job in jobs]
     meta = {"mcp-vega/jobs": data}
-    if app.preview == "off":
-        return await result_of(app, _text(jobs, {}), meta)
+    if app.preview == "off" or client.text_only:
+        return await result_of(app, client, ResultText(_text(jobs, {})), meta)
     drawn = [image for job in jobs for image in job.images if not image.deleted]
     chosen = drawn[:MOST_ON_SHEET]
-    preview, numbers, late = await _sheet(app, chosen, taken_by(_text(jobs, {}), meta))
+    preview, numbers, late = await _sheet(app, chosen, taken_by(ResultText(_text(jobs, {})), meta))
     for image in (image for listed in data for image in listed["images"] if image["id"] in numbers):
         image["sheet_number"] = numbers[image["id"]]
     notes = _notes(unreadable=len(chosen) - len(numbers) - late, late=late, older=len(drawn) - len(chosen))
     shown = [ImageContent(type="image", data=preview.base64, mime_type=preview.mime_type)] if preview else []
-    return await result_of(app, _text(jobs, numbers), meta, notes, shown)
+    return await result_of(app, client, ResultText(_text(jobs, numbers), notes), meta, shown)
 
 
 # ---- the text ----
@@ -52,7 +61,7 @@ async def of_jobs(app: AppContext, jobs: Sequence[Job], client: ClientInfo) -> C
 def _text(jobs: Sequence[Job], numbers: Numbers) -> str:
     heading = "The latest job (UTC)" if len(jobs) == 1 else f"The latest {len(jobs)} jobs, newest first (times in UTC)"
     if numbers:
-        heading += ". The numbers at the start of a line are those of its pictures on the sheet below; “-” is for none"
+        heading += ". A line begins with the numbers of its pictures on the sheet below; “-” means that it has none"
     return "\n".join([f"{heading}:", *(_line(job, numbers) for job in jobs)])
 
 
@@ -63,13 +72,13 @@ def _line(job: Job, numbers: Numbers) -> str:
     if 0 < len(on_sheet) < drawn:
         which = f" picture{'' if len(on_sheet) == 1 else 's'} {', '.join(map(str, on_sheet))} of {drawn}"
     return (
-        f"{_mark(on_sheet, numbers)}{job.request_id} {job.state} {job.created:%Y-%m-%d %H:%M} {job.model} "
+        f"{_mark(on_sheet, numbers)}{job.request_id} {WORDS[job.state]} {job.created:%Y-%m-%d %H:%M} {job.model} "
         f"seed {job.seed}{which} {quoted_prompt(job)}"
     )
 
 
 def _mark(on_sheet: Mapping[int, int], numbers: Numbers) -> str:
-    """What stands before a job's id: its numbers, such as `3. ` or `5-8. `, where there is a sheet."""
+    """The beginning of a job's line: its numbers, such as `3. ` or `5-8. `, if there is a sheet."""
     if not on_sheet:
         return "- " if numbers else ""
     first, last = min(on_sheet.values()), max(on_sheet.values())
@@ -79,15 +88,11 @@ def _mark(on_sheet: Mapping[int, int], numbers: Numbers) -> str:
 def _notes(*, unreadable: int, late: int, older: int) -> list[str]:
     notes: list[str] = []
     if late:
-        what = "1 picture is not shown, it was" if late == 1 else f"{late} pictures are not shown, they were"
-        notes += [f"{what} not read within {READ_SECONDS} s: call check_job again"]
+        what = "1 picture is" if late == 1 else f"{late} pictures are"
+        notes += [f"{what} not shown: the disk did not answer within {READ_SECONDS} s. Call check_job again"]
     if unreadable:
-        what = (
-            "1 picture is not shown, its file"
-            if unreadable == 1
-            else f"{unreadable} pictures are not shown, their files"
-        )
-        notes += [f"{what} cannot be read: check_job with the job's request id says why"]
+        what = "1 picture is" if unreadable == 1 else f"{unreadable} pictures are"
+        notes += [f"{what} not shown: the file cannot be read. check_job with the request id of the job says why"]
     if older:
         what = "1 older one is" if older == 1 else f"{older} older ones are"
         notes += [f"the sheet holds the latest {MOST_ON_SHEET} pictures; {what} not on it"]
@@ -98,7 +103,7 @@ def _notes(*, unreadable: int, late: int, older: int) -> list[str]:
 
 
 async def _sheet(app: AppContext, images: Sequence[Image], taken: int) -> tuple[Preview | None, dict[str, int], int]:
-    """The sheet, and the numbers on it, none of either where no picture can be read; and how many were too slow."""
+    """The sheet and its numbers, or neither if no picture can be read; and how many pictures were too slow."""
     read, late = await _read(app, images)
     sheet = await app.service.processor.sheet([*read.values()], app.preview, taken) if read else None
     if sheet is None:
@@ -107,10 +112,10 @@ async def _sheet(app: AppContext, images: Sequence[Image], taken: int) -> tuple[
 
 
 async def _read(app: AppContext, images: Sequence[Image]) -> tuple[dict[str, bytes], int]:
-    """The bytes of the pictures that can be read, in their order by their ids; and how many were not soon enough."""
+    """The bytes of the readable pictures by their ids, in their order; and how many pictures were too slow."""
     read: dict[str, bytes] = {}
     late = {image.id for image in images}
-    # A kept preview is as large as one of five pictures is on any sheet.
+    # On a sheet of five or more, no picture is larger than its kept preview.
     read_picture = app.gallery.read if len(images) < 5 else app.gallery.preview
 
     async def read_one(image: Image) -> None:

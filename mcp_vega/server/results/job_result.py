@@ -1,23 +1,26 @@
 """A job as a tool result."""
 
 import math
+from dataclasses import replace
 
 from mcp_types import CallToolResult, ImageContent
 
 from mcp_vega.errors import GalleryError
 from mcp_vega.imaging.preview import Mode
-from mcp_vega.job import Image, Job
-from mcp_vega.jobs.service import JobService
+from mcp_vega.job import Image, Job, State
 from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
-from mcp_vega.server.results.result import result_of, taken_by
+from mcp_vega.server.results.result import ResultText, result_of, taken_by
 from mcp_vega.storage.ledger.spending import dollars
 
 JOINED = (
-    "the same call was made shortly before and its result not received, so this is that one's job and nothing is paid "
-    "again; for another picture give another seed"
+    "the same call was made shortly before, and nobody received its result, so this is the job of that call and "
+    "nothing is paid again; for another picture, give another seed"
+)
+NO_PREVIEW = (
+    "this client passes pictures to its model as text, so the result has none; the full size is at the URI below"
 )
 
 # Seconds after which to ask again for a job that takes longer than usual.
@@ -29,7 +32,7 @@ async def of_job(
 ) -> CallToolResult:
     """The result of a job as it stands, for the client that asked.
 
-    `joined` says that another call began it, `full` that it is to have the pictures in full size.
+    `joined` says that another call began the job; `full` asks for the pictures in full size.
 
     Raises:
         VegaError: The job has failed: its own error.
@@ -42,54 +45,62 @@ async def of_job(
         step = job.error.next_step if left_alone and job.error else None
         raise problem.reworded(said, step).with_traceback(None)  # else it grows with every check
     meta = {"mcp-vega/job": records.data_of(job, client)}
-    joined_note = [JOINED] if joined else []
+    notes = [JOINED] if joined else []
     if not job.state.finished:
-        return await result_of(app, _under_way(app.service, job, left_alone), meta, joined_note)
-    # A picture that no disk would take is in its result or nowhere.
+        return await result_of(app, client, _under_way(app, job, left_alone, notes), meta)
+    # If no disk took a picture, it is in its result or nowhere.
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
-    text = _finished(job, client)
-    previews, notes = await _previews(app, job, "full" if full else app.preview, taken_by(text, meta))
-    notes = [*joined_note, *(client.told(note, app.folders) for note in notes)]
-    return await result_of(app, text, meta, notes, previews)
+    mode = "off" if client.text_only else "full" if full else app.preview
+    text = _finished(app, job, client, notes)
+    previews, more = await _previews(app, job, mode, taken_by(text, meta))
+    more += [NO_PREVIEW] if full and client.text_only else []
+    text = replace(text, notes=[*text.notes, *(client.told(note, app.folders) for note in more)])
+    return await result_of(app, client, text, meta, previews)
 
 
 # ---- the text ----
 
 
-def _finished(job: Job, client: ClientInfo) -> str:
+def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -> ResultText:
     count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
-    lines = [f"{job.parameters.title} drew {count} of {quoted_prompt(job)}."]
-    lines += [f"Note: {note}." for note in job.notes]
+    receipt, places = job.receipt, list[str]()
     for image in job.images:
         if not image.deleted:
-            lines += [f"Image: {location}"] if (location := client.location(image)) else []
-            lines += [f"URI: {image.uri}"]
-    receipt = job.receipt
-    lines += [
+            places += [f"URI: {image.uri}"]
+            places += [f"Image: {location}"] if (location := client.location(image)) else []
+    facts = [
         f"Seed: {job.seed}",
         f"Steps: {job.parameters.num_inference_steps}",
         f"Seconds: {'unknown' if receipt.seconds is None else f'{receipt.seconds:f}'}",
-        f"Cost: {dollars(receipt.cost)}",
-        f"Credits left: {dollars(receipt.credits_left)}",
+        f"Cost: {dollars(receipt.cost, pretend=app.sandbox)}",
+        f"Credits left: {dollars(receipt.credits_left, pretend=app.sandbox)}",
         f"Request id: {job.request_id}",
     ]
-    return "\n".join(lines)
+    sentence = f"{job.parameters.title} drew {count} of {quoted_prompt(job)}."
+    return ResultText(sentence, [*job.notes, *notes], facts, places)
 
 
-def _under_way(service: JobService, job: Job, left_alone: str) -> str:
+def _under_way(app: AppContext, job: Job, left_alone: str, notes: list[str]) -> ResultText:
+    facts = [f"State: {job.state}", f"Request id: {job.request_id}"]
     if left_alone:
-        return (
-            f"The job has not finished; it was {left_alone}. Do not repeat the call.\n"
-            f"State: {job.state}\nRequest id: {job.request_id}"
-        )
-    left = service.expected_seconds(job) - service.elapsed_seconds(job)
-    late = "" if left > 0 else f", which takes longer than the usual {service.expected_seconds(job):.0f} s"
-    notes = f" ({'; '.join(job.notes)})" if job.notes else ""
-    return (
-        f"{job.parameters.title} has not finished {quoted_prompt(job)} yet{late}{notes}; call check_job "
-        f"with the request id below in about {math.ceil(left) if left > 0 else OVERDUE} s. Do not repeat the call.\n"
-        f"State: {job.state}\nRequest id: {job.request_id}\nCost: about {dollars(job.parameters.expected_cost)}"
+        return ResultText(f"The job has not finished: it was {left_alone}. Do not repeat the call.", notes, facts)
+    usual = app.service.expected_seconds(job)
+    left = usual - app.service.elapsed_seconds(job)
+    late = "" if left > 0 else f"; this takes longer than usual (about {usual:.0f} s)"
+    why = f" ({'; '.join(job.notes)})" if job.notes else ""
+    seconds = math.ceil(left) if left > 0 else OVERDUE
+    sentence = (
+        f"{_stage(job)} {quoted_prompt(job)}{why}{late}. Call check_job with the request id below in about "
+        f"{seconds} s. Do not repeat the call."
     )
+    cost = f"Cost: about {dollars(job.parameters.expected_cost, pretend=app.sandbox)}"
+    return ResultText(sentence, notes, [*facts, cost])
+
+
+def _stage(job: Job) -> str:
+    """The beginning of a sentence about a job under way, up to its prompt."""
+    title = job.parameters.title
+    return f"Queued: {title} will draw" if job.state is State.QUEUED else f"{title} is still drawing"
 
 
 def quoted_prompt(job: Job) -> str:
@@ -101,9 +112,9 @@ def quoted_prompt(job: Job) -> str:
 
 
 async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[list[ImageContent], list[str]]:
-    """The previews of a job's pictures, and what there is to say about them.
+    """The previews of a job's pictures, and the notes about them.
 
-    So many characters of what they may take are `taken` by the rest of the result.
+    The rest of the result has `taken` that many characters of the previews' share.
     """
     here = [image for image in job.images if not image.deleted]
     notes = [
@@ -122,7 +133,7 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
             notes.append(error.what)
     made = await app.service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
-    notes += [f"the file {image.path or image.name} is no whole picture any more" for image in broken]
+    notes += [f"the file {image.path or image.name} is no longer a complete picture" for image in broken]
     shown = [preview for preview in made if preview]
     reduced = [preview for preview in shown if not preview.unchanged]
     if mode == "full" and reduced:
@@ -130,7 +141,7 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
         sizes = ", ".join(dict.fromkeys(f"{each.width}×{each.height}" for each in reduced))
         whole = "the file" if all(image.path for image in here) else "its URI"
         notes.append(
-            f"{some} not fit into a result unchanged, so what is shown is a JPEG of {sizes}; "
+            f"{some} not fit into a result unchanged, so the result shows a JPEG of {sizes}; "
             f"{whole} gives the full size"
         )
     return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in shown], notes

@@ -1,4 +1,4 @@
-"""Jobs, pictures and errors for programs, and what of them a client may have."""
+"""Jobs, pictures and errors as JSON, without what a client may not see."""
 
 import json
 from dataclasses import replace
@@ -17,18 +17,18 @@ BEGINNING = 500
 
 
 def job_for(app: AppContext, job: Job, client: ClientInfo) -> Job:
-    """A job as a client may have it."""
+    """A job without what a client may not see."""
     notes = tuple(client.told(note, app.folders) for note in job.notes)
     return replace(job, notes=notes, error=job.error and error_for(app, job.error, client))
 
 
 def error_for(app: AppContext, error: VegaError, client: ClientInfo) -> VegaError:
-    """An error as a client may have it."""
+    """An error without what a client may not see."""
     return error.reworded(client.told(error.what, app.folders), client.told(error.next_step, app.folders))
 
 
 def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
-    """A job for programs."""
+    """A job as JSON."""
     return {
         "request_id": job.request_id,
         "state": str(job.state),
@@ -43,21 +43,21 @@ def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
 
 
 def listed_data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
-    """A job in a list of them, for programs."""
+    """A job in a list of jobs, as JSON."""
     data = data_of(job, client)
     parameters, marks = shortened(data["parameters"])
     return {**data, "parameters": parameters, **marks}
 
 
 def shortened(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Values with the beginning of each long text, and what says which texts are not whole."""
+    """Values in which each long text is cut, and a mark that names the cut texts."""
     names = [name for name, value in values.items() if isinstance(value, str) and len(value) > BEGINNING]
     beginnings = {name: f"{beginning(values[name], BEGINNING)}…" for name in names}
     return {**values, **beginnings}, {"shortened": names} if names else {}
 
 
 def record_of(job: Job, client: ClientInfo) -> dict[str, Any]:
-    """All that is known of a job, for programs."""
+    """All that is known of a job, as JSON."""
     return {
         **data_of(job, client),
         "local_id": job.local_id,
@@ -74,20 +74,20 @@ def record_of(job: Job, client: ClientInfo) -> dict[str, Any]:
 
 
 def error_data(error: VegaError) -> dict[str, str]:
-    """An error for programs."""
-    what = error.what.encode(errors="replace").decode()  # a folder's name may hold what no JSON can carry
+    """An error as JSON."""
+    what = error.what.encode(errors="replace").decode()  # a folder's name may have characters that JSON does not allow
     return {"code": error.code, "what": what, "charged": str(error.charged), "next": error.next_step}
 
 
 def iso(moment: datetime | None) -> str | None:
-    """A time for programs."""
+    """A time as JSON."""
     return moment and moment.isoformat()
 
 
 def _image_data(image: Image, client: ClientInfo) -> dict[str, Any]:
     return {
         "id": image.id,
-        # Only those who work at the machine are told where a file lies.
+        # Only those who work at this machine may see where a file is.
         "path": str(image.path) if image.path and not image.deleted and client.owner == OPERATOR else None,
         "uri": image.uri,
         **format_of(image),
@@ -98,7 +98,7 @@ def _image_data(image: Image, client: ClientInfo) -> dict[str, Any]:
 
 
 def format_of(image: Image) -> dict[str, Any]:
-    """What kind of file a picture is, for programs; `bytes` is its size."""
+    """The format of a picture's file, as JSON; `bytes` is its size."""
     return {"mime_type": image.mime_type, "width": image.width, "height": image.height, "bytes": image.bytes}
 
 

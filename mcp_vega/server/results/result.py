@@ -1,48 +1,71 @@
-"""What all tool results have: the text and the previews, what can still be spent, and where the API is the sandbox."""
+"""What all tool results have: the text and the previews, the rest of the spending limit, and the sandbox's mark."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_types import CallToolResult, ImageContent, TextContent
 
 from mcp_vega.errors import VegaError
-from mcp_vega.server.client_info import CURRENT_CLIENT
+from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
 from mcp_vega.storage.ledger.spending import dollars
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
-# How many characters of text and data go beside the previews of a result without taking from their share.
+# So many characters of text and data do not reduce the space for the previews of a result.
 BESIDE_PREVIEWS = 10_000
 
 
+@dataclass(frozen=True)
+class ResultText:
+    """The text of a result, in the order of its parts.
+
+    The `places` of the pictures are its last lines, because some hosts show a person only the end of it. In front of
+    them go the rest of the spending limit and the mark of the sandbox.
+    """
+
+    sentence: str
+    notes: Sequence[str] = ()
+    facts: Sequence[str] = ()
+    places: Sequence[str] = ()
+
+    def lines(self, further_facts: Sequence[str] = ()) -> list[str]:
+        """All lines, with further facts behind its own."""
+        notes = [f"Note: {note}." for note in self.notes]
+        return [self.sentence, *notes, *self.facts, *further_facts, *self.places]
+
+
 async def result_of(
-    app: AppContext, text: str, meta: dict[str, Any], notes: Sequence[str] = (), previews: Sequence[ImageContent] = ()
+    app: AppContext, client: ClientInfo, text: ResultText, meta: dict[str, Any], previews: Sequence[ImageContent] = ()
 ) -> CallToolResult:
-    """A result that also says what can still be spent today, where there is a limit."""
-    lines = [text]
+    """A result that also says how much can still be spent today, if there is a limit."""
+    further: list[str] = []
     if budget := await app.service.budget():
-        lines += [f"Spending limit: {dollars(budget.left)} of {dollars(budget.limit)} left today (UTC)"]
+        left, limit = (dollars(amount, pretend=app.sandbox) for amount in (budget.left, budget.limit))
+        further += [f"Spending limit: {left} of {limit} left today (UTC)"]
         figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
         meta["mcp-vega/spending"] = {name: float(figure) for name, figure in figures.items()}
-    lines += [f"Note: {note}." for note in notes]
-    shown = TextContent(type="text", text=_marked(app, "\n".join(lines)))
-    return CallToolResult(content=[shown, *previews], _meta=meta or None)
+    further += [SANDBOX] if app.sandbox else []
+    shown = TextContent(type="text", text="\n".join(text.lines(further)))
+    return CallToolResult(content=[shown, *previews], _meta=_data_for(client, meta))
 
 
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
     """The result of a call that failed."""
-    error = records.error_for(app, error, CURRENT_CLIENT.get())
-    text = TextContent(type="text", text=_marked(app, error.text))
-    return CallToolResult(content=[text], is_error=True, _meta={"mcp-vega/error": records.error_data(error)})
+    client = CURRENT_CLIENT.get()
+    error = records.error_for(app, error, client)
+    text = f"{error.text}\n{SANDBOX}" if app.sandbox else error.text
+    meta = _data_for(client, {"mcp-vega/error": records.error_data(error)})
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta)
 
 
-def taken_by(text: str, meta: dict[str, Any]) -> int:
-    """How many characters of what previews may take a result's text and data take from them."""
-    return max(len(text) + len(json.dumps(meta, ensure_ascii=False)) - BESIDE_PREVIEWS, 0)
+def taken_by(text: ResultText, meta: dict[str, Any]) -> int:
+    """How many characters of the previews' share the text and the data of a result take."""
+    length = len("\n".join(text.lines())) + len(json.dumps(meta, ensure_ascii=False))
+    return max(length - BESIDE_PREVIEWS, 0)
 
 
-def _marked(app: AppContext, text: str) -> str:
-    """The text, with a line that says so where the API is the sandbox."""
-    return f"{text}\n{SANDBOX}" if app.sandbox else text
+def _data_for(client: ClientInfo, meta: dict[str, Any]) -> dict[str, Any] | None:
+    return None if client.text_only else meta or None

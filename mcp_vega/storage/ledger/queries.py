@@ -244,6 +244,13 @@ UNMARK_DELETED = "UPDATE images SET deleted = NULL WHERE id = :id"
 IMAGE_IDS = f"""
     SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit
 """  # noqa: S608
+# Pictures that have all typed words, or whose file name begins with the typed text.
+NAMES = f"""
+    SELECT id, key FROM images
+    WHERE deleted IS NULL AND {IS_SHOWN} AND ((TRUE {{matches}}) OR {{begins}})
+    ORDER BY {{order}} created DESC, number DESC LIMIT :limit
+"""  # noqa: S608
+NAME_BEGINS = "key LIKE :name ESCAPE '\\'"
 IMAGE_ID_BEGINS = "AND id BETWEEN :beginning AND :end"
 REQUEST_IDS = f"""
     SELECT coalesce(remote_id, local_id) AS id FROM jobs WHERE {IS_SHOWN} {{matches}}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import anyio
@@ -190,6 +191,19 @@ class ImageSearch:
         """Return the ids of kept pictures that begin like this, newest first."""
         return await self._ids(queries.IMAGE_IDS, queries.IMAGE_ID_BEGINS, beginning, limit, owner)
 
+    async def names(self, typed: str, limit: int, owner: str = OPERATOR) -> list[tuple[str, str]]:
+        """Ids and file names of kept pictures, by words as `page` finds them, or by the beginning of the name.
+
+        Names that begin with the typed text come first, then the newest. Raises as `page` does.
+        """
+        query, begins = ImageQuery(typed, owner, typed=True), queries.NAME_BEGINS
+        matches, values = _conditions(query)
+        order = f"{begins} DESC," if typed else ""  # else an index has the order
+        statement = queries.NAMES.format(matches=matches + self._readable(), begins=begins, order=order)
+        values |= {"name": f"%/{_literal(typed)}%", "limit": limit}
+        found = await self._read(query, lambda connection: connection.execute(statement, values))
+        return [(row["id"], PurePosixPath(row["key"]).name) for row in found]
+
     async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """Return the request ids of jobs that begin like this, newest first."""
         return await self._ids(queries.REQUEST_IDS, queries.REQUEST_ID_BEGINS, beginning, limit, owner)
@@ -241,10 +255,15 @@ def _patterns(text: str, *, typed: bool) -> list[str]:
         said = f"Pictures are searched by at most {WORDS} words of at most {LETTERS} letters"
         raise InvalidArguments(said, next_step="Search with fewer or shorter words")
     names = {name for slug, model in MODELS.items() for name in (slug, model.alias)}
-    literals = {word: re.sub(r"[%_\\]", r"\\\g<0>", word) for word in words}
+    literals = {word: _literal(word) for word in words}
     longest = sorted(words, key=lambda word: (word in names, -len(word)))
     whole = [word for word in longest if word in names or (word.isdecimal() and not typed)]
     return [f"%{literals[word]}%" for word in longest] + [f"% {literals[word]} %" for word in whole]
+
+
+def _literal(text: str) -> str:
+    """A text as a part of a pattern of LIKE."""
+    return re.sub(r"[%_\\]", r"\\\g<0>", text)
 
 
 def read_jobs(

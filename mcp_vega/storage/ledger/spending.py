@@ -11,7 +11,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
 from mcp_vega.errors import Charged, SpendingLimitReached
-from mcp_vega.job import OPERATOR, Job
+from mcp_vega.job import OPERATOR, SANDBOX, Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries
@@ -128,10 +128,9 @@ def reserve(connection: Connection, job: Job, limit: Decimal | None) -> bool:
 
 def limit_reached(connection: Connection, job: Job, limit: Decimal | None) -> SpendingLimitReached:
     """Why a job that there is no room for is refused."""
-    return SpendingLimitReached(
-        f"The call is likely to cost {dollars(job.parameters.expected_cost)}, and "
-        f"{dollars(spent_on(connection, job.created.date()))} of today's {dollars(limit)} (UTC) are spent"
-    )
+    amounts = (job.parameters.expected_cost, spent_on(connection, job.created.date()), limit)
+    cost, spent, most = (dollars(amount, pretend=job.base_url == SANDBOX) for amount in amounts)
+    return SpendingLimitReached(f"The call is likely to cost {cost}, and {spent} of today's {most} (UTC) are spent")
 
 
 def counted(connection: Connection, local_id: str) -> int:
