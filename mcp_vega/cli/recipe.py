@@ -48,7 +48,7 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
             return recipe_in(Path(text))
         except InvalidArguments as error:
             problem = error
-    from mcp_vega.cli.lookup import find_named  # with the ledger, which takes longer than to read a file
+    from mcp_vega.cli.jobs.lookup import find_named  # with the ledger, which takes longer than to read a file
 
     try:
         found = anyio.run(find_named, text, settings)

@@ -10,9 +10,9 @@ import anyio
 
 from mcp_vega.cli.application import open_job_store
 from mcp_vega.cli.jobs.details import details_of
+from mcp_vega.cli.jobs.lookup import find_named
 from mcp_vega.cli.jobs.spent import print_spent
 from mcp_vega.cli.jobs.words import cost_of, state_of
-from mcp_vega.cli.lookup import find_named
 from mcp_vega.cli.output import Column, shortened, table, terminal_width, write
 from mcp_vega.errors import InvalidArguments, UnknownJob
 from mcp_vega.job import Job
