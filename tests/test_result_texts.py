@@ -154,12 +154,13 @@ async def test_a_client_that_passes_results_on_as_text_gets_text_alone(
 ) -> None:
     async with agent_over(app, transport, mode, CLINE) as agent:
         theirs = await answers(agent)
+        lists = [await agent.list_tools(), await agent.list_resources(), await agent.list_prompts()]
     async with agent_over(app, transport, mode, OTHER) as agent:
         others = await answers(agent)
-    assert [(len(result.content), data_in(result)) for result in theirs] == [(1, set[str]())] * len(theirs)
+    assert [(len(result.content), result.meta) for result in theirs] == [(1, None)] * len(theirs)
+    assert [each.meta for each in lists] == [None] * len(lists)
     assert [len(images_of(result)) for result in others] == [1, 1, 1, 1, 0, 0, 0]
     assert all(data_in(result) for result in others)
-    assert (mode == "auto") or not any(result.meta for result in theirs)
     assert "Note: this client passes pictures to its model as text, so the result has none;" in text_of(theirs[1])
     assert all(text_of(result).splitlines()[-1].startswith("Image: ") for result in theirs[:3])
     assert "sheet" not in text_of(theirs[3])

@@ -19,9 +19,9 @@ IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
 # The keys of a request's ASGI scope: its owner, and the function that signs links for that owner.
 OWNER, SIGNED = "mcp_vega.owner", "mcp_vega.signed"
-# The beginning of a path, up to its last name; or a quotation, which is left as it is.
 # Clients whose model gets a result as JSON: `_meta` first, pictures as base64, all of it cut to 8,000 characters.
 TEXT_ONLY_CLIENTS = {"@cline/core"}
+# The beginning of a path, up to its last name; or a quotation, which is left as it is.
 _PATHS = re.compile(r"“[^”]*”|(?<![^\s(])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\]+[/\\])+")
 
 
