@@ -1,6 +1,7 @@
 """`mcp-vega jobs`: the ledger as a table that fits the terminal, one job in full, what was spent."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import KEY, SMALL, Sandbox
 from test_command_line import run, run_beside, settings
+from test_completion import offered
 
 from mcp_vega.errors import InsufficientCredits, MediaError, OutcomeUnknown, VegaError
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
@@ -247,6 +249,7 @@ async def test_so_many_digits_of_an_id_are_shown_that_every_command_knows_it(tmp
         several = await run_beside(command, "99887766", folder=tmp_path)
         assert several.returncode == 2
         assert "Several ids begin with '99887766': 99887766-5100-" in several.stderr
+    assert sorted(offered("mcp-vega jobs ", tmp_path)[1]) == sorted(ids), "Tab offers the same"
 
 
 @posix
@@ -370,9 +373,21 @@ def test_an_id_that_the_ledger_does_not_have_is_an_error(tmp_path: Path) -> None
     assert "has no job with the id 'nothing' (unknown_job).\nNext: " in done.stderr
 
 
+@posix
+async def test_a_name_that_is_not_utf_8_is_one_that_the_ledger_does_not_have(tmp_path: Path, keep: Keep) -> None:
+    await keep(Kept())
+    name = os.fsdecode(b"a fox \xff.jpg")
+    listed, recipe = [await run_beside(command, name, folder=tmp_path) for command in ("jobs", "recipe")]
+    assert (listed.returncode, recipe.returncode) == (1, 2)
+    assert r"has no job with the id 'a fox \udcff.jpg' (unknown_job)" in listed.stderr
+    assert r"'a fox \udcff.jpg' is not a file, and the ledger" in recipe.stderr
+
+
 def test_the_money_of_the_sandbox_is_pretend(tmp_path: Path) -> None:
     run("draw", "a fox", "--model", "vegart", "--sandbox", folder=tmp_path)
     limit = {"MCP_VEGA_SPENDING_LIMIT_USD": "1"}
+    none_yet = run("jobs", "--sandbox", "--spent", "--since", "9999-12-31", folder=tmp_path, **limit).stderr
+    assert none_yet.endswith("\nSpending limit: $0.998 (pretend) of $1.00 (pretend) left today (UTC)\n")
     for options in ([], ["--spent"]):
         done = run("jobs", "--sandbox", *options, folder=tmp_path, **limit)
         assert "  $0.002" in done.stdout

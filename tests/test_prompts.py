@@ -196,6 +196,7 @@ async def test_vary_completes_words_of_the_prompt_names_of_files_ids_and_uris_of
         "picture-": [signs],
         "no such word": [],
         "w " * 60: [],
+        "\U000e0001" * 15_000: [],  # invisible, and too long for a pattern of SQL
         images[1]["id"][:9]: [images[1]["id"]],
         uri[:-5]: [uri],
         f"{uri}/": [],

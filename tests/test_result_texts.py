@@ -154,12 +154,13 @@ async def test_a_client_that_passes_results_on_as_text_gets_text_alone(
 ) -> None:
     async with agent_over(app, transport, mode, CLINE) as agent:
         theirs = await answers(agent)
+        lists = [await agent.list_tools(), await agent.list_resources(), await agent.list_prompts()]
     async with agent_over(app, transport, mode, OTHER) as agent:
         others = await answers(agent)
-    assert [(len(result.content), data_in(result)) for result in theirs] == [(1, set[str]())] * len(theirs)
+    assert [(len(result.content), result.meta) for result in theirs] == [(1, None)] * len(theirs)
+    assert [each.meta for each in lists] == [None] * len(lists)
     assert [len(images_of(result)) for result in others] == [1, 1, 1, 1, 0, 0, 0]
     assert all(data_in(result) for result in others)
-    assert (mode == "auto") or not any(result.meta for result in theirs)
     assert "Note: this client passes pictures to its model as text, so the result has none;" in text_of(theirs[1])
     assert all(text_of(result).splitlines()[-1].startswith("Image: ") for result in theirs[:3])
     assert "sheet" not in text_of(theirs[3])
@@ -204,6 +205,44 @@ async def test_progress_after_a_lost_answer_says_for_how_long_segmind_is_asked(
         asking,
         "The answer was lost; it is not known yet whether the call ran",
     ]
+
+
+async def test_a_call_that_waits_does_not_take_longer_than_usual_and_is_asked_for_when_it_may_be_drawn(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    began, late = datetime.now(UTC), [0.0]
+    given: dict[str, Any] = {"pace": 1, "clock": lambda: began + timedelta(seconds=late[0])}
+    async with app_over(sandbox.url, tmp_path, **given) as app, Client(build_server(app)) as agent:
+        # The API asks for 3 s, and drawing takes 2.36 s.
+        refused = await agent.call_tool("submit_job", {"prompt": "a fox [fault:429-retry-after*9]"})
+        late[0] = 100
+        later = await agent.call_tool("check_job", {"request_id": job_of(refused)["request_id"]})
+    assert re.search(r" \(the API's rate limit allows .* UTC\)\. Call check_job .* in about 6 s\. ", text_of(refused))
+    assert text_of(later).startswith("Queued: ")
+    assert re.search(r"Call check_job .* in about 3 s\. ", text_of(later))
+    assert "longer than usual" not in text_of(later)
+
+
+async def test_a_server_that_continues_a_sent_call_of_another_says_that_the_answer_was_lost(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    heard: list[str | None] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001  a callback
+        heard.append(message)
+
+    sandbox.hold()
+    async with app_over(sandbox.url, tmp_path) as app:
+        job = await begun(app.service, VegaRTParameters(prompt="a fox"))
+        await until(lambda: sandbox.paid_requests)
+    sandbox.account.history_status = 503
+    async with app_over(sandbox.url, tmp_path, pace=1) as app, Client(build_server(app)) as agent:
+        checked = await agent.call_tool("check_job", {"request_id": job.local_id}, progress_callback=hear)
+    assert heard == ["The answer was lost; asking Segmind whether it ran"]
+    assert text_of(checked).startswith(
+        "Segmind's answer was lost; the server is asking whether Segmind-VegaRT drew “a fox”. Call check_job with the "
+        "request id below in about "
+    )
 
 
 @pytest.mark.parametrize("fault", ["", " [fault:failed]", " [fault:402]", " [fault:504-after]", " [fault:stuck]"])

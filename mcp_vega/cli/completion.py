@@ -19,8 +19,8 @@ from mcp_vega.cli.output import write
 
 # How many jobs are offered, and how long the ledger may take to name them (seconds).
 JOBS, LEDGER_SECONDS = 20, 1.5
-# What is shown of a job: so many digits of its id, as `mcp-vega jobs` shows and takes, and the beginning of its prompt.
-DIGITS, PROMPT_CHARACTERS = 8, 40
+# How many characters of a job's prompt are shown behind its id.
+PROMPT_CHARACTERS = 40
 
 
 def run_completion(options: Namespace, _: Mapping[str, str]) -> int:
@@ -59,18 +59,20 @@ class _Values(BaseCompleter):
 
 
 def _recent_jobs(options: Namespace) -> dict[str, str]:
-    """The latest jobs by the first digits of their ids, with their prompts; none if the ledger cannot be read."""
+    """The latest jobs by their ids as `mcp-vega jobs` shows them, with their prompts; none without a usable ledger."""
     import anyio
 
     from mcp_vega.cli.application import open_job_store
-    from mcp_vega.job import Job
     from mcp_vega.redaction import quoted
     from mcp_vega.settings import Settings
 
-    async def read() -> list[Job]:
+    async def read() -> dict[str, str]:
         settings = Settings.from_environment({**os.environ, **({"MCP_VEGA_SANDBOX": "1"} if options.sandbox else {})})
         async with open_job_store(settings) as store:
-            return await store.latest(JOBS) if store else []
+            jobs = await store.latest(JOBS) if store else []
+            ids = await store.search.short_ids(jobs) if store else []
+        prompts = [quoted(job.parameters.prompt, PROMPT_CHARACTERS) for job in jobs]
+        return dict(zip(ids, prompts, strict=True))
 
     # Nobody waits for a slow ledger: the shell then offers files, or nothing.
     end = Timer(LEDGER_SECONDS, os._exit, [1])
@@ -78,9 +80,6 @@ def _recent_jobs(options: Namespace) -> dict[str, str]:
     end.start()
     jobs: dict[str, str] = {}
     with suppress(Exception):
-        for job in anyio.run(read):
-            digits = job.request_id.removeprefix("local-")
-            short = digits[:DIGITS]
-            jobs[digits if short in jobs else short] = quoted(job.parameters.prompt, PROMPT_CHARACTERS)
+        jobs = anyio.run(read)
     end.cancel()
     return jobs

@@ -11,6 +11,7 @@ from mcp_vega.jobs.service import JobService
 # then on while it is listed as running.
 FIRST_LOOKS = sum(LOOKS)
 ALL_LOOKS = FIRST_LOOKS + sum(PENDING_LOOKS)
+ASKING = "The answer was lost; asking Segmind whether it ran"
 
 
 class Progress(NamedTuple):
@@ -27,19 +28,25 @@ def progress_of(service: JobService, job: Job) -> Progress:
     if (job.state.finished and not job.open) or (job.has_outcome and not job.held):
         return Progress(elapsed, elapsed, _ended(job))
     notes = f" ({'; '.join(job.notes)})" if job.notes else ""
-    if job.sent is None:
-        return Progress(elapsed, None, f"Waiting to be sent{notes}" if notes else "Sending the call")
-    if job.has_outcome:
-        return Progress(elapsed, None, _after_outcome(service, job) + notes)
-    if job.state is State.QUEUED and job.remote_id is None:
-        return Progress(elapsed, None, f"Sending the call{notes}")
+    if other := _besides_drawing(service, job):
+        return Progress(elapsed, None, f"{other}{notes}")
     # The API is not asked before the picture is likely to be there.
     doing = "Queued or drawing" if job.state is State.QUEUED else "Drawing"
-    waited = max((job.sent - job.created).total_seconds(), 0)
-    usual, seconds = service.expected_seconds(job), max(elapsed - waited, 0)
+    usual, seconds = service.expected_seconds(job), service.sent_seconds(job)
     if seconds < usual:
-        return Progress(elapsed, waited + usual, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
+        return Progress(elapsed, elapsed - seconds + usual, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
     return Progress(elapsed, None, f"{doing}: {seconds:.0f} s, longer than usual (about {usual:.0f} s){notes}")
+
+
+def _besides_drawing(service: JobService, job: Job) -> str:
+    """What is done for a job while the API does not draw it; empty if the API may be drawing it."""
+    if job.sent is None:
+        return "Waiting to be sent" if job.notes else "Sending the call"
+    if job.has_outcome:
+        return _after_outcome(service, job)
+    if service.is_answer_lost(job):
+        return ASKING
+    return "Sending the call" if job.state is State.QUEUED and job.remote_id is None else ""
 
 
 def _after_outcome(service: JobService, job: Job) -> str:
@@ -49,7 +56,7 @@ def _after_outcome(service: JobService, job: Job) -> str:
     asked = (service.config.clock() - (job.ended or job.created)).total_seconds()
     limits = (seconds * service.config.pace for seconds in (FIRST_LOOKS, ALL_LOOKS))
     limit = next((f" (up to {_in_words(limit)})" for limit in limits if asked < limit), "")
-    return f"The answer was lost; asking Segmind whether it ran{limit}"
+    return f"{ASKING}{limit}"
 
 
 def _ended(job: Job) -> str:

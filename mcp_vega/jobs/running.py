@@ -24,6 +24,7 @@ class RunningJob:
         job: Its current state.
         begun_here: Whether this server began it. If not, it continues another server's job.
         may_send: Whether it already has a slot for its call.
+        answer_lost: Whether the server that sent its call has ended, so that only the API knows whether the call ran.
         active: Whether this server is working on it.
         saved: Whether the store has its current state.
         released: Whether the store knows that nobody works on it any more.
@@ -35,6 +36,7 @@ class RunningJob:
     job: Job
     begun_here: bool = False
     may_send: bool = False
+    answer_lost: bool = False
     active: bool = True
     saved: bool = True
     released: bool = False

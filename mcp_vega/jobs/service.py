@@ -245,6 +245,15 @@ class JobService:
         """How many seconds ago a job was begun."""
         return max((self.config.clock() - job.created).total_seconds(), 0)
 
+    def sent_seconds(self, job: Job) -> float:
+        """How many seconds ago a job's call was sent; 0 if it has not been sent."""
+        return max((self.config.clock() - job.sent).total_seconds(), 0) if job.sent else 0
+
+    def is_answer_lost(self, job: Job) -> bool:
+        """Whether the server that sent a job's call has ended, and this one does not know yet whether the call ran."""
+        running = self._running.get_active(job)
+        return running is not None and running.answer_lost and not job.has_outcome and job.remote_id is None
+
     async def look_up_image(self, image_id: str) -> JobImage | None:
         """The picture with this id and its job, from the store or from memory; None if there is none."""
         return await self._running.get_image(image_id)

@@ -67,6 +67,7 @@ class Worker:
             work = self._save_from_memory
         elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
             work = self._fetch
+        running.answer_lost = work == self._settle
         self._tasks.start_soon(self._run, running, work)
         return job
 

@@ -79,7 +79,8 @@ class _VegaServer(MCPServer[Any]):
 
     async def _around_each_request(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Note the client, and once a host has its first answer, continue the jobs that an earlier server left."""
-        CURRENT_CLIENT.set(ClientInfo.of(ctx))
+        client = ClientInfo.of(ctx)
+        CURRENT_CLIENT.set(client)
         if self._app.problem and ctx.method in NEED_SERVICE and (ctx.params or {}).get("uri") != resources.VIEW:
             raise _protocol_error(self._app, self._app.problem)
         if ctx.method == "prompts/get":
@@ -88,6 +89,9 @@ class _VegaServer(MCPServer[Any]):
             ctx = replace(ctx, params=prompts.as_texts(ctx.params))
         answer = await _with_protocol_errors(self._app, call_next(ctx))
         self._notifications.note_client(ctx, answer)
+        if client.text_only and ctx.method != "server/discover" and isinstance(answer, dict):
+            # The SDK puts the server's name and icon there; the protocol lets a server leave them out.
+            answer.pop("_meta", None)
         if not self._app.problem:
             self._app.service.resume_orphans()
         return answer

@@ -1,7 +1,9 @@
 """Finds in the ledger what the user of a command names: a job, or a picture and its job."""
 
+import re
+
 from mcp_vega.cli.application import open_job_store
-from mcp_vega.job import Image, Job
+from mcp_vega.job import REQUEST_ID, Image, Job
 from mcp_vega.settings import Settings
 
 
@@ -18,6 +20,8 @@ async def find_named(text: str, settings: Settings) -> tuple[Job, Image | None] 
         if store is None:
             return None
         name = await store.search.id_named(text)
+        if not re.fullmatch(REQUEST_ID, name):  # a file's name may have bytes that are not UTF-8
+            return None
         if found := await store.search.image(name):
             return found.job, found.image
         job = await store.get(name)

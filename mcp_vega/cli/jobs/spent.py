@@ -41,8 +41,8 @@ def print_spent(options: Namespace, settings: Settings, most_days: int) -> None:
     if settings.sandbox and shown:
         sys.stderr.write("The money of the sandbox is pretend.\n")
     if (limit := settings.spending_limit_usd) is not None:
-        left = dollars(Budget(limit, today_usd).left)
-        sys.stderr.write(f"Spending limit: {left} of {dollars(limit)} left today (UTC)\n")
+        left, most = (dollars(usd, pretend=settings.sandbox) for usd in (Budget(limit, today_usd).left, limit))
+        sys.stderr.write(f"Spending limit: {left} of {most} left today (UTC)\n")
 
 
 async def _read(settings: Settings, by_caller: bool, since: date | None) -> tuple[list[DailySpending], Decimal]:  # noqa: FBT001  by anyio.run

@@ -85,22 +85,32 @@ def _under_way(app: AppContext, job: Job, left_alone: str, notes: list[str]) -> 
     if left_alone:
         return ResultText(f"The job has not finished: it was {left_alone}. Do not repeat the call.", notes, facts)
     usual = app.service.expected_seconds(job)
-    left = usual - app.service.elapsed_seconds(job)
-    late = "" if left > 0 else f"; this takes longer than usual (about {usual:.0f} s)"
-    why = f" ({'; '.join(job.notes)})" if job.notes else ""
+    left = usual - app.service.sent_seconds(job) + _pause(app, job)
     seconds = math.ceil(left) if left > 0 else OVERDUE
     sentence = (
-        f"{_stage(job)} {quoted_prompt(job)}{why}{late}. Call check_job with the request id below in about "
-        f"{seconds} s. Do not repeat the call."
+        f"{_stage(app, job, late=left <= 0)}. Call check_job with the request id below in about {seconds} s. Do not "
+        "repeat the call."
     )
     cost = f"Cost: about {dollars(job.parameters.expected_cost, pretend=app.sandbox)}"
     return ResultText(sentence, notes, [*facts, cost])
 
 
-def _stage(job: Job) -> str:
-    """The beginning of a sentence about a job under way, up to its prompt."""
-    title = job.parameters.title
-    return f"Queued: {title} will draw" if job.state is State.QUEUED else f"{title} is still drawing"
+def _stage(app: AppContext, job: Job, *, late: bool) -> str:
+    """What happens with a job under way, as the beginning of a sentence; `late` if it takes longer than usual."""
+    title, prompt = job.parameters.title, quoted_prompt(job)
+    if app.service.is_answer_lost(job):
+        return f"Segmind's answer was lost; the server is asking whether {title} drew {prompt}"
+    stage = f"Queued: {title} will draw" if job.state is State.QUEUED else f"{title} is still drawing"
+    why = f" ({'; '.join(job.notes)})" if job.notes else ""
+    usual = f"; this takes longer than usual (about {app.service.expected_seconds(job):.0f} s)" if late else ""
+    return f"{stage} {prompt}{why}{usual}"
+
+
+def _pause(app: AppContext, job: Job) -> float:
+    """How many seconds a job still waits before it is sent, as far as that is known."""
+    if job.sent or not job.next_try:
+        return 0
+    return max((job.next_try - app.service.config.clock()).total_seconds(), 0)
 
 
 def quoted_prompt(job: Job) -> str:

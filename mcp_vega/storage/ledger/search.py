@@ -25,6 +25,8 @@ T = TypeVar("T")
 PAGE = 20
 # The most words of a search, and the most letters of a word. Each word is searched for separately.
 WORDS, LETTERS = 50, 200
+# No file name has so many characters. A database refuses patterns that are far longer.
+LONGER_THAN_NAMES = 256
 # The fewest digits with which the beginning of an id names it.
 FEWEST_DIGITS = 8
 # How many ids are shown if several begin alike.
@@ -200,7 +202,7 @@ class ImageSearch:
         matches, values = _conditions(query)
         order = f"{begins} DESC," if typed else ""  # else an index has the order
         statement = queries.NAMES.format(matches=matches + self._readable(), begins=begins, order=order)
-        values |= {"name": f"%/{_literal(typed)}%", "limit": limit}
+        values |= {"name": f"%/{_literal(typed[:LONGER_THAN_NAMES])}%", "limit": limit}
         found = await self._read(query, lambda connection: connection.execute(statement, values))
         return [(row["id"], PurePosixPath(row["key"]).name) for row in found]
 
