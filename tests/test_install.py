@@ -384,6 +384,36 @@ def test_a_link_stays_a_link_and_permissions_stay(home: Path, run: Run) -> None:
     assert dotfile.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has permissions of another kind")
+@pytest.mark.parametrize(("mode", "is_open"), [(0o644, True), (0o640, True), (0o604, True), (0o600, False)])
+def test_a_backup_is_its_owners_alone_and_a_key_that_others_can_read_is_told(
+    mode: int, *, is_open: bool, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_of("cursor", home, '{"mcpServers": {}}')
+    path.chmod(mode)
+    modes = set[int]()
+    replaced = Path.replace
+
+    def replace_watched(self: Path, target: Path) -> Path:
+        if str(target).endswith(".bak"):
+            modes.add(self.stat().st_mode & 0o777)
+        return replaced(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_watched)
+    said = run("install", "cursor", "--yes", "--sandbox")
+    assert "chmod" not in said.err  # the entry holds no secret
+    for arguments in (["--dry-run"], ["--yes"], ["--yes"], ["--url", URL, "--yes"]):
+        said = run("install", "cursor", *arguments, SEGMIND_API_KEY=KEY, MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        assert said.code == 0, said.err
+        assert (f"`chmod 600 {path}` changes that" in said.err) == is_open
+    assert path.stat().st_mode & 0o777 == mode, "the file's permissions are its owner's matter"
+    copies = [*path.parent.glob("*.bak")]
+    assert {each.stat().st_mode & 0o777 for each in copies} == modes == {0o600}
+    # A variable that the host fills in is no secret.
+    put_entry("cursor", home, {"command": SCRIPT, "args": [], "env": {"SEGMIND_API_KEY": "${env:KEY}"}})
+    assert "chmod" not in run("install", "cursor", "--yes").err
+
+
 def test_a_file_that_was_changed_meanwhile_is_not_overwritten(home: Path) -> None:
     path = file_of("cursor", home, "{}")
     file = ConfigFile.read(path)

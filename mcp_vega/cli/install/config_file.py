@@ -56,8 +56,20 @@ class ConfigFile:
         """Whether it begins with the mark that PowerShell and some editors write."""
         return (self.raw or b"").startswith(BOM_UTF8)
 
+    @property
+    def is_readable_by_others(self) -> bool:
+        """Whether its permissions let other users read it. Windows has permissions of another kind."""
+        if sys.platform == "win32" or self.raw is None:
+            return False
+        try:
+            return bool(self.path.stat().st_mode & 0o044)
+        except OSError:  # it was removed in the meantime
+            return False
+
     def back_up(self) -> Path | None:
         """Copy the file, as it was read, next to itself; returns the copy's path, or None if there was no file.
+
+        Only the file's owner can read the copy, because it may hold keys.
 
         Raises:
             HostConfigError: It cannot be written.
@@ -66,7 +78,8 @@ class ConfigFile:
             return None
         backup = self.path.with_name(f"{self.path.name}.{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.bak")
         try:
-            _put_in_place(backup, self.raw, self.path.stat())
+            like = self.path.stat()
+            _put_in_place(backup, self.raw, like, mode=0o600)
         except OSError as error:
             raise HostConfigError(f"No backup of {self.path} can be written next to it: {error.strerror}") from error
         return backup
@@ -84,14 +97,15 @@ class ConfigFile:
             raise HostConfigError(f"{self.path} was changed by another program in the meantime", next_step="Try again")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put_in_place(target, text.encode(), None if self.raw is None else target.stat())
+            like = None if self.raw is None else target.stat()
+            _put_in_place(target, text.encode(), like, mode=like.st_mode & 0o777 if like else 0o600)
         except OSError as error:
             raise HostConfigError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
-    """Write a file completely, flushed to the disk, or not at all; `like` has the owner and permissions it gets."""
-    # Only its owner may read a new file: it may hold a key.
+def _put_in_place(path: Path, data: bytes, like: os.stat_result | None, *, mode: int) -> None:
+    """Write a file completely, flushed to the disk, or not at all; `like` has the owner that it gets."""
+    # Until it has its mode, only this user can read it.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -99,12 +113,11 @@ def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        if like:
-            # If this user may do that. Without it, a file written under sudo would belong to root.
-            if sys.platform != "win32" and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
-                with suppress(PermissionError):
-                    os.chown(temporary, like.st_uid, like.st_gid)
-            temporary.chmod(like.st_mode & 0o777)
+        # If this user may do that. Without it, a file written under sudo would belong to root.
+        if sys.platform != "win32" and like and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(PermissionError):
+                os.chown(temporary, like.st_uid, like.st_gid)
+        temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

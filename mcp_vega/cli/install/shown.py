@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,11 @@ def notes_on(name: str, change: Change) -> Iterator[str]:
         change: The change that writes the entry.
     """
     host, path = change.host, change.file.path
+    if secrets_of(change.after) and change.file.is_readable_by_others:
+        yield (
+            f"the permissions of {path} let other users of this machine read it, and the entry holds a key or token; "
+            f"`chmod 600 {shlex.quote(str(path))}` changes that"
+        )
     changed = ConfigFile(path, change.text.encode(), change.text)
     for each in refused_in(host, changed):
         yield f"{host.title} refuses {path}, because it holds {each}"
@@ -98,4 +104,5 @@ def secrets_of(entry: Any) -> set[str]:
     members = as_object(entry)
     headers = (as_object(members.get(name)) for name in HEADERS - {"env_http_headers"})
     key = as_object(members.get("env")).get(KEY)
-    return {str(each) for each in (key, *(value for values in headers for value in values.values())) if each}
+    found = {str(each) for each in (key, *(value for values in headers for value in values.values())) if each}
+    return {each for each in found if "${" not in each}  # the host puts the secret there when it reads the file
