@@ -1,6 +1,7 @@
 """A host's file of servers: read, backed up, and written completely or not at all."""
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from typing import Self
 from mcp_vega.errors import VegaError
 
 _BOM = "\ufeff"
+# Of each file. Older ones hold nothing but older entries of this server, and may hold keys.
+KEPT_BACKUPS = 3
 
 
 class HostConfigError(VegaError):
@@ -83,6 +86,22 @@ class ConfigFile:
         except OSError as error:
             raise HostConfigError(f"No backup of {self.path} can be written next to it: {error.strerror}") from error
         return backup
+
+    def backups(self) -> list[Path]:
+        """The copies that `back_up` made of this file, the newest first; empty if their folder cannot be read."""
+        form = re.compile(rf"{re.escape(self.path.name)}\.\d{{8}}-\d{{6}}-\d{{6}}\.bak")
+        try:
+            found = [each for each in self.path.parent.iterdir() if form.fullmatch(each.name)]
+            return sorted((each for each in found if stat.S_ISREG(each.lstat().st_mode)), reverse=True)
+        except OSError:
+            return []
+
+    def delete_old_backups(self, newest: Path) -> None:
+        """Keep the newest copies, this one among them, and delete the others. What cannot be deleted stays."""
+        others = [each for each in self.backups() if each != newest]
+        for each in others[KEPT_BACKUPS - 1 :]:
+            with suppress(OSError):
+                each.unlink()
 
     def write(self, text: str) -> None:
         """Replace the text in one step. A link stays a link, and the permissions stay.

@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mcp_vega.cli.install.change import HEADERS, SIGN_IN, Change, refused_in, servers_in
-from mcp_vega.cli.install.config_file import ConfigFile
+from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME
+from mcp_vega.cli.install.hosts import Host
 from mcp_vega.cli.install.remote import URLS, url_of
 from mcp_vega.cli.install.switches import switched_off
 from mcp_vega.segmind.api_key import is_placeholder
@@ -106,3 +108,11 @@ def secrets_of(entry: Any) -> set[str]:
     key = as_object(members.get("env")).get(KEY)
     found = {str(each) for each in (key, *(value for values in headers for value in values.values())) if each}
     return {each for each in found if "${" not in each}  # the host puts the secret there when it reads the file
+
+
+def may_hold_secret(host: Host, backup: Path) -> bool:
+    """Whether a backup of a host's file has an entry with a key or token, or cannot be read."""
+    try:
+        return bool(secrets_of(servers_in(host, ConfigFile.read(backup)).get(NAME)))
+    except HostConfigError:
+        return True
