@@ -384,6 +384,36 @@ def test_a_link_stays_a_link_and_permissions_stay(home: Path, run: Run) -> None:
     assert dotfile.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has permissions of another kind")
+@pytest.mark.parametrize(("mode", "is_open"), [(0o644, True), (0o640, True), (0o604, True), (0o600, False)])
+def test_a_backup_is_its_owners_alone_and_a_key_that_others_can_read_is_told(
+    mode: int, *, is_open: bool, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_of("cursor", home, '{"mcpServers": {}}')
+    path.chmod(mode)
+    modes = set[int]()
+    replaced = Path.replace
+
+    def replace_watched(self: Path, target: Path) -> Path:
+        if str(target).endswith(".bak"):
+            modes.add(self.stat().st_mode & 0o777)
+        return replaced(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_watched)
+    said = run("install", "cursor", "--yes", "--sandbox")
+    assert "chmod" not in said.err  # the entry holds no secret
+    for arguments in (["--dry-run"], ["--yes"], ["--yes"], ["--url", URL, "--yes"]):
+        said = run("install", "cursor", *arguments, SEGMIND_API_KEY=KEY, MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        assert said.code == 0, said.err
+        assert (f"`chmod 600 {path}` changes that" in said.err) == is_open
+    assert path.stat().st_mode & 0o777 == mode, "the file's permissions are its owner's matter"
+    copies = [*path.parent.glob("*.bak")]
+    assert {each.stat().st_mode & 0o777 for each in copies} == modes == {0o600}
+    # A variable that the host fills in is no secret.
+    put_entry("cursor", home, {"command": SCRIPT, "args": [], "env": {"SEGMIND_API_KEY": "${env:KEY}"}})
+    assert "chmod" not in run("install", "cursor", "--yes").err
+
+
 def test_a_file_that_was_changed_meanwhile_is_not_overwritten(home: Path) -> None:
     path = file_of("cursor", home, "{}")
     file = ConfigFile.read(path)
@@ -447,15 +477,52 @@ def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     assert file_of("zed", home).read_bytes() == before
 
 
-def test_whoever_uninstalls_is_told_that_the_backup_holds_the_key(home: Path, run: Run) -> None:
+def test_whoever_uninstalls_is_told_how_to_delete_the_backups_with_a_key(home: Path, run: Run) -> None:
     run("install", "Cursor", "--yes", SEGMIND_API_KEY=KEY)  # in any spelling
+    run("install", "cursor", "--yes", SEGMIND_API_KEY="SG_another")
+    with_keys = {*file_of("cursor", home).parent.glob("*.bak")}
+    said = run("uninstall", "cursor", "--yes", "--dry-run")
+    assert "backups" not in said.out
     said = run("uninstall", "cursor", "--yes")
-    assert said.out.endswith(
-        "Cursor drops it at its next start.\n"
-        "The backup still holds the old key or token. Delete it when everything works.\n"
-    )
-    (copy,) = backups("cursor", home)
-    assert KEY.encode() in copy
+    with_keys |= {*file_of("cursor", home).parent.glob("*.bak")}
+    told = said.out.partition("These backups still hold a key or token. Delete them when everything works:\n")[2]
+    assert {*told.splitlines()} == {f"  rm {each}" for each in with_keys}
+    assert len(with_keys) == 2
+    # Again when there is no entry left, but only those that hold a key.
+    run("install", "cursor", "--yes", "--sandbox")
+    min(with_keys).unlink()
+    run("uninstall", "cursor", "--yes")
+    assert len(backups("cursor", home)) == 3
+    again = run("uninstall", "cursor").out
+    assert "has no entry vega; nothing to do." in again
+    assert again.endswith(f"everything works:\n  rm {max(with_keys)}\n")
+    max(with_keys).unlink()
+    assert "backups" not in run("uninstall", "cursor").out
+
+
+def test_of_its_own_backups_the_newest_three_stay(home: Path, run: Run) -> None:
+    path = file_of("cursor", home, "{}")
+    names = ("mcp.json.bak", "mcp.json.2026.bak", "other.json.20200101-000000-000000.bak")
+    others = {path.with_name(name) for name in names}
+    for each in others:
+        each.touch()
+    # The clock may have been ahead once.
+    ahead = [path.with_name(f"mcp.json.2999010{day}-000000-000000.bak") for day in range(1, 5)]
+    for each in ahead:
+        each.write_text('{"mcpServers": {}}', encoding="utf-8")
+    folder = path.with_name("mcp.json.20200101-000000-000000.bak")
+    folder.mkdir()
+    said = run("install", "cursor", "--yes", "--sandbox")
+    (newest,) = (line.partition("Backup: ")[2] for line in said.out.splitlines() if "Backup: " in line)
+    assert {*path.parent.iterdir()} == {path, *others, folder, Path(newest), *ahead[2:]}
+    for each in ahead:
+        each.unlink(missing_ok=True)
+    folder.rmdir()
+    for number in range(4):
+        assert run("install", "cursor", "--yes", SEGMIND_API_KEY=f"SG_{number}").code == 0
+    found = b"".join(backups("cursor", home))
+    assert [f"SG_{number}".encode() in found for number in range(4)] == [True, True, True, False]
+    assert len({*path.parent.iterdir()} - others) == 4
 
 
 def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) -> None:
@@ -686,7 +753,7 @@ def test_a_server_over_http_is_written_in_the_form_of_its_host(host: str, home: 
     data = tomllib.loads(printed) if host == "codex" else json.loads(printed)
     assert json.loads(json.dumps(REMOTE[host]).replace(ACCESS_TOKEN, "TOKEN")) == data[HOSTS[host].section]["vega"]
     removed = run("uninstall", host, "--yes")
-    assert (servers_in(host, home), "Delete it when everything works" in removed.out) == ({}, True)
+    assert (servers_in(host, home), "Delete them when everything works" in removed.out) == ({}, True)
 
 
 @pytest.mark.parametrize("host", REMOTE)

@@ -1,5 +1,6 @@
 """`mcp-vega install` and `uninstall`: puts an entry for this server into hosts' files, or removes it."""
 
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Generator, Mapping, Sequence
@@ -15,7 +16,7 @@ from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_c
 from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.install.remote import RemoteEntry, server_url, takes_no_url
-from mcp_vega.cli.install.shown import has_key, has_token, lines_of, notes_on, secrets_of
+from mcp_vega.cli.install.shown import has_key, has_token, lines_of, may_hold_secret, notes_on, secrets_of
 from mcp_vega.cli.output import write
 from mcp_vega.errors import InvalidArguments, VegaError
 from mcp_vega.segmind.values import as_object
@@ -65,7 +66,14 @@ def run_uninstall(options: Namespace, environment: Mapping[str, str]) -> int:
         HostConfigError: The file cannot be read or changed.
     """
     host = HOSTS[options.host]
-    return _carry_out(uninstalling(host, _file_of(host, environment)), options, environment)
+    file = _file_of(host, environment)
+    code = _carry_out(uninstalling(host, file), options, environment)
+    left = [backup for backup in file.backups() if may_hold_secret(host, backup)]
+    if left and code == 0 and not options.dry_run:
+        write("These backups still hold a key or token. Delete them when everything works:")
+        for backup in left:
+            write(f'  del "{backup}"' if sys.platform == "win32" else f"  rm {shlex.quote(str(backup))}")
+    return code
 
 
 # ---- which hosts ----
@@ -238,8 +246,10 @@ def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str
         return 1
     backup = change.file.back_up()
     change.file.write(change.text)
+    if backup:
+        change.file.delete_old_backups(backup)
     write(f"Done.{f' Backup: {backup}' if backup else ''}")
     write(f"{change.host.then}." if change.after is not None else f"{change.host.title} drops it at its next start.")
-    if secrets_of(change.before) - secrets_of(change.after):
+    if change.after is not None and secrets_of(change.before) - secrets_of(change.after):
         write("The backup still holds the old key or token. Delete it when everything works.")
     return 0

@@ -1,6 +1,7 @@
 """A host's file of servers: read, backed up, and written completely or not at all."""
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from typing import Self
 from mcp_vega.errors import VegaError
 
 _BOM = "\ufeff"
+# Of each file. Older ones hold nothing but older entries of this server, and may hold keys.
+KEPT_BACKUPS = 3
 
 
 class HostConfigError(VegaError):
@@ -56,8 +59,20 @@ class ConfigFile:
         """Whether it begins with the mark that PowerShell and some editors write."""
         return (self.raw or b"").startswith(BOM_UTF8)
 
+    @property
+    def is_readable_by_others(self) -> bool:
+        """Whether its permissions let other users read it. Windows has permissions of another kind."""
+        if sys.platform == "win32" or self.raw is None:
+            return False
+        try:
+            return bool(self.path.stat().st_mode & 0o044)
+        except OSError:  # it was removed in the meantime
+            return False
+
     def back_up(self) -> Path | None:
         """Copy the file, as it was read, next to itself; returns the copy's path, or None if there was no file.
+
+        Only the file's owner can read the copy, because it may hold keys.
 
         Raises:
             HostConfigError: It cannot be written.
@@ -66,10 +81,27 @@ class ConfigFile:
             return None
         backup = self.path.with_name(f"{self.path.name}.{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.bak")
         try:
-            _put_in_place(backup, self.raw, self.path.stat())
+            like = self.path.stat()
+            _put_in_place(backup, self.raw, like, mode=0o600)
         except OSError as error:
             raise HostConfigError(f"No backup of {self.path} can be written next to it: {error.strerror}") from error
         return backup
+
+    def backups(self) -> list[Path]:
+        """The copies that `back_up` made of this file, the newest first; empty if their folder cannot be read."""
+        form = re.compile(rf"{re.escape(self.path.name)}\.\d{{8}}-\d{{6}}-\d{{6}}\.bak")
+        try:
+            found = [each for each in self.path.parent.iterdir() if form.fullmatch(each.name)]
+            return sorted((each for each in found if stat.S_ISREG(each.lstat().st_mode)), reverse=True)
+        except OSError:
+            return []
+
+    def delete_old_backups(self, newest: Path) -> None:
+        """Keep the newest copies, this one among them, and delete the others. What cannot be deleted stays."""
+        others = [each for each in self.backups() if each != newest]
+        for each in others[KEPT_BACKUPS - 1 :]:
+            with suppress(OSError):
+                each.unlink()
 
     def write(self, text: str) -> None:
         """Replace the text in one step. A link stays a link, and the permissions stay.
@@ -84,14 +116,15 @@ class ConfigFile:
             raise HostConfigError(f"{self.path} was changed by another program in the meantime", next_step="Try again")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put_in_place(target, text.encode(), None if self.raw is None else target.stat())
+            like = None if self.raw is None else target.stat()
+            _put_in_place(target, text.encode(), like, mode=like.st_mode & 0o777 if like else 0o600)
         except OSError as error:
             raise HostConfigError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
-    """Write a file completely, flushed to the disk, or not at all; `like` has the owner and permissions it gets."""
-    # Only its owner may read a new file: it may hold a key.
+def _put_in_place(path: Path, data: bytes, like: os.stat_result | None, *, mode: int) -> None:
+    """Write a file completely, flushed to the disk, or not at all; `like` has the owner that it gets."""
+    # Until it has its mode, only this user can read it.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -99,12 +132,11 @@ def _put_in_place(path: Path, data: bytes, like: os.stat_result | None) -> None:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        if like:
-            # If this user may do that. Without it, a file written under sudo would belong to root.
-            if sys.platform != "win32" and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
-                with suppress(PermissionError):
-                    os.chown(temporary, like.st_uid, like.st_gid)
-            temporary.chmod(like.st_mode & 0o777)
+        # If this user may do that. Without it, a file written under sudo would belong to root.
+        if sys.platform != "win32" and like and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(PermissionError):
+                os.chown(temporary, like.st_uid, like.st_gid)
+        temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

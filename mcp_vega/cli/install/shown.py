@@ -2,12 +2,15 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mcp_vega.cli.install.change import HEADERS, SIGN_IN, Change, refused_in, servers_in
-from mcp_vega.cli.install.config_file import ConfigFile
+from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME
+from mcp_vega.cli.install.hosts import Host
 from mcp_vega.cli.install.remote import URLS, url_of
 from mcp_vega.cli.install.switches import switched_off
 from mcp_vega.segmind.api_key import is_placeholder
@@ -47,6 +50,11 @@ def notes_on(name: str, change: Change) -> Iterator[str]:
         change: The change that writes the entry.
     """
     host, path = change.host, change.file.path
+    if secrets_of(change.after) and change.file.is_readable_by_others:
+        yield (
+            f"the permissions of {path} let other users of this machine read it, and the entry holds a key or token; "
+            f"`chmod 600 {shlex.quote(str(path))}` changes that"
+        )
     changed = ConfigFile(path, change.text.encode(), change.text)
     for each in refused_in(host, changed):
         yield f"{host.title} refuses {path}, because it holds {each}"
@@ -98,4 +106,13 @@ def secrets_of(entry: Any) -> set[str]:
     members = as_object(entry)
     headers = (as_object(members.get(name)) for name in HEADERS - {"env_http_headers"})
     key = as_object(members.get("env")).get(KEY)
-    return {str(each) for each in (key, *(value for values in headers for value in values.values())) if each}
+    found = {str(each) for each in (key, *(value for values in headers for value in values.values())) if each}
+    return {each for each in found if "${" not in each}  # the host puts the secret there when it reads the file
+
+
+def may_hold_secret(host: Host, backup: Path) -> bool:
+    """Whether a backup of a host's file has an entry with a key or token, or cannot be read."""
+    try:
+        return bool(secrets_of(servers_in(host, ConfigFile.read(backup)).get(NAME)))
+    except HostConfigError:
+        return True
