@@ -85,23 +85,24 @@ It checks in every row that
 
 ## How to read the table
 
-- **fault**: the prompt asks for it with `[fault:NAME]`. `GET /_sandbox` lists the meaning of each name. `429*3` means
-  that the first three calls get this fault. `none` means no fault.
-- **connection**: how the connection to the API is, or the request history; see the list below.
+- **fault**: the prompt asks for the fault with `[fault:NAME]`. `GET /_sandbox` lists the meaning of each name. `429*3`
+  means that the first three calls get this fault. `none` means no fault.
+- **connection**: what is wrong with the connection to the API, or with the request history; see the list below.
 - **tool**: one picture is drawn with v1 of the API. Several pictures, and all pictures of submit_job, are drawn with
-  v2. A fault of v1 has no effect on v2, and a fault of v2 none on v1. A row of check_job is about the job in the row
-  of submit_job before it.
+  v2. A fault of v1 has no effect on v2, and a fault of v2 has no effect on v1. A row of check_job is about the job in
+  the row of submit_job before it.
 - **what the agent saw**: pictures, or `still drawing` with a request id, or the code of an error. (Here a call waited
   only {wait} seconds, and other times were shortened too.)
-- **charged**: what that answer said about the charge.
+- **charged**: what the answer said about the charge.
 - **in the end**: what check_job said when no server worked on the job any more. If the outcome could still change,
   check_job was asked up to three more times: an hour later, a day after that, and two hours after that. Each time a
   new server was started, with a plain connection.
 - **gallery**: the number of files there: pictures, and what came instead of a picture (`unreadable`).
 - **POSTs**: the number of paid calls for the job that arrived at the API, and the number that it refused.
 
-If a call did not run and its answer was lost, another picture is drawn before it and one after it. Without these two
-the server could not prove that the call never ran.
+In the rows with the faults 408, 500, 502, 503 and 504 the call does not run, and its answer is lost. There one other
+picture is drawn before the call and one after it. Without these two pictures the server could not prove that the call
+never ran.
 
 The connections, and the request histories (`history …`):
 

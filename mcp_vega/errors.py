@@ -273,7 +273,7 @@ class NeverRan(SegmindError):  # noqa: N818
 
 
 class ServiceUnavailable(SegmindError):  # noqa: N818
-    """The API could not answer a free request, or did not accept a call at the moment (HTTP 409)."""
+    """The API could not answer a question that costs nothing, or did not accept a call at the moment (HTTP 409)."""
 
     next_step = "Call again in a minute"
 

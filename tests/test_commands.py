@@ -45,7 +45,6 @@ NOT_RUN = {
     "ssh -L 8001:127.0.0.1:8001 HOST": "there is no such host",
     'export MCP_VEGA_AUTH_TOKENS=$(python3 -c "import secrets; print(secrets.token_urlsafe(32))")': SERVES,
     "export MCP_VEGA_ALLOWED_HOSTS=pictures.example": SERVES,
-    "mcp-vega --transport http --host 0.0.0.0": SERVES,
     "curl https://pictures.example/health": "there is no such host; tests/test_transports.py asks a server here",
     'curl -H "Authorization: Bearer TOKEN" -o fox.jpg https://pictures.example/images/ID': "as above",
     "python3 -m pip wheel --no-deps -w dist .": BUILDS,

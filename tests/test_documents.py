@@ -167,6 +167,15 @@ def test_the_table_of_errors_is_what_the_classes_say() -> None:
     assert len({kind.code for kind in documented}) == len(documented)
 
 
+def test_the_table_of_http_statuses_is_what_the_classes_say() -> None:
+    documented = {
+        (code.strip("` "), int(row[0]))
+        for row in rows(read("docs/errors.md"), "HTTP status")
+        for code in row[1].split(",")
+    }
+    assert documented == {(kind.code, kind.status) for kind in RequestRejected.__subclasses__()}
+
+
 def test_what_a_symptom_is_told_by_is_an_error_that_there_is() -> None:
     seen = re.findall(r"^\*\*You see\*\*.*?\n\n", read("docs/troubleshooting.md"), re.DOTALL | re.MULTILINE)
     codes = {code for text in seen for code in re.findall("`((?!generate_)[a-z_]+)`", text)}

@@ -15,15 +15,24 @@ def build_parser() -> ArgumentParser:
     """The commands and their options, as docs/settings.md lists them."""
     parser = ArgumentParser(
         prog="mcp-vega",
-        description="An MCP server that draws pictures with Segmind's Vega models. Without a command it serves.",
+        description="An MCP server that draws pictures with Segmind's Vega models. Without a command it runs the "
+        "server: over stdio, unless --transport says otherwise.",
+        epilog='A first picture without a key and without cost: mcp-vega draw "a lighthouse at dusk" --sandbox. '
+        "The README and the folder docs of the repository explain all commands and settings.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-vega {__version__}")
     _add_sandbox(parser, default=False)
-    parser.add_argument("--transport", choices=("stdio", "sse", "http"), default="stdio", help="default: stdio")
-    # Names of their own: the sandbox command has options that are spelled alike.
-    parser.add_argument("--host", dest="serve_host", help="for sse and http; default: 127.0.0.1")
     parser.add_argument(
-        "--port", dest="serve_port", type=_whole(0, 65535), help="for sse and http; 0 picks a free one; default: 8000"
+        "--transport", choices=("stdio", "sse", "http"), default="stdio", help="how to serve MCP; default: stdio"
+    )
+    # Names of their own: the sandbox command has options that are spelled alike.
+    parser.add_argument("--host", dest="serve_host", metavar="HOST", help="for sse and http; default: 127.0.0.1")
+    parser.add_argument(
+        "--port",
+        dest="serve_port",
+        metavar="PORT",
+        type=_whole(0, 65535),
+        help="for sse and http; 0 picks a free one; default: 8000",
     )
     parser.add_argument(
         "--insecure", action="store_true", help="serve other machines without access tokens (MCP_VEGA_AUTH_TOKENS)"
@@ -51,24 +60,28 @@ def _add_draw(parser: ArgumentParser) -> None:
         "defaults."
     )
     parser.add_argument(
-        "prompt", metavar="PROMPT", nargs="*", help="what to draw; several words are joined; - reads prompts from stdin"
+        "prompt",
+        metavar="PROMPT",
+        nargs="*",
+        help="what to draw; several words are joined; - reads prompts from stdin, one a line",
     )
-    parser.add_argument("--prompts", metavar="FILE", help="draw a picture of each line of a text file; - is stdin")
+    parser.add_argument("--prompts", metavar="FILE", help="draw one picture for each line of a text file; - is stdin")
     parser.add_argument("--model", help="vega (default) or vegart, or a full model name")
     parser.add_argument(
         "--like",
         metavar="PICTURE",
-        help="draw as a kept picture was drawn: its file, id or URI; other options override it",
+        help="use the recipe of an earlier picture; PICTURE is its file, id or URI; other options override the recipe",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        help="also write the picture here, as its ending says: .jpg, .png, .webp or none; several become FILE-2, …",
+        help="also write the picture to FILE; the ending (.jpg, .png or .webp) decides the format, and without an "
+        "ending the picture is unchanged; further pictures get a number, as in fox-2.jpg; FILE may be a folder",
     )
     parser.add_argument("--open", action="store_true", help="open the pictures with the desktop's program")
     parser.add_argument(
-        "--json", action="store_true", help="print JSON instead of paths: one object for each prompt, one a line"
+        "--json", action="store_true", help="print JSON instead of paths: one line with one object for each prompt"
     )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)
@@ -79,29 +92,33 @@ def _add_draw(parser: ArgumentParser) -> None:
     group.add_argument("--steps", dest="num_inference_steps", metavar="N", help="20 to 100 (vega), 4 to 10 (vegart)")
     group.add_argument("--guidance-scale", metavar="X", help="1 to 25 (vega)")
     group.add_argument(
-        "--seed", metavar="N", help="the same seed and parameters draw the same picture; -1 draws another one"
+        "--seed", metavar="N", help="the same seed and parameters draw the same picture; -1 picks a random seed"
     )
 
 
 def _add_jobs(parser: ArgumentParser) -> None:
-    parser.description = "List the latest jobs of this user, newest first, whichever server made them; or show one."
+    parser.description = (
+        "List the latest jobs of this user, newest first, whichever server began them. With ID, show one job in full."
+    )
     parser.add_argument(
         "id",
         metavar="ID",
         nargs="?",
-        help="show one job in full; ID is its id or a picture's (8 digits are enough), a URI, or a file's name",
+        help="show one job in full; ID is the id of the job or of one of its pictures (8 digits are enough), the URI "
+        "of either, or the name of a picture's file",
     )
     parser.add_argument(
         "--limit",
         type=_whole(1, 999_999_999),
         metavar="N",
-        help="how many jobs to list, or days with --spent; default: 20, or all with --since",
+        help="how many jobs to list (with --spent: how many days); default: 20 (with --since: all)",
     )
     parser.add_argument(
         "--since",
         type=_day,
         metavar="DAY",
-        help="only since this day (UTC), such as 2026-11-20; or of the last days, such as 7d: today and 6 before",
+        help="only since this day (UTC), such as 2026-11-20, or only the last days, such as 7d (today and the 6 days "
+        "before)",
     )
     parser.add_argument("--spent", action="store_true", help="add up what was spent on each day (UTC), by model")
     parser.add_argument("--by", choices=("model", "caller"), help="what --spent is split by; default: model")
@@ -125,7 +142,8 @@ def _add_gallery(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--folder",
         action="store_true",
-        help="print the folder of the pictures, with one folder in it per day (UTC), and their number and size",
+        help="print the folder of the pictures (it has a folder for each day, UTC), and the number and the total size "
+        "of the pictures",
     )
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
@@ -135,7 +153,7 @@ def _add_gallery(parser: ArgumentParser) -> None:
         help="delete pictures without a star that were drawn DAYS times 24 hours ago or earlier; asks first",
     )
     parser.add_argument("--yes", action="store_true", help="delete without asking")
-    _add_sandbox(parser, default=SUPPRESS)
+    _add_sandbox(parser, default=SUPPRESS, text="show the sandbox's pictures")
 
 
 def _add_recipe(parser: ArgumentParser) -> None:
@@ -143,7 +161,8 @@ def _add_recipe(parser: ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="PICTURE",
-        help="a file; or the id of a picture or job (8 digits are enough), its URI, or the name of a kept file",
+        help="the path of a picture's file, the id of a picture or job (8 digits are enough), the URI of either, or "
+        "the name of a file in the gallery",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
@@ -156,13 +175,14 @@ def _add_install(parser: ArgumentParser) -> None:
         "Add this server to an MCP host: one entry, vega, next to the servers that are there. Without HOST it finds "
         "the hosts on this machine and asks which of them to change."
     )
-    one_of = f"one of {', '.join(NAMES)}; without it, asks which of those on this machine"
+    one_of = f"one of {', '.join(NAMES)}; without HOST, the command asks which of the hosts on this machine to change"
     parser.add_argument("host", metavar="HOST", nargs="?", type=str.lower, choices=NAMES, help=one_of)
     parser.add_argument(
-        "--url", help="add a server that runs elsewhere, by its https URL; asks for the token, or takes MCP_VEGA_TOKEN"
+        "--url",
+        help="add a server that runs elsewhere, by its https URL; asks for the access token, or takes MCP_VEGA_TOKEN",
     )
     parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
-    _add_sandbox(parser, default=SUPPRESS)
+    _add_sandbox(parser, default=SUPPRESS, text="write an entry with --sandbox, which needs no key")
     _add_consent(parser)
 
 
@@ -185,16 +205,18 @@ def _add_doctor(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--paid",
         action="store_true",
-        help="draw up to three pictures, and compare the API's answers with what is assumed of them; asks before each",
+        help="draw up to three pictures, after asking for each, and compare the API's answers with what this program "
+        "assumes",
     )
     parser.add_argument(
         "--max-usd",
         type=_amount,
         metavar="USD",
-        help="most that the pictures of --paid may cost together, as the API says or else as estimated; default: 0.02",
+        help="the most that the pictures of --paid may cost together (by the API's price; if it reports none, by the "
+        "estimate); default: 0.02",
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
-    _add_sandbox(parser, default=SUPPRESS)
+    _add_sandbox(parser, default=SUPPRESS, text="check what mcp-vega --sandbox would use; it needs no key")
 
 
 def _add_completion(parser: ArgumentParser) -> None:
@@ -219,15 +241,20 @@ def _add_completion(parser: ArgumentParser) -> None:
 
 
 def _add_sandbox_command(parser: ArgumentParser) -> None:
-    parser.description = "Serve the Segmind API's contract on this machine: any key that begins with SG_ opens it."
+    parser.description = (
+        "Serve a stand-in for the Segmind API on this machine. It accepts every key that begins with SG_. It draws no "
+        "real pictures and costs nothing."
+    )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     parser.add_argument("--port", type=_whole(0, 65535), default=8765, help="0 picks a free one; default: 8765")
-    parser.add_argument("--speed", type=_amount, default="1", help="1 (default) takes as long as the API, 0 no time")
+    parser.add_argument(
+        "--speed", type=_amount, default="1", help="1 (default): calls take as long as at the API; 0: they take no time"
+    )
     parser.add_argument(
         "--credits", type=_amount, default="10", metavar="USD", help="the account's balance; default: 10"
     )
     parser.add_argument(
-        "--rate-limit", type=_whole(0), default=0, metavar="N", help="paid calls a minute; 0 is no limit"
+        "--rate-limit", type=_whole(0), default=0, metavar="N", help="paid calls a minute; 0 (default) is no limit"
     )
 
 

@@ -229,7 +229,7 @@ DEFINITIONS = (
     PromptDefinition(
         name="explore",
         title="Explore an idea",
-        description="Draw several quick drafts of an idea, then the one you choose with care.",
+        description="Draw several quick drafts of an idea, then draw the one that you choose in high quality.",
         arguments=schemas.of_model(Exploration, "explore"),
         write=_explore,
     ),
