@@ -22,7 +22,7 @@ from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
 from mcp_vega.imaging import metadata
-from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, require_whole
+from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, require_complete
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import InvalidImageError, measure
 from mcp_vega.parameters import MODELS, VegaParameters
@@ -169,7 +169,7 @@ def check_read(found: Any) -> None:
         case api.Generation(found_pictures, receipt):
             check_read(receipt)
             assert found_pictures
-            urls = [each for each in found_pictures if not isinstance(each, bytes) or not require_whole(each)]
+            urls = [each for each in found_pictures if not isinstance(each, bytes) or not require_complete(each)]
             assert all(isinstance(url, str) and re.match("([a-z][a-z0-9+.-]*:/)?/", url.lower()) for url in urls)
         case api.Status(state, receipt, error):
             check_read(receipt)
@@ -209,7 +209,7 @@ def check_picture(data: bytes, *, decoded: bool = True) -> None:
     assert len(bare) <= len(data) <= len(after)
     assert found not in (None, WEBP) or after == bare == data
     with suppress(SegmindError):
-        assert require_whole(data) is data
+        assert require_complete(data) is data
         assert find_pictures({"image": b64encode(data).decode()}) == (data,)
     with suppress(InvalidImageError):
         if decoded and measure(data) and found is not WEBP:
