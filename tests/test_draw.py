@@ -477,7 +477,7 @@ def test_after_ctrl_c_the_pictures_that_are_there_are_named_whatever_was_before_
     second, *third = kept_in(tmp_path)
     assert paths[0] == str(second)
     assert all(str(path) in [*paths, *re.findall("^Kept: (.*)$", said, re.MULTILINE)] for path in third)
-    assert "was still being drawn" in said
+    assert "was still running" in said
 
 
 @posix

@@ -102,7 +102,7 @@ async def served(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(embedded.serve, [listener])
             yield HttpServer(f"http://127.0.0.1:{listener.getsockname()[1]}", transport)
-            embedded.should_exit = True
+            embedded.end()
 
 
 @pytest.fixture(params=["http", "sse"])
