@@ -164,6 +164,12 @@ def sandbox_in_thread(paint: Paint) -> Iterator[Sandbox]:
         yield Sandbox(url, account, answers)
 
 
+@pytest.fixture
+def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
+    """The settings of a command that calls this sandbox."""
+    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+
+
 class HeldAnswers:
     """An application whose answers to calls of v1 are held until they are let go."""
 

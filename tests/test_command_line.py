@@ -15,7 +15,8 @@ from unittest.mock import patch
 
 import anyio.to_thread
 import pytest
-from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
+from conftest import HANG_SECONDS, PATIENT, Sandbox, wait_until, with_grace
+from terminals import Screen, posix, terminal
 
 from mcp_vega import __version__
 from mcp_vega.cli.main import main
@@ -68,8 +69,38 @@ async def run_beside(*arguments: str, folder: Path, **variables: str) -> subproc
     return await anyio.to_thread.run_sync(partial(run, *arguments, folder=folder, **variables))
 
 
+def shown(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> tuple[int, Screen]:
+    """The exit code of the command in this process, and the screen of a terminal with these columns and lines."""
+    # Parts of Python ask the terminal of the whole process, which is another one.
+    variables = {"COLUMNS": str(size[0]), **variables}
+    with terminal(*size) as (stream, screen):
+        code = run_with((io.TextIOWrapper(io.BytesIO()), stream, stream), *arguments, folder=folder, **variables)
+    return code, screen
+
+
+async def shown_beside(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> str:
+    """The text that a terminal shows of the command in this process, beside a loop that is running."""
+    return (await anyio.to_thread.run_sync(partial(shown, *arguments, folder=folder, size=size, **variables)))[1].text
+
+
+def shown_by_process(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> Screen:
+    """The screen of a terminal in which the command was run as a process of its own."""
+    with terminal(*size) as (stream, screen):
+        subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=folder,
+            env={**settings(folder / "gallery", folder), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            timeout=HANG_SECONDS,
+            check=True,
+        )
+    return screen
+
+
 def run_process(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The same in a process of its own."""
+    """The command in a process of its own."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -81,11 +112,6 @@ def run_process(*arguments: str, folder: Path, **variables: str) -> subprocess.C
         timeout=60,
         check=False,
     )
-
-
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
 
 
 def test_draw_takes_the_models_parameters(tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox) -> None:
@@ -156,7 +182,7 @@ def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str,
     assert all(path.parent == tmp_path and path.name.startswith("a-fox-") for path in paths)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+@posix
 @pytest.mark.parametrize(
     ("command", "fault", "words"),
     [(PATIENT, "", "Kept: "), (with_grace(0.2), "[fault:hang]", "was still running")],
@@ -205,46 +231,29 @@ def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, arguments: lis
     assert "usage: mcp-vega" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@posix
 def test_a_person_who_starts_the_server_by_hand_gets_a_hint(tmp_path: Path) -> None:
-    import pty
-
-    controller, terminal = pty.openpty()
-    environment = settings(tmp_path)
-    with subprocess.Popen(COMMAND, stdin=terminal, stderr=subprocess.PIPE, env=environment, text=True) as process:
+    with (
+        terminal() as (stdin, _),
+        subprocess.Popen(COMMAND, stdin=stdin, stderr=subprocess.PIPE, env=settings(tmp_path), text=True) as process,
+    ):
         assert process.stderr
         hint = "".join(process.stderr.readline() for _ in range(3))
         process.terminate()
         process.wait(timeout=HANG_SECONDS)
-    os.close(controller)
-    os.close(terminal)
     assert "an MCP host starts it, not a person" in hint
     assert 'mcp-vega draw "a lighthouse at dusk" --sandbox' in hint
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@posix
 def test_draw_shows_a_progress_bar_to_a_person(tmp_path: Path, api: dict[str, str]) -> None:
-    import pty
-
-    controller, terminal = pty.openpty()
-    environment = {**settings(tmp_path), **api}
-    done = subprocess.run(
-        [*COMMAND, "draw", "a fox"],
-        stderr=terminal,
-        stdout=subprocess.PIPE,
-        env=environment,
-        timeout=HANG_SECONDS,
-        check=True,
-    )
-    shown = os.read(controller, 100_000).decode()
-    os.close(controller)
-    os.close(terminal)
-    assert re.search(r"\rSending the call\x1b\[K", shown)
-    assert re.search(r"\r\[[#.]{24}\] (Drawing: \d+ s of about 2 s|Finished)\x1b\[K", shown)
-    assert Path(done.stdout.decode().strip()).exists()
+    code, screen = shown("draw", "a fox", folder=tmp_path, size=(80, 24), **api)
+    assert code == 0
+    assert re.search(r"\rSending the call\x1b\[K", screen.text)
+    assert re.search(r"\r\[[#.]{24}\] (Drawing: \d+ s of about 2 s|Finished)\x1b\[K", screen.text)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+@posix
 def test_the_sandbox_serves_on_a_port_until_it_is_told_to_stop() -> None:
     import httpx
 
@@ -288,7 +297,7 @@ def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: P
     assert done.stderr.count("Failed") <= 2
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+@posix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
 def test_a_command_whose_output_has_no_room_says_so_in_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123  a device

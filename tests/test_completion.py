@@ -12,13 +12,12 @@ from typing import get_args
 
 import pytest
 from conftest import KEY, Sandbox
+from terminals import dialogue, posix
 from test_command_line import COMMAND, run, run_process, settings
-from test_install import SCRIPT, typed
+from test_install import SCRIPT
 
 from mcp_vega.cli.install.hosts import HOSTS
 from mcp_vega.parameters import Scheduler
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of these shells")
 
 
 def needs(shell: str) -> pytest.MarkDecorator:
@@ -80,7 +79,7 @@ def test_tab_completes_the_line_in_the_shell(shell: str, drawn: Path) -> None:
         # The line is shown instead of run: Ctrl-A goes to its beginning.
         answers += [("ready> ", f"{line}\t\x01printf '[%s]' \n"), (f"[mcp-vega][{']['.join(words)}]", "")]
     answers += [("ready> ", "exit\n")]
-    code, seen = typed(command, answers, environment(drawn))
+    code, seen = dialogue(command, answers, environment(drawn))
     assert code == 0, seen
 
 

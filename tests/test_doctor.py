@@ -25,7 +25,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from test_command_line import run, run_process
+from terminals import posix
+from test_command_line import run, run_process, shown
 
 from mcp_vega import __version__
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
@@ -39,10 +40,6 @@ from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
-if sys.platform != "win32":
-    from terminals import shown_by_process
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 SCRIPTS = sysconfig.get_path("scripts")
 NAMES = [
@@ -108,11 +105,6 @@ def ledger_in(folder: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-
-
 # ---- the page ----
 
 
@@ -159,10 +151,10 @@ def test_with_the_sandbox_no_key_and_no_network_are_needed(tmp_path: Path) -> No
 @posix
 def test_a_terminal_gets_colours_and_lines_that_fit_it(tmp_path: Path) -> None:
     variables = environment(tmp_path, MCP_VEGA_GALLERY="/dev/null", TERM="xterm")
-    said = shown_by_process(79, ["doctor", "--sandbox"], variables)
-    assert "\x1b[32mgood\x1b[0m  python" in said
-    assert "\x1b[31mbad \x1b[0m  gallery" in said
-    lines = re.sub("\x1b\\[[0-9]*m", "", said).splitlines()
+    _, screen = shown("doctor", "--sandbox", folder=tmp_path, size=(79, 50), **variables)
+    assert "\x1b[32mgood\x1b[0m  python" in screen.text
+    assert "\x1b[31mbad \x1b[0m  gallery" in screen.text
+    lines = [line for line in screen.lines if line]
     # The packages take more than one line.
     assert (lines[1][6:14], lines[2][:17].isspace()) == ("packages", True)
     assert len(lines[1]) <= 79 < len(f"{lines[1]} {lines[2].split()[0]}")

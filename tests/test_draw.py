@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HANG_SECONDS, KEY, SMALL, Sandbox, with_grace
+from conftest import HANG_SECONDS, SMALL, Sandbox, with_grace
 from PIL import Image
-from terminal import Screen, terminal
-from test_command_line import COMMAND, run, run_reading, run_with, settings
+from terminals import Screen, posix, terminal
+from test_command_line import run, run_reading, run_with, settings, shown, shown_by_process
 
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.terminal import COLOURS
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 TRUECOLOR = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 FAST = ("--model", "vegart")
 # A job that takes long is asked for after a second, one of two samples later.
@@ -55,18 +54,6 @@ class Painter:
 @pytest.fixture
 def paint() -> Painter:
     return Painter()
-
-
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-
-
-def shown(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> tuple[int, Screen]:
-    """The exit code, and what a terminal with so many columns and lines shows in which the command was run."""
-    with terminal(*size) as (stream, screen):
-        code = run_with((io.TextIOWrapper(io.BytesIO()), stream, stream), *arguments, folder=folder, **variables)
-    return code, screen
 
 
 def corners(picture: Image.Image) -> list[Any]:
@@ -242,16 +229,8 @@ def test_with_one_stream_on_a_terminal_the_path_is_on_stdout_and_the_facts_on_a_
 @posix
 def test_a_command_in_the_sandbox_shows_its_picture_and_that_the_money_is_pretend(tmp_path: Path) -> None:
     """In a process of its own, with a picture as the sandbox paints it."""
-    with terminal(80, 24) as (stream, screen):
-        subprocess.run(
-            [*COMMAND, "draw", "a lighthouse at dusk", *FAST, "--seed", "7", "--sandbox", "-o", "lighthouse.jpg"],
-            cwd=tmp_path,
-            env={**settings(tmp_path / "gallery", tmp_path), **TRUECOLOR},
-            stdout=stream,
-            stderr=stream,
-            timeout=HANG_SECONDS,
-            check=True,
-        )
+    arguments = ["draw", "a lighthouse at dusk", *FAST, "--seed", "7", "--sandbox", "-o", "lighthouse.jpg"]
+    screen = shown_by_process(*arguments, folder=tmp_path, size=(80, 24), **TRUECOLOR)
     (kept,) = tmp_path.glob("gallery/sandbox/*/a-lighthouse-at-dusk-7-*.jpg")
     copied = tmp_path / "lighthouse.jpg"
     assert copied.read_bytes() == kept.read_bytes()

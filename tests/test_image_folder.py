@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Sandbox, app_over, job_of, text_of, until
+from conftest import HANG_SECONDS, Sandbox, app_over, job_of, text_of, until
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextResourceContents
+from terminals import posix, terminal
 from test_command_line import COMMAND, run, run_beside, settings
 
 from mcp_vega.errors import GalleryError
@@ -330,25 +331,19 @@ def test_gallery_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str
 
 def answered(answer: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A command at a terminal, where a person answers its question."""
-    import pty
-
-    person, terminal = pty.openpty()
-    os.write(person, f"{answer}\n".encode())
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        env=settings(folder / "gallery", folder),
-        stdin=terminal,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    os.close(person)
-    os.close(terminal)
-    return done
+    with terminal(typed=f"{answer}\n") as (stdin, _):
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=settings(folder / "gallery", folder),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+            check=False,
+        )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no terminal of this kind")
+@posix
 @pytest.mark.parametrize(("answer", "left"), [("", True), ("n", True), ("y", False), ("Yes", False)])
 async def test_prune_asks_first(sandbox: Sandbox, tmp_path: Path, answer: str, *, left: bool) -> None:
     path = await drawn(sandbox, tmp_path, "a fox", 31)

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from mcp import ClientSession, StdioServerParameters, stdio_client
+from terminals import dialogue, posix
 from test_command_line import settings
 
 from mcp_vega.cli import install as hosts
@@ -467,41 +468,10 @@ def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) ->
 def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]], **variables: str) -> tuple[int, str]:
     """The exit code of a command, and what a person sees who types each answer at its question."""
     environment = {**settings(home), "HOME": str(home), **variables}
-    return typed([sys.executable, "-m", "mcp_vega", *arguments], answers, environment)
+    return dialogue([sys.executable, "-m", "mcp_vega", *arguments], answers, environment)
 
 
-def typed(command: list[str], answers: list[tuple[str, str]], environment: dict[str, str]) -> tuple[int, str]:
-    """The exit code of a program at a terminal, and what is seen there; each answer is typed after its question."""
-    import pty
-
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509
-    )
-    os.close(terminal)
-    seen, at = b"", 0
-    for question, answer in answers:
-        while (found := seen.find(question.encode(), at)) < 0:
-            seen += os.read(controller, 1000)
-        at = found + len(question)
-        os.write(controller, answer.encode())
-    while True:
-        try:
-            more = os.read(controller, 1000)
-        except OSError:  # the terminal is closed with the process
-            break
-        seen += more
-    os.close(controller)
-    return process.wait(10), seen.decode()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 def test_the_key_is_asked_for_without_an_echo(home: Path) -> None:
     answers = [("Segmind API key", f"{KEY}\n"), ("Make this change?", "y\n")]
     code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
@@ -517,7 +487,7 @@ def test_the_key_is_asked_for_without_an_echo(home: Path) -> None:
     assert (code, "nothing to do" in seen, "Its key is kept" in seen) == (0, True, True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 def test_whoever_says_no_changes_nothing(home: Path) -> None:
     answers = [("Segmind API key", "\n"), ("Make this change?", "n\n")]
     code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
@@ -525,7 +495,7 @@ def test_whoever_says_no_changes_nothing(home: Path) -> None:
     assert not file_of("cursor", home).exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 @pytest.mark.parametrize(("question", "options"), [("Make this change?", ["--sandbox"]), ("Segmind API key", [])])
 def test_whoever_ends_the_input_changes_nothing(question: str, options: list[str], home: Path) -> None:
     code, seen = at_a_terminal(home, "install", "cursor", *options, answers=[(question, "\x04")])
@@ -593,7 +563,7 @@ def test_a_dry_run_without_a_name_shows_the_change_for_each_host(home: Path, run
     assert sorted(home.rglob("*")) == before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_for_the_key_once(home: Path) -> None:
     prepare_hosts(home)
     answers = [
@@ -621,7 +591,7 @@ def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_f
     assert not file_of("cursor", home).exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 def test_whoever_chooses_no_host_changes_nothing(home: Path) -> None:
     prepare_hosts(home)
     for answer in ("\n", "\x04"):
@@ -795,7 +765,7 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(home: Path, r
     assert (said.code, "clients send the token" in said.err, "s3cret" in said.err) == (0, True, False)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 def test_the_access_token_is_asked_for_without_an_echo(home: Path) -> None:
     file_of("claude-desktop", home, "{}")
     file_of("cursor", home, "{}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, SMALL, Sandbox
-from test_command_line import run, run_beside, settings
+from conftest import SMALL, Sandbox
+from terminals import posix
+from test_command_line import run, run_beside, shown_beside, shown_by_process
 
 from mcp_vega.errors import InsufficientCredits, MediaError, OutcomeUnknown, VegaError
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
@@ -21,20 +22,11 @@ from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.spending import Limits
 
-if sys.platform != "win32":
-    from terminals import shown_beside, shown_by_process
-
 pytestmark = pytest.mark.anyio
-posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
 # In another year than any in which this runs, so that tables are the same on every day.
 EVENING = datetime(2024, 11, 29, 17, 30, tzinfo=UTC)
 ID = "{}-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
 
 
 @dataclass(frozen=True)
@@ -206,9 +198,9 @@ WHEN (LOCAL)  PROMPT                                                    MODEL   
 async def test_the_table_is_as_wide_as_the_terminal(tmp_path: Path, keep: Keep) -> None:
     await keep(*JOBS)
     for width, expected in TABLES.items():
-        assert await shown_beside(width, "jobs", folder=tmp_path, **ZONE) == expected, width
+        assert await shown_beside("jobs", folder=tmp_path, size=(width, 24), **ZONE) == expected, width
     # A process asks the terminal itself.
-    assert shown_by_process(80, ["jobs"], {**settings(tmp_path / "gallery", tmp_path), **ZONE}) == TABLES[80]
+    assert shown_by_process("jobs", folder=tmp_path, size=(80, 24), **ZONE).text == TABLES[80]
 
 
 async def test_a_file_gets_all_but_the_end_of_long_prompts(tmp_path: Path, keep: Keep) -> None:
@@ -226,9 +218,9 @@ async def test_jobs_of_this_year_are_told_by_month_and_day_in_local_time(tmp_pat
     now = datetime.now(UTC)
     await keep(Kept("a fox " * 10, created=now))
     local = now.astimezone(timezone(timedelta(hours=5, minutes=30)))
-    wide = await shown_beside(80, "jobs", folder=tmp_path, **ZONE)
+    wide = await shown_beside("jobs", folder=tmp_path, size=(80, 24), **ZONE)
     assert wide.splitlines()[1].startswith(f"{local:%m-%d %H:%M}   a fox a ")
-    narrow = await shown_beside(40, "jobs", folder=tmp_path, **ZONE)
+    narrow = await shown_beside("jobs", folder=tmp_path, size=(40, 24), **ZONE)
     assert narrow.splitlines()[1].startswith((f"{local:%H:%M}  a fox a ", f"{local:%m-%d}  a fox a "))
 
 
@@ -236,7 +228,7 @@ async def test_jobs_of_this_year_are_told_by_month_and_day_in_local_time(tmp_pat
 async def test_so_many_digits_of_an_id_are_shown_that_every_command_knows_it(tmp_path: Path, keep: Keep) -> None:
     twins = [Kept(remote_id=f"99887766-5{number}00-4000-8000-000000000000") for number in (1, 2)]
     jobs = await keep(*twins, Kept(remote_id="x" * 64), Kept(remote_id=None), Kept(remote_id="r1"))
-    said = await shown_beside(80, "jobs", folder=tmp_path)
+    said = await shown_beside("jobs", folder=tmp_path)
     ids = [line.rpartition("  ")[2] for line in said.splitlines()[1:]]
     assert ids == ["99887766-51", "99887766-52", "x" * 8, jobs[3].local_id[6:14], "r1"]
     for job, short in zip(jobs, ids, strict=True):
@@ -252,7 +244,7 @@ async def test_so_many_digits_of_an_id_are_shown_that_every_command_knows_it(tmp
 @posix
 async def test_the_ledger_may_be_empty_or_unreadable(tmp_path: Path) -> None:
     ledger = tmp_path / "home" / "ledger.sqlite3"
-    assert await shown_beside(40, "jobs", folder=tmp_path) == f"No jobs yet in {ledger}\n"
+    assert await shown_beside("jobs", folder=tmp_path, size=(40, 24)) == f"No jobs yet in {ledger}\n"
     since = await run_beside("jobs", "--since", "2024-11-20", folder=tmp_path)
     assert since.stderr == f"No jobs since 2024-11-20 (UTC) in {ledger}\n"
     assert (await run_beside("jobs", "--spent", folder=tmp_path)).stderr == f"Nothing spent yet in {ledger}\n"
@@ -328,7 +320,7 @@ async def test_the_texts_of_a_job_fit_the_terminal_and_what_is_copied_stays_in_o
 ) -> None:
     prompt = " ".join(["二匹の狐 in the snow"] * 10)
     (job,) = await keep(Kept(prompt, error=InsufficientCredits("HTTP 402"), state=State.FAILED, images=0))
-    lines = (await shown_beside(40, "jobs", "f0f0f0f0", folder=tmp_path)).splitlines()
+    lines = (await shown_beside("jobs", "f0f0f0f0", folder=tmp_path, size=(40, 24))).splitlines()
     at = lines.index("Seed:         7")
     assert lines[4] == "Prompt:       “二匹の狐 in the snow"
     assert " ".join(line[14:] for line in lines[4:at]) == f"“{prompt}”"
@@ -433,9 +425,10 @@ TOTAL                                                           5  $1,234.50875 
 @posix
 async def test_what_was_spent_is_added_up_by_day_and_model_or_caller(tmp_path: Path, keep: Keep) -> None:
     await keep(*(replace(each, remote_id=None) for each in SPENT))
-    assert await shown_beside(80, "jobs", "--spent", folder=tmp_path) == BY_MODEL
+    assert await shown_beside("jobs", "--spent", folder=tmp_path) == BY_MODEL
     for width, expected in BY_CALLER.items():
-        assert await shown_beside(width, "jobs", "--spent", "--by", "caller", folder=tmp_path) == expected, width
+        by_caller = await shown_beside("jobs", "--spent", "--by", "caller", folder=tmp_path, size=(width, 24))
+        assert by_caller == expected, width
 
 
 async def test_what_was_spent_since_a_day(tmp_path: Path, keep: Keep) -> None:
