@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from conftest import KEY, Sandbox
 from terminals import dialogue, posix
-from test_command_line import COMMAND, run, run_process, settings
+from test_command_line import COMMAND, run, run_process, sandbox_folders, settings
 from test_install import SCRIPT
 
 from mcp_vega.cli.install.hosts import HOSTS
@@ -25,11 +24,10 @@ def needs(shell: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path, sandbox_in_thread: Sandbox) -> Path:
+def drawn(tmp_path: Path, api: dict[str, str]) -> Path:
     """A folder with one job in the ledger of the sandbox."""
-    api = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-    home = str(tmp_path / "home" / "sandbox")
-    assert run("draw", "a fox: in $HOME", folder=tmp_path, MCP_VEGA_HOME=home, **api).returncode == 0
+    folders = sandbox_folders(tmp_path / "gallery", tmp_path / "home")
+    assert run("draw", "a fox: in $HOME", folder=tmp_path, **folders, **api).returncode == 0
     return tmp_path
 
 

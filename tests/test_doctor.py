@@ -9,9 +9,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -20,7 +19,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import tomlkit
-from conftest import KEY, Sandbox, serving_in_thread
+from conftest import KEY, Sandbox, serving_in_thread, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -319,11 +318,11 @@ import os, socket, sys, time
 from mcp_vega.cli.parser import build_parser
 from mcp_vega.cli.doctor.command import run_doctor
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
-sys.exit(run_doctor(build_parser().parse_args(["doctor"]), os.environ, seconds=1))
+sys.exit(run_doctor(build_parser().parse_args(["doctor"]), os.environ, seconds=0.3))
 """
     variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_BASE_URL": "https://api.example", "TMPDIR": str(tmp_path)}
     page = page_of(program, tmp_path, **variables)
-    assert "bad   api        no answer within 1 s" in page
+    assert "bad   api        no answer within 0.3 s" in page
     assert "note  key        not known, see api" in page
 
 
@@ -640,19 +639,11 @@ def server_at_work(folder: Path, **variables: str) -> Generator[subprocess.Popen
             process.kill()
 
 
-def wait_for_lost_call(folder: Path) -> None:
-    """Wait until the ledger has both jobs, and knows that one has lost its answer."""
-    deadline = time.monotonic() + 20
-    query = "SELECT count(*), count(error) FROM jobs"
-    while True:
-        try:
-            with closing(sqlite3.connect(ledger_in(folder))) as store:
-                if store.execute(query).fetchone() == (2, 1):
-                    return
-        except sqlite3.OperationalError:
-            pass  # there is no table yet
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def both_jobs_are_known(folder: Path) -> bool:
+    """Whether the ledger has both jobs, and knows that the answer of one was lost."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(ledger_in(folder))) as store:
+        return store.execute("SELECT count(*), count(error) FROM jobs").fetchone() == (2, 1)
+    return False  # there is no table yet
 
 
 def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
@@ -660,7 +651,7 @@ def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
 ) -> None:
     sandbox_in_thread.account.history_status = 503
     with server_at_work(tmp_path, **api) as server:
-        wait_for_lost_call(tmp_path)
+        wait_until(lambda: both_jobs_are_known(tmp_path))
         checked = found(tmp_path, **api)
         paid = sandbox_in_thread.paid_requests
         process = server.pid
@@ -668,12 +659,13 @@ def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
     assert checked["servers"]["detail"] == f"1 working on jobs (process {process})"
     assert checked["jobs"]["detail"] == "1 under way, 1 with an unknown outcome"
     assert checked["jobs"]["state"] == "note"
-    left = found(tmp_path, **api)
-    assert left["servers"]["detail"] == "none is working on a job"
-    assert left["jobs"]["detail"] == "1 under way, 1 with an unknown outcome; no server works on 2 of them"
-    changed = found(tmp_path, **{**api, "SEGMIND_API_KEY": "SG_another0123456789"})
-    assert changed["jobs"]["detail"].endswith("; 2 of them were begun with another API key")
-    assert "SEGMIND_API_KEY" in changed["jobs"]["fix"]
+    _, servers, jobs = folders.check_ledger(Settings.from_environment(environment(tmp_path, **api)))
+    assert servers.detail == "none is working on a job"
+    assert jobs.detail == "1 under way, 1 with an unknown outcome; no server works on 2 of them"
+    changed = environment(tmp_path, **{**api, "SEGMIND_API_KEY": "SG_another0123456789"})
+    *_, jobs = folders.check_ledger(Settings.from_environment(changed))
+    assert jobs.detail.endswith("; 2 of them were begun with another API key")
+    assert "SEGMIND_API_KEY" in jobs.fix
     assert sandbox_in_thread.paid_requests == paid == 2
 
 

@@ -16,7 +16,7 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextResourceContents
 from terminals import posix, terminal
-from test_command_line import COMMAND, run, run_beside, settings
+from test_command_line import COMMAND, desktop_with, run, run_beside, settings
 
 from mcp_vega.errors import GalleryError
 from mcp_vega.server.app import build_server
@@ -173,9 +173,7 @@ async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
 def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) -> None:
-    opener = tmp_path / "bin" / "xdg-open"
-    opener.parent.mkdir()
-    desktop = {"DISPLAY": ":0", "PATH": f"{opener.parent}:/bin:/usr/bin"}
+    desktop = desktop_with(tmp_path, f'echo "$1" > {tmp_path}/opened')
 
     def why_not(**variables: str) -> str:
         done = run("gallery", "--folder", "--open", folder=tmp_path, **variables)
@@ -184,13 +182,11 @@ def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) ->
 
     assert why_not(**desktop) == "it does not exist; draw a picture first\n"
     (tmp_path / "gallery").mkdir()
-    opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
-    opener.chmod(0o755)
     assert why_not(**desktop) == ""
     assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
-    opener.write_text("#!/bin/sh\necho one; echo two >&2; exit 3\n", encoding="utf-8")
+    desktop_with(tmp_path, "echo one; echo two >&2; exit 3")
     assert why_not(**desktop) == "xdg-open failed with exit code 3: it found no program for this\n"
-    opener.write_text("#!/gone\n", encoding="utf-8")
+    (tmp_path / "bin" / "xdg-open").write_text("#!/gone\n", encoding="utf-8")
     assert why_not(**desktop) == "xdg-open cannot be started: No such file or directory\n"
     assert why_not(**{**desktop, "DISPLAY": ""}) == "there is no desktop here\n"
     assert why_not(WAYLAND_DISPLAY="wayland-0", PATH="/nowhere") == "there is no xdg-open here\n"
