@@ -31,12 +31,12 @@ def settings(gallery: Path, folder: Path | None = None) -> dict[str, str]:
 
 
 def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in this process, which has its arguments, folder, environment and streams meanwhile."""
+    """Run the command in this process, with its own arguments, folder, environment and streams."""
     return run_reading(b"", *arguments, folder=folder, **variables)
 
 
 def run_reading(stdin: bytes, *arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The same with something on stdin."""
+    """The same with these bytes on stdin."""
     stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code = run_with((io.TextIOWrapper(io.BytesIO(stdin)), stdout, stderr), *arguments, folder=folder, **variables)
     out, err = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ def run_reading(stdin: bytes, *arguments: str, folder: Path, **variables: str) -
 
 
 def run_with(streams: tuple[TextIO, TextIO, TextIO], *arguments: str, folder: Path, **variables: str) -> int:
-    """The same with these as stdin, stdout and stderr; returns the exit code."""
+    """The same with these streams; returns the exit code."""
     stdin, stdout, stderr = streams
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
@@ -55,7 +55,7 @@ def run_with(streams: tuple[TextIO, TextIO, TextIO], *arguments: str, folder: Pa
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):
-        root.handlers = []  # else the command would not set up its log
+        root.handlers = []  # otherwise the command would not set up its log
         try:
             return main(arguments)
         except SystemExit as error:
@@ -65,13 +65,13 @@ def run_with(streams: tuple[TextIO, TextIO, TextIO], *arguments: str, folder: Pa
 
 
 async def run_beside(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in this process, beside a loop that is running."""
+    """The same while an event loop is running."""
     return await anyio.to_thread.run_sync(partial(run, *arguments, folder=folder, **variables))
 
 
 def shown(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> tuple[int, Screen]:
-    """The exit code of the command in this process, and the screen of a terminal with these columns and lines."""
-    # Parts of Python ask the terminal of the whole process, which is another one.
+    """Run the command in this process, at a terminal with these columns and lines: its exit code and the screen."""
+    # Some modules of Python ask the terminal of the process, which is another one.
     variables = {"COLUMNS": str(size[0]), **variables}
     with terminal(*size) as (stream, screen):
         code = run_with((io.TextIOWrapper(io.BytesIO()), stream, stream), *arguments, folder=folder, **variables)
@@ -79,12 +79,12 @@ def shown(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **var
 
 
 async def shown_beside(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> str:
-    """The text that a terminal shows of the command in this process, beside a loop that is running."""
+    """The same while an event loop is running; returns the text that the terminal shows."""
     return (await anyio.to_thread.run_sync(partial(shown, *arguments, folder=folder, size=size, **variables)))[1].text
 
 
 def shown_by_process(*arguments: str, folder: Path, size: tuple[int, int] = (80, 24), **variables: str) -> Screen:
-    """The screen of a terminal in which the command was run as a process of its own."""
+    """Run the command as a process of its own, at a terminal: its screen."""
     with terminal(*size) as (stream, screen):
         subprocess.run(
             [*COMMAND, *arguments],
@@ -100,12 +100,12 @@ def shown_by_process(*arguments: str, folder: Path, size: tuple[int, int] = (80,
 
 
 def sandbox_folders(gallery: Path, home: Path) -> dict[str, str]:
-    """Settings by which a command keeps its pictures and jobs where those of `--sandbox` are, without its waits."""
+    """Settings that make a command keep its pictures and jobs where `--sandbox` does, but draw without waiting."""
     return {"MCP_VEGA_GALLERY": str(gallery / "sandbox"), "MCP_VEGA_HOME": str(home / "sandbox")}
 
 
 def desktop_with(folder: Path, script: str, name: str = "xdg-open") -> dict[str, str]:
-    """A desktop on which a script is the program that opens files and addresses, or the program with this name."""
+    """The variables of a desktop on which this script opens files and URLs; or the script is the program `name`."""
     program = folder / "bin" / name
     program.parent.mkdir(exist_ok=True)
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
@@ -114,7 +114,7 @@ def desktop_with(folder: Path, script: str, name: str = "xdg-open") -> dict[str,
 
 
 def run_process(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command as a process of its own."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -147,7 +147,7 @@ def test_draw_takes_a_model_by_its_short_or_its_full_name(
     assert call.slug == "segmind-vega-rt-v1"
 
 
-def test_draw_goes_on_until_the_picture_is_there(tmp_path: Path, api: dict[str, str]) -> None:
+def test_draw_waits_until_the_picture_is_there(tmp_path: Path, api: dict[str, str]) -> None:
     done = run("draw", "a fox", folder=tmp_path, **api, MCP_VEGA_WAIT_SECONDS="0")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).exists()
@@ -188,7 +188,7 @@ def test_draw_that_fails_says_why_and_exits_with_1(tmp_path: Path, api: dict[str
     assert "SEGMIND_API_KEY" in keyless.stderr
 
 
-def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str, str]) -> None:
+def test_draw_writes_several_pictures_into_a_folder(tmp_path: Path, api: dict[str, str]) -> None:
     done = run("draw", "a", "fox", "--samples", "4", "--steps", "20", "-o", ".", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
@@ -201,7 +201,7 @@ def test_draw_puts_several_pictures_into_a_folder(tmp_path: Path, api: dict[str,
     ("command", "fault", "words"),
     [(PATIENT, "", "Kept: "), (with_grace(0.2), "[fault:hang]", "was still running")],
 )
-def test_draw_that_is_interrupted_says_what_became_of_the_picture(  # noqa: PLR0913, PLR0917  a table
+def test_draw_that_is_interrupted_says_what_happened_to_the_picture(  # noqa: PLR0913, PLR0917  a table
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, command: list[str], fault: str, words: str
 ) -> None:
     sandbox_in_thread.hold()
@@ -218,7 +218,7 @@ def test_draw_that_is_interrupted_says_what_became_of_the_picture(  # noqa: PLR0
 
 
 @pytest.mark.parametrize("key", ["SG_abc def", "SG_kéy"])
-def test_a_key_that_no_header_could_carry_is_named_and_nothing_is_sent(
+def test_a_key_that_no_header_can_carry_is_named_and_nothing_is_sent(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, key: str
 ) -> None:
     done = run("draw", "a fox", folder=tmp_path, **{**api, "SEGMIND_API_KEY": key})
@@ -282,7 +282,7 @@ def test_the_sandbox_serves_on_a_port_until_it_is_told_to_stop() -> None:
     assert answer.json()["credits"] == 3
 
 
-def test_the_version_comes_from_one_place(tmp_path: Path) -> None:
+def test_the_version_is_defined_in_one_place(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout == f"mcp-vega {__version__}\n"
 
 
@@ -294,7 +294,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path: Path, sandbox_
         assert done.stderr.startswith(f"Error: Port {port} on 127.0.0.1 is not available")
 
 
-def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(
+def test_a_draw_whose_answer_is_lost_waits_until_the_outcome_is_known(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     done = run("draw", "a fox [fault:504-after]", folder=tmp_path, **api)
@@ -304,7 +304,7 @@ def test_a_draw_whose_answer_is_lost_goes_on_until_it_is_known_how_it_ended(
     assert sandbox_in_thread.paid_requests == 1
 
 
-def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: Path, api: dict[str, str]) -> None:
+def test_a_draw_that_has_failed_is_not_asked_for_again_and_again(tmp_path: Path, api: dict[str, str]) -> None:
     done = run("draw", "a fox [fault:moderation]", "--model", "vegart", folder=tmp_path, **api)
     assert done.returncode == 1
     assert done.stderr.count("Failed") <= 2
@@ -312,7 +312,7 @@ def test_a_draw_that_fails_for_good_is_not_asked_for_again_and_again(tmp_path: P
 
 @posix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-def test_a_command_whose_output_has_no_room_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_command_whose_output_cannot_be_written_says_so_in_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123  a device
         done = subprocess.run(
             [*COMMAND, "gallery", "--folder"],
@@ -328,7 +328,7 @@ def test_a_command_whose_output_has_no_room_says_so_in_one_line(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("end", ["| true", ">&-", "2>&-"])
-def test_a_command_whose_output_nobody_reads_is_no_crash(tmp_path: Path, end: str) -> None:
+def test_a_command_whose_output_nobody_reads_does_not_crash(tmp_path: Path, end: str) -> None:
     command = f'"{sys.executable}" -m mcp_vega gallery --folder {end}'
     environment = {**settings(tmp_path), "PYTHONUNBUFFERED": ""}
     done = subprocess.run(
