@@ -1,4 +1,4 @@
-"""`mcp-vega gallery`: the page of the pictures on this machine."""
+"""`mcp-vega gallery`: the page with the pictures on this machine."""
 
 import re
 import signal
@@ -19,8 +19,10 @@ OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
 
 
 @signals
-@pytest.mark.skipif(sys.platform == "darwin", reason="it opens addresses by a program of its own")
-def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_path: Path, api: dict[str, str]) -> None:
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS opens URLs with a program of its own")
+def test_the_page_of_the_gallery_opens_only_with_its_key_and_ends_on_a_signal(
+    tmp_path: Path, api: dict[str, str]
+) -> None:
     opened = tmp_path / "opened"
     desktop = desktop_with(tmp_path, f'echo "$1" > {tmp_path}/part; mv {tmp_path}/part {opened}')
     run("draw", "a fox", folder=tmp_path, **api, **sandbox_folders(tmp_path, tmp_path / "home"))
@@ -52,7 +54,7 @@ def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_p
 
 
 @pytest.mark.parametrize(("option", "said"), [("--print", ""), ("--port=0", "No browser could be opened (")])
-def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_looked_for_an_hour(
+def test_without_a_desktop_gallery_prints_the_url_and_ends_after_an_hour_without_requests(
     tmp_path: Path, option: str, said: str
 ) -> None:
     with patch.object(page, "IDLE_SECONDS", 0.1):
@@ -63,7 +65,7 @@ def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_l
 
 
 @signals
-@pytest.mark.skipif(sys.platform == "darwin", reason="it opens addresses by a program of its own")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS opens URLs with a program of its own")
 @pytest.mark.parametrize(
     ("browser", "display", "opened_by", "said"),
     [
@@ -76,7 +78,7 @@ def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_l
         ("gone:'", "", "", "BROWSER names gone, which is not there; BROWSER names ', which is not there; there"),
     ],
 )
-def test_the_browser_of_the_user_is_tried_first_and_a_failure_is_told(
+def test_the_users_own_browser_is_tried_first_and_a_failure_is_reported(
     tmp_path: Path, browser: str, display: str, opened_by: str, said: str
 ) -> None:
     desktop_with(tmp_path, "exit 4", "fails")
@@ -89,12 +91,12 @@ def test_the_browser_of_the_user_is_tried_first_and_a_failure_is_told(
     assert bool(opened) == bool(opened_by)
     assert opened[-1:] == ([done.stdout.strip()] if opened else [])
     assert said in done.stderr
-    # What was started has not asked for the page, whatever its exit code says.
+    # A program that was started has not requested the page, whatever its exit code says.
     assert ("No browser could be opened" in done.stderr) == bool(said)
     assert ("No browser has asked for the page so far." in done.stderr) == (not said)
 
 
-def test_gallery_says_which_port_is_taken(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+def test_gallery_says_that_the_port_is_taken(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
     port = sandbox_in_thread.url.rpartition(":")[2]
     done = run("gallery", "--print", "--port", port, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
