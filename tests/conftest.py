@@ -1,4 +1,4 @@
-"""What the tests share: a sandbox on a free port, the server over it, an agent that calls its tools."""
+"""What the tests share: a sandbox on a free port, a server that uses it, an agent that calls the server's tools."""
 
 import hashlib
 import io
@@ -54,21 +54,21 @@ HISTORY = "/inference-request/request-history"
 POLICY = RetryPolicy(retry_seconds=5)
 NO_PAUSE = RetryPolicy(retry_seconds=5, first_pause=0)
 
-# For clients that speak no TLS: reading the machine's certificates takes each client 20 ms.
+# For clients that use no TLS: each client would take 20 ms to read the machine's certificates.
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-# The side of the pictures that the sandbox of the tests paints.
+# The width and height of the pictures that the sandbox of the tests paints.
 SMALL = 96
 
 # ---- waiting ----
 
-# Seconds after which a test gives up: only what hangs takes so long, however busy the machine is.
+# Seconds after which a test fails. On a busy machine, too, only a test that hangs takes this long.
 HANG_SECONDS = 60
-# Seconds between two looks.
+# Seconds between two checks of a condition.
 LOOK_SECONDS = 0.01
 
 
 async def until(condition: Callable[[], Any]) -> Any:
-    """What a condition gives, as soon as that counts as true."""
+    """Wait until a condition is true; returns its value."""
     with anyio.fail_after(HANG_SECONDS):
         while True:
             found = condition()
@@ -80,7 +80,7 @@ async def until(condition: Callable[[], Any]) -> Any:
 
 
 def wait_until(condition: Callable[[], Any]) -> Any:
-    """As `until`, in a test that is not in a loop."""
+    """The same in a test without an event loop."""
     deadline = time.monotonic() + HANG_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never came true"
@@ -89,12 +89,12 @@ def wait_until(condition: Callable[[], Any]) -> Any:
 
 
 def with_grace(seconds: float) -> list[str]:
-    """The command `mcp-vega`, giving the jobs under way so many seconds when it ends, however slow the machine is."""
+    """The command `mcp-vega` with another grace: how many seconds it gives the jobs under way when it ends."""
     program = "from mcp_vega.cli import main, shutdown; shutdown.GRACE_SECONDS = {}; raise SystemExit(main.main())"
     return [sys.executable, "-c", program.format(seconds)]
 
 
-# Whoever waits for the end of this grace hangs.
+# A test that waits for the end of this grace hangs.
 PATIENT = with_grace(3600)
 
 
@@ -103,18 +103,18 @@ PATIENT = with_grace(3600)
 
 @dataclass
 class Sandbox:
-    """A sandbox that is being served."""
+    """A sandbox that is running."""
 
     url: str
     account: Account
     answers: threading.Event = field(default_factory=threading.Event)
 
     def hold(self) -> None:
-        """Hold the answers to calls of v1 from now on: they are drawn and charged, and stay under way."""
+        """Hold back the answers to calls of v1 from now on. The calls are drawn and charged, but stay under way."""
         self.answers.clear()
 
     def let_go(self) -> None:
-        """Let the answers go."""
+        """Send the answers that were held back."""
         self.answers.set()
 
     @property
@@ -123,7 +123,7 @@ class Sandbox:
 
 
 def paint_small(prompt: str, seed: int, index: int) -> bytes:
-    """A picture for these arguments alone. It takes no time, and the sandbox's own longer than most tests do."""
+    """A picture that only these arguments give. It takes no time, unlike the sandbox's own pictures."""
     digest = hashlib.sha256(f"{index}:{seed}:{prompt}".encode("utf-8", "replace")).digest()
     data = random.Random(digest).randbytes(SMALL * SMALL * 3)  # noqa: S311  a picture
     buffer = io.BytesIO()
@@ -138,7 +138,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def paint() -> Paint:
-    """How the sandbox paints: a test that is about the sandbox's own pictures has `cached_paint` in this place."""
+    """How the sandbox paints. Tests of its own pictures replace this fixture by one that gives `cached_paint`."""
     return paint_small
 
 
@@ -150,7 +150,7 @@ async def sandbox(paint: Paint) -> AsyncGenerator[Sandbox]:
 
 @asynccontextmanager
 async def serving_sandbox(*, paint: Paint = paint_small, **options: Any) -> AsyncGenerator[Sandbox]:
-    """A sandbox that takes no time, with options of `build_sandbox`."""
+    """A sandbox that needs no time for a call, with options of `build_sandbox`."""
     account, answers = Account(speed=0), threading.Event()
     async with serving(holding(build_sandbox(account, paint=paint, **options), answers)) as url:
         yield Sandbox(url, account, answers)
@@ -158,14 +158,20 @@ async def serving_sandbox(*, paint: Paint = paint_small, **options: Any) -> Asyn
 
 @pytest.fixture
 def sandbox_in_thread(paint: Paint) -> Iterator[Sandbox]:
-    """The sandbox beside the test, for clients and servers that are not in the test's own loop."""
+    """A sandbox in a thread of its own, for clients and servers that are not in the test's event loop."""
     account, answers = Account(speed=0), threading.Event()
     with serving_in_thread(holding(build_sandbox(account, paint=paint), answers)) as url:
         yield Sandbox(url, account, answers)
 
 
+@pytest.fixture
+def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
+    """The settings of a command that calls this sandbox."""
+    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
+
+
 class HeldAnswers:
-    """An application whose answers to calls of v1 are held until they are let go."""
+    """An application that holds back its answers to calls of v1 until they may go."""
 
     def __init__(self, app: ASGIApp, answers: threading.Event) -> None:
         self._app = app
@@ -194,7 +200,7 @@ def serving_in_thread(app: Starlette) -> Generator[str]:
 
 
 @asynccontextmanager
-async def app_over(  # noqa: PLR0913  what the tests vary
+async def app_over(  # noqa: PLR0913  what differs between the tests
     base_url: str,
     folder: Path,
     *,
@@ -214,9 +220,9 @@ async def app_over(  # noqa: PLR0913  what the tests vary
     busy_seconds: float = BUSY_SECONDS,
     **config: Any,
 ) -> AsyncGenerator[AppContext]:
-    """The server's context over an API, with nothing of the machine's settings; `config` is for the jobs.
+    """The server's context for an API, without the machine's settings; `config` is for the jobs.
 
-    Pictures go into `images`, which is `folder` unless it is given, else into the `fallbacks`, else into memory.
+    Pictures are kept in `images` (by default `folder`), or else in one of the `fallbacks`, or else in memory.
     """
     async with httpx.AsyncClient(transport=transport, trust_env=False, verify=TLS) as http:
         endpoints = Endpoints(base_url, base_url + HISTORY)
@@ -232,7 +238,7 @@ async def app_over(  # noqa: PLR0913  what the tests vary
 
 
 async def begun(service: JobService, parameters: Parameters, owner: str = OPERATOR) -> Job:
-    """The job of a call that has just begun it."""
+    """The job that a call has just begun."""
     return (await service.generate(parameters, owner)).job
 
 
@@ -244,13 +250,13 @@ async def app(sandbox: Sandbox, tmp_path: Path) -> AsyncGenerator[AppContext]:
 
 @pytest.fixture(params=["auto", "legacy"])
 async def agent(app: AppContext, request: pytest.FixtureRequest) -> AsyncGenerator[Client]:
-    """An MCP client in memory, once for each era of the protocol."""
+    """An MCP client in memory: one of the newest protocol version, and one of the older versions."""
     async with Client(build_server(app), mode=request.param) as client:
         yield client
 
 
 class Time:
-    """The time of the sandbox and of servers, which a test lets pass; by the servers' clock it may be later."""
+    """The time of the sandbox and of the servers. A test lets it pass, and can set the servers' clock ahead."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -258,17 +264,17 @@ class Time:
         self.ahead = timedelta()
 
     def let_pass(self, **units: float) -> None:
-        """Let days, hours, minutes, seconds pass."""
+        """Let this many days, hours, minutes or seconds pass."""
         self._passed += timedelta(**units)
         self._sandbox.account.skip(timedelta(**units).total_seconds())
 
     @property
     def clocks(self) -> dict[str, Any]:
-        """For `app_over`: a server's clock, and the one that nobody sets."""
+        """For `app_over`: the server's clock, and a clock that cannot be set."""
         return {"clock": self.now, "uptime": lambda: time.monotonic() + self._passed.total_seconds()}
 
     def now(self) -> datetime:
-        """What a server's clock says."""
+        """The time by the servers' clock."""
         return datetime.now(UTC) + self._passed + self.ahead
 
 
@@ -279,7 +285,7 @@ API = "https://api.example"
 
 @cache
 def noise(form: str, side: int = 1024) -> bytes:
-    """The worst case for any codec."""
+    """A picture of noise: no picture is harder to compress."""
     picture = Image.frombytes("RGB", (side, side), random.Random(side).randbytes(side * side * 3))  # noqa: S311  a picture
     buffer = io.BytesIO()
     picture.save(buffer, form)
@@ -287,7 +293,7 @@ def noise(form: str, side: int = 1024) -> bytes:
 
 
 def handle(data: bytes) -> Callable[[httpx.Request], httpx.Response]:
-    """An API whose every picture is `data`, over v1 and v2, said to be a JPEG."""
+    """The answers of an API whose every picture is `data`, by v1 and by v2, with the media type of a JPEG."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.path

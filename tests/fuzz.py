@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of what reads foreign bytes; not a part of the suite.
+"""Coverage-guided fuzzing of everything that reads data from outside. It is not part of the suite.
 
     pip install atheris
     python tests/fuzz.py answers -runs=1000000     every reader of the API's answers
-    python tests/fuzz.py pictures -runs=1000000    formats, recipes and, for each sixteenth input, whole decoding
+    python tests/fuzz.py pictures -runs=1000000    formats, recipes and, for one input of 16, full decoding
 
-What has to hold is what `test_properties.py` says. The first inputs are made in a temporary folder; further arguments
-are libFuzzer's. An input that fails is printed, and kept by libFuzzer in the current folder.
+`test_properties.py` says what must hold. The first inputs are made in a temporary folder. Further arguments
+are for libFuzzer, which prints an input that fails, and keeps it in the current folder.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-# No stubs, and no wheels for every Python: only who fuzzes installs it.
+# It has no type stubs, and no wheels for every Python. Only people who fuzz install it.
 atheris: Any = import_module("atheris")
 
 with atheris.instrument_imports(include=["mcp_vega"]):
@@ -33,7 +33,7 @@ LEAVES: list[Any] = [*FIGURES, *TEXTS, b64encode(properties.FORMATS["PNG"]).deco
 
 
 def grown(provider: Any, depth: int = 5) -> Any:
-    """A JSON value in the API's own words, as the input's bytes choose."""
+    """A JSON value made of words that the API uses; the input's bytes choose it."""
     match provider.ConsumeIntInRange(0, 5) if depth else 0:
         case 0 | 1:
             return LEAVES[provider.ConsumeIntInRange(0, len(LEAVES) - 1)]
@@ -48,7 +48,7 @@ def grown(provider: Any, depth: int = 5) -> Any:
 
 
 def answers(data: bytes) -> None:
-    """Read `data` as an answer: a line with the status, those of the headers, an empty one, the body or its seed."""
+    """Read `data` as a response. Its first line is the status, then come the headers, an empty line, and the body."""
     head, _, body = data.partition(b"\n\n")
     if body.startswith(b"*"):
         body = json.dumps(grown(atheris.FuzzedDataProvider(body[1:]))).encode()
@@ -65,12 +65,12 @@ def answers(data: bytes) -> None:
 
 
 def pictures(data: bytes) -> None:
-    """Look at `data` as a picture."""
+    """Read `data` as a picture."""
     properties.check_picture(data, decoded=crc32(data) % 16 == 0)
 
 
 def beginnings_of_answers() -> list[bytes]:
-    """An answer of each kind that the API is known to give; 100 is added to a status when it is read."""
+    """One response of each kind that the API is known to send. A status is 100 less than the real one."""
     picture = properties.FORMATS["JPEG"]
     text = b64encode(picture).decode()
     metrics = {"cost": 0.00225, "inference_time": 2.4, "remaining_credits": 9.8}
@@ -103,7 +103,7 @@ def beginnings_of_answers() -> list[bytes]:
 
 
 def beginnings_of_pictures() -> list[bytes]:
-    """A picture of each kind, without and with its recipe."""
+    """A picture of each kind, with its recipe and without."""
     found = list(properties.FORMATS.values())
     return [*found, *(metadata.embed(each, properties.RECIPE) for each in found)]
 
@@ -131,7 +131,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(f"Name one of {', '.join(TARGETS)}")
     target, beginnings, words = TARGETS[sys.argv[1]]
-    folder = Path(tempfile.mkdtemp())  # it stays: libFuzzer ends the process itself
+    folder = Path(tempfile.mkdtemp())  # it must stay until the process ends, which libFuzzer does itself
     (folder / "inputs").mkdir()
     for number, beginning in enumerate(beginnings()):
         (folder / "inputs" / str(number)).write_bytes(beginning)

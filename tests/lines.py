@@ -1,6 +1,6 @@
-"""Lines as a host may send them, right ones and any that a program in bad health may make of them, drawn by hypothesis.
+"""Lines that a host may send, drawn by hypothesis: right ones, and any that a faulty program may make.
 
-What is owed for a line is told here from the line alone, without the code under test.
+This module also says which answers a line must get. It uses none of the code under test for that.
 """
 
 import json
@@ -22,8 +22,8 @@ T = TypeVar("T")
 BOM = "\ufeff"
 BLANK = f"{BOM} \t\r\n"
 
-# What is drawn is put together of few choices: each takes hypothesis a tenth of a millisecond.
-# A value of JSON, by a name that is short where the value is not.
+# Lines are composed of few choices: each choice takes hypothesis 0.1 ms.
+# JSON values. Long ones have a short name.
 ODD_VALUES = {
     **{
         each: each
@@ -65,7 +65,7 @@ def spelled(message: dict[str, Any], shape: tuple[tuple[str, ...], tuple[str, st
 
 
 def request(id_: Any, method: str, params: Any) -> dict[str, Any]:
-    """A request; in the place of an id, ... makes a notification."""
+    """A request, or a notification if the id is `...`."""
     return {"jsonrpc": "2.0", "method": method, "params": params} | ({} if id_ is ... else {"id": id_})
 
 
@@ -77,7 +77,7 @@ def response(id_: Any, result: Any) -> dict[str, Any]:
 REQUESTS = st.builds(request, IDS | st.just(...), METHODS, PARAMS)
 RIGHT = st.builds(spelled, REQUESTS | st.builds(response, IDS, PARAMS.filter(bool)), SHAPES)
 
-# ---- messages with a member of a wrong kind ----
+# ---- messages with a member of a wrong type ----
 
 ODD = st.sampled_from(list(ODD_VALUES))
 BESIDE = [
@@ -88,7 +88,7 @@ BESIDE = [
     r'"\ud83e":1',
     '"id":9',
 ]
-# A member of the message, of the call's arguments, or one more.
+# What is changed: a member of the message, an argument of the call, or one member that is added.
 PLACES = ["id", "id", "id", "method", "params", "params", "jsonrpc", "argument", "argument", "beside"]
 FAULTS = st.lists(
     st.tuples(st.sampled_from(PLACES), st.just("") | ODD.map(ODD_VALUES.__getitem__), st.sampled_from(BESIDE)),
@@ -98,7 +98,7 @@ FAULTS = st.lists(
 
 
 def odd_message(faults: list[tuple[str, str, str]], shape: tuple[tuple[str, ...], tuple[str, str], bool]) -> str:
-    """A call of a tool as JSON in which a member or two are of another kind, missing, or beside the right ones."""
+    """A call of a tool as JSON. One or two of its members have a wrong type, are missing, or are added."""
     values = {"jsonrpc": '"2.0"', "id": "7", "method": '"tools/call"', "argument": '"x"', "beside": ""}
     values |= {place: beside if place == "beside" else value for place, value, beside in faults}
     arguments = f'{{"name":"check_job","arguments":{{"request_id":{values["argument"] or 0}}}}}'
@@ -127,7 +127,7 @@ CUTS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9), st.sampled_fro
 
 
 def cut(line: bytes, cuts: list[tuple[int, int, str]]) -> bytes:
-    """A line with some bytes taken out and signs put in."""
+    """A line with some bytes removed and characters inserted."""
     for at, length, sign in cuts:
         place = at % (len(line) + 1)
         instead = sign.encode(errors="surrogatepass" if sign == "\ud83e" else "surrogateescape")
@@ -136,7 +136,7 @@ def cut(line: bytes, cuts: list[tuple[int, int, str]]) -> bytes:
 
 
 def often(first: st.SearchStrategy[T], times: int, *others: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
-    """One of several, the first of them so many times as often as each other."""
+    """One of several strategies; the first one is chosen `times` times as often as each of the others."""
     return st.sampled_from([*[first] * times, *others]).flatmap(lambda drawn: drawn)
 
 
@@ -150,21 +150,21 @@ DOUBLED = st.tuples(WHOLE, st.integers(0, 200)).map(lambda drawn: drawn[0][: dra
 RUBBISH = st.binary(max_size=30).map(lambda line: line.replace(b"\n", b""))
 LINES = often(WHOLE, 5, st.builds(cut, WHOLE, CUTS), DOUBLED, RUBBISH)
 
-# ---- what is owed for a line ----
+# ---- the answers that a line must get ----
 
 Answer = str | float | None
 STRINGS = re.compile(r'(?="((?:[^"\\]|\\.)*)")', re.DOTALL)
-# Where an id stands so plainly that whoever looks for it finds it, though what follows is broken.
+# An id at a place where it can be found although the rest of the line is broken.
 PLAIN_ID = re.compile(
     r'\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*(-?[1-9]\d{0,99}|"[^"\\\0-\x1f]*")\s*[,}]'
 )
-# Levels that the SDK reads, with two to spare.
+# The number of levels that the SDK reads, less two.
 MOST_DEPTH = 196
 DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else math.inf)
 
 
 def whole_values(text: str) -> tuple[list[Any], str]:
-    """The values of JSON that a text begins with, and the rest of it. Only objects stand beside others."""
+    """The JSON values at the beginning of a text, and the rest of the text. Only objects may follow one another."""
     values: list[Any] = []
     value: Any
     rest = text.strip(BLANK)
@@ -182,7 +182,7 @@ def whole_values(text: str) -> tuple[list[Any], str]:
 
 
 def answers_owed(value: Any) -> list[Answer]:
-    """The ids of the answers that a value is owed, None for an answer without one."""
+    """The ids of the answers that a value must get; None for an answer without an id."""
     if isinstance(value, dict):
         return _owed(cast("dict[str, Any]", value))
     members = cast("list[Any]", value) if isinstance(value, list) else []
@@ -205,7 +205,7 @@ def _owed(message: dict[str, Any]) -> list[Answer]:
 
 
 def can_be_served(value: Any) -> bool:
-    """Whether a value is a request of the protocol, once what no text can hold is replaced."""
+    """Whether a value is a request of the protocol, after characters that no text can contain were replaced."""
     match value:
         case {"jsonrpc": "2.0", "id": str() | int() | float() as id_, "method": str()} if not isinstance(id_, bool):
             params = cast("dict[str, Any]", value).get("params")
@@ -226,7 +226,7 @@ def depth_of(value: Any) -> int:
 
 
 def answers(outcomes: Iterable[Outcome]) -> tuple[list[Answer], list[Answer]]:
-    """The ids of the requests that the server gets of a line, each of which it answers, and of the errors."""
+    """The ids of the requests in a line, all of which the server answers, and the ids of the errors."""
     served: list[Answer] = []
     refused: list[Answer] = []
     for outcome in outcomes:
@@ -242,10 +242,10 @@ def answers(outcomes: Iterable[Outcome]) -> tuple[list[Answer], list[Answer]]:
 
 
 def check_line(line: bytes, outcomes: list[Outcome]) -> None:
-    """That each request of a line is answered once, served if it can be, and what is not JSON is, and nothing else."""
+    """Check the outcomes of a line: each valid request is served once, and everything else gets one error."""
     served, refused = answers(outcomes)
     values, rest = whole_values(line.decode(errors="replace"))
-    if not any("error" in each for each in values if isinstance(each, dict)):  # the SDK may take it for a response
+    if not any("error" in each for each in values if isinstance(each, dict)):  # the SDK may treat it as a response
         assert served == [answer for each in values if can_be_served(each) for answer in answers_owed(each)]
     found = Counter([*served, *refused])
     found.subtract(answer for each in values for answer in answers_owed(each))
@@ -259,7 +259,7 @@ def check_line(line: bytes, outcomes: list[Outcome]) -> None:
 
 
 def is_in(text: str, id_: str | float) -> bool:
-    """Whether an id stands in a text that is not JSON."""
+    """Whether an id occurs in a text that is not JSON."""
     return isinstance(id_, int | float) or id_ in _strings_in(text)
 
 

@@ -9,7 +9,7 @@ PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "packaging") for 
 
 
 class Block(NamedTuple):
-    """A fenced block: what its fence says that it is, what is in it, the heading that it stands below."""
+    """A fenced block: its language, its text, and the heading above it."""
 
     language: str
     text: str
@@ -21,7 +21,7 @@ def read(name: str) -> str:
 
 
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, given as text, in their order."""
+    """The fenced blocks of a page, in order. The page is given as text."""
     found: list[Block] = []
     heading, start, language = "", -1, ""
     lines = page.splitlines()
@@ -54,6 +54,6 @@ def rows(page: str, first_column: str) -> list[list[str]]:
 
 
 def anchors(page: str) -> set[str]:
-    """What a link to a heading of the page may name, as GitHub makes it of the heading."""
+    """The names of the headings of a page in links, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

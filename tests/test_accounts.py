@@ -1,4 +1,4 @@
-"""Accounts: a server sends, joins and settles only the jobs of its own API key; all are seen and counted."""
+"""Accounts: a server sends, joins and finishes only the jobs of its own API key, but shows and counts all jobs."""
 
 import logging
 from decimal import Decimal
@@ -36,14 +36,14 @@ async def test_a_lost_call_is_left_to_a_server_with_the_key_that_paid_for_it(san
             said = text_of(await checked(agent, request_id))
             assert ANOTHERS in said
             assert "Charged: unknown." in said
-            assert "check_job" not in said, "here that is of no use"
+            assert "check_job" not in said, "check_job cannot help here"
         assert [job["request_id"] for job in await listed(agent)] == [request_id]
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, request_id))["images"]
     assert sandbox.paid_requests == 1
 
 
-async def test_a_job_under_way_of_another_account_says_who_finishes_it(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_of_another_account_says_which_key_can_finish_it(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         begun = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
     asked = sandbox.account.requests.copy()
@@ -52,7 +52,7 @@ async def test_a_job_under_way_of_another_account_says_who_finishes_it(sandbox: 
     assert sandbox.account.requests == asked
 
 
-async def test_the_same_call_of_another_account_is_a_call_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_same_call_of_another_account_is_a_separate_call(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path, wait_seconds=0) as one,
         app_over(sandbox.url, tmp_path, wait_seconds=0, key=OTHER_KEY) as other,
@@ -65,7 +65,9 @@ async def test_the_same_call_of_another_account_is_a_call_of_its_own(sandbox: Sa
     assert sandbox.paid_requests == 2
 
 
-async def test_what_a_dead_server_never_sent_is_not_sent_for_another_account(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_unsent_call_of_a_dead_server_is_not_sent_for_another_account(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     died = Server(home)
     account = await died.store.accounts.of_key(KEY)
@@ -84,7 +86,7 @@ async def test_what_a_dead_server_never_sent_is_not_sent_for_another_account(san
     await died.store.close()
 
 
-async def test_what_all_accounts_spend_counts_against_one_limit(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_spending_of_all_accounts_counts_towards_one_limit(sandbox: Sandbox, tmp_path: Path) -> None:
     limits = Limits(usd_a_day=Decimal("0.003"))
     async with (
         app_over(sandbox.url, tmp_path, limits=limits) as one,
@@ -97,7 +99,7 @@ async def test_what_all_accounts_spend_counts_against_one_limit(sandbox: Sandbox
         assert job_of(await second.call_tool("check_job", {"request_id": kept["request_id"]})) == kept
 
 
-async def test_a_server_with_a_new_key_says_at_its_start_what_it_cannot_settle(
+async def test_a_server_with_a_new_key_reports_at_its_start_the_jobs_that_it_cannot_finish(
     sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
@@ -108,7 +110,9 @@ async def test_a_server_with_a_new_key_says_at_its_start_what_it_cannot_settle(
             await until(lambda: "begun with another API key: 2." in caplog.text)
 
 
-async def test_the_ledger_holds_a_hash_of_the_key_that_no_other_ledger_has(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_ledger_has_a_hash_of_the_key_that_is_different_in_each_ledger(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     accounts: list[str] = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         async with app_over(sandbox.url, folder) as app, Client(build_server(app)) as agent:
@@ -118,7 +122,7 @@ async def test_the_ledger_holds_a_hash_of_the_key_that_no_other_ledger_has(sandb
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
-async def test_servers_that_begin_a_ledger_at_once_make_the_same_of_a_key(tmp_path: Path) -> None:
+async def test_servers_that_create_a_ledger_at_the_same_time_make_the_same_hash_of_a_key(tmp_path: Path) -> None:
     servers = [Server(tmp_path) for _ in range(6)]
     found = {await server.store.accounts.of_key(KEY) for server in servers}
     assert len(found) == 1

@@ -1,4 +1,4 @@
-"""What the API's answers are taken for: figures, states, errors and times in whatever notation they come."""
+"""How the API's answers are read: figures, states, errors and times, in many notations."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def receipt_of(headers: dict[str, str], metrics: dict[str, Any] | None = None) -> Receipt:
-    """What is read from the headers of a v1 call, or from the metrics of a v2 result."""
+    """The figures in the headers of a v1 call, or in the metrics of a v2 result."""
     if metrics is None:
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         generation = await answering(httpx.Response(200, content=JPEG, headers=encoded)).generate("segmind-vega", BODY)
@@ -50,7 +50,7 @@ async def receipt_of(headers: dict[str, str], metrics: dict[str, Any] | None = N
 
 # ---- figures ----
 
-# A balance as it may be written, and what it is.
+# A balance in several notations, with its value.
 FIGURES = {
     "1234.5": "1234.5",
     "1,234.50": "1234.50",
@@ -67,7 +67,7 @@ FIGURES = {
     "[9.81]": "9.81",
     "9.81, 9.81": "9.81",
     "9.81e0": "9.81",
-    "1,234": None,  # of which nobody knows whether it is a thousand
+    "1,234": None,  # a thousand or one? nobody knows
     "12,345": None,
     "9.81, 9.82": None,
     "9.81 EUR": None,
@@ -81,16 +81,14 @@ FIGURES = {
 
 
 @pytest.mark.parametrize(("written", "meant"), FIGURES.items(), ids=[each[:12] for each in FIGURES])
-async def test_a_figure_is_read_in_any_notation_that_can_be_meant_in_one_way(written: str, meant: str | None) -> None:
+async def test_a_figure_is_read_in_any_notation_that_has_one_meaning(written: str, meant: str | None) -> None:
     expected = None if meant is None else Decimal(meant)
     assert (await receipt_of({"x-remaining-credits": written})).credits_left == expected
     assert (await receipt_of({}, {"remaining_credits": written})).credits_left == expected
 
 
 @pytest.mark.parametrize("cost", ["0", "0.0", "-0.00", "0,00", "1e-9", "1e14", "100000", "-0.00225", "1,234"])
-async def test_a_cost_that_cannot_be_true_is_unknown_and_counts_as_what_such_a_call_usually_costs(
-    tmp_path: Path, cost: str
-) -> None:
+async def test_an_impossible_cost_is_unknown_and_counts_as_the_usual_cost(tmp_path: Path, cost: str) -> None:
     def handler(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, content=JPEG, headers={"x-cost": cost})
 
@@ -107,7 +105,7 @@ async def test_a_cost_that_cannot_be_true_is_unknown_and_counts_as_what_such_a_c
     assert "(spending_limit_reached)" in text_of(third)
 
 
-async def test_a_cost_of_0_is_believed_from_an_api_that_says_that_it_is_free() -> None:
+async def test_a_cost_of_0_is_believed_if_the_api_says_that_it_is_free() -> None:
     free = {"x-mcp-vega-free": "1"}
     for receipt in (await receipt_of(free), await receipt_of(free | {"x-cost": "0"}), await receipt_of(free, {})):
         assert receipt.cost == 0
@@ -115,7 +113,7 @@ async def test_a_cost_of_0_is_believed_from_an_api_that_says_that_it_is_free() -
 
 
 @pytest.mark.parametrize("cost", [[0.00225, 0.00225], "[0.00225, 0.00225]", "0.00225, 0.00225"])
-async def test_several_costs_are_none_as_nobody_knows_whether_they_are_to_be_added(cost: Any) -> None:
+async def test_several_costs_are_unknown_because_they_may_or_may_not_add_up(cost: Any) -> None:
     assert (await receipt_of({}, {"cost": cost})).cost is None
     assert (await receipt_of({}, {"pricing": {"cost": 12}})).cost is None
 
@@ -124,7 +122,7 @@ async def test_several_costs_are_none_as_nobody_knows_whether_they_are_to_be_add
     ("written", "seconds"),
     [("2.1", "2.1"), ("[2.1]", "2.1"), ("2,1", "2.1"), ("2.1s", "2.1"), ("2100ms", None), ("-1", None)],
 )
-async def test_seconds_are_read_with_and_without_their_unit(written: str, seconds: str | None) -> None:
+async def test_seconds_are_read_with_and_without_a_unit(written: str, seconds: str | None) -> None:
     receipt = await receipt_of({"x-generation-time": written})
     assert receipt.seconds == (None if seconds is None else Decimal(seconds))
 
@@ -149,7 +147,7 @@ STATES = {
 
 
 @pytest.mark.parametrize(("word", "state"), STATES.items())
-async def test_a_state_is_known_by_its_word_whatever_its_case_and_spaces(word: str, state: State) -> None:
+async def test_a_state_is_recognised_in_any_case_and_with_any_spaces(word: str, state: State) -> None:
     client = answering(httpx.Response(200, json={"request_id": "r1", "status": word}))
     assert (await client.status("r1")).state is state
     assert (await answering(httpx.Response(200, json={"data": {"status": word}})).status("r1")).state is state
@@ -170,7 +168,7 @@ async def test_a_state_is_known_by_its_word_whatever_its_case_and_spaces(word: s
         (200, {"status": "FAILED", "metrics": {"cost": "0.002 credits"}}, "no reason", Charged.UNKNOWN),
     ],
 )
-async def test_an_error_ends_a_job_whatever_its_state_is_called(
+async def test_an_error_ends_a_job_whatever_its_state_is(
     status: int, body: dict[str, Any], words: str, charged: Charged
 ) -> None:
     (seen,) = [each async for each in answering(httpx.Response(status, json=body)).watch("r1", expected=0)]
@@ -185,7 +183,7 @@ NOTHINGS: list[Any] = [None, "", "  ", "none", "null", False, [], {}, 0.02, "no 
 
 
 @pytest.mark.parametrize("nothing", NOTHINGS, ids=str)
-async def test_what_says_that_there_is_no_error_is_none(nothing: Any) -> None:
+async def test_words_that_mean_no_error_are_not_an_error(nothing: Any) -> None:
     client = answering(httpx.Response(200, json={"status": "PROCESSING", "error": nothing}))
     assert (await client.status("r1")).state is State.PROCESSING
 
@@ -202,13 +200,13 @@ async def test_what_says_that_there_is_no_error_is_none(nothing: Any) -> None:
         ({"Status": "JobStatus.COMPLETED"}, State.COMPLETED),
     ],
 )
-async def test_what_is_not_said_of_the_job_does_not_end_it(body: dict[str, Any], state: State) -> None:
+async def test_an_error_that_is_not_about_the_job_does_not_end_it(body: dict[str, Any], state: State) -> None:
     assert (await answering(httpx.Response(200, json=body)).status("r1")).state is state
 
 
 @pytest.mark.parametrize("body", [{"status": "error", "message": "x"}, {"success": False, "message": "x"}])
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
-async def test_an_error_about_the_question_is_none_of_the_job(status: int, body: dict[str, Any]) -> None:
+async def test_an_error_about_the_request_is_not_an_error_of_the_job(status: int, body: dict[str, Any]) -> None:
     client = client_over(lambda _: httpx.Response(status, json=body), retry_seconds=0)
     with pytest.raises(errors.SegmindError) as caught:
         await client.status("r1")
@@ -216,7 +214,7 @@ async def test_an_error_about_the_question_is_none_of_the_job(status: int, body:
 
 
 def api_with_status(status: dict[str, Any], *, media: int = 200) -> httpx.MockTransport:
-    """An API whose jobs have this status for ever, and no result."""
+    """An API whose jobs always have this status, and never a result."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/status"):
@@ -230,7 +228,7 @@ def api_with_status(status: dict[str, Any], *, media: int = 200) -> httpx.MockTr
     return httpx.MockTransport(answer)
 
 
-async def test_pictures_in_the_status_of_a_job_end_it(tmp_path: Path) -> None:
+async def test_pictures_in_the_status_of_a_job_complete_it(tmp_path: Path) -> None:
     status = {"status": "PROCESSING", "images": [f"{API}/1.jpeg"]}
     async with (
         app_over(API, tmp_path, transport=api_with_status(status)) as app,
@@ -261,7 +259,9 @@ async def test_pictures_of_a_job_that_failed_are_kept(tmp_path: Path) -> None:
     ],
     ids=["announced", "announced elsewhere", "unfinished"],
 )
-async def test_pictures_that_are_not_there_yet_do_not_end_a_job(tmp_path: Path, status: dict[str, Any]) -> None:
+async def test_pictures_that_are_not_available_yet_do_not_complete_a_job(
+    tmp_path: Path, status: dict[str, Any]
+) -> None:
     async with app_over(API, tmp_path, transport=api_with_status(status, media=404), policy=NO_PAUSE) as app:
         job = (await app.service.submit(VegaParameters(prompt="a fox"))).job
         (running,) = await wait_for(lambda: [each for each in app.service.active if each.state is State.PROCESSING])
@@ -306,7 +306,7 @@ BODIES: list[tuple[httpx.Response, str]] = [
 
 
 @pytest.mark.parametrize(("response", "words"), BODIES, ids=[words for _, words in BODIES])
-async def test_the_words_of_an_error_are_found_wherever_they_stand(response: httpx.Response, words: str) -> None:
+async def test_the_words_of_an_error_are_found_at_any_place(response: httpx.Response, words: str) -> None:
     with pytest.raises(errors.BadRequest) as caught:
         await answering(response).generate("segmind-vega", BODY)
     assert caught.value.what == f"The API answered with HTTP 400: {words}"
@@ -317,14 +317,14 @@ async def test_the_words_of_an_error_are_found_wherever_they_stand(response: htt
     "response",
     [httpx.Response(400), httpx.Response(400, html="<h1>Bad</h1>"), httpx.Response(400, json={"error": {"code": 7}})],
 )
-async def test_an_error_without_words_does_not_have_them_read(response: httpx.Response) -> None:
+async def test_an_error_without_words_names_only_the_status(response: httpx.Response) -> None:
     with pytest.raises(errors.BadRequest) as caught:
         await answering(response).generate("segmind-vega", BODY)
     assert caught.value.what == "The API answered with HTTP 400"
     assert caught.value.next_step == "The API gave no reason. Check the call and SEGMIND_BASE_URL"
 
 
-async def test_a_refusal_under_200_is_one_and_not_charged() -> None:
+async def test_a_refusal_with_status_200_is_a_refusal_and_not_charged() -> None:
     body = {"success": False, "message": "NSFW content detected"}
     for route in ("generate", "submit"):
         with pytest.raises(errors.ContentBlocked, match="NSFW content detected") as caught:
@@ -332,7 +332,7 @@ async def test_a_refusal_under_200_is_one_and_not_charged() -> None:
         assert caught.value.charged is Charged.NO
 
 
-async def test_a_redirect_names_the_setting_and_where_it_leads() -> None:
+async def test_a_redirect_is_an_error_with_the_setting_and_the_target() -> None:
     for status in (301, 303):
         answer = httpx.Response(status, headers={"location": "https://login.example/"})
         with pytest.raises(errors.SegmindError) as caught:
@@ -342,7 +342,7 @@ async def test_a_redirect_names_the_setting_and_where_it_leads() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 499, 503])
-async def test_what_passes_is_asked_again_where_asking_is_free(status: int) -> None:
+async def test_a_passing_error_is_retried_if_the_request_is_free(status: int) -> None:
     script = Script(httpx.Response(status), httpx.Response(200, json={"status": "QUEUED"}))
     assert (await client_over(script).status("r1")).state is State.QUEUED
 
@@ -361,7 +361,7 @@ async def test_the_id_of_a_queued_job_is_found_under_other_names(body: Any) -> N
     assert await answering(httpx.Response(200, json=body)).submit("segmind-vega", BODY) == Submission("abc")
 
 
-async def test_an_answer_that_queues_a_call_is_no_picture_whatever_addresses_it_has() -> None:
+async def test_an_answer_that_queues_a_call_has_no_picture_whatever_urls_it_has() -> None:
     body = {
         "request_id": "abc",
         "message": "queued",
@@ -371,14 +371,14 @@ async def test_an_answer_that_queues_a_call_is_no_picture_whatever_addresses_it_
     assert await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY) == Submission("abc")
 
 
-async def test_a_call_that_has_an_id_may_run_whatever_else_is_said_of_it() -> None:
+async def test_a_call_that_has_an_id_may_be_running_whatever_else_the_answer_says() -> None:
     body = {"status": "error", "request_id": "r1", "message": "still running"}
     with pytest.raises(errors.GenerationFailed) as caught:
         await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY)
     assert caught.value.charged is Charged.UNKNOWN
 
 
-async def test_an_answer_whose_reading_breaks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_the_code_fails_to_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(_: ApiResponse) -> Receipt:
         raise ZeroDivisionError
 
@@ -389,7 +389,7 @@ async def test_an_answer_whose_reading_breaks_is_kept(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("value", [json.loads("[" * 900 + "]" * 900), [[7]], [7] * 10**5])
-async def test_lists_in_the_place_of_a_figure_cost_nobody_the_picture(value: Any) -> None:
+async def test_lists_instead_of_figures_do_not_lose_the_picture(value: Any) -> None:
     body = {"image": b64encode(JPEG).decode(), "seed": value, "cost": value}
     generation = await answering(httpx.Response(200, json=body)).generate("segmind-vega", BODY)
     assert isinstance(generation, Generation)
@@ -400,7 +400,7 @@ ROW = {"request_id": "r1", "model_name": "segmind-vega", "model_status": "Succes
 
 
 @pytest.mark.parametrize("body", [[ROW], {"data": [ROW]}, {"items": [ROW]}, {"data": {"rows": [ROW], "total": 1}}])
-async def test_a_page_of_the_history_is_read_wherever_its_rows_are(body: Any) -> None:
+async def test_the_rows_of_a_history_page_are_found_at_any_place(body: Any) -> None:
     (row,) = (await page_of(body)).rows
     assert (row.request_id, row.state, row.names_zone) == ("r1", State.COMPLETED, True)
     assert row.created == datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -431,7 +431,7 @@ async def test_the_pictures_of_a_row_are_those_of_its_call(fields: dict[str, Any
 @pytest.mark.parametrize(
     "body", [{}, {"data": {}}, {"calls": [ROW]}, {"data": [], "status": "ERROR"}, {"data": [], "success": False}, "[]"]
 )
-async def test_a_history_in_an_unknown_form_is_no_empty_one(body: Any) -> None:
+async def test_a_history_in_an_unknown_form_does_not_count_as_empty(body: Any) -> None:
     with pytest.raises(errors.ServiceUnavailable, match="unknown form"):
         await page_of(body)
 
@@ -465,27 +465,27 @@ async def page_of(body: Any) -> HistoryPage:
         ({"retry-after": "172800"}, 86400),
     ],
 )  # fmt: skip
-async def test_the_api_is_left_alone_for_as_long_as_it_says_in_any_form(
+async def test_the_api_is_left_alone_for_as_long_as_it_asks_in_any_form(
     headers: dict[str, str], seconds: float
 ) -> None:
     assert await wait_told_by(httpx.Response(429, headers=headers)) == timedelta(seconds=seconds)
 
 
-async def test_a_date_is_compared_with_this_machines_clock_where_the_api_tells_no_time() -> None:
+async def test_a_date_is_compared_with_this_machines_clock_if_the_api_sends_no_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
     waited = await wait_told_by(httpx.Response(429, headers={"retry-after": later}))
     assert timedelta(minutes=9) < waited <= timedelta(minutes=10)
 
 
 @pytest.mark.parametrize("told", ["soon", "1e11", "9" * 400, ""])
-async def test_a_time_to_wait_that_cannot_be_true_is_none(told: str) -> None:
+async def test_an_impossible_time_to_wait_counts_as_none(told: str) -> None:
     with pytest.raises(errors.RateLimited) as caught:
         await answering(httpx.Response(429, headers={"retry-after": told})).generate("segmind-vega", BODY)
     assert caught.value.wait is None
     assert caught.value.next_step == "Wait a minute, then call again"
 
 
-async def test_a_call_that_is_refused_for_a_while_is_not_sent_before_that_is_over(tmp_path: Path) -> None:
+async def test_a_refused_call_is_not_sent_again_before_the_wait_is_over(tmp_path: Path) -> None:
     script = Script(httpx.Response(429, headers={"retry-after": "200"}), httpx.Response(200, content=JPEG))
     async with app_over(API, tmp_path, transport=httpx.MockTransport(script)) as app:
         job = await begun(app.service, VegaRTParameters(prompt="a fox"))
@@ -527,7 +527,7 @@ ODD_PICTURES = {
 
 
 @pytest.mark.parametrize("data", ODD_PICTURES.values(), ids=ODD_PICTURES)
-async def test_a_picture_with_odd_data_at_its_side_is_kept_as_it_came(tmp_path: Path, data: bytes) -> None:
+async def test_a_picture_with_odd_metadata_is_kept_unchanged(tmp_path: Path, data: bytes) -> None:
     async with (
         app_over(API, tmp_path, transport=api_that_draws(data)) as app,
         Client(build_server(app)) as agent,
@@ -539,7 +539,7 @@ async def test_a_picture_with_odd_data_at_its_side_is_kept_as_it_came(tmp_path: 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x-odd"])
-async def test_a_picture_that_is_said_to_be_packed_and_is_not_is_taken_as_it_came(encoding: str) -> None:
+async def test_a_picture_with_a_wrong_content_encoding_is_taken_as_it_is(encoding: str) -> None:
     answer = httpx.Response(200, content=ChunkedStream(JPEG), headers={"content-encoding": encoding})
     generation = await answering(answer).generate("segmind-vega", BODY)
     assert isinstance(generation, Generation)
@@ -556,14 +556,14 @@ PACKED = {
 
 
 @pytest.mark.parametrize(("encoding", "data"), PACKED.items())
-async def test_a_picture_that_is_packed_is_unpacked_whatever_is_said_of_it(encoding: str, data: bytes) -> None:
+async def test_a_compressed_picture_is_decompressed_whatever_its_header_says(encoding: str, data: bytes) -> None:
     answer = httpx.Response(200, content=ChunkedStream(data), headers={"content-encoding": encoding})
     generation = await answering(answer).generate("segmind-vega", BODY)
     assert isinstance(generation, Generation)
     assert generation.pictures == (JPEG,)
 
 
-async def test_an_address_without_a_host_is_one_of_the_apis_own() -> None:
+async def test_a_url_without_a_host_is_on_the_apis_host() -> None:
     script = Script(httpx.Response(200, content=JPEG))
     assert await client_over(script).download("/generations/1.jpeg") == JPEG
     assert str(script.requests[0].url) == f"{API}/generations/1.jpeg"
@@ -575,7 +575,7 @@ async def test_an_address_without_a_host_is_one_of_the_apis_own() -> None:
 
 
 class InPieces(httpx.AsyncByteStream):
-    """A body that comes as fast as it is taken."""
+    """A body that arrives as fast as it is read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -591,7 +591,7 @@ LARGE: dict[str, Callable[[], httpx.Response]] = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-async def test_a_large_answer_is_read_in_a_thread_so_that_other_calls_go_on(
+async def test_a_large_answer_is_read_in_a_thread_so_that_other_calls_continue(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     threads, known = set[int](), json.detect_encoding
@@ -620,7 +620,7 @@ async def test_the_pictures_of_a_call_are_fetched_at_the_same_time_and_kept_in_o
             asked.add(path)
             if len(asked) == len(pictures):
                 all_asked.set()
-            await all_asked.wait()  # for ever, if one is fetched after the other
+            await all_asked.wait()  # waits forever if they are fetched one after the other
             return httpx.Response(200, content=pictures[path])
 
     async with (

@@ -1,4 +1,4 @@
-"""The application put together from the settings, as the command does it."""
+"""The application that the command builds from the settings."""
 
 import re
 from pathlib import Path
@@ -29,13 +29,13 @@ async def drawn(folder: Path, **variables: str) -> str:
 
 @pytest.fixture
 def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment that names a proxy where nothing listens."""
+    """An environment with a proxy that does not run."""
     for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
 
 
 @pytest.mark.usefixtures("dead_proxy")
-async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this_machine(
+async def test_a_proxy_in_the_environment_is_used_for_the_api_and_never_for_this_machine(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     assert "Image: " in await drawn(tmp_path, SEGMIND_API_KEY=KEY, SEGMIND_BASE_URL=sandbox.url)
@@ -55,7 +55,7 @@ async def test_a_proxy_of_the_environment_is_used_for_the_api_and_never_for_this
         ("SSL_CERT_FILE", __file__),
     ],
 )
-async def test_an_environment_in_which_nothing_can_be_sent_costs_nothing(
+async def test_if_the_environment_allows_no_request_nothing_is_charged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
@@ -66,7 +66,7 @@ async def test_an_environment_in_which_nothing_can_be_sent_costs_nothing(
 
 
 @pytest.mark.usefixtures("dead_proxy")
-async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_requests_for_a_history_on_this_machine_use_no_proxy(sandbox: Sandbox, tmp_path: Path) -> None:
     variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_HISTORY_URL": f"{sandbox.url}{HISTORY}"}
     folders = {"MCP_VEGA_GALLERY": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path / "home")}
     settings = Settings.from_environment({**variables, **folders})
@@ -75,8 +75,8 @@ async def test_no_proxy_hears_of_a_history_on_this_machine(sandbox: Sandbox, tmp
     assert sandbox.account.requests["GET history_entry"] == 1
 
 
-async def test_the_sandbox_keeps_its_pictures_apart_and_the_users_key_never_reaches_it(tmp_path: Path) -> None:
-    # It refuses any key that does not begin with SG_.
+async def test_the_sandbox_keeps_its_pictures_in_another_folder_and_never_gets_the_users_key(tmp_path: Path) -> None:
+    # The sandbox refuses any key that does not begin with SG_.
     text = await drawn(tmp_path, MCP_VEGA_SANDBOX="1", SEGMIND_API_KEY="not a sandbox key")
     assert f"Image: {tmp_path}/sandbox/" in text.replace("\\", "/")
     assert text.splitlines()[-3].startswith("Sandbox: ")
@@ -90,11 +90,11 @@ async def test_the_sandbox_keeps_its_pictures_apart_and_the_users_key_never_reac
         ({"SEGMIND_HISTORY_URL": "https://h.example/rows"}, "https://h.example/rows"),
     ],
 )
-async def test_the_address_of_the_history_follows_the_base_url(variables: dict[str, str], address: str) -> None:
+async def test_the_url_of_the_history_follows_the_base_url(variables: dict[str, str], address: str) -> None:
     assert Settings.from_environment(variables).request_history_url == address
 
 
-async def test_a_setting_that_is_empty_counts_as_unset_and_a_key_is_never_shown() -> None:
+async def test_an_empty_setting_counts_as_unset_and_a_key_is_never_shown() -> None:
     assert Settings.from_environment({"SEGMIND_API_KEY": " ", "MCP_VEGA_PREVIEW": ""}) == Settings()
     assert KEY not in repr(Settings.from_environment({"SEGMIND_API_KEY": KEY}))
 
@@ -107,7 +107,7 @@ async def test_a_setting_that_is_empty_counts_as_unset_and_a_key_is_never_shown(
         ("https://other.example/base/", "https://other.example/base"),
     ],
 )
-def test_an_api_is_the_same_however_its_address_is_written(written: str, usual: str) -> None:
+def test_an_api_is_the_same_in_any_spelling_of_its_url(written: str, usual: str) -> None:
     assert Settings.from_environment({"SEGMIND_BASE_URL": written}).base_url == usual
 
 
@@ -130,7 +130,7 @@ def test_an_api_is_the_same_however_its_address_is_written(written: str, usual: 
         ("MCP_VEGA_SPENDING_LIMIT_USD", '""', None),
     ],
 )
-def test_quotes_space_and_capitals_do_not_matter_in_a_setting(variable: str, written: str, read: object) -> None:
+def test_quotes_space_and_case_in_a_setting_do_not_matter(variable: str, written: str, read: object) -> None:
     settings = Settings.from_environment({variable: written})
     assert settings.model_dump(by_alias=True)[variable] == read
 
@@ -138,7 +138,7 @@ def test_quotes_space_and_capitals_do_not_matter_in_a_setting(variable: str, wri
 @pytest.mark.parametrize(
     ("variable", "written", "words"),
     [
-        # What a comma means differs from country to country, and a wrong limit costs money.
+        # The meaning of a comma differs between countries, and a wrong limit costs money.
         *(
             ("MCP_VEGA_SPENDING_LIMIT_USD", written, "without comma or unit, such as 0.50")
             for written in ("0,50", "1,000")
@@ -153,6 +153,6 @@ def test_quotes_space_and_capitals_do_not_matter_in_a_setting(variable: str, wri
         ("MCP_VEGA_PREVIEW", "tiny", "'auto', 'small', 'full' or 'off'"),
     ],
 )
-def test_a_setting_that_could_be_read_wrongly_is_refused(variable: str, written: str, words: str) -> None:
+def test_a_setting_with_two_possible_meanings_is_refused(variable: str, written: str, words: str) -> None:
     with pytest.raises(InvalidSettings, match=f"{variable} cannot be used: .*{re.escape(words)}"):
         Settings.from_environment({variable: written})

@@ -1,4 +1,4 @@
-"""How the package is put together: imports point down, nothing happens on import, sizes and names are kept."""
+"""How the package is built: imports point down, an import has no side effects, sizes and names stay within limits."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from pages import read
 import mcp_vega
 
 ROOT = Path(mcp_vega.__file__).parent
-# Imports point down: a package may import from itself and from those named here.
+# Imports point down: a package may import only from itself and from the packages listed here.
 BASE = {"errors", "parameters", "job", "redaction"}
 MAY_IMPORT = {
     "errors": set[str](),
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "storage": BASE | {"imaging"},
     "jobs": BASE | {"imaging", "segmind", "storage"},
     "server": BASE | {"imaging", "segmind", "storage", "jobs", "__version__"},
-    # Of the client only what the documents say: so that client and sandbox are two readings of the API.
+    # Of the client, only what the documents say, so that client and sandbox are two independent readings of the API.
     "sandbox": {"parameters", "imaging"},
     "cli": BASE | {"imaging", "segmind", "storage", "jobs", "server", "sandbox", "settings", "__version__"},
     "__main__": {"cli"},
@@ -58,18 +58,18 @@ def test_imports_point_down(module: Path) -> None:
     assert imported - MAY_IMPORT[package] - {package} == set()
 
 
-def test_http_is_spoken_in_one_package_alone() -> None:
+def test_only_one_package_uses_http() -> None:
     users = {module.as_posix() for module in MODULES if "import httpx" in (ROOT / module).read_text(encoding="utf-8")}
-    # The command opens the client, the settings only read URLs.
+    # The command opens the client; the settings only read URLs.
     assert {name for name in users if not name.startswith("segmind/")} == {"cli/application.py", "settings.py"}
 
 
-def test_sql_is_spoken_in_one_package_alone() -> None:
+def test_only_one_package_uses_sql() -> None:
     users = {module.as_posix() for module in MODULES if "import sqlite3" in (ROOT / module).read_text(encoding="utf-8")}
     assert all(name.startswith("storage/database/") for name in users)
 
 
-def test_the_database_knows_nothing_of_what_is_kept_in_it() -> None:
+def test_the_database_package_knows_nothing_about_jobs_or_pictures() -> None:
     imported = {name for module in MODULES if "database" in module.parts for name in imports_of(module)}
     assert not [name for name in imported if name.startswith(("storage.ledger", "storage.images", "job.Job"))]
 
@@ -77,7 +77,7 @@ def test_the_database_knows_nothing_of_what_is_kept_in_it() -> None:
 def test_importing_the_package_opens_and_prints_nothing() -> None:
     names = [".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__") for module in MODULES]
     imported = "; ".join(f"import {name}" for name in names if not name.endswith("__main__"))
-    # The events of Python's audit hooks: what an import of ours must not cause.
+    # Events of Python's audit hooks that an import of this package must not cause.
     program = f"""
 import sys
 def watch(event, arguments):
@@ -124,7 +124,7 @@ def test_a_folder_has_about_ten_entries() -> None:
     for folder in [ROOT, *(path for path in ROOT.rglob("*") if path.is_dir() and path.name != "__pycache__")]:
         paths = [path for path in folder.iterdir() if not path.name.startswith("__")]
         entries = [path.name for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()]
-        # The commands' folder may have a few more, one for each command.
+        # The folder of the commands may have a few more: one for each command.
         assert len(entries) <= (15 if folder == ROOT / "cli" else 12), entries
 
 
@@ -132,7 +132,7 @@ def test_a_folder_has_about_ten_entries() -> None:
 
 
 @pytest.mark.parametrize("folder", [ROOT, Path(__file__).parent], ids=["package", "tests"])
-def test_no_private_word_comes_back(folder: Path) -> None:
+def test_no_invented_word_comes_back(folder: Path) -> None:
     (rule,) = (line for line in read("CONTRIBUTING.md").split("\n- ") if "invented words" in line)
     private = "|".join(re.findall("`([a-z]+)`", rule))
     assert private
@@ -145,6 +145,6 @@ def test_no_private_word_comes_back(folder: Path) -> None:
     assert found == set()
 
 
-def test_a_module_says_what_is_in_it() -> None:
+def test_every_module_has_a_docstring() -> None:
     names = {module.stem for module in MODULES}
     assert names.isdisjoint({"utils", "util", "helpers", "common", "misc", "core", "manager", "managers", "base"})

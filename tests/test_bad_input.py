@@ -1,4 +1,4 @@
-"""What is refused before anything is sent, and in which words."""
+"""Which arguments are refused before anything is sent, and what the errors say."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from mcp.client import Client
 
 from mcp_vega.server.tools import DEFINITIONS, ToolDefinition
 
-# What is refused does not depend on the protocol's era; one is enough.
+# The refusals do not depend on the protocol's version, so one version is enough.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indirect=True)]
 
 VEGA = "generate_image_vega"
@@ -82,13 +82,13 @@ async def test_a_bad_argument_is_named_with_what_is_allowed_and_nothing_is_sent(
     assert sandbox.paid_requests == 0
 
 
-async def test_every_bad_argument_of_a_call_is_named_at_once(agent: Client) -> None:
+async def test_all_bad_arguments_of_a_call_are_named_in_one_error(agent: Client) -> None:
     result = await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 9, "seed": -5, "sheduler": "UniPC"})
     what = text_of(result).splitlines()[0]
     assert all(words in what for words in ("samples is 9", "seed is -5", "did you mean 'scheduler'?"))
 
 
-async def test_numbers_as_text_and_null_for_left_out_are_accepted(agent: Client, sandbox: Sandbox) -> None:
+async def test_numbers_given_as_text_are_accepted_and_null_counts_as_left_out(agent: Client, sandbox: Sandbox) -> None:
     arguments = {
         "prompt": "a fox",
         "num_inference_steps": "25",
@@ -115,12 +115,12 @@ async def test_numbers_as_text_and_null_for_left_out_are_accepted(agent: Client,
     }
 
 
-# What hosts send for what they leave out; the text "null" only where no text can be meant.
+# What hosts send for an argument that was left out. The text "null" counts only if the parameter is not a text.
 BLANK: list[Any] = [None, "", " \n", "\u200b", "\ufeff\u2800"]
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda definition: definition.name)
-async def test_what_fills_an_optional_parameter_is_left_out(
+async def test_a_placeholder_for_an_optional_parameter_counts_as_left_out(
     agent: Client, sandbox: Sandbox, definition: ToolDefinition
 ) -> None:
     schema, parse = definition.arguments.schema, definition.arguments.parse
@@ -138,12 +138,12 @@ async def test_what_fills_an_optional_parameter_is_left_out(
     assert sandbox.paid_requests == len(given)
 
 
-async def test_arguments_may_be_null_altogether(agent: Client) -> None:
+async def test_the_arguments_as_a_whole_may_be_null(agent: Client) -> None:
     assert "No jobs yet" in text_of(await agent.call_tool("check_job", None))
     assert "prompt is missing" in text_of(await agent.call_tool("submit_job", None))
 
 
-async def test_what_known_hosts_add_by_themselves_is_dropped(agent: Client, sandbox: Sandbox) -> None:
+async def test_fields_that_known_hosts_add_are_dropped(agent: Client, sandbox: Sandbox) -> None:
     by_n8n = {"sessionId": "1", "action": "sendMessage", "chatInput": "draw", "tool": VEGA, "toolCallId": "call_1"}
     added = {**by_n8n, "task_progress": "- [ ] draw", "_meta": {"user": 1}}
     for tool in (RT, "submit_job"):
@@ -153,7 +153,7 @@ async def test_what_known_hosts_add_by_themselves_is_dropped(agent: Client, sand
 
 
 @pytest.mark.parametrize("prompt", ["[1, 2]", '"quoted"', "null", "25", "ein Füchslein im Schnee ❄", "x" * 10_000])
-async def test_a_prompt_reaches_the_api_to_the_letter(agent: Client, sandbox: Sandbox, prompt: str) -> None:
+async def test_a_prompt_reaches_the_api_unchanged(agent: Client, sandbox: Sandbox, prompt: str) -> None:
     job_of(await agent.call_tool(VEGA, {"prompt": prompt, "negative_prompt": prompt}))
     (call,) = sandbox.account.calls.values()
     assert (call.body["prompt"], call.body["negative_prompt"]) == (prompt, prompt)

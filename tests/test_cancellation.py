@@ -1,4 +1,4 @@
-"""A cancellation over Streamable HTTP comes in a request of its own: it finds its call, and none is paid for twice."""
+"""Over Streamable HTTP a cancellation is a request of its own. It finds its call, and no picture is paid for twice."""
 
 import json
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.anyio
 MODERN = "2026-07-28"
 VERSIONS = ["2025-06-18", "2025-11-25", MODERN]
 FOX, OWL = ASKED, {"prompt": "an owl"}
-# The code of JSON-RPC's error for a request that was cancelled.
+# The error code of JSON-RPC for a request that was cancelled.
 REQUEST_CANCELLED = -32800
 
 
 @dataclass
 class Answer:
-    """What comes of a call: `started` is set at the first sign of it, `message` is its answer."""
+    """The answer to a call: `started` is set when its first part arrives, `message` is the complete answer."""
 
     started: anyio.Event = field(default_factory=anyio.Event)
     message: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -54,7 +54,7 @@ class Answer:
 
 @dataclass
 class HttpClient:
-    """A client that writes its requests itself, in a version of the protocol."""
+    """A client that writes its requests itself, in one version of the protocol."""
 
     http: httpx.AsyncClient
     version: str
@@ -76,7 +76,7 @@ class HttpClient:
     async def call(
         self, number: str | int, tool: str = RT, arguments: dict[str, Any] = FOX, answer: Answer | None = None
     ) -> Answer:
-        """Make a call and read all that comes of it."""
+        """Make a call and read its answer."""
         answer = answer or Answer()
         params = {"name": tool, "arguments": arguments, "_meta": {**self.meta, "progressToken": number}}
         message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
@@ -96,7 +96,7 @@ class HttpClient:
     async def begin(
         self, tasks: anyio.abc.TaskGroup, number: str | int, tool: str = RT, arguments: dict[str, Any] = FOX
     ) -> Answer:
-        """Make a call beside the test; returns once it is under way."""
+        """Make a call in the background; returns once the call is under way."""
         answer = Answer()
         tasks.start_soon(self.call, number, tool, arguments, answer)
         with anyio.fail_after(HANG_SECONDS):
@@ -104,20 +104,20 @@ class HttpClient:
         return answer
 
     async def cancel(self, number: Any) -> None:
-        """Cancel a call in a request of its own."""
+        """Cancel a call with a request of its own."""
         params = {"requestId": number, "reason": "timeout", "_meta": self.meta}
         answer = await self.post(json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
         assert (answer.status_code, answer.content) == (202, b"")
 
     async def post(self, body: str | bytes) -> httpx.Response:
-        """Send a body as that of a cancellation."""
+        """Send a body as the body of a cancellation."""
         headers = {**self.headers("notifications/cancelled"), "content-type": "application/json"}
         return await self.http.post("/mcp", content=body, headers=headers)
 
 
 @dataclass
 class Server:
-    """A server over Streamable HTTP, and its clients of one version of the protocol."""
+    """A server over Streamable HTTP, and its clients with one version of the protocol."""
 
     url: str
     version: str
@@ -153,19 +153,19 @@ async def serving_http(
 
 @pytest.fixture
 async def server(sandbox: Sandbox, tmp_path: Path, version: str, clock: Clock) -> AsyncGenerator[Server]:
-    """One that asks for no token."""
+    """A server that requires no token."""
     async with serving_http(sandbox, tmp_path, version, **clock.options) as server:
         yield server
 
 
 def delivered(folder: Path) -> dict[str, bool]:
-    """Of the job of each prompt, whether its result counts as received."""
+    """Whether the result of each prompt's job counts as received."""
     return {row["prompt"]: bool(row["delivered"]) for row in rows(folder, "SELECT prompt, delivered FROM jobs")}
 
 
 @contextmanager
 def held(sandbox: Sandbox) -> Generator[None]:
-    """What is drawn meanwhile is answered at the end."""
+    """Hold back the answers to calls until the end of the block."""
     sandbox.hold()
     try:
         yield
@@ -176,26 +176,26 @@ def held(sandbox: Sandbox) -> Generator[None]:
 # ---- a call that is under way ----
 
 
-async def test_a_cancellation_ends_its_call_and_the_same_call_at_once_joins_its_job(
+async def test_a_cancellation_ends_its_call_and_the_same_call_joins_its_job_immediately(
     server: Server, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with server.client() as client, anyio.create_task_group() as tasks:
         with held(sandbox):
             first = await client.begin(tasks, 7)
             await client.cancel(7)
-            # What the ledger knows when the answer to the cancellation is here.
+            # The state of the ledger when the cancellation has been answered.
             assert awaited(tmp_path) == []
             assert delivered(tmp_path) == {"a fox": False}
             await until(lambda: first.was_ended)
             second = await client.begin(tasks, 8)
         await until(lambda: second.message)
         assert second.pictures == 1
-        assert (await client.call(9)).request_id != second.request_id, "the second has its picture"
+        assert (await client.call(9)).request_id != second.request_id, "the second call has received its picture"
     assert sandbox.paid_requests == 2
 
 
 class SlowFolder(ImageFolder):
-    """A folder whose first preparations take until they are let go: the calls have arrived, and no job is begun."""
+    """A folder whose first preparations wait: the calls have arrived, but no job was begun."""
 
     def __init__(self, folder: Path, slow: int) -> None:
         super().__init__(folder)
@@ -220,7 +220,7 @@ async def test_a_call_that_is_cancelled_before_its_job_is_begun_is_paid_for_once
         server.client() as client,
         anyio.create_task_group() as tasks,
     ):
-        await client.call(1, RT, OWL) if locked else None  # the ledger is made
+        await client.call(1, RT, OWL) if locked else None  # this creates the ledger
         before = images.arrived
         with locked_ledger(tmp_path) if locked else nullcontext():
             tasks.start_soon(client.call, 7)
@@ -236,7 +236,7 @@ async def test_a_call_that_is_cancelled_before_its_job_is_begun_is_paid_for_once
     assert [call.body["prompt"] for call in sandbox.account.calls.values()].count("a fox") == 1
 
 
-async def test_closing_the_stream_of_an_answer_cancels_the_call_as_before(
+async def test_closing_the_stream_of_an_answer_still_cancels_the_call(
     server: Server, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with server.client() as client:
@@ -249,7 +249,7 @@ async def test_closing_the_stream_of_an_answer_cancels_the_call_as_before(
     assert sandbox.paid_requests == 1
 
 
-async def test_a_cancelled_look_at_a_job_does_not_count_as_its_delivery(
+async def test_a_cancelled_check_job_does_not_count_as_a_delivery(
     sandbox: Sandbox, tmp_path: Path, version: str
 ) -> None:
     async with (
@@ -267,11 +267,11 @@ async def test_a_cancelled_look_at_a_job_does_not_count_as_its_delivery(
     assert sandbox.paid_requests == 1
 
 
-# ---- a cancellation that crosses the answer ----
+# ---- a cancellation that arrives after the answer ----
 
 
 @pytest.mark.parametrize(("seconds", "paid"), [(0, 1), (9.9, 1), (10.1, 2)])
-async def test_a_cancellation_that_crosses_the_answer_counts_for_ten_seconds(  # noqa: PLR0913, PLR0917  a table
+async def test_a_cancellation_that_arrives_after_the_answer_counts_for_ten_seconds(  # noqa: PLR0913, PLR0917  a table
     server: Server, sandbox: Sandbox, tmp_path: Path, clock: Clock, seconds: float, paid: int
 ) -> None:
     async with server.client() as client:
@@ -288,19 +288,19 @@ async def test_a_cancellation_that_crosses_the_answer_counts_for_ten_seconds(  #
     assert sandbox.paid_requests == paid + 1
 
 
-async def test_a_call_that_comes_just_after_its_cancellation_is_not_begun(server: Server, sandbox: Sandbox) -> None:
-    """A cancellation comes over another connection and may overtake its call."""
+async def test_a_call_that_arrives_just_after_its_cancellation_is_not_begun(server: Server, sandbox: Sandbox) -> None:
+    """A cancellation uses another connection, so it may arrive before its call."""
     async with server.client() as client, server.client(user_agent="other/1") as other:
         await client.cancel(7)
         assert (await other.call(7, RT, OWL)).pictures == 1
         assert (await client.call(7)).was_ended
         assert sandbox.paid_requests == 1
         assert (await client.call(8)).pictures == 1
-        assert (await client.call(7)).pictures == 1, "it means one call"
+        assert (await client.call(7)).pictures == 1, "the cancellation is for one call"
     assert sandbox.paid_requests == 3
 
 
-async def test_a_cancellation_of_an_unknown_id_means_no_call_that_comes_later(
+async def test_a_cancellation_of_an_unknown_id_does_not_affect_later_calls(
     server: Server, sandbox: Sandbox, clock: Clock
 ) -> None:
     async with server.client() as client:
@@ -311,7 +311,7 @@ async def test_a_cancellation_of_an_unknown_id_means_no_call_that_comes_later(
     assert sandbox.paid_requests == 2
 
 
-async def test_an_answered_look_at_a_job_that_is_cancelled_does_not_count_as_its_delivery(
+async def test_a_check_job_that_is_cancelled_after_its_answer_does_not_count_as_a_delivery(
     sandbox: Sandbox, tmp_path: Path, version: str
 ) -> None:
     async with serving_http(sandbox, tmp_path, version, wait_seconds=0) as server, server.client() as client:
@@ -324,7 +324,7 @@ async def test_an_answered_look_at_a_job_that_is_cancelled_does_not_count_as_its
     assert sandbox.paid_requests == 1
 
 
-async def test_a_cancelled_look_does_not_take_back_what_was_delivered_long_before(
+async def test_a_cancelled_check_job_does_not_undo_a_much_earlier_delivery(
     server: Server, sandbox: Sandbox, clock: Clock
 ) -> None:
     async with server.client() as client:
@@ -336,10 +336,10 @@ async def test_a_cancelled_look_does_not_take_back_what_was_delivered_long_befor
     assert sandbox.paid_requests == 2
 
 
-async def test_a_cancellation_is_written_down_however_long_the_ledger_is_busy(
+async def test_a_cancellation_is_saved_however_long_the_ledger_is_locked(
     sandbox: Sandbox, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 202 does not wait for it for ever, and the same call comes behind it."""
+    """The response 202 waits only for a while. The same call comes after it."""
     monkeypatch.setattr("mcp_vega.server.requests_in_flight.WRITTEN_SECONDS", 0.2)
     async with serving_http(sandbox, tmp_path, version, busy_seconds=HANG_SECONDS) as server, server.client() as client:
         first = await client.call(7)
@@ -352,10 +352,12 @@ async def test_a_cancellation_is_written_down_however_long_the_ledger_is_busy(
     assert sandbox.paid_requests == 1
 
 
-# ---- whose call it is ----
+# ---- which call is meant ----
 
 
-async def test_a_cancellation_ends_no_call_of_another_token(sandbox: Sandbox, tmp_path: Path, version: str) -> None:
+async def test_a_cancellation_does_not_end_a_call_of_another_token(
+    sandbox: Sandbox, tmp_path: Path, version: str
+) -> None:
     async with (
         serving_http(sandbox, tmp_path, version, callers=CALLERS) as server,
         server.client(token=ALICE) as alice,
@@ -370,7 +372,7 @@ async def test_a_cancellation_ends_no_call_of_another_token(sandbox: Sandbox, tm
         await until(lambda: his.message and again.message)
         assert (his.pictures, again.pictures) == (1, 1)
         assert sandbox.paid_requests == 2
-        assert (await bob.call(9, RT, OWL)).request_id != his.request_id, "his counts as received"
+        assert (await bob.call(9, RT, OWL)).request_id != his.request_id, "his result counts as received"
 
 
 async def test_without_tokens_a_cancellation_ends_the_call_of_its_own_client_and_marks_both(
@@ -388,12 +390,12 @@ async def test_without_tokens_a_cancellation_ends_the_call_of_its_own_client_and
             again = await one.begin(tasks, 8)
         await until(lambda: second.message and again.message)
         assert (second.pictures, again.pictures) == (1, 1)
-        # That one was marked costs the other this: the same call gets the same picture once more.
+        # The mark has one effect on the other client: its same call gets the same picture once more.
         assert (await other.call(8, RT, OWL)).request_id == second.request_id
     assert sandbox.paid_requests == 2
 
 
-async def test_of_two_calls_that_cannot_be_told_apart_none_is_ended_and_both_are_marked(
+async def test_if_two_calls_cannot_be_distinguished_neither_is_ended_and_both_are_marked(
     server: Server, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with server.client() as one, server.client() as other, anyio.create_task_group() as tasks:
@@ -409,10 +411,10 @@ async def test_of_two_calls_that_cannot_be_told_apart_none_is_ended_and_both_are
 
 
 @pytest.mark.parametrize("agents", [("one/1", "other/1"), ("one/1", "one/1")])
-async def test_a_cancellation_that_crosses_the_answer_means_its_own_call_and_ends_no_other(
+async def test_a_cancellation_after_the_answer_is_for_its_own_call_and_ends_no_other(
     server: Server, sandbox: Sandbox, agents: tuple[str, str]
 ) -> None:
-    """Another client has a call with the same id under way, whether or not it can be told apart."""
+    """Another client has a call with the same id under way. The user agents are different, or the same."""
     async with (
         server.client(user_agent=agents[0]) as one,
         server.client(user_agent=agents[1]) as other,
@@ -428,7 +430,7 @@ async def test_a_cancellation_that_crosses_the_answer_means_its_own_call_and_end
     assert sandbox.paid_requests == 2
 
 
-async def test_a_call_that_has_no_job_yet_does_not_keep_others_from_being_marked(
+async def test_a_call_without_a_job_does_not_stop_others_from_being_marked(
     sandbox: Sandbox, tmp_path: Path, version: str
 ) -> None:
     images = SlowFolder(tmp_path, 1)
@@ -446,7 +448,7 @@ async def test_a_call_that_has_no_job_yet_does_not_keep_others_from_being_marked
             images.go_on.set()
 
 
-async def test_a_number_and_the_same_digits_as_a_text_are_two_ids(server: Server, sandbox: Sandbox) -> None:
+async def test_a_number_and_a_text_with_the_same_digits_are_different_ids(server: Server, sandbox: Sandbox) -> None:
     async with server.client() as client, anyio.create_task_group() as tasks:
         with held(sandbox):
             number, text = await client.begin(tasks, 7), await client.begin(tasks, "7", RT, OWL)
@@ -458,7 +460,7 @@ async def test_a_number_and_the_same_digits_as_a_text_are_two_ids(server: Server
     assert sandbox.paid_requests == 3
 
 
-async def test_a_cancellation_is_known_however_its_slash_is_written(server: Server, sandbox: Sandbox) -> None:
+async def test_a_cancellation_with_an_escaped_slash_is_recognised(server: Server, sandbox: Sandbox) -> None:
     """PHP writes it as `\\/`."""
     async with server.client() as client, anyio.create_task_group() as tasks:
         with held(sandbox):
@@ -467,8 +469,8 @@ async def test_a_cancellation_is_known_however_its_slash_is_written(server: Serv
             await until(lambda: call.was_ended)
 
 
-async def test_a_whole_number_is_one_however_it_is_written(server: Server, sandbox: Sandbox) -> None:
-    """Some languages have no other numbers than 7.0."""
+async def test_a_whole_number_is_recognised_in_any_spelling(server: Server, sandbox: Sandbox) -> None:
+    """Some languages write 7 as 7.0."""
     async with server.client() as client, anyio.create_task_group() as tasks:
         with held(sandbox):
             call = await client.begin(tasks, 7)
@@ -476,7 +478,7 @@ async def test_a_whole_number_is_one_however_it_is_written(server: Server, sandb
             await until(lambda: call.was_ended)
 
 
-# ---- what is no cancellation ----
+# ---- not a cancellation ----
 
 
 def cancellation(**params: Any) -> str:
@@ -499,12 +501,12 @@ MALFORMED: dict[str, str | bytes] = {
     "a list of one": f"[{cancellation(requestId=7)}]",
     "another method": cancellation(requestId=7).replace('"method": "', '"method": "x'),
 }
-# What no version of the protocol takes; the rest is taken, as any notification is, and means nothing.
+# No version of the protocol allows these. The others are accepted like any notification, and have no effect.
 REFUSED = {"not JSON", "not UTF-8", "deep", "a list of one"}
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_what_is_no_cancellation_does_no_harm(
+async def test_a_malformed_cancellation_has_no_effect(
     server: Server, sandbox: Sandbox, tmp_path: Path, name: str
 ) -> None:
     async with server.client() as client, anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""Every command in the documents is run here, or stands in a list with the reason why not; links lead somewhere."""
+"""Every command in the documents is run here, or is in a list with the reason why it is not; links lead somewhere."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from PIL import Image
 from test_command_line import run
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
-# Commands of a shell stand in the first two alone.
+# Only `sh` and `console` blocks contain commands of a shell.
 LANGUAGES = {"sh", "console", "powershell", "python", "json", "toml", "text"}
 SANDBOX_PAGE = "docs/sandbox.md"
 CURL = shutil.which("curl")
@@ -91,31 +91,31 @@ def name_of(page: Path) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Commands with each on one line."""
+    """The text with each command on one line."""
     return re.sub(r"\s*\\\n\s*", " ", text)
 
 
 def shown_only(page: str) -> list[str]:
-    """The commands of a page's console blocks, without their remarks; lines without a `$` are output."""
+    """The commands in a page's console blocks, without comments. Lines without a `$` are output."""
     lines = [line.strip() for text in of_language(page, "console") for line in unbroken(text).splitlines()]
     return [re.sub(r" {2,}#.*", "", line[2:]) for line in lines if line.startswith("$ ")]
 
 
-# ---- every command is in one of the two sets ----
+# ---- every command is in one of the two groups ----
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_block_says_what_it_is(page: Path) -> None:
+def test_every_block_names_its_language(page: Path) -> None:
     assert {block.language for block in blocks(read(name_of(page)))} <= LANGUAGES
 
 
-def test_what_is_not_run_is_listed_with_the_reason_and_nothing_else_is() -> None:
+def test_every_command_that_is_not_run_is_listed_with_the_reason() -> None:
     shown = {command for page in PAGES for command in shown_only(read(name_of(page)))}
     assert shown == set(NOT_RUN)
 
 
-def test_what_is_marked_as_run_is_run() -> None:
-    """The README's two are for a newcomer and CI (test_documents.py); those of the other pages are run below."""
+def test_every_command_that_is_marked_as_run_is_run() -> None:
+    """test_documents.py runs the two of the README, which are for newcomers and CI. The others are run below."""
     marked = {name_of(page) for page in PAGES if of_language(read(name_of(page)), "sh")}
     assert marked == {"README.md", SANDBOX_PAGE, *RUN_HERE}
     assert len(of_language(read("README.md"), "sh")) == 2
@@ -128,7 +128,7 @@ RUN_HERE = ("docs/jobs-and-money.md", "docs/tools.md")
 
 
 def ran(*command: str, folder: Path, **variables: str) -> str:
-    """What a command of a reader says, run in a folder with nothing of this machine's user."""
+    """The output of a command that a reader runs, in a folder of its own and without this machine's settings."""
     environment = {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "HOME": str(folder),
@@ -160,7 +160,7 @@ def test_the_commands_of_a_page_do_what_they_say(page: str, tmp_path: Path, sand
 
 @contextmanager
 def sandbox_of(block: str) -> Generator[str]:
-    """The address of the sandbox that a command starts; on a port that is free, for the usual one may not be."""
+    """Start the sandbox with a command; yields its URL. It gets a free port, because the usual one may be taken."""
     arguments = shlex.split(block)
     assert arguments[0] == "mcp-vega"
     with subprocess.Popen([*COMMAND, *arguments[1:], "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
@@ -172,7 +172,7 @@ def sandbox_of(block: str) -> Generator[str]:
 
 
 def curl_knows_json() -> bool:
-    """Whether curl is there, and is 7.82 or newer."""
+    """Whether curl is installed, and is 7.82 or newer."""
     said = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout if CURL else ""
     return tuple(int(number) for number in re.findall(r"\d+", said)[:2]) >= (7, 82)
 
@@ -196,7 +196,7 @@ def test_the_page_of_the_sandbox_does_what_it_says(tmp_path: Path) -> None:
     assert "2 passed" in ran(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder=tmp_path)
 
 
-def test_the_page_of_the_doctor_is_the_one_that_is_shown(tmp_path: Path) -> None:
+def test_the_page_about_the_doctor_shows_its_real_checks(tmp_path: Path) -> None:
     page = read("docs/troubleshooting.md")
     done = run("doctor", "--sandbox", "--json", folder=tmp_path, HOME=str(tmp_path))
     said = json.loads(done.stdout)
@@ -215,14 +215,14 @@ def help_of(*command: str) -> str:
 
 
 def named(page: str) -> set[str]:
-    """The commands of this package that a page names, in its text and in its blocks."""
+    """The commands of this package that a page names in its text and its blocks."""
     inline = [" ".join(text.split()) for text in re.findall(r"`(mcp-vega [^`]+)`", prose(page))]
     lines = [*shown_only(page), *"\n".join(of_language(page, "sh")).splitlines()]
     return {*inline, *(found[1] for line in lines if (found := re.search(r"(?:^|[ /])(mcp-vega .*)", line)))}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_command_that_is_named_is_there_and_has_its_options(page: Path) -> None:
+def test_a_command_that_is_named_exists_and_has_the_options_that_are_named(page: Path) -> None:
     commands = set(re.findall(r"^    (\w+) ", help_of(), re.MULTILINE))
     for line in named(read(name_of(page))):
         words = shlex.split(re.sub(r" {2,}#.*", "", line))[1:]
@@ -234,7 +234,7 @@ def test_a_command_that_is_named_is_there_and_has_its_options(page: Path) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_and_paths_lead_somewhere(page: Path) -> None:
+def test_links_and_paths_lead_to_files(page: Path) -> None:
     text = prose(read(name_of(page)))
     for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
         place, _, anchor = "".join(target).partition("#")

@@ -1,4 +1,4 @@
-"""`mcp-vega completion`: what bash, zsh and fish themselves offer when Tab is pressed."""
+"""`mcp-vega completion`: what bash, zsh and fish offer when the user presses Tab."""
 
 import json
 import os
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from conftest import KEY, Sandbox
-from test_command_line import COMMAND, run, run_process, settings
-from test_install import SCRIPT, typed
+from terminals import dialogue, posix
+from test_command_line import COMMAND, run, run_process, sandbox_folders, settings
+from test_install import SCRIPT
 
 from mcp_vega.cli.install.hosts import HOSTS
 from mcp_vega.parameters import Scheduler
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of these shells")
 
 
 def needs(shell: str) -> pytest.MarkDecorator:
@@ -26,11 +24,10 @@ def needs(shell: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path, sandbox_in_thread: Sandbox) -> Path:
+def drawn(tmp_path: Path, api: dict[str, str]) -> Path:
     """A folder with one job in the ledger of the sandbox."""
-    api = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-    home = str(tmp_path / "home" / "sandbox")
-    assert run("draw", "a fox: in $HOME", folder=tmp_path, MCP_VEGA_HOME=home, **api).returncode == 0
+    folders = sandbox_folders(tmp_path / "gallery", tmp_path / "home")
+    assert run("draw", "a fox: in $HOME", folder=tmp_path, **folders, **api).returncode == 0
     return tmp_path
 
 
@@ -51,7 +48,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def lines(folder: Path) -> dict[str, list[str]]:
-    """What is typed before Tab, and the words that the line then has."""
+    """Lines as typed before Tab, each with the words of the completed line."""
     job = id_of_job(folder)
     return {
         "mcp-vega ins": ["install"],
@@ -77,10 +74,10 @@ def test_tab_completes_the_line_in_the_shell(shell: str, drawn: Path) -> None:
     command, switch_on = SHELLS[shell]
     answers = [("ready> ", f"{switch_on}; echo is $((40 + 2))\n"), ("is 42", "")]
     for line, words in lines(drawn).items():
-        # The line is shown instead of run: Ctrl-A goes to its beginning.
+        # The line is printed instead of run: Ctrl-A moves to its beginning.
         answers += [("ready> ", f"{line}\t\x01printf '[%s]' \n"), (f"[mcp-vega][{']['.join(words)}]", "")]
     answers += [("ready> ", "exit\n")]
-    code, seen = typed(command, answers, environment(drawn))
+    code, seen = dialogue(command, answers, environment(drawn))
     assert code == 0, seen
 
 
@@ -107,7 +104,7 @@ def test_fish_offers_the_same_with_descriptions(drawn: Path) -> None:
 
 
 def offered(line: str, folder: Path, **variables: str) -> tuple[int, list[str]]:
-    """The exit code, and what the program offers a shell that asks; it prints nothing else."""
+    """The exit code, and what the program offers to a shell that asks; it prints nothing else."""
     file = folder / "offered"
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
     done = run_process(folder=folder, **asked, _ARGCOMPLETE_STDOUT_FILENAME=str(file), **variables)
@@ -131,15 +128,15 @@ def test_a_ledger_that_cannot_be_read_offers_nothing_and_says_nothing(tmp_path: 
     assert offered("mcp-vega jobs ", tmp_path, MCP_VEGA_WAIT_SECONDS="long") == (0, [])
 
 
-def test_a_ledger_that_is_slow_is_not_waited_for(drawn: Path) -> None:
+def test_completion_does_not_wait_for_a_slow_ledger(drawn: Path) -> None:
     with closing(sqlite3.connect(drawn / "home" / "sandbox" / "ledger.sqlite3", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        # By this code a shell knows that it gets nothing. Without a limit the answer would come, empty, with 0.
+        # This exit code means: nothing to offer. Without a time limit, the answer would be empty, with code 0.
         assert offered("mcp-vega jobs --sandbox ", drawn) == (1, [])
 
 
-def test_a_start_does_not_import_what_completes(tmp_path: Path) -> None:
+def test_a_normal_start_does_not_import_the_completion(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *COMMAND[1:], "--version"],
         env=settings(tmp_path),
@@ -152,7 +149,7 @@ def test_a_start_does_not_import_what_completes(tmp_path: Path) -> None:
     assert "argcomplete" not in done.stderr
 
 
-def test_a_shell_that_is_not_known_is_refused_and_the_help_says_how_to_switch_it_on(tmp_path: Path) -> None:
+def test_an_unknown_shell_is_refused_and_the_help_says_how_to_switch_completion_on(tmp_path: Path) -> None:
     assert run("completion", "tcsh", folder=tmp_path).returncode == 2
     said = run("completion", "--help", folder=tmp_path).stdout
     for shell in ("bash", "zsh", "fish"):

@@ -1,4 +1,4 @@
-"""The list of the latest jobs with one sheet of their pictures: which number is which picture."""
+"""The list of the latest jobs, with one sheet of their pictures and a number for each picture."""
 
 import colorsys
 import io
@@ -33,7 +33,7 @@ Colour = tuple[int, int, int]
 
 
 def solid(_prompt: str, seed: int, index: int) -> bytes:
-    """A picture in one colour, by which each of 48 pictures is known: the seed and the sample choose it."""
+    """A picture in one colour, which depends on the seed and the sample: each of 48 pictures has another one."""
     at = seed + index
     hue, value = at % 16 / 16, (0.35, 0.55, 0.8)[at // 16 % 3]
     colour = tuple(round(share * 255) for share in colorsys.hsv_to_rgb(hue, 1, value))
@@ -55,7 +55,7 @@ def jobs_of(result: CallToolResult) -> list[dict[str, Any]]:
 
 
 def lines_of(result: CallToolResult) -> dict[str, str]:
-    """What stands before and after each job's id in the text, by that id."""
+    """The line of each job in the text, by the job's id."""
     lines = text_of(result).splitlines()
     return {job["request_id"]: line for job in jobs_of(result) for line in lines if job["request_id"] in line}
 
@@ -79,7 +79,7 @@ def cells(result: CallToolResult, count: int) -> list[Image.Image]:
 
 
 def check(result: CallToolResult) -> list[int]:
-    """The numbers that a list has, after a look at whether text, data, and sheet say the same of them."""
+    """The numbers in a list, after checking that the text, the data and the sheet agree about them."""
     assert result.structured_content is None
     lines, seen = lines_of(result), dict[int, Path]()
     for job in jobs_of(result):
@@ -100,7 +100,7 @@ def check(result: CallToolResult) -> list[int]:
 
 
 def colour(picture: Image.Image) -> Colour:
-    """That of the middle."""
+    """The colour in the middle."""
     x, y = picture.width // 2, picture.height // 2
     red, green, blue = picture.crop((x, y, x + 1, y + 1)).tobytes()
     return red, green, blue
@@ -114,7 +114,7 @@ def distance(one: Colour, other: Colour) -> int:
 
 
 def number_on(cell: Image.Image) -> int:
-    """The number that is written in a cell's upper left corner, white in a white edge."""
+    """The number in the upper left corner of a cell: white with a white edge."""
     corner = cell.crop((0, 0, cell.width // 2, cell.height // 2))
     red, green, blue = corner.split()
     label = cropped(ImageChops.darker(ImageChops.darker(red, green), blue))
@@ -131,12 +131,12 @@ def example(number: int) -> Image.Image:
 
 
 def cropped(picture: Image.Image) -> Image.Image:
-    """What is light in a picture."""
+    """The light part of a picture."""
     return picture.crop(picture.point([0] * 160 + [255] * 96).getbbox())
 
 
 def normal(picture: Image.Image) -> Image.Image:
-    """What is written in a picture, always of the same height."""
+    """The text in a picture, scaled to a fixed height."""
     light = cropped(picture)
     normal = Image.new("L", (48, 24))
     normal.paste(light.resize((round(light.width * 24 / light.height), 24)))
@@ -147,11 +147,11 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return ImageStat.Stat(ImageChops.difference(one, other)).mean[0]
 
 
-# ---- what is on it ----
+# ---- the pictures on it ----
 
 
 @by_colour
-async def test_a_number_is_that_of_the_same_picture_in_text_data_and_on_the_sheet(agent: Client) -> None:
+async def test_a_number_means_the_same_picture_in_the_text_in_the_data_and_on_the_sheet(agent: Client) -> None:
     four = job_of(await agent.call_tool(VEGA, {"prompt": "four", "samples": 4, "seed": 1}))["request_id"]
     assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402]"})).is_error
     one = job_of(await agent.call_tool(RT, {"prompt": "one", "seed": 0}))["request_id"]
@@ -170,7 +170,7 @@ async def test_a_number_is_that_of_the_same_picture_in_text_data_and_on_the_shee
 
 @by_colour
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
-async def test_a_picture_that_is_gone_or_broken_has_no_number_and_leaves_none_out(
+async def test_a_missing_or_damaged_picture_gets_no_number_and_no_number_is_skipped(
     agent: Client, app: AppContext, tmp_path: Path
 ) -> None:
     jobs = [job_of(await agent.call_tool(VEGA, {"prompt": "fox", "samples": 4, "seed": 4 * each})) for each in range(3)]
@@ -202,7 +202,7 @@ async def test_a_picture_that_is_gone_or_broken_has_no_number_and_leaves_none_ou
 
 @by_colour
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
-async def test_of_many_pictures_the_latest_twelve_are_shown_and_the_text_says_how_many_are_not(agent: Client) -> None:
+async def test_the_latest_twelve_pictures_are_shown_and_the_text_says_how_many_are_left_out(agent: Client) -> None:
     for each in range(4):
         await agent.call_tool(VEGA, {"prompt": "fox", "samples": 4, "seed": 4 * each})
     await agent.call_tool(VEGA, {"prompt": "owl", "samples": 2, "seed": 40})
@@ -214,21 +214,21 @@ async def test_of_many_pictures_the_latest_twelve_are_shown_and_the_text_says_ho
     assert "Note: the sheet holds the latest 12 pictures; 6 older ones are not on it." in text_of(result)
 
 
-async def test_without_a_picture_there_is_no_sheet_and_no_number(agent: Client) -> None:
+async def test_without_a_picture_there_is_neither_a_sheet_nor_a_number(agent: Client) -> None:
     assert (await agent.call_tool(RT, {"prompt": "a fox [fault:402]"})).is_error
     result = await listed(agent)
     assert check(result) == []
     assert text_of(result).startswith(f"The latest job (UTC):\n{jobs_of(result)[0]['request_id']} failed ")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes")
 @by_colour
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
-async def test_a_picture_on_a_disk_that_hangs_is_done_without(agent: Client) -> None:
+async def test_a_picture_on_a_disk_that_hangs_is_left_out(agent: Client) -> None:
     await agent.call_tool(RT, {"prompt": "a fox", "seed": 3})
     path = Path(job_of(await agent.call_tool(RT, {"prompt": "an owl", "seed": 4}))["images"][0]["path"])
     path.unlink()
-    os.mkfifo(path)  # whoever reads it waits for somebody who writes
+    os.mkfifo(path)  # a read waits for a writer
     try:
         result = await listed(agent)
     finally:
@@ -238,7 +238,7 @@ async def test_a_picture_on_a_disk_that_hangs_is_done_without(agent: Client) -> 
     assert "Note: 1 picture is not shown: the disk did not answer within 3 s. Call check_job again." in text_of(result)
 
 
-# ---- how large it is ----
+# ---- its size ----
 
 LIMITS: dict[Mode, tuple[int, int]] = {"auto": (137_000, 768), "small": (60_000, 512), "full": (933_332, 1024)}
 
@@ -267,7 +267,7 @@ async def test_a_sheet_of_pictures_that_are_hard_to_compress_stays_within_the_li
 
 
 @pytest.mark.parametrize("size", [(300, 200), (1, 900), (900, 1)], ids=str)
-async def test_a_picture_keeps_its_shape(tmp_path: Path, size: tuple[int, int]) -> None:
+async def test_a_picture_keeps_its_proportions(tmp_path: Path, size: tuple[int, int]) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", size, "red").save(buffer, "PNG")
     async with (

@@ -1,4 +1,4 @@
-"""`mcp-vega doctor`, run as a person runs it: what it finds, and that it leaves everything as it was."""
+"""`mcp-vega doctor`, run as a person runs it: what it finds, and that it changes nothing."""
 
 import json
 import os
@@ -9,9 +9,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -20,12 +19,13 @@ from unittest.mock import MagicMock
 
 import pytest
 import tomlkit
-from conftest import KEY, Sandbox, serving_in_thread
+from conftest import KEY, Sandbox, serving_in_thread, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from test_command_line import run, run_process
+from terminals import posix
+from test_command_line import run, run_process, shown
 
 from mcp_vega import __version__
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
@@ -39,10 +39,6 @@ from mcp_vega.cli.install.hosts import HOSTS, UserEnvironment
 from mcp_vega.errors import GalleryError
 from mcp_vega.settings import Settings
 
-if sys.platform != "win32":
-    from terminals import shown_by_process
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 SCRIPTS = sysconfig.get_path("scripts")
 NAMES = [
@@ -56,7 +52,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """One with nothing of this machine's user, and no folder that is there already."""
+    """An environment without this machine's settings, and with folders that do not exist yet."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     own = {
         "HOME": folder,
@@ -75,7 +71,7 @@ def doctor_process(folder: Path, *arguments: str, **variables: str) -> Done:
 
 
 def page_of(program: str, folder: Path, **variables: str) -> str:
-    """What a program prints that runs the doctor, and finds something bad."""
+    """The output of a program that runs the doctor, which finds a problem."""
     command, env = [sys.executable, "-c", program], environment(folder, **variables)
     done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=30, check=False)
     assert done.returncode == 1, done.stderr
@@ -83,12 +79,12 @@ def page_of(program: str, folder: Path, **variables: str) -> str:
 
 
 def found(folder: Path, *arguments: str, **variables: str) -> Found:
-    """What the doctor found, by name."""
+    """The doctor's checks, by name."""
     return checks_in(doctor(folder, "--json", *arguments, **variables))
 
 
 def checks_in(done: Done) -> Found:
-    """The checks of a page for programs; the exit code says whether something is bad."""
+    """The checks in the doctor's JSON. The exit code must say whether one of them is bad."""
     assert done.stderr == ""
     checked: Found = {each["name"]: each for each in json.loads(done.stdout)}
     states = {each["state"] for each in checked.values()}
@@ -108,18 +104,13 @@ def ledger_in(folder: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-
-
 # ---- the page ----
 
 
-def test_where_all_is_well_every_line_is_good_and_nothing_is_left_behind(
+def test_if_all_is_well_every_line_is_good_and_nothing_is_left_behind(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
-    # Else a clone in the folder of temporary files is one that may vanish.
+    # This repository may be in the temporary folder, and the doctor would report that.
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     configure(tmp_path, sys.executable, args=["-m", "mcp_vega"], env={"SEGMIND_API_KEY": "SG_of_the_host"})
@@ -157,13 +148,13 @@ def test_with_the_sandbox_no_key_and_no_network_are_needed(tmp_path: Path) -> No
 
 
 @posix
-def test_a_terminal_gets_colours_and_lines_that_fit_it(tmp_path: Path) -> None:
+def test_a_terminal_gets_colours_and_lines_that_fit(tmp_path: Path) -> None:
     variables = environment(tmp_path, MCP_VEGA_GALLERY="/dev/null", TERM="xterm")
-    said = shown_by_process(79, ["doctor", "--sandbox"], variables)
-    assert "\x1b[32mgood\x1b[0m  python" in said
-    assert "\x1b[31mbad \x1b[0m  gallery" in said
-    lines = re.sub("\x1b\\[[0-9]*m", "", said).splitlines()
-    # The packages take more than one line.
+    _, screen = shown("doctor", "--sandbox", folder=tmp_path, size=(79, 50), **variables)
+    assert "\x1b[32mgood\x1b[0m  python" in screen.text
+    assert "\x1b[31mbad \x1b[0m  gallery" in screen.text
+    lines = [line for line in screen.lines if line]
+    # The list of packages takes more than one line.
     assert (lines[1][6:14], lines[2][:17].isspace()) == ("packages", True)
     assert len(lines[1]) <= 79 < len(f"{lines[1]} {lines[2].split()[0]}")
     assert lines[-1] == "To fix: gallery."
@@ -215,13 +206,13 @@ PAGES[None] = PAGES[200]
 
 
 @pytest.mark.parametrize("width", PAGES)
-def test_the_page_fits_the_terminal_and_what_is_copied_stays_in_one_piece(width: int | None) -> None:
+def test_the_page_fits_the_terminal_and_what_users_copy_is_not_broken(width: int | None) -> None:
     assert "\n".join(page(CHECKS, width, in_colour=False)) == PAGES[width]
     coloured = "\n".join(page(CHECKS, width, in_colour=True))
     assert re.sub("\x1b\\[[0-9]*m", "", coloured) == PAGES[width]
 
 
-def test_a_check_that_never_ends_or_breaks_takes_no_other_with_it() -> None:
+def test_a_check_that_hangs_or_breaks_does_not_affect_the_others() -> None:
     released = Event()
 
     def never() -> list[Check]:
@@ -261,7 +252,7 @@ def test_a_missing_key_is_bad_and_so_is_a_gallery_that_is_a_file(tmp_path: Path,
     assert checked["balance"]["state"] == "note"
 
 
-def test_a_refused_key_is_bad_and_shown_nowhere_and_so_is_a_damaged_ledger(
+def test_a_refused_key_is_bad_and_is_shown_nowhere_and_so_is_a_damaged_ledger(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     damaged = ledger_in(tmp_path)
@@ -291,7 +282,9 @@ def test_an_api_that_is_down_is_bad_and_so_is_a_ledger_of_another_version(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no folder that not even root can write")
-def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_made_is_bad(tmp_path: Path) -> None:
+def test_a_proxy_that_is_down_is_named_without_its_password_and_a_ledger_that_cannot_be_created_is_bad(
+    tmp_path: Path,
+) -> None:
     proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY"), "http://user:pass-4711@127.0.0.1:1")
     variables = {"SEGMIND_BASE_URL": "https://api.example", "SEGMIND_API_KEY": KEY, "MCP_VEGA_HOME": "/proc/none"}
     checked = found(tmp_path, **variables, **proxies)
@@ -310,7 +303,7 @@ def test_a_dead_proxy_is_named_without_its_password_and_a_ledger_that_cannot_be_
         ("SSL_CERT_FILE", "no-such-file", "Set SSL_CERT_FILE to a PEM file"),
     ],
 )
-def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password(
+def test_a_proxy_or_certificates_that_cannot_be_used_are_reported_without_a_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fix: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
@@ -321,17 +314,17 @@ def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_a_password
     assert "4711" not in api.detail + api.fix
 
 
-def test_a_name_that_is_never_resolved_keeps_neither_the_page_nor_the_process(tmp_path: Path) -> None:
+def test_a_name_that_cannot_be_resolved_delays_neither_the_page_nor_the_end_of_the_process(tmp_path: Path) -> None:
     program = """
 import os, socket, sys, time
 from mcp_vega.cli.parser import build_parser
 from mcp_vega.cli.doctor.command import run_doctor
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
-sys.exit(run_doctor(build_parser().parse_args(["doctor"]), os.environ, seconds=1))
+sys.exit(run_doctor(build_parser().parse_args(["doctor"]), os.environ, seconds=0.3))
 """
     variables = {"SEGMIND_API_KEY": KEY, "SEGMIND_BASE_URL": "https://api.example", "TMPDIR": str(tmp_path)}
     page = page_of(program, tmp_path, **variables)
-    assert "bad   api        no answer within 1 s" in page
+    assert "bad   api        no answer within 0.3 s" in page
     assert "note  key        not known, see api" in page
 
 
@@ -348,7 +341,7 @@ ANSWERS: dict[str, tuple[Response, list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None:
+def test_every_answer_of_the_api_is_recognised(name: str) -> None:
     response, wrong, words = ANSWERS[name]
 
     async def answer(_: Request) -> Response:
@@ -362,7 +355,7 @@ def test_each_answer_of_the_api_is_told_from_the_others(name: str) -> None:
     assert all(check.fix for check in checks if check.state == "bad")
 
 
-def test_an_api_that_does_not_answer_in_time_is_given_up() -> None:
+def test_the_doctor_gives_up_on_an_api_that_does_not_answer_in_time() -> None:
     async def wait(request: Request) -> Response:
         while (await request.receive())["type"] != "http.disconnect":
             pass
@@ -378,10 +371,10 @@ def test_an_api_that_does_not_answer_in_time_is_given_up() -> None:
 # ---- the settings and the installation ----
 
 
-def test_what_cannot_be_used_is_told_and_the_rest_is_looked_at_all_the_same(
+def test_settings_that_cannot_be_used_are_reported_and_the_other_checks_are_made(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
-    # A package of another version than the one that is needed comes first on the path.
+    # A package in a version that is too old comes first on the path.
     older = tmp_path / "older" / "mcp-1.9.0.dist-info"
     older.mkdir(parents=True)
     (older / "METADATA").write_text("Metadata-Version: 2.1\nName: mcp\nVersion: 1.9.0\n", encoding="utf-8")
@@ -405,7 +398,7 @@ def test_the_settings_that_have_a_value_are_named() -> None:
     assert (check.state, check.detail) == ("good", "set: MCP_VEGA_PREVIEW")
 
 
-def test_a_name_that_is_nearly_a_setting_is_told() -> None:
+def test_a_variable_that_is_nearly_a_setting_is_reported() -> None:
     (check,) = check_settings({"MCP_VEGA_GALERY": "/pictures", "PATH": "/bin"}, {})
     assert (check.state, check.detail) == ("note", "not a setting: MCP_VEGA_GALERY")
     assert check.fix == "Did you mean MCP_VEGA_GALLERY?"
@@ -414,7 +407,7 @@ def test_a_name_that_is_nearly_a_setting_is_told() -> None:
 @pytest.mark.parametrize(
     ("found", "state"), [("2.10.1", "good"), ("2.3", "good"), ("2.2.9", "bad"), ("3.0.0", "bad"), ("2.11.0rc1", "good")]
 )
-def test_a_package_outside_of_its_range_is_bad(found: str, state: str) -> None:
+def test_a_package_outside_its_range_of_versions_is_bad(found: str, state: str) -> None:
     (check,) = installation.check_packages(lambda name: found if name == "mcp" else version(name))
     assert check.state == state
     assert (f"mcp is {found}, but <3,>=2.3 is needed" in check.detail) == (state == "bad")
@@ -431,7 +424,7 @@ def test_a_package_outside_of_its_range_is_bad(found: str, state: str) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="commands have other names there")
-def test_the_command_is_the_one_that_hosts_are_to_start(  # noqa: PLR0913, PLR0917  a table
+def test_the_doctor_names_the_command_that_hosts_should_start(  # noqa: PLR0913, PLR0917  a table
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...], on_path: str, state: str, words: str
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/nowhere")
@@ -457,7 +450,9 @@ def configure(folder: Path, command: str, **more: Any) -> None:
     file.write_text(json.dumps({"mcpServers": {"vega": {"command": command, **more}}}), encoding="utf-8")
 
 
-def test_a_host_that_starts_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_that_starts_a_command_that_does_not_exist_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     (check,) = check_hosts({})
     assert (check.state, check.detail) == ("note", "no host has this server")
@@ -495,7 +490,7 @@ def comma_too_many(host: str) -> str:
 
 
 LIMIT: dict[str, Any] = {"env": {"MCP_VEGA_WAIT_SECONDS": 30}}
-# Measured with the hosts themselves, but for Claude Desktop, Cursor, VS Code and Zed.
+# Measured with the hosts themselves, except Claude Desktop, Cursor, VS Code and Zed.
 IN_FILES: list[tuple[str, str, str, str]] = [
     *(
         (host, "\ufeff" + with_entry(host), "bad", "the file has a byte order mark")
@@ -531,7 +526,7 @@ IN_FILES: list[tuple[str, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("host", "text", "state", "words"), IN_FILES)
-def test_what_a_host_refuses_or_has_switched_off_is_told(  # noqa: PLR0913, PLR0917  a table
+def test_what_a_host_refuses_or_has_switched_off_is_reported(  # noqa: PLR0913, PLR0917  a table
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, text: str, state: str, words: str
 ) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
@@ -547,7 +542,7 @@ def test_what_a_host_refuses_or_has_switched_off_is_told(  # noqa: PLR0913, PLR0
         assert check.fix == f"Run `mcp-vega install {host}`: it writes the file without the byte order mark"
 
 
-def test_a_server_that_gemini_was_told_to_disable_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_server_that_gemini_disables_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     (tmp_path / ".gemini").mkdir()
     (tmp_path / ".gemini" / "settings.json").write_text(with_entry("gemini"), encoding="utf-8")
@@ -562,7 +557,7 @@ def test_a_server_that_gemini_was_told_to_disable_is_told(monkeypatch: pytest.Mo
         assert (check.state, check.fix) == (state, "Run `gemini mcp enable vega`" if state == "note" else "")
 
 
-def test_a_host_that_still_has_the_examples_key_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_with_the_example_s_key_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for key, state in {"SG_your_key": "bad", "${env:KEY}": "good", f' "{KEY}" ': "good", "nö-4711": "bad"}.items():
         configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": key})
@@ -573,7 +568,7 @@ def test_a_host_that_still_has_the_examples_key_is_told(monkeypatch: pytest.Monk
     assert check_hosts({})[0].state == "good"
 
 
-def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, api: dict[str, str]) -> None:
+def test_a_key_that_only_a_hosts_file_has_is_checked(tmp_path: Path, api: dict[str, str]) -> None:
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "no-key-of-the-sandbox"})
     checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"])
     assert bad(checked) == ["key"]
@@ -582,7 +577,7 @@ def test_a_key_that_stands_in_a_hosts_file_alone_is_asked_about(tmp_path: Path, 
     assert "no-key-of" not in json.dumps(checked)
 
 
-def test_a_variable_in_the_place_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_variable_instead_of_a_key_counts_as_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "${input:key}"})
     assert hosts.key_of_a_host({}) == ("", "")
@@ -600,7 +595,7 @@ def test_a_setting_in_a_hosts_file_that_cannot_be_used_is_bad(monkeypatch: pytes
     assert hosts.check_hosts({})[0].state == "good"
 
 
-def test_access_tokens_that_cannot_be_used_are_told_and_not_shown() -> None:
+def test_access_tokens_that_cannot_be_used_are_reported_but_not_shown() -> None:
     settings, problems = read_settings({"MCP_VEGA_AUTH_TOKENS": "alice:secret, bob:secret"})
     (check,) = check_settings({}, problems)
     assert check.state == "bad"
@@ -612,7 +607,7 @@ def test_access_tokens_that_cannot_be_used_are_told_and_not_shown() -> None:
 # ---- the disk and the ledger ----
 
 
-def test_a_disk_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", MagicMock(return_value=full))
     with pytest.raises(GalleryError, match="is full"):
@@ -621,7 +616,7 @@ def test_a_disk_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @contextmanager
 def server_at_work(folder: Path, **variables: str) -> Generator[subprocess.Popen[str]]:
-    """A server with a job that never ends and one whose answer was lost."""
+    """A server with a job that never ends, and one whose answer was lost."""
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     calls: list[dict[str, Any]] = [
         {"id": 1, "method": "initialize", "params": hello},
@@ -648,27 +643,19 @@ def server_at_work(folder: Path, **variables: str) -> Generator[subprocess.Popen
             process.kill()
 
 
-def wait_for_lost_call(folder: Path) -> None:
-    """Wait until the ledger has both jobs, and knows that one has lost its answer."""
-    deadline = time.monotonic() + 20
-    query = "SELECT count(*), count(error) FROM jobs"
-    while True:
-        try:
-            with closing(sqlite3.connect(ledger_in(folder))) as store:
-                if store.execute(query).fetchone() == (2, 1):
-                    return
-        except sqlite3.OperationalError:
-            pass  # there is no table yet
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def both_jobs_are_known(folder: Path) -> bool:
+    """Whether the ledger has both jobs, and the lost answer of one."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(ledger_in(folder))) as store:
+        return store.execute("SELECT count(*), count(error) FROM jobs").fetchone() == (2, 1)
+    return False  # there is no table yet
 
 
-def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
+def test_servers_at_work_and_jobs_under_way_or_with_an_unknown_outcome_are_counted(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     sandbox_in_thread.account.history_status = 503
     with server_at_work(tmp_path, **api) as server:
-        wait_for_lost_call(tmp_path)
+        wait_until(lambda: both_jobs_are_known(tmp_path))
         checked = found(tmp_path, **api)
         paid = sandbox_in_thread.paid_requests
         process = server.pid
@@ -676,20 +663,21 @@ def test_servers_at_work_and_jobs_under_way_or_of_unknown_outcome_are_counted(
     assert checked["servers"]["detail"] == f"1 working on jobs (process {process})"
     assert checked["jobs"]["detail"] == "1 under way, 1 with an unknown outcome"
     assert checked["jobs"]["state"] == "note"
-    left = found(tmp_path, **api)
-    assert left["servers"]["detail"] == "none is working on a job"
-    assert left["jobs"]["detail"] == "1 under way, 1 with an unknown outcome; no server works on 2 of them"
-    changed = found(tmp_path, **{**api, "SEGMIND_API_KEY": "SG_another0123456789"})
-    assert changed["jobs"]["detail"].endswith("; 2 of them were begun with another API key")
-    assert "SEGMIND_API_KEY" in changed["jobs"]["fix"]
+    _, servers, jobs = folders.check_ledger(Settings.from_environment(environment(tmp_path, **api)))
+    assert servers.detail == "none is working on a job"
+    assert jobs.detail == "1 under way, 1 with an unknown outcome; no server works on 2 of them"
+    changed = environment(tmp_path, **{**api, "SEGMIND_API_KEY": "SG_another0123456789"})
+    *_, jobs = folders.check_ledger(Settings.from_environment(changed))
+    assert jobs.detail.endswith("; 2 of them were begun with another API key")
+    assert "SEGMIND_API_KEY" in jobs.fix
     assert sandbox_in_thread.paid_requests == paid == 2
 
 
 # ---- the handshake ----
 
 
-def test_a_server_that_prints_to_stdout_is_told_and_a_key_in_what_it_prints_is_not(tmp_path: Path) -> None:
-    # Only in the server, so that the page itself is clean.
+def test_a_server_that_prints_to_stdout_is_reported_without_the_key_that_it_prints(tmp_path: Path) -> None:
+    # Only in the server, so that the doctor's own output has no such line.
     program = "import os, sys\nif 'doctor' not in sys.orig_argv:\n    print('Loading', os.environ['SEGMIND_API_KEY'])\n"
     (tmp_path / "sitecustomize.py").write_text(program, encoding="utf-8")
     variables = {"PYTHONPATH": str(tmp_path), "SEGMIND_API_KEY": "nokey-4711-nokey"}
@@ -699,7 +687,7 @@ def test_a_server_that_prints_to_stdout_is_told_and_a_key_in_what_it_prints_is_n
     assert "sitecustomize" in checked["handshake"]["fix"]
 
 
-def test_without_a_folder_for_temporary_files_no_server_is_blamed(
+def test_if_there_is_no_temporary_folder_the_server_is_not_blamed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -726,7 +714,7 @@ print(json.dumps({"jsonrpc": "2.0", "id": 2, "result": {"tools": [{"name": "draw
         (OTHER_TOOLS, 20, "lists the wrong tools: draw"),
     ],
 )
-def test_a_server_that_does_not_answer_as_it_should_is_told_and_ended(
+def test_a_server_that_answers_wrongly_or_not_at_all_is_reported_and_ended(
     tmp_path: Path, program: str, seconds: float, words: str
 ) -> None:
     command = (sys.executable, "-c", program)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from conftest import HANG_SECONDS, KEY, NO_PAUSE, PATIENT, Sandbox, app_over, wait_until
 from PIL import Image
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from terminals import posix, terminal
 from test_doctor import environment
 
 from mcp_vega.cli.doctor.command import run_doctor
@@ -458,11 +458,6 @@ async def test_without_credits_nothing_more_is_tried(tmp_path: Path) -> None:
 # ---- the command ----
 
 
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-
-
 def options(*arguments: str) -> Namespace:
     return build_parser().parse_args(["doctor", "--paid", *arguments])
 
@@ -524,26 +519,21 @@ def test_the_limit_of_a_day_is_kept(
     assert sandbox_in_thread.paid_requests == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@posix
 @pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
 def test_at_a_terminal_it_asks_for_each_picture_and_tells_what_it_saw(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
-    import pty
-
-    controller, terminal = pty.openpty()
-    os.write(controller, b"y\nn\n\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "mcp_vega", "doctor", "--paid"],
-        stdin=terminal,
-        capture_output=True,
-        encoding="utf-8",
-        env=environment(tmp_path, **api),
-        timeout=HANG_SECONDS,
-        check=False,
-    )
-    os.close(controller)
-    os.close(terminal)
+    with terminal(typed="y\nn\n\n") as (stdin, _):
+        done = subprocess.run(
+            [sys.executable, "-m", "mcp_vega", "doctor", "--paid"],
+            stdin=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            env=environment(tmp_path, **api),
+            timeout=HANG_SECONDS,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("[y/N]") == 3
     (call,) = sandbox_in_thread.account.calls.values()
@@ -567,7 +557,7 @@ def test_at_a_terminal_it_asks_for_each_picture_and_tells_what_it_saw(
     assert listed["url"].startswith("/inference-request/request-history?page=1&per_page=100&")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+@posix
 def test_a_picture_that_is_paid_for_is_kept_when_it_is_interrupted(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:

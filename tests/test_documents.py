@@ -36,11 +36,11 @@ from mcp_vega.storage.ledger.spending import Limits
 README, TOOLS = read("README.md"), read("docs/tools.md")
 
 
-def test_the_first_two_commands_are_for_a_newcomer() -> None:
+def test_the_first_two_commands_of_the_readme_work() -> None:
     draw, test = of_language(README, "sh")
     assert draw.endswith('.venv/bin/mcp-vega draw "a lighthouse at dusk" --sandbox -o lighthouse.jpg')
     assert test.endswith(".venv/bin/pytest")
-    # Each block is one command, also where it is pasted: every line but the last goes on only if it worked.
+    # A block is one command, even if it is pasted: every line but the last continues only if it worked.
     assert all(line.endswith(" &&") for block in (draw, test) for line in block.splitlines()[:-1])
 
 
@@ -51,7 +51,7 @@ def test_the_example_configuration_is_the_one_in_the_readme() -> None:
     assert example["mcpServers"]["vega"]["command"].endswith("/.venv/bin/mcp-vega")
 
 
-def test_the_table_of_settings_is_what_the_class_says() -> None:
+def test_the_table_of_settings_is_that_of_the_class() -> None:
     def shown(default: Any) -> str:
         if default in (None, "", ()):
             return "–"
@@ -63,7 +63,7 @@ def test_the_table_of_settings_is_what_the_class_says() -> None:
 
 
 def options_of(parser: ArgumentParser, command: str = "mcp-vega") -> Iterator[list[str]]:
-    """The options of a command, and of those below it, as the table spells them."""
+    """The options of a command and of its subcommands, as the table writes them."""
     for action in parser._actions:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  argparse shows them nowhere else
         if isinstance(action.choices, dict):
             commands: dict[str, ArgumentParser] = action.choices  # pyright: ignore[reportUnknownVariableType]
@@ -82,7 +82,7 @@ def test_every_command_is_described() -> None:
     assert set(described) == set(commands)
 
 
-def test_the_table_of_options_is_what_the_commands_take() -> None:
+def test_the_table_of_options_has_the_options_of_the_commands() -> None:
     assert rows(read("docs/settings.md"), "command") == [*options_of(build_parser())]
 
 
@@ -119,24 +119,24 @@ async def test_the_tables_of_tools_and_parameters_are_those_of_the_server(agent:
                 assert re.search(rf"(^|default ){default}(;|$)", words), name
 
 
-def test_the_table_of_resources_is_what_the_server_reads() -> None:
+def test_the_table_of_resources_is_that_of_the_server() -> None:
     assert [row[0].strip("`") for row in rows(TOOLS, "resource")] == [template.uri_template for template in TEMPLATES]
 
 
-def test_the_table_of_prompts_is_what_the_server_offers() -> None:
+def test_the_table_of_prompts_is_that_of_the_server() -> None:
     assert [[cell.strip("`") for cell in row[:1]] + [row[2]] for row in rows(TOOLS, "prompt")] == [
         [prompt.name, ", ".join(f"`{argument.name}`" for argument in prompt.arguments or [])]
         for prompt in (definition.shown for definition in prompts.DEFINITIONS)
     ]
 
 
-def test_the_table_of_states_is_that_of_the_jobs() -> None:
+def test_the_table_of_states_is_that_of_the_code() -> None:
     assert [row[0].strip("`") for row in rows(read("docs/jobs-and-money.md"), "state")] == list(State)
 
 
-def test_the_table_of_previews_is_what_the_modes_allow() -> None:
+def test_the_table_of_previews_has_the_modes_and_their_limits() -> None:
     for mode, one, several, together in rows(TOOLS, "mode")[:-1]:
-        budget = PREVIEW_LIMITS[mode.strip("`")]  # pyright: ignore[reportArgumentType]  the mode's name
+        budget = PREVIEW_LIMITS[mode.strip("`")]  # pyright: ignore[reportArgumentType]  the name of a mode
         for said, side in ((one, budget.side), (several, budget.side_of_several)):
             assert said == "full size" if side == 1024 else f"up to {side} px" in said
         assert f"{budget.characters:,}" in together
@@ -144,7 +144,7 @@ def test_the_table_of_previews_is_what_the_modes_allow() -> None:
 
 
 def kinds() -> list[type[VegaError]]:
-    """The errors of the whole package, wherever they are defined."""
+    """All error classes of the package."""
     for module in pkgutil.walk_packages(mcp_vega.__path__, "mcp_vega."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -155,14 +155,14 @@ def below(kind: type[VegaError]) -> list[type[VegaError]]:
     return [each for child in kind.__subclasses__() for each in (child, *below(child))]
 
 
-def test_the_table_of_errors_is_what_the_classes_say() -> None:
+def test_the_table_of_errors_is_that_of_the_classes() -> None:
     documented = [kind for kind in kinds() if kind not in (SegmindError, RequestRejected)]  # these are never raised
     table = [
         f"| `{kind.code}` | {(kind.__doc__ or '').splitlines()[0]} | {kind.charged} | {kind.next_step}. |"
         for kind in documented
     ]
     text = read("docs/errors.md")
-    # Their order depends on what was imported first.
+    # The order of the classes depends on the imports.
     assert sorted(line for line in text.splitlines() if line.startswith("| `")) == sorted(table)
     assert len({kind.code for kind in documented}) == len(documented)
 
@@ -176,7 +176,7 @@ def test_the_table_of_http_statuses_is_what_the_classes_say() -> None:
     assert documented == {(kind.code, kind.status) for kind in RequestRejected.__subclasses__()}
 
 
-def test_what_a_symptom_is_told_by_is_an_error_that_there_is() -> None:
+def test_every_error_code_in_the_list_of_symptoms_exists() -> None:
     seen = re.findall(r"^\*\*You see\*\*.*?\n\n", read("docs/troubleshooting.md"), re.DOTALL | re.MULTILINE)
     codes = {code for text in seen for code in re.findall("`((?!generate_)[a-z_]+)`", text)}
     assert len(codes) > 5
@@ -205,13 +205,13 @@ def test_the_figures_of_the_security_page_are_those_of_the_code() -> None:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """How far two pictures are apart, from 0 to 255. Another Pillow may encode differently, so not to the byte."""
+    """The difference of two pictures, from 0 to 255. Another Pillow may encode them differently, so it may not be 0."""
     size = (one.width // 8, one.height // 8)
     apart = ImageChops.difference(one.resize(size), other.resize(size))
     return max(ImageStat.Stat(apart).mean)
 
 
-def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:
+def test_the_picture_in_the_readme_was_painted_by_the_sandbox() -> None:
     with (
         Image.open(ROOT / "docs" / "lighthouse.jpg") as shown,
         Image.open(io.BytesIO(paint("a lighthouse at dusk", 7))) as painted,
@@ -219,7 +219,7 @@ def test_the_picture_in_the_readme_is_one_that_the_sandbox_paints() -> None:
         assert difference(shown, painted.resize(shown.size)) < 3
 
 
-def test_the_four_pictures_are_those_that_the_sandbox_paints() -> None:
+def test_the_four_pictures_were_painted_by_the_sandbox() -> None:
     with Image.open(ROOT / "docs" / "four.jpg") as shown:
         side, step = shown.height, (shown.width + 4) // 4
         for index in range(4):
@@ -228,7 +228,7 @@ def test_the_four_pictures_are_those_that_the_sandbox_paints() -> None:
                 assert difference(part, painted.resize(part.size)) < 3
 
 
-def test_the_drawing_of_a_call_names_the_packages_and_works_in_light_and_dark() -> None:
+def test_the_drawing_of_a_call_names_the_packages_and_is_readable_in_light_and_dark_mode() -> None:
     drawing = read("docs/call.svg")
     shown = re.findall(r'class="name"[^>]*>([^<]+)<', drawing)
     assert shown == ["host", "server", "jobs", "segmind", "the API", "sandbox", "ledger", "gallery"]
@@ -239,7 +239,7 @@ def test_the_drawing_of_a_call_names_the_packages_and_works_in_light_and_dark() 
     assert set(re.findall(r'class="(\w+)"', drawing)) == set(styled.findall(day)) == set(styled.findall(night))
 
 
-def test_the_path_of_a_call_names_what_there_is() -> None:
+def test_the_path_of_a_call_names_existing_functions() -> None:
     path = next(text for text in of_language(read("docs/architecture.md"), "text") if "generate_image_vega" in text)
     steps = re.findall(r"([a-z_/]+\.py) +([\w.]+): ", path)
     assert len(steps) > 10
@@ -250,21 +250,21 @@ def test_the_path_of_a_call_names_what_there_is() -> None:
         assert all(f"class {each}" in source for each in owner), name
 
 
-def test_the_architecture_names_files_that_there_are() -> None:
+def test_the_architecture_page_names_existing_files() -> None:
     named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", read("docs/architecture.md")))
     assert len(named) > 10
     missing = [name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "mcp_vega"))]
     assert missing == []
 
 
-def test_no_picture_of_the_documents_is_large() -> None:
+def test_no_picture_in_the_documents_is_large() -> None:
     pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix != ".md"]
     assert {path.name for path in pictures} == {"lighthouse.jpg", "four.jpg", "gallery.jpg", "call.svg"}
     assert max(path.stat().st_size for path in pictures) < 100_000
 
 
 @pytest.mark.skipif(shutil.which("awk") is None, reason="CI has awk")
-def test_ci_runs_the_readmes_test_command() -> None:
+def test_the_test_command_of_the_readme_works_in_ci() -> None:
     script = read(".ci/run")
     (program,) = re.findall(r"awk '(.*?)' README\.md", script)
     command = subprocess.run(["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The worked examples of the documents: calls that give the very texts, entries that hosts can read."""
+"""The examples in the documents: calls that give exactly these texts, and entries that hosts can read."""
 
 import json
 import re
@@ -27,7 +27,7 @@ Example = tuple[str, str, str]  # the tool, the arguments as JSON, the text
 
 
 def examples() -> Iterator[Example]:
-    """What docs/tools.md says of calls: below a tool's name its own, elsewhere calls of generate_image_vega."""
+    """The examples of docs/tools.md. Below a tool's name they call this tool, and elsewhere generate_image_vega."""
     shown = [block for block in blocks(read("docs/tools.md")) if block.language in ("json", "text")]
     for call, answer in zip(shown[::2], shown[1::2], strict=True):
         assert (call.language, answer.language, call.heading) == ("json", "text", answer.heading)
@@ -35,7 +35,7 @@ def examples() -> Iterator[Example]:
 
 
 def scenes() -> list[list[Example]]:
-    """The examples by what happens on one ledger: check_job goes on where the tool before it ended."""
+    """The examples in groups that share a ledger: check_job continues with the job of the tool before it."""
     scenes: list[list[Example]] = []
     for tool, calls in groupby(examples(), key=lambda example: example[0]):
         if tool == "check_job":
@@ -46,7 +46,7 @@ def scenes() -> list[list[Example]]:
 
 
 def masked(text: str) -> str:
-    """A result's text without what is another each time: folder, day, ids, seconds."""
+    """The text of a result without parts that always differ: folder, day, ids, seconds."""
     text = re.sub(r"(?<=^Image: ).*/\d{4}-\d\d-\d\d/(.+)-[0-9a-f]{8}(?=\.jpg$)", r"…/\1-ID", text, flags=re.MULTILINE)
     text = re.sub(r"[0-9a-f]{32}", "ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME", text)
@@ -61,10 +61,8 @@ def request_id(text: str) -> str | None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("scene", scenes(), ids=lambda scene: scene[0][0])
-async def test_a_call_gives_the_text_that_the_documents_show(
-    sandbox: Sandbox, tmp_path: Path, scene: list[Example]
-) -> None:
-    # A job that is queued stays so until it is asked for; the others need not take their time.
+async def test_a_call_gives_the_text_in_the_documents(sandbox: Sandbox, tmp_path: Path, scene: list[Example]) -> None:
+    # A queued job stays queued until its check_job. The other jobs need no time.
     submitted = scene[0][0] == "submit_job"
     sandbox.account.speed, pace = (1000, 0.2) if submitted else (0, 0)
     ids: dict[str, str] = {}
@@ -73,7 +71,7 @@ async def test_a_call_gives_the_text_that_the_documents_show(
             given = json.loads(arguments)
             if "request_id" in given:
                 given["request_id"] = ids[given["request_id"]]
-                sandbox.account.skip(6000)  # the drawing is over, and its result kept for an hour
+                sandbox.account.skip(6000)  # the drawing has ended, and its result is kept for an hour
             said = text_of(await agent.call_tool(tool, given))
             assert masked(said) == masked(shown)
             if (documented := request_id(shown)) and (real := request_id(said)):
@@ -88,7 +86,7 @@ def test_every_tool_has_an_example() -> None:
 
 
 def entry_in(language: str, text: str) -> tuple[str, dict[str, Any]]:
-    """The section of a host's file that an example shows, and the entry of this server in it."""
+    """The section of a host's file in an example, and the entry of this server in it."""
     data: dict[str, dict[str, Any]] = json.loads(text) if language == "json" else tomllib.loads(text)
     ((section, servers),) = data.items()
     ((name, entry),) = servers.items()
@@ -97,7 +95,7 @@ def entry_in(language: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def host_sections() -> dict[str, tuple[str, str, str]]:
-    """The language and text of each host's example, and all that is said of the host, by its title."""
+    """The language and text of each host's example, and the rest of its section, by the host's title."""
     said = {title: text for title, _, text in (part.partition("\n") for part in HOSTS_PAGE.split("\n## ")[1:])}
     return {
         block.heading: (block.language, block.text, said[block.heading])
@@ -124,7 +122,7 @@ def test_the_entries_for_other_hosts_start_the_same_command() -> None:
     others = {title: entry_in(*part[:2])[1] for title, part in host_sections().items() if title not in known}
     assert set(others) == {"opencode", "Cline", "Copilot CLI", "Qwen Code", "LM Studio"}
     for entry in others.values():
-        # One of them takes the command and its arguments as one list.
+        # One of these hosts takes the command and its arguments as one list.
         assert entry["command"] in (an_entry()["command"], [an_entry()["command"]])
         assert not entry.get("args")
         assert entry.get("env", entry.get("environment")) == an_entry()["env"]
@@ -132,29 +130,29 @@ def test_the_entries_for_other_hosts_start_the_same_command() -> None:
 
 @pytest.mark.parametrize("platform", ["darwin", "win32", "linux"])
 @pytest.mark.parametrize("name", HOSTS)
-def test_the_file_of_a_host_is_where_install_looks_for_it(name: str, platform: str) -> None:
+def test_the_documents_name_the_file_where_install_looks_for_it(name: str, platform: str) -> None:
     windows = platform == "win32"
     home = Path("%USERPROFILE%" if windows else "~")
     file = HOSTS[name].file(UserEnvironment({"APPDATA": "%APPDATA%"} if windows else {}, home, platform))
     said = host_sections()[HOSTS[name].title][2]
-    # Where the name of the file is the same everywhere, the folder may stand for it.
+    # If the file has the same name on every system, the page may name only its folder.
     places = [file.as_posix(), f"{file.parent.as_posix()}/"]
     assert any(f"`{place.replace('/', chr(92)) if windows else place}`" in said for place in places), places
 
 
-def test_the_names_that_install_takes_are_in_the_documents() -> None:
+def test_the_documents_have_the_host_names_that_install_takes() -> None:
     for page in (HOSTS_PAGE, read("README.md")):
         assert all(f"`{name}`" in page for name in HOSTS)
 
 
-def test_the_entry_for_a_server_over_http_names_its_address_and_a_token() -> None:
+def test_the_entry_for_a_server_over_http_has_its_url_and_a_token() -> None:
     (text,) = of_language(read("docs/http.md"), "json")
     _, entry = entry_in("json", text)
     assert entry["url"].endswith("/mcp")
     assert entry["headers"] == {"Authorization": "Bearer TOKEN"}
 
 
-def test_every_block_of_data_can_be_read() -> None:
+def test_every_block_of_json_or_toml_can_be_parsed() -> None:
     for path in sorted((ROOT / "docs").glob("*.md")):
         for block in blocks(path.read_text(encoding="utf-8")):
             if block.language == "json":

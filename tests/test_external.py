@@ -1,6 +1,6 @@
-"""Programs of others: MCP Inspector, conformance suite, a scanner, clients, a proxy, two agent frameworks, exiftool.
+"""Other projects' programs: MCP Inspector, conformance suite, a scanner, clients, a proxy, two frameworks, exiftool.
 
-Needs Node.js, exiftool, and the registries that npm and pip install from; run with `-m external`.
+They need Node.js, exiftool, and the registries that npm and pip install from. Run them with `-m external`.
 """
 
 import io
@@ -35,10 +35,10 @@ OPENAI_AGENTS = "openai-agents==0.24.0"
 SCANNER = "cisco-ai-mcp-scanner==4.8.7"
 SILENT_MCP = "mcp==1.30.*"
 PROXY = "mcp-proxy==0.13.0"
-NODE = "node@22"  # the first two need it; the package brings the program
+NODE = "node@22"  # the first two need it; the package contains the program
 FOREIGN = Path(__file__).with_name("foreign")
 TOOLS = ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"]
-# These scenarios ask of any server what they test; the others ask for tools of the suite's own.
+# These scenarios test any server. The others need tools of the suite itself.
 SCENARIOS = [
     "server-initialize",
     "ping",
@@ -50,21 +50,21 @@ SCENARIOS = [
     "http-header-validation",
     "server-stateless",
 ]
-# Both call a tool of the suite's own, `test_missing_capability`.
+# Both call a tool of the suite itself, `test_missing_capability`.
 NOT_GENERIC = {"sep-2575-server-rejects-undeclared-capability", "sep-2575-missing-capability-http-400"}
-# What the scanner's heuristics of readiness find, by rule, and why it stays.
+# What the scanner's rules of readiness find, and why it stays.
 READINESS = {
-    # They ask for fields that a tool of MCP does not have; what these would say holds all the same:
+    # These rules require fields that a tool of MCP cannot have. What the fields would say is true all the same:
     "HEUR-001": TOOLS,  # a timeout: a call answers after MCP_VEGA_WAIT_SECONDS, check_job after its wait_seconds
-    "HEUR-003": TOOLS,  # a limit of retries: six attempts, and a paid call only if it surely did not run
-    "HEUR-006": TOOLS,  # a schema of errors: isError, and a text with what happened, what it cost and what to do
+    "HEUR-003": TOOLS,  # a limit of retries: six attempts, and a paid call only if it certainly did not run
+    "HEUR-006": TOOLS,  # a schema of errors: isError, and a text with what happened, the cost, and what to do
     "HEUR-013": TOOLS,  # a rate limit: the API has one, and a call waits for its turn
-    "HEUR-014": TOOLS,  # a version: the server names its own to every client
+    "HEUR-014": TOOLS,  # a version: the server tells its version to every client
     "HEUR-015": TOOLS,  # observability: MCP_VEGA_LOG_LEVEL, and the ledger that `mcp-vega jobs` shows
-    # They look for words in the description, also inside of others:
-    "HEUR-010": TOOLS[:2],  # "all" and "any", which are to mean too wide a scope, are in "call" and "many"
-    "HEUR-019": TOOLS,  # "request", which is to need a key, is in "request id"; the server has the key, no agent
-    # A schema with nothing in `required`: without an id check_job lists the latest jobs.
+    # These rules look for words in the description, even inside other words:
+    "HEUR-010": TOOLS[:2],  # "all" and "any" count as too wide a scope; they are in "call" and "many"
+    "HEUR-019": TOOLS,  # "request" counts as needing a key; it is in "request id", and the server has the key
+    # No parameter is required, because check_job without an id lists the latest jobs.
     "HEUR-011": ["check_job"],
 }
 
@@ -82,7 +82,7 @@ def npx(*arguments: str, folder: Path) -> str:
 
 
 def configured(folder: Path) -> dict[str, Any]:
-    """The server as a host's configuration has it."""
+    """The server as in a host's configuration."""
     command = str(Path(sys.executable).with_name("mcp-vega"))
     return {"command": command, "args": ["--sandbox"], "env": environment(folder)}
 
@@ -94,7 +94,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 def assert_drawn(text: str, mime_type: str, data: str, folder: Path) -> bytes:
-    """A result's text and image are those of one picture in the gallery, which is returned."""
+    """Check that a result's text and image show one picture of the gallery; returns its file."""
     said = dict(re.findall(r"^([A-Z]\w*): (.+)$", text, re.MULTILINE))
     assert said["URI"].startswith("vega://images/")
     assert said["Seed"].isdecimal()
@@ -111,7 +111,7 @@ def assert_drawn(text: str, mime_type: str, data: str, folder: Path) -> bytes:
 
 
 def file_at(place: str, folder: Path) -> bytes:
-    """The file that a result names: by its path, or over HTTP by its URL."""
+    """The file that a result names, by its path or by its URL."""
     if place.startswith("http://127.0.0.1:"):
         return httpx.get(place, trust_env=False).raise_for_status().content
     assert Path(place).is_relative_to(folder)
@@ -132,7 +132,7 @@ def test_the_inspector_lists_the_tools(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 def test_the_inspector_finds_no_schema_that_a_host_could_refuse(tmp_path: Path, era: str) -> None:
-    """What `--strict` finds, mere warnings too, comes beside the result."""
+    """With `--strict`, findings and even warnings are in the output next to the result."""
     strict = ["--strict", "--format", "json", "--protocol-era", era]
     said = inspected(tmp_path, "--method", "tools/list", *strict)
     assert [tool["name"] for tool in said.pop("result")["tools"]] == TOOLS
@@ -152,7 +152,7 @@ def test_the_inspector_calls_each_tool(tmp_path: Path, tool: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_server_conforms(tmp_path: Path, scenario: str) -> None:
+def test_the_server_passes_the_conformance_suite(tmp_path: Path, scenario: str) -> None:
     with started(tmp_path, "--transport", "http", "--port", "0", "--sandbox"):
         url = address(tmp_path)
         suite = ["-p", CONFORMANCE, "conformance"]
@@ -164,7 +164,7 @@ def test_the_server_conforms(tmp_path: Path, scenario: str) -> None:
 
 @pytest.fixture(scope="module")
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the TypeScript SDK and our programs for it."""
+    """A folder with the TypeScript SDK and our programs that use it."""
     folder = tmp_path_factory.mktemp("typescript")
     install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, TYPESCRIPT]
     subprocess.run(install, cwd=folder, check=True, timeout=110)
@@ -175,7 +175,7 @@ def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def served(transport: str, folder: Path) -> Generator[dict[str, Any]]:
-    """What a client is told of the server: how to start it, or where it is."""
+    """What a client needs to connect to the server: a command or a URL."""
     if transport == "stdio":
         yield configured(folder)
         return
@@ -205,7 +205,7 @@ def test_the_typescript_client_gets_the_picture_and_its_resource(
 
 
 def environment_with(folder: Path, *requirements: str) -> Path:
-    """A virtual environment with programs of others."""
+    """A virtual environment with other projects' programs."""
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
     install = [sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", *requirements]
@@ -218,12 +218,12 @@ def program_in(venv: Path, name: str) -> str:
 
 
 def run_with(requirement: str, program: str, folder: Path, server: dict[str, Any]) -> dict[str, Any]:
-    """What a program prints that has a virtual environment of its own."""
+    """The output of a program that runs in a virtual environment of its own."""
     python = program_in(environment_with(folder, requirement), "python")
     return json.loads(output_of(python, str(FOREIGN / program), json.dumps(server), folder=folder))
 
 
-def test_the_framework_langchain_hands_text_and_picture_to_its_model(tmp_path: Path) -> None:
+def test_the_framework_langchain_passes_text_and_picture_to_its_model(tmp_path: Path) -> None:
     got = run_with(LANGCHAIN, "langchain_client.py", tmp_path, configured(tmp_path))
     assert got["tools"] == TOOLS
     assert got["status"] == "success"
@@ -232,7 +232,7 @@ def test_the_framework_langchain_hands_text_and_picture_to_its_model(tmp_path: P
     assert_drawn(text["text"], image["mime_type"], image["base64"], tmp_path)
 
 
-def test_the_framework_openai_agents_hands_text_and_picture_to_its_model(tmp_path: Path) -> None:
+def test_the_framework_openai_agents_passes_text_and_picture_to_its_model(tmp_path: Path) -> None:
     got = run_with(OPENAI_AGENTS, "openai_agents_client.py", tmp_path, configured(tmp_path))
     assert got["tools"] == TOOLS
     text, image = got["content"]
@@ -241,8 +241,8 @@ def test_the_framework_openai_agents_hands_text_and_picture_to_its_model(tmp_pat
     assert_drawn(text["text"], mime_type, data, tmp_path)
 
 
-def test_the_scanner_finds_nothing_but_what_is_no_fault(tmp_path: Path) -> None:
-    """Its analyzers that need no service: YARA rules against injected words, references in schemas, readiness."""
+def test_the_scanner_finds_only_what_is_known_to_be_no_fault(tmp_path: Path) -> None:
+    """With the analyzers that need no service: YARA rules against injected words, references in schemas, readiness."""
     with served("http", tmp_path) as server:
         got = run_with(SCANNER, "mcp_scanner.py", tmp_path, server)
     tools = [[tool, analyzers] for analyzers in (["schema", "yara"], ["readiness"]) for tool in TOOLS]
@@ -254,8 +254,8 @@ def test_the_scanner_finds_nothing_but_what_is_no_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_exiftool_reads_the_recipe_back(tmp_path: Path, form: str) -> None:
-    """exiftool comes with the system (Debian: libimage-exiftool-perl)."""
+def test_exiftool_reads_the_recipe(tmp_path: Path, form: str) -> None:
+    """exiftool is a package of the system (Debian: libimage-exiftool-perl)."""
     recipe = Recipe(VegaParameters(prompt="a fox in Föhr, 狐 🦊", negative_prompt="blur", seed=7, samples=4), 2)
     file = tmp_path / f"picture.{form.lower()}"
     file.write_bytes(metadata.embed(noise(form, 64), recipe))
@@ -269,28 +269,28 @@ def test_exiftool_reads_the_recipe_back(tmp_path: Path, form: str) -> None:
 # ---- clients that give up and call again ----
 
 WISH = {"prompt": "a fox"}
-# Drawing takes about 9 seconds at this speed: longer than the time-out of the clients that have one of 5 seconds.
+# At this speed a drawing takes about 9 s, which is longer than a client's time-out of 5 s.
 SLOW_SPEED = "3.7"
 
 
 @contextmanager
 def separate_sandbox(folder: Path, speed: str = SLOW_SPEED) -> Generator[str]:
-    """The sandbox as a program of its own."""
+    """A sandbox that runs as a program of its own."""
     folder.mkdir()
     with started(folder, "sandbox", "--port", "0", "--speed", speed):
         yield address(folder)
 
 
 def over(sandbox: str, folder: Path) -> dict[str, Any]:
-    """The server as a host's configuration has it, over a sandbox that runs already."""
+    """The server as in a host's configuration, with a sandbox that is already running."""
     variables = environment(folder, SEGMIND_BASE_URL=sandbox, SEGMIND_API_KEY=KEY)
     return {"command": str(Path(sys.executable).with_name("mcp-vega")), "args": [], "env": variables}
 
 
 def assert_paid_once(sandbox: str, got: dict[str, Any], complaint: str, *, joined: bool = True) -> None:
-    """The first call was given up, the second one got its picture, and one of them was paid for.
+    """Check that the first call was given up, the second got its picture, and only one was paid for.
 
-    `joined` says that the first was begun in any case, so that the second joined it.
+    `joined` says that the first call was certainly begun, so the second must have joined it.
     """
     assert re.search(complaint, got["first"], re.IGNORECASE), got
     text, image = got["again"]["content"]
@@ -306,21 +306,21 @@ def assert_paid_once(sandbox: str, got: dict[str, Any], complaint: str, *, joine
 def test_the_typescript_client_that_gives_up_over_http_and_calls_again_pays_once(
     typescript: Path, tmp_path: Path, way: str, complaint: str
 ) -> None:
-    """It tells that it gave up in a request of its own, and the repeat comes right after."""
+    """It sends its cancellation as a separate request, and repeats the call right after."""
     with separate_sandbox(tmp_path / "sandbox") as sandbox:
         variables = {"SEGMIND_BASE_URL": sandbox, "SEGMIND_API_KEY": KEY}
         with started(tmp_path, "--transport", "http", "--port", "0", **variables):
             asked = {"url": address(tmp_path), "way": way, "milliseconds": 1500, "arguments": WISH}
             got = json.loads(npx("node", "impatient_client.mjs", json.dumps(asked), folder=typescript))
-        # Where it gives up at once, its cancellation may overtake the call, which then is not begun.
+        # If it gives up immediately, its cancellation may arrive before the call, which then is not begun.
         assert_paid_once(sandbox, got, complaint, joined=way != "abort at once")
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_the_python_client_that_gives_up_in_silence_and_calls_again_pays_once(
+def test_the_python_client_that_gives_up_without_a_cancellation_and_calls_again_pays_once(
     silent: Path, tmp_path: Path, *, elsewhere: bool
 ) -> None:
-    """The repeat goes to the same server, or to another one on the same ledger."""
+    """The second call goes to the same server, or to another one that shares the ledger."""
     with separate_sandbox(tmp_path / "sandbox") as sandbox:
         asked = {"servers": [over(sandbox, tmp_path)] * (1 + elsewhere), "arguments": WISH, "seconds": 5}
         got = json.loads(output_of(*silent_client(silent), json.dumps(asked), folder=tmp_path))
@@ -331,7 +331,7 @@ def test_the_python_client_that_gives_up_in_silence_and_calls_again_pays_once(
 def test_a_client_that_gives_up_behind_mcp_proxy_and_calls_again_pays_once(
     typescript: Path, silent: Path, tmp_path: Path, program: str
 ) -> None:
-    """The proxy passes no cancellation on."""
+    """The proxy does not pass cancellations on."""
     with separate_sandbox(tmp_path / "sandbox") as sandbox, proxied(silent, over(sandbox, tmp_path), tmp_path) as url:
         if program == "python":
             asked = {"servers": [{"url": url}], "arguments": WISH, "seconds": 5}
@@ -344,7 +344,7 @@ def test_a_client_that_gives_up_behind_mcp_proxy_and_calls_again_pays_once(
 
 @pytest.fixture(scope="module")
 def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with mcp 1.x and the proxy that is built on it."""
+    """A virtual environment with mcp 1.x and the proxy that uses it."""
     return environment_with(tmp_path_factory.mktemp("silent"), SILENT_MCP, PROXY)
 
 
@@ -354,7 +354,7 @@ def silent_client(venv: Path) -> list[str]:
 
 @contextmanager
 def proxied(venv: Path, server: dict[str, Any], folder: Path) -> Generator[str]:
-    """The URL of mcp-proxy in front of the server over stdio."""
+    """Run mcp-proxy in front of the server over stdio; yields its URL."""
     log = folder / "proxy.txt"
     command = [program_in(venv, "mcp-proxy"), "--port", "0", "--pass-environment", "--", server["command"]]
     with (

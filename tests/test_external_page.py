@@ -1,7 +1,7 @@
-"""The page in a real Chromium: over HTTP, from the command, and as an app in hosts that were not written here.
+"""The page in a real Chromium: over HTTP, opened by the command, and as an app in other projects' hosts.
 
-Needs Chromium (Debian: chromium), Node.js and the registry that npm installs from; run with `-m external`. The
-screenshots lie in the tests' folders.
+They need Chromium (Debian: chromium), Node.js and the registry that npm installs from. Run them with `-m external`.
+The screenshots are in the tests' folders.
 """
 
 import json
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.external
 
 PROGRAMS = ["playwright-core@1.65.1", "axe-core@4.14.1", "@modelcontextprotocol/ext-apps@2.0.4", "esbuild@0.28.2"]
 ALICE, BOB = "the-token-of-alice", "the-token-of-bob"
-# A prompt that would be seen if it became a part of the page, in other scripts, without end, and hard to quote.
+# Prompts with markup, very long ones, in other scripts, with many accents, and with characters that need quoting.
 PROMPTS = [
     "<img src=x onerror=document.body.remove()><b>bold</b>",
     "W" * 10_000,
@@ -35,22 +35,22 @@ PROMPTS = [
     'it\'s "quoted" $HOME `id`\x15 \\ %s\n-- second line',
     "a lighthouse at dusk",
 ]
-# What the picture has whose prompt is hard to quote.
+# The other parameters of the picture whose prompt needs quoting.
 CHANGED: dict[str, Any] = {
     "negative_prompt": "it's blurred",
     "num_inference_steps": 30,
     "scheduler": "Euler a",
     "guidance_scale": 9,
 }
-# Of a picture with 30 steps, in the sandbox.
+# A picture with 30 steps in the sandbox.
 COST = {"Steps": "30", "Cost": "$0.0027 (pretend)"}
-# The policies under which hosts show an app: none, and one that forbids every image.
+# Hosts show an app without a policy, or with one that forbids every image.
 NO_IMAGES = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with playwright-core, axe-core, the AppBridge of ext-apps, and our programs for them."""
+    """A folder with playwright-core, axe-core, the AppBridge of ext-apps, and our programs that use them."""
     folder = tmp_path_factory.mktemp("browser")
     subprocess.run(
         ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, *PROGRAMS, INSPECTOR, NODE],
@@ -64,7 +64,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen(browser: Path, program: str, folder: Path, **asked: Any) -> dict[str, Any]:
-    """What a program saw in Chromium."""
+    """The report of a program that runs Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "there is no Chromium here: apt-get install chromium"
     told = json.dumps({**asked, "chromium": chromium, "screenshots": str(folder)})
@@ -75,7 +75,7 @@ def seen(browser: Path, program: str, folder: Path, **asked: Any) -> dict[str, A
 
 
 async def draw(url: str, token: str) -> None:
-    """Ten pictures: four of one call, and one of each prompt."""
+    """Draw ten pictures: four with one call, and one for each prompt."""
     async with (
         create_mcp_http_client(headers={"authorization": f"Bearer {token}"}) as http,
         Client(streamable_http_client(url, http_client=http)) as agent,
@@ -87,7 +87,7 @@ async def draw(url: str, token: str) -> None:
             assert not (await agent.call_tool(name, arguments)).is_error
 
 
-def test_the_page_of_the_command_does_all_that_a_person_asks_of_it(browser: Path, tmp_path: Path) -> None:
+def test_the_page_of_the_command_does_everything_that_a_person_can_ask_of_it(browser: Path, tmp_path: Path) -> None:
     with started(tmp_path, "--transport", "http", "--port", "0", "--sandbox"):
         anyio.run(draw, address(tmp_path), ALICE)
     with started(tmp_path, "--sandbox", "gallery", "--print") as process:
@@ -95,7 +95,7 @@ def test_the_page_of_the_command_does_all_that_a_person_asks_of_it(browser: Path
         got = seen(browser, "gallery_page.mjs", tmp_path, url=process.stdout.readline().strip())
     assert_all_was_done(got)
     assert Path(got["recipe"]["File"]).is_relative_to(tmp_path)
-    # The command that the page gives away draws the same with another seed, from a shell. No key is pressed by it.
+    # The page's command draws the picture with another seed. In it, the prompt's control character is a space.
     variables = {**environment(tmp_path), "PATH": f"{Path(sys.executable).parent}:{environment(tmp_path)['PATH']}"}
     assigned = [f"{name}={value}" for name, value in variables.items()]
     recipe = recipe_in(Path(output_of("env", *assigned, "sh", "-c", got["command"], folder=tmp_path).strip()))
@@ -104,7 +104,7 @@ def test_the_page_of_the_command_does_all_that_a_person_asks_of_it(browser: Path
     assert str(recipe.parameters.seed) != got["recipe"]["Seed"]
 
 
-def test_the_page_over_http_shows_whoever_signs_in_their_own_pictures(browser: Path, tmp_path: Path) -> None:
+def test_over_http_the_page_shows_people_who_sign_in_their_own_pictures(browser: Path, tmp_path: Path) -> None:
     variables = {"MCP_VEGA_AUTH_TOKENS": f"alice:{ALICE},bob:{BOB}"}
     with started(tmp_path, "--transport", "http", "--port", "0", "--sandbox", **variables):
         url = address(tmp_path)
@@ -160,7 +160,7 @@ def test_the_app_shows_results_in_a_host_built_on_the_app_bridge(browser: Path, 
     assert got["first"]["rows"] == one["rows"]
     assert got["refused"]["told"].startswith("seed is -7")
     assert got["leftOut"] == "Drawn earlier"
-    # Without the host's leave there is no button that calls, and a frame of 420 px shows the picture whole.
+    # If the host gives no permission, no button makes calls. A frame of 420 px shows the complete picture.
     assert got["fixed"]["buttons"] == ["Copy prompt", "Copy for the chat", "Copy command"]
     assert max(got["fixed"]["canvases"][0]["shown"]) < 420
     assert got["ground"] == "rgb(19, 20, 22)"
@@ -174,7 +174,7 @@ def assert_painted(app: dict[str, Any], label: str) -> None:
 
 
 def test_the_app_shows_results_in_the_inspector(browser: Path, tmp_path: Path) -> None:
-    """It forbids every image, and keeps the app in a frame within a frame."""
+    """The inspector forbids every image, and shows the app in a frame inside a frame."""
     got = seen(browser, "app_inspector.mjs", tmp_path, server=configured(tmp_path), prompt=PROMPTS[0])
     assert got["prompt"] == PROMPTS[0]
     assert got["colours"] > 100

@@ -1,4 +1,4 @@
-"""docs/faults.md, the table of what an agent sees when the API fails, is whole and still true."""
+"""docs/faults.md, the table of what an agent sees when the API fails, is complete and right."""
 
 import importlib
 from pathlib import Path
@@ -18,7 +18,7 @@ ROWS = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in
 def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     faults = importlib.import_module("faults")
-    # On a busy machine an answer may take its time: what is looked at here is what it says.
+    # These are long enough for a busy machine: the test compares texts, not times.
     for name in ("WAIT", "CHECK_WAIT", "GRACE"):
         monkeypatch.setattr(faults, name, 45)
     return faults
@@ -31,7 +31,7 @@ def test_the_table_has_every_fault_with_every_tool() -> None:
         assert {row[2].partition(",")[0] for row in ROWS if row[0] == fault} == tools, fault
 
 
-def test_the_words_above_the_table_are_those_of_the_program(program: ModuleType) -> None:
+def test_the_text_above_the_table_is_that_of_the_program(program: ModuleType) -> None:
     above = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").partition("| fault |")[0]
     assert above == program.introduction(wait=2.5)
 

@@ -1,4 +1,4 @@
-"""Each fault of the API, as an agent meets it through the tools."""
+"""Each fault of the API as an agent sees it through the tools."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -9,7 +9,7 @@ from mcp.client import Client
 
 from mcp_vega.server.context import AppContext
 
-# How the API fails does not depend on the protocol's era; one is enough.
+# The faults do not depend on the protocol's version, so one version is enough.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("agent", ["auto"], indirect=True)]
 
 RT = "generate_image_vegart"
@@ -17,7 +17,7 @@ RT = "generate_image_vegart"
 
 @pytest.fixture
 async def app(sandbox: Sandbox, tmp_path: Path) -> AsyncGenerator[AppContext]:
-    """As the shared one, without pauses between attempts."""
+    """The shared fixture, without pauses between attempts."""
     async with app_over(sandbox.url, tmp_path, policy=NO_PAUSE) as app:
         yield app
 
@@ -27,7 +27,7 @@ HARMLESS = ["output-list", "output-object", "output-base64", "output-missing", "
 
 
 @pytest.mark.parametrize("fault", HARMLESS)
-async def test_a_harmless_oddity_still_ends_with_the_picture_paid_once(
+async def test_after_a_harmless_fault_the_call_still_ends_with_its_picture_paid_once(
     agent: Client, sandbox: Sandbox, fault: str
 ) -> None:
     asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
@@ -39,14 +39,16 @@ async def test_a_harmless_oddity_still_ends_with_the_picture_paid_once(
     assert len(sandbox.account.calls) == 1
 
 
-async def test_a_v1_call_that_the_api_queues_is_followed_to_its_picture(agent: Client, sandbox: Sandbox) -> None:
+async def test_a_v1_call_that_the_api_queues_is_followed_until_its_picture_is_there(
+    agent: Client, sandbox: Sandbox
+) -> None:
     job = job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:envelope]"}))
     assert len(job["images"]) == 1
     assert [call.route for call in sandbox.account.calls.values()] == ["v1"]
     assert sandbox.account.requests["GET status"] >= 1
 
 
-async def test_what_is_not_reported_is_unknown(agent: Client) -> None:
+async def test_figures_that_the_api_does_not_report_are_unknown(agent: Client) -> None:
     text = text_of(await agent.call_tool(RT, {"prompt": "a fox [fault:no-cost]"}))
     assert {"Seconds: unknown", "Cost: unknown", "Credits left: unknown"} <= set(text.splitlines())
 
@@ -73,7 +75,7 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("fault", "charged", "words"), ENDINGS)
-async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what_next(
+async def test_a_failed_call_says_what_happened_whether_it_was_charged_and_what_to_do(
     agent: Client, sandbox: Sandbox, fault: str, charged: str, words: str
 ) -> None:
     result = await agent.call_tool(RT, {"prompt": f"a fox [fault:{fault}]"})
@@ -96,7 +98,7 @@ async def test_a_failing_call_says_what_happened_whether_it_was_charged_and_what
         ("media-redirect", "yes", "not allowed"),
     ],
 )
-async def test_a_failing_job_tells_the_same_at_every_check(
+async def test_a_failed_job_says_the_same_at_every_check(
     agent: Client, sandbox: Sandbox, fault: str, charged: str, words: str
 ) -> None:
     asked = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:{fault}]"})
@@ -110,7 +112,7 @@ async def test_a_failing_job_tells_the_same_at_every_check(
     assert sandbox.paid_requests == 1
 
 
-async def test_credits_that_are_used_up_say_where_to_add_some(agent: Client, sandbox: Sandbox) -> None:
+async def test_without_credits_the_error_says_where_to_add_some(agent: Client, sandbox: Sandbox) -> None:
     sandbox.account.credits *= 0
     for tool in (RT, "submit_job"):
         text = text_of(await agent.call_tool(tool, {"prompt": "a fox"}))
@@ -129,7 +131,7 @@ async def test_a_model_that_v2_does_not_know_is_drawn_by_v1(agent: Client, sandb
 
 
 @pytest.mark.parametrize("words", ["", "[fault:failed]"])
-async def test_an_unreadable_answer_to_a_submission_does_not_say_that_it_was_charged(
+async def test_after_an_unreadable_answer_to_a_submission_the_charge_is_unknown(
     agent: Client, sandbox: Sandbox, words: str
 ) -> None:
     first = await agent.call_tool("submit_job", {"prompt": f"a fox [fault:html] {words}"})

@@ -1,4 +1,4 @@
-"""`mcp-vega gallery`: the page of the pictures on this machine."""
+"""`mcp-vega gallery`: the page with the pictures on this machine."""
 
 import re
 import signal
@@ -9,7 +9,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 from conftest import Sandbox, wait_until
-from test_command_line import run, run_process
+from test_command_line import desktop_with, run, sandbox_folders
 from test_transports import complaints, exit_code, signals, started
 
 from mcp_vega.cli.gallery import page
@@ -18,21 +18,14 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/#[\w-]{43}")
 OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
 
 
-def opener(folder: Path, script: str, name: str = "xdg-open") -> dict[str, str]:
-    """A desktop whose program for addresses, or another of this name, runs a script."""
-    program = folder / "bin" / name
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    program.chmod(0o755)
-    return {"DISPLAY": ":0", "PATH": f"{program.parent}:/bin:/usr/bin"}
-
-
 @signals
-@pytest.mark.skipif(sys.platform == "darwin", reason="it opens addresses by a program of its own")
-def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS opens URLs with a program of its own")
+def test_the_page_of_the_gallery_opens_only_with_its_key_and_ends_on_a_signal(
+    tmp_path: Path, api: dict[str, str]
+) -> None:
     opened = tmp_path / "opened"
-    desktop = opener(tmp_path, f'echo "$1" > {tmp_path}/part; mv {tmp_path}/part {opened}')
-    run_process("draw", "a fox", "--sandbox", folder=tmp_path, MCP_VEGA_GALLERY=str(tmp_path))
+    desktop = desktop_with(tmp_path, f'echo "$1" > {tmp_path}/part; mv {tmp_path}/part {opened}')
+    run("draw", "a fox", folder=tmp_path, **api, **sandbox_folders(tmp_path, tmp_path / "home"))
     with started(tmp_path, "gallery", "--sandbox", **desktop) as process:
         assert process.stdout
         address = process.stdout.readline().strip()
@@ -61,10 +54,10 @@ def test_gallery_opens_a_page_that_only_its_key_opens_and_ends_on_a_signal(tmp_p
 
 
 @pytest.mark.parametrize(("option", "said"), [("--print", ""), ("--port=0", "No browser could be opened (")])
-def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_looked_for_an_hour(
+def test_without_a_desktop_gallery_prints_the_url_and_ends_after_an_hour_without_requests(
     tmp_path: Path, option: str, said: str
 ) -> None:
-    with patch.object(page, "IDLE_SECONDS", 0.5):
+    with patch.object(page, "IDLE_SECONDS", 0.1):
         done = run("gallery", option, folder=tmp_path)
     assert (done.returncode, bool(ADDRESS.fullmatch(done.stdout.strip()))) == (0, True)
     assert done.stderr.startswith(said)
@@ -72,7 +65,7 @@ def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_l
 
 
 @signals
-@pytest.mark.skipif(sys.platform == "darwin", reason="it opens addresses by a program of its own")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS opens URLs with a program of its own")
 @pytest.mark.parametrize(
     ("browser", "display", "opened_by", "said"),
     [
@@ -85,12 +78,12 @@ def test_gallery_without_a_desktop_prints_the_address_and_ends_when_nobody_has_l
         ("gone:'", "", "", "BROWSER names gone, which is not there; BROWSER names ', which is not there; there"),
     ],
 )
-def test_the_browser_of_the_user_is_tried_first_and_a_failure_is_told(
+def test_the_users_own_browser_is_tried_first_and_a_failure_is_reported(
     tmp_path: Path, browser: str, display: str, opened_by: str, said: str
 ) -> None:
-    opener(tmp_path, "exit 4", "fails")
+    desktop_with(tmp_path, "exit 4", "fails")
     for name in ("window", "lynx", "xdg-open"):
-        desktop = opener(tmp_path, f'echo "{name} $*" >> {tmp_path}/opened', name)
+        desktop = desktop_with(tmp_path, f'echo "{name} $*" >> {tmp_path}/opened', name)
     with patch.object(page, "IDLE_SECONDS", 0.1), patch.object(page, "FIRST_REQUEST_SECONDS", 0.1):
         done = run("gallery", folder=tmp_path, **{**desktop, "DISPLAY": display, "BROWSER": browser})
     opened = (tmp_path / "opened").read_text(encoding="utf-8").split() if (tmp_path / "opened").exists() else []
@@ -98,12 +91,12 @@ def test_the_browser_of_the_user_is_tried_first_and_a_failure_is_told(
     assert bool(opened) == bool(opened_by)
     assert opened[-1:] == ([done.stdout.strip()] if opened else [])
     assert said in done.stderr
-    # What was started has not asked for the page, whatever its exit code says.
+    # A program that was started has not requested the page, whatever its exit code says.
     assert ("No browser could be opened" in done.stderr) == bool(said)
     assert ("No browser has asked for the page so far." in done.stderr) == (not said)
 
 
-def test_gallery_says_which_port_is_taken(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+def test_gallery_says_that_the_port_is_taken(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
     port = sandbox_in_thread.url.rpartition(":")[2]
     done = run("gallery", "--print", "--port", port, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""The request history is read to its end, and what may be no end is not taken for one."""
+"""The request history is read to its end. A page that may not be the end does not count as the end."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ Page = Callable[[int], httpx.Response]
 
 
 def rows(count: int, hours: float = 1.0) -> list[dict[str, Any]]:
-    """Calls with so many hours between two, the newest first."""
+    """Calls with this many hours between them, the newest first."""
     return [
         {"request_id": f"r{number}", "model_created": (NOW - number * timedelta(hours=hours)).isoformat()}
         for number in range(count)
@@ -35,7 +35,7 @@ def paged(every: list[dict[str, Any]], size: int, first: int = 1, **body: Any) -
 
 
 def bare(every: list[dict[str, Any]]) -> Page:
-    """One page, and its rows alone."""
+    """A history of one page, which is only a list of rows."""
 
     def page(number: int) -> httpx.Response:
         return httpx.Response(200, json=every if number == 1 else [])
@@ -44,7 +44,7 @@ def bare(every: list[dict[str, Any]]) -> Page:
 
 
 def repeated(body: Any) -> Page:
-    """The same for every number."""
+    """Pages that are all the same."""
 
     def page(_: int) -> httpx.Response:
         return httpx.Response(200, json=body)
@@ -53,7 +53,7 @@ def repeated(body: Any) -> Page:
 
 
 async def read(page: Page, *, thorough: bool = True, back_to: datetime = NOW - timedelta(days=20)) -> HistoryReader:
-    """The history of an API that answers with these pages."""
+    """Read the history of an API that answers with these pages."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         return page(int(request.url.params["page"]))
@@ -81,7 +81,7 @@ async def read(page: Page, *, thorough: bool = True, back_to: datetime = NOW - t
         (bare(rows(3)), 3),
     ],
 )
-async def test_all_of_a_history_is_read(page: Page, count: int) -> None:
+async def test_the_complete_history_is_read(page: Page, count: int) -> None:
     reader = await read(page)
     assert len({row.request_id for row in reader.rows}) == count
     assert reader.gap == ""
@@ -92,7 +92,7 @@ def refusing(page: Page, numbers: set[int], status: int) -> Page:
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
-async def test_a_page_that_does_not_exist_may_be_refused_once_all_is_read(status: int) -> None:
+async def test_a_page_after_the_end_may_be_refused(status: int) -> None:
     reader = await read(refusing(paged(rows(40), 20, total=40), {0, 3}, status))
     assert (len(reader.rows), reader.gap) == (40, "")
     with pytest.raises(SegmindError):
@@ -109,7 +109,7 @@ async def test_a_history_that_cannot_be_read_to_its_end_is_an_error(number: int,
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
-async def test_an_api_that_has_no_page_0_may_break_on_it(status: int) -> None:
+async def test_an_api_without_a_page_0_may_fail_on_it(status: int) -> None:
     reader = await read(refusing(paged(rows(40), 20), {0}, status))
     assert (len(reader.rows), reader.gap) == (40, "")
     with pytest.raises(SegmindError):
@@ -127,11 +127,11 @@ async def test_an_api_that_has_no_page_0_may_break_on_it(status: int) -> None:
         (paged(rows(51), 1), "it is longer than 50 pages"),
     ],
 )
-async def test_what_may_be_no_end_is_a_gap(page: Page, gap: str) -> None:
+async def test_an_end_that_may_not_be_the_end_is_a_gap(page: Page, gap: str) -> None:
     assert gap in (await read(page)).gap
 
 
-async def test_rows_in_order_end_it_where_they_are_older_than_what_is_looked_for() -> None:
+async def test_reading_ends_at_ordered_rows_that_are_older_than_needed() -> None:
     asked: list[int] = []
 
     def page(number: int) -> httpx.Response:
@@ -139,7 +139,7 @@ async def test_rows_in_order_end_it_where_they_are_older_than_what_is_looked_for
         return paged(rows(1000), 20, total=1000)(number)
 
     reader = await read(page, thorough=False, back_to=NOW - timedelta(hours=10))
-    assert (asked, reader.gap) == ([1, 2], ""), "a day more, as its times may be in any time zone"
+    assert (asked, reader.gap) == ([1, 2], ""), "one day more, because the times may be in any zone"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,6 @@ async def test_rows_in_order_end_it_where_they_are_older_than_what_is_looked_for
         [{**row, "model_created": None} for row in rows(60)],
     ],
 )
-async def test_rows_that_are_not_seen_to_be_in_order_do_not_end_it(every: list[dict[str, Any]]) -> None:
+async def test_rows_that_may_not_be_in_order_do_not_end_the_reading(every: list[dict[str, Any]]) -> None:
     reader = await read(paged(every, 20), thorough=False, back_to=NOW - timedelta(hours=10))
     assert len(reader.rows) == 60

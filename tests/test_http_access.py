@@ -1,4 +1,4 @@
-"""The server over HTTP: who may use it, that each token sees its own alone, and how long a client is waited for."""
+"""The server over HTTP: who may use it, that each token sees only its own jobs, and how long the server waits."""
 
 import io
 import json
@@ -49,13 +49,13 @@ pytestmark = pytest.mark.anyio
 RT = "generate_image_vegart"
 ALICE, BOB = "alices-token", "bobs-token"
 CALLERS = callers_of([SecretStr(ALICE), SecretStr(BOB)])
-# How long a test waits for what must come: long enough for a busy machine.
+# How long a test waits for something that must come: long enough for a busy machine.
 LONG = 60
 
 
 @dataclass
 class HttpServer:
-    """A server over HTTP that two people have tokens for."""
+    """A server over HTTP for which two people have tokens."""
 
     url: str
     transport: str
@@ -91,18 +91,18 @@ async def served(
     limits: HttpLimits = DEFAULT_LIMITS,
     behind: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[HttpServer]:
-    """A server, `behind` an ASGI application that stands for a proxy where one is given."""
+    """A server; `behind` can put an ASGI application in front of it that acts as a proxy."""
     config = server_config(build_application(app, transport, hosts, callers, limits), limits)
     if behind:
         config.app = behind(config.app)
     with bind_socket("127.0.0.1", 0) as listener:
-        # What a client does not read soon stays with the server, and not in the system's buffers.
+        # Data that a client does not read fills this buffer soon, and then stays with the server.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
         embedded = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(embedded.serve, [listener])
             yield HttpServer(f"http://127.0.0.1:{listener.getsockname()[1]}", transport)
-            embedded.should_exit = True
+            embedded.end()
 
 
 @pytest.fixture(params=["http", "sse"])
@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[int, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_is_not_let_in_is_told_why_and_what_to_do(server: HttpServer, sandbox: Sandbox, what: str) -> None:
+async def test_a_refused_request_says_why_and_what_to_do(server: HttpServer, sandbox: Sandbox, what: str) -> None:
     status, code, request = REFUSED[what]
     content = request.get("content")
     request = {**request, "content": content() if callable(content) else content}
@@ -174,7 +174,7 @@ async def test_what_is_not_let_in_is_told_why_and_what_to_do(server: HttpServer,
 
 
 @pytest.mark.parametrize("host", ["pictures.example", "PICTURES.example:8000", "other.example:99", "localhost:1"])
-async def test_a_host_that_is_allowed_is_answered_with_any_port_or_with_its_own(app: AppContext, host: str) -> None:
+async def test_an_allowed_host_may_have_any_port_unless_the_setting_names_one(app: AppContext, host: str) -> None:
     async with served(app, "http", "pictures.example", "other.example:99") as server:
         for name in ({"host": host}, {"origin": f"https://{host}"}):
             answer = await server.ask("GET", "/images/0", headers={**KNOWN, **name})
@@ -182,7 +182,7 @@ async def test_a_host_that_is_allowed_is_answered_with_any_port_or_with_its_own(
         assert (await server.ask(headers={**KNOWN, "host": "other.example:98"})).status_code == 421
 
 
-async def test_whether_it_is_up_anyone_may_ask_and_learns_nothing_else(server: HttpServer) -> None:
+async def test_anybody_may_ask_for_the_health_and_learns_nothing_else(server: HttpServer) -> None:
     answer = await server.ask("GET", "/health", headers={"host": "10.0.0.7"})
     assert answer.status_code == 200
     assert set(answer.json()) == {"status", "version"}
@@ -197,7 +197,9 @@ async def test_with_a_token_the_tools_work(server: HttpServer) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
 
 
-async def test_what_one_token_makes_is_not_there_for_another(server: HttpServer, app: AppContext) -> None:
+async def test_the_jobs_and_pictures_of_one_token_are_not_visible_with_another(
+    server: HttpServer, app: AppContext
+) -> None:
     async with server.agent(ALICE) as alice, server.agent(BOB) as bob:
         job = job_of(await alice.call_tool(RT, {"prompt": "a fox", "seed": 7}))
         local = await app.service.get(job["request_id"])
@@ -221,7 +223,7 @@ async def test_what_one_token_makes_is_not_there_for_another(server: HttpServer,
 
 
 async def seen_by(agent: Client) -> tuple[int, ...]:
-    """How many jobs, listed pictures, found pictures, completed ids and pictures on the sheet somebody sees."""
+    """How many jobs, listed pictures, found pictures, completed ids and pictures on the sheet an agent sees."""
     listed = await agent.call_tool("check_job", {})
     gallery = await agent.read_resource("vega://gallery?q=fox")
     template = ResourceTemplateReference(uri="vega://jobs/{request_id}")
@@ -236,14 +238,14 @@ async def seen_by(agent: Client) -> tuple[int, ...]:
 
 
 def on_sheet(sheet: ImageContent) -> int:
-    """How many pictures are on a sheet, which are no more than two, side by side."""
+    """How many pictures are on a sheet of at most two, which are next to each other."""
     with Image.open(io.BytesIO(b64decode(sheet.data))) as shown:
         return round(shown.width / shown.height)
 
 
-async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_does_not_join_the_call_of_another_token(sandbox: Sandbox, tmp_path: Path) -> None:
     queue = sandbox.account
-    queue.speed = 100  # so that nobody's call has ended when the next one comes
+    queue.speed = 100  # so no call ends before the next one comes
     async with (
         app_over(sandbox.url, tmp_path, wait_seconds=0) as app,
         served(app, "http") as server,
@@ -257,7 +259,7 @@ async def test_a_call_is_not_joined_to_that_of_another_token(sandbox: Sandbox, t
     assert ids[0] == ids[2] != ids[1]
 
 
-async def test_an_id_that_only_the_api_knows_is_the_operators_alone(app: AppContext, sandbox: Sandbox) -> None:
+async def test_an_id_that_only_the_api_knows_is_visible_only_to_the_operator(app: AppContext, sandbox: Sandbox) -> None:
     body = {"prompt": "a fox", "seed": 7, "num_inference_steps": 4, "base64": False}
     async with httpx.AsyncClient(base_url=sandbox.url, headers={"x-api-key": KEY}, trust_env=False, verify=TLS) as http:
         request_id = (await http.post("/v2/segmind-vega-rt-v1", json=body)).json()["request_id"]
@@ -268,8 +270,8 @@ async def test_an_id_that_only_the_api_knows_is_the_operators_alone(app: AppCont
     assert job_of(result)["state"] == "COMPLETED"
 
 
-async def test_a_token_hears_of_its_own_pictures_alone(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.account.speed = 100  # so that her job has not ended before he listens
+async def test_a_token_is_notified_only_of_its_own_pictures(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.account.speed = 100  # so her job does not end before he listens
     async with (
         app_over(sandbox.url, tmp_path, wait_seconds=0) as app,
         served(app, "http") as server,
@@ -281,18 +283,18 @@ async def test_a_token_hears_of_its_own_pictures_alone(sandbox: Sandbox, tmp_pat
         uris = [f"vega://jobs/{job['request_id']}", GALLERY]
         async with bob.listen(resources_list_changed=True, resource_subscriptions=uris) as his:
             with anyio.fail_after(LONG):
-                while not sandbox.account.calls:  # noqa: ASYNC110  until the API has the job, which tells nobody
+                while not sandbox.account.calls:  # noqa: ASYNC110  until the API has the job; no event says so
                     await anyio.sleep(0.01)
                 sandbox.account.skip(1000)
                 assert isinstance(await anext(hers), ResourcesListChanged)
                 sandbox.account.speed = 0
                 await bob.call_tool(RT, {"prompt": "an owl"})
-                # What came of hers would have come before.
+                # A notification about her picture would have come before this one.
                 assert await anext(his) == ResourceUpdated(uri=GALLERY)
                 assert isinstance(await anext(his), ResourcesListChanged)
 
 
-async def test_a_session_over_sse_answers_to_its_own_token_alone(app: AppContext) -> None:
+async def test_a_session_over_sse_answers_only_to_its_own_token(app: AppContext) -> None:
     async with (
         served(app, "sse") as server,
         httpx.AsyncClient(trust_env=False, verify=TLS) as http,
@@ -306,12 +308,12 @@ async def test_a_session_over_sse_answers_to_its_own_token_alone(app: AppContext
     assert (theirs.status_code, own.status_code) == (404, 202)
 
 
-# ---- where files lie ----
+# ---- paths ----
 
 
 @asynccontextmanager
 async def telling(app: AppContext, folder: Path) -> AsyncGenerator[tuple[Callable[..., Any], Callable[..., Any]]]:
-    """What asks as Alice and as the operator, and returns all that they are told, as text; Alice of no path."""
+    """Two functions that ask as Alice and as the operator, and return all that they get. Alice's has no path."""
     words = {folder / "My Pictures": "MCP_VEGA_GALLERY", folder / "My Pictures-home": "MCP_VEGA_HOME"}
     async with (
         served(replace(app, folders=words), "http") as server,
@@ -345,7 +347,7 @@ async def telling(app: AppContext, folder: Path) -> AsyncGenerator[tuple[Callabl
 NO_PICTURE = {"prompt": "a fox", "seed": 7}
 
 
-async def test_who_holds_a_token_is_told_no_path_of_what_is_kept_aside(tmp_path: Path) -> None:
+async def test_a_caller_with_a_token_gets_no_path_of_data_that_was_kept_apart(tmp_path: Path) -> None:
     mock = api_that_draws(b"no picture")
     async with (
         app_over(API, tmp_path / "My Pictures", transport=mock) as app,
@@ -360,7 +362,7 @@ async def newest(app: AppContext) -> str:
     return (await app.service.store.latest(1))[0].request_id
 
 
-async def test_who_holds_a_token_is_told_no_path_of_a_picture_or_a_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_caller_with_a_token_gets_no_path_of_a_picture_or_a_folder(sandbox: Sandbox, tmp_path: Path) -> None:
     gallery = tmp_path / "My Pictures"
     async with (
         app_over(sandbox.url, gallery, fallbacks=[ImageFolder(tmp_path / "rescued")]) as app,
@@ -383,12 +385,12 @@ async def test_who_holds_a_token_is_told_no_path_of_a_picture_or_a_folder(sandbo
         assert image.path
         image.path.unlink()
         for name, arguments in (("check_job", {"request_id": job.request_id}), ("read", {"uri": image.uri})):
-            # Of a folder that it does not know by a word, the name of the file is left.
+            # If the folder has no name in the settings, only the name of the file is left.
             assert f"The picture …/{image.name} cannot be read" in await as_alice(name, **arguments)
             assert f"The picture {image.path} cannot be read" in await as_operator(name, **arguments)
 
 
-async def test_who_holds_a_token_is_told_no_path_of_the_ledger(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_caller_with_a_token_gets_no_path_of_the_ledger(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path / "My Pictures") as app,
         telling(app, tmp_path) as (as_alice, as_operator),
@@ -402,13 +404,13 @@ async def test_who_holds_a_token_is_told_no_path_of_the_ledger(sandbox: Sandbox,
 
 
 class BrokenFolder(ImageFolder):
-    """One that fails in a way that nobody thought of."""
+    """A folder that fails with an unexpected error."""
 
     async def read(self, key: str) -> bytes:
         raise PermissionError(13, "Permission denied", str(self.folder / key))
 
 
-async def test_what_nobody_thought_of_tells_no_path_either(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_unexpected_error_shows_no_path(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path, images=BrokenFolder(tmp_path)) as app,
         served(app, "http", callers=()) as server,
@@ -421,7 +423,7 @@ async def test_what_nobody_thought_of_tells_no_path_either(sandbox: Sandbox, tmp
         assert str(tmp_path) not in str(told.value.error)
 
 
-async def test_the_folders_of_the_settings_are_those_that_are_known_by_words(tmp_path: Path) -> None:
+async def test_the_folders_of_the_settings_are_replaced_by_the_names_of_the_settings(tmp_path: Path) -> None:
     gallery, home = tmp_path / "My Pictures", tmp_path / "My Pictures" / "home"
     settings = Settings(MCP_VEGA_SANDBOX=True, MCP_VEGA_GALLERY=gallery, MCP_VEGA_HOME=home)
     async with open_application(settings) as app:
@@ -444,7 +446,7 @@ async def test_the_folders_of_the_settings_are_those_that_are_known_by_words(tmp
         ("HTTP 404 or a time-out/cut of 1/2 s", "HTTP 404 or a time-out/cut of 1/2 s"),
     ],
 )
-def test_of_a_path_only_its_last_name_is_told(text: str, told: str) -> None:
+def test_only_the_last_part_of_any_other_path_is_shown(text: str, told: str) -> None:
     assert without_paths(text, {Path("/srv/my pictures"): "PICTURES", Path("/"): "ROOT"}) == told
 
 
@@ -457,9 +459,9 @@ async def connected(server: HttpServer) -> anyio.abc.SocketStream:
 
 
 async def rest_of(stream: anyio.abc.SocketStream) -> bytes:
-    """What comes until the server ends the connection."""
+    """The data that comes until the server closes the connection."""
     received = bytearray()
-    # Where it did not take everything that was sent, the connection is reset.
+    # The connection is reset if the server has not read everything.
     with anyio.fail_after(LONG), suppress(anyio.BrokenResourceError):
         async for piece in stream:
             received += piece
@@ -480,7 +482,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(app: AppContext) -> N
 
 
 async def drip(stream: anyio.abc.SocketStream) -> None:
-    """Send headers that never end, letter by letter, until the connection is gone."""
+    """Send endless headers, byte by byte, until the connection is closed."""
     with suppress(anyio.BrokenResourceError):
         while True:
             await stream.send(b"G")
@@ -488,7 +490,7 @@ async def drip(stream: anyio.abc.SocketStream) -> None:
 
 
 @pytest.mark.parametrize("first", [b"", HEALTH])
-async def test_headers_that_drip_are_cut(app: AppContext, first: bytes) -> None:
+async def test_a_connection_with_very_slow_headers_is_closed(app: AppContext, first: bytes) -> None:
     limits = HttpLimits(header_seconds=0.5)
     started = anyio.current_time()
     async with (
@@ -499,12 +501,12 @@ async def test_headers_that_drip_are_cut(app: AppContext, first: bytes) -> None:
         await stream.send(first)
         assert not first or b"200 OK" in await stream.receive()
         tasks.start_soon(drip, stream)
-        assert await rest_of(stream) == b"", "nothing is wrong with what came so far"
+        assert await rest_of(stream) == b"", "there is no error in what was sent so far"
         tasks.cancel_scope.cancel()
     assert anyio.current_time() - started >= limits.header_seconds
 
 
-async def test_an_answer_that_goes_on_is_not_cut(app: AppContext) -> None:
+async def test_a_connection_with_a_long_answer_is_not_closed(app: AppContext) -> None:
     async with (
         served(app, "sse", limits=HttpLimits(header_seconds=0.5)) as server,
         httpx.AsyncClient(trust_env=False, verify=TLS) as http,
@@ -520,7 +522,7 @@ async def test_an_answer_that_goes_on_is_not_cut(app: AppContext) -> None:
             assert json.loads(await anext(events))["id"] == 7
 
 
-async def test_one_more_connection_takes_the_place_of_that_which_has_waited_the_longest(app: AppContext) -> None:
+async def test_one_connection_too_many_replaces_the_one_that_has_waited_longest(app: AppContext) -> None:
     async with served(app, "http", limits=HttpLimits(unknown_connections=2)) as server, AsyncExitStack() as stack:
 
         async def healthy(stream: anyio.abc.SocketStream) -> bool:
@@ -549,11 +551,11 @@ def read_slowly(server: HttpServer, asking: str) -> bytes:
         stream.sendall(asking.encode())
         while piece := stream.recv(32 * 1024):
             received += piece
-            time.sleep(0.03)  # how fast it reads; nothing is waited for
+            time.sleep(0.03)  # the speed of reading; it waits for nothing
     return bytes(received)
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_it(app: AppContext) -> None:
+async def test_a_client_that_reads_slowly_gets_the_complete_answer(app: AppContext) -> None:
     large = noise("PNG", 1200)
     limits = HttpLimits(unread_seconds=1.5, header_seconds=0.5)
     async with Client(build_server(app)) as operator:
@@ -570,7 +572,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(app: AppContext) -> Non
     assert took > 2 * limits.unread_seconds
 
 
-async def test_a_client_that_does_not_read_is_dropped(app: AppContext) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(app: AppContext) -> None:
     limits = HttpLimits(unread_seconds=0.3)
     async with served(app, "http", limits=limits) as server, await connected(server) as stream:
         with anyio.fail_after(LONG), suppress(anyio.BrokenResourceError):
@@ -578,6 +580,6 @@ async def test_a_client_that_does_not_read_is_dropped(app: AppContext) -> None:
                 await stream.send(HEALTH * 200)
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_an_error_names_the_port_that_is_taken() -> None:
     with bind_socket("127.0.0.1", 0) as taken, pytest.raises(PortTaken, match="is not available"):
         bind_socket("127.0.0.1", taken.getsockname()[1])

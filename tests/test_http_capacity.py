@@ -1,4 +1,4 @@
-"""The server over HTTP when there are more connections than places: strangers take none from callers, who share."""
+"""The server over HTTP with too many connections: strangers take no place from callers, and callers share places."""
 
 import socket
 import time
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 def request(line: str, *, token: str = "", body: str = "", **headers: str) -> bytes:
-    """A request as it is written; of a body that is only announced, nothing follows."""
+    """The bytes of a request. If a header announces a body, the body may be missing."""
     lines = [f"{line} HTTP/1.1", "host: localhost", "accept: application/json, text/event-stream"]
     lines += [f"authorization: Bearer {token}"] if token else []
     lines += [f"content-length: {len(body)}"] if body else []
@@ -51,7 +51,7 @@ def slow(path: str, token: str = "") -> bytes:
 
 
 class HeldConnection:
-    """A connection on which something was sent, and which is then held."""
+    """A connection on which a request was sent, and which then stays open."""
 
     def __init__(self, server: HttpServer, sent: bytes) -> None:
         address = urlsplit(server.url)
@@ -62,7 +62,7 @@ class HeldConnection:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has ended it."""
+        """Whether the server has closed the connection."""
         try:
             while piece := self.socket.recv(65536):
                 self.received += piece
@@ -74,7 +74,7 @@ class HeldConnection:
 
 
 class Crowd(list[HeldConnection]):
-    """Connections that are held until the block ends."""
+    """Connections that stay open until the block ends."""
 
     def __init__(self, server: HttpServer) -> None:
         super().__init__()
@@ -88,16 +88,16 @@ class Crowd(list[HeldConnection]):
             each.socket.close()
 
     async def add(self, count: int, sent: bytes, answered: bytes = b"") -> None:
-        """Add connections one after the other, each once it got a part of an answer."""
+        """Open connections one after the other; each must first receive this part of an answer."""
         for _ in range(count):
             held = HeldConnection(self._server, sent)
             self.append(held)
-            await until(lambda: held.ended or answered in held.received)  # noqa: B023  it is asked now
+            await until(lambda: held.ended or answered in held.received)  # noqa: B023  called immediately
             assert answered in held.received
 
     @property
     def ended(self) -> list[int]:
-        """The numbers of those that the server has ended."""
+        """The numbers of the connections that the server has closed."""
         return [number for number, each in enumerate(self) if each.ended]
 
 
@@ -137,11 +137,11 @@ async def test_strangers_take_no_place_from_callers(app: AppContext, what: str) 
             assert not hers.ended
 
 
-async def test_callers_who_come_all_at_once_are_all_answered(app: AppContext) -> None:
+async def test_callers_that_come_at_the_same_time_are_all_answered(app: AppContext) -> None:
     async with served(app, "http") as server:
         await works(server, ALICE)
         with Crowd(server) as crowd:
-            for _ in range(100):  # as many as every system keeps waiting until they are accepted
+            for _ in range(100):  # every system lets this many wait until they are accepted
                 crowd.append(HeldConnection(server, request("DELETE /images/0", token=ALICE)))
             await until(lambda: all(each.ended or b" 405 " in each.received for each in crowd))
             assert all(b" 405 " in each.received for each in crowd)
@@ -159,7 +159,7 @@ IDLE: dict[str, tuple[str, bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("what", IDLE)
-async def test_the_idle_connections_of_one_token_do_not_block_anothers_calls(app: AppContext, what: str) -> None:
+async def test_the_idle_connections_of_one_token_do_not_block_another_tokens_calls(app: AppContext, what: str) -> None:
     transport, sent, answered = IDLE[what]
     async with served(app, transport, limits=HttpLimits(connections=4)) as server:
         with Crowd(server) as crowd:
@@ -172,7 +172,9 @@ async def test_the_idle_connections_of_one_token_do_not_block_anothers_calls(app
 
 
 @pytest.mark.parametrize("what", ["GET streams", "slow bodies"])
-async def test_without_tokens_those_of_one_address_do_not_block_its_calls(app: AppContext, what: str) -> None:
+async def test_without_tokens_the_connections_of_an_address_do_not_block_its_own_calls(
+    app: AppContext, what: str
+) -> None:
     transport, sent, answered = IDLE[what]
     limits = HttpLimits(connections=8, connections_each=4)
     async with served(app, transport, callers=(), limits=limits) as server:
@@ -184,7 +186,7 @@ async def test_without_tokens_those_of_one_address_do_not_block_its_calls(app: A
 
 @asynccontextmanager
 async def calls_in_flight(server: HttpServer, sandbox: Sandbox, *tokens: str) -> AsyncGenerator[list[CallToolResult]]:
-    """As many calls as tokens, which are answered when the block ends."""
+    """One call for each token. The calls are answered when the block ends."""
     sandbox.hold()
     results: list[CallToolResult] = []
     async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
@@ -196,21 +198,21 @@ async def calls_in_flight(server: HttpServer, sandbox: Sandbox, *tokens: str) ->
             for number, token in enumerate(tokens):
                 agent = await stack.enter_async_context(server.agent(token))
                 tasks.start_soon(call, agent, number)
-                await until(lambda: len(sandbox.account.calls) > number)  # noqa: B023  it is asked now
+                await until(lambda: len(sandbox.account.calls) > number)  # noqa: B023  called immediately
             yield results
         finally:
             sandbox.let_go()
         await until(lambda: len(results) == len(tokens))
 
 
-async def test_a_stream_in_which_a_call_is_in_flight_is_never_ended(app: AppContext, sandbox: Sandbox) -> None:
+async def test_a_stream_with_a_call_in_flight_is_never_closed(app: AppContext, sandbox: Sandbox) -> None:
     async with (
         served(app, "sse", limits=HttpLimits(connections=3)) as server,
         calls_in_flight(server, sandbox, ALICE) as results,
     ):
         opened = time.monotonic()
         with Crowd(server) as crowd:
-            # For so long the stream would be left alone without a call in it.
+            # Without a call in it, the stream would be kept only this long.
             while time.monotonic() < opened + SETTLING_SECONDS:
                 await crowd.add(3, request("GET /sse", token=ALICE), b"session_id=")
             await until(lambda: len(crowd.ended) >= len(crowd) - 2)
@@ -220,7 +222,7 @@ async def test_a_stream_in_which_a_call_is_in_flight_is_never_ended(app: AppCont
 
 
 async def was_turned_away(server: HttpServer, token: str) -> bool:
-    """Whether there is no place for one more request."""
+    """Whether the server has no place for one more request."""
     async with await connected(server) as stream:
         await stream.send(request("DELETE /images/0", token=token, connection="close"))
         answer = (await rest_of(stream)).decode()
@@ -233,7 +235,7 @@ async def was_turned_away(server: HttpServer, token: str) -> bool:
 
 
 @pytest.mark.parametrize("most", [2, 3])
-async def test_one_caller_leaves_places_for_others_and_takes_none_from_who_has_fewer(
+async def test_a_caller_leaves_places_for_others_and_takes_none_from_a_caller_who_has_fewer(
     app: AppContext, sandbox: Sandbox, most: int
 ) -> None:
     async with served(app, "http", limits=HttpLimits(connections=3, connections_each=most)) as server:
@@ -250,7 +252,7 @@ async def test_one_caller_leaves_places_for_others_and_takes_none_from_who_has_f
     assert len([job_of(result) for result in results]) == 2
 
 
-async def test_a_request_counts_as_its_own_callers_whoever_had_the_connection_before(
+async def test_a_request_counts_for_its_own_caller_whoever_used_the_connection_before(
     app: AppContext, sandbox: Sandbox
 ) -> None:
     async with (
@@ -277,7 +279,7 @@ NO_BODY = [
 
 
 @pytest.mark.parametrize("announced", [{"content_length": "1000000000"}, {"transfer_encoding": "chunked"}])
-async def test_a_body_that_nobody_needs_is_not_waited_for(app: AppContext, announced: dict[str, str]) -> None:
+async def test_a_body_that_is_not_needed_is_not_waited_for(app: AppContext, announced: dict[str, str]) -> None:
     async with served(app, "http") as server:
         for line, status in NO_BODY:
             async with await connected(server) as stream:
@@ -294,7 +296,7 @@ REJECTED: list[tuple[dict[str, str], str]] = [
 ]
 
 
-async def test_who_writes_before_reading_gets_to_see_why_the_request_was_rejected(app: AppContext) -> None:
+async def test_a_client_that_writes_before_it_reads_sees_why_the_request_was_rejected(app: AppContext) -> None:
     body = b"x" * 8_000_000
     async with served(app, "http") as server:
         for headers, code in REJECTED:

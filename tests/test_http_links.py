@@ -33,7 +33,7 @@ DAY = 86_400
 NO_PAUSE = replace(DEFAULT_LIMITS, wrong_token_seconds=0)
 PAGE_KEY = "x-mcp-vega-page"
 SIGN_IN, SIGN_OUT = "/gallery/sign-in", "/gallery/sign-out"
-# Nothing is there, which is told to those alone who are let in.
+# A path where nothing is: only a request that is let in gets 404.
 NOTHING = "/gallery/nothing"
 
 
@@ -42,7 +42,7 @@ def callers(*entries: str) -> list[Caller]:
 
 
 async def link_to_a_picture(server: HttpServer, token: str = ALICE, prompt: str = "a fox") -> str:
-    """The path and the query of the address in a result."""
+    """The path and query of the link in a result."""
     async with server.agent(token) as agent:
         result = await agent.call_tool(RT, {"prompt": prompt})
     url: str = job_of(result)["images"][0]["url"]
@@ -55,7 +55,7 @@ async def sign_in(server: HttpServer, token: str = ALICE, **headers: str) -> htt
 
 
 async def cookie_of(server: HttpServer, token: str = ALICE) -> dict[str, str]:
-    """The headers with the cookie that a token is answered with, and with the page's key."""
+    """The headers that a browser has after signing in with a token: the cookie, and the key of the page."""
     answer = await sign_in(server, token)
     assert answer.status_code == 204
     return {"cookie": answer.headers["set-cookie"].partition(";")[0], PAGE_KEY: answer.headers[PAGE_KEY]}
@@ -69,7 +69,7 @@ def refused(answer: httpx.Response, status: int, code: str = "") -> bool:
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_the_address_in_a_result_opens_its_picture_for_a_day(
+async def test_the_link_in_a_result_opens_its_picture_for_a_day(
     sandbox: Sandbox, tmp_path: Path, transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -98,7 +98,7 @@ async def test_the_address_in_a_result_opens_its_picture_for_a_day(
         assert signature not in redacted(caplog.text)
 
 
-async def test_an_address_stays_the_same_for_an_hour(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_link_stays_the_same_for_an_hour(sandbox: Sandbox, tmp_path: Path) -> None:
     time = Time(sandbox)
     time.let_pass(seconds=3600 - time.now().timestamp() % 3600)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http") as server:
@@ -117,7 +117,7 @@ async def test_an_address_stays_the_same_for_an_hour(sandbox: Sandbox, tmp_path:
 
 
 OTHER = "0" * 32
-# What is made of a link's path, expiry and signature; what it is answered with then.
+# How path, expiry and signature of a link are changed, and the answer to that.
 CHANGED: dict[str, tuple[str, int, str]] = {
     "another picture": ("/images/{other}?expires={expires}&signature={signature}", 403, "invalid_link"),
     "no picture": (f"/images/{OTHER}?expires={{expires}}&signature={{signature}}", 403, "invalid_link"),
@@ -138,7 +138,7 @@ CHANGED: dict[str, tuple[str, int, str]] = {
 }
 
 
-async def test_an_address_that_was_changed_opens_nothing(app: AppContext) -> None:
+async def test_a_link_that_was_changed_opens_nothing(app: AppContext) -> None:
     async with served(app, "http") as server:
         link, other = await link_to_a_picture(server), await link_to_a_picture(server, prompt="an owl")
         path, expires, signature = re.fullmatch(r"(/images/\w+)\?expires=(\d+)&signature=([\w-]+)", link).groups()  # pyright: ignore[reportOptionalMemberAccess]
@@ -157,7 +157,7 @@ async def test_an_address_that_was_changed_opens_nothing(app: AppContext) -> Non
         assert (await server.ask("GET", f"{path}/preview?{link.partition('?')[2]}")).status_code not in (401, 403)
 
 
-# What is sent beside a good link; what it is answered with then.
+# What is sent together with a valid link, and the answer.
 BESIDE: list[tuple[str, dict[str, str], int]] = [
     ("POST", {}, 401),
     ("DELETE", {}, 401),
@@ -170,29 +170,31 @@ BESIDE: list[tuple[str, dict[str, str], int]] = [
 ]
 
 
-async def test_what_comes_beside_a_good_address_is_judged_as_before(app: AppContext) -> None:
+async def test_a_valid_link_does_not_change_how_the_rest_of_the_request_is_checked(app: AppContext) -> None:
     async with served(app, "http") as server:
         link = await link_to_a_picture(server)
         answers = [(await server.ask(method, link, headers=headers)).status_code for method, headers, _ in BESIDE]
         assert answers == [status for _, _, status in BESIDE]
         kept = (await server.ask("GET", link, headers=KNOWN)).headers["cache-control"]
-        assert kept == "private, max-age=31536000, immutable", "a header opened it"
+        assert kept == "private, max-age=31536000, immutable", "the header opened it, not the link"
 
 
-async def test_without_tokens_a_bare_address_opens_and_a_wrong_one_does_not(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_without_tokens_a_url_without_a_signature_opens_and_one_with_a_wrong_signature_does_not(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http", callers=()) as server:
         link = await link_to_a_picture(server)
         for path in (link, link.partition("?")[0]):
             assert (await server.ask("GET", path)).status_code == 200
         assert refused(await server.ask("GET", f"{link}x"), 403, "invalid_link")
-        assert (await server.ask("GET", f"{link}x", headers=KNOWN)).status_code == 200, "a header is judged alone"
+        assert (await server.ask("GET", f"{link}x", headers=KNOWN)).status_code == 200, "the header counts alone"
         time.let_pass(hours=25)
         assert refused(await server.ask("GET", link), 403, "link_expired")
         assert (await server.ask("GET", link.partition("?")[0])).status_code == 200
 
 
-async def test_nothing_in_address_or_cookie_tells_whose_it_is(app: AppContext) -> None:
+async def test_neither_a_link_nor_a_cookie_shows_whose_it_is(app: AppContext) -> None:
     async with served(app, "http", callers=callers(f"alice:{ALICE}", BOB)) as server:
         for token in (ALICE, BOB):
             hashes = [hashlib.sha256(f"{before}{token}".encode()) for before in ("", "mcp-vega ")]
@@ -202,7 +204,7 @@ async def test_nothing_in_address_or_cookie_tells_whose_it_is(app: AppContext) -
                 assert re.search(r"(^|=|=\d+\.)[\w-]{43}$", said)
 
 
-async def test_all_servers_of_a_ledger_open_the_same_addresses(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_all_servers_that_share_a_ledger_open_the_same_links(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path) as one,
         app_over(sandbox.url, tmp_path) as other,
@@ -210,12 +212,12 @@ async def test_all_servers_of_a_ledger_open_the_same_addresses(sandbox: Sandbox,
         served(other, "sse") as there,
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(cookie_of, there)  # which draws the key at the same time
+        tasks.start_soon(cookie_of, there)  # draws the signing key at the same time
         link = await link_to_a_picture(here)
         assert (await there.ask("GET", link)).status_code == 200
 
 
-async def test_a_token_that_is_removed_takes_its_addresses_and_cookies_along(app: AppContext) -> None:
+async def test_when_a_token_is_removed_its_links_and_cookies_become_invalid(app: AppContext) -> None:
     async with served(app, "http", callers=callers("alice:first", "alice:second", "bob:third")) as server:
         links = {token: await link_to_a_picture(server, token) for token in ("first", "second")}
         cookies = {token: await cookie_of(server, token) for token in ("first", "second")}
@@ -224,13 +226,13 @@ async def test_a_token_that_is_removed_takes_its_addresses_and_cookies_along(app
     async with served(app, "http", callers=callers("alice:second", "bob:first", "bob:third")) as server:
         assert refused(await server.ask("GET", links["first"]), 403, "invalid_link")
         assert (await server.ask("GET", links["second"])).status_code == 200
-        # Each server has a port, and with that a cookie, of its own.
+        # Each server has its own port, so its cookie has its own name.
         seen = [await with_cookie(server, headers) for headers in cookies.values()]
         assert [status == 401 for status in seen] == [True, False]
 
 
 async def with_cookie(server: HttpServer, headers: dict[str, str]) -> int:
-    """How another server answers who was signed in here."""
+    """The status that another server answers with to a browser that signed in here."""
     cookie = f"mcp_vega_{urlsplit(server.url).port}={headers['cookie'].partition('=')[2]}"
     return (await server.ask("GET", NOTHING, headers={**PAGE, **headers, "cookie": cookie})).status_code
 
@@ -265,7 +267,7 @@ async def test_until_the_ledger_works_the_process_signs_with_a_key_of_its_own(
 # ---- signing in ----
 
 
-async def test_a_browser_that_a_person_signed_in_with_may_look_at_the_gallery_and_nothing_else(
+async def test_a_browser_that_a_person_signed_in_with_can_look_at_the_gallery_and_nothing_else(
     app: AppContext, sandbox: Sandbox
 ) -> None:
     async with served(app, "http") as server:
@@ -293,7 +295,7 @@ async def test_a_browser_that_a_person_signed_in_with_may_look_at_the_gallery_an
         assert sandbox.paid_requests == before
 
 
-async def test_over_sse_the_cookie_opens_no_stream(app: AppContext) -> None:
+async def test_over_sse_a_cookie_opens_no_stream(app: AppContext) -> None:
     async with served(app, "sse") as server:
         cookie = await cookie_of(server)
         for method, route in (("GET", "/sse"), ("GET", "//sse"), ("POST", "/messages/"), ("POST", "/messages")):
@@ -301,7 +303,7 @@ async def test_over_sse_the_cookie_opens_no_stream(app: AppContext) -> None:
         assert (await server.ask("GET", NOTHING, headers=cookie)).status_code == 404
 
 
-async def test_a_cookie_that_is_not_the_servers_own_is_as_none(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_cookie_that_the_server_did_not_make_counts_as_none(sandbox: Sandbox, tmp_path: Path) -> None:
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, served(app, "http") as server:
         known = await cookie_of(server)
@@ -336,8 +338,8 @@ async def test_a_cookie_that_is_not_the_servers_own_is_as_none(sandbox: Sandbox,
         assert refused(await server.ask("GET", NOTHING, headers=known), 401, "missing_token")
 
 
-async def test_what_another_port_gets_of_the_browser_lists_and_changes_nothing(app: AppContext) -> None:
-    # Browsers send a cookie to each port of its host, so that it may be known to whatever listens there.
+async def test_a_cookie_that_another_port_receives_neither_lists_nor_changes_anything(app: AppContext) -> None:
+    # Browsers send a cookie to every port of its host, so other programs on these ports may know it.
     async with served(app, "http") as server:
         path = (await link_to_a_picture(server)).partition("?")[0]
         picture = f"/gallery/pictures/{path.rpartition('/')[2]}"
@@ -354,7 +356,7 @@ async def test_what_another_port_gets_of_the_browser_lists_and_changes_nothing(a
         assert (await server.ask("GET", picture, headers=known)).status_code == 200
 
 
-async def test_the_cookie_is_bound_as_tightly_as_the_address_allows(app: AppContext) -> None:
+async def test_the_cookie_has_the_strictest_attributes_that_the_url_allows(app: AppContext) -> None:
     async with served(app, "http") as server:
         port = urlsplit(server.url).port
         plain = (await sign_in(server)).headers["set-cookie"]
@@ -368,13 +370,13 @@ async def test_the_cookie_is_bound_as_tightly_as_the_address_allows(app: AppCont
         assert re.fullmatch(f"__Host-mcp_vega_{port}={value}; {common}; Path=/; SameSite=lax; Secure", over_tls)
         assert re.fullmatch(f"mcp_vega_{port}={value}; {common}; Path=/vega; SameSite=lax", below)
         assert re.fullmatch(f"__Secure-mcp_vega={value}; {common}; Path=/vega; SameSite=lax; Secure", below_over_tls)
-        # Over TLS only one that came over TLS counts.
+        # A cookie for TLS counts only if it came over TLS.
         for proto, status in (("https", 401), ("http", 404)):
             headers = {"cookie": plain.partition(";")[0], "x-forwarded-proto": proto}
             assert (await server.ask("GET", "/images/0", headers=headers)).status_code == status
 
 
-async def test_behind_a_path_prefix_a_browser_signs_in_and_out(app: AppContext) -> None:
+async def test_behind_a_path_prefix_a_browser_can_sign_in_and_out(app: AppContext) -> None:
     async with (
         served(app, "http", behind=StrippingProxy) as bare,
         httpx.AsyncClient(trust_env=False, verify=TLS, base_url=f"{bare.url}/team/vega", headers=PAGE) as browser,
@@ -403,7 +405,7 @@ BODIES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("known", [CALLERS, ()], ids=["tokens", "no tokens"])
-async def test_who_signs_in_with_no_token_of_the_servers_is_told_so(app: AppContext, known: Sequence[Caller]) -> None:
+async def test_signing_in_with_a_wrong_token_says_so(app: AppContext, known: Sequence[Caller]) -> None:
     async with served(app, "http", callers=known, limits=NO_PAUSE) as server:
         for body in BODIES:
             answer = await server.ask("POST", SIGN_IN, headers=PAGE, **body)
@@ -415,7 +417,7 @@ async def test_who_signs_in_with_no_token_of_the_servers_is_told_so(app: AppCont
         assert (await server.ask("GET", SIGN_IN, headers=KNOWN)).status_code == 405
 
 
-async def test_a_wrong_token_waits_and_keeps_nobody_else_waiting(app: AppContext) -> None:
+async def test_a_wrong_token_has_to_wait_and_delays_nobody_else(app: AppContext) -> None:
     slow = replace(DEFAULT_LIMITS, wrong_token_seconds=3600)
     answered: list[int] = []
     async with served(app, "http", limits=slow) as server, anyio.create_task_group() as tasks:
@@ -433,7 +435,7 @@ async def test_a_wrong_token_waits_and_keeps_nobody_else_waiting(app: AppContext
         tasks.cancel_scope.cancel()
 
 
-# What a request that changes something brings, and whether it may.
+# The headers of a request that changes something, and whether it is allowed.
 WRITES: list[tuple[dict[str, str], bool]] = [
     ({"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}, True),
     ({"x-mcp-vega": "1", "sec-fetch-site": "same-origin", "origin": "{own}"}, True),
@@ -454,7 +456,7 @@ WRITES: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize("who", ["cookie", "header", "nobody", "no tokens"])
-async def test_only_the_gallerys_own_page_changes_anything(app: AppContext, who: str) -> None:
+async def test_only_the_gallerys_own_page_can_change_anything(app: AppContext, who: str) -> None:
     async with served(app, "http", callers=() if who == "no tokens" else CALLERS) as server:
         identity = {"cookie": await cookie_of(server), "header": KNOWN}[who] if who in ("cookie", "header") else {}
         refusal = "origin_not_allowed|cross_site_request"
@@ -500,11 +502,11 @@ async def test_no_cache_keeps_an_answer_and_no_browser_another_callers_picture(a
                     *(await server.ask("GET", route, headers=headers)).headers["vary"].split(", ")
                 }
         assert "Cookie" not in (await server.ask("GET", link, headers=known)).headers["vary"], (
-            "the link opens it for all"
+            "the link opens it for everybody"
         )
 
 
-# What a browser says of a request that reads, and whether it is answered.
+# The headers of a browser's request that reads, and whether it is answered.
 READS: list[tuple[dict[str, str], bool]] = [
     ({}, True),
     ({"sec-fetch-site": "same-origin"}, True),
@@ -517,7 +519,7 @@ READS: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize("known", [CALLERS, ()], ids=["tokens", "no tokens"])
-async def test_no_page_of_another_site_has_the_server_search(app: AppContext, known: Sequence[Caller]) -> None:
+async def test_a_page_of_another_site_cannot_start_a_search(app: AppContext, known: Sequence[Caller]) -> None:
     async with served(app, "http", callers=known) as server:
         link = await link_to_a_picture(server)
         for headers, allowed in READS:
@@ -528,7 +530,7 @@ async def test_no_page_of_another_site_has_the_server_search(app: AppContext, kn
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_the_page_holds_nothing_so_that_anyone_may_have_it(app: AppContext, transport: str) -> None:
+async def test_the_page_contains_no_data_so_anybody_may_have_it(app: AppContext, transport: str) -> None:
     async with served(app, transport) as server:
         for path in ("/", "/icon.png"):
             for method in ("GET", "HEAD"):
@@ -557,14 +559,14 @@ async def test_jobs_and_pictures_stay_with_a_name_when_its_token_changes(app: Ap
 
 
 async def seen(server: HttpServer, token: str, link: str) -> tuple[int, int]:
-    """How somebody is answered for a picture, and how many jobs they have."""
+    """The status of a request for a picture with this token, and how many jobs its owner has."""
     async with server.agent(token) as agent:
         jobs = ((await agent.call_tool("check_job", {})).meta or {}).get("mcp-vega/jobs", [])
     headers = {"authorization": f"Bearer {token}"}
     return (await server.ask("GET", link.partition("?")[0], headers=headers)).status_code, len(jobs)
 
 
-async def test_the_operators_token_shows_all_and_tells_where_files_lie(app: AppContext) -> None:
+async def test_the_operators_token_shows_everything_with_the_paths_of_the_files(app: AppContext) -> None:
     job = await begun(app.service, VegaRTParameters(prompt="a fox"), "alice")
     job = await until(lambda: _finished(app, job.local_id))
     async with served(app, "http", callers=[Caller(OPERATOR, SecretStr("key")), *callers("alice:first")]) as server:
@@ -574,7 +576,7 @@ async def test_the_operators_token_shows_all_and_tells_where_files_lie(app: AppC
         assert told["path"] == str(job.images[0].path)
         assert (await server.ask("GET", told["url"].removeprefix(server.url))).status_code == 200
         assert (await server.ask("GET", "/images/0")).status_code == 401
-        assert "Max-Age" not in (await sign_in(server, "key")).headers["set-cookie"], "it goes with the browser"
+        assert "Max-Age" not in (await sign_in(server, "key")).headers["set-cookie"], "the cookie ends with the browser"
         cookie = await cookie_of(server, "key")
         assert (await server.ask("GET", f"/images/{job.images[0].id}", headers=cookie)).status_code == 200
 
@@ -618,7 +620,7 @@ def test_tokens_may_have_names(said: str, owners: list[str | None]) -> None:
         ("alice:secret,secret", "another caller"),
     ],
 )
-def test_tokens_that_cannot_be_told_apart_are_refused_without_showing_them(said: str, why: str) -> None:
+def test_tokens_that_are_ambiguous_are_refused_without_being_shown(said: str, why: str) -> None:
     settings = Settings.from_environment({"MCP_VEGA_AUTH_TOKENS": said})
     with pytest.raises(InvalidSettings, match="MCP_VEGA_AUTH_TOKENS cannot be used: in entry") as error:
         callers_of(settings.auth_tokens)
@@ -626,7 +628,7 @@ def test_tokens_that_cannot_be_told_apart_are_refused_without_showing_them(said:
     assert not re.search("s[eé]c", error.value.text)
 
 
-def test_who_has_no_name_is_known_by_a_hash() -> None:
+def test_a_caller_without_a_name_is_known_by_a_hash() -> None:
     (caller,) = callers(ALICE)
     assert re.fullmatch("[0-9a-f]{32}", caller.owner)
     assert (name_of(caller.owner), name_of(OPERATOR), name_of("alice")) == (None, None, "alice")

@@ -1,4 +1,4 @@
-"""The server over HTTP as web pages use it: what browsers ask before a request, and what they let pages read."""
+"""The server over HTTP as web pages use it: requests of browsers before other requests, and what pages may read."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ FOREIGN = ["https://evil.example", "https://pages.example.evil.example", "null",
 
 
 def preflight(origin: str, method: str = "POST", **more: str) -> dict[str, Any]:
-    """What Chromium sends before a request of a page: no token, and names of headers in lower case, sorted."""
+    """The request that Chromium sends before a request of a page: no token, sorted header names in lower case."""
     asked = "authorization,content-type,mcp-method,mcp-name,mcp-protocol-version"
     headers = {
         "accept": "*/*",
@@ -38,7 +38,7 @@ def preflight(origin: str, method: str = "POST", **more: str) -> dict[str, Any]:
 
 
 def may_read(answer: httpx.Response, origin: str) -> bool:
-    """Whether a browser lets a page read an answer; nobody else's page may have any of it."""
+    """Whether a browser lets this page read the answer. No other page may read any of it."""
     given = {name: value for name, value in answer.headers.items() if name.startswith("access-control-")}
     allowed = given.pop("access-control-allow-origin", None)
     assert allowed in (None, origin)
@@ -53,7 +53,7 @@ def may_read(answer: httpx.Response, origin: str) -> bool:
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_a_browser_is_told_what_an_allowed_page_may_send(app: AppContext, transport: str) -> None:
+async def test_a_browser_learns_what_an_allowed_page_may_send(app: AppContext, transport: str) -> None:
     paths = ["/mcp"] if transport == "http" else ["/sse", "/messages/?session_id=0"]
     async with served(app, transport, "pages.example") as server:
         for path in (*paths, "/images/0", "/health"):
@@ -71,7 +71,7 @@ async def test_a_browser_is_told_what_an_allowed_page_may_send(app: AppContext, 
                 assert {"last-event-id", "mcp-method", "mcp-name"} <= set(names)
 
 
-async def test_a_browser_that_asks_whether_a_page_may_use_this_machine_is_told_so_for_allowed_pages_alone(
+async def test_only_allowed_pages_get_permission_to_use_this_machine(
     app: AppContext,
 ) -> None:
     local = {"access-control-request-private-network": "true"}
@@ -83,7 +83,7 @@ async def test_a_browser_that_asks_whether_a_page_may_use_this_machine_is_told_s
             assert (answer.status_code, may_read(answer, origin)) == (403, False)
 
 
-async def test_a_page_that_is_not_allowed_gets_nothing(app: AppContext) -> None:
+async def test_a_page_that_is_not_allowed_can_read_nothing(app: AppContext) -> None:
     async with served(app, "http", "pages.example") as server:
         for origin in FOREIGN:
             for method, path in (("OPTIONS", "/mcp"), ("POST", "/mcp"), ("GET", "/images/0"), ("GET", "/health")):
@@ -108,7 +108,7 @@ READABLE: dict[str, tuple[int, str, dict[str, Any]]] = {
 }
 
 
-async def test_an_allowed_page_may_read_every_answer(app: AppContext) -> None:
+async def test_an_allowed_page_can_read_every_answer(app: AppContext) -> None:
     async with served(app, "http", "pages.example") as server:
         for status, words, sent in READABLE.values():
             asked: dict[str, Any] = {**sent, "headers": {**sent.get("headers", {}), "origin": PAGE}}
@@ -120,7 +120,7 @@ async def test_an_allowed_page_may_read_every_answer(app: AppContext) -> None:
         assert (answer.status_code, may_read(answer, PAGE)) == (503, True)
 
 
-async def test_an_allowed_page_can_draw_and_fetch_the_picture(app: AppContext) -> None:
+async def test_an_allowed_page_can_draw_and_download_the_picture(app: AppContext) -> None:
     seen: list[httpx.Response] = []
     async with served(app, "http", "pages.example") as server:
         async with (

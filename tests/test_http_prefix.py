@@ -1,4 +1,4 @@
-"""The server over HTTP behind a proxy that has it below a path, and what such a proxy may say."""
+"""The server over HTTP behind a proxy that serves it below a path, and which headers of a proxy count."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class StrippingProxy:
-    """A proxy that has the server below /team/vega, and takes that away."""
+    """A proxy that serves the server below /team/vega, and removes this prefix."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,7 +32,7 @@ class StrippingProxy:
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_behind_a_path_prefix_everything_is_reached(app: AppContext, transport: str) -> None:
+async def test_behind_a_path_prefix_every_path_can_be_reached(app: AppContext, transport: str) -> None:
     async with served(app, transport, behind=StrippingProxy) as bare:
         server = HttpServer(f"{bare.url}/team/vega", transport)
         async with server.agent(ALICE) as agent:
@@ -48,7 +48,7 @@ async def test_behind_a_path_prefix_everything_is_reached(app: AppContext, trans
         assert (await server.ask("GET", "/health")).status_code == 200
 
 
-async def test_behind_a_path_prefix_sse_has_its_channel(app: AppContext) -> None:
+async def test_behind_a_path_prefix_sse_can_send_notifications(app: AppContext) -> None:
     async with (
         served(app, "sse", behind=StrippingProxy) as server,
         Client(sse_client(f"{server.url}/team/vega/sse", headers=KNOWN), mode="legacy") as agent,
@@ -58,7 +58,7 @@ async def test_behind_a_path_prefix_sse_has_its_channel(app: AppContext) -> None
 
 
 async def url_of_a_picture(server: HttpServer, headers: dict[str, str] | list[tuple[str, str]]) -> str:
-    """Where a result says that its picture is, with these headers beside those that a call needs."""
+    """The URL of the picture in a result; the request has these additional headers."""
     name = {"name": RT, "arguments": {"prompt": "a fox", "seed": 7}}
     prefix = "io.modelcontextprotocol"
     meta: dict[str, Any] = {f"{prefix}/protocolVersion": LATEST_MODERN_VERSION, f"{prefix}/clientCapabilities": {}}
@@ -97,7 +97,7 @@ USELESS = [
 ]
 
 
-async def test_a_prefix_that_is_no_plain_path_is_not_heeded(app: AppContext) -> None:
+async def test_a_prefix_that_is_not_a_plain_path_is_ignored(app: AppContext) -> None:
     async with served(app, "http") as server:
         for prefix in USELESS:
             assert await url_of_a_picture(server, [("x-forwarded-prefix", prefix.encode("latin-1"))]) == server.url  # pyright: ignore[reportArgumentType]  httpx takes bytes
@@ -106,7 +106,7 @@ async def test_a_prefix_that_is_no_plain_path_is_not_heeded(app: AppContext) -> 
         assert await url_of_a_picture(server, {"x-forwarded-prefix": "/vega-2/~a.b/"}) == f"{server.url}/vega-2/~a.b"
 
 
-async def test_a_prefix_opens_no_path_that_asks_for_a_token(app: AppContext) -> None:
+async def test_a_prefix_opens_no_path_that_requires_a_token(app: AppContext) -> None:
     async with served(app, "http") as server:
         for prefix in ("/health", "/mcp", "/images/health"):
             headers = {"x-forwarded-prefix": prefix}
@@ -115,13 +115,15 @@ async def test_a_prefix_opens_no_path_that_asks_for_a_token(app: AppContext) -> 
             assert (await server.ask("GET", f"{prefix}/mcp", headers=headers)).status_code == 401
 
 
-async def test_a_host_that_a_proxy_forwards_is_not_heeded(app: AppContext) -> None:
+async def test_a_host_that_a_proxy_forwards_is_ignored(app: AppContext) -> None:
     async with served(app, "http") as server:
         forwarded = {"x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
         assert await url_of_a_picture(server, forwarded) == server.url
 
 
-async def test_only_a_trusted_proxy_tells_prefix_and_scheme(app: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_prefix_and_scheme_count_only_from_a_trusted_proxy(
+    app: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = {"x-forwarded-prefix": "/vega", "x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9"}
     async with served(app, "http") as server:
         assert await url_of_a_picture(server, told) == f"{server.url.replace('http:', 'https:')}/vega"

@@ -1,4 +1,4 @@
-"""The pictures' folder: whole files under names that any system takes, and none overwritten."""
+"""The folder of the pictures: complete files with names that every system allows, and none is overwritten."""
 
 import json
 import os
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Sandbox, app_over, job_of, text_of, until
+from conftest import HANG_SECONDS, Sandbox, app_over, job_of, text_of, until
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextResourceContents
-from test_command_line import COMMAND, run, run_beside, settings
+from terminals import posix, terminal
+from test_command_line import COMMAND, desktop_with, run, run_beside, settings
 
 from mcp_vega.errors import GalleryError
 from mcp_vega.server.app import build_server
@@ -35,7 +36,7 @@ def names(path: Path) -> list[str]:
     return sorted(each.name for each in path.parent.iterdir())
 
 
-async def test_a_picture_is_kept_under_its_day(tmp_path: Path) -> None:
+async def test_a_picture_is_kept_in_the_folder_of_its_day(tmp_path: Path) -> None:
     key = await ImageFolder(tmp_path).save(b"data", "a-7.jpg", ID, DAY)
     assert key == "2026-11-20/a-7-01234567.jpg"
     assert (tmp_path / key).read_bytes() == b"data"
@@ -43,7 +44,7 @@ async def test_a_picture_is_kept_under_its_day(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-async def test_a_file_is_never_overwritten_with_or_without_links(
+async def test_a_file_is_never_overwritten_with_or_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
 ) -> None:
     def refuse(*_: object) -> None:
@@ -58,14 +59,14 @@ async def test_a_file_is_never_overwritten_with_or_without_links(
     assert names(tmp_path / first) == ["a-7-01234567.jpg", f"a-7-{OTHER}.jpg"]
 
 
-async def test_a_picture_that_is_there_already_is_not_kept_twice(tmp_path: Path) -> None:
+async def test_a_picture_that_is_already_there_is_not_kept_twice(tmp_path: Path) -> None:
     gallery = ImageFolder(tmp_path)
     first = await gallery.save(b"data", "a-7.jpg", ID, DAY)
     assert await gallery.save(b"data", "a-7.jpg", ID, DAY) == first
     assert names(tmp_path / first) == ["a-7-01234567.jpg"]
 
 
-async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tmp_path: Path) -> None:
+async def test_the_unfinished_file_of_a_server_that_died_is_removed(tmp_path: Path) -> None:
     (tmp_path / "2026-11-20").mkdir()
     left = tmp_path / "2026-11-20" / ".another-9-89abcdef.1234.part"
     left.write_bytes(b"da")
@@ -74,7 +75,7 @@ async def test_what_a_server_left_when_it_died_while_it_wrote_is_cleared_away(tm
     assert names(left) == ["a-7-01234567.jpg"]
 
 
-async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path) -> None:
+async def test_each_item_that_is_kept_apart_has_its_own_file(tmp_path: Path) -> None:
     images = FallbackImageStore([ImageFolder(tmp_path)])
     for data in (b"no picture", b"another", b"a third", b"another"):
         path = await images.set_aside(data, "a-7.bin", DAY)
@@ -92,11 +93,11 @@ async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path
         ("C:\\CON NUL", "c-con-nul"),
         ("Füchslein im Schnee", "füchslein-im-schnee"),
         ("FU\u0308CHSLEIN", "füchslein"),
-        ("狐，在雪地里", "狐-在雪地里"),  # noqa: RUF001  a comma of theirs
+        ("狐，在雪地里", "狐-在雪地里"),  # noqa: RUF001  a Chinese comma
         ("लोमड़ी और क्\u200dष", "लोमड़ी-और-क्ष"),
         ("می\u200cخواهم", "میخواهم"),  # noqa: RUF001  Persian
         ("👩\u200d👩\u200d👧 ❤\ufe0f fox", "fox"),
-        ("ＣＯＮ ℡ ½", "con-tel-1-2"),  # noqa: RUF001  in wide letters
+        ("ＣＯＮ ℡ ½", "con-tel-1-2"),  # noqa: RUF001  full-width letters
         ("\u3164\u200b\u0301", "picture"),
         ("\0\n", "picture"),
         ("a fox SG_0123456789abcdef", "a-fox-sg"),
@@ -107,7 +108,7 @@ async def test_each_thing_that_is_set_aside_has_a_file_of_its_own(tmp_path: Path
         ("x" * 39 + "कि", "x" * 39),
     ],
 )
-def test_a_file_name_is_made_of_harmless_words(prompt: str, slug: str) -> None:
+def test_a_file_name_consists_of_harmless_words(prompt: str, slug: str) -> None:
     assert file_name(prompt, 7, ".jpg") == f"{slug}-7.jpg"
 
 
@@ -124,8 +125,8 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode whatever the locale is")
-def test_where_a_name_cannot_be_written_the_picture_has_another_one(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode in every locale")
+def test_if_a_name_cannot_be_written_the_picture_gets_another_one(tmp_path: Path) -> None:
     ascii_alone = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", NO_SUCH_LETTERS, str(tmp_path)]
     done = subprocess.run(command, env=ascii_alone, capture_output=True, text=True, check=False)
@@ -133,7 +134,7 @@ def test_where_a_name_cannot_be_written_the_picture_has_another_one(tmp_path: Pa
     assert (done.stderr, done.stdout.splitlines()) == ("", keys)
 
 
-async def test_a_picture_that_is_gone_is_an_error(tmp_path: Path) -> None:
+async def test_a_missing_picture_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="cannot be read"):
         await ImageFolder(tmp_path).read("gone.jpg")
 
@@ -155,10 +156,12 @@ async def drawn(sandbox: Sandbox, folder: Path, prompt: str, days_ago: int) -> P
     return Path(image["path"])
 
 
-async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_gallery_prints_the_folder_with_the_number_and_size_of_the_pictures(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     nothing = run("gallery", "--folder", folder=tmp_path)
     assert (nothing.returncode, nothing.stdout) == (0, f"{tmp_path / 'gallery'}\n0 pictures, 0 bytes\n")
-    assert not (tmp_path / "home").exists(), "a question makes no ledger"
+    assert not (tmp_path / "home").exists(), "reading creates no ledger"
     size = (await drawn(sandbox, tmp_path, "a fox", 0)).stat().st_size
     one = run("gallery", "--folder", folder=tmp_path).stdout
     assert one == f"{tmp_path / 'gallery'}\n1 picture, {size / 1000:.1f} kB\n"
@@ -170,11 +173,9 @@ async def test_gallery_prints_the_folder_the_count_and_the_size(sandbox: Sandbox
     assert said.endswith(f"Kept apart, because they are not pictures: 1, in {aside}\n")
 
 
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders by a program of their own")
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they open folders with programs of their own")
 def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) -> None:
-    opener = tmp_path / "bin" / "xdg-open"
-    opener.parent.mkdir()
-    desktop = {"DISPLAY": ":0", "PATH": f"{opener.parent}:/bin:/usr/bin"}
+    desktop = desktop_with(tmp_path, f'echo "$1" > {tmp_path}/opened')
 
     def why_not(**variables: str) -> str:
         done = run("gallery", "--folder", "--open", folder=tmp_path, **variables)
@@ -183,13 +184,11 @@ def test_gallery_opens_the_folder_or_says_in_one_line_why_not(tmp_path: Path) ->
 
     assert why_not(**desktop) == "it does not exist; draw a picture first\n"
     (tmp_path / "gallery").mkdir()
-    opener.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
-    opener.chmod(0o755)
     assert why_not(**desktop) == ""
     assert (tmp_path / "opened").read_text(encoding="utf-8") == f"{tmp_path / 'gallery'}\n"
-    opener.write_text("#!/bin/sh\necho one; echo two >&2; exit 3\n", encoding="utf-8")
+    desktop_with(tmp_path, "echo one; echo two >&2; exit 3")
     assert why_not(**desktop) == "xdg-open failed with exit code 3: it found no program for this\n"
-    opener.write_text("#!/gone\n", encoding="utf-8")
+    (tmp_path / "bin" / "xdg-open").write_text("#!/gone\n", encoding="utf-8")
     assert why_not(**desktop) == "xdg-open cannot be started: No such file or directory\n"
     assert why_not(**{**desktop, "DISPLAY": ""}) == "there is no desktop here\n"
     assert why_not(WAYLAND_DISPLAY="wayland-0", PATH="/nowhere") == "there is no xdg-open here\n"
@@ -248,7 +247,7 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
 
 
-def test_prune_fails_where_a_picture_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_fails_if_a_picture_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = Path(run("draw", "a fox", "--sandbox", folder=tmp_path).stdout.strip())
     unlink = Path.unlink
 
@@ -264,7 +263,7 @@ def test_prune_fails_where_a_picture_cannot_be_deleted(tmp_path: Path, monkeypat
     assert "Deleted: 0." in done.stderr
 
 
-async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_prune_keeps_a_picture_that_nobody_has_received_yet(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", wait_seconds=0) as app,
         Client(build_server(app)) as agent,
@@ -285,10 +284,10 @@ async def test_prune_leaves_a_picture_that_nobody_has_received_yet(sandbox: Sand
 
         assert not await pruned()
         await agent.call_tool("check_job", {"request_id": request_id})
-        await until(pruned)  # that it was received is written down a moment later
+        await until(pruned)  # the delivery is saved a moment later
 
 
-async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_prune_keeps_a_file_that_is_outside_the_gallery(sandbox: Sandbox, tmp_path: Path) -> None:
     path = await drawn(sandbox, tmp_path, "a fox", 31)
     elsewhere = tmp_path / "elsewhere"
     path.parent.rename(elsewhere)
@@ -298,7 +297,7 @@ async def test_prune_leaves_a_file_that_is_outside_the_gallery(sandbox: Sandbox,
     assert (elsewhere / path.name).exists()
 
 
-async def test_prune_deletes_nothing_that_it_cannot_note(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_prune_deletes_nothing_that_it_cannot_record(sandbox: Sandbox, tmp_path: Path) -> None:
     path = await drawn(sandbox, tmp_path, "a fox", 31)
     with closing(sqlite3.connect(tmp_path / "home" / "ledger.sqlite3", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
@@ -323,32 +322,26 @@ NO_SENSE = [
 
 
 @pytest.mark.parametrize("arguments", [each.split() for each in NO_SENSE])
-def test_gallery_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
+def test_gallery_refuses_options_that_make_no_sense(tmp_path: Path, arguments: list[str]) -> None:
     done = run("gallery", *arguments, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
 
 
 def answered(answer: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command at a terminal, where a person answers its question."""
-    import pty
-
-    person, terminal = pty.openpty()
-    os.write(person, f"{answer}\n".encode())
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        env=settings(folder / "gallery", folder),
-        stdin=terminal,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    os.close(person)
-    os.close(terminal)
-    return done
+    """Run a command at a terminal, where a person answers its question."""
+    with terminal(typed=f"{answer}\n") as (stdin, _):
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=settings(folder / "gallery", folder),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+            check=False,
+        )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no terminal of this kind")
+@posix
 @pytest.mark.parametrize(("answer", "left"), [("", True), ("n", True), ("y", False), ("Yes", False)])
 async def test_prune_asks_first(sandbox: Sandbox, tmp_path: Path, answer: str, *, left: bool) -> None:
     path = await drawn(sandbox, tmp_path, "a fox", 31)

@@ -1,4 +1,4 @@
-"""Pictures that the gallery would not take: they move into it when that works again, and none is lost on the way."""
+"""Pictures that the gallery could not take: they move into it as soon as it works again, and none is lost."""
 
 import json
 import sqlite3
@@ -25,12 +25,12 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.storage.images.folder import ImageFolder
 
 pytestmark = pytest.mark.anyio
-posix = pytest.mark.skipif(sys.platform == "win32", reason="other links there")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other links")
 
 
 @dataclass
 class Clock:
-    """The time of day, which the test moves."""
+    """A clock that the test sets."""
 
     ahead: timedelta = timedelta()
 
@@ -40,7 +40,7 @@ class Clock:
 
 @dataclass
 class Server:
-    """A server in the folders of `run`, and an agent that uses it."""
+    """A server that uses the folders of `run`, and an agent."""
 
     folder: Path
     sandbox: Sandbox
@@ -48,7 +48,7 @@ class Server:
     agent: Client
 
     async def drawn_elsewhere(self, prompt: str = "a fox", elsewhere: str = "home/rescued") -> dict[str, Any]:
-        """A job whose picture the gallery would not take, though it was well when the call was begun."""
+        """A job whose picture the gallery could not take, although the gallery worked when the call was begun."""
         plug_in(self.folder)
         results: list[CallToolResult] = []
 
@@ -80,13 +80,13 @@ class Server:
 
 
 def unplug(folder: Path) -> None:
-    """Take the gallery's disk away."""
+    """Remove the gallery's disk."""
     (folder / "gallery").rename(folder / "unplugged")
     (folder / "gallery").write_text("in the way", encoding="utf-8")
 
 
 def plug_in(folder: Path) -> None:
-    """Give it back, where it was taken."""
+    """Put the gallery's disk back."""
     if (folder / "unplugged").exists():
         (folder / "gallery").unlink()
         (folder / "unplugged").rename(folder / "gallery")
@@ -120,7 +120,7 @@ def rows(folder: Path, query: str) -> list[Any]:
         return database.execute(query).fetchall()
 
 
-async def test_a_picture_moves_to_the_gallery_once_that_works_and_its_old_file_stays_for_a_day(
+async def test_a_picture_moves_to_the_gallery_as_soon_as_that_works_and_its_old_file_stays_for_a_day(
     server: Server, tmp_path: Path, clock: Clock
 ) -> None:
     job = await server.drawn_elsewhere()
@@ -151,7 +151,7 @@ async def test_a_picture_moves_to_the_gallery_once_that_works_and_its_old_file_s
 
 
 @pytest.mark.parametrize("temporary", ["temporary", "another"])
-async def test_a_picture_in_the_temporary_folder_moves_back_also_where_a_later_server_has_another(
+async def test_a_picture_in_the_temporary_folder_moves_back_even_if_a_later_server_has_another_temporary_folder(
     sandbox: Sandbox, tmp_path: Path, temporary: str
 ) -> None:
     (tmp_path / "home").mkdir()
@@ -163,7 +163,7 @@ async def test_a_picture_in_the_temporary_folder_moves_back_also_where_a_later_s
     clock = Clock()
     async with serving(sandbox, tmp_path, temporary, clock=clock) as server:
         await server.move_back()
-        assert await server.path_of(job) == old, "the gallery is still away"
+        assert await server.path_of(job) == old, "the gallery is still missing"
     plug_in(tmp_path)
     async with serving(sandbox, tmp_path, temporary, clock=clock) as server:
         await server.move_back()
@@ -174,7 +174,7 @@ async def test_a_picture_in_the_temporary_folder_moves_back_also_where_a_later_s
     assert (path.read_bytes(), old.exists()) == (data, False)
 
 
-async def test_two_servers_that_move_at_once_do_no_harm(server: Server, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_two_servers_can_move_pictures_at_the_same_time(server: Server, sandbox: Sandbox, tmp_path: Path) -> None:
     jobs = [await server.drawn_elsewhere(prompt) for prompt in ("a fox", "an owl", "a crab")]
     plug_in(tmp_path)
     async with serving(sandbox, tmp_path) as other, anyio.create_task_group() as tasks:
@@ -187,7 +187,7 @@ async def test_two_servers_that_move_at_once_do_no_harm(server: Server, sandbox:
     assert len(rows(tmp_path, "SELECT * FROM moved_images")) == len(jobs)
 
 
-async def test_two_servers_that_delete_the_old_file_at_once_do_no_harm(
+async def test_two_servers_can_delete_the_old_file_at_the_same_time(
     server: Server, sandbox: Sandbox, tmp_path: Path, clock: Clock
 ) -> None:
     job = await server.drawn_elsewhere()
@@ -202,7 +202,7 @@ async def test_two_servers_that_delete_the_old_file_at_once_do_no_harm(
     assert rows(tmp_path, "SELECT * FROM moved_images") == []
 
 
-async def test_a_reader_whose_picture_is_moved_between_looking_up_and_reading_gets_it(
+async def test_a_picture_that_is_moved_between_looking_it_up_and_reading_it_can_be_read(
     server: Server, tmp_path: Path, clock: Clock
 ) -> None:
     job = await server.drawn_elsewhere()
@@ -222,7 +222,7 @@ async def test_a_reader_whose_picture_is_moved_between_looking_up_and_reading_ge
         await server.app.gallery.read(now)
 
 
-async def test_a_copy_that_a_server_made_just_before_it_died_is_the_one(server: Server, tmp_path: Path) -> None:
+async def test_a_copy_that_a_server_made_just_before_it_died_is_used(server: Server, tmp_path: Path) -> None:
     job = await server.drawn_elsewhere()
     old = Path(job["images"][0]["path"])
     plug_in(tmp_path)
@@ -234,7 +234,7 @@ async def test_a_copy_that_a_server_made_just_before_it_died_is_the_one(server: 
     assert list(copy.parent.iterdir()) == [copy]
 
 
-async def test_a_picture_stays_where_it_is_when_its_names_in_the_gallery_are_taken(
+async def test_a_picture_stays_where_it_is_if_its_names_in_the_gallery_are_taken(
     server: Server, tmp_path: Path
 ) -> None:
     job = await server.drawn_elsewhere()
@@ -249,7 +249,7 @@ async def test_a_picture_stays_where_it_is_when_its_names_in_the_gallery_are_tak
     assert {path.read_bytes() for path in day.iterdir()} == {b"the user's"}
 
 
-async def test_a_disk_that_is_still_full_leaves_the_picture_where_it_is(server: Server, tmp_path: Path) -> None:
+async def test_if_the_disk_is_still_full_the_picture_stays_where_it_is(server: Server, tmp_path: Path) -> None:
     job = await server.drawn_elsewhere()
     old = Path(job["images"][0]["path"])
     plug_in(tmp_path)
@@ -262,7 +262,7 @@ async def test_a_disk_that_is_still_full_leaves_the_picture_where_it_is(server: 
 
 
 class FullFolder(ImageFolder):
-    """A folder that is well until a picture comes."""
+    """A folder that works until a picture comes."""
 
     room = 0
 
@@ -273,7 +273,7 @@ class FullFolder(ImageFolder):
         return await super().save(data, name, image_id, day)
 
 
-async def test_a_disk_that_fills_up_in_the_middle_takes_as_many_as_it_can(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_disk_that_fills_up_takes_as_many_pictures_as_it_can(sandbox: Sandbox, tmp_path: Path) -> None:
     gallery = FullFolder(tmp_path / "gallery")
     async with serving(sandbox, tmp_path, images=gallery) as server:
         jobs = [
@@ -289,7 +289,7 @@ async def test_a_disk_that_fills_up_in_the_middle_takes_as_many_as_it_can(sandbo
 
 
 @pytest.mark.parametrize("since", ["gone", "changed"])
-async def test_a_file_that_is_gone_or_was_changed_is_left_and_the_others_move(
+async def test_if_one_file_is_missing_or_changed_the_others_still_move(
     server: Server, tmp_path: Path, since: str
 ) -> None:
     first, second = await server.drawn_elsewhere("a fox"), await server.drawn_elsewhere("an owl")
@@ -311,7 +311,7 @@ async def test_a_file_that_is_gone_or_was_changed_is_left_and_the_others_move(
         assert (await following.path_of(first)).is_relative_to(tmp_path / "gallery")
 
 
-async def test_the_old_file_is_not_deleted_where_it_is_the_last_that_is_whole(
+async def test_the_old_file_is_not_deleted_if_it_is_the_last_complete_one(
     server: Server, tmp_path: Path, clock: Clock
 ) -> None:
     job = await server.drawn_elsewhere()
@@ -326,10 +326,10 @@ async def test_the_old_file_is_not_deleted_where_it_is_the_last_that_is_whole(
 
 @posix
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_gallery_that_has_become_a_link_to_where_its_pictures_lie_costs_none(
+async def test_a_gallery_that_became_a_link_to_the_folder_with_the_pictures_loses_none(
     server: Server, tmp_path: Path, clock: Clock, when: str
 ) -> None:
-    """The user does without the disk: the old file and the new one are the same."""
+    """The user has removed the disk, so the old file and the new one are the same."""
     job = await server.drawn_elsewhere()
     old = Path(job["images"][0]["path"])
     gallery = tmp_path / "gallery"
@@ -348,7 +348,7 @@ async def test_a_gallery_that_has_become_a_link_to_where_its_pictures_lie_costs_
 
 
 @pytest.mark.parametrize("since", ["changed", "gone"])
-async def test_an_old_file_that_the_user_has_changed_is_the_users(
+async def test_an_old_file_that_the_user_has_changed_is_not_deleted(
     server: Server, tmp_path: Path, clock: Clock, since: str
 ) -> None:
     job = await server.drawn_elsewhere()
@@ -365,7 +365,7 @@ async def test_an_old_file_that_the_user_has_changed_is_the_users(
     assert rows(tmp_path, "SELECT * FROM moved_images") == []
 
 
-async def test_a_picture_that_is_deleted_while_it_moves_does_not_come_back(server: Server, tmp_path: Path) -> None:
+async def test_a_picture_that_is_deleted_while_it_moves_is_not_restored(server: Server, tmp_path: Path) -> None:
     job = await server.drawn_elsewhere()
     store, image = server.app.service.store, await server.image_of(job)
     plug_in(tmp_path)
@@ -406,18 +406,20 @@ async def test_a_picture_that_moves_while_it_is_deleted_leaves_no_file(sandbox: 
     assert [deleted for (deleted,) in rows(tmp_path, "SELECT deleted FROM images")] != [None]
 
 
-async def test_a_picture_that_is_deleted_twice_at_once_is_deleted_once(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_picture_that_is_deleted_twice_at_the_same_time_is_deleted_once(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     gallery = Watched(tmp_path / "gallery")
     async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app:
         async with Client(build_server(app)) as agent:
             (image,) = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))["images"]
         now = datetime.now(UTC)
         gallery.meanwhile = lambda: app.gallery.delete(image["id"], now)
-        assert not await app.gallery.delete(image["id"], now + timedelta(days=9)), "the other one has"
+        assert not await app.gallery.delete(image["id"], now + timedelta(days=9)), "the other call has deleted it"
         assert (await app.gallery.find(image["id"])).image.deleted == now
 
 
-async def test_a_star_that_is_given_while_a_picture_is_looked_at_spares_it(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_picture_that_gets_a_star_while_prune_looks_at_it_is_kept(sandbox: Sandbox, tmp_path: Path) -> None:
     gallery = Watched(tmp_path / "gallery")
     async with app_over(sandbox.url, tmp_path, home=tmp_path / "home", images=gallery) as app:
         async with Client(build_server(app)) as agent:
@@ -425,11 +427,11 @@ async def test_a_star_that_is_given_while_a_picture_is_looked_at_spares_it(sandb
         gallery.meanwhile = lambda: app.gallery.star(image["id"], starred=True)
         assert not await app.gallery.delete(image["id"], datetime.now(UTC), spare_starred=True)
         assert Path(image["path"]).exists()
-        assert await app.gallery.delete(image["id"], datetime.now(UTC)), "by who sees the star"
+        assert await app.gallery.delete(image["id"], datetime.now(UTC)), "the page may delete it"
 
 
 class Undeletable(ImageFolder):
-    """A folder whose disk has become read-only, at a moment when another program has the ledger to itself."""
+    """A folder whose disk became read-only, while another program has locked the ledger."""
 
     ledger: sqlite3.Connection | None = None
 
@@ -439,7 +441,7 @@ class Undeletable(ImageFolder):
         raise GalleryError(f"{key} cannot be deleted")
 
 
-async def test_a_file_that_cannot_be_deleted_is_not_noted_as_deleted_whoever_has_the_ledger(
+async def test_a_file_that_cannot_be_deleted_is_not_marked_as_deleted_even_if_the_ledger_is_locked(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     gallery, home = Undeletable(tmp_path / "gallery"), tmp_path / "home"
@@ -471,7 +473,7 @@ async def test_a_preview_that_is_made_while_its_picture_is_deleted_is_not_kept(
     assert list((tmp_path / "home" / "previews").glob("*/*")) == []
 
 
-async def test_stars_and_deletions_hold_while_the_job_still_has_a_picture_in_memory(
+async def test_stars_and_deletions_are_kept_while_a_picture_of_the_job_is_still_in_memory(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     gallery = FullFolder(tmp_path / "gallery")
@@ -500,7 +502,7 @@ async def test_stars_and_deletions_hold_while_the_job_still_has_a_picture_in_mem
     assert sandbox.paid_requests == 1
 
 
-async def test_prune_deletes_pictures_wherever_they_were_kept(sandbox: Sandbox, tmp_path: Path, clock: Clock) -> None:
+async def test_prune_deletes_pictures_in_all_folders(sandbox: Sandbox, tmp_path: Path, clock: Clock) -> None:
     clock.ahead = timedelta(days=-31)
     async with serving(sandbox, tmp_path, clock=clock) as server:
         moved = await server.drawn_elsewhere("a fox")
@@ -514,11 +516,13 @@ async def test_prune_deletes_pictures_wherever_they_were_kept(sandbox: Sandbox, 
     assert [path.exists() for path in (now, Path(elsewhere["images"][0]["path"]))] == [False, False]
     async with serving(sandbox, tmp_path, clock=clock) as server:
         await server.move_back()
-    assert not Path(moved["images"][0]["path"]).exists(), "the old file goes as well, and at once"
+    assert not Path(moved["images"][0]["path"]).exists(), "the old file is deleted immediately"
 
 
-async def test_the_place_in_the_gallery_is_not_forgotten_for_one_elsewhere(server: Server, tmp_path: Path) -> None:
-    """Two servers that fetched one picture may save it in either order."""
+async def test_a_location_in_the_gallery_is_not_replaced_by_a_location_elsewhere(
+    server: Server, tmp_path: Path
+) -> None:
+    """If two servers downloaded one picture, they may save its location in either order."""
     job = await server.drawn_elsewhere()
     plug_in(tmp_path)
     store = server.app.service.store

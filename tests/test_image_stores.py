@@ -1,4 +1,4 @@
-"""The stores of pictures: each refuses keys that lead out of it, and what one will not take goes into the next."""
+"""The stores of pictures: each refuses keys that lead out of it; a picture that one cannot take goes to the next."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.store import ImageStore, names_of
 
 pytestmark = pytest.mark.anyio
-posix = pytest.mark.skipif(sys.platform == "win32", reason="other links there")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other links")
 
 DAY = date(2026, 11, 20)
 ID, OTHER = "0123456789abcdef" * 2, "01234567" + "f" * 24
@@ -33,11 +33,13 @@ STORES: list[Callable[[Path], ImageStore]] = [
 each_store = pytest.mark.parametrize("store_in", STORES, ids=["folder", "private folder", "memory"])
 
 
-# ---- each of them ----
+# ---- each store ----
 
 
 @each_store
-async def test_a_store_gives_back_what_it_took(tmp_path: Path, store_in: Callable[[Path], ImageStore]) -> None:
+async def test_a_store_returns_the_data_that_it_has_saved(
+    tmp_path: Path, store_in: Callable[[Path], ImageStore]
+) -> None:
     store = store_in(tmp_path / "store")
     await store.prepare(DAY)
     first, second = [await store.save(data, "a-7.jpg", each, DAY) for data, each in ((b"1", ID), (b"2", OTHER))]
@@ -58,7 +60,7 @@ OUT = ["../outside/secret.jpg", "2026-11-20/../../outside/secret.jpg", "{outside
 
 @each_store
 @pytest.mark.parametrize("key", OUT)
-async def test_a_key_that_leads_out_is_refused(
+async def test_a_key_that_leads_out_of_the_store_is_refused(
     tmp_path: Path, store_in: Callable[[Path], ImageStore], key: str
 ) -> None:
     store, outside = store_in(tmp_path / "store"), tmp_path / "outside"
@@ -78,7 +80,7 @@ async def test_a_key_that_leads_out_is_refused(
 @posix
 @pytest.mark.parametrize("private", [False, True])
 @pytest.mark.parametrize("what", ["file", "day"])
-async def test_a_link_that_was_put_in_later_is_refused(tmp_path: Path, *, private: bool, what: str) -> None:
+async def test_a_link_that_was_added_later_is_refused(tmp_path: Path, *, private: bool, what: str) -> None:
     folder, outside = tmp_path / "store", tmp_path / "outside"
     store = ImageFolder(folder, private=private)
     await store.save(b"data", "a-7.jpg", ID, DAY)
@@ -95,11 +97,11 @@ async def test_a_link_that_was_put_in_later_is_refused(tmp_path: Path, *, privat
         with pytest.raises(GalleryError, match="a link to a file elsewhere"):
             await store.delete(KEY)
     else:
-        await store.delete(KEY)  # the link, and not what it leads to
+        await store.delete(KEY)  # the link itself, and not its target
     assert (outside / Path(KEY).name).read_bytes() == b"data"
 
 
-# ---- several as one ----
+# ---- several stores ----
 
 
 def in_the_way(path: Path) -> Path:
@@ -107,7 +109,7 @@ def in_the_way(path: Path) -> Path:
     return path
 
 
-async def test_a_picture_goes_into_the_first_store_that_takes_it(tmp_path: Path) -> None:
+async def test_a_picture_goes_into_the_first_store_that_can_take_it(tmp_path: Path) -> None:
     blocked, spare = in_the_way(tmp_path / "file"), tmp_path / "spare"
     stores = [ImageFolder(blocked), ImageFolder(blocked / "x", private=True), ImageFolder(spare, private=True)]
     images = FallbackImageStore([*stores, MemoryImageStore()])
@@ -120,7 +122,7 @@ async def test_a_picture_goes_into_the_first_store_that_takes_it(tmp_path: Path)
     assert (await images.save(b"data", "b-7.jpg", ID, DAY))[1] == ""
 
 
-async def test_what_no_disk_takes_is_in_memory_and_what_nothing_takes_is_an_error(tmp_path: Path) -> None:
+async def test_a_picture_that_no_disk_takes_is_in_memory_and_without_memory_it_is_an_error(tmp_path: Path) -> None:
     folder = ImageFolder(in_the_way(tmp_path / "file"))
     images = FallbackImageStore([folder, MemoryImageStore()])
     location, note = await images.save(b"data", "a-7.jpg", ID, DAY)
@@ -134,9 +136,7 @@ async def test_what_no_disk_takes_is_in_memory_and_what_nothing_takes_is_an_erro
 
 
 @pytest.mark.parametrize("key", OUT)
-async def test_a_key_that_leads_out_of_its_own_store_is_refused_though_it_leads_into_another(
-    tmp_path: Path, key: str
-) -> None:
+async def test_a_key_that_leads_from_its_own_store_into_another_one_is_refused(tmp_path: Path, key: str) -> None:
     one, outside = ImageFolder(tmp_path / "one"), ImageFolder(tmp_path / "outside")
     images = FallbackImageStore([one, outside])
     for store in (one, outside):
@@ -148,13 +148,13 @@ async def test_a_key_that_leads_out_of_its_own_store_is_refused_though_it_leads_
             await images.read(ImageLocation(address, key.format(outside=tmp_path / "outside")))
 
 
-async def test_a_place_that_is_none_is_an_error() -> None:
+async def test_an_unknown_location_is_an_error() -> None:
     images = FallbackImageStore([MemoryImageStore()])
     with pytest.raises(GalleryError, match="s3://bucket"):
         await images.read(ImageLocation("s3://bucket", KEY))
 
 
-async def test_a_picture_both_of_whose_names_are_taken_goes_into_the_next_store(tmp_path: Path) -> None:
+async def test_a_picture_whose_two_names_are_taken_goes_into_the_next_store(tmp_path: Path) -> None:
     first, second = ImageFolder(tmp_path / "one"), ImageFolder(tmp_path / "two")
     for each in names_of("a-fox-7.jpg", ID):
         (tmp_path / "one" / DAY.isoformat()).mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ async def test_a_picture_both_of_whose_names_are_taken_goes_into_the_next_store(
 # ---- in the server ----
 
 
-async def test_when_the_gallery_is_changed_the_pictures_in_the_old_one_are_still_read(
+async def test_after_the_gallery_was_changed_the_pictures_in_the_old_one_can_be_read(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -184,7 +184,7 @@ async def test_when_the_gallery_is_changed_the_pictures_in_the_old_one_are_still
 
 
 @posix
-async def test_a_gallery_whose_link_is_changed_while_the_server_runs_loses_no_picture(
+async def test_if_the_link_to_the_gallery_changes_while_the_server_runs_no_picture_is_lost(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     gallery, paths = tmp_path / "gallery", dict[str, Path]()
@@ -204,7 +204,7 @@ async def test_a_gallery_whose_link_is_changed_while_the_server_runs_loses_no_pi
 
 
 class OneAfterTheOther(ImageFolder):
-    """A folder that takes no picture until it is told to."""
+    """A folder that takes no picture until it may."""
 
     closed = True
 
@@ -214,7 +214,7 @@ class OneAfterTheOther(ImageFolder):
         return await super().save(data, name, image_id, day)
 
 
-async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
+async def test_a_picture_in_memory_is_moved_to_the_disk_later_and_removed_from_memory(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     gallery, memory = OneAfterTheOther(tmp_path), MemoryImageStore()
@@ -240,9 +240,9 @@ async def test_a_picture_in_memory_goes_to_the_disk_later_and_memory_forgets_it(
             (image,) = job_of(await agent.call_tool("check_job", question))["images"]
             return image["path"]
 
-        # Not at the first question, where the call that drew it has not quite ended.
+        # The first check_job may come before the end of the call that drew the picture.
         assert Path(await until(moved)).read_bytes() == data
-        assert await app.gallery.read(kept) == data, "whoever looked it up before"
+        assert await app.gallery.read(kept) == data, "an earlier look-up can still be read"
 
         async def empty() -> bool:
             return not await memory.read(kept.location.key)

@@ -1,4 +1,4 @@
-"""`mcp-vega install` and `uninstall`: a host's file before and after."""
+"""`mcp-vega install` and `uninstall`: the file of a host before and after."""
 
 import io
 import json
@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from mcp import ClientSession, StdioServerParameters, stdio_client
+from terminals import dialogue, posix
 from test_command_line import settings
 
 from mcp_vega.cli import install as hosts
@@ -49,7 +50,7 @@ JSON_HOSTS = [name for name in FILES if name != "codex"]
 
 @dataclass
 class Said:
-    """What a command printed, and how it ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -68,7 +69,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """The command in an environment that holds a home folder and a PATH without any host."""
+    """The command in an environment with a home folder and a PATH without any host."""
     for name in list(os.environ):
         if name not in {"PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER"}:
             monkeypatch.delenv(name)
@@ -91,7 +92,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Capture
 
 
 def file_of(host: str, home: Path, content: str | bytes | None = None) -> Path:
-    """The file of a host, with this in it."""
+    """The file of a host, with this content."""
     path = home / FILES[host]
     path.parent.mkdir(parents=True, exist_ok=True)
     if content is not None:
@@ -105,7 +106,7 @@ def servers_in(host: str, home: Path) -> dict[str, Any]:
 
 
 def with_comments(host: str) -> str:
-    """A file with another server, comments and, where there can be, a trailing comma."""
+    """A file with another server, comments and, if its format allows it, a trailing comma."""
     if host == "codex":
         return (
             '# my model\nmodel = "o3"  # good\n\n[mcp_servers.files]\ncommand = "files" # keep\n'
@@ -130,13 +131,13 @@ def backups(host: str, home: Path) -> list[bytes]:
 # ---- what is written ----
 
 
-def test_the_names_of_the_hosts_are_those_of_their_table() -> None:
+def test_the_names_of_the_hosts_are_those_in_the_table_of_hosts() -> None:
     assert tuple(HOSTS) == hosts.NAMES
     assert set(FILES) == set(HOSTS)
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_host_without_a_file_gets_one_that_only_its_owner_reads(host: str, home: Path, run: Run) -> None:
+def test_a_host_without_a_file_gets_one_that_only_its_owner_can_read(host: str, home: Path, run: Run) -> None:
     said = run("install", host, "--yes", SEGMIND_API_KEY=KEY)
     assert said.code == 0, said.err
     extra = {"type": "stdio"} if host in {"claude-code", "vscode"} else {}
@@ -148,7 +149,7 @@ def test_a_host_without_a_file_gets_one_that_only_its_owner_reads(host: str, hom
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_every_other_server_and_every_comment_stays(host: str, home: Path, run: Run) -> None:
+def test_every_other_server_and_every_comment_is_kept(host: str, home: Path, run: Run) -> None:
     before = with_comments(host)
     path = file_of(host, home, before)
     said = run("install", host, "--yes", "--sandbox")
@@ -162,15 +163,15 @@ def test_every_other_server_and_every_comment_stays(host: str, home: Path, run: 
     assert "another-secret" not in said.out + said.err
     assert backups(host, home) == [before.encode()]
     assert "still holds" not in said.out
-    # And out again.
+    # Uninstalling restores the file.
     assert run("uninstall", host, "--yes").code == 0
     left = path.read_text(encoding="utf-8")
-    # An empty line above a table may stay in TOML.
+    # In TOML, an empty line above a table may be left over.
     assert (left.rstrip() == before.rstrip()) if host == "codex" else (left == before)
 
 
 @pytest.mark.parametrize("host", JSON_HOSTS)
-def test_an_older_entry_gets_the_new_command_and_keeps_what_else_is_set(host: str, home: Path, run: Run) -> None:
+def test_an_older_entry_gets_the_new_command_and_its_other_members_are_kept(host: str, home: Path, run: Run) -> None:
     before = f"""{{
   "{HOSTS[host].section}": {{
     "vega": {{
@@ -190,13 +191,13 @@ def test_an_older_entry_gets_the_new_command_and_keeps_what_else_is_set(host: st
     if host in {"claude-code", "vscode"}:
         wanted = wanted.replace("enough */ }\n", 'enough */ },\n      "type": "stdio"\n')
     assert path.read_text(encoding="utf-8") == wanted
-    assert "without SEGMIND_API_KEY" not in said.err  # there is one already
+    assert "without SEGMIND_API_KEY" not in said.err  # the entry has one already
     run("install", host, "--yes", SEGMIND_API_KEY=KEY)
     assert path.read_text(encoding="utf-8") == wanted.replace("SG_older", KEY)
     assert "SG_older" not in said.out + said.err
 
 
-def test_an_older_entry_of_codex_keeps_its_comments_and_what_else_is_set(home: Path, run: Run) -> None:
+def test_an_older_entry_of_codex_keeps_its_comments_and_its_other_members(home: Path, run: Run) -> None:
     before = (
         '[mcp_servers.vega] # mine\ncommand = "/old/uvx" # old\nargs = ["mcp-vega"]\nstartup_timeout_sec = 30\n\n'
         '[mcp_servers.vega.env]\nMCP_VEGA_PREVIEW = "small" # enough\n'
@@ -208,14 +209,14 @@ def test_an_older_entry_of_codex_keeps_its_comments_and_what_else_is_set(home: P
     assert path.read_text(encoding="utf-8") == wanted
 
 
-def test_an_entry_for_a_server_elsewhere_is_replaced(home: Path, run: Run) -> None:
+def test_an_entry_with_a_url_is_replaced(home: Path, run: Run) -> None:
     file_of("cursor", home, '{"mcpServers": {"vega": {"url": "https://old.example/mcp"}, "b": {"url": "x"}}}')
     assert run("install", "cursor", "--yes", "--sandbox").code == 0
     entry = {"command": SCRIPT, "args": ["--sandbox"]}
     assert servers_in("cursor", home) == {"vega": entry, "b": {"url": "x"}}
 
 
-def test_comments_below_an_entry_of_codex_stay_when_it_goes_or_is_replaced(home: Path, run: Run) -> None:
+def test_comments_below_an_entry_of_codex_stay_when_the_entry_is_replaced_or_removed(home: Path, run: Run) -> None:
     above, below = '[mcp_servers.a]\ncommand = "a"\n\n# mine\n', '# off for now\n# [mcp_servers.c]\n# command = "c"\n'
     for entry in (
         'command = "old"',
@@ -230,7 +231,7 @@ def test_comments_below_an_entry_of_codex_stay_when_it_goes_or_is_replaced(home:
             assert path.read_text(encoding="utf-8").rstrip() == f"{above}{below}{tail}".rstrip()
 
 
-def test_an_older_entry_is_shown_without_what_may_be_a_key(home: Path, run: Run) -> None:
+def test_an_older_entry_is_shown_without_anything_that_may_be_a_key(home: Path, run: Run) -> None:
     secret = "SG_of_an_older_entry"
     older: dict[str, Any] = {
         "arguments": {"command": "npx", "args": ["server", "--api-key", secret]},
@@ -245,7 +246,7 @@ def test_an_older_entry_is_shown_without_what_may_be_a_key(home: Path, run: Run)
             assert secret not in said.out + said.err
 
 
-def test_an_older_entry_with_an_empty_key_or_the_example_has_none(home: Path, run: Run) -> None:
+def test_an_older_entry_with_an_empty_key_or_the_examples_key_counts_as_one_without_a_key(home: Path, run: Run) -> None:
     for key in ("", "SG_your_key"):
         entry = {"command": "old", "env": {"SEGMIND_API_KEY": key}}
         file_of("cursor", home, json.dumps({"mcpServers": {"vega": entry}}))
@@ -269,13 +270,13 @@ ODD_FILES = {
 
 
 @pytest.mark.parametrize("case", ODD_FILES)
-def test_a_file_of_any_form_gets_the_entry_and_keeps_the_rest(case: str, home: Path, run: Run) -> None:
+def test_a_file_of_any_form_gets_the_entry_and_the_rest_is_kept(case: str, home: Path, run: Run) -> None:
     for host in ("claude-desktop", "vscode"):
         before = ODD_FILES[case].replace("SECTION", HOSTS[host].section)
         path = file_of(host, home, before)
         assert run("install", host, "--yes", "--sandbox").code == 0
         after = path.read_bytes().decode()
-        assert not after.startswith("\ufeff"), "some hosts refuse the file for it"
+        assert not after.startswith("\ufeff"), "some hosts refuse a file that begins with it"
         assert after.count("\r\n") == (after.count("\n") if "\r\n" in before else 0)
         old, new = (jsonc.parse(text.removeprefix("\ufeff")) for text in (before, after))
         vega = new[HOSTS[host].section].pop("vega")
@@ -290,7 +291,7 @@ def test_a_file_of_any_form_gets_the_entry_and_keeps_the_rest(case: str, home: P
 
 
 @pytest.mark.parametrize("host", ["claude-desktop", "codex"])
-def test_a_byte_order_mark_goes_also_where_the_entry_is_there_already(host: str, home: Path, run: Run) -> None:
+def test_a_byte_order_mark_is_removed_even_if_the_entry_is_already_right(host: str, home: Path, run: Run) -> None:
     assert run("install", host, "--yes", "--sandbox").code == 0
     path = file_of(host, home)
     whole = path.read_bytes()
@@ -303,7 +304,7 @@ def test_a_byte_order_mark_goes_also_where_the_entry_is_there_already(host: str,
     assert "nothing to do" in run("install", host, "--yes", "--sandbox").out
 
 
-def test_an_entry_that_its_host_will_not_start_is_told(home: Path, run: Run) -> None:
+def test_a_note_says_if_a_host_will_not_start_the_entry(home: Path, run: Run) -> None:
     path = file_of("claude-desktop", home, "{\n // mine\n}\n")
     said = run("install", "claude-desktop", "--yes", "--sandbox")
     assert said.code == 0
@@ -337,7 +338,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("host", "case"), [(host, case) for host, cases in BROKEN.items() for case in cases])
-def test_a_file_that_cannot_be_read_is_refused_and_left(host: str, case: str, home: Path, run: Run) -> None:
+def test_a_file_that_cannot_be_read_is_refused_and_left_unchanged(host: str, case: str, home: Path, run: Run) -> None:
     path = file_of(host, home, BROKEN[host][case])
     for command in ("install", "uninstall"):
         said = run(command, host, "--yes", SEGMIND_API_KEY=KEY)
@@ -351,20 +352,20 @@ def test_a_file_that_cannot_be_read_is_refused_and_left(host: str, case: str, ho
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
-def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(home: Path, run: Run) -> None:
+def test_a_pipe_instead_of_the_file_is_refused_without_waiting_for_it(home: Path, run: Run) -> None:
     os.mkfifo(file_of("cursor", home))
     said = run("install", "cursor", "--yes")
     assert (said.code, "is not a file" in said.err) == (1, True)
 
 
-def test_a_folder_in_the_place_of_the_file_is_refused(home: Path, run: Run) -> None:
+def test_a_folder_instead_of_the_file_is_refused(home: Path, run: Run) -> None:
     file_of("cursor", home).mkdir()
     said = run("install", "cursor", "--yes")
     assert (said.code, "cannot be read" in said.err) == (1, True)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives files away")
-def test_a_file_and_its_backup_stay_their_owners(home: Path, run: Run) -> None:
+def test_a_file_and_its_backup_keep_their_owner(home: Path, run: Run) -> None:
     path = file_of("cursor", home, "{}")
     os.chown(path, 1234, 2345)
     assert run("install", "cursor", "--yes", "--sandbox").code == 0
@@ -372,7 +373,7 @@ def test_a_file_and_its_backup_stay_their_owners(home: Path, run: Run) -> None:
     assert (owners, len(list(path.parent.iterdir()))) == ({(1234, 2345)}, 2)
 
 
-def test_a_link_stays_a_link_and_permissions_stay(home: Path, run: Run) -> None:
+def test_a_link_stays_a_link_and_the_permissions_are_kept(home: Path, run: Run) -> None:
     dotfile = home / "dotfiles.json"
     dotfile.write_text("{}", encoding="utf-8")
     dotfile.chmod(0o640)
@@ -414,7 +415,7 @@ def test_a_backup_is_its_owners_alone_and_a_key_that_others_can_read_is_told(
     assert "chmod" not in run("install", "cursor", "--yes").err
 
 
-def test_a_file_that_was_changed_meanwhile_is_not_overwritten(home: Path) -> None:
+def test_a_file_that_another_program_changed_meanwhile_is_not_overwritten(home: Path) -> None:
     path = file_of("cursor", home, "{}")
     file = ConfigFile.read(path)
     path.write_text('{"new": 1}', encoding="utf-8")
@@ -424,7 +425,7 @@ def test_a_file_that_was_changed_meanwhile_is_not_overwritten(home: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file sizes")
-def test_a_full_disk_leaves_the_file_as_it_is(home: Path) -> None:
+def test_a_full_disk_leaves_the_file_unchanged(home: Path) -> None:
     path = file_of("cursor", home, "{}")
     done = subprocess.run(
         ["/bin/sh", "-c", f'ulimit -f 0; exec "{sys.executable}" -m mcp_vega install cursor --yes --sandbox'],
@@ -442,7 +443,7 @@ def test_a_full_disk_leaves_the_file_as_it_is(home: Path) -> None:
 # ---- asking ----
 
 
-def test_a_dry_run_shows_the_change_and_makes_none(home: Path, run: Run) -> None:
+def test_a_dry_run_shows_the_change_and_does_not_make_it(home: Path, run: Run) -> None:
     path = file_of("codex", home, with_comments("codex"))
     for command in ("install", "uninstall"):
         said = run(command, "codex", "--dry-run", SEGMIND_API_KEY=KEY)
@@ -454,14 +455,14 @@ def test_a_dry_run_shows_the_change_and_makes_none(home: Path, run: Run) -> None
     assert "  +   env SEGMIND_API_KEY: (not shown)\n" in said.out
 
 
-def test_without_a_terminal_it_asks_for_yes(home: Path, run: Run) -> None:
+def test_without_a_terminal_install_asks_for_the_option_yes(home: Path, run: Run) -> None:
     said = run("install", "cursor", SEGMIND_API_KEY=KEY)
     assert (said.code, "Next: Add --yes.\n" in said.err) == (2, True)
     assert not file_of("cursor", home).exists()
 
 
 @pytest.mark.parametrize("key", ["SG_your_key", "${input:key}", "SG_two words", "Bearer SG_0123456789"])
-def test_what_is_no_key_is_not_written_down(key: str, home: Path, run: Run) -> None:
+def test_a_value_that_is_not_a_key_is_not_written(key: str, home: Path, run: Run) -> None:
     said = run("install", "cursor", "--yes", SEGMIND_API_KEY=key)
     assert (said.code, "SEGMIND_API_KEY" in said.err) == (2, True)
     assert not file_of("cursor", home).exists()
@@ -477,8 +478,8 @@ def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     assert file_of("zed", home).read_bytes() == before
 
 
-def test_whoever_uninstalls_is_told_how_to_delete_the_backups_with_a_key(home: Path, run: Run) -> None:
-    run("install", "Cursor", "--yes", SEGMIND_API_KEY=KEY)  # in any spelling
+def test_uninstall_names_the_backups_that_hold_a_key_and_how_to_delete_them(home: Path, run: Run) -> None:
+    run("install", "Cursor", "--yes", SEGMIND_API_KEY=KEY)  # upper and lower case do not matter
     run("install", "cursor", "--yes", SEGMIND_API_KEY="SG_another")
     with_keys = {*file_of("cursor", home).parent.glob("*.bak")}
     said = run("uninstall", "cursor", "--yes", "--dry-run")
@@ -525,57 +526,26 @@ def test_of_its_own_backups_the_newest_three_stay(home: Path, run: Run) -> None:
     assert len({*path.parent.iterdir()} - others) == 4
 
 
-def test_there_is_nothing_to_uninstall_where_nothing_is(home: Path, run: Run) -> None:
+def test_uninstall_does_nothing_if_there_is_no_entry(home: Path, run: Run) -> None:
     said = run("uninstall", "zed")
     assert (said.code, "has no entry vega" in said.out) == (0, True)
     assert list(home.iterdir()) == []
 
 
 def at_a_terminal(home: Path, *arguments: str, answers: list[tuple[str, str]], **variables: str) -> tuple[int, str]:
-    """The exit code of a command, and what a person sees who types each answer at its question."""
+    """The exit code of a command, and what a person sees who types an answer to each question."""
     environment = {**settings(home), "HOME": str(home), **variables}
-    return typed([sys.executable, "-m", "mcp_vega", *arguments], answers, environment)
+    return dialogue([sys.executable, "-m", "mcp_vega", *arguments], answers, environment)
 
 
-def typed(command: list[str], answers: list[tuple[str, str]], environment: dict[str, str]) -> tuple[int, str]:
-    """The exit code of a program at a terminal, and what is seen there; each answer is typed after its question."""
-    import pty
-
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # noqa: PLW1509
-    )
-    os.close(terminal)
-    seen, at = b"", 0
-    for question, answer in answers:
-        while (found := seen.find(question.encode(), at)) < 0:
-            seen += os.read(controller, 1000)
-        at = found + len(question)
-        os.write(controller, answer.encode())
-    while True:
-        try:
-            more = os.read(controller, 1000)
-        except OSError:  # the terminal is closed with the process
-            break
-        seen += more
-    os.close(controller)
-    return process.wait(10), seen.decode()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
-def test_the_key_is_asked_for_without_an_echo(home: Path) -> None:
+@posix
+def test_the_key_is_asked_for_without_echo(home: Path) -> None:
     answers = [("Segmind API key", f"{KEY}\n"), ("Make this change?", "y\n")]
     code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
     assert code == 0, seen
     assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
     assert KEY not in seen
-    # One that was wrong is replaced in the same way, and an empty line keeps it.
+    # A wrong key is replaced in the same way. An empty line keeps it.
     answers = [("empty keeps the one that is there", "another-key\n"), ("Make this change?", "y\n")]
     code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
     assert (code, "Segmind's keys begin with SG_" in seen, "another-key" in seen) == (0, True, False)
@@ -584,24 +554,24 @@ def test_the_key_is_asked_for_without_an_echo(home: Path) -> None:
     assert (code, "nothing to do" in seen, "Its key is kept" in seen) == (0, True, True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
-def test_whoever_says_no_changes_nothing(home: Path) -> None:
+@posix
+def test_after_the_answer_no_nothing_is_changed(home: Path) -> None:
     answers = [("Segmind API key", "\n"), ("Make this change?", "n\n")]
     code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
     assert (code, "Nothing was changed." in seen, "without SEGMIND_API_KEY" in seen) == (1, True, True)
     assert not file_of("cursor", home).exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@posix
 @pytest.mark.parametrize(("question", "options"), [("Make this change?", ["--sandbox"]), ("Segmind API key", [])])
-def test_whoever_ends_the_input_changes_nothing(question: str, options: list[str], home: Path) -> None:
+def test_if_the_input_ends_at_a_question_nothing_is_changed(question: str, options: list[str], home: Path) -> None:
     code, seen = at_a_terminal(home, "install", "cursor", *options, answers=[(question, "\x04")])
     assert code == (1 if options else 2)
     assert "Traceback" not in seen
     assert not file_of("cursor", home).exists()
 
 
-def test_without_stdin_it_asks_for_yes(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_stdin_install_asks_for_the_option_yes(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     said = run("install", "cursor")
     assert (said.code, "Next: Add --yes.\n" in said.err) == (2, True)
@@ -612,7 +582,7 @@ def test_without_stdin_it_asks_for_yes(home: Path, run: Run, monkeypatch: pytest
 
 
 def prepare_hosts(home: Path) -> None:
-    """Claude Code with a file, Cursor with a folder, Codex with a program, VS Code with an entry, Windsurf broken."""
+    """Claude Code has a file, Cursor a folder, Codex a program, VS Code an entry, and Windsurf a broken file."""
     file_of("claude-code", home, "{}")
     (home / ".cursor").mkdir()
     (home.parent / "bin").mkdir(exist_ok=True)
@@ -621,7 +591,7 @@ def prepare_hosts(home: Path) -> None:
     file_of("windsurf", home, "{")
 
 
-def test_without_a_name_it_says_what_it_found_and_writes_nothing(home: Path, run: Run) -> None:
+def test_without_a_name_install_says_which_hosts_it_found_and_writes_nothing(home: Path, run: Run) -> None:
     prepare_hosts(home)
     before = sorted(home.rglob("*"))
     for arguments, command in {
@@ -641,7 +611,7 @@ def test_without_a_name_it_says_what_it_found_and_writes_nothing(home: Path, run
         assert sorted(home.rglob("*")) == before
 
 
-def test_where_no_host_is_found_it_says_so(run: Run) -> None:
+def test_if_no_host_is_found_install_says_so(run: Run) -> None:
     for arguments in ([], ["--yes"], ["--dry-run"]):
         said = run("install", *arguments)
         assert (said.code, "none was found on this machine" in said.err) == (2, True)
@@ -655,13 +625,13 @@ def test_a_dry_run_without_a_name_shows_the_change_for_each_host(home: Path, run
     shown = [line.partition(":")[0] for line in said.out.splitlines() if line.startswith(("C", "V", "W"))]
     assert shown == ["Claude Code", "Cursor", "VS Code", "Codex"]
     assert said.out.count("Nothing was changed (--dry-run).") == len(shown)
-    # The one whose file is broken does not stop the others.
+    # The host with the broken file does not stop the others.
     assert (said.code, "windsurf/mcp_config.json cannot be read" in said.err) == (1, True)
     assert sorted(home.rglob("*")) == before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
-def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_for_the_key_once(home: Path) -> None:
+@posix
+def test_without_a_name_the_user_chooses_among_the_found_hosts_and_is_asked_for_the_key_once(home: Path) -> None:
     prepare_hosts(home)
     answers = [
         ("Enter for none: ", "9\n"),
@@ -676,7 +646,7 @@ def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_f
         ("Make this change?", "\n"),
     ]
     code, seen = at_a_terminal(home, "install", answers=answers, PATH=str(home.parent / "bin"))
-    assert code == 1, "one was declined, and one has a broken file"
+    assert code == 1, "the user declined one, and another one has a broken file"
     assert "1  claude-code  Claude Code: ~/.claude.json\r\n" in seen
     assert "3  vscode       VS Code: ~/.config/Code/User/mcp.json (has the entry vega)\r\n" in seen
     assert "4  windsurf     Windsurf: ~/.codeium/windsurf/mcp_config.json (its file cannot be read)\r\n" in seen
@@ -688,8 +658,8 @@ def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_f
     assert not file_of("cursor", home).exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
-def test_whoever_chooses_no_host_changes_nothing(home: Path) -> None:
+@posix
+def test_if_the_user_chooses_no_host_nothing_is_changed(home: Path) -> None:
     prepare_hosts(home)
     for answer in ("\n", "\x04"):
         answers = [("Enter for none: ", answer)]
@@ -698,14 +668,14 @@ def test_whoever_chooses_no_host_changes_nothing(home: Path) -> None:
     assert file_of("claude-code", home).read_text(encoding="utf-8") == "{}"
 
 
-def test_a_folder_that_cannot_be_looked_up_stops_nothing(home: Path) -> None:
+def test_a_folder_with_an_impossible_name_does_not_stop_the_search_for_hosts(home: Path) -> None:
     file_of("cursor", home, "{}")
     too_long = {"CODEX_HOME": "x" * 5000, "CLAUDE_CONFIG_DIR": "x" * 5000}
     found = find_hosts(UserEnvironment(too_long, home, "linux"))
     assert [each.name for each in found] == ["cursor"]
 
 
-def test_an_application_of_macos_is_found(home: Path) -> None:
+def test_an_application_for_macos_is_found(home: Path) -> None:
     (home / "Applications" / "Zed.app").mkdir(parents=True)
     (home / "Applications" / "Cursor.app").mkdir()
     found = {each.name: each.evidence for each in find_hosts(UserEnvironment({}, home, "darwin"))}
@@ -718,7 +688,7 @@ def test_an_application_of_macos_is_found(home: Path) -> None:
 URL = "https://pictures.example/mcp"
 ACCESS_TOKEN = "the-token-of-a-caller"
 BEARER = {"Authorization": f"Bearer {ACCESS_TOKEN}"}
-# As each host documents it; read by Claude Code, Codex and Gemini CLI themselves in tests/test_real_hosts.py.
+# From the documents of each host. tests/test_real_hosts.py has Claude Code, Codex and Gemini CLI read them.
 REMOTE: dict[str, dict[str, Any]] = {
     "claude-code": {"type": "http", "url": URL, "headers": BEARER},
     "cursor": {"url": URL, "headers": BEARER},
@@ -731,13 +701,13 @@ REMOTE: dict[str, dict[str, Any]] = {
 
 
 def put_entry(host: str, home: Path, entry: dict[str, Any]) -> None:
-    """The file of a host, with this entry alone."""
+    """Write the file of a host, with this entry alone."""
     data = {HOSTS[host].section: {"vega": entry}}
     file_of(host, home, tomlkit.dumps(data) if host == "codex" else json.dumps(data))
 
 
 @pytest.mark.parametrize("host", REMOTE)
-def test_a_server_over_http_is_written_in_the_form_of_its_host(host: str, home: Path, run: Run) -> None:
+def test_an_entry_with_a_url_has_the_form_that_its_host_reads(host: str, home: Path, run: Run) -> None:
     said = run("install", host, "--url", URL, "--yes", MCP_VEGA_TOKEN=f" Bearer {ACCESS_TOKEN} ")
     assert said.code == 0, said.err
     assert servers_in(host, home) == {"vega": REMOTE[host]}
@@ -745,7 +715,7 @@ def test_a_server_over_http_is_written_in_the_form_of_its_host(host: str, home: 
     assert f": {URL}\n" in said.out
     assert "header Authorization: (not shown)" in said.out
     assert ACCESS_TOKEN not in said.out + said.err
-    # Without a token the one that is there is kept, and there is nothing to do.
+    # Without a new token the old one is kept, and there is nothing to do.
     again = run("install", host, "--url", URL, "--yes")
     assert "nothing to do.\nIts token is kept. To replace it, set MCP_VEGA_TOKEN" in again.out
     assert "no access token" not in again.err
@@ -757,7 +727,9 @@ def test_a_server_over_http_is_written_in_the_form_of_its_host(host: str, home: 
 
 
 @pytest.mark.parametrize("host", REMOTE)
-def test_an_entry_changes_between_a_program_and_a_url_and_keeps_what_fits_both(host: str, home: Path, run: Run) -> None:
+def test_an_entry_can_change_between_a_command_and_a_url_and_keeps_the_members_that_fit_both(
+    host: str, home: Path, run: Run
+) -> None:
     assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
     put_entry(host, home, {**servers_in(host, home)["vega"], "timeout": 99, "cwd": "/x"})
     said = run("install", host, "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
@@ -770,7 +742,7 @@ def test_an_entry_changes_between_a_program_and_a_url_and_keeps_what_fits_both(h
 
 
 @pytest.mark.parametrize("host", REMOTE)
-def test_a_token_goes_to_no_other_server_than_its_own(host: str, home: Path, run: Run) -> None:
+def test_a_token_is_sent_only_to_the_server_that_it_belongs_to(host: str, home: Path, run: Run) -> None:
     put_entry(host, home, {**REMOTE[host], "timeout": 99})
     other = "https://other.example/mcp"
     said = run("install", host, "--url", other, "--yes")
@@ -778,18 +750,18 @@ def test_a_token_goes_to_no_other_server_than_its_own(host: str, home: Path, run
     form = HOSTS[host].remote
     assert form
     assert servers_in(host, home)["vega"] == {**form.members, form.url: other, "timeout": 99}
-    # On the same server another path keeps it, also where an older version of the host spelled its members otherwise.
+    # Another path on the same server keeps the token, even if an older version of the host used other names.
     put_entry(host, home, {"httpUrl": URL, form.headers: {"authorization": "Bearer older", "x-team": "a"}})
     moved = "https://pictures.example/vega/mcp"
     assert run("install", host, "--url", moved, "--yes").code == 0
     kept = {"authorization": "Bearer older", "x-team": "a"}
     assert servers_in(host, home)["vega"] == {**form.members, form.url: moved, form.headers: kept}
-    # A new one takes its place, however it was spelled.
+    # A new token replaces the old one, whatever its name was.
     assert run("install", host, "--url", moved, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN).code == 0
     assert servers_in(host, home)["vega"][form.headers] == {"x-team": "a", **BEARER}
 
 
-def test_a_token_for_codex_takes_the_place_of_a_variable_with_one(home: Path, run: Run) -> None:
+def test_a_token_for_codex_replaces_the_variable_that_held_one(home: Path, run: Run) -> None:
     put_entry("codex", home, {"url": URL, "bearer_token_env_var": "VEGA_TOKEN"})
     said = run("install", "codex", "--url", URL, "--yes")
     assert ("nothing to do" in said.out, "no access token" in said.err) == (True, False)
@@ -806,7 +778,7 @@ def test_a_token_for_codex_takes_the_place_of_a_variable_with_one(home: Path, ru
         ("http://[::1]:8000/vega/mcp", "http://[::1]:8000/vega/mcp"),
     ],
 )
-def test_a_url_without_a_path_gets_the_servers_own(typed: str, written: str, home: Path, run: Run) -> None:
+def test_a_url_without_a_path_gets_the_path_of_the_server(typed: str, written: str, home: Path, run: Run) -> None:
     said = run("install", "cursor", "--url", typed, "--yes")
     assert servers_in("cursor", home)["vega"] == {"url": written}
     assert ("so /mcp was added" in said.err) == (typed.strip() != written)
@@ -831,14 +803,14 @@ def test_a_url_without_a_path_gets_the_servers_own(typed: str, written: str, hom
         ),
     ],
 )
-def test_a_url_that_no_host_could_use_safely_is_refused(url: str, home: Path, run: Run) -> None:
+def test_a_url_that_no_host_can_use_safely_is_refused(url: str, home: Path, run: Run) -> None:
     said = run("install", "cursor", f"--url={url}", "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
     assert (said.code, said.out, "The URL " in said.err) == (2, "", True)
     assert "s3cret" not in said.err
     assert list(home.iterdir()) == []
 
 
-def test_a_host_whose_file_takes_no_url_says_where_to_add_it(home: Path, run: Run) -> None:
+def test_for_a_host_whose_file_takes_no_url_install_says_where_to_add_it(home: Path, run: Run) -> None:
     for options in (["--yes"], ["--print"], ["--dry-run"]):
         said = run("install", "claude-desktop", "--url", URL, *options)
         assert (said.code, said.out) == (2, "")
@@ -846,7 +818,7 @@ def test_a_host_whose_file_takes_no_url_says_where_to_add_it(home: Path, run: Ru
     assert list(home.iterdir()) == []
 
 
-def test_a_url_and_the_sandbox_do_not_go_together(home: Path, run: Run) -> None:
+def test_a_url_and_the_sandbox_cannot_be_combined(home: Path, run: Run) -> None:
     said = run("install", "cursor", "--url", URL, "--sandbox", "--yes")
     assert (said.code, "--sandbox is for a server that the host starts" in said.err) == (2, True)
     assert list(home.iterdir()) == []
@@ -862,8 +834,8 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(home: Path, r
     assert (said.code, "clients send the token" in said.err, "s3cret" in said.err) == (0, True, False)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
-def test_the_access_token_is_asked_for_without_an_echo(home: Path) -> None:
+@posix
+def test_the_access_token_is_asked_for_without_echo(home: Path) -> None:
     file_of("claude-desktop", home, "{}")
     file_of("cursor", home, "{}")
     answers = [
@@ -893,7 +865,7 @@ def test_codex_waits_for_the_server_unless_the_user_has_decided_otherwise(home: 
 # ---- printing ----
 
 
-def test_what_is_printed_for_any_host_is_the_example(run: Run) -> None:
+def test_without_a_host_install_prints_the_example(run: Run) -> None:
     example = json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8"))
     printed = json.loads(run("install", "--print", SEGMIND_API_KEY=KEY).out)
     example["mcpServers"]["vega"] |= {"command": SCRIPT, "args": []}
@@ -908,7 +880,7 @@ def test_an_entry_is_printed_in_the_form_of_its_host(host: str, home: Path, run:
     assert list(home.iterdir()) == []
 
 
-def test_a_host_that_is_not_known_is_named_with_those_that_are(run: Run) -> None:
+def test_an_error_about_an_unknown_host_lists_the_known_hosts(run: Run) -> None:
     for arguments in (["install", "emacs"], ["install"], ["uninstall"]):
         said = run(*arguments)
         assert said.code == 2
@@ -920,7 +892,7 @@ def test_a_host_that_is_not_known_is_named_with_those_that_are(run: Run) -> None
 
 
 @pytest.mark.anyio
-async def test_every_host_that_starts_what_was_written_gets_the_tools(home: Path, run: Run) -> None:
+async def test_every_host_that_starts_its_entry_gets_the_tools(home: Path, run: Run) -> None:
     for host in ("claude-desktop", "codex"):
         assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
         entry = servers_in(host, home)["vega"]
@@ -932,11 +904,11 @@ async def test_every_host_that_starts_what_was_written_gets_the_tools(home: Path
             assert len((await session.list_tools()).tools) == 4
 
 
-def test_a_package_that_is_not_installed_is_not_written_down(home: Path) -> None:
+def test_a_command_that_is_not_installed_is_not_written_into_an_entry(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-m", "mcp_vega", "install", "cursor", "--yes", "--sandbox"],
         cwd=ROOT,
-        # Its libraries by their folder, but no installed command beside the interpreter.
+        # The libraries are found by their folder, but there is no installed command next to the interpreter.
         env={
             "HOME": str(home),
             "PYTHONPATH": sysconfig.get_path("purelib"),
@@ -952,7 +924,7 @@ def test_a_package_that_is_not_installed_is_not_written_down(home: Path) -> None
 
 
 @pytest.mark.parametrize("folder", ["archive-v0", "builds-v0", "environments-v2"])
-def test_uvx_is_written_by_its_absolute_path_whether_or_not_it_names_itself(
+def test_uvx_is_written_with_its_absolute_path_even_if_it_does_not_say_where_it_is(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "uvx").touch(0o755)
@@ -970,7 +942,7 @@ def test_uvx_is_written_by_its_absolute_path_whether_or_not_it_names_itself(
         ({"archive_info": {}}, "https://h.example/r"),
     ],
 )
-def test_uvx_gets_the_version_that_it_was_asked_for(
+def test_uvx_gets_the_version_that_the_user_asked_for(
     origin: dict[str, Any], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "direct_url.json").write_text(json.dumps({"url": "https://h.example/r", **origin}), encoding="utf-8")
@@ -1020,7 +992,7 @@ def test_a_command_whose_path_is_not_utf_8_is_refused(home: Path) -> None:
         ("linux", {"GEMINI_CLI_HOME": "HOME/gg"}, {"gemini": "gg/.gemini/settings.json"}),
     ],
 )
-def test_files_are_looked_for_where_the_hosts_document_them(
+def test_the_files_of_the_hosts_are_where_their_documents_say(
     platform: str, variables: dict[str, str], places: dict[str, str], home: Path
 ) -> None:
     environment = {name: value.replace("HOME", str(home)) for name, value in variables.items()}
@@ -1028,14 +1000,14 @@ def test_files_are_looked_for_where_the_hosts_document_them(
         assert HOSTS[host].file(UserEnvironment(environment, home, platform)) == home / place
 
 
-def test_the_file_of_older_versions_of_claude_code_is_used_where_it_is_still_there(home: Path) -> None:
+def test_the_file_of_older_versions_of_claude_code_is_used_if_it_exists(home: Path) -> None:
     for environment, folder in (({}, home / ".claude"), ({"CLAUDE_CONFIG_DIR": str(home / "c")}, home / "c")):
         folder.mkdir()
         (folder / ".config.json").touch()
         assert HOSTS["claude-code"].file(UserEnvironment(environment, home)) == folder / ".config.json"
 
 
-def test_claude_desktop_from_a_windows_package_is_found_in_the_package(home: Path) -> None:
+def test_the_file_of_claude_desktop_from_a_windows_package_is_inside_the_package(home: Path) -> None:
     package = home / "AppData/Local/Packages/Claude_abc/LocalCache/Roaming/Claude"
     package.mkdir(parents=True)
     found = HOSTS["claude-desktop"].file(UserEnvironment({}, home, "win32"))
@@ -1058,7 +1030,7 @@ gaps = st.sampled_from(["", " ", "\n", "\n  ", " // c\n", "/* , } */", "\t", ' /
 
 @st.composite
 def written(draw: st.DrawFn, value: Any) -> str:
-    """A value as JSON with space, comments and trailing commas at random."""
+    """A value as JSON, with random space, comments and trailing commas."""
     parts: list[str] = []
     if isinstance(value, dict):
         opening, closing = "{}"
@@ -1082,14 +1054,14 @@ def files(draw: st.DrawFn) -> tuple[dict[str, Any], str]:
 
 
 def left_in_order(text: str, longer: str) -> bool:
-    """Whether every character but space is in the longer text too, in the same order."""
+    """Whether the longer text has every character of the text, except space, in the same order."""
     rest: Iterator[str] = iter(longer)
     return all(character in rest for character in text if not character.isspace())
 
 
 @settings_of_hypothesis(deadline=None)
 @given(files(), values)
-def test_any_json_with_comments_takes_an_entry_and_keeps_every_character(
+def test_any_json_with_comments_can_take_an_entry_and_keeps_every_character(
     file: tuple[dict[str, Any], str], value: Any
 ) -> None:
     data, text = file
@@ -1104,7 +1076,7 @@ def test_any_json_with_comments_takes_an_entry_and_keeps_every_character(
 
 
 REMOTE_ENTRY = RemoteEntry("https://new.example/mcp", "token")
-# What Codex's file may be made of, the values first; what is no TOML then is left aside.
+# Pieces of Codex's file, first the values. Combinations that are not TOML are skipped.
 VALUES = (
     "# ---- a heading ----\n",
     'model = "o3" # mine\n',
@@ -1158,7 +1130,7 @@ def test_any_file_of_codex_takes_the_entry_and_keeps_every_comment_or_is_refused
         added = installing(codex, file, entry)
         removed = uninstalling(codex, replace(file, text=added.text))
     except HostConfigError:
-        # Rare forms, in which one table cannot be changed without others.
+        # Rare forms, in which one table cannot be changed without changing others.
         assert any(mark in text for mark in ("dotted", "inline", "[[list]]", "[mcp_servers]"))
         return
     vega = tomllib.loads(added.text)["mcp_servers"]["vega"]

@@ -1,4 +1,4 @@
-"""The ledger's file: shared by several servers, never in the way, and clear about what is wrong with it."""
+"""The ledger's file: several servers share it, it delays nobody, and its errors are clear."""
 
 import io
 import resource
@@ -70,7 +70,7 @@ def a_job(prompt: str = "a fox", **fields: Any) -> Job:
 
 
 class Server:
-    """A server's store over a ledger, and the lock by which others see that it is alive."""
+    """The store of a server, and the lock that shows other servers that it is alive."""
 
     def __init__(self, folder: Path, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = 3600) -> None:
         self._lock = ServerLock(folder / "servers")
@@ -78,7 +78,7 @@ class Server:
         self.store = JobStore(self.database, self._lock)
 
     def die(self) -> None:
-        """Give the lock up, as the system does for a process that is killed; the ledger knows nothing of it."""
+        """Release the lock, as the system does when a process is killed. The ledger does not change."""
         self._lock.release()
 
     async def begin(self, limits: Limits = NO_LIMITS, **fields: Any) -> Job:
@@ -88,14 +88,14 @@ class Server:
         return job
 
     async def sends(self, job: Job, limits: Limits = NO_LIMITS, **given: Any) -> Sending:
-        """What comes of marking a job as sent, two seconds after it was begun."""
+        """The outcome of marking a job as sent, two seconds after it was begun."""
         job = replace(job, sent=NOW + timedelta(seconds=2))
         return await self.store.mark_sent(job, limits, **given)
 
 
 @asynccontextmanager
 async def servers(folder: Path, count: int = 2) -> AsyncGenerator[list[Server]]:
-    """Several servers over one ledger."""
+    """Several servers that share a ledger."""
     several = [Server(folder) for _ in range(count)]
     yield several
     for each in several:
@@ -103,7 +103,7 @@ async def servers(folder: Path, count: int = 2) -> AsyncGenerator[list[Server]]:
         each.die()
 
 
-async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
+async def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     location = ImageLocation(str(tmp_path), "2026-11-20/ü.jpg")
     image = Image(id="0" * 32, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
     async with servers(tmp_path) as (one, other):
@@ -132,7 +132,7 @@ async def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert [each.local_id for each in await other.store.latest(5)] == [job.local_id]
 
 
-async def test_a_picture_or_job_is_found_by_whatever_names_it(tmp_path: Path) -> None:
+async def test_a_picture_or_job_is_found_by_any_of_its_names(tmp_path: Path) -> None:
     image_id, remote_id = "0123abcd" + "e" * 24, "Req_7f3a9-2b"
     location = ImageLocation(str(tmp_path), "2026-11-20/a-fox-7-0123abcd.jpg")
     image = Image(id=image_id, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
@@ -151,10 +151,10 @@ async def test_a_picture_or_job_is_found_by_whatever_names_it(tmp_path: Path) ->
             assert await named(name, "alice") == remote_id, name
         for name in ("Req_7f3", "0123abc", "0123abcf", "a-fox-7.jpg", "", "/", "9386a0691"):
             assert await named(name) == name.rpartition("/")[2]
-        assert await named("9386a069", "bob") == "9386a069", "it is not to be seen"
+        assert await named("9386a069", "bob") == "9386a069", "another owner's job must not be visible"
 
 
-async def test_several_ids_that_begin_alike_are_named_and_a_whole_one_is_that_one(tmp_path: Path) -> None:
+async def test_several_ids_with_the_same_beginning_are_listed_and_a_complete_id_is_unique(tmp_path: Path) -> None:
     async with servers(tmp_path, 1) as (server,):
         for number, remote_id in enumerate(("request-1", "request-10", "request-11")):
             job = await server.begin(prompt=str(number))
@@ -165,7 +165,7 @@ async def test_several_ids_that_begin_alike_are_named_and_a_whole_one_is_that_on
         assert (await named("request-1"), await named("vega://jobs/request-11")) == ("request-1", "request-11")
 
 
-async def test_of_several_servers_one_works_on_a_job_until_it_dies_or_leaves(tmp_path: Path) -> None:
+async def test_only_one_server_works_on_a_job_until_that_server_dies_or_leaves(tmp_path: Path) -> None:
     async with servers(tmp_path, 3) as (one, two, three):
         job = await one.begin()
         assert await two.store.accounts.orphans(API, "") == []
@@ -174,7 +174,7 @@ async def test_of_several_servers_one_works_on_a_job_until_it_dies_or_leaves(tmp
         assert await two.store.accounts.orphans(API, "") == [job.local_id]
         assert await two.store.claim(job.local_id) is not None
         assert await three.store.claim(job.local_id) is None
-        assert await one.sends(job) is Sending.TAKEN, "it learns that the job is no longer its own"
+        assert await one.sends(job) is Sending.TAKEN, "the server learns that the job is no longer its own"
         await two.store.leave()
         assert await three.store.claim(job.local_id) is not None
 
@@ -207,14 +207,14 @@ async def test_other_connections_of_its_process_do_not_make_a_server_look_dead(t
         assert len(await two.store.latest(9)) == 5
 
 
-async def test_the_last_claim_of_a_finished_job_is_none(tmp_path: Path) -> None:
+async def test_a_finished_job_cannot_be_claimed(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
         await one.store.save(replace(job, open=False, state=State.COMPLETED), release=True)
         assert await two.store.claim(job.local_id) is None
 
 
-async def test_one_of_many_takes_a_job(tmp_path: Path) -> None:
+async def test_only_one_of_many_servers_gets_a_job(tmp_path: Path) -> None:
     async with servers(tmp_path, 8) as (first, *others):
         job = await first.begin()
         await first.store.leave()
@@ -229,7 +229,7 @@ async def test_one_of_many_takes_a_job(tmp_path: Path) -> None:
         assert len(takers) == 1
 
 
-async def test_what_a_server_that_lost_a_job_says_of_it_counts_only_if_it_has_the_pictures(tmp_path: Path) -> None:
+async def test_a_server_that_lost_a_job_may_save_only_its_pictures(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
         one.die()
@@ -261,14 +261,14 @@ async def test_a_job_of_the_api_is_added_once(tmp_path: Path) -> None:
         assert len(await one.store.latest(5)) == 1
 
 
-async def test_many_servers_open_a_new_ledger_at_the_same_moment(tmp_path: Path) -> None:
+async def test_many_servers_can_create_a_ledger_at_the_same_time(tmp_path: Path) -> None:
     async with servers(tmp_path, 12) as several, anyio.create_task_group() as tasks:
         for each in several:
             tasks.start_soon(each.store.latest, 1)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="other permissions there")
-async def test_the_ledger_is_for_its_user_alone(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
+async def test_only_the_user_can_read_the_ledger(tmp_path: Path) -> None:
     async with servers(tmp_path / "new", 1) as (server,):
         await server.store.latest(1)
     assert (tmp_path / "new" / "ledger.sqlite3").stat().st_mode & 0o077 == 0
@@ -297,7 +297,7 @@ class CountingConnection:
         self._counts["tries"] += write
         with self._connection.transaction(write=write, durable=durable, wait=wait):
             (synchronous,) = self.execute("PRAGMA synchronous")
-            assert synchronous["synchronous"] == (2 if durable else 1), "it is FULL where it is to be, else NORMAL"
+            assert synchronous["synchronous"] == (2 if durable else 1), "FULL if it must be durable, else NORMAL"
             yield
         self._counts["writes"] += write
         self._counts["flushes"] += durable
@@ -307,7 +307,7 @@ class CountingConnection:
 
 
 class CountingFile(SqliteFile):
-    """A ledger's file whose transactions are counted."""
+    """A ledger file that counts its transactions."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, SCHEMA)
@@ -325,19 +325,19 @@ def counted_store(file: CountingFile, busy_seconds: float = BUSY_SECONDS) -> Job
 async def test_a_picture_costs_three_transactions_and_one_flush(
     sandbox: Sandbox, tmp_path: Path, arguments: dict[str, Any], writes: int
 ) -> None:
-    """Several pictures come by the queue, which costs one more: for the id of the request."""
+    """Several pictures are drawn by the queue, which needs one transaction more, for the request id."""
     file = CountingFile(tmp_path / "home" / "ledger.sqlite3")
-    # That the caller has the result waits for the next transaction, however long that takes.
+    # The note that the caller has the result waits for the next transaction, however long that takes.
     store = JobStore(Database(file, deferred_seconds=3600), ServerLock(file.file.with_name("servers")))
     async with app_over(sandbox.url, tmp_path, store=store) as app, Client(build_server(app)) as agent:
-        await store.accounts.of_key(KEY)  # a new ledger's first call writes once more
+        await store.accounts.of_key(KEY)  # the first call of a new ledger writes one transaction more
         for number in range(5):
             before = file.counts.copy()
             job_of(await agent.call_tool(VEGA, {"prompt": f"{number}", **arguments}))
             assert file.counts - before == {"tries": writes, "writes": writes, "flushes": 1}
 
 
-async def test_waiting_for_a_turn_writes_nothing_until_it_comes(tmp_path: Path) -> None:
+async def test_a_job_that_waits_for_its_turn_writes_nothing(tmp_path: Path) -> None:
     file, go, looks = CountingFile(tmp_path / "home" / "ledger.sqlite3"), anyio.Event(), list[Limits]()
 
     class Watched(JobStore):
@@ -358,7 +358,7 @@ async def test_waiting_for_a_turn_writes_nothing_until_it_comes(tmp_path: Path) 
         await until(lambda: file.counts["flushes"])
         second = await begun(app.service, VegaRTParameters(prompt="the second"))
         await until(lambda: len(looks) > 3)
-        assert file.counts == {"tries": 3, "writes": 3, "flushes": 1}, "two begun, one sent"
+        assert file.counts == {"tries": 3, "writes": 3, "flushes": 1}, "two jobs were begun, and one was sent"
         go.set()
         for job in (first, second):
             await until(lambda job=job: complete(app.service, job))
@@ -370,7 +370,7 @@ async def complete(service: JobService, job: Job) -> bool:
     return (await service.get(job.local_id)).complete
 
 
-async def test_a_call_is_sent_only_once_only_by_its_holder_and_only_while_it_is_open(tmp_path: Path) -> None:
+async def test_a_call_is_sent_once_by_its_holder_while_it_is_open(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
         assert await two.sends(job) is Sending.TAKEN
@@ -405,7 +405,7 @@ async def test_another_server_sends_a_call_only_while_someone_expects_it(
         assert await two.store.mark_sent(late, NO_LIMITS, begun_here=False) is outcome
 
 
-async def test_a_cancelled_call_that_is_made_again_is_expected_again(tmp_path: Path) -> None:
+async def test_a_cancelled_call_that_is_repeated_is_expected_again(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
         one.store.end_wait(job, NOW, delivered=False, cancelled=True)
@@ -416,16 +416,16 @@ async def test_a_cancelled_call_that_is_made_again_is_expected_again(tmp_path: P
         assert await two.sends(job, begun_here=False) is Sending.SENT
 
 
-async def test_the_same_call_joins_what_was_awaited_at_a_server_that_has_died(tmp_path: Path) -> None:
+async def test_a_call_joins_the_same_call_of_a_server_that_has_died(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
-        assert not (await two.store.begin(a_job(), NO_LIMITS)).joined, "its caller still waits"
+        assert not (await two.store.begin(a_job(), NO_LIMITS)).joined, "the first caller is still waiting"
         one.die()
         begun = await two.store.begin(a_job(), NO_LIMITS)
         assert (begun.joined, begun.job.local_id, begun.job.held) == (True, job.local_id, False)
 
 
-async def test_a_dead_servers_call_is_joined_for_as_long_as_a_call_takes(tmp_path: Path) -> None:
+async def test_a_call_of_a_dead_server_is_joined_for_as_long_as_a_call_can_take(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
         await one.sends(job)
@@ -435,7 +435,7 @@ async def test_a_dead_servers_call_is_joined_for_as_long_as_a_call_takes(tmp_pat
         assert (await two.store.begin(a_job(), NO_LIMITS, arrived=now + 9 * 60)).joined
 
 
-async def test_that_a_call_ended_without_its_result_is_written_at_once(tmp_path: Path) -> None:
+async def test_the_end_of_a_call_without_its_result_is_written_immediately(tmp_path: Path) -> None:
     async with servers(tmp_path) as (one, two):
         job = await one.begin()
         one.store.end_wait(job, NOW, delivered=False, cancelled=True)
@@ -447,7 +447,7 @@ async def test_that_a_call_ended_without_its_result_is_written_at_once(tmp_path:
         await until(joined)
 
 
-async def test_notes_do_not_keep_one_another_waiting(tmp_path: Path) -> None:
+async def test_frequent_notes_do_not_delay_the_transaction(tmp_path: Path) -> None:
     server = Server(tmp_path, deferred_seconds=0.5)
     job = await server.begin()
 
@@ -462,7 +462,7 @@ async def test_notes_do_not_keep_one_another_waiting(tmp_path: Path) -> None:
 
 
 class FullDisk(CountingFile):
-    """A ledger's file on a disk that is full for some transactions."""
+    """A ledger file on a disk that is full for a number of transactions."""
 
     full = 0
 
@@ -484,7 +484,7 @@ class FullDisk(CountingFile):
         return connection
 
 
-async def test_a_note_that_a_full_disk_would_not_take_is_written_later(tmp_path: Path) -> None:
+async def test_a_note_that_failed_on_a_full_disk_is_written_later(tmp_path: Path) -> None:
     file = FullDisk(tmp_path / "ledger.sqlite3")
     store = counted_store(file)
     job = a_job()
@@ -499,7 +499,7 @@ async def test_a_note_that_a_full_disk_would_not_take_is_written_later(tmp_path:
 
 
 class Hasty(JobStore):
-    """A store whose caller leaves as soon as a job is begun."""
+    """A store whose caller leaves as soon as a job has been begun."""
 
     scope: anyio.CancelScope
 
@@ -509,7 +509,7 @@ class Hasty(JobStore):
         return begun
 
 
-async def test_a_call_that_is_cancelled_as_it_begins_is_neither_sent_nor_remembered(
+async def test_a_call_that_is_cancelled_while_it_begins_is_not_sent_and_leaves_no_job(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     store = Hasty.in_file(tmp_path / "home" / "ledger.sqlite3")
@@ -529,7 +529,7 @@ async def test_a_call_that_is_cancelled_as_it_begins_is_neither_sent_nor_remembe
 
 
 class Slow(ImageProcessor):
-    """Works on in a thread that cannot be cancelled, until the cancellation has come."""
+    """Works in a thread that cannot be cancelled, and ends after the cancellation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -544,7 +544,9 @@ class Slow(ImageProcessor):
         return made
 
 
-async def test_an_answer_that_is_cancelled_while_it_is_made_is_not_delivered(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_answer_that_is_cancelled_while_it_is_made_counts_as_not_delivered(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         processor = app.service.processor = Slow()
         async with anyio.create_task_group() as tasks:
@@ -566,10 +568,10 @@ async def test_a_result_that_was_delivered_is_not_joined_by_the_next_call(tmp_pa
     async with servers(tmp_path, 1) as (server,):
         job = await server.begin()
         server.store.end_wait(job, NOW, delivered=True, cancelled=False)
-        assert not (await server.store.begin(a_job(), NO_LIMITS)).joined, "nobody waited until that was written"
+        assert not (await server.store.begin(a_job(), NO_LIMITS)).joined, "nothing waited for the note of the delivery"
 
 
-async def test_what_a_dead_server_never_sent_holds_no_budget_and_no_slot(tmp_path: Path) -> None:
+async def test_unsent_calls_of_a_dead_server_use_neither_budget_nor_slots(tmp_path: Path) -> None:
     limits = Limits(usd_a_day=Decimal("0.005"), calls_at_once=1)
     async with servers(tmp_path) as (one, two):
         sent, unsent = await one.begin(limits), await one.begin(limits, prompt="another")
@@ -578,14 +580,14 @@ async def test_what_a_dead_server_never_sent_holds_no_budget_and_no_slot(tmp_pat
             await two.begin(limits, prompt="a third")
         one.die()
         third = await two.begin(limits, prompt="a third")
-        assert await two.store.spending.on(NOW.date()) == Decimal("0.004"), "what was sent counts, and the third"
+        assert await two.store.spending.on(NOW.date()) == Decimal("0.004"), "only the sent call and the third one count"
         assert await two.sends(third, limits) is Sending.SENT, "the slot is free again"
         await two.store.claim(unsent.local_id)
         with pytest.raises(SpendingLimitReached):
             await two.sends(unsent, replace(limits, calls_at_once=9), begun_here=False)
 
 
-async def test_the_slot_of_a_server_that_has_died_goes_to_whoever_waits(tmp_path: Path) -> None:
+async def test_the_slot_of_a_dead_server_goes_to_a_waiting_job(tmp_path: Path) -> None:
     limits, later = Limits(calls_at_once=1), NOW + timedelta(seconds=2)
     async with servers(tmp_path) as (one, two):
         assert await one.sends(await one.begin(limits), limits) is Sending.SENT
@@ -595,7 +597,7 @@ async def test_the_slot_of_a_server_that_has_died_goes_to_whoever_waits(tmp_path
         assert (await two.store.turns(limits, later)).jobs == {job.local_id}
 
 
-async def test_a_server_that_takes_up_a_job_keeps_its_calls_a_minute(tmp_path: Path) -> None:
+async def test_a_server_that_continues_a_job_keeps_its_limit_of_calls_a_minute(tmp_path: Path) -> None:
     limits = Limits(calls_a_minute=1)
     async with servers(tmp_path) as (one, two):
         assert await one.sends(await one.begin(limits), limits) is Sending.SENT
@@ -604,10 +606,10 @@ async def test_a_server_that_takes_up_a_job_keeps_its_calls_a_minute(tmp_path: P
         await one.store.claim(orphan.local_id)
         with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger:
             kept = ledger.execute("SELECT calls_a_minute FROM servers JOIN jobs ON holder = id").fetchall()
-        assert kept == [(1,), (1,)], "else others would leave slots to jobs of it that may not be sent"
+        assert kept == [(1,), (1,)], "otherwise others would leave slots to its jobs that may not be sent"
 
 
-async def test_a_slot_that_a_stopped_server_does_not_take_is_taken_out_of_turn(tmp_path: Path) -> None:
+async def test_a_slot_that_a_stopped_server_does_not_use_is_taken_out_of_turn(tmp_path: Path) -> None:
     limits = Limits(calls_at_once=1)
     async with servers(tmp_path) as (one, two):
         first = await one.begin(limits, prompt="one's first")
@@ -623,7 +625,7 @@ async def test_a_slot_that_a_stopped_server_does_not_take_is_taken_out_of_turn(t
 
 
 class Stuck(JobStore):
-    """A store from which no job can be taken up until it is told so."""
+    """A store that gives no job to a server while it is stuck."""
 
     stuck, asked = True, False
 
@@ -634,7 +636,7 @@ class Stuck(JobStore):
         return await super().claim(local_id)
 
 
-async def test_a_call_that_is_cancelled_while_it_joins_a_job_leaves_that_to_the_next_one(
+async def test_if_a_call_is_cancelled_while_it_joins_a_job_the_next_call_can_join_that_job(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -663,13 +665,13 @@ async def test_a_call_that_is_cancelled_while_it_joins_a_job_leaves_that_to_the_
 
 @contextmanager
 def held(folder: Path) -> Generator[None]:
-    """Another program writes to the ledger, and does not end."""
+    """Another program holds a write lock on the ledger."""
     with closing(sqlite3.connect(folder / "ledger.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
 
 
-async def test_reads_do_not_wait_for_those_who_write(tmp_path: Path) -> None:
+async def test_reads_do_not_wait_for_writes(tmp_path: Path) -> None:
     server = Server(tmp_path, busy_seconds=3600)
     job = await server.begin()
     async with anyio.create_task_group() as tasks:
@@ -682,7 +684,7 @@ async def test_reads_do_not_wait_for_those_who_write(tmp_path: Path) -> None:
     server.die()
 
 
-async def test_those_who_wait_for_a_locked_ledger_wait_at_the_same_time(tmp_path: Path) -> None:
+async def test_writes_that_wait_for_a_locked_ledger_wait_at_the_same_time(tmp_path: Path) -> None:
     file = CountingFile(tmp_path / "ledger.sqlite3")
     store = counted_store(file, busy_seconds=0.5)
     await store.begin(a_job(prompt="the first"), NO_LIMITS)
@@ -700,12 +702,12 @@ async def test_those_who_wait_for_a_locked_ledger_wait_at_the_same_time(tmp_path
                 tasks.start_soon(begin, number)
     assert len(failed) == 16
     assert all("is locked by another program" in error.what for error in failed)
-    assert (file.counts - before)["tries"] < 16, "not one after the other"
+    assert (file.counts - before)["tries"] < 16, "the calls did not wait one after the other"
     await store.leave()
     await store.close()
 
 
-async def test_those_who_read_a_locked_ledger_wait_at_the_same_time_also_behind_one_who_gave_up(
+async def test_reads_of_a_locked_ledger_wait_at_the_same_time_even_if_one_gave_up(
     tmp_path: Path,
 ) -> None:
     waits = list[float]()
@@ -734,10 +736,12 @@ async def test_those_who_read_a_locked_ledger_wait_at_the_same_time_also_behind_
                 tasks.start_soon(read)
     await database.close()
     assert len(failed) == 8
-    assert sum(waits) < 2, "not one after the other"
+    assert sum(waits) < 2, "the reads did not wait one after the other"
 
 
-async def test_who_gives_up_while_the_ledger_is_locked_is_not_kept_waiting_and_begins_nothing(tmp_path: Path) -> None:
+async def test_a_caller_that_gives_up_while_the_ledger_is_locked_returns_immediately_and_begins_no_job(
+    tmp_path: Path,
+) -> None:
     server = Server(tmp_path, busy_seconds=3600)
     await server.begin()
     with anyio.fail_after(HANG_SECONDS):
@@ -856,7 +860,7 @@ def without_its_log(file: Path) -> None:
     file.with_name(f"{file.name}-wal").unlink()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be deleted there")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete open files")
 @pytest.mark.parametrize("accident", [deleted, replaced, without_its_log])
 async def test_a_ledger_that_was_deleted_or_replaced_is_refused_before_anything_is_paid(
     sandbox: Sandbox, tmp_path: Path, accident: Callable[[Path], None]
@@ -876,8 +880,8 @@ async def test_a_ledger_that_was_deleted_or_replaced_is_refused_before_anything_
         job_of(await agent.call_tool(RT, {"prompt": "an owl"}))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be deleted there")
-async def test_a_picture_that_comes_while_the_ledger_is_deleted_is_in_the_gallery_and_in_the_result(
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete open files")
+async def test_a_picture_that_comes_after_the_ledger_was_deleted_is_in_the_gallery_and_in_the_result(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -911,7 +915,7 @@ async def test_a_server_whose_lock_was_deleted_sends_nothing_more(sandbox: Sandb
     assert sandbox.paid_requests == 1
 
 
-async def test_an_end_that_a_power_cut_took_is_found_in_the_gallery_and_not_paid_for_again(
+async def test_if_a_power_cut_loses_the_end_of_a_job_its_picture_is_found_in_the_gallery_and_not_paid_again(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home, kept = tmp_path / "home", tmp_path / "kept"
@@ -931,7 +935,7 @@ async def test_an_end_that_a_power_cut_took_is_found_in_the_gallery_and_not_paid
         file.unlink()
     for file in kept.iterdir():
         file.replace(home / file.name)
-    (home / "servers").rmdir()  # nothing in it is made to last
+    (home / "servers").rmdir()  # the files in it are not written durably
     sandbox.account.history_status = 503
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         (job,) = await app.service.store.latest(9)
@@ -943,7 +947,7 @@ async def test_an_end_that_a_power_cut_took_is_found_in_the_gallery_and_not_paid
     assert sandbox.paid_requests == 1
 
 
-async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
+async def test_a_ledger_that_fails_after_the_payment_does_not_lose_the_picture(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -972,7 +976,7 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         (listed,) = ((await agent.call_tool("check_job", {})).meta or {})["mcp-vega/jobs"]
         settled = await agent.call_tool("check_job", {"request_id": listed["request_id"], "wait_seconds": 45})
-        assert job_of(settled)["images"] == job["images"], "the file is found again and not kept twice"
+        assert job_of(settled)["images"] == job["images"], "the file is found, and not kept twice"
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
     assert sandbox.paid_requests == 1
 
@@ -982,7 +986,7 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_cost_the_picture(
 
 @contextmanager
 def full_disk() -> Generator[None]:
-    """No file of this process grows beyond a few bytes, as on a disk without room."""
+    """The files of this process cannot grow beyond a few bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
@@ -1041,7 +1045,7 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
 
 
 class SmallFolder(ImageFolder):
-    """A folder that takes so many pictures more."""
+    """A folder with room for a number of pictures."""
 
     room = 1
 
@@ -1052,9 +1056,7 @@ class SmallFolder(ImageFolder):
         return await super().save(data, name, image_id, day)
 
 
-async def test_pictures_that_only_the_memory_holds_stay_apart_until_a_disk_takes_them(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_pictures_in_memory_stay_separate_until_a_disk_takes_them(sandbox: Sandbox, tmp_path: Path) -> None:
     images = SmallFolder(tmp_path)
     async with app_over(sandbox.url, tmp_path, images=images) as app, Client(build_server(app)) as agent:
         job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "four", "samples": 4}))
@@ -1068,7 +1070,7 @@ async def test_pictures_that_only_the_memory_holds_stay_apart_until_a_disk_takes
     assert len(list(tmp_path.glob("*/four-*.jpg"))) == 4
 
 
-async def test_a_picture_that_only_the_result_held_is_fetched_again_at_the_next_start(
+async def test_a_picture_that_was_only_in_the_result_is_downloaded_again_at_the_next_start(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -1088,10 +1090,10 @@ async def test_a_picture_that_only_the_result_held_is_fetched_again_at_the_next_
 # ---- a clock that is wrong ----
 
 
-async def test_two_in_the_ledger_at_once_are_never_in_one_transaction(
+async def test_operations_at_the_same_time_never_share_a_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limiter of anyio before 4.14 lets one too many in now and then; this one always does."""
+    """The limiter of anyio before 4.14 sometimes lets in one too many. This limiter always does."""
     generous = anyio.CapacityLimiter(8)
     monkeypatch.setattr(anyio, "CapacityLimiter", MagicMock(return_value=generous))
     async with servers(tmp_path, 1) as (server,), anyio.create_task_group() as tasks:
@@ -1103,7 +1105,7 @@ async def test_two_in_the_ledger_at_once_are_never_in_one_transaction(
 
 
 @pytest.mark.parametrize("by", [timedelta(hours=-2), timedelta(hours=2), timedelta(days=-40)])
-async def test_a_clock_that_is_set_while_a_job_runs_loses_nothing(
+async def test_a_clock_that_is_changed_while_a_job_runs_loses_nothing(
     sandbox: Sandbox, tmp_path: Path, by: timedelta
 ) -> None:
     error = timedelta()

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, SMALL, Sandbox
-from test_command_line import run, run_beside, settings
+from conftest import SMALL, Sandbox
+from terminals import posix
+from test_command_line import run, run_beside, shown_beside, shown_by_process
 from test_completion import offered
 
 from mcp_vega.errors import InsufficientCredits, MediaError, OutcomeUnknown, VegaError
@@ -23,25 +24,16 @@ from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.spending import Limits
 
-if sys.platform != "win32":
-    from terminals import shown_beside, shown_by_process
-
 pytestmark = pytest.mark.anyio
-posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
-# In another year than any in which this runs, so that tables are the same on every day.
+# A year other than the present one, so that the tables are the same on every day.
 EVENING = datetime(2024, 11, 29, 17, 30, tzinfo=UTC)
 ID = "{}-0000-4000-8000-000000000000"
 
 
-@pytest.fixture
-def api(sandbox_in_thread: Sandbox) -> dict[str, str]:
-    return {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
-
-
 @dataclass(frozen=True)
 class Kept:
-    """A job for the ledger: what differs from a picture of a fox that was drawn."""
+    """A job for the ledger; the defaults are a picture of a fox that was drawn."""
 
     prompt: str = "a fox"
     remote_id: str | None = ID.format("f0f0f0f0")
@@ -85,13 +77,13 @@ class Kept:
 
 
 Keep = Callable[..., Awaitable[list[Job]]]
-# Half an hour off, so that a time of another zone is not taken for it; in this form no table of zones is needed.
+# Half an hour off UTC, so that a time in UTC would be noticed. This form needs no database of time zones.
 ZONE = {"TZ": "IST-5:30"}
 
 
 @pytest.fixture(autouse=True)
 def zone(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """The zone of the machine's local time."""
+    """Set the local time zone."""
     if sys.platform == "win32":
         yield
         return
@@ -104,7 +96,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
 @pytest.fixture
 async def keep(tmp_path: Path) -> AsyncGenerator[Keep]:
-    """Writes jobs into the ledger of the command line, the first one as the newest; those that are held stay so."""
+    """Returns a function that writes jobs into the ledger of the command, the newest first. Held jobs stay held."""
     store = JobStore.in_file(tmp_path / "home" / "ledger.sqlite3")
 
     async def keep(*kept: Kept) -> list[Job]:
@@ -208,12 +200,12 @@ WHEN (LOCAL)  PROMPT                                                    MODEL   
 async def test_the_table_is_as_wide_as_the_terminal(tmp_path: Path, keep: Keep) -> None:
     await keep(*JOBS)
     for width, expected in TABLES.items():
-        assert await shown_beside(width, "jobs", folder=tmp_path, **ZONE) == expected, width
-    # A process asks the terminal itself.
-    assert shown_by_process(80, ["jobs"], {**settings(tmp_path / "gallery", tmp_path), **ZONE}) == TABLES[80]
+        assert await shown_beside("jobs", folder=tmp_path, size=(width, 24), **ZONE) == expected, width
+    # A process of its own asks the terminal for its width.
+    assert shown_by_process("jobs", folder=tmp_path, size=(80, 24), **ZONE).text == TABLES[80]
 
 
-async def test_a_file_gets_all_but_the_end_of_long_prompts(tmp_path: Path, keep: Keep) -> None:
+async def test_if_stdout_is_a_file_only_long_prompts_are_cut(tmp_path: Path, keep: Keep) -> None:
     emoji = "❤" + "\ufe0f" * 5000
     (job, _, _) = await keep(Kept("a fox " * 20, None), Kept(remote_id="9" * 64), Kept(emoji, None))
     first, second, third = (await run_beside("jobs", folder=tmp_path, **ZONE)).stdout.splitlines()[1:]
@@ -224,21 +216,21 @@ async def test_a_file_gets_all_but_the_end_of_long_prompts(tmp_path: Path, keep:
 
 
 @posix
-async def test_jobs_of_this_year_are_told_by_month_and_day_in_local_time(tmp_path: Path, keep: Keep) -> None:
+async def test_jobs_of_this_year_are_shown_with_month_and_day_in_local_time(tmp_path: Path, keep: Keep) -> None:
     now = datetime.now(UTC)
     await keep(Kept("a fox " * 10, created=now))
     local = now.astimezone(timezone(timedelta(hours=5, minutes=30)))
-    wide = await shown_beside(80, "jobs", folder=tmp_path, **ZONE)
+    wide = await shown_beside("jobs", folder=tmp_path, size=(80, 24), **ZONE)
     assert wide.splitlines()[1].startswith(f"{local:%m-%d %H:%M}   a fox a ")
-    narrow = await shown_beside(40, "jobs", folder=tmp_path, **ZONE)
+    narrow = await shown_beside("jobs", folder=tmp_path, size=(40, 24), **ZONE)
     assert narrow.splitlines()[1].startswith((f"{local:%H:%M}  a fox a ", f"{local:%m-%d}  a fox a "))
 
 
 @posix
-async def test_so_many_digits_of_an_id_are_shown_that_every_command_knows_it(tmp_path: Path, keep: Keep) -> None:
+async def test_enough_digits_of_an_id_are_shown_for_every_command_to_find_the_job(tmp_path: Path, keep: Keep) -> None:
     twins = [Kept(remote_id=f"99887766-5{number}00-4000-8000-000000000000") for number in (1, 2)]
     jobs = await keep(*twins, Kept(remote_id="x" * 64), Kept(remote_id=None), Kept(remote_id="r1"))
-    said = await shown_beside(80, "jobs", folder=tmp_path)
+    said = await shown_beside("jobs", folder=tmp_path)
     ids = [line.rpartition("  ")[2] for line in said.splitlines()[1:]]
     assert ids == ["99887766-51", "99887766-52", "x" * 8, jobs[3].local_id[6:14], "r1"]
     for job, short in zip(jobs, ids, strict=True):
@@ -255,7 +247,7 @@ async def test_so_many_digits_of_an_id_are_shown_that_every_command_knows_it(tmp
 @posix
 async def test_the_ledger_may_be_empty_or_unreadable(tmp_path: Path) -> None:
     ledger = tmp_path / "home" / "ledger.sqlite3"
-    assert await shown_beside(40, "jobs", folder=tmp_path) == f"No jobs yet in {ledger}\n"
+    assert await shown_beside("jobs", folder=tmp_path, size=(40, 24)) == f"No jobs yet in {ledger}\n"
     since = await run_beside("jobs", "--since", "2024-11-20", folder=tmp_path)
     assert since.stderr == f"No jobs since 2024-11-20 (UTC) in {ledger}\n"
     assert (await run_beside("jobs", "--spent", folder=tmp_path)).stderr == f"Nothing spent yet in {ledger}\n"
@@ -269,7 +261,7 @@ async def test_the_ledger_may_be_empty_or_unreadable(tmp_path: Path) -> None:
         assert re.fullmatch(r"Error: The ledger .* \(ledger_error\)\.\nNext: .*\n", done.stderr)
 
 
-async def test_jobs_since_a_day_are_all_of_them(tmp_path: Path, keep: Keep) -> None:
+async def test_since_a_day_lists_every_job_from_then_on(tmp_path: Path, keep: Keep) -> None:
     now = datetime.now(UTC)
     days = [Kept(str(ago), None, created=now - timedelta(days=ago)) for ago in (0, 3, 10)]
     await keep(*days, *(Kept(str(number), None) for number in range(20)))
@@ -296,7 +288,7 @@ async def test_jobs_since_a_day_are_all_of_them(tmp_path: Path, keep: Keep) -> N
         (["some-job", "--since", "7d"], "--since is about many jobs"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_without_a_word_of_charges(
+def test_options_that_make_no_sense_are_refused_and_the_error_does_not_mention_charges(
     tmp_path: Path, options: list[str], words: str
 ) -> None:
     done = run("jobs", *options, folder=tmp_path)
@@ -308,7 +300,7 @@ def test_options_that_make_no_sense_are_refused_without_a_word_of_charges(
 # ---- one job ----
 
 
-def test_jobs_shows_one_in_full_by_all_its_names(
+def test_jobs_shows_one_job_in_full_by_any_of_its_names(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     path = run("draw", "a fox", "--seed", "7", "--steps", "30", folder=tmp_path, **api).stdout.strip()
@@ -326,12 +318,12 @@ def test_jobs_shows_one_in_full_by_all_its_names(
 
 
 @posix
-async def test_the_texts_of_a_job_fit_the_terminal_and_what_is_copied_stays_in_one_piece(
+async def test_the_texts_of_a_job_fit_the_terminal_and_what_users_copy_is_not_broken(
     tmp_path: Path, keep: Keep
 ) -> None:
     prompt = " ".join(["二匹の狐 in the snow"] * 10)
     (job,) = await keep(Kept(prompt, error=InsufficientCredits("HTTP 402"), state=State.FAILED, images=0))
-    lines = (await shown_beside(40, "jobs", "f0f0f0f0", folder=tmp_path)).splitlines()
+    lines = (await shown_beside("jobs", "f0f0f0f0", folder=tmp_path, size=(40, 24))).splitlines()
     at = lines.index("Seed:         7")
     assert lines[4] == "Prompt:       “二匹の狐 in the snow"
     assert " ".join(line[14:] for line in lines[4:at]) == f"“{prompt}”"
@@ -344,7 +336,7 @@ async def test_the_texts_of_a_job_fit_the_terminal_and_what_is_copied_stays_in_o
     ]
 
 
-def test_jobs_says_what_a_job_failed_with(tmp_path: Path, api: dict[str, str]) -> None:
+def test_jobs_says_why_a_job_failed(tmp_path: Path, api: dict[str, str]) -> None:
     run("draw", "[fault:402]", folder=tmp_path, **api)
     (job,) = json.loads(run("jobs", "--json", folder=tmp_path).stdout)
     assert (job["state"], job["charged"], job["error"]["code"]) == ("FAILED", "no", "insufficient_credits")
@@ -446,14 +438,15 @@ TOTAL                                                           5  $1,234.50875 
 
 
 @posix
-async def test_what_was_spent_is_added_up_by_day_and_model_or_caller(tmp_path: Path, keep: Keep) -> None:
+async def test_spending_is_added_up_by_day_and_by_model_or_caller(tmp_path: Path, keep: Keep) -> None:
     await keep(*(replace(each, remote_id=None) for each in SPENT))
-    assert await shown_beside(80, "jobs", "--spent", folder=tmp_path) == BY_MODEL
+    assert await shown_beside("jobs", "--spent", folder=tmp_path) == BY_MODEL
     for width, expected in BY_CALLER.items():
-        assert await shown_beside(width, "jobs", "--spent", "--by", "caller", folder=tmp_path) == expected, width
+        by_caller = await shown_beside("jobs", "--spent", "--by", "caller", folder=tmp_path, size=(width, 24))
+        assert by_caller == expected, width
 
 
-async def test_what_was_spent_since_a_day(tmp_path: Path, keep: Keep) -> None:
+async def test_spending_can_be_limited_to_the_time_since_a_day(tmp_path: Path, keep: Keep) -> None:
     await keep(*(replace(each, remote_id=None) for each in SPENT))
     one = await run_beside("jobs", "--spent", "--limit", "1", folder=tmp_path)
     assert one.stdout == "".join(
@@ -473,7 +466,9 @@ async def test_what_was_spent_since_a_day(tmp_path: Path, keep: Keep) -> None:
     assert later.stderr == f"Nothing spent since 2024-11-30 (UTC) in {tmp_path / 'home' / 'ledger.sqlite3'}\n"
 
 
-def test_what_is_left_of_the_days_limit_is_said_whatever_is_shown(tmp_path: Path, api: dict[str, str]) -> None:
+def test_the_rest_of_the_spending_limit_is_shown_with_every_table_of_spending(
+    tmp_path: Path, api: dict[str, str]
+) -> None:
     limit = {"MCP_VEGA_SPENDING_LIMIT_USD": "0.005"}
     run("draw", "a fox", folder=tmp_path, **api, **limit)
     run("draw", "a fox", "--model", "vegart", folder=tmp_path, **api, **limit)

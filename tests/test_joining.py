@@ -1,4 +1,4 @@
-"""The same call again while nobody has the result of the first: it joins that one's job, and nothing is paid again."""
+"""The same call, made again before anybody has the result of the first, joins its job; nothing is paid again."""
 
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -32,7 +32,7 @@ def awaited(folder: Path) -> list[dict[str, Any]]:
 
 
 class Clock:
-    """The time of day of all servers, and the clock that nobody sets; both stand still until a test moves them."""
+    """The time of day of all servers, and a clock that cannot be set. Both stand still until a test moves them."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
@@ -49,7 +49,7 @@ class Clock:
 
 
 async def cancelled(agent: Client, sandbox: Sandbox) -> None:
-    """A host that gives up on its call."""
+    """Make a call that the host gives up."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(agent.call_tool, VEGA, ASKED)
         await until(lambda: sandbox.account.calls)
@@ -57,7 +57,7 @@ async def cancelled(agent: Client, sandbox: Sandbox) -> None:
 
 
 async def still_running(agent: Client, sandbox: Sandbox) -> None:
-    """A call that takes longer than the wait."""
+    """Make a call that takes longer than the wait."""
     assert job_of(await agent.call_tool(VEGA, ASKED))["state"] != "COMPLETED"
     await until(lambda: sandbox.account.calls)
 
@@ -65,7 +65,7 @@ async def still_running(agent: Client, sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(("leave", "wait"), [(cancelled, 45), (still_running, 0)])
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("same", [True, False])
-async def test_a_repeated_call_joins_the_one_whose_result_nobody_received(  # noqa: PLR0913, PLR0917  a table
+async def test_a_repeated_call_joins_the_job_whose_result_nobody_received(  # noqa: PLR0913, PLR0917  a table
     sandbox: Sandbox,
     tmp_path: Path,
     leave: Callable[[Client, Sandbox], Awaitable[None]],
@@ -122,7 +122,7 @@ async def test_a_call_is_not_joined_two_minutes_later(sandbox: Sandbox, tmp_path
 
 
 @pytest.mark.parametrize("hours", [-1, 1, 2.5])
-async def test_a_clock_that_is_set_between_a_call_and_its_repeat_changes_nothing(
+async def test_setting_the_clock_between_a_call_and_its_repeat_changes_nothing(
     sandbox: Sandbox, tmp_path: Path, hours: float
 ) -> None:
     clock = Clock()
@@ -142,7 +142,7 @@ async def test_a_clock_that_is_set_between_a_call_and_its_repeat_changes_nothing
 
 
 @pytest.mark.parametrize(("minutes", "jobs"), [(1, 1), (3, 2)])
-async def test_after_the_machine_was_started_anew_the_time_of_day_decides(
+async def test_after_a_restart_of_the_machine_the_time_of_day_decides(
     sandbox: Sandbox, tmp_path: Path, minutes: float, jobs: int
 ) -> None:
     clock = Clock()
@@ -157,9 +157,7 @@ async def test_after_the_machine_was_started_anew_the_time_of_day_decides(
         clock.now += timedelta(minutes=minutes)
 
 
-async def test_calls_at_the_same_time_with_the_same_arguments_are_calls_of_their_own(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_equal_calls_at_the_same_time_are_separate_calls(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
             for tool in (VEGA, VEGA, "submit_job", "submit_job"):
@@ -175,7 +173,7 @@ async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
         request_id = id_in(await agent.call_tool(RT, arguments))
         await checked(agent, request_id)
         failed = await agent.call_tool(RT, arguments)
-        assert id_in(failed) != request_id, "the first result was delivered by check_job"
+        assert id_in(failed) != request_id, "check_job has delivered the first result"
 
         async def drawn() -> CallToolResult | None:
             result = await agent.call_tool(RT, arguments)
@@ -186,7 +184,7 @@ async def test_a_call_whose_outcome_is_unknown_is_joined_instead_of_paid_again(
 
 
 class StuckProcessor(ImageProcessor):
-    """Makes no preview for as long as anyone waits."""
+    """An image processor whose previews never end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +196,7 @@ class StuckProcessor(ImageProcessor):
         return await super().previews(data, mode, taken)
 
 
-async def test_a_call_that_is_cancelled_just_before_its_answer_leaves_is_joined(
+async def test_a_call_that_is_cancelled_just_before_its_answer_is_sent_is_joined(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     stuck = StuckProcessor()
@@ -223,9 +221,9 @@ async def test_a_refused_call_is_not_joined(sandbox: Sandbox, tmp_path: Path) ->
         assert job_of(await agent.call_tool(RT, {"prompt": "a fox [fault:402*1]"}))["images"]
 
 
-# ---- what is the same call ----
+# ---- which calls are the same ----
 
-# Each parameter with its default, as some agents write it out.
+# Every parameter with its default: some agents send all of them.
 WRITTEN_OUT = {
     **ASKED,
     "samples": 1,
@@ -261,7 +259,7 @@ OTHER: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] 
 
 
 async def given_up(agent: Client, sandbox: Sandbox, folder: Path, tool: str, arguments: dict[str, Any]) -> None:
-    """Make a call whose answer never comes, and cancel it once it is at the API."""
+    """Make a call whose answer never comes, and cancel it after it has reached the API."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(agent.call_tool, tool, without_answer(arguments))
         await until(lambda: sandbox.account.calls)
@@ -271,7 +269,7 @@ async def given_up(agent: Client, sandbox: Sandbox, folder: Path, tool: str, arg
 
 @asynccontextmanager
 async def patient_and_quick(sandbox: Sandbox, folder: Path) -> AsyncGenerator[tuple[Client, Client]]:
-    """Agents of two servers on one ledger: the first's calls wait for their pictures, the second's for nothing."""
+    """Agents of two servers that share a ledger: the first server waits for pictures, the second does not."""
     async with (
         app_over(sandbox.url, folder) as one,
         app_over(sandbox.url, folder, wait_seconds=0) as other,
@@ -286,7 +284,7 @@ def without_answer(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SAME)
-async def test_the_same_call_is_joined_however_it_is_written_and_by_whichever_tool_it_comes(
+async def test_the_same_call_is_joined_in_any_spelling_and_from_any_tool(
     sandbox: Sandbox, tmp_path: Path, name: str
 ) -> None:
     first, second = SAME[name]
@@ -299,7 +297,7 @@ async def test_the_same_call_is_joined_however_it_is_written_and_by_whichever_to
 
 
 @pytest.mark.parametrize("name", OTHER)
-async def test_a_call_that_asks_for_something_else_is_not_joined(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+async def test_a_call_with_other_arguments_is_not_joined(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
     first, second = OTHER[name]
     async with patient_and_quick(sandbox, tmp_path) as (agent, other):
         await given_up(agent, sandbox, tmp_path, *first)
@@ -309,7 +307,7 @@ async def test_a_call_that_asks_for_something_else_is_not_joined(sandbox: Sandbo
 
 
 async def test_the_call_of_another_owner_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Over HTTP an owner is an access token, see tests/test_http_access.py."""
+    """Over HTTP an owner is an access token; see tests/test_http_access.py."""
     parameters = VegaRTParameters(prompt="a fox", seed=7)
     async with app_over(sandbox.url, tmp_path) as app:
         sandbox.hold()
@@ -322,18 +320,18 @@ async def test_the_call_of_another_owner_is_not_joined(sandbox: Sandbox, tmp_pat
         sandbox.let_go()
 
 
-# ---- a call that is still awaited ----
+# ---- a call whose caller is still waiting ----
 
 
 def begun_at(folder: Path, moment: datetime) -> list[dict[str, Any]]:
-    """The jobs that a call began or joined at a moment."""
-    return rows(folder, f"SELECT local_id FROM jobs WHERE last_call = '{as_text(moment)}'")  # noqa: S608  no user's
+    """The jobs that a call began or joined at this moment."""
+    return rows(folder, f"SELECT local_id FROM jobs WHERE last_call = '{as_text(moment)}'")  # noqa: S608  from a test
 
 
 @pytest.mark.parametrize(("seconds", "jobs"), [(3.9, 2), (4, 1)])
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("tool", [VEGA, SUBMIT])
-async def test_a_call_that_is_still_awaited_is_joined_once_it_is_four_seconds_old(  # noqa: PLR0913, PLR0917  a table
+async def test_a_call_whose_caller_is_still_waiting_is_joined_when_it_is_four_seconds_old(  # noqa: PLR0913, PLR0917  a table
     sandbox: Sandbox,
     tmp_path: Path,
     seconds: float,
@@ -363,7 +361,7 @@ async def test_a_call_that_is_still_awaited_is_joined_once_it_is_four_seconds_ol
 
 
 class CountingFolder(ImageFolder):
-    """A folder that counts the calls that have arrived: it is prepared for each before the ledger is asked."""
+    """A folder that counts the calls that have arrived: it is prepared for each call before the ledger is used."""
 
     arrived = 0
 
@@ -374,14 +372,14 @@ class CountingFolder(ImageFolder):
 
 @contextmanager
 def locked_ledger(folder: Path) -> Generator[None]:
-    """Another program keeps the ledger to itself."""
+    """Another program locks the ledger."""
     file = folder.with_name(f"{folder.name}-home") / "ledger.sqlite3"
     with closing(sqlite3.connect(file, isolation_level=None, timeout=HANG_SECONDS)) as database:
         database.execute("BEGIN EXCLUSIVE")
         yield
 
 
-async def test_equal_calls_at_once_stay_calls_of_their_own_however_long_the_ledger_is_locked(
+async def test_equal_calls_at_the_same_time_stay_separate_however_long_the_ledger_is_locked(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     clock = Clock()
@@ -404,8 +402,8 @@ async def test_equal_calls_at_once_stay_calls_of_their_own_however_long_the_ledg
     assert sandbox.paid_requests == 6
 
 
-async def test_each_of_several_repeats_joins_another_of_several_equal_calls(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Their callers have given up without a word, and all call again."""
+async def test_several_repeats_join_different_jobs_of_equal_calls(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The first callers have given up without saying so, and all call again."""
     clock = Clock()
     async with two_servers(sandbox, tmp_path, **clock.options) as (first, second):
         sandbox.hold()
@@ -427,10 +425,10 @@ async def test_each_of_several_repeats_joins_another_of_several_equal_calls(sand
     assert sandbox.paid_requests == 5
 
 
-# ---- what is not joined ----
+# ---- never joined ----
 
 
-async def test_a_job_that_has_failed_for_good_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_failed_job_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:402*1]"}
     async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         sandbox.hold()
@@ -443,7 +441,7 @@ async def test_a_job_that_has_failed_for_good_is_not_joined(sandbox: Sandbox, tm
     assert sandbox.paid_requests == 2
 
 
-async def test_a_submission_that_was_answered_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_submission_with_an_answer_is_not_joined(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.speed = SLOW
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         ids = {job_of(await agent.call_tool(SUBMIT, ASKED))["request_id"] for _ in range(3)}
@@ -451,7 +449,7 @@ async def test_a_submission_that_was_answered_is_not_joined(sandbox: Sandbox, tm
     assert sandbox.paid_requests == 3
 
 
-# ---- what a joined call says ----
+# ---- the note of a joined call ----
 
 JOINED = "the same call was made shortly before, and nobody received its result"
 ANOTHER = "for another picture, give another seed"

@@ -1,4 +1,4 @@
-"""The recipe in a picture's file: there for other programs, read back by this one, and no pixel touched for it."""
+"""The recipe in a picture's file: other programs read it, this one reads it back, and every pixel stays the same."""
 
 import io
 import json
@@ -72,7 +72,7 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_recipe_goes_in_and_comes_back_and_the_pixels_stay_as_they_were(name: str) -> None:
+def test_a_recipe_is_embedded_and_read_back_and_the_pixels_do_not_change(name: str) -> None:
     before = PICTURES[name]
     after = metadata.embed(before, RECIPE)
     assert metadata.read(before) is None
@@ -83,9 +83,9 @@ def test_the_recipe_goes_in_and_comes_back_and_the_pixels_stay_as_they_were(name
     assert metadata.strip(after) == metadata.strip(before) == before
 
 
-def test_a_jpeg_that_says_which_side_is_up_goes_on_saying_so() -> None:
+def test_a_jpeg_keeps_its_orientation() -> None:
     given = Image.Exif()
-    given[0x0112] = 6  # to be turned by 90°
+    given[0x0112] = 6  # turned by 90°
     before = picture("RGB", "JPEG", exif=given.tobytes())
     after = metadata.embed(before, RECIPE)
     with Image.open(io.BytesIO(after)) as shown:
@@ -95,7 +95,7 @@ def test_a_jpeg_that_says_which_side_is_up_goes_on_saying_so() -> None:
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG"])
-def test_the_text_that_stable_diffusion_tools_read_is_in_the_file(name: str) -> None:
+def test_the_file_has_the_text_that_stable_diffusion_tools_read(name: str) -> None:
     with Image.open(io.BytesIO(metadata.embed(PICTURES[name], RECIPE))) as after:
         if name == "PNG":
             assert after.info["parameters"] == TEXT
@@ -107,20 +107,20 @@ def test_the_text_that_stable_diffusion_tools_read_is_in_the_file(name: str) -> 
             assert json.loads(after.info["comment"]) == RECIPE.data
 
 
-def test_a_model_without_scheduler_and_guidance_names_none() -> None:
+def test_the_text_of_a_model_without_scheduler_and_guidance_leaves_them_out() -> None:
     recipe = Recipe(VegaRTParameters(prompt="a fox", seed=7))
     assert recipe.text == "a fox\nSteps: 4, Seed: 7, Size: 1024x1024, Model: segmind-vega-rt-v1"
 
 
-def test_a_seed_that_is_not_known_is_not_named() -> None:
-    """That of a call which was made elsewhere, with a random seed."""
+def test_an_unknown_seed_is_left_out() -> None:
+    """For example of a call that another program made with a random seed."""
     recipe = Recipe(VegaRTParameters(prompt="a fox"))
     assert recipe.text == "a fox\nSteps: 4, Size: 1024x1024, Model: segmind-vega-rt-v1"
     assert metadata.read(metadata.embed(picture("RGB", "JPEG"), recipe)) == recipe
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> None:
+def test_a_recipe_that_is_too_long_does_not_lose_the_picture(form: str) -> None:
     long = Recipe(VegaParameters(prompt="狐" * 40_000, seed=7))
     after = metadata.embed(picture("RGB", form), long)
     assert pixels(after) == pixels(picture("RGB", form))
@@ -129,8 +129,8 @@ def test_a_recipe_that_is_too_long_for_its_place_costs_no_picture(form: str) -> 
     assert metadata.read(metadata.embed(picture("RGB", form), fits)) == fits
 
 
-def test_a_jpeg_with_a_segment_of_no_length_gets_its_recipe_behind_it() -> None:
-    """Decoders read over it, so it may come from anyone."""
+def test_a_jpeg_with_a_segment_of_length_zero_gets_its_recipe_after_that_segment() -> None:
+    """Decoders skip such a segment, so the file may come from any program."""
     plain = PICTURES["JPEG"]
     before = plain[:2] + b"\xff\xe0" + bytes(18) + plain[2:]
     after = metadata.embed(before, RECIPE)
@@ -140,7 +140,7 @@ def test_a_jpeg_with_a_segment_of_no_length_gets_its_recipe_behind_it() -> None:
     assert pixels(after) == pixels(before)
 
 
-def test_a_recipe_that_stands_where_nobody_finds_it_is_written_again() -> None:
+def test_a_recipe_at_a_place_where_no_program_looks_is_written_again() -> None:
     after = metadata.embed(PICTURES["JPEG"], RECIPE)
     before = PICTURES["JPEG"] + after[2:]
     assert metadata.read(before) is None
@@ -154,7 +154,7 @@ def colours(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("form", [PNG, WEBP], ids=["PNG", "WebP"])
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_in_another_format_has_every_pixel_and_its_recipe(name: str, form: Format) -> None:
+def test_a_picture_in_another_format_keeps_every_pixel_and_has_its_recipe(name: str, form: Format) -> None:
     before = metadata.embed(PICTURES[name], RECIPE)
     after = converted(before, form)
     assert recognise(after) is form
@@ -163,7 +163,7 @@ def test_a_picture_in_another_format_has_every_pixel_and_its_recipe(name: str, f
     assert converted(after, form) == after
 
 
-def test_a_picture_that_is_made_a_jpeg_looks_the_same() -> None:
+def test_a_picture_that_is_converted_to_jpeg_looks_the_same() -> None:
     before = metadata.embed(PICTURES["PNG"], RECIPE)
     after = converted(before, JPEG)
     assert recognise(after) is JPEG
@@ -171,9 +171,9 @@ def test_a_picture_that_is_made_a_jpeg_looks_the_same() -> None:
     assert metadata.read(after) == RECIPE
 
 
-def test_a_picture_in_another_format_is_the_right_side_up() -> None:
+def test_a_picture_in_another_format_has_the_right_orientation() -> None:
     given = Image.Exif()
-    given[0x0112] = 6  # to be turned by 90°
+    given[0x0112] = 6  # turned by 90°
     after = converted(picture("RGB", "JPEG", exif=given.tobytes()), PNG)
     assert colours(after).size == (48, 64)
 
@@ -186,7 +186,7 @@ def test_a_picture_in_another_format_keeps_its_colour_profile(before: str, after
         assert shown.info["icc_profile"] == profile
 
 
-def test_webp_stays_as_it_came() -> None:
+def test_webp_is_kept_unchanged() -> None:
     webp = picture("RGB", "WEBP")
     assert metadata.embed(webp, RECIPE) == webp
     assert metadata.read(webp) is None
@@ -216,14 +216,14 @@ def with_comment(text: str) -> bytes:
         with_comment(json.dumps({**RECIPE.data, "parameters": {"prompt": "", "seed": 7}})),
     ],
 )
-def test_what_is_no_recipe_is_none(data: bytes) -> None:
+def test_data_that_is_not_a_recipe_is_ignored(data: bytes) -> None:
     assert metadata.read(data) is None
 
 
 # ---- kept pictures ----
 
 
-async def test_every_kept_picture_tells_how_it_was_drawn(tmp_path: Path) -> None:
+async def test_every_kept_picture_has_its_recipe(tmp_path: Path) -> None:
     result = await drawn(noise("JPEG", 64), tmp_path, samples=3, seed=-1, guidance_scale=9, base64=True)
     job = job_of(result)
     for number, image in enumerate(job["images"], 1):
@@ -253,8 +253,8 @@ def test_recipe_prints_how_a_picture_was_drawn(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == RECIPE.data
 
 
-def test_a_recipe_moves_no_cursor(tmp_path: Path) -> None:
-    """The file may come from anyone."""
+def test_the_recipe_command_prints_no_control_characters(tmp_path: Path) -> None:
+    """The file may come from anybody."""
     file = file_with(Recipe(VegaParameters(prompt="a fox\x1b[2J\x9b31m", seed=7)), tmp_path)
     assert run("recipe", str(file), folder=tmp_path).stdout.startswith("a fox [2J 31m\n")
     assert "\x9b" not in run("recipe", str(file), "--json", folder=tmp_path).stdout
@@ -262,7 +262,9 @@ def test_a_recipe_moves_no_cursor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing.jpg", "folder", "words.txt", "plain.png", "pipe"])
 @pytest.mark.parametrize("command", [["recipe"], ["draw", "--sandbox", "--like"]])
-def test_a_file_without_a_recipe_is_refused_with_the_next_step(tmp_path: Path, command: list[str], name: str) -> None:
+def test_a_file_without_a_recipe_is_refused_and_the_error_says_what_to_do(
+    tmp_path: Path, command: list[str], name: str
+) -> None:
     (tmp_path / "folder").mkdir()
     if sys.platform != "win32":
         os.mkfifo(tmp_path / "pipe")
@@ -276,7 +278,7 @@ def test_a_file_without_a_recipe_is_refused_with_the_next_step(tmp_path: Path, c
 
 @pytest.fixture
 async def kept(tmp_path: Path) -> dict[str, Any]:
-    """A job of two pictures, in the gallery and the ledger of the command line; WebP files have no recipe."""
+    """A job with two pictures, in the gallery and the ledger of the command. They are WebP files, without a recipe."""
     folder, home = tmp_path / "gallery", tmp_path / "home"
     async with (
         app_over(API, folder, home=home, transport=api_that_draws(noise("WEBP", 64))) as app,
@@ -286,7 +288,9 @@ async def kept(tmp_path: Path) -> dict[str, Any]:
         return job_of(await agent.call_tool("generate_image_vega", arguments))
 
 
-async def test_the_ledger_has_the_recipe_of_a_picture_by_all_its_names(tmp_path: Path, kept: dict[str, Any]) -> None:
+async def test_the_ledger_has_the_recipe_of_a_picture_under_any_of_its_names(
+    tmp_path: Path, kept: dict[str, Any]
+) -> None:
     second = kept["images"][1]
     name = Path(second["path"]).name
     names = {
@@ -316,14 +320,14 @@ async def test_a_recipe_from_the_ledger_says_what_is_missing(tmp_path: Path, kep
     assert (deleted.returncode, deleted.stdout) == (0, without.stdout)
 
 
-async def test_a_file_comes_before_an_id_that_is_spelled_alike(tmp_path: Path, kept: dict[str, Any]) -> None:
+async def test_if_a_file_and_an_id_have_the_same_name_the_file_is_meant(tmp_path: Path, kept: dict[str, Any]) -> None:
     digits = kept["images"][0]["id"][:8]
     file_with(RECIPE, tmp_path).rename(tmp_path / digits)
     done = await run_beside("recipe", digits, folder=tmp_path)
     assert done.stdout.startswith(TEXT)
 
 
-async def test_a_recipe_in_a_file_needs_no_ledger(tmp_path: Path, kept: dict[str, Any]) -> None:
+async def test_the_recipe_in_a_file_is_read_without_the_ledger(tmp_path: Path, kept: dict[str, Any]) -> None:
     (tmp_path / "home" / "ledger.sqlite3").write_text("no ledger", encoding="utf-8")
     file = file_with(RECIPE, tmp_path)
     assert (await run_beside("recipe", str(file), folder=tmp_path)).stdout.startswith(TEXT)
@@ -345,7 +349,7 @@ def test_draw_like_a_picture_draws_it_again(tmp_path: Path, sandbox_in_thread: S
     assert pixels(Path(again.stdout.strip()).read_bytes()) == pixels(Path(first).read_bytes())
 
 
-def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
+def test_draw_like_one_picture_of_a_set_draws_the_whole_set_and_says_so(
     tmp_path: Path, sandbox_in_thread: Sandbox
 ) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
@@ -359,7 +363,7 @@ def test_draw_like_one_of_several_pictures_draws_them_all_and_says_so(
     assert call.body == parameters.body(base64=False)
 
 
-def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
+def test_other_options_override_the_recipe_of_like(tmp_path: Path, sandbox_in_thread: Sandbox) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     parameters = VegaParameters(prompt="a fox", seed=7, num_inference_steps=60, scheduler="UniPC", guidance_scale=9)
     like = ["draw", "--like", str(file_with(Recipe(parameters), tmp_path))]
@@ -374,7 +378,7 @@ def test_what_is_given_beside_like_changes_the_recipe(tmp_path: Path, sandbox_in
     assert second.body == VegaRTParameters(prompt="a fox", seed=7).body(base64=False)
 
 
-def test_like_a_picture_whose_seed_is_not_known_draws_another_and_says_so(
+def test_like_a_picture_with_an_unknown_seed_draws_another_one_and_says_so(
     tmp_path: Path, sandbox_in_thread: Sandbox
 ) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
@@ -385,14 +389,14 @@ def test_like_a_picture_whose_seed_is_not_known_draws_another_and_says_so(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
-def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+def test_recipe_does_not_fail_if_the_reader_stops_early(tmp_path: Path) -> None:
     file = file_with(RECIPE, tmp_path)
     command = f'"{sys.executable}" -m mcp_vega recipe "{file}" | true'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
 
 
-def test_a_picture_of_the_sandbox_says_so(tmp_path: Path) -> None:
+def test_the_recipe_of_a_picture_says_if_the_sandbox_drew_it(tmp_path: Path) -> None:
     done = run("draw", "a fox", "--model", "vegart", "--sandbox", folder=tmp_path)
     path = done.stdout.strip()
     recipe = metadata.read(Path(path).read_bytes())

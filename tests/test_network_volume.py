@@ -1,4 +1,4 @@
-"""On which file systems a ledger would be damaged, told from what each operating system says about its volumes."""
+"""On which file systems a ledger would be damaged: what the tables and functions of each operating system say."""
 
 import os
 import subprocess
@@ -30,21 +30,21 @@ def mounted(kind: str, point: str = "/home", source: str = "server:/home", ids: 
 
 
 @pytest.mark.parametrize("kind", REMOTE_KINDS.split())
-def test_a_file_system_of_another_machine_is_named(kind: str) -> None:
+def test_a_network_file_system_is_recognised(kind: str) -> None:
     assert kind_in_mountinfo(ROOT + mounted(kind), HOME) == kind
 
 
-def test_a_machine_whose_root_is_its_hosts_has_nothing_better() -> None:
+def test_a_root_on_the_machines_own_host_counts_as_local_because_nothing_better_exists() -> None:
     assert kind_in_mountinfo(ROOT.replace("ext4", "9p"), HOME) is None
     assert kind_in_mountinfo(ROOT.replace("ext4", "nfs4"), HOME) == "nfs4"
 
 
 @pytest.mark.parametrize("kind", LOCAL_KINDS.split())
-def test_a_file_system_of_this_machine_is_none(kind: str) -> None:
+def test_a_local_file_system_is_not_a_network_file_system(kind: str) -> None:
     assert kind_in_mountinfo(ROOT + mounted(kind, source="/dev/sdb1"), HOME) is None
 
 
-def test_a_fuse_without_a_kind_is_remote_where_its_source_is_an_address() -> None:
+def test_fuse_without_a_kind_is_remote_if_its_source_is_a_url() -> None:
     assert kind_in_mountinfo(ROOT + mounted("fuse", source="https://dav.example/fox"), HOME) == "fuse"
 
 
@@ -57,28 +57,28 @@ def test_a_mount_within_a_mount_counts() -> None:
     disk = "61 60 8:3 / /home/fox rw - ext4 /dev/sdb1 rw\n"
     assert kind_in_mountinfo(ROOT + mounted("nfs4") + disk, HOME) is None
     share = mounted("cifs", "/home/fox/.local", ids="62 61")
-    # The order of the lines says nothing: mounts are moved.
+    # The order of the lines does not matter, because mounts can be moved.
     assert kind_in_mountinfo(share + disk + mounted("nfs4") + ROOT, HOME) == "cifs"
 
 
-def test_the_last_of_two_mounts_at_one_point_counts() -> None:
+def test_the_last_mount_at_a_mount_point_counts() -> None:
     below, above = mounted("nfs4"), mounted("ext4", source="/dev/sdb1", ids="61 60")
     assert kind_in_mountinfo(ROOT + below + above, HOME) is None
     assert kind_in_mountinfo(ROOT + mounted("ext4") + mounted("nfs4", ids="61 60"), HOME) == "nfs4"
     assert kind_in_mountinfo(ROOT + mounted("ext4") + mounted("nfs4", ids="61 21"), HOME) == "nfs4"
 
 
-def test_a_mount_that_is_hidden_by_one_further_up_does_not_count() -> None:
+def test_a_mount_hidden_by_a_mount_above_it_does_not_count() -> None:
     hidden = mounted("nfs4", "/home/fox")
     assert kind_in_mountinfo(ROOT + hidden + mounted("ext4", ids="61 21"), HOME) is None
 
 
-def test_a_bind_mount_is_of_the_kind_of_its_source() -> None:
+def test_a_bind_mount_has_the_kind_of_its_source() -> None:
     bind = "70 21 0:50 /export/fox /home/fox rw,relatime - nfs4 server:/export rw\n"
     assert kind_in_mountinfo(ROOT + mounted("nfs4", "/mnt") + bind, HOME) == "nfs4"
 
 
-def test_the_table_of_a_changed_root_has_no_mount_at_the_root() -> None:
+def test_in_a_changed_root_the_table_may_have_no_mount_for_the_root() -> None:
     assert kind_in_mountinfo(mounted("nfs4"), HOME) == "nfs4"
     assert kind_in_mountinfo(mounted("nfs4"), PurePosixPath("/srv")) is None
 
@@ -99,17 +99,17 @@ def test_mount_points_are_unescaped(point: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "60 21", "a b c d / e - ", " - nfs4 x", "1 1 0:1 / / rw - ext4 x\n" * 2])
-def test_odd_tables_say_nothing(text: str) -> None:
+def test_tables_in_an_unknown_form_give_no_result(text: str) -> None:
     assert kind_in_mountinfo(text, HOME) is None
 
 
-def test_mounts_in_a_circle_end() -> None:
+def test_a_circle_of_mounts_does_not_hang() -> None:
     circle = mounted("ext4", "/", ids="1 2") + mounted("nfs4", "/home", ids="2 1")
     assert kind_in_mountinfo(circle, HOME) is None
 
 
 @linux
-def test_a_path_that_is_not_there_lies_where_the_folder_above_it_does(tmp_path: Path) -> None:
+def test_a_missing_path_is_on_the_volume_of_the_folder_above_it(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(ROOT + mounted("nfs4", str(tmp_path / "share")), encoding="utf-8")
     assert network_volume(tmp_path / "share" / "not" / "there", table) == "nfs4"
@@ -117,7 +117,7 @@ def test_a_path_that_is_not_there_lies_where_the_folder_above_it_does(tmp_path: 
 
 
 @linux
-def test_a_link_leads_to_its_volume(tmp_path: Path) -> None:
+def test_a_link_is_on_the_volume_of_its_target(tmp_path: Path) -> None:
     (tmp_path / "share").mkdir()
     (tmp_path / "link").symlink_to("share")
     table = tmp_path / "mountinfo"
@@ -126,7 +126,7 @@ def test_a_link_leads_to_its_volume(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_relative_path_and_odd_bytes_are_read(tmp_path: Path) -> None:
+def test_a_relative_path_and_a_path_with_odd_bytes_can_be_looked_up(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.write_bytes(ROOT.encode() + b"50 21 0:9 / /mnt/\xff rw - nfs4 server:/ rw\n")
     assert network_volume(Path("vega"), table) is None
@@ -134,11 +134,11 @@ def test_a_relative_path_and_odd_bytes_are_read(tmp_path: Path) -> None:
 
 
 @linux
-def test_this_machine_is_asked_unless_told_otherwise() -> None:
+def test_without_a_given_table_this_machines_own_is_read() -> None:
     assert network_volume(Path("/proc")) is None
 
 
-def test_what_cannot_be_told_is_none(tmp_path: Path) -> None:
+def test_if_nothing_can_be_found_out_there_is_no_result(tmp_path: Path) -> None:
     circle = tmp_path / "circle"
     circle.symlink_to(circle)
     table = tmp_path / "mountinfo"
@@ -178,21 +178,21 @@ afp_0TQk on /Volumes/old (afpfs, nodev, nosuid, mounted by fox)
         ("/System/Volumes/Data/home/fox", None),
     ],
 )
-def test_the_output_of_mount_is_read_on_macos(path: str, kind: str | None) -> None:
+def test_the_output_of_mount_on_macos_is_read(path: str, kind: str | None) -> None:
     assert kind_in_mount_output(MACOS, PurePosixPath(path)) == kind
 
 
-def test_the_last_mount_at_one_point_counts_on_macos() -> None:
+def test_on_macos_the_last_mount_at_a_mount_point_counts() -> None:
     text = "nas:/a on /Volumes/a (nfs)\n/dev/disk9 on /Volumes/a (apfs, local)\n"
     assert kind_in_mount_output(text, PurePosixPath("/Volumes/a")) is None
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "a on /", "a on / ()", "a on b (nfs)"])
-def test_odd_output_says_nothing(text: str) -> None:
+def test_output_in_an_unknown_form_gives_no_result(text: str) -> None:
     assert kind_in_mount_output(text, PurePosixPath("/Users/fox")) is None
 
 
-@pytest.mark.skipif(sys.platform != "darwin", reason="only macOS prints it like this")
+@pytest.mark.skipif(sys.platform != "darwin", reason="only macOS prints this form")
 def test_this_mac_has_a_mount_at_its_root() -> None:
     output = subprocess.run(["/sbin/mount"], capture_output=True, text=True, check=True).stdout
     assert " on / (" in output
@@ -221,6 +221,6 @@ def test_a_windows_path_that_names_another_machine_is_a_share(path: str, share: 
     assert is_share(path) == share
 
 
-@pytest.mark.skipif(sys.platform != "win32", reason="asks Windows about its drives")
+@pytest.mark.skipif(sys.platform != "win32", reason="it asks Windows about its drives")
 def test_the_system_drive_of_windows_is_local() -> None:
     assert network_volume(Path(os.environ.get("SYSTEMROOT", "C:\\Windows"))) is None

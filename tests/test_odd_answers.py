@@ -1,4 +1,4 @@
-"""The faults of the sandbox that make an answer odd: each sends what it says, and charges what the books say."""
+"""The faults of the sandbox with odd answers: each sends what the documents say, and is charged as in the ledger."""
 
 import io
 import json
@@ -29,7 +29,7 @@ INVALID = "seed: must be at most 999999999999999"
 
 
 def fox(_prompt: str, _seed: int, index: int) -> bytes:
-    """One picture for every prompt: the faults stand in prompts, and painting takes its time."""
+    """The same picture for every prompt: the faults are words in prompts, and painting takes time."""
     return cached_paint("a fox", 7, index)
 
 
@@ -70,7 +70,7 @@ def test_the_document_names_every_odd_answer() -> None:
 # ---- figures ----
 
 
-# In a header, in JSON.
+# the cost in a header, and in JSON
 COSTS: dict[str, tuple[str, Any]] = {
     "cost-comma": ("0,00225", "0,00225"),
     "cost-text": ("$0.00225 USD", "$0.00225 USD"),
@@ -80,7 +80,7 @@ COSTS: dict[str, tuple[str, Any]] = {
 }
 
 
-async def test_a_cost_is_reported_oddly_and_charged_rightly(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_an_odd_cost_is_reported_and_the_right_one_is_charged(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     reported: dict[str, tuple[str, Any]] = {}
     for fault in COSTS:
         url = await queued(http, fault)
@@ -93,7 +93,7 @@ async def test_a_cost_is_reported_oddly_and_charged_rightly(http: httpx.AsyncCli
     assert [row["credits_deduction"] for row in rows] == [0.00225] * 10
 
 
-async def test_a_balance_is_reported_with_a_separator(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_a_balance_can_have_a_thousands_separator(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     sandbox.account.credits += 1225
     assert (await drawn(http, "credits-thousands")).headers["x-remaining-credits"] == "1,235.00"
     metrics = (await http.get(await queued(http, "credits-thousands"))).json()["metrics"]
@@ -115,7 +115,7 @@ async def test_a_balance_is_reported_with_a_separator(http: httpx.AsyncClient, s
         ("failed-422", ["QUEUED", "PROCESSING", "failed"], 422),
     ],
 )
-async def test_states_have_odd_words(
+async def test_states_can_have_odd_words(
     http: httpx.AsyncClient, sandbox: Sandbox, fault: str, words: list[str], status: int
 ) -> None:
     sandbox.account.speed = 1000
@@ -153,7 +153,7 @@ ERRORS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("route", ["v1", "v2"])
-async def test_the_words_of_a_refusal_stand_in_an_odd_body(
+async def test_the_words_of_a_refusal_can_be_in_an_odd_body(
     http: httpx.AsyncClient, sandbox: Sandbox, route: str
 ) -> None:
     for fault, (kind, body) in ERRORS.items():
@@ -164,16 +164,14 @@ async def test_the_words_of_a_refusal_stand_in_an_odd_body(
     assert (sandbox.account.calls, sandbox.account.credits) == ({}, 10)
 
 
-async def test_the_words_of_a_refusal_are_very_many(http: httpx.AsyncClient) -> None:
+async def test_the_words_of_a_refusal_can_be_very_long(http: httpx.AsyncClient) -> None:
     answer = await drawn(http, "error-huge")
     assert answer.status_code == 400
     assert len(answer.json()["error"]) > 29_000_000
 
 
 @pytest.mark.parametrize("route", ["v1", "v2"])
-async def test_a_refusal_comes_under_200_and_costs_nothing(
-    http: httpx.AsyncClient, sandbox: Sandbox, route: str
-) -> None:
+async def test_a_refusal_with_status_200_costs_nothing(http: httpx.AsyncClient, sandbox: Sandbox, route: str) -> None:
     answer = await drawn(http, "nsfw-200", route)
     assert (answer.status_code, answer.json()) == (200, {"success": False, "message": "NSFW content detected"})
     assert sandbox.account.credits == 10
@@ -182,7 +180,7 @@ async def test_a_refusal_comes_under_200_and_costs_nothing(
 
 
 @pytest.mark.parametrize("fault", ["429-retry-after", "429-retry-date"])
-async def test_a_call_is_refused_once_and_told_when_to_come_again(
+async def test_a_call_is_refused_once_and_the_answer_says_when_to_call_again(
     http: httpx.AsyncClient, sandbox: Sandbox, fault: str
 ) -> None:
     before = sandbox.account.now
@@ -200,7 +198,7 @@ async def test_a_call_is_refused_once_and_told_when_to_come_again(
     assert sandbox.account.requests[TOO_SOON] == 2
 
 
-async def test_a_call_that_comes_before_the_rate_limit_allows_is_counted(
+async def test_only_calls_before_the_end_of_the_rate_limit_are_counted(
     http: httpx.AsyncClient, sandbox: Sandbox
 ) -> None:
     refused = await drawn(http, "429*1")
@@ -210,18 +208,18 @@ async def test_a_call_that_comes_before_the_rate_limit_allows_is_counted(
     assert sandbox.account.requests[TOO_SOON] == 0
 
 
-async def test_a_call_is_redirected_to_another_host(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_a_call_can_be_redirected_to_another_host(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     answer = await drawn(http, "307")
     assert (answer.status_code, answer.headers["location"]) == (307, "https://elsewhere.example/v1")
     assert sandbox.account.calls == {}
     assert (await drawn(http, "299")).status_code == 400
 
 
-# ---- where the pictures stand ----
+# ---- the places of pictures in an answer ----
 
 
 def decoded(decode: Callable[[str], bytes]) -> Callable[[Any], list[bytes]]:
-    """What stands in the field `image`: a text, or a list of them."""
+    """A function that decodes the field `image`: a text, or a list of texts."""
     return lambda body: [
         decode(text) for text in ([body["image"]] if isinstance(body["image"], str) else body["image"])
     ]
@@ -260,7 +258,7 @@ SHAPES: dict[str, Callable[[Any], list[Any]]] = {
 }
 
 
-async def test_pictures_stand_where_nobody_said(http: httpx.AsyncClient) -> None:
+async def test_pictures_can_be_at_undocumented_places(http: httpx.AsyncClient) -> None:
     for fault, pictures in SHAPES.items():
         one = await drawn(http, fault)
         assert await fetched(http, pictures(one.json())) == FOXES[:1]
@@ -273,7 +271,7 @@ async def test_pictures_stand_where_nobody_said(http: httpx.AsyncClient) -> None
             assert (result["status"], result["metrics"]["cost"]) == ("COMPLETED", 0.0045)
 
 
-async def test_addresses_of_pictures_stand_among_others(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_urls_of_pictures_can_be_among_other_urls(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     body = (await drawn(http, "among-urls")).json()
     assert body["poll_url"].startswith(f"{sandbox.url}/v2/requests/")
     assert body["model"]["logo"] == "https://elsewhere.example/logo.png"
@@ -286,7 +284,7 @@ async def test_addresses_of_pictures_stand_among_others(http: httpx.AsyncClient,
 
 
 async def raw(http: httpx.AsyncClient, path: str, method: str = "GET", **request: Any) -> tuple[httpx.Headers, bytes]:
-    """An answer's headers and its bytes as they came."""
+    """The headers of an answer and its unchanged bytes."""
     async with http.stream(method, path, **request) as response:
         return response.headers, b"".join([piece async for piece in response.aiter_raw()])
 
@@ -300,7 +298,7 @@ HEADERS = {
 }
 
 
-async def test_a_picture_comes_oddly_over_both_ways(http: httpx.AsyncClient) -> None:
+async def test_by_both_routes_a_picture_can_be_odd(http: httpx.AsyncClient) -> None:
     for fault, (name, value) in HEADERS.items():
         body = {"prompt": f"a fox [fault:{fault}]", "seed": 7}
         media = (await http.get(await queued(http, fault))).json()["output"]
@@ -314,7 +312,7 @@ async def test_a_picture_comes_oddly_over_both_ways(http: httpx.AsyncClient) -> 
 
 
 def profile_of(png: bytes) -> int:
-    """The bytes of a PNG's colour profile, unpacked; Pillow itself refuses one of that size."""
+    """The number of bytes in a PNG's decompressed colour profile. Pillow refuses a profile of this size."""
     start = png.index(b"iCCP")
     length = int.from_bytes(png[start - 4 : start], "big")
     name, _, packed = png[start + 4 : start + 4 + length].partition(b"\0\0")
@@ -322,7 +320,7 @@ def profile_of(png: bytes) -> int:
     return len(zlib.decompress(packed))
 
 
-async def test_pictures_take_their_time_and_are_counted_while_they_are_fetched(
+async def test_slow_pictures_take_time_and_the_parallel_downloads_are_counted(
     http: httpx.AsyncClient, sandbox: Sandbox
 ) -> None:
     images = (await http.get(await queued(http, "media-slow", samples=2))).json()["images"]
@@ -342,7 +340,7 @@ async def test_pictures_take_their_time_and_are_counted_while_they_are_fetched(
     assert (await http.get("/_sandbox")).json()["most_fetched"] == 2
 
 
-async def test_odd_answers_can_be_had_together(http: httpx.AsyncClient) -> None:
+async def test_several_odd_answers_can_be_combined(http: httpx.AsyncClient) -> None:
     answer = await drawn(http, "b64-json][fault:trailing][fault:cost-comma")
     assert answer.headers["x-cost"] == "0,00225"
     (each,) = json.loads(answer.content)["data"]

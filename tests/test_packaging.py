@@ -1,4 +1,4 @@
-"""What is handed out: the wheel, the one-click bundle, the registry's entry, the install links, the container."""
+"""What is distributed: the wheel, the one-click bundle, the registry's entry, the install links, the container."""
 
 import json
 import os
@@ -52,7 +52,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the container runs L
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the source archive, built by what pyproject.toml names for it."""
+    """A folder with the wheel and the source archive, built by the backend that pyproject.toml names."""
     folder = tmp_path_factory.mktemp("built")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", folder], cwd=ROOT, check=True, timeout=60)
     return folder
@@ -65,7 +65,7 @@ def wheel(built: Path) -> Path:
 
 
 def package() -> dict[str, bytes]:
-    """The files of the package as they lie in the folder, without what Python leaves there."""
+    """The files of the package in its folder, without what Python writes there."""
     files = [file for file in (ROOT / "mcp_vega").rglob("*.*") if "__pycache__" not in file.parts]
     return {file.relative_to(ROOT).as_posix(): file.read_bytes() for file in files}
 
@@ -75,7 +75,7 @@ def unzipped(file: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     files = unzipped(wheel)
     described = {name for name in files if name.startswith(f"mcp_vega-{__version__}.dist-info/")}
     assert {name: files[name] for name in files.keys() - described} == package()
@@ -87,7 +87,7 @@ def metadata(wheel: Path) -> Message:
     return Parser().parsestr(unzipped(wheel)[f"mcp_vega-{__version__}.dist-info/METADATA"].decode())
 
 
-def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+def test_the_wheel_has_the_right_metadata(wheel: Path) -> None:
     said = metadata(wheel)
     assert (said["Name"], said["Version"]) == ("mcp-vega", __version__)
     assert (said["License-Expression"], said["Requires-Python"]) == ("MIT", ">=3.11")
@@ -98,7 +98,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert commands == "[console_scripts]\nmcp-vega = mcp_vega.cli.main:main\n"
 
 
-def test_the_source_archive_holds_all_that_is_committed_but_what_begins_with_a_dot(built: Path) -> None:
+def test_the_source_archive_has_every_committed_file_except_those_whose_names_begin_with_a_dot(built: Path) -> None:
     git = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if git.returncode:
         pytest.skip("this is no clone, so nobody knows what is committed")
@@ -111,7 +111,7 @@ def test_the_source_archive_holds_all_that_is_committed_but_what_begins_with_a_d
 
 
 @pytest.mark.external
-def test_a_wheel_from_pip_draws_in_a_fresh_environment(tmp_path: Path) -> None:
+def test_a_wheel_that_pip_installed_draws_in_a_fresh_environment(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip"]
     subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "-w", tmp_path / "dist", ROOT], check=True, timeout=300)
     (wheel,) = (tmp_path / "dist").glob("mcp_vega-*.whl")
@@ -145,7 +145,7 @@ async def test_under_uvx_the_command_that_is_written_for_a_host_is_uvx_itself(
 
 
 def bundled(folder: Path, root: Path = ROOT) -> Path:
-    """The bundle, built by the program, which prints where it is."""
+    """The bundle; its program builds it, and prints its path."""
     command = [sys.executable, root / "packaging" / "bundle.py", folder]
     return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
 
@@ -157,7 +157,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unpacked(bundle: Path, tmp_path: Path) -> Path:
-    """The bundle as a host unpacks it."""
+    """The unpacked bundle, as a host has it."""
     folder = tmp_path / "extensions" / "mcp-vega"
     for name, content in unzipped(bundle).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def unpacked(bundle: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_bundle_holds_the_package_and_what_its_installation_needs(bundle: Path) -> None:
+def test_the_bundle_has_the_package_and_what_its_installation_needs(bundle: Path) -> None:
     assert bundle.name == f"mcp-vega-{__version__}.mcpb"
     files = unzipped(bundle)
     assert json.loads(files.pop("manifest.json")) == {**MANIFEST, "version": __version__}
@@ -174,7 +174,7 @@ def test_the_bundle_holds_the_package_and_what_its_installation_needs(bundle: Pa
     assert files == {**package(), **{name: (ROOT / name).read_bytes() for name in ("README.md", "LICENSE")}}
 
 
-def test_the_same_sources_make_the_same_bundle_wherever_they_lie(bundle: Path, tmp_path: Path) -> None:
+def test_the_same_sources_give_the_same_bundle_in_any_folder(bundle: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     for folder in ("mcp_vega", "packaging"):
         shutil.copytree(ROOT / folder, elsewhere / folder, copy_function=shutil.copyfile)  # with new dates
@@ -189,15 +189,15 @@ def test_the_same_sources_make_the_same_bundle_wherever_they_lie(bundle: Path, t
     assert described == {(ZIP_STORED, (1980, 1, 1, 0, 0, 0))}
 
 
-def test_the_manifest_asks_the_user_for_settings_that_there_are(bundle: Path) -> None:
+def test_the_manifest_asks_only_for_settings_that_exist(bundle: Path) -> None:
     server, asked = MANIFEST["server"], MANIFEST["user_config"]
     given = server["mcp_config"]["env"]
     assert given.keys() <= VARIABLES
     assert sorted(given.values()) == sorted(f"${{user_config.{name}}}" for name in asked)
     assert given["SEGMIND_API_KEY"] == "${user_config.api_key}"
     assert [name for name, setting in asked.items() if setting.get("sensitive")] == ["api_key"]
-    assert not any(setting["required"] for setting in asked.values())  # the server starts without, and tells
-    # The reference implementation leaves variables in a default as they are.
+    assert not any(setting["required"] for setting in asked.values())  # the server starts without
+    # The reference implementation leaves variables in a default unchanged.
     assert "$" not in json.dumps([setting.get("default") for setting in asked.values()])
     assert {MANIFEST["icon"], server["entry_point"]} <= unzipped(bundle).keys()
     assert MANIFEST["compatibility"]["runtimes"]["python"] == PROJECT["project"]["requires-python"]
@@ -216,7 +216,7 @@ async def test_the_manifest_lists_the_tools_and_prompts_of_the_server(agent: Cli
 
 
 def as_a_host(folder: Path, home: Path, **answers: str) -> StdioServerParameters:
-    """How a host starts an unpacked bundle: the manifest's command, with the user's answers put in."""
+    """How a host starts an unpacked bundle: the command of the manifest with the user's answers."""
 
     def filled(text: str) -> str:
         values = {"__dirname": str(folder), **{f"user_config.{name}": answer for name, answer in answers.items()}}
@@ -231,9 +231,9 @@ def as_a_host(folder: Path, home: Path, **answers: str) -> StdioServerParameters
 
 
 def without_uv(host: StdioServerParameters, folder: Path) -> StdioServerParameters:
-    """The same without a network: this Python and its libraries, with the unpacked sources, in the place of uv's."""
+    """The same without a network: this Python and its libraries run the unpacked sources, instead of uv."""
     assert [host.command, *host.args] == ["uv", "run", "--directory", str(folder), "mcp-vega"]
-    # In its working folder Python looks first.
+    # Python looks in its working folder first.
     return host.model_copy(update={"command": sys.executable, "args": ["-m", "mcp_vega"], "cwd": folder})
 
 
@@ -243,7 +243,7 @@ async def test_the_unpacked_bundle_draws_where_the_user_wants_the_pictures(unpac
     host = as_a_host(
         unpacked, tmp_path / "home", api_key="", gallery=str(pictures), spending_limit="0.1", sandbox="true"
     )
-    # To see that it is not the package of the test's own environment that runs:
+    # This version shows that the unpacked package runs, and not the one that is installed for the tests:
     first = unpacked / "mcp_vega" / "__init__.py"
     first.write_text(first.read_text(encoding="utf-8").replace(__version__, "0.0.7"), encoding="utf-8")
     async with Client(stdio_client(without_uv(host, unpacked)), mode="legacy") as agent:
@@ -256,10 +256,10 @@ async def test_the_unpacked_bundle_draws_where_the_user_wants_the_pictures(unpac
 
 
 @pytest.mark.anyio
-async def test_the_bundle_starts_when_the_user_answered_nothing_and_tells_that_there_is_no_key(
+async def test_without_any_answer_of_the_user_the_bundle_starts_and_reports_that_there_is_no_key(
     unpacked: Path, tmp_path: Path
 ) -> None:
-    """Claude Desktop leaves `${user_config.…}` as it is where there is no answer and no default."""
+    """Claude Desktop leaves `${user_config.…}` unchanged if there is neither an answer nor a default."""
     host = as_a_host(unpacked, tmp_path / "home", sandbox="false")
     async with Client(stdio_client(without_uv(host, unpacked))) as agent:
         assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS
@@ -272,7 +272,7 @@ async def test_the_bundle_starts_when_the_user_answered_nothing_and_tells_that_t
 
 @pytest.fixture(scope="session")
 def uv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with `uv` and `uvx`: that of the PATH, or a fresh one."""
+    """The folder with `uv` and `uvx`: the one on the PATH, or a new one."""
     if found := shutil.which("uv"):
         return Path(found).parent
     venv = tmp_path_factory.mktemp("uv")
@@ -303,27 +303,27 @@ async def test_uv_runs_the_unpacked_bundle_as_its_manifest_says(unpacked: Path, 
 
 
 @pytest.mark.external
-def test_uv_runs_the_entry_point_when_the_host_leaves_the_command_to_itself(unpacked: Path, uv: Path) -> None:
+def test_uv_runs_the_entry_point_if_the_host_chooses_the_command_itself(unpacked: Path, uv: Path) -> None:
     run = [str(uv / "uv"), "run", "--directory", str(unpacked), MANIFEST["server"]["entry_point"], "--version"]
     assert output_of(*run, folder=unpacked) == f"mcp-vega {__version__}\n"
 
 
 @pytest.mark.external
-def test_the_makers_of_the_bundle_format_accept_it(bundle: Path, unpacked: Path, tmp_path: Path) -> None:
+def test_the_tool_of_the_bundle_formats_makers_accepts_the_bundle(bundle: Path, unpacked: Path, tmp_path: Path) -> None:
     mcpb = ("npx", "--yes", "-p", NODE, "-p", MCPB, "mcpb")
     assert "Manifest schema validation passes!" in output_of(*mcpb, "validate", str(unpacked), folder=tmp_path)
     packed = output_of(*mcpb, "pack", str(unpacked), str(tmp_path / "packed.mcpb"), folder=tmp_path)
     assert f"version: {__version__}" in packed
     assert unzipped(tmp_path / "packed.mcpb") == unzipped(bundle)
-    # That it is not signed is said on stderr.
+    # stderr says that it is not signed
     assert bundle.name in output_of(*mcpb, "info", str(bundle), folder=tmp_path)
 
 
 # ---- the registry's entry ----
 
 
-def test_the_registry_entry_keeps_the_rules_of_its_schema() -> None:
-    """Those of 2025-12-11 for what the entry has: names, lengths, patterns, what is required, what is a choice."""
+def test_the_registry_entry_follows_the_rules_of_its_schema() -> None:
+    """The rules of 2025-12-11 for what the entry has: names, lengths, patterns, required fields, choices."""
     assert ENTRY["$schema"] == "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
     assert ENTRY.keys() == {"$schema", "name", "title", "description", "version", "packages"}
     assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", ENTRY["name"])
@@ -348,8 +348,8 @@ def test_the_registry_entry_names_this_package_and_its_settings() -> None:
     assert [name for name, variable in variables.items() if variable.get("isSecret")] == ["SEGMIND_API_KEY"]
 
 
-def test_the_readme_says_whose_the_registry_entry_is(wheel: Path) -> None:
-    """The registry looks for this line in the description that the package index shows."""
+def test_the_readme_names_the_owner_of_the_registry_entry(wheel: Path) -> None:
+    """The registry looks for this line in the description on the package index."""
     line = f"<!-- mcp-name: {ENTRY['name']} -->"
     assert README.count("mcp-name:") == 1
     assert line in README.splitlines()
@@ -366,7 +366,7 @@ def links() -> dict[str, str]:
 
 
 def carried(link: str) -> tuple[str, dict[str, Any]]:
-    """The name and the configuration in a link, read as the hosts read it."""
+    """The name and the configuration in a link, decoded as the hosts do it."""
     parts = urlsplit(link)
     if "url" in (query := parse_qs(parts.query)):
         return carried(query["url"][0])
@@ -378,7 +378,7 @@ def carried(link: str) -> tuple[str, dict[str, Any]]:
     return query["name"][0], json.loads(b64decode(query["config"][0], validate=True))
 
 
-def test_there_are_links_for_cursor_and_vs_code() -> None:
+def test_there_are_install_links_for_cursor_and_vs_code() -> None:
     assert links().keys() == {
         "https:cursor.com",
         "cursor:anysphere.cursor-deeplink",
@@ -388,11 +388,11 @@ def test_there_are_links_for_cursor_and_vs_code() -> None:
 
 
 @pytest.mark.parametrize("host", links())
-def test_an_install_link_carries_the_example_configuration(host: str) -> None:
+def test_an_install_link_has_the_example_configuration(host: str) -> None:
     name, server = carried(links()[host])
     ((example_name, example),) = EXAMPLE.items()
     assert name == example_name
-    # uvx finds a command by the name of its package: the clone's command, the package and the script are all one.
+    # uvx finds a command by the name of its package, so the command, the package and the script have the same name.
     command = Path(example["command"]).name
     assert [server.pop("command"), *server.pop("args")] == ["uvx", command, *example.get("args", [])]
     assert command == PROJECT["project"]["name"]
@@ -406,7 +406,7 @@ def test_an_install_link_carries_the_example_configuration(host: str) -> None:
     assert server["env"].keys() <= VARIABLES
 
 
-def test_the_links_are_those_that_the_program_prints() -> None:
+def test_the_links_in_the_readme_are_those_that_the_program_prints() -> None:
     command = [sys.executable, PACKAGING / "links.py"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert [line.rpartition(" ")[2] for line in printed.splitlines()] == list(links().values())
@@ -414,8 +414,8 @@ def test_the_links_are_those_that_the_program_prints() -> None:
 
 @pytest.mark.external
 @pytest.mark.anyio
-async def test_uvx_runs_what_the_links_carry_from_a_wheel(wheel: Path, tmp_path: Path, uv: Path) -> None:
-    """The package index is replaced by the wheel; the rest of the command is the link's."""
+async def test_uvx_runs_the_command_of_the_links_from_a_wheel(wheel: Path, tmp_path: Path, uv: Path) -> None:
+    """The wheel replaces the package index. The rest of the command is that of the link."""
     _, server = carried(links()["cursor:anysphere.cursor-deeplink"])
     env = {**server["env"], "HOME": str(tmp_path), "MCP_VEGA_HOME": str(tmp_path), "MCP_VEGA_GALLERY": str(tmp_path)}
     args = ["--from", str(wheel), *server["args"]]
@@ -445,7 +445,7 @@ COPIED = [
 SETTINGS = dict(pair.split("=", 1) for pair in shlex.split(LAST["ENV"]))
 
 
-def test_the_image_runs_as_nobody_special_and_holds_no_secret() -> None:
+def test_the_image_runs_as_an_ordinary_user_and_contains_no_secret() -> None:
     assert int(LAST["USER"]) >= 1000
     assert f"--uid {LAST['USER']} " in LAST["RUN"]
     assert "ARG" not in dict(STEPS)
@@ -456,12 +456,12 @@ def test_the_image_runs_as_nobody_special_and_holds_no_secret() -> None:
     assert f"'127.0.0.1', {LAST['EXPOSE']}," in LAST["HEALTHCHECK"]
 
 
-def test_the_image_is_made_of_what_is_committed_and_needed() -> None:
+def test_the_image_has_only_committed_files_that_it_needs() -> None:
     assert COPIED == ["pyproject.toml", "README.md", "LICENSE", "mcp_vega"]
 
 
 def in_image(folder: Path, binaries: Path) -> dict[str, str]:
-    """The container's environment, its folders laid into `folder`, and what its user passes in."""
+    """The container's environment, with its folders in `folder`, and the variables that its user sets."""
     places = {"/pictures": str(folder / "pictures"), "/ledger": str(folder / "ledger"), "/app/bin": str(binaries)}
     env = {name: re.sub("|".join(places), lambda found: places[found[0]], value) for name, value in SETTINGS.items()}
     env["PATH"] = env["PATH"].replace("$PATH", os.environ["PATH"])
@@ -475,7 +475,7 @@ def healthy(port: str, env: dict[str, str]) -> bool:
 
 
 def as_first_process() -> list[str]:
-    """What starts a command as process 1, which the kernel spares every signal that it has no handler for."""
+    """The words that start a command as process 1, which gets no signal that it does not handle."""
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     try:
         able = subprocess.run([*alone, "true"], capture_output=True, timeout=60, check=False).returncode == 0
@@ -488,7 +488,7 @@ def as_first_process() -> list[str]:
 
 @contextmanager
 def container(folder: Path, binaries: Path, before: list[str]) -> Generator[tuple[subprocess.Popen[str], str, int]]:
-    """The image's command: its outermost process, its port, and the id of the server's own process."""
+    """Run the command of the image; yields its outermost process, its port, and the process id of the server."""
     command = [*json.loads(LAST["ENTRYPOINT"]), *json.loads(LAST["CMD"])]
     command = ["0" if each == LAST["EXPOSE"] else each for each in command]
     with (
@@ -505,7 +505,7 @@ def container(folder: Path, binaries: Path, before: list[str]) -> Generator[tupl
 
 @posix
 @pytest.mark.parametrize("alone", [False, True], ids=["among others", "as process 1"])
-def test_the_container_is_healthy_until_it_is_stopped_and_stops_at_once(tmp_path: Path, *, alone: bool) -> None:
+def test_the_container_is_healthy_until_it_is_stopped_and_stops_immediately(tmp_path: Path, *, alone: bool) -> None:
     binaries = Path(sys.executable).parent
     env = {**in_image(tmp_path, binaries), "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     with container(tmp_path, binaries, as_first_process() if alone else []) as (process, port, pid):
@@ -517,7 +517,7 @@ def test_the_container_is_healthy_until_it_is_stopped_and_stops_at_once(tmp_path
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the commands, made by the container's own steps with the paths of this machine."""
+    """The folder of the commands, made by the steps of the Dockerfile with paths of this machine."""
     folder = tmp_path_factory.mktemp("image")
     source = folder / dict(STEPS)["WORKDIR"].lstrip("/")
     source.mkdir()
@@ -532,7 +532,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.external
 @posix
-def test_what_the_image_installs_draws_into_its_volume(installed: Path, tmp_path: Path) -> None:
+def test_the_commands_that_the_image_installs_draw_into_its_volume(installed: Path, tmp_path: Path) -> None:
     env = in_image(tmp_path, installed)
     done = output_of(str(installed / "mcp-vega"), "--version", folder=tmp_path)
     assert done == f"mcp-vega {__version__}\n"

@@ -1,4 +1,4 @@
-"""What the page of the pictures asks for: lists, searches, recipes, previews, stars, deletions."""
+"""The requests of the page with the pictures: lists, searches, recipes, previews, stars, deletions."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
 
 @asynccontextmanager
 async def page_of(app: AppContext, caller: Caller = ADMIN) -> AsyncGenerator[httpx.AsyncClient]:
-    """The page's server as a browser asks it, for one caller."""
+    """The server of the page, as the browser of a caller asks it."""
     transport = httpx.ASGITransport(build_page(app, [ALICE, BOB, ADMIN]))
     headers = {"authorization": f"Bearer {caller.token.get_secret_value()}", **OURS}
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
@@ -52,7 +52,7 @@ async def page(app: AppContext) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 async def drawn(app: AppContext, prompt: str = "a fox", owner: str = OPERATOR, **parameters: Any) -> list[str]:
-    """The ids of the pictures of one call."""
+    """Draw pictures with one call; returns their ids."""
     model = VegaRTParameters if parameters.pop("fast", False) else VegaParameters
     job = await begun(app.service, model(prompt=prompt, **parameters), owner)
 
@@ -65,16 +65,18 @@ async def drawn(app: AppContext, prompt: str = "a fox", owner: str = OPERATOR, *
 
 
 async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
-    """The prompts that a search finds."""
+    """The prompts of the pictures that a search finds."""
     found = (await page.get("/gallery/pictures", params=asked)).raise_for_status().json()
     assert found["total"] == len(found["pictures"]) or {"offset", "limit"} & set(asked)
     return [picture["prompt"] for picture in found["pictures"]]
 
 
-# ---- looking ----
+# ---- lists and searches ----
 
 
-async def test_the_page_lists_the_newest_first_as_many_as_it_asks_for(app: AppContext, page: httpx.AsyncClient) -> None:
+async def test_the_list_has_the_newest_pictures_first_and_as_many_as_requested(
+    app: AppContext, page: httpx.AsyncClient
+) -> None:
     for prompt in ("one", "two", "three"):
         await drawn(app, prompt)
     assert await listed(page) == ["three", "two", "one"]
@@ -84,7 +86,7 @@ async def test_the_page_lists_the_newest_first_as_many_as_it_asks_for(app: AppCo
     assert part["total"] == 3
 
 
-async def test_a_tile_has_what_it_shows_and_no_more(app: AppContext, page: httpx.AsyncClient) -> None:
+async def test_a_tile_has_only_the_data_that_it_shows(app: AppContext, page: httpx.AsyncClient) -> None:
     (picture,) = await drawn(app, "a fox, " * 200, "alice", seed=7, fast=True)
     (tile,) = (await page.get("/gallery/pictures")).json()["pictures"]
     assert len(tile["prompt"]) == 201
@@ -125,12 +127,12 @@ async def test_a_search_finds_any_part_of_a_word_in_any_script(sandbox: Sandbox,
 
 
 @pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "offset=x", "offset=99999999999", "q=" + "x" * 300])
-async def test_what_the_page_would_never_ask_for_is_refused(page: httpx.AsyncClient, asked: str) -> None:
+async def test_a_request_that_the_page_would_never_send_is_refused(page: httpx.AsyncClient, asked: str) -> None:
     answer = await page.get(f"/gallery/pictures?{asked}")
     assert (answer.status_code, "(invalid_arguments)" in answer.text) == (400, True)
 
 
-async def test_a_picture_comes_with_its_recipe_and_its_number_in_the_call(
+async def test_a_picture_has_its_recipe_and_its_number_in_the_call(
     app: AppContext, page: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     pictures = await drawn(app, "a fox", samples=2, negative_prompt="blur", seed=7)
@@ -145,7 +147,7 @@ async def test_a_picture_comes_with_its_recipe_and_its_number_in_the_call(
     assert full.content == Path(second["path"]).read_bytes()
 
 
-async def test_each_caller_has_their_own_pictures_and_the_operator_has_all_with_the_names(app: AppContext) -> None:
+async def test_callers_see_their_own_pictures_and_the_operator_sees_all_with_the_callers_names(app: AppContext) -> None:
     (of_alice,), (of_bob,) = await drawn(app, "of alice", "alice"), await drawn(app, "of bob", "bob")
     async with page_of(app, ALICE) as alice, page_of(app, ADMIN) as admin:
         assert await listed(alice) == ["of alice"]
@@ -168,7 +170,7 @@ async def test_each_caller_has_their_own_pictures_and_the_operator_has_all_with_
         assert tile["starred"] is False
 
 
-async def test_the_page_hears_of_a_new_picture_and_of_what_was_spent(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_page_is_informed_of_a_new_picture_and_of_the_spending(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path, clock=lambda: NOON) as app, page_of(app) as page:
         empty = (await page.get("/gallery/state")).json()
         assert (empty["latest"], empty["total"], empty["caller"]) == (None, 0, None)
@@ -198,7 +200,7 @@ async def test_a_picture_whose_job_cannot_be_read_is_neither_listed_nor_counted(
     with closing(sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}-home") / "ledger.sqlite3")) as database:
         database.execute("UPDATE jobs SET model = 'of-a-later-version' WHERE prompt IN ('fox 5', 'fox 4', 'fox 2')")
         database.commit()
-    # The page asks again for what is missing in a list, for ever.
+    # The page would request missing pictures again and again.
     assert await listed(page, limit=2) == ["fox 3", "fox 1"]
     assert await listed(page) == await listed(page, q="fox") == ["fox 3", "fox 1", "fox 0"]
     assert await listed(page, offset=2) == ["fox 0"]
@@ -220,14 +222,14 @@ async def test_a_preview_is_made_once(app: AppContext, page: httpx.AsyncClient, 
     (cached,) = (tmp_path.with_name(f"{tmp_path.name}-home") / "previews").glob("*/*")
     assert (cached.name, cached.read_bytes()) == (f"{picture}.jpg", first.content)
     cached.write_bytes(paint_small("another", 1, 0))
-    assert (await page.get(f"/images/{picture}/preview")).content == paint_small("another", 1, 0), "what is kept"
-    cached.write_bytes(first.content[:-100])  # as a power cut leaves it
+    assert (await page.get(f"/images/{picture}/preview")).content == paint_small("another", 1, 0), "the kept one"
+    cached.write_bytes(first.content[:-100])  # as after a power cut
     assert (await page.get(f"/images/{picture}/preview")).content == first.content
     assert cached.read_bytes() == first.content
 
 
 class HeldGallery(Gallery):
-    """A gallery that reads no picture until it is let go, and counts who asks and what is read."""
+    """A gallery that reads no picture until it may, and counts requests and reads."""
 
     asked, read_ones = 0, 0
     is_let_go: anyio.Event
@@ -242,7 +244,7 @@ class HeldGallery(Gallery):
         return await super().read(image)
 
 
-async def test_however_many_ask_for_previews_few_pictures_are_in_memory(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_few_pictures_are_in_memory_however_many_previews_are_requested(sandbox: Sandbox, tmp_path: Path) -> None:
     answers, number = list[httpx.Response](), 40
     async with app_over(sandbox.url, tmp_path, gallery=HeldGallery) as app, page_of(app) as page:
         held = app.gallery
@@ -257,15 +259,15 @@ async def test_however_many_ask_for_previews_few_pictures_are_in_memory(sandbox:
             for picture in pictures * (number // 4):
                 tasks.start_soon(ask, picture)
             await until(lambda: held.asked == number and held.read_ones >= CONCURRENT_READS)
-            for _ in range(number):  # any more would be read now
+            for _ in range(number):  # another read would begin now
                 await anyio.lowlevel.checkpoint()
             assert held.read_ones == CONCURRENT_READS
             held.is_let_go.set()
         assert {answer.status_code for answer in answers} == {200}
-        assert held.read_ones <= 4 * CONCURRENT_READS, "who waited got what was made meanwhile"
+        assert held.read_ones <= 4 * CONCURRENT_READS, "waiting requests got previews made in the meantime"
 
 
-async def test_a_preview_is_shown_where_it_cannot_be_kept(
+async def test_a_preview_is_shown_even_if_it_cannot_be_kept(
     app: AppContext, page: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     (picture,) = await drawn(app)
@@ -273,7 +275,9 @@ async def test_a_preview_is_shown_where_it_cannot_be_kept(
     assert (await page.get(f"/images/{picture}/preview")).status_code == 200
 
 
-async def test_a_picture_that_is_gone_or_damaged_says_what_to_do(app: AppContext, page: httpx.AsyncClient) -> None:
+async def test_an_error_about_a_missing_or_damaged_picture_says_what_to_do(
+    app: AppContext, page: httpx.AsyncClient
+) -> None:
     (gone,), (damaged,) = await drawn(app, "gone"), await drawn(app, "damaged")
     for picture in (gone, damaged):
         file = Path((await page.get(f"/gallery/pictures/{picture}")).json()["path"])
@@ -287,7 +291,7 @@ async def test_a_picture_that_is_gone_or_damaged_says_what_to_do(app: AppContext
 # ---- stars and deletions ----
 
 
-async def test_a_star_is_kept_and_prune_spares_it(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_star_is_kept_and_prune_does_not_delete_the_picture(sandbox: Sandbox, tmp_path: Path) -> None:
     clock = lambda: datetime.now(UTC) - timedelta(days=40)  # noqa: E731
     async with (
         app_over(sandbox.url, tmp_path / "gallery", home=tmp_path / "home", clock=clock) as app,
@@ -312,7 +316,7 @@ async def test_a_star_is_kept_and_prune_spares_it(sandbox: Sandbox, tmp_path: Pa
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"starred": 1}', b'{"starred": "yes"}', b"[" * 100_000])
-async def test_a_star_is_true_or_false_and_nothing_else(app: AppContext, page: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_star_must_be_true_or_false(app: AppContext, page: httpx.AsyncClient, body: bytes) -> None:
     (picture,) = await drawn(app)
     answer = await page.post(f"/gallery/pictures/{picture}/star", content=body)
     assert (answer.status_code, "starred must be true or false" in answer.text) == (400, True)
@@ -322,7 +326,7 @@ async def test_a_deleted_picture_leaves_its_recipe(app: AppContext, page: httpx.
     (picture,), _ = await drawn(app, "a fox"), await drawn(app, "stays")
     shown = (await page.get(f"/gallery/pictures/{picture}")).json()
     await page.get(f"/images/{picture}/preview")
-    for _ in range(2):  # also where it was deleted in another window
+    for _ in range(2):  # also if it was deleted in another window
         assert (await page.delete(f"/gallery/pictures/{picture}")).status_code == 204
     assert not Path(shown["path"]).exists()
     assert not list((tmp_path.with_name(f"{tmp_path.name}-home") / "previews").glob("*/*"))
@@ -345,7 +349,7 @@ async def test_a_file_that_somebody_changed_is_not_deleted(app: AppContext, page
     assert await listed(page) == ["a fox"]
 
 
-async def test_a_picture_whose_file_is_gone_can_be_taken_out_unless_the_whole_folder_is_away(
+async def test_a_picture_whose_file_is_missing_can_be_removed_unless_the_whole_folder_is_missing(
     app: AppContext, page: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     (picture,) = await drawn(app)
@@ -360,30 +364,30 @@ async def test_a_picture_whose_file_is_gone_can_be_taken_out_unless_the_whole_fo
     assert await listed(page) == []
 
 
-# ---- many at once ----
+# ---- many requests at the same time ----
 
 
 @pytest.fixture
 async def stuck(app: AppContext, page: httpx.AsyncClient) -> AsyncGenerator[list[str]]:
-    """The ids of more pictures than there are threads, on a disk that hangs until the test is over."""
+    """The ids of more pictures than there are threads, on a disk that hangs until the test ends."""
     ids = [each for number in range(6) for each in await drawn(app, f"fox {number}", samples=4)]
     files = [Path((await page.get(f"/gallery/pictures/{each}")).json()["path"]) for each in ids]
     for file in files:
         file.unlink()
-        os.mkfifo(file)  # whoever reads it waits for somebody who writes
+        os.mkfifo(file)  # a read waits for a writer
     yield ids
-    # All who wait get to the end of their file, and who comes later finds none.
+    # All waiting reads reach the end of their file, and later ones find no file.
     writers = [os.open(file, os.O_RDWR) for file in files]
     for file, writer in zip(files, writers, strict=True):
         file.unlink()
         os.close(writer)
 
 
-without_fifo = pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+without_fifo = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes")
 
 
 @without_fifo
-async def test_a_disk_that_hangs_is_told(sandbox: Sandbox, tmp_path: Path, stuck: list[str]) -> None:
+async def test_a_disk_that_hangs_is_reported(sandbox: Sandbox, tmp_path: Path, stuck: list[str]) -> None:
     impatient = partial(Gallery, read_seconds=0.01)
     async with app_over(sandbox.url, tmp_path, gallery=impatient) as app, page_of(app) as page:
         for path in (f"/images/{stuck[0]}", f"/images/{stuck[0]}/preview"):
@@ -392,7 +396,7 @@ async def test_a_disk_that_hangs_is_told(sandbox: Sandbox, tmp_path: Path, stuck
 
 
 @without_fifo
-async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
+async def test_a_disk_that_hangs_affects_only_its_own_pictures(
     sandbox: Sandbox, tmp_path: Path, stuck: list[str]
 ) -> None:
     patient = partial(Gallery, read_seconds=HANG_SECONDS)
@@ -414,9 +418,11 @@ async def test_a_disk_that_hangs_costs_its_own_pictures_and_nothing_else(
         tasks.cancel_scope.cancel()
 
 
-async def test_many_searches_at_once_keep_nobody_else_waiting(app: AppContext, page: httpx.AsyncClient) -> None:
+async def test_many_searches_at_the_same_time_do_not_delay_other_requests(
+    app: AppContext, page: httpx.AsyncClient
+) -> None:
     await drawn(app)
-    await listed(page)  # the first of all takes longer
+    await listed(page)  # the very first one takes longer
     done, first = list[httpx.Response](), anyio.Event()
 
     async def search() -> None:
@@ -428,5 +434,5 @@ async def test_many_searches_at_once_keep_nobody_else_waiting(app: AppContext, p
             tasks.start_soon(search)
         await first.wait()
         await app.service.store.latest(1)
-        assert len(done) < 20, "those that waited before it"
+        assert len(done) < 20, "only the searches that came before it"
     assert [answer.json()["total"] for answer in done] == [1] * 60

@@ -1,4 +1,4 @@
-"""The pictures inside a result: small enough for every host, however hard they are to compress."""
+"""The pictures in a result: small enough for every host, even if they are hard to compress."""
 
 import io
 import struct
@@ -50,20 +50,20 @@ async def test_previews_stay_within_the_budget_of_their_mode(
         assert pixels(Path(image["path"]).read_bytes()) == expected
 
 
-async def test_off_gives_the_text_alone(tmp_path: Path) -> None:
+async def test_off_returns_text_only(tmp_path: Path) -> None:
     result = await drawn(noise("JPEG"), tmp_path, "off")
     assert len(result.content) == 1
     assert "Image: " in text_of(result)
 
 
-async def test_base64_asks_for_the_full_picture_whatever_the_mode(tmp_path: Path) -> None:
+async def test_base64_returns_the_full_picture_in_any_mode(tmp_path: Path) -> None:
     result = await drawn(noise("JPEG", 512), tmp_path, "off", base64=True)
     (image,) = images_of(result)
     assert b64decode(image.data) == Path(job_of(result)["images"][0]["path"]).read_bytes()
     assert "Note: " not in text_of(result)
 
 
-async def test_what_base64_asks_for_and_does_not_fit_comes_as_large_as_it_can_and_the_text_says_so(
+async def test_a_picture_that_does_not_fit_with_base64_is_reduced_and_the_text_says_so(
     tmp_path: Path,
 ) -> None:
     result = await drawn(noise("JPEG"), tmp_path, "off", base64=True, samples=2)
@@ -76,7 +76,7 @@ async def test_what_base64_asks_for_and_does_not_fit_comes_as_large_as_it_can_an
     )
 
 
-async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path: Path) -> None:
+async def test_the_space_that_a_simple_picture_does_not_need_goes_to_the_others(tmp_path: Path) -> None:
     easy, hard = io.BytesIO(), noise("JPEG")
     Image.new("RGB", (1024, 1024)).save(easy, "JPEG")
 
@@ -94,13 +94,13 @@ async def test_the_room_that_an_easy_picture_leaves_goes_to_the_others(tmp_path:
 
 
 @pytest.mark.parametrize("preview", ["auto", "small"])
-async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, preview: Mode) -> None:
-    """The recipe is in the file, and Pillow would copy it into each preview."""
+async def test_a_long_prompt_is_not_in_the_previews(tmp_path: Path, preview: Mode) -> None:
+    """The recipe is in the file, and Pillow would copy it into every preview."""
     long = {"prompt": "a fox " * 1600, "negative_prompt": "blurred " * 1200}
     result = await drawn(noise("JPEG", 1024), tmp_path, preview, samples=4, **long)
     characters, _, side = LIMITS[preview]
     assert sum(len(image.data) for image in images_of(result)) <= characters
-    # Both are in the data as well, and all of it is to be no more than 150,000 characters, as Claude Desktop takes.
+    # The data has both too. Claude Desktop takes at most 150,000 characters.
     assert job_of(result)["parameters"]["prompt"] == long["prompt"]
     assert len(result.model_dump_json()) < characters + 12_000
     for image in images_of(result):
@@ -109,7 +109,7 @@ async def test_a_long_prompt_does_not_stand_in_the_previews(tmp_path: Path, prev
             assert "comment" not in shown.info
 
 
-async def test_a_preview_is_made_beside_the_event_loop_and_one_at_a_time(tmp_path: Path) -> None:
+async def test_previews_are_made_outside_the_event_loop_one_at_a_time(tmp_path: Path) -> None:
     async with app_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as app:
         processor = app.service.processor
         limiter = processor.limiter
@@ -125,13 +125,13 @@ async def test_a_preview_is_made_beside_the_event_loop_and_one_at_a_time(tmp_pat
             while len(made) < 3:
                 seen.append(int(limiter.borrowed_tokens))
                 await anyio.lowlevel.checkpoint()
-    # The loop went round between them, and no two were in work at once.
+    # The event loop ran in between, and no two previews were made at the same time.
     assert len(seen) > 50
     assert max(seen) == 1
 
 
 def header_claiming(form: str, side: int) -> bytes:
-    """A small picture whose header claims to be large."""
+    """A small picture with a header that says it is large."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, form)
     data = bytearray(buffer.getvalue())
@@ -165,7 +165,7 @@ NO_PICTURES = {
 
 
 @pytest.mark.parametrize("what", NO_PICTURES)
-async def test_a_body_that_is_no_picture_is_an_error_that_was_charged_and_what_came_is_kept_aside(
+async def test_a_body_that_is_not_a_picture_is_an_error_that_was_charged_and_the_data_is_kept(
     tmp_path: Path, what: str
 ) -> None:
     data, words = NO_PICTURES[what]
@@ -203,7 +203,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("what", UNUSUAL)
-async def test_a_picture_of_an_unusual_kind_looks_in_its_preview_as_it_does(tmp_path: Path, what: str) -> None:
+async def test_the_preview_of_an_unusual_picture_looks_like_the_picture(tmp_path: Path, what: str) -> None:
     data, size, colour = UNUSUAL[what]
     (image,) = images_of(await drawn(data, tmp_path, "auto"))
     with Image.open(io.BytesIO(b64decode(image.data))) as preview:
@@ -213,15 +213,15 @@ async def test_a_picture_of_an_unusual_kind_looks_in_its_preview_as_it_does(tmp_
     assert max(abs(one - other) for one, other in zip(middle, colour, strict=True)) <= 3
 
 
-async def test_a_picture_under_a_wrong_label_is_kept_as_what_it_is(tmp_path: Path) -> None:
-    """It was paid for, and the label is not needed."""
+async def test_a_picture_with_a_wrong_media_type_is_kept_in_its_own_format(tmp_path: Path) -> None:
+    """It was paid for, and the media type is not needed."""
     result = await drawn(noise("PNG", 64), tmp_path, "auto")
     (image,) = job_of(result)["images"]
     assert (image["mime_type"], Path(image["path"]).suffix) == ("image/png", ".png")
     assert [each.mime_type for each in images_of(result)] == ["image/png"]
 
 
-async def test_what_came_in_the_place_of_one_picture_of_several_is_kept_aside_too(tmp_path: Path) -> None:
+async def test_data_that_is_not_a_picture_is_kept_even_if_the_other_pictures_arrived(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         return handle(b"no picture" if request.url.path == "/3.jpeg" else noise("JPEG", 64))(request)
 
@@ -236,7 +236,7 @@ async def test_what_came_in_the_place_of_one_picture_of_several_is_kept_aside_to
     assert str(aside) in text_of(result)
 
 
-async def test_fewer_pictures_than_asked_for_are_counted_honestly(tmp_path: Path) -> None:
+async def test_missing_pictures_are_counted_correctly(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/3.jpeg":
             return httpx.Response(404)

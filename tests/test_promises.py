@@ -46,7 +46,7 @@ pytestmark = pytest.mark.anyio
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
 ASKED = {"prompt": "a fox"}
-# A speed at which the sandbox's queue draws nothing while a test runs, and the seconds to skip until it has.
+# At this speed the sandbox's queue draws nothing while a test runs. After these seconds are skipped, it has drawn.
 SLOW, UNTIL_DRAWN = 100, 300
 
 
@@ -59,23 +59,21 @@ async def listed(agent: Client) -> list[dict[str, Any]]:
 
 
 def id_in(result: CallToolResult) -> str:
-    """The request id that an error names."""
+    """The request id in an error."""
     return text_of(result).partition("request_id ")[2].split()[0].rstrip(";.")
 
 
 def rows(folder: Path, query: str) -> list[dict[str, Any]]:
-    """What stands in the ledger's file, read as another program reads it."""
+    """Rows of the ledger, read as another program would read them."""
     with closing(sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(query)]
 
 
-# ---- written down ----
+# ---- saved ----
 
 
-async def test_a_job_is_written_down_before_its_call_leaves_and_after_each_change(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_a_job_is_saved_before_its_call_is_sent_and_after_each_change(sandbox: Sandbox, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
     class Watching(httpx.AsyncHTTPTransport):
@@ -124,10 +122,10 @@ async def test_a_finished_job_is_known_after_a_restart_and_after_the_api_forgot_
     assert sandbox.account.requests == asked
 
 
-# ---- taken up ----
+# ---- continued ----
 
 
-async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
+async def test_a_queued_job_is_continued_after_the_next_handshake_and_not_before(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
@@ -138,7 +136,7 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
     sandbox.account.skip(UNTIL_DRAWN)
     async with app_over(sandbox.url, tmp_path) as app:
         asked = sandbox.account.requests["GET status"]
-        # A whole picture is drawn meanwhile.
+        # Another picture is drawn completely in the meantime.
         another = await begun(app.service, VegaRTParameters(prompt="another"))
         async for _ in app.service.follow(another, 45):
             pass
@@ -156,12 +154,12 @@ async def test_a_queued_job_is_taken_up_after_the_next_handshake_and_not_before(
 
 
 async def holder_of(folder: Path) -> str | None:
-    """The living server that works on a job."""
+    """The id of the living server that works on the job."""
     query = "SELECT servers.id FROM jobs JOIN servers ON servers.id = jobs.holder"
     return next((row["id"] for row in rows(folder, query)), None)
 
 
-async def test_a_call_whose_pictures_came_in_part_gets_the_rest_when_it_is_repeated(
+async def test_a_call_that_got_only_some_of_its_pictures_gets_the_others_when_it_is_repeated(
     agent: Client, sandbox: Sandbox
 ) -> None:
     arguments = {"prompt": "two [fault:output-object]", "samples": 2}
@@ -190,7 +188,7 @@ async def test_a_picture_that_was_kept_just_before_the_server_died_is_found_with
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
 
 
-# ---- adopted ----
+# ---- imported ----
 
 
 async def submitted_elsewhere(sandbox: Sandbox, slug: str = "segmind-vega", **body: Any) -> str:
@@ -204,10 +202,10 @@ async def submitted_elsewhere(sandbox: Sandbox, slug: str = "segmind-vega", **bo
     [(0, "from elsewhere"), (2 * 3600, "from elsewhere"), (0, "longer than any of ours " * 1000), (0, "\u200b")],
     ids=["new", "old", "a long prompt", "a blank prompt"],
 )
-async def test_a_job_that_only_the_api_knows_is_adopted(
+async def test_a_job_that_only_the_api_knows_is_imported(
     sandbox: Sandbox, tmp_path: Path, age: float, prompt: str
 ) -> None:
-    """It is paid for, whatever a call of ours would be refused for."""
+    """It is paid for, even if this server would refuse such a call."""
     request_id = await submitted_elsewhere(sandbox, prompt=prompt, seed=9, samples=2, base64=True)
     sandbox.account.skip(age)
     later = datetime.now(UTC) + timedelta(seconds=age)
@@ -219,7 +217,7 @@ async def test_a_job_that_only_the_api_knows_is_adopted(
     assert sandbox.paid_requests == 1
 
 
-async def test_an_id_that_nobody_knows_is_never_heard_of(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_id_that_nobody_knows_is_an_unknown_job(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         for request_id in ("f" * 32, f"local-{'0' * 32}"):
             result = await agent.call_tool("check_job", {"request_id": request_id})
@@ -229,7 +227,7 @@ async def test_an_id_that_nobody_knows_is_never_heard_of(sandbox: Sandbox, tmp_p
         assert await listed(agent) == []
 
 
-async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_that_was_begun_with_another_api_is_left_alone(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         request_id = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
     asked = sandbox.account.requests.copy()
@@ -239,9 +237,7 @@ async def test_a_job_that_was_begun_with_another_api_is_left_to_it(sandbox: Sand
     assert sandbox.account.requests == asked
 
 
-async def test_a_queued_job_that_takes_long_is_seen_being_drawn_at_the_cost_of_one_request(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_one_request_shows_that_a_slow_queued_job_is_being_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.speed = 1
     async with (
         app_over(sandbox.url, tmp_path, pace=1000, early_look=0.5) as app,
@@ -266,13 +262,11 @@ async def test_a_queued_job_that_takes_long_is_seen_being_drawn_at_the_cost_of_o
 # ---- the rate limit ----
 
 
-async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_itself(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_if_a_rate_limit_ends_soon_the_job_waits_and_is_sent_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.rate_limit = 1
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "first"})
-        sandbox.account.admitted[0] -= 59  # the limit's minute is nearly over
+        sandbox.account.admitted[0] -= 59  # the minute of the limit is nearly over
         waiting = await agent.call_tool("submit_job", {"prompt": "second"})
         assert job_of(waiting)["state"] == "QUEUED"
         await until(lambda: sandbox.paid_requests == 2)
@@ -283,7 +277,7 @@ async def test_a_rate_limit_that_ends_soon_makes_the_job_wait_and_be_sent_by_its
         assert "rate limit" not in text_of(result)
 
 
-async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_that_waits_for_its_turn_says_when_it_will_be_sent(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.rate_limit = 1
     async with (
         app_over(sandbox.url, tmp_path, policy=RetryPolicy(retry_seconds=90)) as app,
@@ -300,7 +294,7 @@ async def test_a_job_that_waits_for_its_turn_says_until_when(sandbox: Sandbox, t
     assert len(sandbox.account.calls) == 1
 
 
-async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_says_when(
+async def test_if_a_rate_limit_ends_late_the_call_is_refused_without_charge_and_says_when_to_call_again(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.account.rate_limit = 1
@@ -309,7 +303,7 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
         Client(build_server(app)) as agent,
     ):
         await agent.call_tool(RT, {"prompt": "first"})
-        sandbox.account.admitted[0] += 3600  # an hour's limit
+        sandbox.account.admitted[0] += 3600  # a limit of an hour
         text = text_of(await agent.call_tool(RT, {"prompt": "second"}))
     assert "HTTP 429" in text
     assert "Charged: no." in text
@@ -321,7 +315,7 @@ async def test_a_rate_limit_that_ends_late_refuses_the_call_without_charge_and_s
 
 @asynccontextmanager
 async def two_servers(sandbox: Sandbox, folder: Path, **config: Any) -> AsyncGenerator[tuple[Client, Client]]:
-    """Agents of two servers on one ledger and one gallery."""
+    """Agents of two servers that share a ledger and a gallery."""
     async with (
         app_over(sandbox.url, folder, **config) as one,
         app_over(sandbox.url, folder, **config) as other,
@@ -331,7 +325,7 @@ async def two_servers(sandbox: Sandbox, folder: Path, **config: Any) -> AsyncGen
         yield first, second
 
 
-async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_that_another_server_works_on_can_be_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.speed = SLOW
     async with two_servers(sandbox, tmp_path) as (first, second):
         request_id = job_of(await first.call_tool("submit_job", {"prompt": "a fox"}))["request_id"]
@@ -345,14 +339,14 @@ async def test_a_job_that_another_server_works_on_is_followed_to_its_end(sandbox
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
-async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
+async def test_progress_is_reported_even_if_nothing_changes(
     sandbox: Sandbox, tmp_path: Path, *, elsewhere: bool
 ) -> None:
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         assert progress >= 0
-        assert total is None, "when it ends is not known any more"
+        assert total is None, "the end is not known any more"
         heard.append(message or "")
 
     async with two_servers(sandbox, tmp_path, heartbeat=0.05) as (first, second):
@@ -367,15 +361,15 @@ async def test_whoever_waits_hears_how_things_stand_even_when_nothing_changes(
     assert all(re.fullmatch(said, message) for message in heard)
 
 
-# ---- what is easily got wrong ----
+# ---- easy to get wrong ----
 
 
-async def test_after_a_server_was_killed_the_same_call_is_joined_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_after_a_server_was_killed_the_same_call_is_joined_immediately(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.hold()
     async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
         begun = job_of(await agent.call_tool(VEGA, ASKED))
         await until(lambda: sandbox.account.calls)
-        # As a killed server leaves it: a caller waits at a server whose process is gone, but whose time is not over.
+        # This is what a killed server leaves: a caller that waits at a server whose process is gone.
         change(tmp_path, "UPDATE servers SET id = 'gone', process = ?", number_of_no_process())
         change(tmp_path, "UPDATE jobs SET awaited_by = 'gone', holder = 'gone'")
         async with app_over(sandbox.url, tmp_path) as next_app, Client(build_server(next_app)) as next_agent:
@@ -392,14 +386,14 @@ def number_of_no_process() -> int:
 
 
 def change(folder: Path, statement: str, *values: object) -> None:
-    """Change the ledger as an accident would."""
+    """Change the ledger as an accident could."""
     with closing(sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")) as database:
         database.execute(statement, values)
         database.commit()
 
 
 class Flaky(httpx.AsyncHTTPTransport):
-    """The first looks at the pictures' addresses are refused."""
+    """A transport that refuses the first requests for the pictures."""
 
     def __init__(self, refused: int) -> None:
         super().__init__()
@@ -413,7 +407,9 @@ class Flaky(httpx.AsyncHTTPTransport):
 
 
 @pytest.mark.parametrize("since", ["as it was", "without recipe", "edited", "moved"])
-async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_did(tmp_path: Path, since: str) -> None:
+async def test_pictures_that_did_not_arrive_are_downloaded_later_and_the_others_are_kept(
+    tmp_path: Path, since: str
+) -> None:
     def backwards(call: Call, base: str, now: float) -> list[dict[str, Any]]:
         return history_rows(call, base, now)[::-1]
 
@@ -430,7 +426,7 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
         again = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 5})
         assert [image["id"] for image in job_of(again)["images"]][:2] == [image["id"] for image in job["images"]]
         kept = Path(job["images"][0]["path"])
-        if since == "without recipe":  # as versions before the recipe kept it
+        if since == "without recipe":  # as old versions kept it, without a recipe
             kept.write_bytes(metadata.strip(kept.read_bytes()))
         elif since == "edited":
             kept.write_bytes(b"edited")
@@ -444,10 +440,10 @@ async def test_pictures_that_did_not_arrive_are_fetched_later_beside_those_that_
     assert len(pictures - {b"edited"}) == (2 if since == "edited" else 3)
 
 
-async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_meanwhile(
+async def test_a_late_picture_is_downloaded_although_a_kept_one_was_moved_in_the_meantime(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Neither the sum of the pictures nor a copy of another one ends the job before the last has come."""
+    """Neither the sum of a kept picture nor a copy of another one ends the job before the last picture has come."""
     late = 2
 
     class Late(httpx.AsyncHTTPTransport):
@@ -465,7 +461,7 @@ async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_m
         job = job_of(await agent.call_tool(VEGA, {"prompt": "four", "samples": 4}))
         assert len(job["images"]) == 3
         first = Path(job["images"][0]["path"])
-        first.write_bytes(metadata.strip(first.read_bytes()))  # so that its sum tells nothing
+        first.write_bytes(metadata.strip(first.read_bytes()))  # now its sum is another one
         first.rename(first.with_name("moved.jpg"))
 
         async def all_four() -> bool:
@@ -476,7 +472,7 @@ async def test_a_picture_that_is_late_is_fetched_although_a_kept_one_was_moved_m
     assert sandbox.paid_requests == 1
 
 
-async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_them_again(tmp_path: Path) -> None:
+async def test_more_pictures_than_requested_are_kept_too_as_soon_as_a_disk_takes_them(tmp_path: Path) -> None:
     gallery = tmp_path / "gallery"
     pictures = [b64encode(noise("JPEG", side)).decode() for side in (64, 65)]
 
@@ -504,7 +500,7 @@ async def test_pictures_beyond_those_asked_for_are_kept_too_when_a_disk_takes_th
     assert kept == {noise("JPEG", 64), noise("JPEG", 65)}
 
 
-async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_calls(
+async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_cause_a_loop_of_calls(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.account.rate_limit = 1
@@ -526,7 +522,7 @@ async def test_a_clock_ahead_of_the_rate_limits_reset_does_not_make_a_storm_of_c
 
 
 class LastFolder(ImageFolder):
-    """A folder that is prepared at the server's last moment."""
+    """A folder during whose preparation the server shuts down."""
 
     service: JobService
 
@@ -535,7 +531,7 @@ class LastFolder(ImageFolder):
         await self.service.finish(0)
 
 
-async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_that_is_begun_during_the_shutdown_is_not_sent(sandbox: Sandbox, tmp_path: Path) -> None:
     images = LastFolder(tmp_path)
     async with app_over(sandbox.url, tmp_path, images=images) as app, Client(build_server(app)) as agent:
         images.service = app.service
@@ -545,7 +541,7 @@ async def test_a_job_that_is_begun_while_the_server_closes_is_not_sent(sandbox: 
     assert sandbox.paid_requests == 0
 
 
-async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_row_that_cannot_be_read_does_not_affect_other_jobs(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         broken = job_of(await agent.call_tool("submit_job", {"prompt": "[fault:stuck]"}))["request_id"]
         left = job_of(await agent.call_tool("submit_job", {"prompt": "left [fault:stuck]"}))["request_id"]
@@ -559,7 +555,7 @@ async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(sandbox: Sandbox,
         assert job_of(await agent.call_tool(RT, ASKED))["images"]
 
 
-async def test_a_file_that_was_broken_since_does_not_hide_the_rest_of_the_result(agent: Client) -> None:
+async def test_a_file_that_is_damaged_later_does_not_hide_the_rest_of_the_result(agent: Client) -> None:
     job = job_of(await agent.call_tool(VEGA, ASKED))
     path = Path(job["images"][0]["path"])
     path.write_bytes(path.read_bytes()[:1000])
@@ -568,7 +564,7 @@ async def test_a_file_that_was_broken_since_does_not_hide_the_rest_of_the_result
     assert f"Note: the file {path} is no longer a complete picture." in text_of(again)
 
 
-async def test_an_id_that_the_api_tells_twice_is_that_of_the_first_job(tmp_path: Path) -> None:
+async def test_if_the_api_gives_the_same_id_twice_it_belongs_to_the_first_job(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     def answer(_: httpx.Request) -> httpx.Response:

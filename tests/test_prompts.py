@@ -1,4 +1,4 @@
-"""The prompts: texts that lead an agent through the tools, with arguments that are checked and completed."""
+"""The prompts: texts that guide an agent through the tools. Their arguments are checked and completed."""
 
 import warnings
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ async def test_the_prompts_are_listed_with_their_arguments(agent: Client) -> Non
         assert all(argument.description for argument in prompt.arguments or [])
 
 
-async def test_illustrate_speaks_of_the_passage_the_count_and_the_tool(agent: Client) -> None:
+async def test_illustrate_names_the_passage_the_number_of_pictures_and_the_tool(agent: Client) -> None:
     one = await text(agent, "illustrate", passage="The sea was calm.")
     assert one.endswith("<passage>\nThe sea was calm.\n</passage>")
     assert "Call generate_image_vega once with" in one
@@ -58,10 +58,10 @@ async def test_illustrate_speaks_of_the_passage_the_count_and_the_tool(agent: Cl
     assert "A picture costs about $0.00225. " in several
 
 
-async def test_what_fills_an_argument_that_was_left_out_is_left_out_and_numbers_are_taken(agent: Client) -> None:
+async def test_placeholders_count_as_left_out_and_numbers_are_accepted(agent: Client) -> None:
     fillers: list[Any] = [None, "", " ", "\u200b"]
     for filler in fillers:
-        # As on the wire: the client's own types hold texts alone.
+        # As hosts send them. The types of this client allow only text.
         given = {"passage": "The sea.", "pictures": 1, "style": filler, "scheduler": filler, "toolCallId": "call_1"}
         asked = GetPromptRequestParams.model_construct(name="illustrate", arguments=given)
         with warnings.catch_warnings():
@@ -72,7 +72,7 @@ async def test_what_fills_an_argument_that_was_left_out_is_left_out_and_numbers_
         assert message.content.text == await text(agent, "illustrate", passage="The sea.")
 
 
-async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_one(agent: Client) -> None:
+async def test_explore_drafts_with_several_seeds_and_asks_before_it_finishes_one(agent: Client) -> None:
     explored = await text(agent, "explore", idea="a lighthouse", drafts="5")
     seeds = explored.partition("with these seeds in turn: ")[2].partition(".")[0].split(", ")
     assert len(set(seeds)) == 5
@@ -89,7 +89,7 @@ async def test_explore_drafts_with_different_seeds_and_asks_before_it_finishes_o
 @pytest.mark.parametrize(
     "named", ["id", "uri", "preview", "request_id", "job", "file", "file name", "url", "eight digits"]
 )
-async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: Client, named: str) -> None:
+async def test_vary_gives_the_recipe_of_a_picture_under_any_of_its_names(agent: Client, named: str) -> None:
     arguments = {"prompt": "a fox", "negative_prompt": "blur", "seed": 7, "samples": 2, "base64": True}
     job = job_of(await agent.call_tool("generate_image_vega", arguments))
     image = job["images"][0]
@@ -114,7 +114,7 @@ async def test_vary_gives_the_recipe_of_the_picture_however_it_is_named(agent: C
     assert "picture 2 of a set of 2" in second
 
 
-async def test_vary_names_what_the_model_has(agent: Client) -> None:
+async def test_vary_names_only_parameters_of_the_model(agent: Client) -> None:
     job = job_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))
     varied = await text(agent, "vary", image=job["images"][0]["id"], change="at night")
     assert "Call generate_image_vegart" in varied
@@ -141,7 +141,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def test_a_prompt_that_cannot_be_written_says_why(agent: Client) -> None:
+async def test_a_prompt_with_wrong_arguments_is_an_error_that_says_why(agent: Client) -> None:
     for name, arguments, words in WRONG:
         with pytest.raises(MCPError) as caught:
             await agent.get_prompt(name, arguments)
@@ -149,7 +149,7 @@ async def test_a_prompt_that_cannot_be_written_says_why(agent: Client) -> None:
         assert caught.value.error.code == -32602
 
 
-async def test_vary_says_when_a_job_has_no_picture(agent: Client) -> None:
+async def test_vary_says_if_a_job_has_no_picture(agent: Client) -> None:
     failed = await agent.call_tool("generate_image_vegart", {"prompt": "a fox [fault:402]"})
     assert failed.is_error
     (job,) = ((await agent.call_tool("check_job", {})).meta or {})["mcp-vega/jobs"]
@@ -172,8 +172,8 @@ async def test_schedulers_are_completed(agent: Client) -> None:
     assert await completed(agent, "draw", "scheduler", "") == []
 
 
-async def test_vary_completes_words_of_the_prompt_names_of_files_ids_and_uris_of_pictures(agent: Client) -> None:
-    """Hosts filter by the beginning, so a value that begins with what is typed comes first; the prompt takes all."""
+async def test_vary_completes_words_of_the_prompt_file_names_ids_and_uris_of_pictures(agent: Client) -> None:
+    """Hosts filter by the typed text, so values that begin with it come first. The prompt accepts all values."""
     drawn = ["a lighthouse at dusk", "lighthouse keepers", "שועל אדום בשלג", "Café 100% CRÈME_x", "?!"]
     images = [job_of(await agent.call_tool(RT, {"prompt": prompt}))["images"][0] for prompt in drawn]
     dusk, keepers, hebrew, cafe, signs = (Path(image["path"]).name for image in images)
@@ -189,7 +189,7 @@ async def test_vary_completes_words_of_the_prompt_names_of_files_ids_and_uris_of
         "שלג": [hebrew],
         "שועל": [hebrew],
         "cafe": [cafe],
-        "cafe\u0301-100-": [cafe],  # as macOS takes names apart
+        "cafe\u0301-100-": [cafe],  # macOS splits accented letters in this way
         "100%": [cafe],
         "%": [cafe],
         "_": [cafe],
@@ -208,7 +208,7 @@ async def test_vary_completes_words_of_the_prompt_names_of_files_ids_and_uris_of
         assert "with one change: at night" in await text(agent, "vary", image=value, change="at night")
 
 
-async def test_vary_completes_at_most_a_hundred_pictures_none_of_them_deleted_or_of_another_owner(
+async def test_vary_completes_at_most_a_hundred_pictures_that_exist_and_belong_to_the_caller(
     app: AppContext,
 ) -> None:
     hers = await begun(app.service, VegaRTParameters(prompt="fox"), "alice")

@@ -1,4 +1,4 @@
-"""What holds for anything at all: arguments, answers, picture bytes, names and addresses that nobody thought of."""
+"""What must hold for any input: arguments, answers, picture bytes, names and URLs that nobody thought of."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
 from mcp_vega.imaging import metadata
-from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, require_whole
+from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise, require_complete
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import InvalidImageError, measure
 from mcp_vega.parameters import MODELS, VegaParameters
@@ -37,14 +37,14 @@ from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.store import ascii_name, file_name, name_and_day, names_of
 
-# The same examples each time, and none kept: a run says nothing about an earlier one.
+# Every run uses the same examples, and keeps none.
 settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
 settings.load_profile("stable")
-# What a test was given serves all its examples: none changes it.
+# All examples of a test share its fixtures; none of them changes a fixture.
 few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 MEDIA = "https://images.segmind.com/generations/1.jpeg"
-LETTERS = st.text(st.characters(exclude_categories=[]))  # halves of surrogate pairs among them
+LETTERS = st.text(st.characters(exclude_categories=[]))  # also halves of surrogate pairs
 
 # ---- arguments ----
 
@@ -88,7 +88,7 @@ def test_arguments_are_within_the_limits_or_refused(taker: str, prompt: dict[str
 
 
 def outcome(read: Callable[..., Any], *given: Any) -> Any:
-    """What a reader gave, or its error of the tree; any other error is the end of the test."""
+    """The result of a reader, or its error. Any error that is not one of ours fails the test."""
     try:
         return read(*given)
     except (InvalidArguments, SegmindError) as error:
@@ -132,17 +132,17 @@ READERS: list[tuple[Callable[[ApiResponse], Any], Any]] = [
     (parse_history, HistoryPage | SegmindError),
     (parse_history_entry, HistoryRow | None | SegmindError),
 ]
-PAID = (1, 3)  # their places
+PAID = (1, 3)  # the positions of paid calls in the list
 
 
 @settings(max_examples=600)
 @given(st.builds(ApiResponse, STATUSES, HEADERS, BODIES))
-def test_every_response_is_read_or_an_error_of_ours(response: ApiResponse) -> None:
+def test_every_response_is_read_or_is_one_of_our_errors(response: ApiResponse) -> None:
     check_response(response)
 
 
 def check_response(response: ApiResponse) -> None:
-    """That every reader gives what it promises, or an error of the tree that tells no wrong price."""
+    """Check that every reader returns its types, or an error with the right charge."""
     for number, (read, kinds) in enumerate(READERS):
         found = outcome(read, response)
         assert isinstance(found, kinds)
@@ -154,7 +154,7 @@ def check_response(response: ApiResponse) -> None:
 
 
 def check_read(found: Any) -> None:
-    """That what was read can be shown, reckoned with and asked for."""
+    """Check that a result can be shown, used in calculations, and requested."""
     match found:
         case SegmindError():
             assert len(lines := found.text.split("\n")) == 3
@@ -169,7 +169,7 @@ def check_read(found: Any) -> None:
         case api.Generation(found_pictures, receipt):
             check_read(receipt)
             assert found_pictures
-            urls = [each for each in found_pictures if not isinstance(each, bytes) or not require_whole(each)]
+            urls = [each for each in found_pictures if not isinstance(each, bytes) or not require_complete(each)]
             assert all(isinstance(url, str) and re.match("([a-z][a-z0-9+.-]*:/)?/", url.lower()) for url in urls)
         case api.Status(state, receipt, error):
             check_read(receipt)
@@ -194,7 +194,7 @@ CUTS = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 12), st.binary(ma
 
 
 def mutated(data: bytes, cuts: Cuts) -> bytes:
-    """Bytes with some taken out and others put in."""
+    """Bytes with some removed and others inserted."""
     for at, length, instead in cuts:
         place = at % (len(data) + 1)
         data = data[:place] + instead + data[place + length :]
@@ -202,14 +202,14 @@ def mutated(data: bytes, cuts: Cuts) -> bytes:
 
 
 def check_picture(data: bytes, *, decoded: bool = True) -> None:
-    """That picture bytes, however damaged, are looked at without harm, and a recipe in them is no change of them."""
+    """Check that any picture bytes, even damaged ones, can be examined, and that a recipe does not change them."""
     found, after, bare = recognise(data), metadata.embed(data, RECIPE), metadata.strip(data)
     assert isinstance(metadata.read(data), Recipe | None)
     assert recognise(after) is found
     assert len(bare) <= len(data) <= len(after)
     assert found not in (None, WEBP) or after == bare == data
     with suppress(SegmindError):
-        assert require_whole(data) is data
+        assert require_complete(data) is data
         assert find_pictures({"image": b64encode(data).decode()}) == (data,)
     with suppress(InvalidImageError):
         if decoded and measure(data) and found is not WEBP:
@@ -222,13 +222,13 @@ def check_picture(data: bytes, *, decoded: bool = True) -> None:
 
 @settings(max_examples=400)
 @given(st.sampled_from(list(FORMATS.values())), CUTS)
-def test_damaged_pictures_are_looked_at_without_harm(data: bytes, cuts: Cuts) -> None:
+def test_damaged_pictures_cause_no_unexpected_error(data: bytes, cuts: Cuts) -> None:
     check_picture(mutated(data, cuts))
     check_picture(mutated(metadata.embed(data, RECIPE), cuts))
 
 
 @given(st.sampled_from(list(FORMATS.values())), st.text().filter(str.strip), st.text(), st.integers(-1, 10**15 - 1))
-def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, negative: str, seed: int) -> None:
+def test_any_recipe_can_be_read_back_and_removed(data: bytes, prompt: str, negative: str, seed: int) -> None:
     recipe = Recipe(VegaParameters(prompt=prompt, negative_prompt=negative, seed=seed))
     after = metadata.embed(data, recipe)
     assert metadata.read(after) == (None if recognise(data) is WEBP else recipe)
@@ -238,12 +238,14 @@ def test_any_recipe_is_read_back_and_can_be_taken_out(data: bytes, prompt: str, 
 # ---- file names ----
 
 
-# Letters with marks of their own, letters that become several, and what joins them.
+# Letters with marks, characters that become several letters, and characters that join letters.
 SCRIPTS = st.text(st.characters(categories=["L", "M", "N", "Cf"]) | st.sampled_from("狐Éİक्\u200dषﷺ "))
 
 
 @given(LETTERS | SCRIPTS | SCRIPTS.map("fox {}".format), st.integers(-1, 10**15 - 1), st.sampled_from(SUFFIXES))
-def test_a_file_name_is_made_of_letters_and_short_whatever_the_prompt(prompt: str, seed: int, suffix: str) -> None:
+def test_a_file_name_consists_of_letters_and_is_short_whatever_the_prompt_is(
+    prompt: str, seed: int, suffix: str
+) -> None:
     name = file_name(prompt, seed, suffix)
     words = name.removesuffix(f"-{seed}{suffix}")
     assert name == f"{words}-{seed}{suffix}"
@@ -262,14 +264,14 @@ def test_a_file_name_is_made_of_letters_and_short_whatever_the_prompt(prompt: st
 @few
 @given(LETTERS | st.sampled_from(["../../etc/passwd", "C:\\x", "/root", ".."]), st.binary(max_size=20))
 @pytest.mark.anyio
-async def test_a_picture_is_kept_below_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
+async def test_a_picture_is_kept_inside_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
     gallery, name = tmp_path / "gallery", file_name(prompt, 7, ".jpg")
     key = await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
     assert (gallery / key).resolve().parent == gallery.resolve() / "2026-11-20"
     assert (gallery / key).read_bytes() == data
 
 
-# ---- addresses ----
+# ---- URLs ----
 
 ALLOWANCE = AllowedUrls("http://api.example:8080", ("Cdn.example",))
 ALLOWED = [
@@ -279,7 +281,7 @@ ALLOWED = [
     "HTTPS://images.segmind.com/1",
     "https://images.segmind.com:443/1",
 ]
-# Among them a full stop in Chinese, a four in Arabic and a wide i.
+# Also a Chinese full stop, an Arabic four and a full-width i.
 SIGNS = [*"@:/\\?#[]%.+_ \t0\u3002\u0664\uff49", "user@", ":443", "0x", "evil.example", "127.0.0.1", "[::1]"]
 SPELLINGS = st.tuples(
     st.integers(0, 40), st.integers(0, 3), st.sampled_from(SIGNS).map(str.encode) | st.binary(max_size=2)
@@ -289,7 +291,7 @@ ADDRESSES = st.builds(mutated, st.sampled_from(ALLOWED).map(str.encode), st.list
 
 @settings(max_examples=1000)
 @given(ADDRESSES.map(lambda url: url.decode(errors="replace")) | LETTERS | LETTERS.map("https://{}".format))
-def test_no_permitted_address_can_be_read_as_one_on_another_host(url: str) -> None:
+def test_no_permitted_url_can_be_read_as_one_on_another_host(url: str) -> None:
     if ALLOWANCE.permits(url):
         strict, fetched = urlsplit(url), httpx.URL(url)
         assert (strict.scheme, strict.hostname) == (fetched.scheme, fetched.host)
@@ -298,7 +300,7 @@ def test_no_permitted_address_can_be_read_as_one_on_another_host(url: str) -> No
 
 
 @pytest.mark.parametrize("url", ALLOWED)
-def test_an_allowed_address_in_its_usual_spelling_is_permitted(url: str) -> None:
+def test_an_allowed_url_in_its_usual_spelling_is_permitted(url: str) -> None:
     assert ALLOWANCE.permits(url)
 
 
@@ -307,12 +309,12 @@ def test_an_allowed_address_in_its_usual_spelling_is_permitted(url: str) -> None
 IDS = st.from_regex(REQUEST_ID, fullmatch=True)
 TAILS = st.text(max_size=20) | IDS | st.text("0123456789abcdef/preview", max_size=45)
 URIS = ["vega://images/", "vega://jobs/", "vega://gallery?", "vega://gallery?q=", "vega://gallery?page=", "vega://", ""]
-# What is asked does not depend on the protocol's era.
+# The requests do not depend on the protocol's version.
 through_the_protocol = pytest.mark.parametrize("agent", ["auto"], indirect=True)
 
 
 @given(LETTERS | IDS | IDS.map("{}\n".format))
-def test_a_request_id_is_what_its_pattern_says(value: str) -> None:
+def test_a_request_id_matches_its_pattern(value: str) -> None:
     is_id = re.fullmatch(r"[A-Za-z0-9_-]{1,64}\Z", value) and value.lower() not in NO_IDS
     assert parse_request_id(value) == (value if is_id else None)
 
@@ -321,7 +323,7 @@ def test_a_request_id_is_what_its_pattern_says(value: str) -> None:
 @given(st.sampled_from(URIS), TAILS)
 @pytest.mark.anyio
 @through_the_protocol
-async def test_any_uri_gets_an_answer_or_an_error_in_our_words(agent: Client, beginning: str, tail: str) -> None:
+async def test_any_uri_gets_an_answer_or_one_of_our_errors(agent: Client, beginning: str, tail: str) -> None:
     try:
         assert (await agent.read_resource(beginning + tail)).contents
     except MCPError as error:
@@ -337,7 +339,7 @@ async def test_any_uri_gets_an_answer_or_an_error_in_our_words(agent: Client, be
 @given(TAILS)
 @pytest.mark.anyio
 @through_the_protocol
-async def test_check_job_answers_any_id_in_our_words(agent: Client, request_id: str) -> None:
+async def test_check_job_answers_any_id_with_one_of_our_texts(agent: Client, request_id: str) -> None:
     said = text_of(await agent.call_tool("check_job", {"request_id": request_id}))
     assert "broke" not in said
     assert said.startswith("Error: ") or is_blank(request_id)

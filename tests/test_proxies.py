@@ -1,4 +1,4 @@
-"""What fails before the API was written to is never charged, above all at a proxy; what fails later may have been."""
+"""A failure before anything was sent to the API, as at a proxy, is never charged. A later one may be charged."""
 
 import ssl
 import traceback
@@ -47,7 +47,7 @@ Answer = Callable[[SocketStream], Awaitable[None]]
 
 
 class Listener:
-    """A server on this machine that reads the head of a request, notes it, and answers as it is told."""
+    """A server on this machine that reads the headers of a request, records them, and answers as a function says."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -71,7 +71,7 @@ async def head_of(stream: ByteStream) -> bytes:
 async def listening(answer: Answer) -> AsyncGenerator[Listener]:
     listener = Listener(answer)
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as server, anyio.create_task_group() as tasks:
-        listener.port = server.extra(SocketAttribute.local_port)  # noqa: S610  no database is near
+        listener.port = server.extra(SocketAttribute.local_port)  # noqa: S610  not a database
         tasks.start_soon(server.serve, listener.handle)
         yield listener
         tasks.cancel_scope.cancel()
@@ -87,7 +87,7 @@ def saying(data: bytes) -> Answer:
     return answer
 
 
-async def never(stream: SocketStream) -> None:  # noqa: ARG001  it says nothing
+async def never(stream: SocketStream) -> None:  # noqa: ARG001  it never answers
     await anyio.sleep_forever()
 
 
@@ -99,14 +99,14 @@ def refusing(status: str) -> Answer:
 async def behind(
     proxy: Listener, monkeypatch: pytest.MonkeyPatch, policy: RetryPolicy = ONCE
 ) -> AsyncGenerator[SegmindClient]:
-    """The client as the command opens it, in an environment that names the proxy."""
+    """The client as the command opens it, with a proxy in its environment."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://ada:pass-4711@127.0.0.1:{proxy.port}")
     monkeypatch.delenv("NO_PROXY", raising=False)
     async with open_client(Settings.from_environment({"SEGMIND_API_KEY": KEY, "SEGMIND_BASE_URL": API}), policy) as it:
         yield it
 
 
-# ---- a proxy that lets nothing through ----
+# ---- a proxy that passes nothing on ----
 
 CUT_OFF: list[tuple[str, bytes, str]] = [
     ("closes", b"", "RemoteProtocolError"),
@@ -124,9 +124,7 @@ CUT_OFF: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("data", "name"), [each[1:] for each in CUT_OFF], ids=[each[0] for each in CUT_OFF])
-async def test_a_proxy_that_breaks_off_means_that_nothing_was_sent(
-    monkeypatch: pytest.MonkeyPatch, data: bytes, name: str
-) -> None:
+async def test_if_a_proxy_breaks_off_nothing_was_sent(monkeypatch: pytest.MonkeyPatch, data: bytes, name: str) -> None:
     async with listening(saying(data)) as proxy, behind(proxy, monkeypatch) as client:
         for call in (client.generate("segmind-vega", BODY), client.submit("segmind-vega", BODY), client.credits()):
             with pytest.raises(errors.Unreachable) as caught:
@@ -148,7 +146,7 @@ async def test_a_proxy_that_breaks_off_means_that_nothing_was_sent(
         ("503 Service Unavailable", True),
     ],
 )
-async def test_a_proxys_refusal_is_told_in_its_words_and_asked_for_again_only_if_it_may_pass(
+async def test_a_proxys_refusal_is_quoted_and_retried_only_if_it_may_pass(
     monkeypatch: pytest.MonkeyPatch, status: str, *, repeated: bool
 ) -> None:
     for route in ("generate", "submit", "credits"):
@@ -161,7 +159,7 @@ async def test_a_proxys_refusal_is_told_in_its_words_and_asked_for_again_only_if
         assert len(proxy.heads) == (REPEATING.attempts if repeated else 1)
 
 
-async def test_a_proxys_words_are_made_harmless_and_its_password_is_told_to_nobody_but_it(
+async def test_a_proxys_words_are_made_harmless_and_only_the_proxy_gets_its_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "mcp_vega")
@@ -180,9 +178,7 @@ async def test_a_proxys_words_are_made_harmless_and_its_password_is_told_to_nobo
 @pytest.mark.parametrize(
     "limits", [{"drawing_read": 0.05, "read": 0.05}, {"drawing": 0.5, "asking": 0.5}, {"reaching": 0.5}]
 )
-async def test_a_proxy_that_hangs_means_that_nothing_was_sent(
-    monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]
-) -> None:
+async def test_if_a_proxy_hangs_nothing_was_sent(monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]) -> None:
     policy = RetryPolicy(retry_seconds=0, limits=TimeLimits(**limits))
     async with listening(never) as proxy, behind(proxy, monkeypatch, policy) as client:
         client.prepare()
@@ -191,7 +187,7 @@ async def test_a_proxy_that_hangs_means_that_nothing_was_sent(
                 await call
 
 
-async def test_a_proxy_that_takes_no_connection_is_named_as_the_place_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_says_that_the_proxy_takes_no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Listener(never)
     gone.port = 1
     async with behind(gone, monkeypatch) as client:
@@ -200,8 +196,8 @@ async def test_a_proxy_that_takes_no_connection_is_named_as_the_place_to_look(mo
     assert caught.value.next_step.startswith(STEP)
 
 
-async def test_a_proxied_call_that_never_left_costs_nothing_and_leaves_the_spending_limit_alone(tmp_path: Path) -> None:
-    """The limit is that of a single call: the second would be refused, were the first one counted."""
+async def test_a_call_that_a_proxy_refused_costs_nothing_and_is_not_spent(tmp_path: Path) -> None:
+    """The limit allows a single call: if the first one counted, the second would be refused."""
     async with listening(refusing("407 Proxy Authentication Required")) as proxy:
         transport = httpx.AsyncHTTPTransport(proxy=f"http://ada:pass-4711@127.0.0.1:{proxy.port}")
         limits = Limits(Decimal("0.003"))
@@ -216,14 +212,14 @@ async def test_a_proxied_call_that_never_left_costs_nothing_and_leaves_the_spend
                 assert charged == "Charged: no."
                 assert step.startswith(f"Next: {STEP}")
                 assert not app.service.active
-                assert len(proxy.heads) == count  # nothing was looked up either
+                assert len(proxy.heads) == count  # the history was not requested either
                 assert (budget := await app.service.budget()) is not None
                 assert budget.spent == 0
                 (job, *_) = await app.service.store.latest(2)
                 assert (job.state, job.done) == (State.FAILED, True)
 
 
-# ---- the rest of what comes before the request ----
+# ---- other failures before the request ----
 
 
 Event = tuple[str, dict[str, Any]]
@@ -256,14 +252,14 @@ def over(transport: httpx.AsyncBaseTransport, **client: Any) -> SegmindClient:
 
 
 @pytest.mark.parametrize("error", [ValueError("no SOCKS"), AssertionError(), httpx.ProxyError("Invalid password")])
-async def test_whatever_a_socks_proxy_does_before_the_request_means_that_nothing_was_sent(error: Exception) -> None:
+async def test_whatever_a_socks_proxy_does_before_the_request_nothing_was_sent(error: Exception) -> None:
     with pytest.raises(errors.Unreachable, match="through the proxy") as caught:
         await over(Reporting(error, SOCKS, SOCKS_SET_UP)).generate("segmind-vega", BODY)
     assert caught.value.next_step.startswith(STEP)
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError(""), httpx.ConnectTimeout(""), httpx.ReadError("")])
-async def test_a_failure_on_the_way_to_the_api_itself_speaks_of_no_proxy(error: Exception) -> None:
+async def test_a_failed_connection_to_the_api_itself_does_not_mention_a_proxy(error: Exception) -> None:
     with pytest.raises(errors.Unreachable) as caught:
         await over(Reporting(error, connect("api.example"))).generate("segmind-vega", BODY)
     assert "proxy" not in caught.value.text
@@ -272,13 +268,13 @@ async def test_a_failure_on_the_way_to_the_api_itself_speaks_of_no_proxy(error: 
 @pytest.mark.parametrize(
     "error", [httpx.PoolTimeout(""), httpx.UnsupportedProtocol(""), httpx.ProxyError("502"), httpx.ConnectTimeout("")]
 )
-async def test_where_no_steps_are_reported_the_kind_of_failure_tells_that_nothing_was_sent(error: Exception) -> None:
+async def test_without_reported_steps_the_kind_of_failure_shows_that_nothing_was_sent(error: Exception) -> None:
     with pytest.raises(errors.Unreachable):
         await over(Reporting(error)).generate("segmind-vega", BODY)
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError(""), httpx.ProxyError("502"), httpx.PoolTimeout("")])
-async def test_once_the_requests_headers_were_begun_no_failure_tells_that_nothing_was_sent(error: Exception) -> None:
+async def test_after_the_headers_were_begun_every_failure_leaves_the_outcome_unknown(error: Exception) -> None:
     with pytest.raises(errors.OutcomeUnknown):
         await over(Reporting(error, SOCKS, SOCKS_SET_UP, HEADERS)).generate("segmind-vega", BODY)
 
@@ -293,7 +289,7 @@ async def test_a_request_that_cannot_be_made_is_not_charged() -> None:
         await SegmindClient(http, SecretStr(KEY), ENDPOINTS, ONCE).generate("segmind-vega", BODY)
 
 
-async def test_headers_that_are_not_allowed_never_leave() -> None:
+async def test_invalid_headers_are_never_sent() -> None:
     async with listening(never) as api:
         url = f"http://127.0.0.1:{api.port}"
         http = httpx.AsyncClient(trust_env=False, headers={"user-agent": "two\r\nlines"})
@@ -307,7 +303,7 @@ async def test_headers_that_are_not_allowed_never_leave() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 200 O", b"rubbish\r\n\r\n"])
-async def test_an_api_that_got_the_call_and_breaks_off_leaves_the_outcome_open(data: bytes) -> None:
+async def test_if_the_api_breaks_off_after_it_got_the_call_the_outcome_is_unknown(data: bytes) -> None:
     async with listening(saying(data)) as api:
         url = f"http://127.0.0.1:{api.port}"
         async with open_client(
@@ -320,7 +316,7 @@ async def test_an_api_that_got_the_call_and_breaks_off_leaves_the_outcome_open(d
 
 
 def certificate(folder: Path, name: str) -> ssl.SSLContext:
-    """A server's side of TLS for a name, with a certificate of its own in `certificate.pem`."""
+    """The server's side of TLS for a name, with a certificate of its own in `certificate.pem`."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     signed = (
@@ -339,7 +335,7 @@ def certificate(folder: Path, name: str) -> ssl.SSLContext:
 
 
 def tunnelling(context: ssl.SSLContext, requests: list[bytes], answer: bytes) -> Answer:
-    """Be the proxy and, behind it, the API."""
+    """Act as the proxy and as the API behind it."""
 
     async def through(stream: SocketStream) -> None:
         await stream.send(TUNNEL)
@@ -356,7 +352,7 @@ def tunnelling(context: ssl.SSLContext, requests: list[bytes], answer: bytes) ->
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_call_through_a_tunnel_is_sent_and_its_outcome_open_where_its_answer_is_lost(
+async def test_a_call_through_a_tunnel_is_sent_and_if_its_answer_is_lost_the_outcome_is_unknown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, whole: bool
 ) -> None:
     requests: list[bytes] = []
@@ -379,7 +375,7 @@ async def test_a_call_through_a_tunnel_is_sent_and_its_outcome_open_where_its_an
     assert b"roxy-" not in requests[0]
 
 
-async def test_a_certificate_that_nobody_knows_stops_the_call_and_names_the_variable_for_it(
+async def test_an_unknown_certificate_stops_the_call_and_the_error_names_the_variable_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
@@ -392,11 +388,11 @@ async def test_a_certificate_that_nobody_knows_stops_the_call_and_names_the_vari
     assert requests == []
 
 
-# ---- beforehand ----
+# ---- preparation ----
 
 
-async def test_what_takes_a_while_at_the_first_call_can_be_done_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of then counts, so the client was opened then."""
+async def test_slow_work_of_the_first_call_can_be_done_in_advance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment at that time counts, which shows that the client was opened then."""
     async with listening(refusing("407 X")) as proxy, behind(proxy, monkeypatch) as client:
         client.prepare()
         monkeypatch.setenv("HTTPS_PROXY", "gopher://127.0.0.1:1")
@@ -404,8 +400,8 @@ async def test_what_takes_a_while_at_the_first_call_can_be_done_beforehand(monke
             await client.generate("segmind-vega", BODY)
 
 
-async def test_a_job_is_marked_as_sent_after_what_can_be_done_beforehand(tmp_path: Path) -> None:
-    """Else a server that is killed in between leaves a job of which nobody knows whether it was sent."""
+async def test_a_job_is_marked_as_sent_after_the_preparation(tmp_path: Path) -> None:
+    """Otherwise, if the server were killed in between, nobody would know whether the job was sent."""
     seen: list[tuple[str, bool]] = []
 
     def open_http(url: str) -> None:
@@ -419,7 +415,7 @@ async def test_a_job_is_marked_as_sent_after_what_can_be_done_beforehand(tmp_pat
     assert seen == [(API, False)]
 
 
-async def test_what_goes_wrong_beforehand_is_told_by_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_during_the_preparation_is_raised_by_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     async with behind(Listener(never), monkeypatch) as client:
         monkeypatch.setenv("HTTPS_PROXY", "gopher://ada:pass-4711@127.0.0.1:1")
         client.prepare()

@@ -1,6 +1,6 @@
-"""The hosts themselves read what `mcp-vega install` wrote: Claude Code, Codex and Gemini CLI.
+"""Real hosts read what `mcp-vega install` wrote: Claude Code, Codex and Gemini CLI.
 
-Needs Node.js, and the registry that npm installs from; run with `-m external`.
+They need Node.js, and the registry that npm installs from. Run them with `-m external`.
 """
 
 import json
@@ -27,7 +27,7 @@ PACKAGES = {
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the hosts' own commands."""
+    """A folder with the commands of the hosts."""
     folder = tmp_path_factory.mktemp("hosts")
     install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", folder, *PACKAGES.values()]
     subprocess.run(install, cwd=folder, check=True, timeout=280)
@@ -47,7 +47,7 @@ def said(*command: str, env: Mapping[str, str], cwd: Path) -> str:
 
 
 def asked(host: str, env: Mapping[str, str], cwd: Path) -> str:
-    """What a host says about its server vega; two of them start it to see."""
+    """What a host says about its server vega. Two of the hosts start the server for that."""
     match host:
         case "claude-code":
             return said("claude", "mcp", "get", "vega", env=env, cwd=cwd)
@@ -58,7 +58,7 @@ def asked(host: str, env: Mapping[str, str], cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("host", PACKAGES)
-def test_a_host_that_got_the_entry_starts_the_server(host: str, programs: Path, tmp_path: Path) -> None:
+def test_a_host_starts_the_server_from_its_entry(host: str, programs: Path, tmp_path: Path) -> None:
     env = variables(tmp_path, programs)
     said(SCRIPT, "install", host, "--yes", env={**env, "SEGMIND_API_KEY": KEY}, cwd=tmp_path)
     seen = asked(host, env, tmp_path)
@@ -71,7 +71,7 @@ def test_a_host_that_got_the_entry_starts_the_server(host: str, programs: Path, 
 
 
 @pytest.mark.parametrize("host", PACKAGES)
-def test_a_host_that_got_a_url_reaches_the_server_with_its_token(host: str, programs: Path, tmp_path: Path) -> None:
+def test_a_host_reaches_a_server_by_url_with_its_token(host: str, programs: Path, tmp_path: Path) -> None:
     env = variables(tmp_path, programs)
     serve = ("--sandbox", "--transport", "http", "--port", "0")
     with started(tmp_path, *serve, MCP_VEGA_AUTH_TOKENS="caller:s3cret-token"):
@@ -82,19 +82,19 @@ def test_a_host_that_got_a_url_reaches_the_server_with_its_token(host: str, prog
         seen = asked(host, env, tmp_path)
         assert url in seen
         assert ("http_headers: Authorization=*****" if host == "codex" else "Connected") in seen
-        if host != "codex":  # it does not say whether it gets an answer
+        if host != "codex":  # Codex does not say whether it got an answer
             said(SCRIPT, "install", host, "--url", url, "--yes", env={**env, "MCP_VEGA_TOKEN": "wrong"}, cwd=tmp_path)
             assert "Connected" not in asked(host, env, tmp_path)
 
 
 @pytest.mark.parametrize("host", PACKAGES)
-def test_a_host_with_other_servers_and_comments_reads_what_was_merged(
+def test_a_host_with_other_servers_and_comments_can_read_the_merged_file(
     host: str, programs: Path, tmp_path: Path
 ) -> None:
     env = variables(tmp_path, programs)
     file = tmp_path / FILES[host]
     file.parent.mkdir(parents=True, exist_ok=True)
-    # These two hosts' files are JSON: Claude Code's without comments, Gemini's with them, but no comma too many.
+    # Claude Code's file is JSON without comments. Gemini's may have comments, but no trailing comma.
     plain = '{"mcpServers": {"files": {"command": "files", "args": []}}}'
     commented = '{\n  // mine\n  "mcpServers": {\n    "files": {"command": "files", "args": []} // keep\n  }\n}\n'
     file.write_text({"claude-code": plain, "gemini": commented}.get(host) or with_comments(host), encoding="utf-8")
@@ -107,7 +107,7 @@ def test_a_host_with_other_servers_and_comments_reads_what_was_merged(
 
 
 @pytest.mark.parametrize("host", PACKAGES)
-def test_a_host_refuses_what_is_said_of_it_and_nothing_else(host: str, programs: Path, tmp_path: Path) -> None:
+def test_a_host_refuses_exactly_the_forms_that_its_table_says(host: str, programs: Path, tmp_path: Path) -> None:
     env = variables(tmp_path, programs)
     said(SCRIPT, "install", host, "--yes", "--sandbox", env=env, cwd=tmp_path)
     file = tmp_path / FILES[host]

@@ -1,4 +1,4 @@
-"""How it is found out how a call ended whose answer was lost; that it never ran is said only with proof."""
+"""How the server finds out what happened to a call whose answer was lost. It says "never ran" only with proof."""
 
 import importlib
 import json
@@ -55,14 +55,14 @@ UNCLEAR = "with too few details to be sure"
 async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_once(
     sandbox: Sandbox, tmp_path: Path, fault: str
 ) -> None:
-    """The sandbox's media are whole where the answer was not, except for the faults of the picture itself."""
+    """The sandbox's media are complete even if the answer was not, unless the fault is in the picture itself."""
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         failed = await agent.call_tool(RT, {"prompt": f"a fox [fault:{fault}]"})
         assert failed.is_error
         assert "Charged: no" not in text_of(failed)
         request_id = id_in(failed)
         if fault in ("truncated", "empty"):
-            await mend_media(sandbox)
+            await drop_faults(sandbox)
         result = await checked(agent, request_id)
         job = job_of(result)
         assert job["images"][0]["path"]
@@ -72,13 +72,13 @@ async def test_a_call_that_ran_and_lost_its_answer_ends_with_its_picture_paid_on
     assert sandbox.paid_requests == 1
 
 
-async def mend_media(sandbox: Sandbox) -> None:
+async def drop_faults(sandbox: Sandbox) -> None:
 
     for call in sandbox.account.calls.values():
         call.faults = Faults("", 0)
 
 
-async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
+async def test_a_call_that_failed_at_the_api_ends_as_failed_with_the_words_of_the_api(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
@@ -89,9 +89,7 @@ async def test_a_call_that_failed_over_there_ends_as_failed_with_the_apis_words(
         assert "Charged: no." in settled
 
 
-async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason_until_it_can(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_and_says_why(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.history_status = 503
     async with app_over(sandbox.url, tmp_path, policy=NO_PAUSE) as app, Client(build_server(app)) as agent:
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:504-after]"}))
@@ -105,7 +103,7 @@ async def test_an_outcome_that_cannot_be_looked_up_stays_unknown_with_the_reason
     assert sandbox.paid_requests == 1
 
 
-async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_each_of_two_calls_with_the_same_recipe_finds_its_own_row(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:504-after*1]", "seed": 5}
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         delivered = job_of(await agent.call_tool(RT, {"prompt": "warm up", "seed": 5}))
@@ -116,7 +114,7 @@ async def test_of_two_calls_with_the_same_recipe_each_finds_its_own(sandbox: San
     assert {job["request_id"] for job in (delivered, first, second)} == set(sandbox.account.calls)
 
 
-async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves_nothing(
+async def test_a_history_that_does_not_show_the_inputs_of_its_calls_proves_nothing(
     tmp_path: Path,
 ) -> None:
     silent = True
@@ -138,9 +136,7 @@ async def test_a_history_that_does_not_tell_what_its_calls_were_made_with_proves
         assert job_of(await checked(agent, id_in(failed)))["images"]
 
 
-async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_an_earlier_call_with_the_same_recipe_is_not_taken_for_this_one(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox", "seed": 5}
     await submitted_elsewhere(sandbox, slug="segmind-vega-rt-v1", **arguments)
     (call,) = sandbox.account.calls.values()
@@ -156,7 +152,7 @@ async def test_a_call_of_long_ago_with_the_same_recipe_is_not_taken_for_this_one
 
 
 class LosingPosts(httpx.AsyncHTTPTransport):
-    """Paid calls are lost on their way, after they left."""
+    """A transport that loses paid calls after they were sent."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.method == "POST":
@@ -164,7 +160,7 @@ class LosingPosts(httpx.AsyncHTTPTransport):
         return await super().handle_async_request(request)
 
 
-async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_then_on(
+async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_once_that_is_known(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.account.speed = SLOW
@@ -174,7 +170,7 @@ async def test_a_submission_whose_answer_was_lost_is_followed_by_its_id_from_the
         sandbox.account.skip(UNTIL_DRAWN)
         job = job_of(await checked(agent, id_in(failed)))
         assert job["request_id"] in sandbox.account.calls
-        assert job["seconds"] is not None, "the queue's record tells more than the history"
+        assert job["seconds"] is not None, "the record in the queue says more than the history"
     assert sandbox.paid_requests == 1
 
 
@@ -193,7 +189,7 @@ async def test_a_job_whose_record_expired_is_found_in_the_history(sandbox: Sandb
     assert sandbox.paid_requests == 1
 
 
-async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so(
+async def test_a_job_whose_pictures_are_gone_from_the_api_stays_paid_and_says_so(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
@@ -207,7 +203,7 @@ async def test_pictures_that_are_gone_from_the_api_leave_the_job_paid_and_say_so
     assert "Charged: yes." in text
 
 
-async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_never_takes_the_row_of_an_earlier_call_that_failed(sandbox: Sandbox, tmp_path: Path) -> None:
     arguments = {"prompt": "a fox [fault:failed*1] [fault:504-after]", "seed": 5}
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         first = await agent.call_tool(RT, arguments)
@@ -217,7 +213,9 @@ async def test_a_call_never_takes_the_row_of_an_earlier_one_that_failed(sandbox:
     assert len(sandbox.account.calls) == 2
 
 
-async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_two_lost_calls_with_the_same_recipe_each_find_a_row_of_their_own(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     arguments = {"prompt": "a fox [fault:504-after]", "seed": 5}
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
@@ -233,7 +231,7 @@ async def test_two_lost_calls_with_one_recipe_each_find_a_row_of_their_own(sandb
 # ---- proof ----
 
 
-async def test_that_a_call_never_ran_is_said_after_two_looks_a_day_later_and_an_hour_apart(
+async def test_a_call_never_ran_after_two_looks_at_the_history_a_day_later_and_an_hour_apart(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     time = Time(sandbox)
@@ -241,7 +239,7 @@ async def test_that_a_call_never_ran_is_said_after_two_looks_a_day_later_and_an_
         await agent.call_tool(RT, {"prompt": "before"})
         request_id = id_in(await agent.call_tool(RT, {"prompt": "a fox [fault:500]"}))
         await agent.call_tool(RT, {"prompt": "after"})
-        for hours in (0, 0.1, 5, 18.9, 0.5, 0.9):  # 25.4 hours in all
+        for hours in (0, 0.1, 5, 18.9, 0.5, 0.9):  # 25.4 hours in total
             time.let_pass(hours=hours)
             said = text_of(await checked(agent, request_id))
             assert "Charged: unknown." in said
@@ -256,11 +254,11 @@ async def test_that_a_call_never_ran_is_said_after_two_looks_a_day_later_and_an_
         assert await app.service.store.spending.on(day) == Decimal("0.004")
         asked = sandbox.account.requests.copy()
         assert text_of(await checked(agent, request_id)) == proven
-        assert sandbox.account.requests == asked, "it is closed"
+        assert sandbox.account.requests == asked, "the job is closed"
     assert sandbox.paid_requests == 3
 
 
-async def test_any_call_from_before_shows_how_far_back_the_history_goes(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_any_earlier_call_shows_how_far_back_the_history_goes(sandbox: Sandbox, tmp_path: Path) -> None:
     call_elsewhere(sandbox, "by another program", hours=-1, seed=1)
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
@@ -274,10 +272,10 @@ async def test_any_call_from_before_shows_how_far_back_the_history_goes(sandbox:
 
 
 @pytest.mark.parametrize("missing", ["before", "after"])
-async def test_a_history_without_a_call_from_before_and_one_from_after_is_no_proof(
+async def test_a_history_without_an_earlier_call_and_a_later_one_proves_nothing(
     sandbox: Sandbox, tmp_path: Path, missing: str
 ) -> None:
-    """An empty one says as little as one that stopped, or that shows the latest calls alone."""
+    """Neither does an empty history, nor one that stopped or has only the latest calls."""
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
         if missing == "after":
@@ -293,7 +291,7 @@ async def test_a_history_without_a_call_from_before_and_one_from_after_is_no_pro
             assert "Charged: unknown." in said
 
 
-async def test_a_server_that_is_started_later_proves_it_as_well(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_server_that_is_started_later_can_prove_it_too(sandbox: Sandbox, tmp_path: Path) -> None:
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "before"})
@@ -306,7 +304,7 @@ async def test_a_server_that_is_started_later_proves_it_as_well(sandbox: Sandbox
             assert f"Charged: {said}." in text_of(await checked(agent, request_id))
 
 
-async def test_a_call_is_looked_up_by_itself_until_that_is_proven(
+async def test_the_server_looks_for_a_lost_call_by_itself_until_there_is_proof(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_vega.jobs.recovery.LOOK_SECONDS", 0.01)
@@ -331,7 +329,7 @@ async def test_a_call_is_looked_up_by_itself_until_that_is_proven(
 
 
 async def at_rest(service: JobService, job: Job, now: datetime) -> Job | None:
-    """A job once it is closed, or is to be tried again later than now."""
+    """The job, if it is closed or its next try is later than now."""
     job = await service.get(job.local_id)
     later = job.next_try is not None and job.next_try > now
     return job if not job.held and (later or not job.open) else None
@@ -341,7 +339,7 @@ PROOF = {"hours": 25}, {"hours": 2}, {"hours": 2}, {"days": 3}
 
 
 async def end_after(sandbox: Sandbox, folder: Path, arguments: dict[str, Any], tool: str = RT, **options: Any) -> str:
-    """What is said of a lost call between two others once enough time has passed for a proof, if there is one."""
+    """The text about a lost call between two other calls, after enough time for a proof."""
     time = Time(sandbox)
     async with (
         app_over(sandbox.url, folder, **{**time.clocks, **options}) as app,
@@ -386,7 +384,9 @@ async def test_a_history_that_proves_nothing_leaves_the_outcome_unknown(
         assert reason in said
 
 
-async def test_after_a_week_what_is_unknown_stays_so_and_counts_as_spent(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_after_a_week_an_unknown_outcome_stays_unknown_and_counts_as_spent(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     time = Time(sandbox)
     sandbox.account.history = HistoryBehaviour(inputs="missing")
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
@@ -404,7 +404,9 @@ async def test_after_a_week_what_is_unknown_stays_so_and_counts_as_spent(sandbox
         assert await app.service.store.spending.on(job.created.date()) == Decimal("0.002")
 
 
-async def test_after_a_week_away_two_looks_are_made_before_it_is_given_up(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_after_a_week_without_a_server_it_still_looks_twice_before_it_gives_up(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "before"})
@@ -417,7 +419,7 @@ async def test_after_a_week_away_two_looks_are_made_before_it_is_given_up(sandbo
             assert f"Charged: {said}." in text_of(await checked(agent, request_id))
 
 
-async def test_a_call_that_was_imported_since_is_none_that_was_made_after_this_one(
+async def test_a_later_import_of_an_earlier_call_does_not_count_as_a_call_after_this_one(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     earlier = call_elsewhere(sandbox, "of the same day", hours=-1, seed=3)
@@ -433,7 +435,7 @@ async def test_a_call_that_was_imported_since_is_none_that_was_made_after_this_o
             assert "Charged: unknown." in said
 
 
-async def test_a_next_look_that_was_noted_by_a_clock_ahead_is_not_waited_for(
+async def test_a_next_look_with_the_time_of_a_clock_that_was_ahead_is_not_waited_for(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_vega.jobs.recovery.LOOK_SECONDS", 0.01)
@@ -453,14 +455,16 @@ async def has_pictures(service: JobService, request_id: str) -> bool:
 
 
 @pytest.mark.parametrize("inputs", ["missing", "no-seed", "null-seed", "cut"])
-async def test_what_a_row_does_not_say_is_doubt(sandbox: Sandbox, tmp_path: Path, inputs: Any) -> None:
+async def test_a_row_that_lacks_inputs_leaves_the_outcome_unknown(
+    sandbox: Sandbox, tmp_path: Path, inputs: Any
+) -> None:
     sandbox.account.history = HistoryBehaviour(inputs=inputs)
     said = await end_after(sandbox, tmp_path, RAN)
     assert UNCLEAR in said
     assert "Charged: unknown." in said
 
 
-async def test_rows_of_other_jobs_that_say_little_are_no_reason_to_doubt(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_rows_of_other_jobs_that_lack_inputs_leave_no_doubt(sandbox: Sandbox, tmp_path: Path) -> None:
     time = Time(sandbox)
     sandbox.account.history = HistoryBehaviour(inputs="missing")
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
@@ -468,7 +472,9 @@ async def test_rows_of_other_jobs_that_say_little_are_no_reason_to_doubt(sandbox
     assert "Charged: no." in await end_after(sandbox, tmp_path, DID_NOT)
 
 
-async def test_a_history_that_lacks_a_call_that_ran_proves_nothing_of_another(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_history_that_lacks_one_call_that_ran_proves_nothing_about_another(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         first = job_of(await agent.call_tool(RT, {"prompt": "this one is hidden"}))["request_id"]
         sandbox.account.calls[first].key = "another"
@@ -476,7 +482,7 @@ async def test_a_history_that_lacks_a_call_that_ran_proves_nothing_of_another(sa
     assert LACKS in await end_after(sandbox, tmp_path, DID_NOT)
 
 
-async def test_a_submission_that_was_accepted_is_never_said_to_have_not_run(tmp_path: Path) -> None:
+async def test_a_submission_that_was_accepted_is_never_reported_as_one_that_did_not_run(tmp_path: Path) -> None:
     asked = 0
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -499,19 +505,19 @@ async def test_a_submission_that_was_accepted_is_never_said_to_have_not_run(tmp_
     assert asked > 4
 
 
-# ---- the whole history ----
+# ---- the complete history ----
 
 
 def call_elsewhere(sandbox: Sandbox, prompt: str, *, hours: float = 0, slug: str = "segmind-vega", **body: Any) -> Call:
-    """A call that another program makes with the same key, so many hours later by the sandbox's clock."""
+    """A call that another program makes with the same key, this many hours later by the sandbox's clock."""
     call = sandbox.account.take("v1", slug, {"prompt": prompt, **body}, KEY)
     call.created += hours * 3600
     return call
 
 
 @pytest.mark.parametrize("late", [62, 90, 12 * 3600, 23 * 3600])
-async def test_a_row_that_shows_late_is_waited_for(sandbox: Sandbox, tmp_path: Path, late: float) -> None:
-    """Fault A1: the call's row shows only a minute later, or nearly a day."""
+async def test_the_server_waits_for_a_row_that_appears_late(sandbox: Sandbox, tmp_path: Path, late: float) -> None:
+    """Fault A1: the row of the call appears only after a minute, or after nearly a day."""
     sandbox.account.history = HistoryBehaviour(late=late)
     assert "drew a picture" in await end_after(sandbox, tmp_path, RAN)
 
@@ -529,10 +535,8 @@ async def test_a_row_that_shows_late_is_waited_for(sandbox: Sandbox, tmp_path: P
         {"per_page": 20, "models": "titles", "first_page": 0, "order": "ascending"},
     ],
 )
-async def test_a_row_is_found_on_whatever_page_it_is(
-    sandbox: Sandbox, tmp_path: Path, behaviour: dict[str, Any]
-) -> None:
-    """Fault A2: a page has fewer rows than asked, and the call is behind its end."""
+async def test_a_row_is_found_on_any_page(sandbox: Sandbox, tmp_path: Path, behaviour: dict[str, Any]) -> None:
+    """Fault A2: pages have fewer rows than requested, and the call is behind the end of the first one."""
     sandbox.account.history = HistoryBehaviour(**behaviour)
     for number in range(sandbox.account.history.per_page + 1):
         call_elsewhere(sandbox, "later", hours=number / 60, seed=number)
@@ -542,17 +546,17 @@ async def test_a_row_is_found_on_whatever_page_it_is(
 
 @pytest.mark.parametrize("time_zone", [-11, -5, 5.5, 13])
 @pytest.mark.parametrize("inputs", ["full", "nested"])
-async def test_a_row_is_found_by_the_seed_that_was_drawn_whatever_else_it_says(
+async def test_a_row_with_the_drawn_seed_is_found_whatever_else_it_says(
     sandbox: Sandbox, tmp_path: Path, time_zone: float, inputs: Any
 ) -> None:
-    """Fault A3, and times in a time zone that is not told."""
+    """Fault A3, and times in a time zone that the history does not name."""
     for number in range(30):
         call_elsewhere(sandbox, "others", hours=number - 15, seed=number, slug="segmind-vega-rt-v1")
     sandbox.account.history = HistoryBehaviour(time_zone=time_zone, inputs=inputs, per_page=5)
     assert "drew a picture" in await end_after(sandbox, tmp_path, RAN)
 
 
-async def test_a_row_that_says_nothing_but_the_seed_is_enough(tmp_path: Path) -> None:
+async def test_a_row_with_only_the_seed_is_enough(tmp_path: Path) -> None:
     def bare(call: Call, base: str, now: float) -> list[dict[str, Any]]:
         kept = ("request_id", "model_status", "generation_url")
         return [
@@ -570,7 +574,7 @@ async def test_a_row_that_says_nothing_but_the_seed_is_enough(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("theirs", "is_doubt"),
     [
-        ({"prompt": "1920, Paris street"}, True),  # fault A12: read as numbers they are the same
+        ({"prompt": "1920, Paris street"}, True),  # fault A12: read as numbers, both are equal
         ({"prompt": "a boat", "seed": 8}, False),
         ({"prompt": "1920, Berlin street", "seed": 8}, True),
         ({"guidance_scale": 9}, True),
@@ -581,10 +585,10 @@ async def test_a_row_that_says_nothing_but_the_seed_is_enough(tmp_path: Path) ->
         ({"prompt": "[redacted]", "seed": 0}, True),
     ],
 )
-async def test_a_call_from_elsewhere_is_not_taken_for_this_one(
+async def test_a_call_from_another_program_is_not_taken_for_this_one(
     tmp_path: Path, theirs: dict[str, Any], *, is_doubt: bool
 ) -> None:
-    """With a chosen seed all of the recipe must fit; what does not is doubt, unless prompt and seed do not either."""
+    """A chosen seed needs an equal recipe. A difference leaves doubt, unless both the prompt and the seed differ."""
 
     def changed(call: Call, base: str, now: float) -> list[dict[str, Any]]:
         every = history_rows(call, base, now)
@@ -600,7 +604,7 @@ async def test_a_call_from_elsewhere_is_not_taken_for_this_one(
     assert ("Charged: unknown." in said) is is_doubt, said
 
 
-async def test_the_same_call_an_hour_earlier_from_elsewhere_is_not_taken_for_this_one(
+async def test_the_same_call_of_another_program_an_hour_earlier_is_not_taken_for_this_one(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     recipe = VegaRTParameters(prompt=DID_NOT["prompt"], seed=5).body(base64=False)
@@ -611,16 +615,16 @@ async def test_the_same_call_an_hour_earlier_from_elsewhere_is_not_taken_for_thi
     assert "Charged: no." in said
 
 
-async def test_a_call_of_another_time_is_no_reason_to_doubt(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_at_another_time_leaves_no_doubt(sandbox: Sandbox, tmp_path: Path) -> None:
     call_elsewhere(sandbox, DID_NOT["prompt"].replace("504", "504-after"), hours=-2, slug="segmind-vega-rt-v1", seed=7)
     assert "Charged: no." in await end_after(sandbox, tmp_path, {**DID_NOT, "seed": 7})
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_seed_that_was_copied_into_another_call_gives_each_its_own_picture(
+async def test_a_lost_call_and_a_call_that_copied_its_seed_each_get_their_own_picture(
     sandbox: Sandbox, tmp_path: Path, *, known: bool
 ) -> None:
-    """The answer to the second call may tell another id than the history does."""
+    """The answer to the second call may have another id than the history has."""
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         sandbox.account.history_status = 503
         lost = id_in(await agent.call_tool(RT, RAN))
@@ -635,7 +639,7 @@ async def test_a_seed_that_was_copied_into_another_call_gives_each_its_own_pictu
 
 
 class HeldHistory(httpx.AsyncHTTPTransport):
-    """The request history answers only once it may; a single call can be asked for by its id at any time."""
+    """A transport that holds back the request history, but not requests for a single call by its id."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -648,7 +652,7 @@ class HeldHistory(httpx.AsyncHTTPTransport):
         return await super().handle_async_request(request)
 
 
-async def test_a_lost_call_that_is_asked_for_while_it_is_looked_up_stays_one_job(
+async def test_a_lost_call_whose_id_is_checked_while_the_server_looks_for_it_stays_one_job(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     history = HeldHistory()
@@ -662,7 +666,7 @@ async def test_a_lost_call_that_is_asked_for_while_it_is_looked_up_stays_one_job
         assert [job["request_id"] for job in await listed(agent)] == [call]
 
 
-async def test_of_two_lost_calls_with_one_recipe_and_one_row_none_is_said_to_have_never_run(
+async def test_if_two_lost_calls_with_one_recipe_have_one_row_neither_counts_as_never_run(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     time, arguments = Time(sandbox), {"prompt": "a fox [fault:504*1] [fault:504-after]", "seed": 5}
@@ -685,7 +689,7 @@ async def test_of_two_lost_calls_with_one_recipe_and_one_row_none_is_said_to_hav
         assert "the same call was made twice" in "".join(said)
 
 
-async def test_a_lost_call_that_is_asked_for_by_its_id_stays_one_job(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_lost_call_whose_id_is_checked_stays_one_job(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         sandbox.account.history_status = 503
         lost = id_in(await agent.call_tool(RT, RAN))
@@ -697,7 +701,9 @@ async def test_a_lost_call_that_is_asked_for_by_its_id_stays_one_job(sandbox: Sa
         assert [job["request_id"] for job in await listed(agent)] == [call]
 
 
-async def test_a_row_of_the_other_model_is_no_call_of_this_one(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_row_of_the_other_model_does_not_prove_anything_about_this_call(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     call_elsewhere(sandbox, DID_NOT["prompt"].replace("504", "504*0"), seed=7)
     said = await end_after(sandbox, tmp_path, {**DID_NOT, "seed": 7})
     assert "Charged: unknown." in said
@@ -707,7 +713,7 @@ async def test_a_row_of_the_other_model_is_no_call_of_this_one(sandbox: Sandbox,
 
 
 @pytest.mark.parametrize("days", [8, -8, 0.5])
-async def test_nothing_is_closed_while_the_clock_is_wrong(sandbox: Sandbox, tmp_path: Path, days: float) -> None:
+async def test_no_job_is_closed_while_the_clock_is_wrong(sandbox: Sandbox, tmp_path: Path, days: float) -> None:
     """Fault A5: the clock is days ahead at one start, and right at the next."""
     time = Time(sandbox)
     async with app_over(sandbox.url, tmp_path, **time.clocks) as app, Client(build_server(app)) as agent:
@@ -726,7 +732,7 @@ async def test_nothing_is_closed_while_the_clock_is_wrong(sandbox: Sandbox, tmp_
 
 
 @pytest.mark.parametrize("days", [8, -8, -30])
-async def test_a_call_that_was_sent_by_a_wrong_clock_is_found_all_the_same(
+async def test_a_call_that_was_sent_while_the_clock_was_wrong_is_found(
     sandbox: Sandbox, tmp_path: Path, days: float
 ) -> None:
     time = Time(sandbox)
@@ -746,17 +752,17 @@ async def test_a_call_that_was_sent_by_a_wrong_clock_is_found_all_the_same(
 
 @pytest.mark.parametrize("time_zone", [-11, -5, 5.5, 13])
 @pytest.mark.parametrize("off", [0, 3600, -3600])
-async def test_a_call_with_a_chosen_seed_is_found_in_any_time_zone_and_by_a_wrong_clock(
+async def test_a_call_with_a_chosen_seed_is_found_in_any_time_zone_and_with_a_wrong_clock(
     sandbox: Sandbox, tmp_path: Path, time_zone: float, off: float
 ) -> None:
     sandbox.account.history = HistoryBehaviour(time_zone=time_zone, date_off=off)
     assert "drew a picture" in await end_after(sandbox, tmp_path, {**RAN, "seed": 5})
 
 
-async def test_the_failure_of_a_call_from_elsewhere_is_not_taken_for_that_of_this_one(
+async def test_the_failure_of_another_programs_call_is_not_taken_for_the_failure_of_this_one(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """The same call as this one, an hour earlier, in a history whose times name no zone."""
+    """The other call is the same, an hour earlier, and the times in the history have no zone."""
     sandbox.account.history = HistoryBehaviour(time_zone=0, late=12 * 3600)
     call = call_elsewhere(sandbox, RAN["prompt"], hours=-1, slug="segmind-vega-rt-v1", seed=5)
     call.created, call.error = call.created - 11.5 * 3600, "out of memory"
@@ -769,7 +775,7 @@ async def test_the_failure_of_a_call_from_elsewhere_is_not_taken_for_that_of_thi
 
 
 @pytest.mark.parametrize("hours", [-3, 3])
-async def test_a_clock_that_is_wrong_all_the_time_does_not_hide_a_call_that_ran(
+async def test_a_clock_that_is_always_wrong_does_not_hide_a_call_that_ran(
     sandbox: Sandbox, tmp_path: Path, hours: float
 ) -> None:
     time = Time(sandbox)
@@ -783,7 +789,7 @@ async def test_a_clock_that_is_wrong_all_the_time_does_not_hide_a_call_that_ran(
         assert job_of(await checked(agent, id_in(chosen)))["images"]
 
 
-# ---- drawn histories ----
+# ---- random histories ----
 
 
 @pytest.fixture(scope="module")
@@ -820,7 +826,7 @@ BEHAVIOURS = st.builds(
     calls=st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 30)),
     clocks=st.tuples(*[st.just(0) | st.floats(-1e6, 1e6)] * 2),
 )
-async def test_no_history_makes_a_call_that_ran_one_that_never_did(  # noqa: PLR0913, PLR0917  what is drawn
+async def test_no_history_makes_a_call_that_ran_look_like_one_that_never_ran(  # noqa: PLR0913, PLR0917  what is drawn
     histories: ModuleType,
     tmp_path_factory: pytest.TempPathFactory,
     behaviour: HistoryBehaviour,

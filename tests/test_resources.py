@@ -1,4 +1,4 @@
-"""What was drawn, found again: pictures, previews, jobs and the gallery as resources, and the files over HTTP."""
+"""What was drawn can be read again: pictures, previews, jobs and the gallery as resources, and the files over HTTP."""
 
 import io
 import json
@@ -66,7 +66,7 @@ async def test_a_picture_is_a_resource_with_its_real_mime_type(agent: Client) ->
     assert sha256(data).hexdigest() == image["sha256"] == sha256(Path(image["path"]).read_bytes()).hexdigest()
 
 
-async def test_a_picture_that_is_a_png_says_so(tmp_path: Path) -> None:
+async def test_a_png_picture_has_the_mime_type_of_a_png(tmp_path: Path) -> None:
     async with (
         app_over(API, tmp_path, transport=api_that_draws(noise("PNG", 64))) as app,
         Client(build_server(app)) as agent,
@@ -76,14 +76,14 @@ async def test_a_picture_that_is_a_png_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
-async def test_a_preview_is_a_resource_too(agent: Client) -> None:
+async def test_a_preview_is_a_resource(agent: Client) -> None:
     (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
     data, mime_type = await blob(agent, f"{image['uri']}/preview")
     assert mime_type == "image/jpeg"
     assert Image.open(io.BytesIO(data)).size == (768, 768)
 
 
-async def test_a_job_is_a_resource_with_recipe_state_cost_and_files(agent: Client) -> None:
+async def test_a_job_is_a_resource_with_its_recipe_state_cost_and_files(agent: Client) -> None:
     job = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7}))
     shown = await read(agent, f"vega://jobs/{job['request_id']}")
     assert {name: shown[name] for name in job} == job
@@ -116,7 +116,7 @@ NOT_THERE = [
 ]
 
 
-async def test_a_resource_that_is_not_there_is_an_error_that_says_what_there_is(agent: Client) -> None:
+async def test_an_unknown_resource_is_an_error_that_says_which_ones_exist(agent: Client) -> None:
     for uri in NOT_THERE:
         with pytest.raises(MCPError) as caught:
             await agent.read_resource(uri)
@@ -124,13 +124,13 @@ async def test_a_resource_that_is_not_there_is_an_error_that_says_what_there_is(
         assert "Next: " in caught.value.error.message
 
 
-async def test_a_uri_that_is_none_is_quoted_and_moves_no_cursor(agent: Client) -> None:
+async def test_a_uri_that_is_not_one_is_quoted_without_control_characters(agent: Client) -> None:
     with pytest.raises(MCPError, match="No resource has the URI “vega://images/ \\[2Jx") as caught:
         await agent.read_resource(f"vega://images/\x1b[2J{'x' * 5000}")
     assert len(caught.value.error.message) < 600
 
 
-async def test_a_picture_whose_file_is_gone_is_an_error_that_names_it(agent: Client) -> None:
+async def test_a_picture_whose_file_is_missing_is_an_error_that_names_the_file(agent: Client) -> None:
     (image,) = job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))["images"]
     Path(image["path"]).unlink()
     for uri in (image["uri"], f"{image['uri']}/preview"):
@@ -139,7 +139,7 @@ async def test_a_picture_whose_file_is_gone_is_an_error_that_names_it(agent: Cli
         assert image["path"] in caught.value.error.message
 
 
-async def test_a_picture_whose_file_was_broken_is_an_error_of_the_file_and_not_of_the_api(agent: Client) -> None:
+async def test_a_damaged_file_is_an_error_of_the_file_and_not_of_the_api(agent: Client) -> None:
     job = job_of(await agent.call_tool(VEGA, {"prompt": "a fox", "samples": 3}))
     broken = job["images"][1]
     Path(broken["path"]).write_bytes(b"broken")
@@ -156,7 +156,7 @@ async def test_a_picture_whose_file_was_broken_is_an_error_of_the_file_and_not_o
 
 @pytest.fixture
 async def visitor(sandbox: Sandbox, tmp_path: Path) -> Any:
-    """An agent with a gallery of a few days."""
+    """An agent with a gallery of several days."""
     now = datetime(2026, 11, 18, 12, tzinfo=UTC)
     days = iter(range(100))
 
@@ -232,7 +232,7 @@ async def test_a_picture_in_the_gallery_says_where_it_is_and_how_it_was_drawn(vi
     assert (await read(visitor, shown["job"]))["parameters"]["prompt"] == RED
 
 
-async def test_the_gallery_has_pages_that_lead_on(agent: Client) -> None:
+async def test_each_page_of_the_gallery_leads_to_the_next(agent: Client) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(6):
             tasks.start_soon(agent.call_tool, VEGA, {"prompt": f"picture {number}", "samples": 4})
@@ -245,8 +245,8 @@ async def test_the_gallery_has_pages_that_lead_on(agent: Client) -> None:
 
 
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
-async def test_lists_stay_small_whatever_the_prompts(agent: Client) -> None:
-    """25,000 tokens are what Claude Code takes of a result; a Chinese letter may be two."""
+async def test_lists_stay_small_whatever_the_prompts_are(agent: Client) -> None:
+    """Claude Code accepts 25,000 tokens of a result, and a Chinese character may need two."""
     prompt, negative = "狐" * 10_000, "blur, " * 1600
     async with anyio.create_task_group() as tasks:
         for seed in range(5):
@@ -259,7 +259,7 @@ async def test_lists_stay_small_whatever_the_prompts(agent: Client) -> None:
     jobs = (listed.meta or {})["mcp-vega/jobs"]
     assert len(jobs) == 10
     assert len(text_of(listed)) < 2700
-    listed.content = listed.content[:1]  # without the sheet, which is as large as what is beside it allows
+    listed.content = listed.content[:1]  # without the contact sheet, which takes the rest of the room
     assert len(listed.model_dump_json()) < 40_000
     long = next(job for job in jobs if job["parameters"]["prompt"].startswith("狐"))
     assert (long["parameters"]["prompt"], long["shortened"]) == (f"{prompt[:500]}…", ["prompt"])
@@ -279,7 +279,7 @@ async def test_lists_stay_small_whatever_the_prompts(agent: Client) -> None:
     assert sum(len(each.model_dump_json()) for each in (await agent.list_resources()).resources) < 15_000
 
 
-# What people write with, and what their files are called.
+# Text in many scripts, with the name that its file gets.
 SCRIPTS = {
     "👩\u200d👩\u200d👧 at home, 🇩🇪 👍🏽": "at-home",
     "می\u200cخواهم، ثعلب": "میخواهم-ثعلب",  # noqa: RUF001  Persian
@@ -292,7 +292,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
-async def test_a_picture_in_any_script_is_shown_named_and_found_by_its_words(agent: Client) -> None:
+async def test_a_picture_with_a_prompt_in_any_script_is_listed_named_and_found_by_its_words(agent: Client) -> None:
     for seed, (prompt, slug) in enumerate(SCRIPTS.items()):
         result = await agent.call_tool(RT, {"prompt": prompt, "seed": seed})
         assert text_of(result).startswith(f"Segmind-VegaRT drew a picture of “{prompt}”.\n")
@@ -305,7 +305,7 @@ async def test_a_picture_in_any_script_is_shown_named_and_found_by_its_words(age
     assert titles == [f"“{prompt}”" for prompt in reversed(SCRIPTS)]
 
 
-async def test_a_job_that_cannot_be_read_takes_no_place_in_the_pages(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_that_cannot_be_read_takes_no_room_on_the_pages(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         for number in range(6):
             await agent.call_tool(VEGA, {"prompt": f"picture {number}", "samples": 4})
@@ -318,26 +318,28 @@ async def test_a_job_that_cannot_be_read_takes_no_place_in_the_pages(sandbox: Sa
     assert (len(page["pictures"]), page["next"]) == (20, None)
 
 
-async def test_a_search_for_too_many_words_is_refused(agent: Client) -> None:
+async def test_a_search_with_too_many_words_is_refused(agent: Client) -> None:
     with pytest.raises(MCPError, match="at most 50 words"):
         await agent.read_resource("vega://gallery?q=" + "+".join(f"word{number}" for number in range(51)))
     with pytest.raises(MCPError, match="at most 50 words"):
         await agent.read_resource("vega://gallery?q=" + "!" * 8_000_000)
 
 
-async def test_a_word_is_found_however_it_is_written(agent: Client) -> None:
+async def test_a_word_is_found_in_any_spelling(agent: Client) -> None:
     await agent.call_tool(RT, {"prompt": "❤ Ispartá soft\u00adly 눈사람", "seed": 7})
     for query in ("❤\ufe0f", "❤", "\u0131sparta", "ISPARTA", "softly", "눈사람", "사람"):
         found = await prompts(agent, f"vega://gallery?{urlencode({'q': query})}")
         assert len(found) == 1, query
 
 
-async def test_words_behind_a_nul_are_found(agent: Client) -> None:
+async def test_words_after_a_nul_character_are_found(agent: Client) -> None:
     await agent.call_tool(RT, {"prompt": "a fox\0in the snow", "seed": 7})
     assert await prompts(agent, "vega://gallery?q=snow+7") == ["a fox\0in the snow"]
 
 
-async def test_what_cannot_be_read_any_more_does_not_hide_the_other_pictures(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_that_cannot_be_read_any_more_does_not_hide_the_other_pictures(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     folder, home = tmp_path / "gallery", tmp_path / "home"
     async with app_over(sandbox.url, folder, home=home) as app, Client(build_server(app)) as agent:
         await agent.call_tool(RT, {"prompt": "ein FÜCHSLEIN", "seed": 7})
@@ -363,7 +365,7 @@ async def test_the_list_of_resources_begins_with_the_gallery_and_the_latest_pict
     assert pictures[0].annotations.last_modified == "2026-11-21T12:00:00+00:00"
 
 
-async def test_the_templates_are_those_that_are_read(agent: Client) -> None:
+async def test_the_templates_are_those_of_the_resources(agent: Client) -> None:
     templates = (await agent.list_resource_templates()).resource_templates
     assert [each.uri_template for each in templates] == [
         "vega://images/{id}",
@@ -373,7 +375,7 @@ async def test_the_templates_are_those_that_are_read(agent: Client) -> None:
     ]
 
 
-async def test_ids_are_completed(agent: Client) -> None:
+async def test_ids_can_be_completed(agent: Client) -> None:
     jobs = [job_of(await agent.call_tool(RT, {"prompt": "a fox", "seed": seed})) for seed in (1, 2)]
     newest, oldest = (job["images"][0]["id"] for job in reversed(jobs))
     for template in ("vega://images/{id}", "vega://images/{id}/preview"):
@@ -392,10 +394,12 @@ async def test_ids_are_completed(agent: Client) -> None:
     assert (await agent.complete(reference, {"name": "q", "value": ""})).completion.values == []
 
 
-# ---- notices ----
+# ---- notifications ----
 
 
-async def test_a_client_that_listens_hears_of_new_pictures_and_of_its_job(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_client_that_subscribes_is_notified_of_new_pictures_and_of_changes_of_its_job(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         capabilities = agent.server_capabilities.resources
         assert capabilities is not None
@@ -412,7 +416,7 @@ async def test_a_client_that_listens_hears_of_new_pictures_and_of_its_job(sandbo
         assert len((await agent.list_resources()).resources) == 3
 
 
-async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_older_client_is_notified_of_new_pictures_on_its_own_channel(sandbox: Sandbox, tmp_path: Path) -> None:
     heard = anyio.Event()
 
     async def handle(message: IncomingMessage) -> None:
@@ -435,10 +439,10 @@ async def test_an_older_client_hears_of_new_pictures_on_its_own_channel(sandbox:
 
 
 async def over_http(folder: Path, transport: str, mode: str, data: bytes, check: Callable[[Client, str], Any]) -> None:
-    """Check something of a server over HTTP whose pictures are all `data`."""
+    """Run a check against a server over HTTP whose pictures are all `data`."""
     async with app_over(API, folder, transport=api_that_draws(data)) as app:
         application = build_application(app, transport)
-        # The loopback server of the sandbox runs no lifespan.
+        # The sandbox's server does not run the lifespan of an application.
         async with application.router.lifespan_context(application), serving(application) as url:
             address = f"{url}{PATHS[transport]}"
             async with Client(sse_client(address) if transport == "sse" else address, mode=mode) as agent:
@@ -447,7 +451,7 @@ async def over_http(folder: Path, transport: str, mode: str, data: bytes, check:
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Path, transport: str, mode: str) -> None:
+async def test_over_http_the_text_has_a_url_for_the_file(tmp_path: Path, transport: str, mode: str) -> None:
     async def check(agent: Client, url: str) -> None:
         result = await agent.call_tool(VEGA, {"prompt": "a fox 狐"})
         (image,) = job_of(result)["images"]
@@ -478,7 +482,7 @@ async def test_over_http_the_text_carries_a_url_that_gives_the_file(tmp_path: Pa
     await over_http(tmp_path, transport, mode, noise("JPEG", 64), check)
 
 
-async def test_on_stdio_the_text_carries_the_path(agent: Client) -> None:
+async def test_on_stdio_the_text_has_the_path(agent: Client) -> None:
     result = await agent.call_tool(VEGA, {"prompt": "a fox"})
     (image,) = job_of(result)["images"]
     assert text_of(result).endswith(f"\nImage: {image['path']}")
@@ -489,7 +493,7 @@ async def test_on_stdio_the_text_carries_the_path(agent: Client) -> None:
     ("transport", "mode", "whole"),
     [("http", "auto", True), ("http", "legacy", False), ("sse", "auto", False), ("sse", "legacy", False)],
 )
-async def test_a_picture_that_a_transport_cannot_carry_comes_as_large_as_it_can_and_says_where_the_original_is(
+async def test_a_picture_that_is_too_large_for_the_transport_is_reduced_and_the_text_says_where_the_original_is(
     tmp_path: Path, transport: str, mode: str, *, whole: bool
 ) -> None:
     large = noise("PNG", 640)
@@ -517,7 +521,7 @@ async def test_a_picture_that_a_transport_cannot_carry_comes_as_large_as_it_can_
     await over_http(tmp_path, transport, mode, large, check)
 
 
-async def test_on_stdio_and_in_memory_any_size_is_read_whole(tmp_path: Path) -> None:
+async def test_on_stdio_and_in_memory_a_picture_of_any_size_is_read_completely(tmp_path: Path) -> None:
     async with (
         app_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as app,
         Client(build_server(app), mode="legacy") as agent,

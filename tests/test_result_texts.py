@@ -1,4 +1,4 @@
-"""The texts of results: their order, the sandbox's money, progress in plain words, clients that get text alone."""
+"""The texts of results: their order, the sandbox's money, plain words in progress, clients that get only text."""
 
 import re
 from collections.abc import AsyncGenerator
@@ -32,16 +32,14 @@ LIMITS = Limits(Decimal("0.02"))
 
 
 def labels(result: CallToolResult) -> list[str]:
-    """What each line but the first begins with."""
+    """The labels of all lines but the first."""
     return [line.partition(": ")[0] for line in text_of(result).splitlines()[1:]]
 
 
 # ---- the order ----
 
 
-async def test_the_places_of_the_pictures_are_the_last_lines_whatever_else_is_said(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_the_places_of_the_pictures_are_always_the_last_lines(sandbox: Sandbox, tmp_path: Path) -> None:
     facts = ["Seed", "Steps", "Seconds", "Cost", "Credits left", "Request id", "Spending limit", "Sandbox"]
     asked = {"prompt": "a fox", "samples": 2}
     async with (
@@ -64,7 +62,7 @@ async def test_the_places_of_the_pictures_are_the_last_lines_whatever_else_is_sa
     assert labels(listed)[1:] == ["Spending limit", "Sandbox"]
 
 
-async def test_a_picture_that_no_disk_takes_has_a_uri_as_the_last_line(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_if_no_disk_takes_a_picture_its_uri_is_the_last_line(tmp_path: Path, sandbox: Sandbox) -> None:
     async with app_over(sandbox.url, tmp_path, images=MemoryImageStore()) as app:
         for client, shown in ((None, 1), (CLINE, 0)):
             async with Client(build_server(app), client_info=client) as agent:
@@ -76,10 +74,10 @@ async def test_a_picture_that_no_disk_takes_has_a_uri_as_the_last_line(tmp_path:
 # ---- the sandbox's money ----
 
 
-async def test_every_amount_of_the_sandbox_is_pretend_and_no_other_is(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_every_amount_of_the_sandbox_is_pretend_and_no_other_amount_is(sandbox: Sandbox, tmp_path: Path) -> None:
     seen: dict[bool, list[str]] = {}
     for pretend in (True, False):
-        # What the ledger calls the API tells the one inside the server from one at an address.
+        # The ledger has another name for the API of the sandbox inside the server than for one at a URL.
         given: dict[str, Any] = {"api": SANDBOX, "sandbox": True} if pretend else {}
         async with (
             app_over(sandbox.url, tmp_path / str(pretend), limits=Limits(Decimal("0.0065")), **given) as app,
@@ -112,7 +110,7 @@ OTHER = Implementation(name="cline", version="3.0.0")
 
 
 async def answers(agent: Client) -> list[CallToolResult]:
-    """A picture, a picture in full, one job, the list of jobs, an error."""
+    """A picture, a full picture, one job, the list of jobs, and errors."""
     drawn = await agent.call_tool(RT, {"prompt": "a fox", "seed": 7})
     assert "Seed: 7" in text_of(drawn)
     request_id = re.findall("^Request id: (.+)$", text_of(drawn), re.MULTILINE)[0]
@@ -128,7 +126,7 @@ async def answers(agent: Client) -> list[CallToolResult]:
 
 
 def data_in(result: CallToolResult) -> set[str]:
-    """The names of this server's data in a result; the SDK adds its own in the newer era of the protocol."""
+    """The names of this server's data in a result. In newer protocol versions, the SDK adds data of its own."""
     return {name for name in result.meta or {} if name.startswith("mcp-vega/")}
 
 
@@ -149,7 +147,7 @@ async def agent_over(app: AppContext, transport: str, mode: str, client: Impleme
 @pytest.mark.parametrize(
     ("transport", "mode"), [("memory", "auto"), ("memory", "legacy"), ("http", "auto"), ("sse", "legacy")]
 )
-async def test_a_client_that_passes_results_on_as_text_gets_text_alone(
+async def test_a_client_that_passes_results_on_as_text_gets_only_text(
     app: AppContext, transport: str, mode: str
 ) -> None:
     async with agent_over(app, transport, mode, CLINE) as agent:
@@ -166,7 +164,7 @@ async def test_a_client_that_passes_results_on_as_text_gets_text_alone(
     assert "sheet" not in text_of(theirs[3])
 
 
-async def test_over_http_before_2026_no_request_tells_the_clients_name_so_that_it_gets_what_all_get(
+async def test_over_http_before_2026_requests_have_no_client_name_so_every_client_gets_the_same(
     app: AppContext,
 ) -> None:
     async with agent_over(app, "http", "legacy", CLINE) as agent:
@@ -182,7 +180,7 @@ RAW = re.compile("QUEUED|PROCESSING|COMPLETED|FAILED|UNKNOWN")
 async def test_progress_after_a_lost_answer_says_for_how_long_segmind_is_asked(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """The times are those of `reconciler.py`: a minute of looks, and ten in all while the call is said to run."""
+    """The times of `reconciler.py`: it looks for a minute, or for ten minutes if the call is said to be running."""
     sent, late = datetime.now(UTC), [0.0]
     sandbox.account.history_status = 503
     given: dict[str, Any] = {"pace": 1, "clock": lambda: sent + timedelta(seconds=late[0])}
@@ -246,9 +244,7 @@ async def test_a_server_that_continues_a_sent_call_of_another_says_that_the_answ
 
 
 @pytest.mark.parametrize("fault", ["", " [fault:failed]", " [fault:402]", " [fault:504-after]", " [fault:stuck]"])
-async def test_no_text_but_the_line_of_the_state_holds_a_raw_state(
-    sandbox: Sandbox, tmp_path: Path, fault: str
-) -> None:
+async def test_only_the_line_of_the_state_has_a_raw_state(sandbox: Sandbox, tmp_path: Path, fault: str) -> None:
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001  a callback

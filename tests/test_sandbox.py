@@ -1,4 +1,4 @@
-"""The sandbox, met by a plain HTTP client: section by section what the API's documents say."""
+"""The sandbox as a plain HTTP client sees it, section by section of the API's documents."""
 
 import io
 import json
@@ -61,14 +61,14 @@ async def test_v1_answers_with_the_picture_and_reports_the_call_in_headers(http:
         assert (picture.format, picture.size) == ("JPEG", (1024, 1024))
 
 
-async def test_v1_answers_with_base64_when_asked_for(http: httpx.AsyncClient) -> None:
+async def test_v1_answers_with_base64_if_that_is_requested(http: httpx.AsyncClient) -> None:
     one = (await http.post("/v1/segmind-vega", json={"prompt": "a fox", "seed": 1, "base64": True})).json()
     assert b64decode(one["image"]) == paint("a fox", 1)
     two = (await http.post("/v1/segmind-vega", json={"prompt": "a fox", "base64": True, "samples": 2})).json()
     assert two["outputs"] == len(two["image"]) == 2
 
 
-async def test_v1_refuses_bad_parameters_at_once(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_v1_refuses_bad_parameters_immediately(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     bodies = {406: {"prompt": "a fox", "scheduler": "Euler B"}, 400: {"prompt": "a fox", "num_inference_steps": 5}}
     for status, body in bodies.items():
         assert (await http.post("/v1/segmind-vega", json=body)).status_code == status
@@ -79,7 +79,9 @@ async def test_v1_refuses_bad_parameters_at_once(http: httpx.AsyncClient, sandbo
 # ---- v2 ----
 
 
-async def test_v2_queues_looks_and_gives_the_result(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_v2_queues_a_call_then_has_its_status_and_then_its_result(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
     answer = (await http.post("/v2/segmind-vega", json={"prompt": "a fox", "seed": 1, "samples": 2})).json()
     assert answer["status"] == "QUEUED"
     assert answer["poll_url"] == answer["status_url"] == f"{sandbox.url}/v2/requests/{answer['request_id']}/status"
@@ -96,7 +98,7 @@ async def test_v2_queues_looks_and_gives_the_result(http: httpx.AsyncClient, san
     assert pictures == [paint("a fox", 1, 0), paint("a fox", 1, 1)]
 
 
-async def test_a_job_goes_through_its_states_as_time_passes(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_a_job_changes_its_state_as_time_passes(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     sandbox.account.speed = 1000
     request_id = await submitted(http, num_inference_steps=50)
     states: list[str] = []
@@ -106,7 +108,9 @@ async def test_a_job_goes_through_its_states_as_time_passes(http: httpx.AsyncCli
     assert states == ["QUEUED", "PROCESSING", "COMPLETED"]
 
 
-async def test_v2_queues_a_bad_body_and_fails_it_with_422_uncharged(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_v2_queues_a_call_with_a_bad_body_and_the_job_fails_with_422_without_charge(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
     request_id = await submitted(http, scheduler="Euler B")
     response = await http.get(f"/v2/requests/{request_id}/status")
     assert response.status_code == 422
@@ -129,7 +133,7 @@ async def test_results_expire_after_an_hour_and_pictures_after_a_week(
     assert (await http.get(url)).status_code == 404
 
 
-async def test_an_unknown_id_is_404(http: httpx.AsyncClient) -> None:
+async def test_a_request_with_an_unknown_id_gets_404(http: httpx.AsyncClient) -> None:
     for path in ("/v2/requests/none/status", "/v2/requests/none", HISTORY + "/none", "/generations/none-0.jpeg"):
         assert (await http.get(path)).status_code == 404
 
@@ -137,7 +141,7 @@ async def test_an_unknown_id_is_404(http: httpx.AsyncClient) -> None:
 # ---- the order of the checks ----
 
 
-async def test_refusals_come_in_the_apis_order(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_a_call_is_refused_for_the_same_reason_as_by_the_api(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     path, good = "/v1/segmind-vega", {"prompt": "a fox"}
     sandbox.account.rate_limit = 5
 
@@ -162,14 +166,14 @@ async def test_refusals_come_in_the_apis_order(http: httpx.AsyncClient, sandbox:
     assert refused.headers["x-rate-limit-reset-at-utc"]
 
 
-async def test_the_wrong_verb_and_the_gateways_errors_are_pages(http: httpx.AsyncClient) -> None:
+async def test_errors_of_the_gateway_and_answers_to_a_wrong_verb_are_pages(http: httpx.AsyncClient) -> None:
     wrong_verb = await http.get("/v1/segmind-vega")
     gateway = await http.post("/v1/segmind-vega", json={"prompt": "a fox [fault:502]"})
     assert (wrong_verb.status_code, gateway.status_code) == (405, 502)
     assert all(page.headers["content-type"].startswith("text/html") for page in (wrong_verb, gateway))
 
 
-async def test_the_rate_limit_is_off_until_asked_for_and_ends_after_a_minute(
+async def test_there_is_a_rate_limit_only_if_one_is_set_and_it_ends_after_a_minute(
     http: httpx.AsyncClient, sandbox: Sandbox
 ) -> None:
     for _ in range(8):
@@ -184,12 +188,12 @@ async def test_the_rate_limit_is_off_until_asked_for_and_ends_after_a_minute(
 # ---- money, history, control ----
 
 
-async def test_credits_go_down_by_what_a_call_costs(http: httpx.AsyncClient) -> None:
+async def test_each_call_lowers_the_credits_by_its_cost(http: httpx.AsyncClient) -> None:
     await submitted(http, samples=4, num_inference_steps=50)
     assert (await http.get("/v1/get-user-credits")).json() == {"credits": 10 - 8 * 0.00225, "free-credits": 0.0}
 
 
-async def test_history_lists_every_call_with_a_row_per_picture(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_history_has_a_row_for_each_picture_of_every_call(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     await http.post("/v1/segmind-vega-rt-v1", json={"prompt": "first"})
     sandbox.account.skip(1)
     await submitted(http, samples=2)
@@ -215,7 +219,7 @@ async def test_a_page_after_the_last_is_empty_and_one_before_the_first_is_refuse
         assert (await http.get(HISTORY, params=wrong)).status_code == 400
 
 
-async def test_the_history_tells_a_key_of_its_own_calls_alone(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_history_of_a_key_has_only_the_calls_with_that_key(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     mine = await submitted(http)
     other = {"x-api-key": "SG_another"}
     await http.post("/v1/segmind-vega", json={"prompt": "a wolf"}, headers=other)
@@ -228,7 +232,7 @@ async def test_the_history_tells_a_key_of_its_own_calls_alone(http: httpx.AsyncC
     assert not [key for key in (KEY, "SG_another") if key in shown]
 
 
-# ---- a history that tells badly ----
+# ---- a history that misleads ----
 
 
 async def page_of(http: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
@@ -242,11 +246,11 @@ async def ids_of(http: httpx.AsyncClient, **query: Any) -> list[str]:
 
 
 async def told(http: httpx.AsyncClient, **settings: Any) -> None:
-    """Have the history tell the calls in another way."""
+    """Change how the history reports the calls."""
     assert (await http.post("/_sandbox", json={"history": settings})).status_code == 200
 
 
-async def test_a_call_shows_late_in_the_history(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_a_call_appears_late_in_the_history(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     await told(http, late=2 * HOUR)
     request_id = await submitted(http)
     sandbox.account.skip(HOUR)
@@ -257,7 +261,7 @@ async def test_a_call_shows_late_in_the_history(http: httpx.AsyncClient, sandbox
     assert (await http.get(f"{HISTORY}/{request_id}")).status_code == 200
 
 
-async def test_a_page_is_shorter_than_asked_for_and_does_not_say_so(http: httpx.AsyncClient) -> None:
+async def test_a_page_may_be_shorter_than_requested_without_saying_so(http: httpx.AsyncClient) -> None:
     ids = [await submitted(http) for _ in range(5)]
     await told(http, per_page=2)
     first = await page_of(http, per_page=100)
@@ -268,7 +272,7 @@ async def test_a_page_is_shorter_than_asked_for_and_does_not_say_so(http: httpx.
     assert len(await ids_of(http)) == 2
 
 
-async def test_pages_are_counted_from_zero(http: httpx.AsyncClient) -> None:
+async def test_pages_may_be_numbered_from_zero(http: httpx.AsyncClient) -> None:
     request_id = await submitted(http)
     await told(http, first_page=0)
     assert await ids_of(http, page=0) == await ids_of(http) == [request_id]
@@ -276,7 +280,7 @@ async def test_pages_are_counted_from_zero(http: httpx.AsyncClient) -> None:
     assert (await http.get(HISTORY, params={"page": -1})).status_code == 400
 
 
-async def test_times_are_those_of_another_zone_and_do_not_say_so(http: httpx.AsyncClient) -> None:
+async def test_times_may_be_those_of_another_zone_without_saying_so(http: httpx.AsyncClient) -> None:
     await submitted(http)
     (truth,) = (await page_of(http))["data"]
     await told(http, time_zone=5.5)
@@ -302,7 +306,7 @@ BODY = {"prompt": "a fox of many words, in the snow", "seed": 7}
         ("cut", json.dumps(BODY)[:40], str(BODY)[:40]),
     ],
 )
-async def test_the_inputs_of_a_call_are_told_in_another_form(
+async def test_the_inputs_of_a_call_may_have_another_form(
     http: httpx.AsyncClient, sandbox: Sandbox, inputs: str, as_json: str | None, as_python: str | None
 ) -> None:
     await told(http, inputs=inputs)
@@ -313,7 +317,7 @@ async def test_the_inputs_of_a_call_are_told_in_another_form(
     assert (await http.get(f"{HISTORY}/{request_id}")).json()["request_body"] == as_python
 
 
-async def test_models_are_told_by_their_titles_and_found_by_no_slug(http: httpx.AsyncClient) -> None:
+async def test_models_may_have_titles_and_no_slug_finds_them(http: httpx.AsyncClient) -> None:
     for model in MODELS:
         await http.post(f"/v2/{model}", json={"prompt": "a fox"})
     await told(http, models="titles")
@@ -322,13 +326,13 @@ async def test_models_are_told_by_their_titles_and_found_by_no_slug(http: httpx.
     assert [await ids_of(http, model_name=model) for model in MODELS] == [[], []]
 
 
-async def test_a_page_does_not_say_how_many_rows_there_are(http: httpx.AsyncClient) -> None:
+async def test_a_page_may_not_say_how_many_rows_there_are(http: httpx.AsyncClient) -> None:
     await submitted(http)
     await told(http, total=False)
     assert (await page_of(http)).keys() == {"data", "page", "per_page"}
 
 
-async def test_the_date_is_missing_or_that_of_a_wrong_clock(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_date_may_be_missing_or_from_a_wrong_clock(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     async def off() -> float:
         said = parsedate_to_datetime((await http.get(HISTORY)).headers["date"])
         return said.timestamp() - sandbox.account.now
@@ -343,7 +347,7 @@ async def test_the_date_is_missing_or_that_of_a_wrong_clock(http: httpx.AsyncCli
         assert "date" not in (await http.get(path)).headers
 
 
-async def test_the_history_is_an_error_under_200(http: httpx.AsyncClient) -> None:
+async def test_the_history_may_be_an_error_with_status_200(http: httpx.AsyncClient) -> None:
     request_id = await submitted(http)
     await told(http, error=True)
     page = await page_of(http)
@@ -351,7 +355,7 @@ async def test_the_history_is_an_error_under_200(http: httpx.AsyncClient) -> Non
     assert (page["data"], (await http.get(f"{HISTORY}/{request_id}")).json()) == ([], page)
 
 
-async def test_the_history_tells_of_a_stranger_alone() -> None:
+async def test_the_history_may_have_only_another_accounts_calls() -> None:
     account = Account(speed=0, clock=lambda: 1_800_000_100)
     async with (
         serving(build_sandbox(account)) as url,
@@ -370,7 +374,9 @@ async def test_the_history_tells_of_a_stranger_alone() -> None:
     assert all(datetime.fromisoformat(row["model_created"]).timestamp() <= 1_800_000_100 for row in strangers)
 
 
-async def test_the_oldest_call_comes_first_whatever_is_asked_for(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_oldest_call_may_come_first_whatever_order_is_requested(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
     first = await submitted(http)
     sandbox.account.skip(1)
     second = await submitted(http)
@@ -379,13 +385,15 @@ async def test_the_oldest_call_comes_first_whatever_is_asked_for(http: httpx.Asy
         assert await ids_of(http, sort_order=order) == [first, second]
 
 
-async def test_a_history_tells_badly_in_several_ways_at_once(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_history_may_mislead_in_several_ways_at_the_same_time(
+    http: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
     for _ in range(3):
         await submitted(http)
     sandbox.account.skip(2 * HOUR)
     await submitted(http)
     await told(http, late=HOUR, per_page=2, first_page=0, inputs="no-seed", models="titles", total=False)
-    await told(http, date=False, time_zone=-3)  # what was set before stays
+    await told(http, date=False, time_zone=-3)  # earlier settings are kept
     response = await http.get(HISTORY, params={"page": 1, "model_name": "Segmind"})
     (row,) = response.json()["data"]
     assert (row["model_name"], row["request_body"]) == ("Segmind Vega", "{'prompt': 'a fox'}")
@@ -405,7 +413,7 @@ async def test_a_history_tells_badly_in_several_ways_at_once(http: httpx.AsyncCl
         (5, "known: late, per_page, first_page"),
     ],
 )
-async def test_a_wrong_setting_of_the_history_changes_nothing_and_says_what_there_is(
+async def test_a_wrong_setting_of_the_history_changes_nothing_and_the_error_lists_the_right_ones(
     http: httpx.AsyncClient, sandbox: Sandbox, wrong: Any, words: str
 ) -> None:
     refused = await http.post("/_sandbox", json={"history": wrong})
@@ -414,7 +422,7 @@ async def test_a_wrong_setting_of_the_history_changes_nothing_and_says_what_ther
     assert sandbox.account.history == HistoryBehaviour()
 
 
-async def test_every_paid_call_meets_the_faults_of_the_account(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_faults_of_the_account_are_in_every_paid_call(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     state = (await http.post("/_sandbox", json={"faults": ["no-cost", "503*1"]})).json()
     assert state["faults_of_every_call"] == ["no-cost", "503*1"]
     answers = [await http.post("/v1/segmind-vega", json={"prompt": "a fox"}) for _ in range(2)]
@@ -426,7 +434,7 @@ async def test_every_paid_call_meets_the_faults_of_the_account(http: httpx.Async
     assert "x-cost" in (await http.post("/v1/segmind-vega", json={"prompt": "a fox"})).headers
 
 
-async def test_a_route_knows_the_models_that_it_is_given(http: httpx.AsyncClient) -> None:
+async def test_a_route_knows_only_the_models_it_was_given(http: httpx.AsyncClient) -> None:
     state = (await http.post("/_sandbox", json={"models": {"v2": ["segmind-vega"]}})).json()
     assert state["models"] == {"v1": list(MODELS), "v2": ["segmind-vega"]}
     paths = ("/v2/segmind-vega", "/v2/segmind-vega-rt-v1", "/v1/segmind-vega-rt-v1")
@@ -453,7 +461,7 @@ async def test_a_wrong_setting_changes_nothing(
     assert words in refused.json()["error"]
 
 
-async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+async def test_the_control_path_shows_the_state_and_changes_it(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
     state = (await http.post("/_sandbox", json={"credits": 3, "speed": 0.5, "rate_limit": 7, "skip": 60})).json()
     assert state["credits"] == 3
     assert "moderation" in state["faults"]
@@ -461,7 +469,7 @@ async def test_the_control_path_shows_and_changes_the_state(http: httpx.AsyncCli
     assert (sandbox.account.speed, sandbox.account.rate_limit) == (0.5, 7)
 
 
-async def test_a_result_can_be_asked_to_expire_and_a_drawing_to_start_cold(
+async def test_a_result_can_expire_on_request_and_a_drawing_can_have_a_cold_start(
     http: httpx.AsyncClient, sandbox: Sandbox
 ) -> None:
     expired = await submitted(http, prompt="a fox [fault:expired]")
@@ -474,7 +482,7 @@ async def test_a_result_can_be_asked_to_expire_and_a_drawing_to_start_cold(
     assert (await http.get(f"/v2/requests/{cold}/status")).json()["status"] == "COMPLETED"
 
 
-async def test_a_fault_can_be_asked_for_a_number_of_times(http: httpx.AsyncClient) -> None:
+async def test_a_fault_can_be_limited_to_a_number_of_calls(http: httpx.AsyncClient) -> None:
     body = {"prompt": "a fox [fault:503*2]"}
     statuses = [(await http.post("/v1/segmind-vega", json=body)).status_code for _ in range(3)]
     assert statuses == [503, 503, 200]
@@ -486,13 +494,13 @@ async def test_a_fault_can_be_asked_for_a_number_of_times(http: httpx.AsyncClien
 # ---- the pictures ----
 
 
-def test_a_picture_is_decided_by_prompt_seed_and_number() -> None:
+def test_a_picture_depends_on_prompt_seed_and_number_alone() -> None:
     assert paint("a fox", 1) == paint("a fox", 1)
     assert len({paint("a fox", 1), paint("a fox", 2), paint("a wolf", 1), paint("a fox", 1, 1)}) == 4
 
 
 @pytest.mark.parametrize("prompt", ["a lighthouse at dusk", "neon city at night", "jungle at noon", "snow", "", "❄"])
-def test_a_picture_is_neither_noise_nor_one_flat_colour(prompt: str) -> None:
+def test_a_picture_is_neither_noise_nor_a_single_colour(prompt: str) -> None:
     data = paint(prompt, 7)
     with Image.open(io.BytesIO(data)) as picture:
         assert (picture.format, picture.size) == ("JPEG", (1024, 1024))

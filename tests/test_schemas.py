@@ -32,7 +32,7 @@ SCHEDULERS = [
     "DDPM",
     "UniPC",
 ]
-# As the vendor's pages print them: type, default, smallest, largest. Written out here, not taken from the package.
+# From the vendor's pages: type, default, minimum, maximum. Written out here, not taken from the package.
 VEGA: dict[str, tuple[str, Any, Any, Any]] = {
     "prompt": ("string", None, None, None),
     "negative_prompt": ("string", None, None, None),
@@ -74,7 +74,7 @@ async def test_every_documented_parameter_is_in_the_schema_with_its_exact_limits
     assert all(each["description"] for each in schema["properties"].values())
 
 
-async def test_vega_offers_the_twelve_documented_schedulers(agent: Client) -> None:
+async def test_vega_has_the_twelve_documented_schedulers(agent: Client) -> None:
     schema = await schema_of(agent, "generate_image_vega")
     assert schema["properties"]["scheduler"]["enum"] == SCHEDULERS
 
@@ -90,7 +90,7 @@ async def test_submit_job_takes_a_model_and_the_union_of_the_parameters_without_
     assert "segmind-vega: 20 to 100, default 25. segmind-vega-rt-v1: 4 to 10, default 4." in steps["description"]
 
 
-async def test_no_schema_uses_what_a_host_refuses(agent: Client) -> None:
+async def test_no_schema_uses_a_keyword_that_hosts_refuse(agent: Client) -> None:
     for tool in (await agent.list_tools()).tools:
         assert not set(tool.input_schema) & {"oneOf", "anyOf", "allOf", "$defs", "$ref"}
         for each in tool.input_schema["properties"].values():
@@ -99,13 +99,13 @@ async def test_no_schema_uses_what_a_host_refuses(agent: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"])
-async def test_a_tool_changes_only_together_with_its_snapshot(agent: Client, name: str) -> None:
+async def test_the_schema_of_a_tool_is_that_of_its_snapshot(agent: Client, name: str) -> None:
     tool = next(tool for tool in (await agent.list_tools()).tools if tool.name == name)
     shown = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert shown == json.loads((SNAPSHOTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-async def test_the_tools_speak_truthfully_of_themselves(agent: Client) -> None:
+async def test_the_annotations_of_the_tools_are_true(agent: Client) -> None:
     tools = (await agent.list_tools()).tools
     assert [tool.name for tool in tools] == ["generate_image_vega", "generate_image_vegart", "submit_job", "check_job"]
     for tool in tools:
@@ -118,15 +118,15 @@ async def test_the_tools_speak_truthfully_of_themselves(agent: Client) -> None:
         assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
 
 
-async def test_each_tool_and_the_instructions_ask_the_model_to_give_the_user_the_place_of_the_picture(
+async def test_each_tool_and_the_instructions_ask_the_model_to_give_the_user_the_path_or_url(
     agent: Client,
 ) -> None:
-    """Some hosts show a person neither the picture nor the text, and some do not show a model the instructions."""
+    """Some hosts show people neither the picture nor the text, and some do not show models the instructions."""
     said = [agent.instructions or "", *(tool.description or "" for tool in (await agent.list_tools()).tools)]
     assert all(re.search("give the user (that|the|its) path or URL", text, re.IGNORECASE) for text in said)
 
 
-async def test_the_server_says_who_it_is(agent: Client) -> None:
+async def test_the_server_gives_its_name_version_and_icon(agent: Client) -> None:
     info = agent.server_info
     assert info
     assert info.name == "mcp-vega"
@@ -138,7 +138,7 @@ async def test_the_server_says_who_it_is(agent: Client) -> None:
 
 def nested() -> list[Any]:
     lists: list[Any] = []
-    for _ in range(100_000):  # Python 3.13 shows lists ten times as deep as 3.11
+    for _ in range(100_000):  # Python 3.13 shows ten times as many levels as 3.11
         lists = [lists]
     return lists
 
@@ -159,21 +159,21 @@ DEEP = nested()
     ],
     ids=["half a name", "5000 digits", "no scheduler", "no boolean", "half an emoji", "a key", "a hidden key"],
 )
-def test_what_cannot_be_shown_is_refused_in_words_like_anything_else(name: str, value: Any, said: str) -> None:
-    """The name comes over HTTP: there the SDK reads JSON with Python's own parser."""
+def test_arguments_that_cannot_be_shown_are_refused_with_a_normal_error(name: str, value: Any, said: str) -> None:
+    """The name arrives over HTTP, where the SDK uses Python's own JSON parser."""
     for taker in (of_model(VegaParameters, "generate_image_vega"), of_any_model()):
         with pytest.raises(InvalidArguments) as caught:
             taker.parse({"prompt": "a fox", name: value})
         assert said in caught.value.what
 
 
-def test_a_model_that_cannot_be_shown_is_refused_in_words() -> None:
+def test_a_model_that_cannot_be_shown_is_refused_with_a_normal_error() -> None:
     with pytest.raises(InvalidArguments, match=r"model is \[\[\[\[\[\[\[\.\.\.\]"):
         of_any_model().parse({"prompt": "a fox", "model": DEEP})
 
 
 @pytest.mark.parametrize("filler", [None, "", " \n", "\u200b", "\ufeff\u2800", "null"], ids=repr)
-def test_what_fills_a_parameter_of_the_other_model_is_left_out(filler: str | None) -> None:
+def test_a_placeholder_for_a_parameter_of_the_other_model_counts_as_left_out(filler: str | None) -> None:
     names = ["samples", "scheduler", "guidance_scale", *(["negative_prompt"] if filler != "null" else [])]
     given = {"prompt": "a fox", "model": "segmind-vega-rt-v1"}
     parse = of_any_model().parse
@@ -181,7 +181,7 @@ def test_what_fills_a_parameter_of_the_other_model_is_left_out(filler: str | Non
     assert parse(given).slug == "segmind-vega-rt-v1"
 
 
-def test_spaces_around_what_is_no_text_are_left_out() -> None:
+def test_spaces_around_a_value_that_is_not_text_are_ignored() -> None:
     given = {"num_inference_steps": " 30.0 ", "guidance_scale": " 9 ", "base64": " True ", "seed": "7\n"}
     asked = of_any_model().parse({"prompt": " a fox ", **given})
     meant = {"num_inference_steps": 30, "guidance_scale": 9.0, "base64": True, "seed": 7}
@@ -205,12 +205,12 @@ LONG = "x" * 30_000_000
     ],
     ids=["prompt", "blank prompt", "scheduler", "seed", "samples", "model", "name", "names"],
 )
-def test_long_arguments_are_refused_quickly_and_briefly(arguments: dict[str, Any]) -> None:
+def test_long_arguments_are_refused_quickly_with_a_short_error(arguments: dict[str, Any]) -> None:
     began = time.perf_counter()
     with pytest.raises(InvalidArguments) as caught:
         of_any_model().parse({"prompt": "a fox", **arguments})
     assert len(caught.value.what) < 1500
-    assert time.perf_counter() - began < 2, "walked letter by letter it takes a minute"
+    assert time.perf_counter() - began < 2, "letter by letter it would take a minute"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_long_arguments_are_refused_quickly_and_briefly(arguments: dict[str, Any
     ],
     ids=ascii,
 )
-def test_a_prompt_of_which_nothing_is_seen_is_blank(text: str) -> None:
+def test_a_prompt_without_visible_characters_is_blank(text: str) -> None:
     for taker in (of_model(VegaParameters, "segmind-vega"), of_any_model()):
         for prompt in (text, f" {text}\n{text} "):
             with pytest.raises(InvalidArguments, match="prompt is blank: What to draw"):
@@ -259,5 +259,5 @@ def test_a_prompt_of_which_nothing_is_seen_is_blank(text: str) -> None:
         ),
     ],
 )
-def test_a_prompt_in_any_script_is_taken_to_the_letter(prompt: str) -> None:
+def test_a_prompt_in_any_script_is_accepted_unchanged(prompt: str) -> None:
     assert of_any_model().parse({"prompt": prompt}).prompt == prompt

@@ -1,4 +1,4 @@
-"""Which servers are alive: told by locks that end with their processes, whatever kills them and wherever they run."""
+"""Which servers are alive: locks show it. They end with their process, wherever it runs and whatever kills it."""
 
 import os
 import sqlite3
@@ -22,7 +22,7 @@ from pathlib import Path
 from mcp_vega.storage.database.server_lock import ServerLock
 lock = ServerLock(Path(sys.argv[1]))
 """
-# Lives until its input ends.
+# It lives until its input ends.
 SERVER = f"{BEGINNING}lock.take(); print(lock.me, flush=True); sys.stdin.read(); lock.release()"
 LOOK = f"{BEGINNING}print(lock.is_alive(sys.argv[2]))"
 UNSHARE = ("unshare", *(() if sys.platform == "win32" or os.geteuid() == 0 else ("-Ur",)), "--pid", "--fork", "--uts")
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lock(folder: Path) -> Iterator[ServerLock]:
-    """A lock that is taken."""
+    """A lock that was taken."""
     lock = ServerLock(folder)
     lock.take()
     yield lock
@@ -53,7 +53,7 @@ class Server:
         assert self.id
 
     def kill(self) -> None:
-        """End it as SIGKILL does."""
+        """Kill it with SIGKILL."""
         self._process.kill()
         self._process.wait(HANG_SECONDS)
 
@@ -64,7 +64,7 @@ class Server:
 
 @contextmanager
 def running(program: str, *arguments: str | Path, within: tuple[str, ...] = ()) -> Generator[subprocess.Popen[str]]:
-    """A Python program with pipes, which is killed at the end if it still runs."""
+    """A Python program with pipes. It is killed at the end if it still runs."""
     command = (*within, *PYTHON, program, *map(str, arguments))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -97,7 +97,7 @@ def is_alive_from_outside(folder: Path, server: str, within: tuple[str, ...] = (
 # ---- processes ----
 
 
-def test_a_server_lives_until_it_is_killed(folder: Path) -> None:
+def test_a_server_counts_as_alive_until_it_is_killed(folder: Path) -> None:
     look = ServerLock(folder)
     with server_in(folder) as server:
         assert look.is_alive(server.id)
@@ -111,7 +111,7 @@ def test_a_server_lives_until_it_is_killed(folder: Path) -> None:
     assert look.servers() == []
 
 
-def test_a_killed_server_leaves_nothing_but_its_file(folder: Path) -> None:
+def test_a_killed_server_leaves_only_its_file(folder: Path) -> None:
     with server_in(folder) as server:
         assert names_in(folder) == [server.id]
         server.kill()
@@ -119,7 +119,7 @@ def test_a_killed_server_leaves_nothing_but_its_file(folder: Path) -> None:
     assert (folder / server.id).stat().st_size == 0
 
 
-def test_a_server_that_leaves_has_no_file(folder: Path) -> None:
+def test_a_server_that_ends_removes_its_file(folder: Path) -> None:
     with server_in(folder) as server:
         server.leave()
     assert names_in(folder) == []
@@ -135,7 +135,7 @@ def works_elsewhere() -> bool:
 
 @pytest.fixture
 def elsewhere() -> tuple[str, ...]:
-    """What a command begins with to run with other process numbers and under another host name, as in a container."""
+    """The words before a command that run it with other process numbers and another host name, as in a container."""
     if not works_elsewhere():
         pytest.skip("unshare does not work here")
     return ELSEWHERE
@@ -144,25 +144,27 @@ def elsewhere() -> tuple[str, ...]:
 OTHER_HOST = "import os, socket; socket.sethostname('elsewhere'); assert os.getpid() < 9\n"
 
 
-def test_a_server_in_a_container_is_seen_alive_and_dead(folder: Path, elsewhere: tuple[str, ...]) -> None:
+def test_a_server_in_a_container_can_be_seen_alive_and_dead(folder: Path, elsewhere: tuple[str, ...]) -> None:
     look = ServerLock(folder)
     with server_in(folder, elsewhere, OTHER_HOST) as server:
         assert look.is_alive(server.id)
-        server.kill()  # which is `unshare`; it takes its child along
+        server.kill()  # the process is `unshare`; its child ends with it
         wait_until(lambda: not look.is_alive(server.id))
 
 
-def test_a_server_is_seen_alive_and_dead_from_within_a_container(folder: Path, elsewhere: tuple[str, ...]) -> None:
+def test_a_server_can_be_seen_alive_and_dead_from_within_a_container(folder: Path, elsewhere: tuple[str, ...]) -> None:
     with server_in(folder) as server:
         assert is_alive_from_outside(folder, server.id, elsewhere, OTHER_HOST)
         server.kill()
         assert not is_alive_from_outside(folder, server.id, elsewhere, OTHER_HOST)
 
 
-def test_of_many_that_look_at_a_dead_server_one_at_a_time_obtains_it(folder: Path, tmp_path: Path) -> None:
+def test_if_many_servers_look_at_a_dead_server_only_one_at_a_time_obtains_its_lock(
+    folder: Path, tmp_path: Path
+) -> None:
     with server_in(folder) as server:
         server.kill()
-    # Each look after the first meets a file that others have just deleted, or are making anew.
+    # Every look after the first finds a file that another one has just deleted or is creating again.
     program = f"""{BEGINNING}
 print("ready", flush=True)
 sys.stdin.readline()
@@ -194,7 +196,7 @@ print(obtained)
 # ---- within one process ----
 
 
-def test_looks_within_one_process_cost_no_one_the_lock(folder: Path, lock: ServerLock) -> None:
+def test_looks_within_one_process_release_no_lock(folder: Path, lock: ServerLock) -> None:
     other = ServerLock(folder)
     other.take()
     for _ in range(3):
@@ -212,7 +214,7 @@ def test_looks_within_one_process_cost_no_one_the_lock(folder: Path, lock: Serve
     assert is_alive_from_outside(folder, lock.me)
 
 
-def test_threads_take_one_lock_together(folder: Path) -> None:
+def test_threads_can_take_the_same_lock_together(folder: Path) -> None:
     lock = ServerLock(folder)
     threads = [threading.Thread(target=lock.take) for _ in range(8)]
     for each in threads:
@@ -239,7 +241,7 @@ def test_a_lock_can_be_taken_and_released_again(folder: Path) -> None:
 # ---- files ----
 
 
-# In a process of its own: what Python says about each connection calls this, and cannot be told to stop.
+# This needs a process of its own: an audit hook cannot be removed.
 DISTURBED = f"""{BEGINNING}
 connections = 0
 def disturb(event, arguments):
@@ -261,20 +263,20 @@ print(lock.me == first)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete open files")
 @pytest.mark.parametrize(
     ("connection", "fate", "same"),
     [("1", "deleted", "False"), ("1", "replaced", "True"), ("2", "deleted", "False"), ("2", "replaced", "False")],
 )
-def test_a_file_that_is_deleted_before_it_is_locked_leads_to_a_new_id(
+def test_if_its_file_is_deleted_before_it_is_locked_the_server_gets_a_new_id(
     folder: Path, connection: str, fate: str, same: str
 ) -> None:
-    """The first connection makes the file, the second locks it: what replaced it before that is as good."""
+    """The first connection creates the file, the second locks it. A file that replaced it in between is as good."""
     assert output_of(DISTURBED, folder, connection, fate) == same
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
-def test_a_file_that_is_deleted_or_replaced_while_it_is_locked_is_not_intact(folder: Path, lock: ServerLock) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete open files")
+def test_a_locked_file_that_is_deleted_or_replaced_is_not_intact(folder: Path, lock: ServerLock) -> None:
     path = folder / lock.me
     path.rename(folder / "moved")
     assert not lock.is_intact()
@@ -282,27 +284,27 @@ def test_a_file_that_is_deleted_or_replaced_while_it_is_locked_is_not_intact(fol
     assert not lock.is_intact()
     assert not is_alive_from_outside(folder, lock.me)
     lock.release()
-    assert path.exists(), "it is not the file that was locked"
+    assert path.exists(), "this is not the file that was locked"
 
 
-def test_a_file_that_is_not_there_is_that_of_a_dead_server(folder: Path, lock: ServerLock) -> None:
+def test_a_missing_file_means_that_the_server_is_dead(folder: Path, lock: ServerLock) -> None:
     gone = new_id()
     assert not lock.is_alive(gone)
     assert lock.servers() == [lock.me]
     with lock.locked_if_dead(gone) as dead:
         assert dead
-        assert is_alive_from_outside(folder, gone), "it is locked by the one that looks"
+        assert is_alive_from_outside(folder, gone), "the server that looks has locked it"
     assert lock.servers() == [lock.me]
 
 
-def test_a_look_leaves_the_file_of_a_dead_server_where_it_is(folder: Path, lock: ServerLock) -> None:
+def test_a_look_does_not_delete_the_file_of_a_dead_server(folder: Path, lock: ServerLock) -> None:
     dead = new_id()
     (folder / dead).touch()
     assert not lock.is_alive(dead)
     assert lock.servers() == sorted((dead, lock.me))
 
 
-def test_the_file_of_a_dead_server_stays_if_the_work_on_it_fails(folder: Path, lock: ServerLock) -> None:
+def test_the_file_of_a_dead_server_is_kept_if_the_work_on_it_fails(folder: Path, lock: ServerLock) -> None:
     gone = new_id()
     (folder / gone).touch()
     with pytest.raises(ZeroDivisionError), lock.locked_if_dead(gone):
@@ -311,7 +313,7 @@ def test_the_file_of_a_dead_server_stays_if_the_work_on_it_fails(folder: Path, l
     assert not is_alive_from_outside(folder, gone)
 
 
-def test_where_the_folder_is_gone_as_after_a_power_cut_servers_are_dead(folder: Path) -> None:
+def test_if_the_folder_is_missing_as_after_a_power_cut_all_servers_are_dead(folder: Path) -> None:
     look = ServerLock(folder)
     assert not look.is_alive(new_id())
     folder.rmdir()
@@ -320,7 +322,7 @@ def test_where_the_folder_is_gone_as_after_a_power_cut_servers_are_dead(folder: 
     assert look.servers() == []
 
 
-def test_what_is_no_lock_file_counts_as_alive_and_stays(folder: Path, lock: ServerLock) -> None:
+def test_something_that_is_not_a_lock_file_counts_as_alive_and_is_kept(folder: Path, lock: ServerLock) -> None:
     directory, text = new_id(), new_id()
     (folder / directory).mkdir()
     (folder / text).write_text("no database, but longer than the header of one. " * 99, encoding="utf-8")
@@ -331,7 +333,7 @@ def test_what_is_no_lock_file_counts_as_alive_and_stays(folder: Path, lock: Serv
         assert each in lock.servers()
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root can read everything")
 @pytest.mark.parametrize("mode", [0o000, 0o200, 0o400])
 def test_a_file_that_cannot_be_read_or_written_counts_as_alive(folder: Path, lock: ServerLock, mode: int) -> None:
     server = new_id()
@@ -342,8 +344,8 @@ def test_a_file_that_cannot_be_read_or_written_counts_as_alive(folder: Path, loc
     assert server in lock.servers()
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read everything")
-def test_in_a_folder_that_cannot_be_read_servers_are_alive(folder: Path, lock: ServerLock) -> None:
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root can read everything")
+def test_in_a_folder_that_cannot_be_read_all_servers_count_as_alive(folder: Path, lock: ServerLock) -> None:
     folder.chmod(0)
     try:
         assert lock.is_alive(new_id())
@@ -354,13 +356,13 @@ def test_in_a_folder_that_cannot_be_read_servers_are_alive(folder: Path, lock: S
         folder.chmod(0o700)
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         ServerLock(tmp_path / "file" / "servers").take()
 
 
-def test_a_lock_that_cannot_be_made_is_an_error(folder: Path) -> None:
+def test_a_lock_that_cannot_be_created_is_an_error(folder: Path) -> None:
     lock = ServerLock(folder)
     (folder / lock.me).mkdir(parents=True)
     with pytest.raises(sqlite3.Error, match="open"):
@@ -368,14 +370,14 @@ def test_a_lock_that_cannot_be_made_is_an_error(folder: Path) -> None:
     assert not lock.taken
 
 
-def test_only_lock_files_are_servers(folder: Path, lock: ServerLock) -> None:
+def test_other_files_in_the_folder_are_not_servers(folder: Path, lock: ServerLock) -> None:
     (folder / ".DS_Store").touch()
     (folder / f"{lock.me}-journal").touch()
     assert lock.servers() == [lock.me]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
-def test_the_folders_and_the_file_are_for_this_user_alone(folder: Path, lock: ServerLock) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
+def test_only_this_user_can_read_the_folders_and_the_file(folder: Path, lock: ServerLock) -> None:
     modes = {path.stat().st_mode & 0o777 for path in (folder.parent, folder)}
     assert modes == {0o700}
     assert (folder / lock.me).stat().st_mode & 0o777 == 0o600

@@ -1,4 +1,4 @@
-"""What may be spent: the day's limit, the calls a minute and at once, over all servers on a ledger."""
+"""What may be spent: the limit a day, the calls a minute and at the same time, over all servers that share a ledger."""
 
 import json
 import sqlite3
@@ -39,14 +39,14 @@ def a_day(usd: str) -> Limits:
 
 
 def waits(service: JobService, job: Job) -> bool:
-    """Whether a job says that it waits for its turn."""
+    """Whether the job waits for its turn and says so."""
     return any(each.notes for each in service.active if each.local_id == job.local_id)
 
 
 # ---- the day's limit ----
 
 
-async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_that_would_exceed_the_limit_is_refused_with_the_figures(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path, limits=a_day("0.005")) as app,
         Client(build_server(app)) as agent,
@@ -66,7 +66,7 @@ async def test_a_call_that_would_pass_the_limit_is_refused_with_the_figures(sand
     assert sandbox.paid_requests == 2
 
 
-async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_every_result_says_what_it_cost_and_how_much_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path, limits=a_day("1")) as app, Client(build_server(app)) as agent:
         drawn = await agent.call_tool(VEGA, {"prompt": "a fox"})
         assert "Cost: $0.00225\nCredits left: $9.99775\n" in text_of(drawn)
@@ -79,7 +79,7 @@ async def test_every_result_says_what_it_cost_and_what_is_left(sandbox: Sandbox,
         assert "\nCost: about $0.0045\nSpending limit: $0.99325 of $1.00 left today (UTC)" in text_of(queued)
 
 
-async def test_the_list_of_jobs_says_what_is_left_too(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_list_of_jobs_says_how_much_is_left_too(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path, limits=a_day("1")) as app, Client(build_server(app)) as agent:
         for left in ("$1.00", "$0.998"):
             listed = await agent.call_tool("check_job", {})
@@ -87,20 +87,20 @@ async def test_the_list_of_jobs_says_what_is_left_too(sandbox: Sandbox, tmp_path
             await agent.call_tool(RT, {"prompt": "a fox"})
 
 
-async def test_without_a_limit_nothing_is_said_of_one(agent: Client) -> None:
+async def test_without_a_limit_no_text_mentions_one(agent: Client) -> None:
     result = await agent.call_tool(VEGA, {"prompt": "a fox"})
     assert "Spending limit" not in text_of(result)
     assert set(result.meta or {}) >= {"mcp-vega/job"}
     assert "mcp-vega/spending" not in (result.meta or {})
 
 
-async def test_nothing_is_drawn_with_a_limit_of_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_limit_of_zero_allows_no_call(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path, limits=a_day("0")) as app, Client(build_server(app)) as agent:
         assert code_of(await agent.call_tool(RT, {"prompt": "a fox"})) == "spending_limit_reached"
     assert sandbox.paid_requests == 0
 
 
-async def test_two_servers_on_a_ledger_keep_one_limit_however_many_calls_come_at_once(
+async def test_two_servers_that_share_a_ledger_keep_one_limit_however_many_calls_come_at_the_same_time(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     results: list[CallToolResult] = []
@@ -108,7 +108,7 @@ async def test_two_servers_on_a_ledger_keep_one_limit_however_many_calls_come_at
     async def call(agent: Client, seed: int) -> None:
         results.append(await agent.call_tool(VEGA, {"prompt": "a fox", "seed": seed}))
 
-    home, limits = tmp_path / "home", a_day("0.0115")  # five calls, and a little
+    home, limits = tmp_path / "home", a_day("0.0115")  # enough for five calls, and a little more
     async with (
         app_over(sandbox.url, tmp_path / "one", home=home, limits=limits) as one,
         app_over(sandbox.url, tmp_path / "two", home=home, limits=limits) as two,
@@ -123,7 +123,7 @@ async def test_two_servers_on_a_ledger_keep_one_limit_however_many_calls_come_at
     assert sandbox.paid_requests == 5
 
 
-async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_that_was_certainly_not_charged_does_not_count_as_spent(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app,
         Client(build_server(app)) as agent,
@@ -134,18 +134,20 @@ async def test_what_was_surely_not_charged_is_not_spent(sandbox: Sandbox, tmp_pa
         job_of(await agent.call_tool(VEGA, {"prompt": "a fox"}))
 
 
-async def test_an_outcome_that_is_not_known_counts_as_spent_until_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_with_an_unknown_outcome_counts_as_spent_until_the_outcome_is_known(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     async with app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app, Client(build_server(app)) as agent:
         lost = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after] [fault:failed]", "seed": 1})
         assert "Charged: unknown." in text_of(lost)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
         (job,) = await app.service.store.latest(1)
         settled = await agent.call_tool("check_job", {"request_id": job.local_id, "wait_seconds": 30})
-        assert code_of(settled) == "generation_failed", "which the request history says"
+        assert code_of(settled) == "generation_failed", "the request history has the cost"
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
 
 
-async def test_the_cost_that_the_api_tells_counts_in_the_place_of_the_estimate(tmp_path: Path) -> None:
+async def test_the_cost_that_the_api_reports_replaces_the_estimate(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         response = handle(noise("JPEG", 64))(request)
         if request.method == "POST":
@@ -163,7 +165,7 @@ async def test_the_cost_that_the_api_tells_counts_in_the_place_of_the_estimate(t
         assert "$0.0202 of today's $0.02" in text_of(refused)
 
 
-async def test_the_next_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_each_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
     now = [datetime(2026, 11, 21, 23, 59, 59, 999_999, UTC)]
     async with (
         app_over(sandbox.url, tmp_path, limits=a_day("0.0025"), clock=lambda: now[0]) as app,
@@ -175,7 +177,7 @@ async def test_the_next_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: P
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
 
 
-async def test_a_call_that_is_joined_is_not_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_call_that_joins_another_one_is_not_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     async with (
         app_over(sandbox.url, tmp_path, limits=a_day("0.0025"), wait_seconds=0) as app,
         Client(build_server(app)) as agent,
@@ -191,7 +193,7 @@ async def test_a_call_that_is_joined_is_not_refused(sandbox: Sandbox, tmp_path: 
 
 
 class Api:
-    """An API whose drawings take until they are let go; it counts how many are under way."""
+    """An API that draws until it is told to go on. It counts the calls that are under way."""
 
     def __init__(self) -> None:
         self.under_way = 0
@@ -223,7 +225,7 @@ async def ended(service: JobService, jobs: list[Job]) -> list[Job]:
     return found
 
 
-async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
+async def test_the_number_of_calls_at_the_same_time_is_limited(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     transport = httpx.MockTransport(api)
     async with (
@@ -246,7 +248,7 @@ async def test_only_so_many_calls_are_under_way_at_once(tmp_path: Path) -> None:
     assert (api.most, len(api.prompts)) == (3, 10)
 
 
-async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> None:
+async def test_calls_beyond_the_limit_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> None:
     api, uptime = Api(), [1000.0]
     api.go.set()
     async with (
@@ -272,7 +274,7 @@ async def test_calls_a_minute_wait_for_their_turn_and_say_so(tmp_path: Path) -> 
     assert len(api.prompts) == 3
 
 
-async def test_the_calls_of_one_caller_do_not_keep_those_of_another_waiting(tmp_path: Path) -> None:
+async def test_one_callers_waiting_calls_do_not_delay_anothers(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
         jobs = [
@@ -288,7 +290,7 @@ async def test_the_calls_of_one_caller_do_not_keep_those_of_another_waiting(tmp_
     assert len(api.prompts) == 7
 
 
-async def test_a_server_in_a_loop_does_not_keep_another_server_waiting(tmp_path: Path) -> None:
+async def test_a_server_that_calls_in_a_loop_does_not_delay_another_server(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     transport, limits = httpx.MockTransport(api), Limits(calls_at_once=1)
     async with (
@@ -305,7 +307,7 @@ async def test_a_server_in_a_loop_does_not_keep_another_server_waiting(tmp_path:
     assert api.prompts.index("the other's") == 1
 
 
-async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path) -> None:
+async def test_a_call_that_gets_no_turn_in_time_costs_nothing(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     transport, limits = httpx.MockTransport(api), Limits(calls_at_once=1)
     async with (
@@ -326,7 +328,7 @@ async def test_a_turn_that_does_not_come_in_time_costs_nothing(tmp_path: Path) -
     assert api.prompts == ["the first", "in time"]
 
 
-async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp_path: Path) -> None:
+async def test_calls_that_cannot_get_a_turn_in_time_are_refused_immediately(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_a_minute=1)) as app:
         first = await begun(app.service, VegaRTParameters(prompt="the first"))
@@ -340,7 +342,7 @@ async def test_more_calls_than_could_have_a_turn_in_time_are_refused_at_once(tmp
     assert api.prompts == ["the first"]
 
 
-async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_not_charged(tmp_path: Path) -> None:
+async def test_a_call_that_still_waits_when_its_server_ends_is_not_sent_and_not_charged(tmp_path: Path) -> None:
     api = Api()
     async with app_over(API, tmp_path, transport=httpx.MockTransport(api), limits=Limits(calls_at_once=1)) as app:
         first = await begun(app.service, VegaRTParameters(prompt="the first"))
@@ -359,7 +361,7 @@ async def test_what_waits_for_its_turn_when_the_server_leaves_is_not_sent_and_no
     assert api.prompts == ["the first"]
 
 
-async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails_none(
+async def test_while_a_ledger_is_locked_calls_wait_and_do_not_fail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     api, home = Api(), tmp_path / "home"
@@ -376,7 +378,7 @@ async def test_a_ledger_that_is_locked_for_a_while_keeps_calls_waiting_and_fails
     assert [job.state for job in done] == ["COMPLETED"] * 3
 
 
-async def test_a_slot_is_given_back_once_the_ledger_can_be_written_again(tmp_path: Path) -> None:
+async def test_a_slot_becomes_free_as_soon_as_the_ledger_can_be_written_again(tmp_path: Path) -> None:
     api, home = Api(), tmp_path / "home"
     given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
     given |= {"store_retries": 0, "busy_seconds": 0.1}
@@ -395,7 +397,7 @@ async def test_a_slot_is_given_back_once_the_ledger_can_be_written_again(tmp_pat
     assert done.complete
 
 
-async def test_a_call_that_could_not_be_sent_is_not_said_to_be_free_before_that_is_written_down(
+async def test_a_call_that_could_not_be_sent_counts_as_free_only_after_that_is_stored(
     tmp_path: Path,
 ) -> None:
     api, home = Api(), tmp_path / "home"
@@ -421,7 +423,7 @@ async def test_a_call_that_could_not_be_sent_is_not_said_to_be_free_before_that_
 
 
 class OnceBroken(JobStore):
-    """A store of which one question breaks."""
+    """A store in which one request for slots fails."""
 
     broken = False
 
@@ -432,7 +434,7 @@ class OnceBroken(JobStore):
         return await super().turns(limits, moment)
 
 
-async def test_what_breaks_while_slots_are_looked_for_ends_neither_the_server_nor_the_call(
+async def test_an_error_while_slots_are_requested_ends_neither_the_server_nor_the_call(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = Api()
@@ -445,7 +447,7 @@ async def test_what_breaks_while_slots_are_looked_for_ends_neither_the_server_no
         assert all(job.complete for job in await ended(app.service, jobs))
 
 
-async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_path: Path) -> None:
+async def test_an_api_whose_clock_is_behind_is_not_asked_in_a_loop(tmp_path: Path) -> None:
     asked: list[float] = []
 
     def refuse(_: httpx.Request) -> httpx.Response:
@@ -460,14 +462,14 @@ async def test_an_api_whose_clock_is_behind_is_not_asked_again_and_again(tmp_pat
     assert asked[2] - asked[1] >= 2
 
 
-async def test_calls_that_the_api_refuses_count_among_those_of_a_minute(tmp_path: Path) -> None:
+async def test_calls_that_the_api_refuses_count_towards_the_limit_a_minute(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def refuse(request: httpx.Request) -> httpx.Response:
         asked.append(request.url.path)
         return httpx.Response(429, headers={"x-rate-limit-reset-at-utc": datetime.now(UTC).isoformat()})
 
-    # The minute does not end.
+    # By this clock the minute never ends.
     given: dict[str, Any] = {"limits": Limits(calls_a_minute=2), "uptime": lambda: 1000.0}
     async with app_over(API, tmp_path, transport=httpx.MockTransport(refuse), **given) as app:
         job = await begun(app.service, VegaRTParameters(prompt="a fox"))
@@ -477,7 +479,7 @@ async def test_calls_that_the_api_refuses_count_among_those_of_a_minute(tmp_path
     assert len(asked) == 2
 
 
-async def test_a_server_that_leaves_gives_its_turns_back_before_it_is_gone(tmp_path: Path) -> None:
+async def test_a_server_that_shuts_down_gives_its_turns_back_before_it_ends(tmp_path: Path) -> None:
     api, other, home, limits = Api(), Api(), tmp_path / "home", Limits(calls_at_once=1)
     async with (
         app_over(API, tmp_path / "one", home=home, transport=httpx.MockTransport(api), limits=limits) as one,
@@ -501,14 +503,14 @@ async def test_a_server_that_leaves_gives_its_turns_back_before_it_is_gone(tmp_p
     assert done.complete
 
 
-async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tmp_path: Path) -> None:
+async def test_submit_job_answers_immediately_for_a_job_that_has_to_wait_and_says_why(tmp_path: Path) -> None:
     api = Api()
     heard: list[str | None] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001  a callback
         heard.append(message)
 
-    # Whoever does not answer at once answers after an hour.
+    # A server that does not answer immediately answers after an hour.
     given: dict[str, Any] = {"limits": Limits(calls_at_once=1), "wait_seconds": 3600}
     async with (
         app_over(API, tmp_path, transport=httpx.MockTransport(api), **given) as app,
@@ -523,7 +525,7 @@ async def test_a_queued_job_that_has_to_wait_is_answered_at_once_and_says_why(tm
         api.go.set()
 
 
-async def test_a_cost_below_nothing_does_not_make_the_limit_grow(tmp_path: Path) -> None:
+async def test_a_negative_cost_does_not_raise_the_limit(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         response = handle(noise("JPEG", 64))(request)
         response.headers["x-cost"] = "-1"
@@ -537,7 +539,7 @@ async def test_a_cost_below_nothing_does_not_make_the_limit_grow(tmp_path: Path)
     assert codes == [None, None, "spending_limit_reached", "spending_limit_reached"]
 
 
-async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None:
+async def test_all_calls_of_a_burst_are_counted_before_one_of_them_waits(tmp_path: Path) -> None:
     api = Api()
     refused: list[errors.TooManyCalls] = []
 
@@ -555,7 +557,7 @@ async def test_a_burst_is_counted_before_any_of_it_waits(tmp_path: Path) -> None
         api.go.set()
 
 
-async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_turn_of_a_server_that_died_becomes_free(sandbox: Sandbox, tmp_path: Path) -> None:
     api, home, limits = Api(), tmp_path / "home", Limits(calls_at_once=1)
     async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), limits=limits) as app:
         await begun(app.service, VegaRTParameters(prompt="the first"))
@@ -567,7 +569,7 @@ async def test_a_server_that_died_in_its_turn_gives_it_up(sandbox: Sandbox, tmp_
         job_of(await agent.call_tool(RT, {"prompt": "the next"}))
 
 
-async def test_what_was_spent_is_added_up_by_day_and_model(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_spending_is_added_up_by_day_and_model(sandbox: Sandbox, tmp_path: Path) -> None:
     now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
     home = tmp_path / "home"
     async with (

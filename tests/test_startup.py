@@ -1,6 +1,6 @@
-"""The start-up contract: whatever a host starts the server in, it serves and tells, and writes nothing where it stands.
+"""The start: however a host starts the server, it serves, it reports what is wrong, and it writes no other files.
 
-Every server here is the real process, started as a host does: pipes, an environment of its own, lines of JSON-RPC.
+Every server here is a real process, started as a host does: with pipes, its own environment, and lines of JSON-RPC.
 """
 
 import json
@@ -32,7 +32,7 @@ Call = tuple[str, dict[str, Any]]
 DRAW: Call = ("tools/call", {"name": "generate_image_vegart", "arguments": {"prompt": PROMPT}})
 CHECK: Call = ("tools/call", {"name": "check_job", "arguments": {}})
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="a shell, file descriptors or users as on POSIX")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="it needs a shell, file descriptors or users as on POSIX")
 
 
 class Host:
@@ -76,17 +76,17 @@ class Host:
         self._request = "".join(json.dumps({"jsonrpc": "2.0", **each}) + "\n" for each in messages).encode()
 
     def ask(self) -> "Host":
-        """Send all requests, and go on without the answers."""
+        """Send all requests without waiting for the answers."""
         assert self.process.stdin
         try:
             self.process.stdin.write(self._request)
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it reads nothing; its exit code tells
+            pass  # it reads nothing; its exit code says why
         return self
 
     def see(self) -> list[str]:
-        """The texts that the calls came to, once the host has left; all that the contract forbids is looked for."""
+        """The texts of the answers, after the host has ended. Also checks everything that a server must not do."""
         assert self.process.stdout
         lines: list[bytes] = []
         answers: dict[int, dict[str, Any]] = {}
@@ -110,7 +110,7 @@ class Host:
         return self.texts
 
     def told(self) -> str:
-        """The text that the last call came to, of a server that serves."""
+        """The text of the last answer, from a server that serves."""
         texts = self.see()
         assert (self.tools, self.process.returncode) == (TOOLS, 0), self.stderr
         return texts[-1]
@@ -126,12 +126,12 @@ def home(folder: Path, name: str = "home") -> str:
 
 
 def in_shell(line: str, *command: str) -> list[str]:
-    """A command that a shell starts after, or with, something of its own."""
+    """A command that a shell starts with this line."""
     return ["/bin/sh", "-c", line, *(command or SCRIPT)]
 
 
 def apart(*options: str) -> list[str]:
-    """A command that a user starts who is not the test's (Linux lets any user be another to himself)."""
+    """A command that another user runs. Linux lets any user appear as another one in a new namespace."""
     command = ["unshare", *options]
     try:
         possible = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
@@ -146,7 +146,7 @@ def apart(*options: str) -> list[str]:
 
 
 @posix
-def test_emoji_and_umlauts_come_through_wherever_and_however_the_server_is_started(tmp_path: Path) -> None:
+def test_emoji_and_umlauts_arrive_unchanged_however_the_server_is_started(tmp_path: Path) -> None:
     gone = in_shell('mkdir gone && cd gone && rmdir ../gone && exec "$0"')
     optimised = [sys.executable, "-O", "-m", "mcp_vega"]
     rows: dict[str, tuple[list[str], dict[str, str]]] = {
@@ -188,7 +188,7 @@ ROWS: dict[str, tuple[dict[str, str], str]] = {
 
 
 @posix
-def test_the_server_serves_and_a_tool_tells_what_is_wrong_with_a_folder_or_setting(tmp_path: Path) -> None:
+def test_the_server_serves_and_a_tool_says_what_is_wrong_with_a_folder_or_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     def started(number: int, variables: dict[str, str]) -> Host:
@@ -199,7 +199,7 @@ def test_the_server_serves_and_a_tool_tells_what_is_wrong_with_a_folder_or_setti
     hosts = [started(number, variables) for number, (variables, _) in enumerate(ROWS.values())]
     for (row, (_, words)), host in zip(ROWS.items(), hosts, strict=True):
         text = host.told()
-        if row == "XDG relative" and words not in text:  # earlier versions of platformdirs take it at its word
+        if row == "XDG relative" and words not in text:  # old versions of platformdirs accept relative paths
             words = "this user's home folder is unknown or not an absolute path"  # noqa: PLW2901
         assert words in text, row
         if words == NO_JOBS:
@@ -222,7 +222,7 @@ def test_a_gallery_that_is_a_file_stops_a_call_before_it_is_paid_for(tmp_path: P
     )
 
 
-def test_a_setting_that_cannot_be_used_is_what_the_resources_tell_too(tmp_path: Path) -> None:
+def test_the_resources_say_too_that_a_setting_cannot_be_used(tmp_path: Path) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [
         ("resources/list", {}),
         ("resources/read", {"uri": "vega://gallery"}),
@@ -235,7 +235,7 @@ def test_a_setting_that_cannot_be_used_is_what_the_resources_tell_too(tmp_path: 
 
 
 @posix
-def test_a_user_without_a_name_or_home_is_told_to_set_folders(tmp_path: Path) -> None:
+def test_a_user_without_a_name_or_home_is_asked_to_set_folders(tmp_path: Path) -> None:
     command = [*apart("--user", "--map-user=12345"), *SCRIPT]
     text = Host(tmp_path, CHECK, command=command, env={"SEGMIND_API_KEY": KEY}).ask().told()
     assert "not set, and this user's home folder is unknown or not an absolute path (invalid_settings)" in text
@@ -243,7 +243,7 @@ def test_a_user_without_a_name_or_home_is_told_to_set_folders(tmp_path: Path) ->
 
 
 @posix
-def test_a_home_that_may_not_be_written_or_is_read_only_is_told(tmp_path: Path) -> None:
+def test_a_home_that_is_read_only_or_without_permission_is_reported(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
     alone = [*apart("--user", "--map-user=12345"), *SCRIPT]
     mount = [*apart("--map-root-user", "--mount"), *in_shell('mount -t tmpfs -o ro none "$HOME" && exec "$0"')]
@@ -254,22 +254,22 @@ def test_a_home_that_may_not_be_written_or_is_read_only_is_told(tmp_path: Path) 
 
 
 @posix
-def test_two_servers_begin_the_same_ledger_at_once(tmp_path: Path) -> None:
+def test_two_servers_can_create_the_same_ledger_at_the_same_time(tmp_path: Path) -> None:
     hosts = [Host(tmp_path, CHECK, env={"HOME": home(tmp_path), **SANDBOX}) for _ in range(2)]
     for host in hosts:
         host.ask()
     assert all(NO_JOBS in host.told() and not host.stderr for host in hosts)
 
 
-def test_no_setting_takes_an_unfilled_placeholder_of_a_bundle_for_a_value() -> None:
+def test_an_unfilled_placeholder_of_a_bundle_is_not_the_value_of_a_setting() -> None:
     placeholders = {str(field.alias): "${user_config.something}" for field in Settings.model_fields.values()}
-    del placeholders["SEGMIND_API_KEY"]  # the error names what stands in its place
+    del placeholders["SEGMIND_API_KEY"]  # the error names the placeholder
     assert Settings.from_environment(placeholders) == Settings()
 
 
 @pytest.mark.parametrize("variable", ["MCP_VEGA_HOME", "MCP_VEGA_GALLERY"])
 @pytest.mark.parametrize("folder", ["pictures", "./pictures", "${env:HOME}/pictures", '"pictures"'])
-def test_a_folder_that_depends_on_where_the_server_stands_is_refused(variable: str, folder: str) -> None:
+def test_a_relative_folder_is_refused(variable: str, folder: str) -> None:
     with pytest.raises(InvalidSettings, match=f"{variable} cannot be used: it must be an absolute path"):
         Settings.from_environment({variable: folder})
 
@@ -278,7 +278,7 @@ def test_a_folder_that_depends_on_where_the_server_stands_is_refused(variable: s
 
 
 @posix
-def test_closed_streams_end_nothing_and_break_nothing(tmp_path: Path) -> None:
+def test_closed_streams_cause_no_crash(tmp_path: Path) -> None:
     rows = {"</dev/null": 0, "<&-": 0, ">&-": 0, "2>&-": 4, "<&- >&- 2>&-": 0}
     homes = {row: home(tmp_path, f"home {number}") for number, row in enumerate(rows)}
     hosts = {
@@ -289,11 +289,11 @@ def test_closed_streams_end_nothing_and_break_nothing(tmp_path: Path) -> None:
         host.ask().see()
         assert (len(host.tools), host.process.returncode, host.stderr) == (rows[row], 0, ""), row
         if "<" in row:
-            assert not list(Path(homes[row]).iterdir())  # a host that left at once leaves nothing behind
+            assert not list(Path(homes[row]).iterdir())  # a host that ends immediately leaves no files
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file on a full disk")
-def test_a_stdout_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_stdout_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
@@ -311,19 +311,19 @@ def test_a_stdout_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> 
 
 
 @posix
-def test_a_huge_environment_and_the_root_folder_do_no_harm(tmp_path: Path) -> None:
+def test_a_huge_environment_and_the_root_folder_cause_no_failure(tmp_path: Path) -> None:
     huge = {f"V{number}": "x" * 100_000 for number in range(10)}
     assert NO_JOBS in Host(tmp_path, CHECK, cwd=Path("/"), env={"HOME": home(tmp_path), **SANDBOX, **huge}).ask().told()
 
 
 @posix
-def test_modules_in_the_working_folder_are_not_the_servers(tmp_path: Path) -> None:
+def test_modules_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     for name in ("json", "httpx", "platformdirs", "mcp_vega"):
         (cwd / f"{name}.py").write_text("print('hostile'); raise SystemExit(9)", encoding="utf-8")
     assert NO_JOBS in Host(tmp_path, CHECK, env={"HOME": home(tmp_path), **SANDBOX}).ask().told()
-    (cwd / "mcp_vega.py").unlink()  # `python -m` would run that one
+    (cwd / "mcp_vega.py").unlink()  # `python -m` would run this file
     assert NO_JOBS in Host(tmp_path, CHECK, command=MODULE, env={"HOME": home(tmp_path), **SANDBOX}).ask().told()
 
 
@@ -363,7 +363,7 @@ UNUSABLE = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("key", UNUSABLE)
-async def test_a_key_that_cannot_be_one_is_never_sent_and_its_fault_is_named(
+async def test_a_key_that_cannot_be_right_is_never_sent_and_the_error_says_what_is_wrong_with_it(
     sandbox: Sandbox, tmp_path: Path, key: str
 ) -> None:
     text = await drawn(tmp_path, SEGMIND_API_KEY=key, SEGMIND_BASE_URL=sandbox.url)
@@ -377,12 +377,12 @@ async def test_a_key_that_cannot_be_one_is_never_sent_and_its_fault_is_named(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("key", [f'"{KEY}"', f"'{KEY}'", f"“{KEY}”", f"{KEY}\n", f" \ufeff{KEY}\r\n"])
-async def test_what_pasting_leaves_around_a_key_is_taken_off(sandbox: Sandbox, tmp_path: Path, key: str) -> None:
+async def test_what_pasting_adds_around_a_key_is_removed(sandbox: Sandbox, tmp_path: Path, key: str) -> None:
     assert Settings.from_environment({"SEGMIND_API_KEY": key}) == Settings.from_environment({"SEGMIND_API_KEY": KEY})
     assert "Image: " in await drawn(tmp_path, SEGMIND_API_KEY=key, SEGMIND_BASE_URL=sandbox.url)
 
 
-def test_a_server_with_such_a_key_starts_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_server_with_a_wrong_key_starts_and_says_so_in_one_line(tmp_path: Path) -> None:
     folders = {"MCP_VEGA_HOME": home(tmp_path), "MCP_VEGA_GALLERY": home(tmp_path, "gallery")}
     keys = ["${user_config.api_key}", f"Bearer {KEY}"]
     hosts = [Host(tmp_path, CHECK, DRAW, env={"SEGMIND_API_KEY": key, **folders}).ask() for key in keys]
@@ -398,17 +398,17 @@ def test_a_server_with_such_a_key_starts_and_says_so_in_one_line(tmp_path: Path)
 
 
 def lowest() -> list[str]:
-    """The requirements of pyproject.toml, each at its lowest version."""
+    """The requirements of pyproject.toml, each with its lowest version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [re.sub(r">=([\d.]+),<[\d.]+$", r"==\1", each) for each in project["dependencies"]]
 
 
-def test_every_requirement_names_its_lowest_version_and_ends_before_the_next_major_one() -> None:
+def test_every_requirement_has_a_lowest_version_and_excludes_the_next_major_one() -> None:
     assert all(re.fullmatch(r"[a-z]+==[\d.]+", each) for each in lowest())
 
 
 @pytest.mark.external
-def test_the_server_draws_with_the_lowest_versions_that_are_allowed(tmp_path: Path) -> None:
+def test_the_server_draws_with_the_lowest_allowed_versions(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     pip = [sys.executable, "-m", "pip", "--python", str(venv), "install", "-q"]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)

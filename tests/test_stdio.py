@@ -1,4 +1,4 @@
-"""Messages as no host should send them: each that a host may wait for is answered, and what is right is untouched."""
+"""Messages that no host should send: every message that needs an answer gets one, and a right message is unchanged."""
 
 import json
 import os
@@ -31,19 +31,19 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.server.stdio.messages import MOST_VALUES, Outcome, Refusal, read_line
 from mcp_vega.server.stdio.streams import LINE_BYTES, LineReader
 
-# The same examples each time, and none kept.
+# Every run uses the same examples, and keeps none.
 drawn = settings(deadline=None, derandomize=True, database=None, max_examples=600)
 
-# ---- every kind, through a real server ----
+# ---- every kind of message, with a real server ----
 
 DIGITS = "9" * 5000
-# The id of an answer with its error's code; a result, which may be a tool's error, has none.
+# The id of an answer and the code of its error. A result has no code, even if it is the error of a tool.
 Answer = tuple[Any, int | None]
 RESULT = None
 
 
 def message(id_: str = "7", method: str = '"ping"', params: str = "{}", version: str = '"2.0"', **more: str) -> str:
-    """A request, its members as JSON."""
+    """A request as JSON; its members are given as JSON."""
     members = {"jsonrpc": version, "id": id_, "method": method, "params": params, **more}
     return "{" + ", ".join(f'"{name}": {value}' for name, value in members.items() if value) + "}"
 
@@ -139,7 +139,7 @@ LINES_AND_ANSWERS: dict[str, tuple[str | bytes, list[Answer]]] = {
     "too long, and no id": (LONG * 3, [(None, INVALID_REQUEST)]),
     "too many values": (call(f"[{'[],' * MOST_VALUES}0]"), [(7, INVALID_REQUEST)]),
     "many commas in text": (call(f'"{"[,{" * MOST_VALUES}"'), [(7, RESULT)]),
-    # What is owed no answer.
+    # Messages that get no answer.
     "nothing": ("", []),
     "blanks": (f" \t{BOM}\r", []),
     "a notification": (message("", '"notifications/initialized"'), []),
@@ -150,7 +150,7 @@ LINES_AND_ANSWERS: dict[str, tuple[str | bytes, list[Answer]]] = {
 }
 
 
-def test_every_message_that_a_host_may_wait_for_is_answered(sandbox_in_thread: Sandbox, tmp_path: Path) -> None:
+def test_every_message_that_needs_an_answer_gets_one(sandbox_in_thread: Sandbox, tmp_path: Path) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started(tmp_path, **variables) as process, killed_when_it_hangs(process):
         assert process.stdin
@@ -179,7 +179,7 @@ def killed_when_it_hangs(process: "subprocess.Popen[str]") -> Generator[None]:
 
 
 def answers_until(process: "subprocess.Popen[str]", ids: dict[Any, int]) -> "Counter[Answer]":
-    """The answers of a server, until there are as many with these ids as there should be."""
+    """Read the server's answers until there are enough of them with these ids."""
     assert process.stdout
     found: Counter[Answer] = Counter()
     while any(sum(times for (id_, _), times in found.items() if id_ == each) < ids[each] for each in ids):
@@ -189,7 +189,7 @@ def answers_until(process: "subprocess.Popen[str]", ids: dict[Any, int]) -> "Cou
     return found
 
 
-def test_a_file_as_stdin_is_answered_to_its_end_without_a_last_newline(tmp_path: Path) -> None:
+def test_a_file_on_stdin_is_answered_to_its_end_without_a_final_newline(tmp_path: Path) -> None:
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     notification = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})
     asked = [message("1", '"initialize"', json.dumps(hello)), notification, message("2", '"tools/list"'), PING]
@@ -223,12 +223,12 @@ async def read_all(fd: int) -> list[Outcome]:
     reader = LineReader(fd)
     reader.send = take
     async for line in reader:
-        found.append(line)  # noqa: PERF401  among the errors, in their order
+        found.append(line)  # noqa: PERF401  in order with the errors
     return found
 
 
 async def read_from_pipe(*pieces: bytes) -> list[Outcome]:
-    """What a reader finds where each piece comes when it has read the one before."""
+    """What a reader finds if each piece arrives after it has read the piece before."""
     ends, found = os.pipe(), list[Outcome]()
 
     async def read() -> None:
@@ -251,7 +251,7 @@ def shown(outcomes: list[Outcome]) -> list[str]:
 
 @drawn
 @given(LINES)
-def test_each_request_of_any_line_is_answered_once_and_soon(line: bytes) -> None:
+def test_each_request_in_any_line_is_answered_once_and_quickly(line: bytes) -> None:
     started_at = time.process_time()
     outcomes = list(read_line(line.decode(errors="replace")))
     assert time.process_time() - started_at < 1
@@ -260,14 +260,14 @@ def test_each_request_of_any_line_is_answered_once_and_soon(line: bytes) -> None
 
 @settings(drawn, max_examples=200)
 @given(RIGHT)
-def test_what_is_right_is_untouched(text: str) -> None:
+def test_a_right_line_is_passed_on_unchanged(text: str) -> None:
     assert list(read_line(text)) == [text]
 
 
 @settings(drawn, max_examples=40)
 @given(st.lists(LINES, max_size=4), st.lists(st.integers(0, 500), max_size=4), st.sampled_from([b"", b"\n"]))
 @pytest.mark.anyio
-async def test_lines_are_the_same_in_whatever_pieces_they_come(lines: list[bytes], cuts: list[int], end: bytes) -> None:
+async def test_lines_are_the_same_in_any_pieces(lines: list[bytes], cuts: list[int], end: bytes) -> None:
     stream = b"\n".join(lines) + end
     places = [0, *sorted(place for place in cuts if place < len(stream)), len(stream)]
     pieces = [stream[start:stop] for start, stop in pairwise(places) if start < stop]
@@ -277,7 +277,7 @@ async def test_lines_are_the_same_in_whatever_pieces_they_come(lines: list[bytes
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["file", "socket"])
-async def test_whatever_stdin_is_can_be_read(tmp_path: Path, kind: str) -> None:
+async def test_stdin_may_be_a_file_or_a_socket(tmp_path: Path, kind: str) -> None:
     text = f"{BOM}{PING}\r\n\n{PING}"
     if kind == "file":
         (tmp_path / "lines").write_text(text, encoding="utf-8", newline="")
@@ -293,14 +293,14 @@ async def test_whatever_stdin_is_can_be_read(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_line_that_is_too_long_is_answered_before_its_end_and_those_after_it_are_read() -> None:
+async def test_a_line_that_is_too_long_is_answered_before_its_end_and_the_lines_after_it_are_read() -> None:
     ends, found = os.pipe(), list[str]()
     reader = LineReader(ends[0])
     answered, ended = anyio.Event(), anyio.Event()
 
     async def take(answer: SessionMessage) -> None:
         assert answer.message.model_dump()["id"] == 7
-        assert not answered.is_set(), "it is answered once"
+        assert not answered.is_set(), "the line was answered before"
         answered.set()
 
     async def read() -> None:
@@ -321,7 +321,7 @@ async def test_a_line_that_is_too_long_is_answered_before_its_end_and_those_afte
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("line", [b"", message("", "5").encode()], ids=["nothing", "a malformed notification"])
-async def test_many_lines_that_nobody_waits_for_let_others_run(line: bytes) -> None:
+async def test_many_lines_without_an_answer_let_other_tasks_run(line: bytes) -> None:
     turns = 0
 
     async def take_turns() -> None:
@@ -341,7 +341,7 @@ async def test_many_lines_that_nobody_waits_for_let_others_run(line: bytes) -> N
     assert turns >= 500
 
 
-# Each took seconds or minutes with a parser that goes back, or reads all of it.
+# With a parser that backtracks, or reads everything, each of these takes seconds or minutes.
 SLOW = {
     "quotes": '"' * LINE_BYTES,
     "escaped quotes": '"' + r"\"" * (LINE_BYTES // 2),
@@ -371,7 +371,7 @@ def test_no_line_takes_long(line: str) -> None:
 
 @asynccontextmanager
 async def way_in(http: httpx.AsyncClient, server: HttpServer) -> AsyncGenerator[str]:
-    """The URL that messages are sent to; over SSE that of a session, whose answers nobody reads."""
+    """The URL for messages. Over SSE it is the URL of a session whose answers nobody reads."""
     if server.transport == "http":
         yield server.endpoint
         return
@@ -397,13 +397,13 @@ async def test_the_same_messages_are_answered_over_http(app: AppContext, transpo
     ):
         for name, (line, expected) in LINES_AND_ANSWERS.items():
             if not expected or name.startswith("too long"):
-                continue  # what is owed no answer has a status, and what is too long another
+                continue  # without an answer there is only a status, and a line that is too long has another one
             answer = await http.post(url, content=line)
             errors = [each for each in expected if each[1] in (INVALID_REQUEST, PARSE_ERROR)]
             if len(expected) == 1 and not errors:
                 assert answer.status_code == (200 if transport == "http" else 202), name
                 continue
-            # One request has one answer; that it holds several messages is an error, too.
+            # A request over HTTP has one answer. Several messages in it are an error as well.
             error = answer.json()
             found = (error["id"], error["error"]["code"])
             assert (answer.status_code, found) == (400, [*errors, (expected[0][0], INVALID_REQUEST)][0]), name

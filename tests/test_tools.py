@@ -55,7 +55,7 @@ async def test_a_call_comes_back_as_a_picture(agent: Client, sandbox: Sandbox, t
 
 
 @pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
-async def test_the_data_for_programs_stands_in_meta(agent: Client) -> None:
+async def test_machine_readable_data_is_in_meta(agent: Client) -> None:
     result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": 3, "negative_prompt": "blur"})
     job = job_of(result)
     (image,) = job.pop("images")
@@ -100,7 +100,9 @@ async def test_four_samples_give_four_different_pictures_within_the_budget(agent
     assert sandbox.paid_requests == 1
 
 
-async def test_base64_gives_the_full_picture_inline_and_never_reaches_the_wire(agent: Client, sandbox: Sandbox) -> None:
+async def test_base64_returns_the_full_picture_in_the_result_and_is_not_sent_to_the_api(
+    agent: Client, sandbox: Sandbox
+) -> None:
     result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "base64": True})
     (inline,) = images_of(result)
     assert sha256(b64decode(inline.data)).hexdigest() == job_of(result)["images"][0]["sha256"]
@@ -122,15 +124,13 @@ async def test_the_same_recipe_draws_the_same_picture(agent: Client) -> None:
     assert again["images"][0]["path"] != first["images"][0]["path"]
 
 
-async def test_one_sample_travels_by_v1_and_several_by_v2(agent: Client, sandbox: Sandbox) -> None:
+async def test_one_sample_is_drawn_by_v1_and_several_by_v2(agent: Client, sandbox: Sandbox) -> None:
     await agent.call_tool("generate_image_vega", {"prompt": "one"})
     await agent.call_tool("generate_image_vega", {"prompt": "two", "samples": 2})
     assert [(call.route, call.pictures) for call in sandbox.account.calls.values()] == [("v1", 1), ("v2", 2)]
 
 
-async def test_a_submitted_job_is_fetched_with_check_job_exactly_as_generate_returns_it(
-    agent: Client, sandbox: Sandbox
-) -> None:
+async def test_check_job_returns_a_submitted_job_exactly_as_generate_would(agent: Client, sandbox: Sandbox) -> None:
     submitted = await agent.call_tool("submit_job", {"prompt": "a fox", "seed": 5})
     request_id = job_of(submitted)["request_id"]
     assert request_id in sandbox.account.calls
@@ -161,7 +161,7 @@ async def test_a_job_under_way_says_when_to_ask_again(agent: Client) -> None:
     assert images_of(result) == []
 
 
-async def test_generate_hands_back_a_request_id_when_the_picture_takes_longer_than_the_wait(
+async def test_generate_returns_a_request_id_if_the_picture_takes_longer_than_the_wait(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     async with app_over(sandbox.url, tmp_path, wait_seconds=0) as app, Client(build_server(app)) as agent:
@@ -188,7 +188,7 @@ async def test_check_job_without_an_id_lists_the_latest_jobs_newest_first(agent:
     assert [job["request_id"] for job in (result.meta or {})["mcp-vega/jobs"]] == [second, first]
 
 
-async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_progress_is_reported_while_the_picture_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     heard: list[tuple[float, float | None, str | None]] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -212,7 +212,7 @@ async def test_progress_is_told_while_the_picture_is_drawn(sandbox: Sandbox, tmp
     assert all(total is None or progress < total for progress, total, _ in under_way)
 
 
-async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(agent: Client) -> None:
+async def test_an_unknown_tool_is_an_error_that_names_the_existing_ones(agent: Client) -> None:
     result = await agent.call_tool("draw", {"prompt": "a fox"})
     assert result.is_error
     assert text_of(result).splitlines() == [
@@ -223,7 +223,7 @@ async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do(a
 
 
 @pytest.mark.parametrize("tool", ["generate_image_vega", "generate_image_vegart", "submit_job"])
-async def test_without_a_key_a_call_says_what_to_set_and_where_to_get_it(
+async def test_without_a_key_an_error_says_what_to_set_and_where_to_get_it(
     sandbox: Sandbox, tmp_path: Path, tool: str
 ) -> None:
     async with app_over(sandbox.url, tmp_path, key=None) as app, Client(build_server(app)) as agent:
@@ -238,7 +238,7 @@ async def test_without_a_key_a_call_says_what_to_set_and_where_to_get_it(
     assert sandbox.paid_requests == 0
 
 
-async def test_the_key_goes_to_the_api_and_nowhere_else(agent: Client, sandbox: Sandbox) -> None:
+async def test_the_key_is_sent_to_the_api_and_nowhere_else(agent: Client, sandbox: Sandbox) -> None:
     results = [
         await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 2}),
         await agent.call_tool("generate_image_vega", {"prompt": "a fox [fault:401]"}),
@@ -249,7 +249,7 @@ async def test_the_key_goes_to_the_api_and_nowhere_else(agent: Client, sandbox: 
     assert sandbox.account.requests["GET media with key"] == 0
 
 
-async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_continues_when_the_host_cancels_the_call(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.hold()
     async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
         async with anyio.create_task_group() as tasks:
@@ -264,7 +264,7 @@ async def test_a_job_goes_on_when_the_host_cancels_the_call(sandbox: Sandbox, tm
     assert sandbox.paid_requests == 1
 
 
-async def test_a_picture_whose_file_is_gone_does_not_hide_the_others(agent: Client) -> None:
+async def test_a_picture_whose_file_is_missing_does_not_hide_the_others(agent: Client) -> None:
     result = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "samples": 2})
     job = job_of(result)
     Path(job["images"][0]["path"]).unlink()

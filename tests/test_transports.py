@@ -1,4 +1,4 @@
-"""The real server as a process: every transport, every protocol version, every way to leave."""
+"""The real server as a process: every transport, every protocol version, and every way to end."""
 
 import itertools
 import json
@@ -51,11 +51,11 @@ pytestmark = pytest.mark.anyio
 STDERR = "stderr.txt"
 COMMAND = [sys.executable, "-m", "mcp_vega"]
 VERSIONS = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
-signals = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """What a host passes on: little, and nothing of this machine's settings."""
+    """The environment that a host passes on: few variables, and none of this machine's settings."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     return {
         **kept,
@@ -72,7 +72,7 @@ def started(folder: Path, *arguments: str, **variables: str) -> AbstractContextM
 
 @contextmanager
 def started_by(command: list[str], folder: Path, *arguments: str, **variables: str) -> Generator[subprocess.Popen[str]]:
-    """The server with pipes, its stderr in a file that cannot fill up; killed if the test does not end it."""
+    """Run the server with pipes; stderr goes into a file, which cannot fill up. The server is killed at the end."""
     with (
         (folder / STDERR).open("w", encoding="utf-8") as stderr,
         subprocess.Popen(
@@ -96,7 +96,7 @@ def complaints(folder: Path) -> str:
 
 
 def address(folder: Path) -> str:
-    """The URL that a server has bound: the first line on its stderr."""
+    """The URL of a server: the first line on its stderr."""
     wait_until(lambda: "\n" in complaints(folder))
     return complaints(folder).splitlines()[0]
 
@@ -109,7 +109,7 @@ def send(process: subprocess.Popen[str], method: str, number: int | None = None,
 
 
 def receive(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The next answer; a host may pass over what it did not ask for."""
+    """The next answer; messages that nobody asked for are skipped."""
     assert process.stdout
     message = json.loads(process.stdout.readline())
     return message if "id" in message else receive(process)
@@ -123,13 +123,13 @@ def shake_hands(process: subprocess.Popen[str], version: str = "2025-06-18", nam
     return answer["result"]
 
 
-# The eras of the protocol, as the SDK's client names them.
+# The versions of the protocol, by the names in the SDK's client.
 MODES = ["auto", "legacy"]
 
 
 @asynccontextmanager
 async def agents_over(transport: str, folder: Path, **variables: str) -> AsyncGenerator[list[Client]]:
-    """MCP clients of a real server process, one for each era of the protocol; over stdio each has a process."""
+    """MCP clients of a real server process, one for each protocol version. Over stdio each has its own process."""
     async with AsyncExitStack() as stack:
         if transport == "stdio":
             command = StdioServerParameters(command=COMMAND[0], args=COMMAND[1:], env=environment(folder, **variables))
@@ -160,7 +160,7 @@ async def test_each_tool_works_over_each_transport_and_the_key_appears_nowhere(
 
 
 async def results_of_each_tool(agent: Client) -> list[Any]:
-    """What the tools and a resource answer, each with what it should."""
+    """The answers of the tools and of a resource, each with the text that it must contain."""
     arguments = {"prompt": "a fox", "seed": 1}
     results: list[Any] = [
         await agent.call_tool("generate_image_vega", arguments),
@@ -179,7 +179,7 @@ CLINE = "@cline/core"
 
 
 @pytest.mark.parametrize(("version", "name"), [*((version, "test") for version in VERSIONS), (VERSIONS[0], CLINE)])
-def test_stdio_speaks_every_version_of_the_protocol_says_nothing_else_and_leaves_at_once_when_stdin_ends(
+def test_on_stdio_the_server_speaks_every_protocol_version_prints_nothing_else_and_ends_when_stdin_ends(
     sandbox_in_thread: Sandbox, tmp_path: Path, version: str, name: str
 ) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
@@ -199,7 +199,7 @@ def test_stdio_speaks_every_version_of_the_protocol_says_nothing_else_and_leaves
 
 
 def exit_code(process: subprocess.Popen[str]) -> int:
-    """What a process ends with by itself."""
+    """The exit code of a process that ends by itself."""
     return process.wait(timeout=HANG_SECONDS)
 
 
@@ -213,7 +213,7 @@ LISTEN: dict[str, Any] = {
 }
 
 
-def test_a_server_whose_client_listens_for_notices_leaves_at_once_when_stdin_ends(tmp_path: Path) -> None:
+def test_a_server_with_a_subscribed_client_ends_immediately_when_stdin_ends(tmp_path: Path) -> None:
     with started_by(PATIENT, tmp_path, "--sandbox") as process:
         send(process, "subscriptions/listen", 1, **LISTEN)
         assert process.stdout
@@ -224,7 +224,7 @@ def test_a_server_whose_client_listens_for_notices_leaves_at_once_when_stdin_end
 
 
 @signals
-def test_a_server_whose_client_listens_for_notices_leaves_at_once_on_a_signal_over_http(tmp_path: Path) -> None:
+def test_over_http_a_server_with_a_subscribed_client_ends_immediately_on_a_signal(tmp_path: Path) -> None:
     with started_by(PATIENT, tmp_path, "--sandbox", "--transport", "http", "--port", "0") as process:
         message = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": LISTEN}
         headers = {
@@ -243,7 +243,7 @@ def test_a_server_whose_client_listens_for_notices_leaves_at_once_on_a_signal_ov
 
 
 @signals
-def test_an_idle_server_leaves_at_once_on_a_signal(tmp_path: Path) -> None:
+def test_an_idle_server_ends_immediately_on_a_signal(tmp_path: Path) -> None:
     with started_by(PATIENT, tmp_path, "--sandbox") as process:
         shake_hands(process)
         process.send_signal(signal.SIGINT)
@@ -252,52 +252,54 @@ def test_an_idle_server_leaves_at_once_on_a_signal(tmp_path: Path) -> None:
 
 @signals
 @pytest.mark.parametrize(("transport", "number"), [("sse", signal.SIGTERM), ("http", signal.SIGINT)])
-def test_an_idle_http_server_leaves_at_once_on_a_signal(tmp_path: Path, transport: str, number: signal.Signals) -> None:
+def test_an_idle_http_server_ends_immediately_on_a_signal(
+    tmp_path: Path, transport: str, number: signal.Signals
+) -> None:
     serve = ("--transport", transport, "--port", "0")
     with started_by(PATIENT, tmp_path, *serve, SEGMIND_API_KEY=KEY) as process:
         url = address(tmp_path).rpartition("/")[0]
         assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "version": __version__}
         process.send_signal(number)
         assert exit_code(process) == 0
-    assert complaints(tmp_path).count("\n") == 1  # the address
+    assert complaints(tmp_path).count("\n") == 1  # the line with the URL
 
 
 def wait_for_call(sandbox: Sandbox, count: int = 1) -> None:
-    """Until so many paid calls have reached the sandbox."""
+    """Wait until this many paid calls have reached the sandbox."""
     wait_until(lambda: len(sandbox.account.calls) >= count)
 
 
-# The second call within a minute waits for its turn. Once the server begins to leave, it is told so.
+# The second call within a minute waits for its turn. It fails as soon as the server begins to shut down.
 ONE_AT_A_TIME = {"MCP_VEGA_REQUESTS_PER_MINUTE": "1"}
 
 
 def count_of(folder: Path, condition: str) -> int:
-    """How many jobs of the ledger are as asked for."""
+    """How many jobs in the ledger meet a condition."""
     with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
-        return database.execute(f"SELECT count(*) FROM jobs WHERE {condition}").fetchone()[0]  # noqa: S608  no user's
+        return database.execute(f"SELECT count(*) FROM jobs WHERE {condition}").fetchone()[0]  # noqa: S608  from a test
 
 
 def is_leaving(folder: Path) -> bool:
-    """Whether a server has begun to leave: the call that waits for its turn has been told."""
+    """Whether the server has begun to shut down: then the call that waits for its turn has failed."""
     return count_of(folder, "state = 'FAILED'") == 1
 
 
 def draw_one_and_have_one_wait(process: subprocess.Popen[str], sandbox: Sandbox, folder: Path, prompt: str) -> None:
-    """Make a call that reaches the sandbox, and another one that waits for its turn."""
+    """Make a call that reaches the sandbox, and another call that waits for its turn."""
     send(process, "tools/call", 2, name="generate_image_vega", arguments={"prompt": prompt})
     wait_for_call(sandbox)
     send(process, "tools/call", 3, name="generate_image_vega", arguments={"prompt": "waits for its turn"})
     wait_until(lambda: count_of(folder, "sent IS NULL") == 1)
 
 
-def test_the_time_that_is_given_to_pictures_is_shorter_than_hosts_wait() -> None:
+def test_the_grace_for_pictures_is_shorter_than_hosts_wait() -> None:
     assert GRACE_SECONDS < 4
 
 
 @pytest.mark.parametrize(
     "leave", ["stdin", *(pytest.param(each, marks=signals) for each in ("SIGTERM", "SIGHUP", "twice"))]
 )
-def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
+def test_before_the_server_ends_it_keeps_a_picture_that_is_paid_for(
     sandbox_in_thread: Sandbox, tmp_path: Path, leave: str
 ) -> None:
     sandbox_in_thread.hold()
@@ -319,8 +321,8 @@ def test_a_picture_that_is_paid_for_is_kept_before_the_server_leaves(
 
 
 @signals
-def test_a_server_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a process that is started now has from this one
+def test_a_server_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a new process inherits this
     try:
         with started_by(PATIENT, tmp_path, "--sandbox") as process:
             shake_hands(process)
@@ -344,7 +346,7 @@ def test_a_picture_is_kept_when_the_host_dies_in_the_middle_of_the_call(
         draw_one_and_have_one_wait(process, sandbox_in_thread, tmp_path, "in flight")
         assert process.stdin
         assert process.stdout
-        process.stdout.close()  # the answer after the wait finds nobody
+        process.stdout.close()  # nobody reads the answer any more
         process.stdin.close()
         wait_until(lambda: is_leaving(tmp_path))
         sandbox_in_thread.let_go()
@@ -356,10 +358,10 @@ def test_a_picture_is_kept_when_the_host_dies_in_the_middle_of_the_call(
 
 @signals
 @pytest.mark.parametrize("transport", ["sse", "http"])
-async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
+async def test_before_an_http_server_ends_it_keeps_what_is_paid_for(
     sandbox_in_thread: Sandbox, tmp_path: Path, transport: str
 ) -> None:
-    sandbox_in_thread.account.speed = 0.6  # longer than a server takes to leave that waits for nothing
+    sandbox_in_thread.account.speed = 0.6  # longer than an idle server takes to end
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0"}
     serve = ("--transport", transport, "--port", "0")
     with started_by(PATIENT, tmp_path, *serve, **variables) as process:
@@ -374,7 +376,7 @@ async def test_an_http_server_keeps_what_is_paid_for_before_it_leaves(
 
 
 @signals
-def test_a_server_does_not_wait_longer_than_its_host_would_and_names_what_it_leaves(
+def test_a_server_does_not_wait_longer_than_its_host_and_names_the_jobs_that_it_leaves(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, **ONE_AT_A_TIME}
@@ -384,14 +386,16 @@ def test_a_server_does_not_wait_longer_than_its_host_would_and_names_what_it_lea
         assert process.stdin
         process.stdin.close()
         wait_until(lambda: is_leaving(tmp_path))
-        process.terminate()  # as hosts do, two seconds after they closed stdin
+        process.terminate()  # as hosts do two seconds after they closed stdin
         assert exit_code(process) == 0
     assert complaints(tmp_path).count("was still running") == 1
     assert "Charged: unknown." in complaints(tmp_path)
 
 
 @signals
-async def test_an_http_server_does_not_wait_longer_either(sandbox_in_thread: Sandbox, tmp_path: Path) -> None:
+async def test_an_http_server_does_not_wait_longer_than_its_grace_either(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_WAIT_SECONDS": "0"}
     serve = ("--transport", "http", "--port", "0")
     with started_by(with_grace(1), tmp_path, *serve, **variables) as process:
@@ -402,10 +406,10 @@ async def test_an_http_server_does_not_wait_longer_either(sandbox_in_thread: San
     assert complaints(tmp_path).count("was still running") == 1
 
 
-def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
+def test_the_next_server_continues_the_jobs_of_a_server_that_was_killed(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox_in_thread.account.speed = 20  # so that nothing is drawn before the server is killed
+    sandbox_in_thread.account.speed = 20  # nothing is drawn before the server is killed
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY}
     with started(tmp_path, **variables) as process:
         shake_hands(process)
@@ -431,7 +435,7 @@ def test_what_a_server_that_was_killed_left_behind_is_taken_up_by_the_next_one(
     assert len(list(tmp_path.glob("20*/*"))) == 3
 
 
-def test_what_a_killed_server_never_sent_is_sent_once_by_the_next_one(
+def test_the_next_server_sends_a_call_once_that_a_killed_server_never_sent(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
     sandbox = sandbox_in_thread
@@ -458,7 +462,7 @@ def test_what_a_killed_server_never_sent_is_sent_once_by_the_next_one(
 
 
 def jobs_in(folder: Path) -> list[dict[str, Any]]:
-    """The jobs in the ledger's file, read as another program reads it."""
+    """The jobs in the ledger, read as another program would read them."""
     with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute("SELECT * FROM jobs")]
@@ -476,7 +480,7 @@ def test_without_a_key_the_server_starts_and_lists_its_tools(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("transport", ["sse", "http"])
-def test_a_foreign_host_or_origin_is_refused(tmp_path: Path, transport: str) -> None:
+def test_a_wrong_host_or_origin_is_refused(tmp_path: Path, transport: str) -> None:
     with started(tmp_path, "--transport", transport, "--port", "0"):
         url = address(tmp_path)
         method = "GET" if transport == "sse" else "POST"
@@ -487,7 +491,7 @@ def test_a_foreign_host_or_origin_is_refused(tmp_path: Path, transport: str) -> 
 
 
 def run_at_a_taken_port(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command that is to be refused, in this process: if it were not, the port would end it."""
+    """A command that must be refused, in this process. If it were accepted, it would fail because its port is taken."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return run(*arguments, "--port", str(taken.getsockname()[1]), folder=folder, **variables)
 
@@ -495,21 +499,21 @@ def run_at_a_taken_port(*arguments: str, folder: Path, **variables: str) -> subp
 EVERYWHERE = ("--transport", "http", "--host", "0.0.0.0", "--port", "0")  # noqa: S104  what is tested
 
 
-def test_an_address_that_others_reach_is_not_served_without_tokens(tmp_path: Path) -> None:
+def test_an_address_for_other_machines_is_not_served_without_tokens(tmp_path: Path) -> None:
     done = run_at_a_taken_port(*EVERYWHERE, folder=tmp_path)
     assert done.returncode == 2
     assert "MCP_VEGA_AUTH_TOKENS" in done.stderr
     assert "--insecure" in done.stderr
 
 
-def test_tokens_that_cannot_be_used_are_told_at_the_start_and_not_shown(tmp_path: Path) -> None:
+def test_tokens_that_cannot_be_used_are_reported_at_the_start_and_not_shown(tmp_path: Path) -> None:
     done = run_at_a_taken_port(*EVERYWHERE[:2], folder=tmp_path, MCP_VEGA_AUTH_TOKENS="secret, alice:")
     assert done.returncode == 2
     assert "MCP_VEGA_AUTH_TOKENS cannot be used: in entry 2, its token is empty" in done.stderr
     assert "secret" not in done.stderr
 
 
-def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: Path) -> None:
+def test_an_address_for_other_machines_is_served_to_callers_with_a_token(tmp_path: Path) -> None:
     with started(tmp_path, *EVERYWHERE, MCP_VEGA_AUTH_TOKENS="alices-token, bobs-token") as process:
         url = address(tmp_path).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         assert httpx.post(url, json={}, trust_env=False).status_code == 401
@@ -521,7 +525,7 @@ def test_an_address_that_others_reach_is_served_to_those_with_a_token(tmp_path: 
     assert "asks for no token" not in complaints(tmp_path)
 
 
-def test_without_tokens_an_address_that_others_reach_is_served_when_that_is_spelled_out(tmp_path: Path) -> None:
+def test_an_address_for_other_machines_is_served_without_tokens_if_an_option_says_so(tmp_path: Path) -> None:
     with started(tmp_path, *EVERYWHERE, "--insecure") as process:
         url = address(tmp_path).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         assert httpx.post(url, json={}, trust_env=False).status_code not in (401, 403, 421)
@@ -530,7 +534,7 @@ def test_without_tokens_an_address_that_others_reach_is_served_when_that_is_spel
     assert "Anyone who reaches this address can draw at your cost" in complaints(tmp_path)
 
 
-def test_a_token_is_in_no_log(tmp_path: Path) -> None:
+def test_no_log_shows_a_token(tmp_path: Path) -> None:
     token = "a-token-that-is-secret"
     variables = {"MCP_VEGA_AUTH_TOKENS": token, "MCP_VEGA_LOG_LEVEL": "DEBUG"}
     with started(tmp_path, "--transport", "http", "--port", "0", **variables):
@@ -544,7 +548,7 @@ def test_a_token_is_in_no_log(tmp_path: Path) -> None:
 
 @contextmanager
 def few_files_at_first() -> Generator[Callable[[], None]]:
-    """Let programs have few files open unless they ask for more, until what is yielded is called."""
+    """Let new programs have few open files unless they ask for more, until the yielded function is called."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -560,7 +564,7 @@ def few_files_at_first() -> Generator[Callable[[], None]]:
 
 
 @signals
-def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
+def test_silent_connections_do_not_keep_others_out(tmp_path: Path) -> None:
     most = HttpLimits().unknown_connections
     with (
         few_files_at_first() as end,

@@ -1,4 +1,4 @@
-"""The page as an MCP App: the tools name it, it is read as a resource, and its policy lets nothing else run."""
+"""The page as an MCP App: the tools name it, it can be read as a resource, and its policy lets nothing else run."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ async def read_view(agent: Client) -> TextResourceContents:
     return content
 
 
-# ---- what hosts find ----
+# ---- what hosts see ----
 
 
 async def test_the_tools_that_return_pictures_name_the_app(agent: Client) -> None:
@@ -45,14 +45,14 @@ async def test_the_server_says_that_it_has_an_app(app: AppContext) -> None:
         assert agent.server_capabilities.extensions == {"io.modelcontextprotocol/ui": {}}
 
 
-async def test_the_app_is_listed_and_read(agent: Client) -> None:
+async def test_the_app_is_listed_and_can_be_read(agent: Client) -> None:
     (listed,) = (each for each in (await agent.list_resources()).resources if each.uri == VIEW)
     read = await read_view(agent)
     assert listed.mime_type == read.mime_type == "text/html;profile=mcp-app"
     assert read.text == PAGE
 
 
-async def test_the_app_is_read_where_every_call_is_an_error_so_that_the_error_is_shown(app: AppContext) -> None:
+async def test_the_app_can_be_read_even_if_every_call_is_an_error(app: AppContext) -> None:
     async with Client(build_server(replace(app, problem=MissingKey("There is no key")))) as agent:
         assert (await agent.call_tool("check_job", {})).is_error
         assert (await read_view(agent)).text == PAGE
@@ -65,7 +65,7 @@ def inline(element: str) -> list[str]:
     return re.findall(rf"<{element}[^>]*>(.*?)</{element}>", PAGE, re.DOTALL)
 
 
-def test_the_policy_lets_the_files_own_script_and_style_run_and_nothing_else() -> None:
+def test_the_policy_allows_only_the_files_own_script_and_style() -> None:
     (meta,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', PAGE)
     assert meta == view_policy()
     directives = dict(each.strip().split(" ", 1) for each in meta.split(";"))
@@ -79,7 +79,7 @@ def test_the_policy_lets_the_files_own_script_and_style_run_and_nothing_else() -
         "require-trusted-types-for": "'script'",
         "trusted-types": "'none'",
     }
-    # A policy holds for what follows it.
+    # A policy applies to what follows it.
     assert PAGE.index("http-equiv") < min(PAGE.index(each) for each in ("<style", "<script", "<body"))
 
 
@@ -92,14 +92,14 @@ def test_the_file_is_small_and_loads_nothing_from_elsewhere() -> None:
     )
 
 
-def test_no_text_becomes_markup_and_no_attribute_a_program() -> None:
+def test_text_never_becomes_markup_and_attributes_contain_no_code() -> None:
     markup = re.sub(r"<(script|style)>.*?</\1>", "", PAGE, flags=re.DOTALL)
     assert not re.findall(r"<[^>]*\s(?:on\w+|style)=", markup)
     sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|setHTML|javascript:"
     assert not re.findall(sinks, PAGE)
 
 
-# ---- what the file says of the product ----
+# ---- what the file knows about the product ----
 
 
 def constant(name: str, text: str) -> str:
@@ -107,9 +107,9 @@ def constant(name: str, text: str) -> str:
     return found
 
 
-def test_the_file_knows_the_models_as_they_are_documented() -> None:
+def test_the_file_has_the_documented_models() -> None:
     known = json.loads(constant("MODELS", PAGE))
-    # What has one value alone need not be named.
+    # These have one value, or are not options.
     fixed = {"prompt", "seed", "img_width", "img_height"}
     assert known == {
         slug: {
@@ -123,7 +123,7 @@ def test_the_file_knows_the_models_as_they_are_documented() -> None:
     }
 
 
-def test_the_file_knows_the_options_of_the_command() -> None:
+def test_the_file_has_the_options_of_the_command() -> None:
     known = dict(re.findall(r'(\w+): "([\w-]+)"', constant("OPTIONS", PAGE)))
     words = [f"--{option}={ast.literal_eval(value)}" for option, value in zip(known.values(), "1234", strict=True)]
     taken = vars(build_parser().parse_args(["draw", *words, "--", "a fox"]))

@@ -37,7 +37,7 @@ def recognise(data: bytes) -> Format | None:
     return None
 
 
-def require_whole(data: bytes) -> bytes:
+def require_complete(data: bytes) -> bytes:
     """Return `data` if it is a complete picture.
 
     Raises:

@@ -10,7 +10,7 @@ import anyio
 from mcp_vega import errors
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging import metadata
-from mcp_vega.imaging.formats import SUFFIXES, recognise, require_whole
+from mcp_vega.imaging.formats import SUFFIXES, recognise, require_complete
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import SANDBOX, Image, Job, Receipt, State
@@ -116,7 +116,7 @@ class ImageSaver:
                     found.append(data)
                     break
         try:
-            return [require_whole(data) for data in found] if len(found) == job.parameters.pictures else []
+            return [require_complete(data) for data in found] if len(found) == job.parameters.pictures else []
         except errors.UnreadableAnswer:
             return []
 

@@ -15,7 +15,7 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, require_whole
+from mcp_vega.imaging.formats import MAX_BYTES, require_complete
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
 from mcp_vega.segmind.body import off_loop
@@ -226,7 +226,7 @@ class SegmindClient:
             message = f"The picture was drawn, but {shown} answered with HTTP {response.status}"
             raise errors.MediaError(message, next_step=open_soon)
         try:
-            return require_whole(response.body)
+            return require_complete(response.body)
         except errors.UnreadableAnswer as error:
             message = f"The picture was drawn, but {shown} sent no complete picture of at most {MAX_BYTES:,} bytes"
             raise errors.MediaError(message, next_step=f"Open {shown}", received=response.body) from error

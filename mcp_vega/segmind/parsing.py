@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import recognise, require_whole
+from mcp_vega.imaging.formats import recognise, require_complete
 from mcp_vega.job import Receipt, State
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.pictures import documented_fields, find_pictures
@@ -71,7 +71,7 @@ def parse_generation(response: ApiResponse, *, paid: bool) -> Generation | Submi
     _require_success_or_failure(response, paid=paid)
     receipt = parse_receipt(response)
     if recognise(response.body):
-        return Generation((require_whole(response.body),), receipt)
+        return Generation((require_complete(response.body),), receipt)
     request_id = _request_id(response)
     # While a job is in progress, an address may be that of anything.
     if pictures := find_pictures(response.content, certain=request_id is not None):

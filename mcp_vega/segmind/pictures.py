@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_whole
+from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_complete
 from mcp_vega.segmind.values import ECHOES, FIELD_DEPTH, WRAPPERS, as_list, as_object, plain_name
 
 # How deep in an answer pictures may be nested, how many of its values are searched, and how many pictures are taken:
@@ -104,7 +104,7 @@ class _PictureFinder:
     def _complete(self, data: bytes) -> Iterator[_Found]:
         if recognise(data):
             try:
-                yield _Found(require_whole(data), certain=True)
+                yield _Found(require_complete(data), certain=True)
             except errors.UnreadableAnswer as error:
                 self.problem = error
 

@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""LangChain's adapters: the message that a model is handed after it asked for a picture, printed."""
+"""Prints the message that a model gets from LangChain's adapters after it asked for a picture."""
 
 import asyncio
 import json

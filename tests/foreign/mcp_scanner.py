@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""Cisco's scanner, without its services: what it finds in the tools, texts and resources of a server, printed."""
+"""Prints what Cisco's scanner, without its services, finds in the tools, texts and resources of a server."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else a dependency of the scanner asks for a list of prices
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise a dependency of the scanner downloads a list of prices
 
 from mcp.client import Client
 from mcpscanner import AnalyzerEnum as Analyzer
@@ -18,7 +18,7 @@ PASSAGE = "The guard lit the lamp, and the gulls rose from the rocks."
 
 
 async def texts(url: str) -> dict[str, str]:
-    """What an agent reads besides descriptions: each prompt, filled in, and a result."""
+    """The other texts that an agent reads: a result, and each prompt with arguments."""
     async with Client(url) as client:
         result = await client.call_tool("generate_image_vegart", {"prompt": "a fox"})
         said = "\n".join(each.text for each in result.content if each.type == "text")
@@ -37,14 +37,14 @@ async def texts(url: str) -> dict[str, str]:
 
 async def main(url: str) -> None:
     scanner = Scanner(Config())
-    # Apart: after YARA, the analyzer of readiness is handed tools without their descriptions, and finds that they lack.
+    # A separate scan: after YARA, the analyzer of readiness gets the tools without descriptions, and reports that.
     tools = await scanner.scan_remote_server_tools(url, analyzers=[Analyzer.YARA, Analyzer.SCHEMA])
     ready = await scanner.scan_remote_server_tools(url, analyzers=[Analyzer.READINESS])
     instructions = await scanner.scan_remote_server_instructions(url, analyzers=[Analyzer.YARA])
     scans = [(each.tool_name, each) for each in (*tools, *ready)] + [("instructions", instructions)]
-    # The scanner's own way with prompts asks for them with empty arguments, which ours refuse.
+    # The scanner itself requests prompts with empty arguments, which this server refuses.
     read = await texts(url)
-    kinds = ["application/json"]  # after the call of `texts`, the gallery has something to say
+    kinds = ["application/json"]  # now, after `texts`, the gallery has a picture
     resources = await scanner.scan_remote_server_resources(url, analyzers=[Analyzer.YARA], allowed_mime_types=kinds)
     scans += [(each.resource_uri, each) for each in resources if each.resource_mime_type in kinds]
     found: list[tuple[str, Any]] = [(name, finding) for name, scan in scans for finding in scan.findings]

@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""The OpenAI Agents SDK with a model that asks for a picture and ends: what that model is handed, printed."""
+"""Prints what a model gets from the OpenAI Agents SDK after it asked for a picture."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 
 
 class Artist(Model):
-    """Stands in for a language model: calls the tool in its first turn, says a word in its second."""
+    """Acts as a language model: it calls the tool in its first turn, and ends in its second."""
 
     def __init__(self) -> None:
         self.tools: list[str] = []
@@ -37,7 +37,7 @@ class Artist(Model):
 
 async def main(parameters: dict[str, Any]) -> None:
     artist = Artist()
-    # A drawing may take longer than the 5 seconds that are usual here.
+    # A drawing may take longer than this SDK's usual 5 s.
     async with MCPServerStdio(parameters, client_session_timeout_seconds=60) as server:
         agent = Agent(name="artist", model=artist, mcp_servers=[server])
         await Runner.run(agent, "Draw a fox.", run_config=RunConfig(tracing_disabled=True))

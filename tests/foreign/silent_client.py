@@ -1,7 +1,7 @@
 # pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
-"""A Python client of mcp 1.x, which says nothing when it times out: calls, gives up, and makes the same call again.
+"""A Python client of mcp 1.x, which sends no cancellation when it times out: it gives up and makes the same call again.
 
-The repeat goes to the last of the servers that it is told of. What came of both calls is printed.
+The second call goes to the last of the given servers. The program prints the outcomes of both calls.
 """
 
 import asyncio
