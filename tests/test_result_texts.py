@@ -145,7 +145,8 @@ async def agent_over(app: AppContext, transport: str, mode: str, client: Impleme
 
 
 @pytest.mark.parametrize(
-    ("transport", "mode"), [("memory", "auto"), ("memory", "legacy"), ("http", "auto"), ("sse", "legacy")]
+    ("transport", "mode"),
+    [("memory", "auto"), ("memory", "legacy"), ("http", "auto"), ("http", "legacy"), ("sse", "legacy")],
 )
 async def test_a_client_that_passes_results_on_as_text_gets_only_text(
     app: AppContext, transport: str, mode: str
@@ -162,14 +163,6 @@ async def test_a_client_that_passes_results_on_as_text_gets_only_text(
     assert "Note: this client passes pictures to its model as text, so the result has none;" in text_of(theirs[1])
     assert all(text_of(result).splitlines()[-1].startswith("Image: ") for result in theirs[:3])
     assert "sheet" not in text_of(theirs[3])
-
-
-async def test_over_http_before_2026_requests_have_no_client_name_so_every_client_gets_the_same(
-    app: AppContext,
-) -> None:
-    async with agent_over(app, "http", "legacy", CLINE) as agent:
-        drawn = await agent.call_tool(RT, {"prompt": "a fox"})
-    assert (len(images_of(drawn)), data_in(drawn)) == (1, {"mcp-vega/job"})
 
 
 # ---- progress ----

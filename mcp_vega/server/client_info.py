@@ -17,6 +17,7 @@ from mcp_vega.job import OPERATOR, Image
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
+SESSION_ID = "mcp-session-id"
 # The keys of a request's ASGI scope: its owner, and the function that signs links for that owner.
 OWNER, SIGNED = "mcp_vega.owner", "mcp_vega.signed"
 # Clients whose model gets a result as JSON: `_meta` first, pictures as base64, all of it cut to 8,000 characters.
@@ -30,8 +31,8 @@ class ClientInfo:
     """A client, as far as a result depends on it.
 
     Attributes:
-        name: The name in its `clientInfo`; empty if the request does not have it. Over Streamable HTTP a request of a
-            protocol before 2026 does not.
+        name: The name in its `clientInfo`; empty if it is not known. Over Streamable HTTP before the protocol of 2026,
+            it is only known of clients that get text alone, from the id of their session (`http/messages.py`).
         base_url: The address at which it reaches this server over HTTP; None for a client on the same machine.
         read_limit: How many bytes of a resource reach it; None if there is no limit.
         has_channel: Whether the server can notify it unasked.
@@ -60,6 +61,8 @@ class ClientInfo:
         over_sse = path.startswith(SSE_MESSAGES_PATH)
         limited = over_sse or context.protocol_version not in MODERN_PROTOCOL_VERSIONS
         limit = MESSAGE_BYTES if limited else None
+        in_session = request.headers.get(SESSION_ID, "").partition(".")[2]
+        name = name or (in_session if in_session in TEXT_ONLY_CLIENTS else "")
         return replace(cls.of_request(request), name=name, read_limit=limit, has_channel=over_sse)
 
     @classmethod
