@@ -267,6 +267,9 @@ async def test_the_ledger_may_be_empty_or_unreadable(tmp_path: Path) -> None:
         done = await run_beside(*command, folder=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(r"Error: The ledger .* \(ledger_error\)\.\nNext: .*\n", done.stderr)
+    beside = await run_beside("jobs", "--sandbox", folder=tmp_path)
+    assert beside.stderr == f"No jobs yet in {ledger.parent / 'sandbox' / ledger.name}\n"
+    assert sorted(ledger.parent.iterdir()) == [ledger]
 
 
 async def test_jobs_since_a_day_are_all_of_them(tmp_path: Path, keep: Keep) -> None:
@@ -303,6 +306,34 @@ def test_options_that_make_no_sense_are_refused_without_a_word_of_charges(
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert "Charged" not in done.stderr
+
+
+# ---- the other ledger ----
+
+OUTSIDE = "The ledger outside the sandbox has {}: leave out --sandbox, or unset MCP_VEGA_SANDBOX.\n"
+INSIDE = "The sandbox's ledger has {}: add --sandbox.\n"
+
+
+@posix
+@pytest.mark.parametrize(("options", "hint"), [(["--sandbox"], OUTSIDE), ([], INSIDE)])
+async def test_what_only_the_other_ledger_has_is_said_with_the_option_that_finds_it(
+    tmp_path: Path, keep: Keep, options: list[str], hint: str
+) -> None:
+    (job,) = await keep(Kept())
+    home = tmp_path / "home"
+    if not options:
+        home = tmp_path / "real"
+        home.mkdir()
+        (home / "sandbox").symlink_to(tmp_path / "home")
+    for command in (["jobs"], ["jobs", "--spent"], ["gallery", "--folder"]):
+        done = await run_beside(*command, *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
+        assert hint.format("jobs") in done.stderr, command
+    for command in (["jobs"], ["recipe"], ["draw", "--like"]):
+        for name in ("f0f0f0f0", job.images[0].uri):
+            done = await run_beside(*command, name, *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
+            assert done.stderr.endswith(f"\nNext: {hint.format('it')}"), command
+        unknown = await run_beside(*command, "nope", *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
+        assert f" {' '.join(['mcp-vega', 'jobs', *options])} " in unknown.stderr
 
 
 # ---- one job ----
