@@ -682,6 +682,7 @@ def test_whoever_names_no_host_chooses_among_those_that_are_found_and_is_asked_f
     assert "4  windsurf     Windsurf: ~/.codeium/windsurf/mcp_config.json (its file cannot be read)\r\n" in seen
     assert seen.count("Segmind API key (") == 1
     assert seen.count("Error: ") == 1
+    assert "Charged" not in seen
     assert KEY not in seen
     assert servers_in("claude-code", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
     assert servers_in("codex", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
