@@ -342,15 +342,24 @@ async def test_what_only_the_other_ledger_has_is_said_with_the_option_that_finds
 def test_jobs_shows_one_in_full_by_all_its_names(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
-    path = run("draw", "a fox", "--seed", "7", "--steps", "30", folder=tmp_path, **api).stdout.strip()
+    path = run(
+        "draw", "a fox", "--seed", "7", "--steps", "30", "--negative-prompt", "blur", folder=tmp_path, **api
+    ).stdout.strip()
     (request_id,) = sandbox_in_thread.account.calls
     lines = run("jobs", request_id, folder=tmp_path).stdout.splitlines()
     facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines if line[0] != " ")}
     assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "done", "7", "v1")
     assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
-    assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
+    assert (facts["Prompt"], facts["Negative"]) == ("“a fox”", "“blur”")
+    assert facts["Parameters"] == (
+        "num_inference_steps 30, img_width 1024, img_height 1024, base64 false, samples 1, scheduler DPM2 Karras, "
+        "guidance_scale 7.5"
+    )
     assert facts["Image"] == path
-    assert lines[lines.index(f"Image:        {path}") + 1].startswith(f"              {SMALL}×{SMALL}, ")
+    uri, size, _ = lines[lines.index(f"Image:        {path}") + 1 :]
+    assert uri.startswith("              vega://images/")
+    assert size.startswith(f"              {SMALL}×{SMALL}, ")
+    assert run("jobs", uri.strip(), folder=tmp_path).stdout.splitlines() == lines
     digits = Path(path).stem.rpartition("-")[2]
     for named in (facts["Local id"], request_id[:8], digits, path, f"vega://jobs/{request_id}"):
         assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named
