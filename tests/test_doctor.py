@@ -139,6 +139,7 @@ def test_if_all_is_well_every_line_is_good_and_nothing_is_left_behind(
 def test_with_the_sandbox_no_key_and_no_network_are_needed(tmp_path: Path) -> None:
     checked = found(tmp_path, "--sandbox", SEGMIND_BASE_URL=NOWHERE)
     assert [*checked] == NAMES
+    assert checked["settings"]["detail"] == "set: SEGMIND_BASE_URL, MCP_VEGA_GALLERY, MCP_VEGA_HOME, --sandbox"
     assert checked["hosts"]["state"] == "note"
     assert bad(checked) == []
     assert {*checked["api"]} == {"name", "state", "detail", "fix"}
@@ -575,6 +576,21 @@ def test_a_key_that_only_a_hosts_file_has_is_checked(tmp_path: Path, api: dict[s
     assert checked["key"]["detail"].startswith("The API answered with HTTP 401")
     assert checked["key"]["detail"].endswith(" (the key in Cursor's file)")
     assert "no-key-of" not in json.dumps(checked)
+
+
+def test_where_all_hosts_use_servers_over_http_no_key_is_needed_here(tmp_path: Path) -> None:
+    file = tmp_path / ".cursor" / "mcp.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"mcpServers": {"vega": {"url": "https://pictures.example/mcp"}}}), encoding="utf-8")
+    checked = found(tmp_path, SEGMIND_BASE_URL=NOWHERE)
+    assert bad(checked) == []
+    assert [checked[name]["state"] for name in ("api", "key", "balance")] == ["note"] * 3
+    assert "none is needed: every host uses a server over HTTP" in checked["key"]["detail"]
+    assert checked["hosts"]["detail"] == "Cursor (over HTTP)"
+    (tmp_path / ".codeium" / "windsurf").mkdir(parents=True)
+    one_here = json.dumps({"mcpServers": {"vega": {"command": sys.executable}}})
+    (tmp_path / ".codeium" / "windsurf" / "mcp_config.json").write_text(one_here, encoding="utf-8")
+    assert bad(found(tmp_path, SEGMIND_BASE_URL=NOWHERE)) == ["api", "key"]
 
 
 def test_a_variable_instead_of_a_key_counts_as_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

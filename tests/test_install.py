@@ -652,6 +652,7 @@ def test_without_a_name_the_user_chooses_among_the_found_hosts_and_is_asked_for_
     assert "4  windsurf     Windsurf: ~/.codeium/windsurf/mcp_config.json (its file cannot be read)\r\n" in seen
     assert seen.count("Segmind API key (") == 1
     assert seen.count("Error: ") == 1
+    assert "Charged" not in seen
     assert KEY not in seen
     assert servers_in("claude-code", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
     assert servers_in("codex", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}

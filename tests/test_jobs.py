@@ -259,6 +259,9 @@ async def test_the_ledger_may_be_empty_or_unreadable(tmp_path: Path) -> None:
         done = await run_beside(*command, folder=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(r"Error: The ledger .* \(ledger_error\)\.\nNext: .*\n", done.stderr)
+    beside = await run_beside("jobs", "--sandbox", folder=tmp_path)
+    assert beside.stderr == f"No jobs yet in {ledger.parent / 'sandbox' / ledger.name}\n"
+    assert sorted(ledger.parent.iterdir()) == [ledger]
 
 
 async def test_since_a_day_lists_every_job_from_then_on(tmp_path: Path, keep: Keep) -> None:
@@ -297,21 +300,58 @@ def test_options_that_make_no_sense_are_refused_and_the_error_does_not_mention_c
     assert "Charged" not in done.stderr
 
 
+# ---- the other ledger ----
+
+OUTSIDE = "The ledger outside the sandbox has {}: leave out --sandbox, or unset MCP_VEGA_SANDBOX.\n"
+INSIDE = "The sandbox's ledger has {}: add --sandbox.\n"
+
+
+@posix
+@pytest.mark.parametrize(("options", "hint"), [(["--sandbox"], OUTSIDE), ([], INSIDE)])
+async def test_what_only_the_other_ledger_has_is_said_with_the_option_that_finds_it(
+    tmp_path: Path, keep: Keep, options: list[str], hint: str
+) -> None:
+    (job,) = await keep(Kept())
+    home = tmp_path / "home"
+    if not options:
+        home = tmp_path / "real"
+        home.mkdir()
+        (home / "sandbox").symlink_to(tmp_path / "home")
+    for command in (["jobs"], ["jobs", "--spent"], ["gallery", "--folder"]):
+        done = await run_beside(*command, *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
+        assert hint.format("jobs") in done.stderr, command
+    for command in (["jobs"], ["recipe"], ["draw", "--like"]):
+        for name in ("f0f0f0f0", job.images[0].uri):
+            done = await run_beside(*command, name, *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
+            assert done.stderr.endswith(f"\nNext: {hint.format('it')}"), command
+        unknown = await run_beside(*command, "nope", *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
+        assert f" {' '.join(['mcp-vega', 'jobs', *options])} " in unknown.stderr
+
+
 # ---- one job ----
 
 
 def test_jobs_shows_one_job_in_full_by_any_of_its_names(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
-    path = run("draw", "a fox", "--seed", "7", "--steps", "30", folder=tmp_path, **api).stdout.strip()
+    path = run(
+        "draw", "a fox", "--seed", "7", "--steps", "30", "--negative-prompt", "blur", folder=tmp_path, **api
+    ).stdout.strip()
     (request_id,) = sandbox_in_thread.account.calls
     lines = run("jobs", request_id, folder=tmp_path).stdout.splitlines()
     facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines if line[0] != " ")}
     assert (facts["Request id"], facts["State"], facts["Seed"], facts["Route"]) == (request_id, "done", "7", "v1")
     assert (facts["Charged"], facts["Cost"], facts["API"]) == ("yes", "$0.0027", sandbox_in_thread.url)
-    assert json.loads(facts["Parameters"])["num_inference_steps"] == 30
+    assert (facts["Prompt"], facts["Negative"]) == ("“a fox”", "“blur”")
+    assert facts["Parameters"] == (
+        "num_inference_steps 30, img_width 1024, img_height 1024, base64 false, samples 1, scheduler DPM2 Karras, "
+        "guidance_scale 7.5"
+    )
     assert facts["Image"] == path
-    assert lines[lines.index(f"Image:        {path}") + 1].startswith(f"              {SMALL}×{SMALL}, ")
+    uri, size, _ = lines[lines.index(f"Image:        {path}") + 1 :]
+    assert uri.startswith("              vega://images/")
+    assert size.startswith(f"              {SMALL}×{SMALL}, ")
+    assert run("jobs", uri.strip(), folder=tmp_path).stdout.splitlines() == lines
     digits = Path(path).stem.rpartition("-")[2]
     for named in (facts["Local id"], request_id[:8], digits, path, f"vega://jobs/{request_id}"):
         assert run("jobs", named, folder=tmp_path).stdout.splitlines() == lines, named

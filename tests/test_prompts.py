@@ -149,6 +149,23 @@ async def test_a_prompt_with_wrong_arguments_is_an_error_that_says_why(agent: Cl
         assert caught.value.error.code == -32602
 
 
+async def test_vary_names_the_pictures_that_words_match_and_takes_none_of_them(agent: Client) -> None:
+    async def refused(words: str) -> str:
+        with pytest.raises(MCPError) as caught:
+            await agent.get_prompt("vary", {"image": words, "change": "x"})
+        return caught.value.error.message
+
+    names: list[str] = []
+    for prompt in ["a fox", *["a lighthouse at dusk"] * 4]:
+        job = job_of(await agent.call_tool(RT, {"prompt": prompt}))
+        names.insert(0, Path(job["images"][0]["path"]).name)
+    one = await refused("Fox")
+    assert "There is no picture with the id 'Fox'" in one
+    assert f"\nNext: Name a picture that matches these words: {names[-1]}." in one
+    assert f"these words: {', '.join(names[:3])}, or another one." in await refused("lighthouse dusk")
+    assert "matches these words" not in await refused("whale")
+
+
 async def test_vary_says_if_a_job_has_no_picture(agent: Client) -> None:
     failed = await agent.call_tool("generate_image_vegart", {"prompt": "a fox [fault:402]"})
     assert failed.is_error

@@ -48,7 +48,7 @@ async def test_the_places_of_the_pictures_are_always_the_last_lines(sandbox: San
     ):
         under_way = await agent.call_tool(VEGA, asked)
         again = await agent.call_tool(VEGA, asked)
-        assert labels(under_way) == ["State", "Request id", "Cost", "Spending limit", "Sandbox"]
+        assert labels(under_way) == ["Cost", "Spending limit", "Sandbox", "State", "Request id"]
         assert labels(again) == ["Note", *labels(under_way)]
         question = {"request_id": job_of(under_way)["request_id"], "wait_seconds": 45}
         drawn = await agent.call_tool("check_job", question)

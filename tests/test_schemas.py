@@ -12,7 +12,7 @@ from mcp.client import Client
 
 from mcp_vega import __version__
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.parameters import VegaParameters
+from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.schemas import of_any_model, of_model
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +165,57 @@ def test_arguments_that_cannot_be_shown_are_refused_with_a_normal_error(name: st
         with pytest.raises(InvalidArguments) as caught:
             taker.parse({"prompt": "a fox", name: value})
         assert said in caught.value.what
+
+
+WIDTH, HEIGHT = "'img_width', which is always 1024", "'img_height', which is always 1024"
+BOTH = "'img_width' and 'img_height', which are always 1024"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["steps"], "'num_inference_steps'"),
+        (["sampler", "sampler_name", "samplerName"], "'scheduler'"),
+        (["n", "num_images", "count", "batch_size"], "'samples'"),
+        (["cfg", "cfg_scale", "guidance", "Guidance-Scale"], "'guidance_scale'"),
+        (["negative"], "'negative_prompt'"),
+        (["width"], WIDTH),
+        (["height"], HEIGHT),
+        (["size"], BOTH),
+    ],
+)
+def test_words_of_other_programs_and_other_spellings_are_refused_with_the_name_that_is_meant(
+    words: list[str], meant: str
+) -> None:
+    for word in words:
+        for taker in (of_model(VegaParameters, "generate_image_vega"), of_any_model()):
+            with pytest.raises(InvalidArguments, match=re.escape(f"'{word}' (did you mean {meant}?); it takes ")):
+                taker.parse({"prompt": "a fox", word: 1})
+
+
+def test_only_what_the_model_has_is_suggested() -> None:
+    with pytest.raises(InvalidArguments) as caught:
+        of_model(VegaRTParameters, "rt").parse({"prompt": "a fox", "sampler": 1, "n": 2, "steps": 4})
+    said = "rt has no parameter 'sampler', 'n', 'steps' (did you mean 'num_inference_steps'?); it takes prompt, "
+    assert caught.value.what.startswith(said)
+    assert caught.value.what.count("it takes") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("model", "vega", "segmind-vega"),
+        ("model", "vegart", "segmind-vega-rt-v1"),
+        ("model", "Segmind VegaRT", "segmind-vega-rt-v1"),
+        ("scheduler", "ddim", "DDIM"),
+        ("scheduler", "euler_a", "Euler a"),
+    ],
+)
+def test_other_words_and_spellings_of_a_value_are_refused_with_the_value_that_is_meant(
+    name: str, given: str, meant: str
+) -> None:
+    with pytest.raises(InvalidArguments, match=rf"\(did you mean '{meant}'\?\)$"):
+        of_any_model().parse({"prompt": "a fox", name: given})
 
 
 def test_a_model_that_cannot_be_shown_is_refused_with_a_normal_error() -> None:

@@ -157,7 +157,7 @@ async def test_a_job_under_way_says_when_to_ask_again(agent: Client) -> None:
     sentence, *lines = text_of(result).splitlines()
     assert sentence.startswith("Queued: Segmind-Vega will draw “a fox [fault:stuck]”")
     assert re.search(r"\. Call check_job .* in about \d+ s\. Do not repeat the call\.$", sentence)
-    assert lines == ["State: QUEUED", f"Request id: {job['request_id']}", "Cost: about $0.00225"]
+    assert lines == ["Cost: about $0.00225", "State: QUEUED", f"Request id: {job['request_id']}"]
     assert images_of(result) == []
 
 

@@ -48,7 +48,8 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
             return recipe_in(Path(text))
         except InvalidArguments as error:
             problem = error
-    from mcp_vega.cli.jobs.lookup import find_named  # with the ledger, which takes longer than to read a file
+    # With the ledger, which takes longer than to read a file.
+    from mcp_vega.cli.jobs.lookup import find_named, hint_at_other_ledger
 
     try:
         found = anyio.run(find_named, text, settings)
@@ -57,9 +58,13 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
             raise problem from None
         raise
     if found is None:
-        raise problem or InvalidArguments(
+        hint = anyio.run(hint_at_other_ledger, settings, text)
+        if problem:
+            raise problem.reworded(problem.what, hint or None)
+        option = " --sandbox" if settings.sandbox else ""
+        raise InvalidArguments(
             f"{named(text)} is not a file, and the ledger {settings.ledger_file} has no picture or job of that name",
-            next_step="Name a picture's file, or an id that mcp-vega jobs lists",
+            next_step=hint or f"Name a picture's file, or an id that mcp-vega jobs{option} lists",
         )
     job, image = found
     if missing := [*([problem.what] if problem else []), *_what_is_missing(job, image)]:
@@ -105,6 +110,6 @@ def recipe_in(file: Path) -> Recipe:
         raise InvalidArguments(
             f"{file} has no recipe of mcp-vega",
             next_step="Name a JPEG or PNG that mcp-vega kept. Other programs remove the recipe from a file, and a WebP "
-            "picture never has one; mcp-vega jobs lists what the ledger knows",
+            "picture never has one. The command jobs lists what the ledger knows",
         )
     return recipe

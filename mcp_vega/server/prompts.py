@@ -28,6 +28,8 @@ ADVICE = (
     "A prompt names the subject first, then its action, the surroundings, the light, the mood, and last the style. "
     "Name only concrete and visible things, in English, in one or two sentences. The model cannot draw legible text."
 )
+# How many pictures an error suggests for words that are not the name of one.
+SUGGESTED = 3
 
 
 class Illustration(Arguments):
@@ -212,7 +214,12 @@ async def _found(app: AppContext, wanted: str, owner: str) -> JobImage:
         try:
             job = await app.service.get(name, owner)
         except UnknownJob:
-            raise error from None
+            matching = (await resources.offered_names(app, wanted, owner)).values[: SUGGESTED + 1]
+            if not matching:
+                raise error from None
+            more = ", or another one" if len(matching) > SUGGESTED else ""
+            step = f"Name a picture that matches these words: {', '.join(matching[:SUGGESTED])}{more}"
+            raise error.reworded(error.what, step) from None
         if not job.images:
             raise UnknownImage(f"The job {name} has no picture", next_step="Name a picture that was drawn") from None
         return JobImage(job, job.images[0])

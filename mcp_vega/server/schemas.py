@@ -4,7 +4,8 @@ Hosts send numbers as strings, and null or a blank text for an argument that is 
 for an unknown name or a value out of range names the parameter, the allowed values and the nearest name.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from reprlib import Repr
@@ -29,6 +30,20 @@ ADDED_BY_HOSTS = {
 }
 # How many unknown names an error lists, how many letters of a name are compared, and how many of a value are shown.
 LISTED, COMPARED, SHOWN = 5, 64, 80
+# Words of other programs for the names of this one. An error suggests the name; a word is never replaced by it.
+OTHER_WORDS = {
+    "prompt": ["text", "description"],
+    "negative_prompt": ["negative"],
+    "num_inference_steps": ["steps", "num_steps", "inference_steps", "sampling_steps"],
+    "scheduler": ["sampler", "sampler_name", "sampling_method"],
+    "samples": ["n", "num_images", "number_of_images", "num_outputs", "count", "batch_size"],
+    "guidance_scale": ["cfg", "cfg_scale", "guidance"],
+    "img_width": ["width", "size", "resolution", "aspect_ratio"],
+    "img_height": ["height", "size", "resolution", "aspect_ratio"],
+    "request_id": ["id", "job_id"],
+    "wait_seconds": ["wait", "timeout"],
+    **{slug: [model.alias, f"segmind-{model.alias}"] for slug, model in MODELS.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -207,14 +222,38 @@ def _bare(value: Any, schema: Schema) -> Any:
 
 
 def _unknown_names(given: dict[str, Any], schema: Schema, taker: str) -> list[str]:
-    """A sentence for each of the first names that `taker` does not have."""
+    """A sentence about the first names that `taker` does not have; none if it has them all."""
     properties = list[str](schema["properties"])
-    sentences: list[str] = []
-    for name in [name for name in given if name not in properties][:LISTED]:
-        near = get_close_matches(name[:COMPARED], properties, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        sentences.append(f"{taker} has no parameter {named(name)}{hint}; it takes {', '.join(properties)}")
-    return sentences
+    unknown = [name for name in given if name not in properties][:LISTED]
+    if not unknown:
+        return []
+    said = ", ".join(f"{named(name)}{_hint(_meant(name, properties), schema['properties'])}" for name in unknown)
+    return [f"{taker} has no parameter {said}; it takes {', '.join(properties)}"]
+
+
+def _meant(given: str, known: Sequence[str], cutoff: float = 0.6) -> list[str]:
+    """The known words that somebody may have meant: those for a word of other programs, or the nearest one."""
+    given = given[:COMPARED].casefold()
+    letters = _letters(given)
+    if meant := [each for each in known if letters in map(_letters, OTHER_WORDS.get(each, ()))]:
+        return meant
+    spelled = {each.casefold(): each for each in known}
+    return [spelled[near] for near in get_close_matches(given, spelled, n=1, cutoff=cutoff)]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text)
+
+
+def _hint(meant: Sequence[str], properties: Schema) -> str:
+    """The suggestion of these words; of parameters that take one value only, with this value."""
+    if not meant:
+        return ""
+    said = " and ".join(f"'{each}'" for each in meant)
+    limits = properties.get(meant[0], {})
+    if "minimum" in limits and limits["minimum"] == limits["maximum"]:
+        said += f", which {'is' if len(meant) == 1 else 'are'} always {limits['minimum']}"
+    return f" (did you mean {said}?)"
 
 
 def _joined(sentences: list[str]) -> str:
@@ -234,10 +273,8 @@ def _sentence(name: str, value: Any, schema: Schema) -> str:
     """A sentence: `name` is `value`, but must be …."""
     said = f"{name} is {_shown(value)}, but "
     if "enum" in schema:
-        given = value[:COMPARED] if isinstance(value, str) else ""
-        near = get_close_matches(given, list[str](schema["enum"]), n=1, cutoff=0.4)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        return f"{said}must be one of: {', '.join(schema['enum'])}{hint}"
+        given = value if isinstance(value, str) else ""
+        return f"{said}must be one of: {', '.join(schema['enum'])}{_hint(_meant(given, schema['enum'], 0.4), {})}"
     if "pattern" in schema:
         return f"{said}may only hold letters, digits, - and _, at most 64 of them"
     kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}.get(schema["type"], "text")

@@ -15,6 +15,7 @@ from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.doctor.page import page
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
 from mcp_vega.cli.doctor.settings import check_settings, read_settings
+from mcp_vega.cli.install.entry import KEY
 from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
@@ -38,7 +39,7 @@ def run_doctor(options: Namespace, environment: Mapping[str, str], *, seconds: f
         return _run_paid(options, environment)
     if options.yes or options.max_usd is not None:
         raise InvalidArguments("--yes and --max-usd go with --paid", next_step="Add --paid, or leave them out")
-    checks, is_late = run_groups(_groups(environment), seconds)
+    checks, is_late = run_groups(_groups(environment, has_sandbox_option=options.sandbox), seconds)
     code = _show(checks, options, environment)
     if is_late:  # a normal exit would wait for the threads
         os._exit(code)  # the output is flushed already
@@ -72,11 +73,11 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
-    keys = [environment.get(name, "") for name in ("SEGMIND_API_KEY", "MCP_VEGA_TOKEN")]
+    keys = [environment.get(name, "") for name in (KEY, "MCP_VEGA_TOKEN")]
     return [*keys, *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
 
 
-def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
+def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list[CheckGroup]:
     """The checks, in the page's order."""
     settings, problems = read_settings(environment)
 
@@ -88,12 +89,13 @@ def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
 
     every = [str(field.alias) for field in Settings.model_fields.values()]
     api = partial(_check_api, environment, settings)
+    in_settings = partial(check_settings, environment, problems, has_sandbox_option=has_sandbox_option)
     gallery, ledger = partial(folders.check_gallery, settings), partial(folders.check_ledger, settings)
     return [
         group("python", run=installation.check_python),
         group("packages", run=installation.check_packages),
         group("command", run=partial(installation.check_command, environment)),
-        group("settings", run=partial(check_settings, environment, problems)),
+        group("settings", run=in_settings),
         group("api", "key", "balance", run=api, needs=["SEGMIND_BASE_URL"]),
         group("gallery", run=gallery, needs=["MCP_VEGA_GALLERY"]),
         group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME"]),
@@ -103,8 +105,18 @@ def _groups(environment: Mapping[str, str]) -> list[CheckGroup]:
 
 
 def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check]:
-    """Check the API with the key that is set or, if none is, with a host's: `install` writes it only there."""
+    """Check the API with the key that is set or, if none is, with a host's: `install` writes it only there.
+
+    Without a key, the API is not asked if none is needed, because all hosts use servers over HTTP.
+    """
     environment, source = _with_a_key(environment)
+    if not (settings.sandbox or environment[KEY].strip()) and hosts.all_over_http(environment):
+        said = "none is set, and none is needed: every host uses a server over HTTP, which has its own key"
+        return [
+            Check("api", State.NOTE, "not asked, because no key is needed here"),
+            Check("key", State.NOTE, said, f"To draw with `mcp-vega draw`, set {KEY}"),
+            unknown("balance", "key"),
+        ]
     if source:
         settings = read_settings(environment)[0]
     return [check.without(_secrets(environment)) for check in check_api(settings, source)]
@@ -113,10 +125,10 @@ def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check
 def _with_a_key(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
     """The environment; if it has no key, with the key of a host's file, and that host's title."""
     settings, _ = read_settings(environment)
-    if environment.get("SEGMIND_API_KEY", "").strip() or settings.sandbox:
+    if environment.get(KEY, "").strip() or settings.sandbox:
         return environment, ""
     key, source = hosts.key_of_a_host(environment)
-    return {**environment, "SEGMIND_API_KEY": key}, source
+    return {**environment, KEY: key}, source
 
 
 def _takes_colours(environment: Mapping[str, str]) -> bool:

@@ -47,7 +47,7 @@ def check_ledger(settings: Settings) -> list[Check]:
     return [
         Check("ledger", State.GOOD, f"{file} can be read and written"),
         Check("servers", State.GOOD, servers),
-        _jobs_check(activity, of_other_keys),
+        _jobs_check(activity, of_other_keys, settings),
     ]
 
 
@@ -72,11 +72,12 @@ async def _jobs_of_other_keys(store: JobStore, settings: Settings) -> int:
     return await store.accounts.count_of_others(api, account)
 
 
-def _jobs_check(activity: Activity, of_other_keys: int) -> Check:
+def _jobs_check(activity: Activity, of_other_keys: int, settings: Settings) -> Check:
     if not activity.under_way + activity.unknown:
         return Check("jobs", State.GOOD, "all have ended")
     said = f"{activity.under_way} under way, {activity.unknown} with an unknown outcome"
-    fix = "Wait. `mcp-vega jobs` shows how they end. Do not repeat these calls"
+    option = " --sandbox" if settings.sandbox else ""
+    fix = f"Wait. `mcp-vega jobs{option}` shows how they end. Do not repeat these calls"
     if activity.unattended:
         said += f"; no server works on {activity.unattended} of them"
         fix = (

@@ -103,6 +103,12 @@ def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
     return "", ""
 
 
+def all_over_http(environment: Mapping[str, str]) -> bool:
+    """Whether hosts have entries for this server, and each entry is for a server over HTTP."""
+    urls = [entry.url for entry in _entries(environment) if isinstance(entry, _HostEntry)]
+    return bool(urls) and all(urls)
+
+
 def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfigError]:
     """The entries for this server in the hosts' files; for a file that cannot be read, the error."""
     here = UserEnvironment(environment, Path.home())

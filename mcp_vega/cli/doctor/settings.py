@@ -25,8 +25,13 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
     return Settings.from_environment(usable), problems
 
 
-def check_settings(environment: Mapping[str, str], problems: Mapping[str, InvalidSettings]) -> list[Check]:
-    """Whether each variable can be used, and whether one is misspelled: the check settings."""
+def check_settings(
+    environment: Mapping[str, str], problems: Mapping[str, InvalidSettings], *, has_sandbox_option: bool = False
+) -> list[Check]:
+    """Whether each variable can be used, and whether one is misspelled: the check settings.
+
+    With `has_sandbox_option`, `--sandbox` has set its variable in the environment, and not the user.
+    """
     if problems:
         return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), FIX)]
     names = [str(field.alias) for field in Settings.model_fields.values()]
@@ -36,6 +41,7 @@ def check_settings(environment: Mapping[str, str], problems: Mapping[str, Invali
         fix = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
         return [Check("settings", State.NOTE, f"not a setting: {', '.join(unknown)}", fix)]
     read = Settings.from_environment(environment).model_fields_set
-    given = [str(field.alias) for name, field in Settings.model_fields.items() if name in read]
-    said = f"set: {', '.join(given)}" if given else "none is set; all are at their defaults"
+    given = {name: str(field.alias) for name, field in Settings.model_fields.items() if name in read}
+    given |= {"sandbox": "--sandbox"} if has_sandbox_option else {}
+    said = f"set: {', '.join(given.values())}" if given else "none is set; all are at their defaults"
     return [Check("settings", State.GOOD, said)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mcp_vega.cli.application import image_folder_of
 from mcp_vega.cli.desktop import open_on_desktop
+from mcp_vega.cli.jobs.lookup import say_hint
 from mcp_vega.cli.output import write
 from mcp_vega.settings import Settings
 
@@ -21,6 +22,8 @@ def show_folder(settings: Settings, environment: Mapping[str, str], *, is_opened
     write(f"{folder}\n{counted(sizes)}")
     if aside:
         write(f"Kept apart, because they are not pictures: {len(aside):,}, in {image_folder.unreadable}")
+    if not sizes:
+        say_hint(settings)
     if not is_opened:
         return 0
     is_there = folder.is_dir()

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_vega.cli.application import log_to_stderr, open_application
 from mcp_vega.cli.desktop import open_on_desktop
+from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import write
 from mcp_vega.cli.serve import serve_until_signal
 from mcp_vega.job import OPERATOR
@@ -54,6 +55,8 @@ async def _serve(
 
         async def open_and_wait() -> None:
             is_opened = await _open(opened, environment)
+            if hint := await hint_at_other_ledger(settings):
+                _say(f"The page shows no picture yet. {hint}.")
             _say("To leave: Ctrl-C.")
             if is_opened and not await page.is_asked_for():
                 _say("No browser has asked for the page so far. If none opens, open the address above yourself.")

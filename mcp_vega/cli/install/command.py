@@ -17,7 +17,7 @@ from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.install.remote import RemoteEntry, server_url, takes_no_url
 from mcp_vega.cli.install.shown import has_key, has_token, lines_of, may_hold_secret, notes_on, secrets_of
-from mcp_vega.cli.output import write
+from mcp_vega.cli.output import print_error, write
 from mcp_vega.errors import InvalidArguments, VegaError
 from mcp_vega.segmind.values import as_object
 
@@ -159,7 +159,7 @@ class _Failures:
         except VegaError as error:
             if self._alone:
                 raise
-            sys.stderr.write(f"{error.text}\n")
+            print_error(error)
             self.code = 1
 
 

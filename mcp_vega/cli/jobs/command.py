@@ -10,7 +10,7 @@ import anyio
 
 from mcp_vega.cli.application import open_job_store
 from mcp_vega.cli.jobs.details import details_of
-from mcp_vega.cli.jobs.lookup import find_named
+from mcp_vega.cli.jobs.lookup import find_named, hint_at_other_ledger, say_hint
 from mcp_vega.cli.jobs.spent import print_spent
 from mcp_vega.cli.jobs.words import cost_of, state_of
 from mcp_vega.cli.output import Column, shortened, table, terminal_width, write
@@ -55,9 +55,11 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
 def _print_one(options: Namespace, settings: Settings) -> None:
     found = anyio.run(find_named, options.id, settings)
     if found is None:
+        option = " --sandbox" if settings.sandbox else ""
+        step = f"Run mcp-vega jobs{option} to list the latest jobs; an id needs at least {FEWEST_DIGITS} digits"
         raise UnknownJob(
             f"The ledger {settings.ledger_file} has no job with the id {named(options.id)}",
-            next_step=f"Run mcp-vega jobs to list the latest jobs; an id needs at least {FEWEST_DIGITS} digits",
+            next_step=anyio.run(hint_at_other_ledger, settings, options.id) or step,
         )
     job, _ = found
     if options.json:
@@ -77,6 +79,7 @@ def _print_list(options: Namespace, settings: Settings, limit: int) -> None:
     else:
         since = f" since {options.since} (UTC)" if options.since else " yet"
         sys.stderr.write(f"No jobs{since} in {settings.ledger_file}\n")
+        say_hint(settings)
 
 
 async def _read(settings: Settings, limit: int, since: date | None) -> tuple[list[Job], list[str]]:

@@ -7,13 +7,13 @@ from datetime import datetime
 from mcp_vega.cli.jobs.words import cost_of, state_of
 from mcp_vega.cli.output import paragraph
 from mcp_vega.job import SANDBOX, Job
-from mcp_vega.redaction import printable, quoted
+from mcp_vega.redaction import quoted
 from mcp_vega.storage.ledger.spending import dollars
 
 # The width of the names, with a colon and a space.
 NAMES = 14
 # The values that may go on in the next line; others are ids and paths, which are copied.
-TEXTS = {"Prompt", "Parameters", "Error", "Next", "Note"}
+TEXTS = {"Prompt", "Negative", "Parameters", "Error", "Next", "Note"}
 
 
 def details_of(job: Job, width: int | None) -> list[str]:
@@ -33,8 +33,11 @@ def _facts(job: Job) -> Iterator[tuple[str, object]]:
     yield "Model", job.model
     yield "Prompt", quoted(job.parameters.prompt, len(job.parameters.prompt))
     yield "Seed", job.seed
-    parameters = job.parameters.model_dump(mode="json", exclude={"prompt", "seed"})
-    yield "Parameters", printable(json.dumps(parameters, ensure_ascii=False))
+    if negative := job.parameters.negative:
+        yield "Negative", quoted(negative, len(negative))
+    others = job.parameters.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"})
+    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in others.items()}
+    yield "Parameters", ", ".join(f"{name} {value}" for name, value in shown.items())
     yield "Route", job.route
     yield "API", job.base_url
     yield "Begun", _time(job.created)
@@ -52,6 +55,8 @@ def _facts(job: Job) -> Iterator[tuple[str, object]]:
     for image in job.images:
         place = f"deleted on {image.deleted:%Y-%m-%d} (UTC)" if image.deleted else image.path or image.uri
         yield "Image", place
+        if place != image.uri:
+            yield "", image.uri
         yield "", f"{image.width}×{image.height}, {image.bytes:,} bytes"
         yield "", f"sha256 {image.sha256}"
 

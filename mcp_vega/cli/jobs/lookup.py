@@ -1,8 +1,12 @@
 """Finds in the ledger what the user of a command names: a job, or a picture and its job."""
 
 import re
+import sys
+
+import anyio
 
 from mcp_vega.cli.application import open_job_store
+from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.job import REQUEST_ID, Image, Job
 from mcp_vega.settings import Settings
 
@@ -26,3 +30,35 @@ async def find_named(text: str, settings: Settings) -> tuple[Job, Image | None] 
             return found.job, found.image
         job = await store.get(name)
         return (job, None) if job else None
+
+
+async def hint_at_other_ledger(settings: Settings, text: str = "") -> str:
+    """What to do if the other ledger has what this one lacks; empty if it does not. The sandbox has its own ledger.
+
+    With a `text`, this ledger lacks the job or picture that the text names. Without one, the hint is for a ledger
+    without jobs. The other ledger is only read if it exists. If it cannot be read, there is no hint.
+    """
+    other = settings.model_copy(update={"sandbox": not settings.sandbox})
+    try:
+        found = bool(await find_named(text, other)) if text else await _has_jobs(other)
+        if not found or (not text and await _has_jobs(settings)):
+            return ""
+    except InvalidArguments:  # several of its ids begin like this
+        pass
+    except LedgerError:
+        return ""
+    what = "it" if text else "jobs"
+    if other.sandbox:
+        return f"The sandbox's ledger has {what}: add --sandbox"
+    return f"The ledger outside the sandbox has {what}: leave out --sandbox, or unset MCP_VEGA_SANDBOX"
+
+
+def say_hint(settings: Settings) -> None:
+    """Write the hint for a ledger without jobs to stderr, if there is one."""
+    if hint := anyio.run(hint_at_other_ledger, settings):
+        sys.stderr.write(f"{hint}.\n")
+
+
+async def _has_jobs(settings: Settings) -> bool:
+    async with open_job_store(settings) as store:
+        return bool(store and await store.latest(1))

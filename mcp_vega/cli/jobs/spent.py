@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from mcp_vega.cli.application import open_job_store
+from mcp_vega.cli.jobs.lookup import say_hint
 from mcp_vega.cli.output import Column, table, terminal_width, write
 from mcp_vega.job import OPERATOR
 from mcp_vega.parameters import MODELS
@@ -36,6 +37,7 @@ def print_spent(options: Namespace, settings: Settings, most_days: int) -> None:
     else:
         since = f" since {options.since} (UTC)" if options.since else " yet"
         sys.stderr.write(f"Nothing spent{since} in {settings.ledger_file}\n")
+        say_hint(settings)
     if more := len(days) - len(days[:most_days]):
         sys.stderr.write(f"Not shown: {more} earlier {'day' if more == 1 else 'days'}. --limit N shows more.\n")
     if settings.sandbox and shown:

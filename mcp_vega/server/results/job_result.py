@@ -63,11 +63,11 @@ async def of_job(
 
 def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -> ResultText:
     count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
-    receipt, places = job.receipt, list[str]()
+    receipt, last = job.receipt, list[str]()
     for image in job.images:
         if not image.deleted:
-            places += [f"URI: {image.uri}"]
-            places += [f"Image: {location}"] if (location := client.location(image)) else []
+            last += [f"URI: {image.uri}"]
+            last += [f"Image: {location}"] if (location := client.location(image)) else []
     facts = [
         f"Seed: {job.seed}",
         f"Steps: {job.parameters.num_inference_steps}",
@@ -77,13 +77,14 @@ def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -
         f"Request id: {job.request_id}",
     ]
     sentence = f"{job.parameters.title} drew {count} of {quoted_prompt(job)}."
-    return ResultText(sentence, [*job.notes, *notes], facts, places)
+    return ResultText(sentence, [*job.notes, *notes], facts, last)
 
 
 def _under_way(app: AppContext, job: Job, left_alone: str, notes: list[str]) -> ResultText:
-    facts = [f"State: {job.state}", f"Request id: {job.request_id}"]
+    last = [f"State: {job.state}", f"Request id: {job.request_id}"]
     if left_alone:
-        return ResultText(f"The job has not finished: it was {left_alone}. Do not repeat the call.", notes, facts)
+        said = f"The job has not finished: it was {left_alone}. Do not repeat the call."
+        return ResultText(said, notes, last=last)
     usual = app.service.expected_seconds(job)
     left = usual - app.service.sent_seconds(job) + _pause(app, job)
     seconds = math.ceil(left) if left > 0 else OVERDUE
@@ -92,7 +93,7 @@ def _under_way(app: AppContext, job: Job, left_alone: str, notes: list[str]) -> 
         "repeat the call."
     )
     cost = f"Cost: about {dollars(job.parameters.expected_cost, pretend=app.sandbox)}"
-    return ResultText(sentence, notes, [*facts, cost])
+    return ResultText(sentence, notes, [cost], last)
 
 
 def _stage(app: AppContext, job: Job, *, late: bool) -> str:

@@ -22,19 +22,20 @@ BESIDE_PREVIEWS = 10_000
 class ResultText:
     """The text of a result, in the order of its parts.
 
-    The `places` of the pictures are its last lines, because some hosts show a person only the end of it. In front of
-    them go the rest of the spending limit and the mark of the sandbox.
+    Some hosts show a person only the end of it. So the `last` lines are what the next step needs: the places of the
+    pictures or, if the job has not finished, its state and its id. The rest of the spending limit and the mark of the
+    sandbox are before them.
     """
 
     sentence: str
     notes: Sequence[str] = ()
     facts: Sequence[str] = ()
-    places: Sequence[str] = ()
+    last: Sequence[str] = ()
 
     def lines(self, further_facts: Sequence[str] = ()) -> list[str]:
         """All lines, with further facts behind its own."""
         notes = [f"Note: {note}." for note in self.notes]
-        return [self.sentence, *notes, *self.facts, *further_facts, *self.places]
+        return [self.sentence, *notes, *self.facts, *further_facts, *self.last]
 
 
 async def result_of(
