@@ -351,6 +351,8 @@ def test_a_file_that_cannot_be_read_is_refused_and_left_unchanged(host: str, cas
         assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither pipes in folders nor /dev")
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
 def test_a_pipe_instead_of_the_file_is_refused_without_waiting_for_it(home: Path, run: Run) -> None:
     os.mkfifo(file_of("cursor", home))

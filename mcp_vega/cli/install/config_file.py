@@ -145,7 +145,8 @@ def _put_in_place(path: Path, data: bytes, like: os.stat_result | None, *, mode:
 
 def _content(path: Path) -> bytes | None:
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):  # reading it could wait forever
+        # Reading a pipe could wait forever, and a link to /dev/null would have the device replaced by a file.
+        if not stat.S_ISREG(path.stat().st_mode):
             raise HostConfigError(f"{path} is not a file")
         return path.read_bytes()
     except FileNotFoundError:
