@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -619,12 +620,45 @@ def test_whoever_says_no_changes_nothing(home: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
-@pytest.mark.parametrize(("question", "options"), [("Make this change?", ["--sandbox"]), ("Segmind API key", [])])
+@pytest.mark.parametrize(("question", "options"), [("[Y/n] ", ["--sandbox"]), ("Segmind API key", [])])
 def test_whoever_ends_the_input_changes_nothing(question: str, options: list[str], home: Path) -> None:
     code, seen = at_a_terminal(home, "install", "cursor", *options, answers=[(question, "\x04")])
-    assert code == (1 if options else 2)
-    assert "Traceback" not in seen
+    assert code == 1
+    assert re.search(r" \r\n(\r\n)?Nothing was changed\.\r\n$", seen), seen
     assert not file_of("cursor", home).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_the_end_of_the_input_ends_the_dialogue_for_all_hosts(home: Path) -> None:
+    prepare_hosts(home)
+    answers = [("for none: ", "1 2 3\n"), ("Claude Code: ", ""), ("[Y/n] ", "\n"), ("Cursor: ", ""), ("[Y/n] ", "\x04")]
+    code, seen = at_a_terminal(home, "install", "--sandbox", answers=answers, PATH=str(home.parent / "bin"))
+    assert (code, seen.endswith("[Y/n] \r\nNothing more was changed.\r\n"), seen.count("[Y/n]")) == (1, True, 2)
+    assert "vega" in servers_in("claude-code", home)
+    assert servers_in("vscode", home) == {"vega": {"command": "old"}}
+    answers = [("Make this change? [Y/n] ", "\x04")]
+    code, seen = at_a_terminal(home, "uninstall", "claude-code", answers=answers)
+    assert (code, seen.endswith("[Y/n] \r\nNothing was changed.\r\n")) == (1, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_a_mistyped_key_or_token_is_asked_for_again(home: Path) -> None:
+    question = "(it is not shown; empty leaves it out): "
+    answers = [
+        (question, "two words\n"),
+        ("The text contains a space, which no key has.", ""),
+        (question, "SG_your_key\n"),
+        ("The text still contains the placeholder SG_your_key.", ""),
+        (question, f"{KEY}\n"),
+        ("[Y/n] ", "\n"),
+    ]
+    code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
+    assert (code, KEY in seen, "SEGMIND_API_KEY contains" in seen) == (0, False, False), seen
+    assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+    answers = [(question, "two words\n"), ("The access token holds a space", "")] * 3
+    code, seen = at_a_terminal(home, "install", "zed", "--url", "http://[::1]:9/mcp", answers=answers)
+    assert (code, "None of 3 answers could be used" in seen, "two words" in seen) == (2, True, False), seen
+    assert not file_of("zed", home).exists()
 
 
 def test_without_stdin_it_asks_for_yes(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -680,7 +714,13 @@ def test_a_dry_run_without_a_name_shows_the_change_for_each_host(home: Path, run
     said = run("install", "--dry-run", "--sandbox")
     shown = [line.partition(":")[0] for line in said.out.splitlines() if line.startswith(("C", "V", "W"))]
     assert shown == ["Claude Code", "Cursor", "VS Code", "Codex"]
-    assert said.out.count("Nothing was changed (--dry-run).") == len(shown)
+    assert said.out.endswith("\n\nNothing was changed (--dry-run).\n")
+    assert said.out.count("Nothing was changed") == 1
+    assert all(f"\n\n{each}: " in said.out for each in shown[1:])
+    assert "Charged" not in said.err
+    said = run("install", "--dry-run")
+    assert said.err.count("without SEGMIND_API_KEY") == 1
+    assert (said.err.count("with required = true"), len(set(said.err.splitlines()))) == (1, said.err.count("\n"))
     # The one whose file is broken does not stop the others.
     assert (said.code, "windsurf/mcp_config.json cannot be read" in said.err) == (1, True)
     assert sorted(home.rglob("*")) == before
