@@ -1,15 +1,20 @@
 """`mcp-vega install` and `uninstall`: a host's file before and after."""
 
+import errno
 import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any, cast
@@ -75,6 +80,14 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Capture
             monkeypatch.delenv(name)
     (home.parent / "bin").mkdir()
     monkeypatch.setattr("sys.stdin", io.StringIO())
+    connect = socket.create_connection
+
+    def connect_here(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        return connect(address, *arguments, **options)
+
+    monkeypatch.setattr("socket.create_connection", connect_here)
 
     def run(*arguments: str, **variables: str) -> Said:
         with monkeypatch.context() as patch:
@@ -937,7 +950,8 @@ def test_the_access_token_is_asked_for_without_an_echo(home: Path) -> None:
         ("Access token of the server (it is not shown; empty leaves it out)", f"{ACCESS_TOKEN}\n"),
         ("Make this change?", "y\n"),
     ]
-    code, seen = at_a_terminal(home, "install", "--url", URL, answers=answers, PATH="/nowhere")
+    variables = {"PATH": "/nowhere", "HTTPS_PROXY": "http://127.0.0.1:9"}  # where nothing listens
+    code, seen = at_a_terminal(home, "install", "--url", URL, answers=answers, **variables)
     assert (code, ACCESS_TOKEN in seen) == (0, False), seen
     assert "claude_desktop_config.json (its file takes no URL)" in seen
     assert servers_in("cursor", home) == {"vega": REMOTE["cursor"]}
@@ -954,6 +968,91 @@ def test_codex_waits_for_the_server_unless_the_user_has_decided_otherwise(home: 
     assert "required = false # mine\n" in path.read_text(encoding="utf-8")
     assert run("install", "codex", "--url", URL, "--yes").code == 0
     assert servers_in("codex", home)["vega"] == {"url": URL, "required": False}
+
+
+@dataclass
+class Asked:
+    """A request that a stand-in for a server got."""
+
+    method: str
+    path: str
+    token: str | None
+
+
+@contextmanager
+def answering(status: int, **headers: str) -> Generator[tuple[str, list[Asked]]]:
+    """A stand-in on a port of this machine: its address, and what it was asked. /health is always there."""
+    asked: list[Asked] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            asked.append(Asked(self.command, self.path, self.headers["Authorization"]))
+            self.send_response(200 if self.path.endswith("/health") else status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = answer  # noqa: N815  names of the standard library
+
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002  named so in the standard library
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/vega/mcp", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "with_token", "without"),
+    [
+        (200, "The server answered and takes the token.\n", "The server answered and asks for no token.\n"),
+        (401, "Note: the server does not take this token.\n", "The server answered.\n"),
+        (307, "Note: the URL leads to another address", "Note: the URL leads to another address"),
+        (404, "with status 404; check the URL.\n", "with status 404; check the URL.\n"),
+    ],
+)
+def test_the_server_is_asked_once_whether_it_takes_the_token(
+    status: int, with_token: str, without: str, home: Path, run: Run
+) -> None:
+    prepare_hosts(home)
+    with answering(200) as (elsewhere, asked_elsewhere), answering(status, Location=elsewhere) as (url, asked):
+        for token, wanted in ((ACCESS_TOKEN, with_token), ("", without)):
+            said = run("install", "zed", "--url", url, "--yes", MCP_VEGA_TOKEN=token, HTTP_PROXY=elsewhere)
+            assert (said.code, wanted in said.out + said.err) == (0, True), said
+            bearer = f"Bearer {token}" if token else None
+            assert asked == [Asked("GET", "/vega/health", None), Asked("POST", "/vega/mcp", bearer)]
+            asked.clear()
+        run("install", "zed", "--url", url, "--dry-run", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        run("install", "zed", "--url", url, "--print", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        assert asked == asked_elsewhere == []
+    assert servers_in("zed", home)["vega"] == {"url": url, "headers": BEARER}
+
+
+def test_a_server_that_does_not_answer_gets_its_entry_all_the_same(home: Path, run: Run) -> None:
+    said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+    reason = "the server does not answer, so it is not known whether it takes the token: Connection refused"
+    assert (said.code, f"Note: {reason}.\n" in said.err) == (0, True), said.err
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-\x1b[31m\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        said = run("install", "cursor", "--url", url, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        thread.join()
+    assert (said.code, f"what answers at {url} speaks no HTTP" in said.err, "\x1b" in said.err) == (0, True, False)
+    assert servers_in("cursor", home) == {"vega": {"url": url, "headers": BEARER}}
 
 
 # ---- printing ----

@@ -15,7 +15,7 @@ from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
-from mcp_vega.cli.install.remote import RemoteEntry, server_url, takes_no_url
+from mcp_vega.cli.install.remote import RemoteEntry, answer_of, server_url, takes_no_url
 from mcp_vega.cli.install.shown import has_key, has_token, lines_of, may_hold_secret, notes_on, secrets_of
 from mcp_vega.cli.output import print_error, write
 from mcp_vega.errors import InvalidArguments, VegaError
@@ -63,6 +63,8 @@ def _install_in(
     try:
         if targets:
             entry = _with_secret(entry, [each.older for each in targets], options, environment)
+            if isinstance(entry, RemoteEntry) and not options.dry_run:
+                _ask_server(entry)
         for number, target in enumerate(targets):
             if number:
                 write("")
@@ -249,6 +251,15 @@ def _notes(entry: Entry | RemoteEntry, change: Change, options: Namespace) -> It
             yield f"{entry.command} is in a temporary folder; install mcp-vega elsewhere"
         if not options.sandbox and not has_key(change.after):
             yield f"without {KEY} no picture can be drawn; run this again with it set to add it"
+
+
+def _ask_server(entry: RemoteEntry) -> None:
+    """Say whether the server is there and takes the token. If not, the entry is right all the same when it starts."""
+    is_good, sentence = answer_of(entry.url, entry.token)
+    if is_good:
+        write(sentence)
+    else:
+        sys.stderr.write(f"Note: {sentence}.\n")
 
 
 def _print_notes(notes: Sequence[str], said: set[str]) -> None:
