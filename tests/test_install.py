@@ -1,15 +1,21 @@
 """`mcp-vega install` and `uninstall`: the file of a host before and after."""
 
+import errno
 import io
 import json
 import os
+import re
+import socket
 import stat
 import subprocess
 import sys
 import sysconfig
+import threading
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +82,14 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Capture
             monkeypatch.delenv(name)
     (home.parent / "bin").mkdir()
     monkeypatch.setattr("sys.stdin", io.StringIO())
+    connect = socket.create_connection
+
+    def connect_here(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        return connect(address, *arguments, **options)
+
+    monkeypatch.setattr("socket.create_connection", connect_here)
 
     def run(*arguments: str, **variables: str) -> Said:
         with monkeypatch.context() as patch:
@@ -166,9 +180,36 @@ def test_every_other_server_and_every_comment_is_kept(host: str, home: Path, run
     assert "still holds" not in said.out
     # Uninstalling restores the file.
     assert run("uninstall", host, "--yes").code == 0
-    left = path.read_text(encoding="utf-8")
-    # In TOML, an empty line above a table may be left over.
-    assert (left.rstrip() == before.rstrip()) if host == "codex" else (left == before)
+    assert path.read_bytes() == before.encode()
+
+
+@pytest.mark.parametrize(
+    ("host", "before"),
+    [
+        *(("codex", text) for text in ("\n", 'a = "b"', 'a = "b"\n', 'a = "b"\n\n\n', "a = 1\r\n", "a = 1\r\nb = 2")),
+        *(
+            ("cursor", text)
+            for text in ("{}", "{ }\n", '{"a": 1}', '{\n "a": 1\n}\n', '{"mcpServers": { }}', "// a\n{}")
+        ),
+    ],
+)
+@pytest.mark.parametrize("with_backups", [True, False], ids=["with backups", "without"])
+def test_after_an_installation_and_its_removal_a_file_is_as_before(
+    host: str, before: str, *, with_backups: bool, home: Path, run: Run
+) -> None:
+    path = file_of(host, home, before)
+    assert run("install", host, "--yes", "--sandbox").code == 0
+    if not with_backups:
+        # Without them a section that was added stays, and the space in one that was there does not.
+        for each in path.parent.glob("*.bak"):
+            each.unlink()
+        assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
+        assert run("install", host, "--yes", "--sandbox").code == 0
+    assert run("uninstall", host, "--yes").code == 0
+    if with_backups or host == "codex":
+        assert path.read_bytes() == before.encode()
+    else:
+        assert jsonc.parse(path.read_text(encoding="utf-8")) == {**jsonc.parse(before), "mcpServers": {}}
 
 
 @pytest.mark.parametrize("host", JSON_HOSTS)
@@ -287,8 +328,7 @@ def test_a_file_of_any_form_gets_the_entry_and_the_rest_is_kept(case: str, home:
             assert (comment in after) == (comment in before)
         assert backups(host, home) == [before.encode()]
         assert run("uninstall", host, "--yes").code == 0
-        left = jsonc.parse(path.read_bytes().decode().removeprefix("\ufeff"))
-        assert left == {HOSTS[host].section: {}, **old}
+        assert path.read_bytes().decode() == before.removeprefix("\ufeff")
 
 
 @pytest.mark.parametrize("host", ["claude-desktop", "codex"])
@@ -577,12 +617,45 @@ def test_after_the_answer_no_nothing_is_changed(home: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize(("question", "options"), [("Make this change?", ["--sandbox"]), ("Segmind API key", [])])
+@pytest.mark.parametrize(("question", "options"), [("[Y/n] ", ["--sandbox"]), ("Segmind API key", [])])
 def test_if_the_input_ends_at_a_question_nothing_is_changed(question: str, options: list[str], home: Path) -> None:
     code, seen = at_a_terminal(home, "install", "cursor", *options, answers=[(question, "\x04")])
-    assert code == (1 if options else 2)
-    assert "Traceback" not in seen
+    assert code == 1
+    assert re.search(r" \r\n(\r\n)?Nothing was changed\.\r\n$", seen), seen
     assert not file_of("cursor", home).exists()
+
+
+@posix
+def test_the_end_of_the_input_ends_the_dialogue_for_all_hosts(home: Path) -> None:
+    prepare_hosts(home)
+    answers = [("for none: ", "1 2 3\n"), ("Claude Code: ", ""), ("[Y/n] ", "\n"), ("Cursor: ", ""), ("[Y/n] ", "\x04")]
+    code, seen = at_a_terminal(home, "install", "--sandbox", answers=answers, PATH=str(home.parent / "bin"))
+    assert (code, seen.endswith("[Y/n] \r\nNothing more was changed.\r\n"), seen.count("[Y/n]")) == (1, True, 2)
+    assert "vega" in servers_in("claude-code", home)
+    assert servers_in("vscode", home) == {"vega": {"command": "old"}}
+    answers = [("Make this change? [Y/n] ", "\x04")]
+    code, seen = at_a_terminal(home, "uninstall", "claude-code", answers=answers)
+    assert (code, seen.endswith("[Y/n] \r\nNothing was changed.\r\n")) == (1, True)
+
+
+@posix
+def test_a_mistyped_key_or_token_is_asked_for_again(home: Path) -> None:
+    question = "(it is not shown; empty leaves it out): "
+    answers = [
+        (question, "two words\n"),
+        ("The text contains a space, which no key has.", ""),
+        (question, "SG_your_key\n"),
+        ("The text still contains the placeholder SG_your_key.", ""),
+        (question, f"{KEY}\n"),
+        ("[Y/n] ", "\n"),
+    ]
+    code, seen = at_a_terminal(home, "install", "cursor", answers=answers)
+    assert (code, KEY in seen, "SEGMIND_API_KEY contains" in seen) == (0, False, False), seen
+    assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+    answers = [(question, "two words\n"), ("The access token holds a space", "")] * 3
+    code, seen = at_a_terminal(home, "install", "zed", "--url", "http://[::1]:9/mcp", answers=answers)
+    assert (code, "None of 3 answers could be used" in seen, "two words" in seen) == (2, True, False), seen
+    assert not file_of("zed", home).exists()
 
 
 def test_without_stdin_install_asks_for_the_option_yes(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,7 +711,13 @@ def test_a_dry_run_without_a_name_shows_the_change_for_each_host(home: Path, run
     said = run("install", "--dry-run", "--sandbox")
     shown = [line.partition(":")[0] for line in said.out.splitlines() if line.startswith(("C", "V", "W"))]
     assert shown == ["Claude Code", "Cursor", "VS Code", "Codex"]
-    assert said.out.count("Nothing was changed (--dry-run).") == len(shown)
+    assert said.out.endswith("\n\nNothing was changed (--dry-run).\n")
+    assert said.out.count("Nothing was changed") == 1
+    assert all(f"\n\n{each}: " in said.out for each in shown[1:])
+    assert "Charged" not in said.err
+    said = run("install", "--dry-run")
+    assert said.err.count("without SEGMIND_API_KEY") == 1
+    assert (said.err.count("with required = true"), len(set(said.err.splitlines()))) == (1, said.err.count("\n"))
     # The host with the broken file does not stop the others.
     assert (said.code, "windsurf/mcp_config.json cannot be read" in said.err) == (1, True)
     assert sorted(home.rglob("*")) == before
@@ -858,7 +937,8 @@ def test_the_access_token_is_asked_for_without_echo(home: Path) -> None:
         ("Access token of the server (it is not shown; empty leaves it out)", f"{ACCESS_TOKEN}\n"),
         ("Make this change?", "y\n"),
     ]
-    code, seen = at_a_terminal(home, "install", "--url", URL, answers=answers, PATH="/nowhere")
+    variables = {"PATH": "/nowhere", "HTTPS_PROXY": "http://127.0.0.1:9"}  # where nothing listens
+    code, seen = at_a_terminal(home, "install", "--url", URL, answers=answers, **variables)
     assert (code, ACCESS_TOKEN in seen) == (0, False), seen
     assert "claude_desktop_config.json (its file takes no URL)" in seen
     assert servers_in("cursor", home) == {"vega": REMOTE["cursor"]}
@@ -875,6 +955,91 @@ def test_codex_waits_for_the_server_unless_the_user_has_decided_otherwise(home: 
     assert "required = false # mine\n" in path.read_text(encoding="utf-8")
     assert run("install", "codex", "--url", URL, "--yes").code == 0
     assert servers_in("codex", home)["vega"] == {"url": URL, "required": False}
+
+
+@dataclass
+class Asked:
+    """A request that a stand-in for a server got."""
+
+    method: str
+    path: str
+    token: str | None
+
+
+@contextmanager
+def answering(status: int, **headers: str) -> Generator[tuple[str, list[Asked]]]:
+    """A stand-in on a port of this machine: its address, and what it was asked. /health is always there."""
+    asked: list[Asked] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            asked.append(Asked(self.command, self.path, self.headers["Authorization"]))
+            self.send_response(200 if self.path.endswith("/health") else status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = answer  # noqa: N815  names of the standard library
+
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002  named so in the standard library
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/vega/mcp", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "with_token", "without"),
+    [
+        (200, "The server answered and takes the token.\n", "The server answered and asks for no token.\n"),
+        (401, "Note: the server does not take this token.\n", "The server answered.\n"),
+        (307, "Note: the URL leads to another address", "Note: the URL leads to another address"),
+        (404, "with status 404; check the URL.\n", "with status 404; check the URL.\n"),
+    ],
+)
+def test_the_server_is_asked_once_whether_it_takes_the_token(
+    status: int, with_token: str, without: str, home: Path, run: Run
+) -> None:
+    prepare_hosts(home)
+    with answering(200) as (elsewhere, asked_elsewhere), answering(status, Location=elsewhere) as (url, asked):
+        for token, wanted in ((ACCESS_TOKEN, with_token), ("", without)):
+            said = run("install", "zed", "--url", url, "--yes", MCP_VEGA_TOKEN=token, HTTP_PROXY=elsewhere)
+            assert (said.code, wanted in said.out + said.err) == (0, True), said
+            bearer = f"Bearer {token}" if token else None
+            assert asked == [Asked("GET", "/vega/health", None), Asked("POST", "/vega/mcp", bearer)]
+            asked.clear()
+        run("install", "zed", "--url", url, "--dry-run", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        run("install", "zed", "--url", url, "--print", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        assert asked == asked_elsewhere == []
+    assert servers_in("zed", home)["vega"] == {"url": url, "headers": BEARER}
+
+
+def test_a_server_that_does_not_answer_gets_its_entry_all_the_same(home: Path, run: Run) -> None:
+    said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+    reason = "the server does not answer, so it is not known whether it takes the token: Connection refused"
+    assert (said.code, f"Note: {reason}.\n" in said.err) == (0, True), said.err
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-\x1b[31m\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        said = run("install", "cursor", "--url", url, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
+        thread.join()
+    assert (said.code, f"what answers at {url} speaks no HTTP" in said.err, "\x1b" in said.err) == (0, True, False)
+    assert servers_in("cursor", home) == {"vega": {"url": url, "headers": BEARER}}
 
 
 # ---- printing ----
@@ -1155,6 +1320,8 @@ def test_any_file_of_codex_takes_the_entry_and_keeps_every_comment_or_is_refused
     left = tomllib.loads(removed.text)
     data.get("mcp_servers", {}).pop("vega", None)
     assert {**left, "mcp_servers": left.get("mcp_servers", {})} == {**data, "mcp_servers": data.get("mcp_servers", {})}
+    if "vega" not in text:
+        assert removed.text == text
     own = {"# old", "# uvx", "# enough"}
     for line in text.splitlines():
         _, mark, comment = line.partition("#")

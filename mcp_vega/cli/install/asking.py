@@ -3,7 +3,7 @@
 import getpass
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mcp_vega.cli.install.entry import KEY
@@ -11,12 +11,13 @@ from mcp_vega.cli.install.found import FoundHost
 from mcp_vega.cli.install.hosts import HOSTS
 from mcp_vega.cli.install.remote import same_server, url_of, usable_token
 from mcp_vega.cli.install.shown import has_key, has_token
-from mcp_vega.errors import InvalidArguments
+from mcp_vega.errors import InvalidArguments, InvalidSettings
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.settings import Settings
 
 KEY_START = "SG_"
 TOKEN = "MCP_VEGA_TOKEN"  # noqa: S105  the name of a variable
+TRIES = 3
 
 
 def is_terminal() -> bool:
@@ -33,18 +34,23 @@ def api_key(olders: Sequence[dict[str, Any]], environment: Mapping[str, str], *,
         ask: Whether the user may be asked.
 
     Raises:
-        InvalidArguments: The input ended.
-        InvalidSettings: It cannot be a key.
+        EOFError: The input ended.
+        InvalidArguments: The user typed no usable key.
+        InvalidSettings: The environment's cannot be a key.
     """
-    key = environment.get(KEY, "")
-    if not key.strip() and ask:
-        key = _secret("Segmind API key", {has_key(each) for each in olders}, KEY)
-    secret = Settings.from_environment({KEY: key}).api_key
+    if environment.get(KEY, "").strip() or not ask:
+        return _usable_key(environment.get(KEY, ""))
+    return _typed("Segmind API key", {has_key(each) for each in olders}, _usable_key)
+
+
+def _usable_key(text: str) -> str:
+    secret = Settings.from_environment({KEY: text}).api_key
     if secret is None:
         return ""
-    if not secret.get_secret_value().startswith(KEY_START):
+    key = require_usable(secret)
+    if not key.startswith(KEY_START):
         sys.stderr.write(f"Note: Segmind's keys begin with {KEY_START}, and this one does not.\n")
-    return require_usable(secret)
+    return key
 
 
 def access_token(olders: Sequence[dict[str, Any]], url: str, environment: Mapping[str, str], *, ask: bool) -> str:
@@ -57,48 +63,64 @@ def access_token(olders: Sequence[dict[str, Any]], url: str, environment: Mappin
         ask: Whether the user may be asked.
 
     Raises:
-        InvalidArguments: The input ended.
-        InvalidSettings: No header can carry it.
+        EOFError: The input ended.
+        InvalidArguments: The user typed no usable token.
+        InvalidSettings: No header can carry the environment's.
     """
     secret = Settings.from_environment({TOKEN: environment.get(TOKEN, "")}).token
-    token = secret.get_secret_value() if secret else ""
-    if not token and ask:
-        known = {same_server(url_of(each), url) and has_token(each) for each in olders}
-        token = _secret("Access token of the server", known, TOKEN)
-    return usable_token(token)
+    if secret or not ask:
+        return usable_token(secret.get_secret_value() if secret else "")
+    known = {same_server(url_of(each), url) and has_token(each) for each in olders}
+    return _typed("Access token of the server", known, usable_token)
 
 
-def _secret(name: str, known: set[bool], variable: str) -> str:
-    """What the user types, without showing it; an empty line is an empty text.
+def _typed(name: str, known: set[bool], usable: Callable[[str], str]) -> str:
+    """What the user types, without showing it; an empty line is an empty text. A mistake is asked for again.
 
     Args:
         name: What is asked for.
         known: Whether the hosts' entries have one already.
-        variable: The variable that could hold it.
+        usable: Returns the text as it is used, or raises InvalidSettings.
+
+    Raises:
+        EOFError: The input ended.
+        InvalidArguments: No answer was usable.
     """
     empty = "changes none" if len(known) > 1 else "keeps the one that is there" if True in known else "leaves it out"
-    try:
-        return getpass.getpass(f"{name} (it is not shown; empty {empty}): ")
-    except EOFError as error:
-        raise InvalidArguments("Nothing was typed", next_step=f"Press Enter for none, or set {variable}") from error
+    for _ in range(TRIES):
+        try:
+            text = getpass.getpass(f"{name} (it is not shown; empty {empty}): ")
+        except EOFError:
+            sys.stderr.write("\n")
+            raise
+        try:
+            return usable(text)
+        except InvalidSettings as error:
+            # The errors speak of the variable, but the user has typed a text.
+            sys.stderr.write(f"{re.sub(f'.*{KEY}', 'The text', str(error))}.\n")
+    raise InvalidArguments(f"None of {TRIES} answers could be used", next_step="Copy it again, then try again")
 
 
 def agreed() -> bool:
-    """Ask whether to make the change. An empty line is a yes; the end of the input is a no.
+    """Ask whether to make the change. An empty line is a yes.
 
     Raises:
+        EOFError: The input ended.
         InvalidArguments: There is nobody to ask.
     """
     if not is_terminal():
         raise InvalidArguments(
             "mcp-vega asks before it changes a host's file, and there is no terminal to ask at", next_step="Add --yes"
         )
-    answer = _asked("Make this change? [Y/n] ")
-    return answer is not None and answer.lower() in {"", "y", "yes"}
+    return _asked("Make this change? [Y/n] ").lower() in {"", "y", "yes"}
 
 
 def choose(found: Sequence[FoundHost], *, with_url: bool) -> list[str]:
-    """Show the hosts that were found and ask which of them to change; empty if the user wants none."""
+    """Show the hosts that were found and ask which of them to change; empty if the user wants none.
+
+    Raises:
+        EOFError: The input ended.
+    """
     sys.stderr.write("MCP hosts on this machine:\n")
     width = max(len(each.name) for each in found)
     for number, each in enumerate(found, 1):
@@ -139,9 +161,16 @@ def _chosen(answer: str, found: Sequence[FoundHost], *, with_url: bool) -> list[
     return list(dict.fromkeys(names))
 
 
-def _asked(question: str) -> str | None:
-    """The line that the user types; None at the end of the input."""
+def _asked(question: str) -> str:
+    """The line that the user types.
+
+    Raises:
+        EOFError: The input ended. The terminal is at the beginning of a line again.
+    """
     sys.stderr.write(question)
     sys.stderr.flush()
     line = sys.stdin.readline()
-    return line.strip() if line else None
+    if not line:
+        sys.stderr.write("\n")
+        raise EOFError
+    return line.strip()

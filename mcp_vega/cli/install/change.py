@@ -1,6 +1,7 @@
 """What an installation changes in a host's file, and what it leaves unchanged."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -88,10 +89,20 @@ def installing(host: Host, file: ConfigFile, entry: Entry | RemoteEntry) -> Chan
 def uninstalling(host: Host, file: ConfigFile) -> Change:
     """The change that removes the entry from the file.
 
+    If the file is a backup with this entry added and no other change, it gets the backup's text, byte for byte.
+
     Raises:
         HostConfigError: The file cannot be understood, or not be changed without touching more.
     """
-    return _changed(host, file, servers_in(host, file).get(NAME), None)
+    change = _changed(host, file, servers_in(host, file).get(NAME), None)
+    if change.before is None:
+        return change
+    for path in file.backups():
+        with suppress(HostConfigError):
+            backup = ConfigFile.read(path)
+            if NAME not in servers_in(host, backup) and _changed(host, backup, None, change.before).text == file.text:
+                return replace(change, text=backup.text)
+    return change
 
 
 def block(host: Host, entry: Entry | RemoteEntry) -> str:

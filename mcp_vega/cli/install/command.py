@@ -3,7 +3,7 @@
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
-from mcp_vega.cli.install.remote import RemoteEntry, server_url, takes_no_url
+from mcp_vega.cli.install.remote import RemoteEntry, answer_of, server_url, takes_no_url
 from mcp_vega.cli.install.shown import has_key, has_token, lines_of, may_hold_secret, notes_on, secrets_of
 from mcp_vega.cli.output import print_error, write
 from mcp_vega.errors import InvalidArguments, VegaError
@@ -41,20 +41,42 @@ def run_install(options: Namespace, environment: Mapping[str, str]) -> int:
     if options.print:
         write(_printed(entry, options))
         return 0
-    names = [options.host] if options.host else _chosen(options, environment)
+    try:
+        names = [options.host] if options.host else _chosen(options, environment)
+    except EOFError:
+        names = []
     if not names:
         write("No host was chosen, so nothing was changed.")
         return 1
-    failures, targets = _Failures(alone=len(names) == 1), list[_Target]()
+    return _install_in(names, entry, options, environment)
+
+
+def _install_in(
+    names: Sequence[str], entry: Entry | RemoteEntry, options: Namespace, environment: Mapping[str, str]
+) -> int:
+    """Put the entry into the files of these hosts; returns the exit code."""
+    failures, targets, codes = _Failures(alone=len(names) == 1), list[_Target](), [0]
     for name in names:
         with failures.reported():
             targets.append(_target(name, entry, environment))
-    if targets:
-        entry = _with_secret(entry, [each.older for each in targets], options, environment)
-    codes = [0]
-    for target in targets:
-        with failures.reported():
-            codes.append(_install(target, entry, options, environment))
+    said = set[str]()
+    try:
+        if targets:
+            entry = _with_secret(entry, [each.older for each in targets], options, environment)
+            if isinstance(entry, RemoteEntry) and not options.dry_run:
+                _ask_server(entry)
+        for number, target in enumerate(targets):
+            if number:
+                write("")
+            with failures.reported():
+                change = installing(target.host, target.file, entry)
+                _print_notes([*_notes(entry, change, options), *notes_on(target.name, change)], said)
+                codes.append(_carry_out(change, options, environment))
+    except EOFError:
+        write("Nothing was changed." if len(codes) == 1 else "Nothing more was changed.")
+        return 1
+    if options.dry_run and targets:
+        write(("\n" if len(targets) > 1 else "") + "Nothing was changed (--dry-run).")
     return max(*codes, failures.code)
 
 
@@ -67,9 +89,16 @@ def run_uninstall(options: Namespace, environment: Mapping[str, str]) -> int:
     """
     host = HOSTS[options.host]
     file = _file_of(host, environment)
-    code = _carry_out(uninstalling(host, file), options, environment)
+    try:
+        code = _carry_out(uninstalling(host, file), options, environment)
+    except EOFError:
+        write("Nothing was changed.")
+        return 1
+    if options.dry_run:
+        write("Nothing was changed (--dry-run).")
+        return code
     left = [backup for backup in file.backups() if may_hold_secret(host, backup)]
-    if left and code == 0 and not options.dry_run:
+    if left and code == 0:
         write("These backups still hold a key or token. Delete them when everything works:")
         for backup in left:
             write(f'  del "{backup}"' if sys.platform == "win32" else f"  rm {shlex.quote(str(backup))}")
@@ -212,19 +241,33 @@ def _with_secret(
 # ---- the change ----
 
 
-def _install(target: _Target, entry: Entry | RemoteEntry, options: Namespace, environment: Mapping[str, str]) -> int:
-    change = installing(target.host, target.file, entry)
+def _notes(entry: Entry | RemoteEntry, change: Change, options: Namespace) -> Iterator[str]:
+    """What a person should know of an entry, whatever its host."""
     if isinstance(entry, RemoteEntry):
         if not has_token(change.after):
-            sys.stderr.write("Note: the entry has no access token; a server that asks for one refuses its calls.\n")
+            yield "the entry has no access token; a server that asks for one refuses its calls"
     else:
         if is_temporary(entry.command):
-            sys.stderr.write(f"Note: {entry.command} is in a temporary folder; install mcp-vega elsewhere.\n")
+            yield f"{entry.command} is in a temporary folder; install mcp-vega elsewhere"
         if not options.sandbox and not has_key(change.after):
-            sys.stderr.write(f"Note: without {KEY} no picture can be drawn; run this again with it set to add it.\n")
-    for note in notes_on(target.name, change):
-        sys.stderr.write(f"Note: {note}.\n")
-    return _carry_out(change, options, environment)
+            yield f"without {KEY} no picture can be drawn; run this again with it set to add it"
+
+
+def _ask_server(entry: RemoteEntry) -> None:
+    """Say whether the server is there and takes the token. If not, the entry is right all the same when it starts."""
+    is_good, sentence = answer_of(entry.url, entry.token)
+    if is_good:
+        write(sentence)
+    else:
+        sys.stderr.write(f"Note: {sentence}.\n")
+
+
+def _print_notes(notes: Sequence[str], said: set[str]) -> None:
+    """Print those notes that were not said for another host."""
+    for note in notes:
+        if note not in said:
+            sys.stderr.write(f"Note: {note}.\n")
+    said.update(notes)
 
 
 def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str]) -> int:
@@ -239,7 +282,6 @@ def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str
         return 0
     write("\n".join(lines_of(change)))
     if options.dry_run:
-        write("Nothing was changed (--dry-run).")
         return 0
     if not options.yes and not agreed():
         write("Nothing was changed.")

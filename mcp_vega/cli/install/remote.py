@@ -2,9 +2,11 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.errors import InvalidArguments, InvalidSettings
@@ -19,6 +21,8 @@ URLS = ("url", "serverUrl", "httpUrl")
 _ADDRESS = re.compile(r"[A-Za-z0-9._~:/\[\]@!&'()*+,;=%?#-]+")
 _TOKEN = re.compile("[!-~]+")
 _NAMED = re.compile(r"[\w.@+-]{1,64}:.")
+# For each step of a request, such as to connect.
+ANSWER_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,57 @@ def same_server(one: str, other: str) -> bool:
     except ValueError:
         return False
     return first == second
+
+
+def answer_of(url: str, token: str) -> tuple[bool, str]:
+    """Ask the server whether it is there and takes the token; returns whether it does, and a sentence about it.
+
+    The token is sent to this address alone: no redirect is followed, and on this machine no proxy is used.
+    """
+    # Here, because it takes time and most commands need none of it.
+    from http.client import HTTPException
+
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    if token:
+        headers[HEADER] = f"Bearer {token}"
+    try:
+        is_healthy = _status(urljoin(url.rstrip("/"), "health"), {}) == HTTPStatus.OK
+        status = _status(url, headers, b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}')
+    except (HTTPException, ValueError):  # their texts may hold the answer
+        return False, f"what answers at {url} speaks no HTTP; check the URL"
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        reason = "".join(filter(str.isprintable, str(getattr(reason, "strerror", "") or reason)))
+        return False, f"the server does not answer, so it is not known whether it takes the token: {reason}"
+    if status == HTTPStatus.OK:
+        return True, f"The server answered and {'takes the token' if token else 'asks for no token'}."
+    if status == HTTPStatus.UNAUTHORIZED:
+        return (False, "the server does not take this token") if token else (True, "The server answered.")
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return False, "the URL leads to another address, and hosts may not send a token there; use that address"
+    where = "the server" if is_healthy else "something other than this server"
+    return False, f"{where} answered at {url}, with status {status}; check the URL"
+
+
+def _status(url: str, headers: Mapping[str, str], body: bytes | None = None) -> int:
+    """The status of the answer to one request, which is a POST if there is a body.
+
+    Raises:
+        OSError: There is no answer.
+        HTTPException: The answer is not HTTP.
+        ValueError: The address cannot be asked.
+    """
+    from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
+
+    # Without a handler for redirects none is followed, and without one for errors every status is an answer.
+    opener = OpenerDirector()
+    none: dict[str, str] = {}
+    is_here = is_loopback(urlsplit(url).hostname or "")
+    for handler in (ProxyHandler(none if is_here else None), HTTPHandler(), HTTPSHandler()):
+        opener.add_handler(handler)
+    request = Request(url, body, {"User-Agent": "mcp-vega", **headers})  # noqa: S310  `server_url` has checked it
+    with opener.open(request, timeout=ANSWER_SECONDS) as response:
+        return response.status
 
 
 def _unusable(why: str) -> InvalidArguments:

@@ -1,5 +1,6 @@
 """Codex's TOML, changed in one table. Every other character stays."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -46,18 +47,25 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
             table[path[-1]].update(cast("dict[str, Any]", value))
         else:
             table[path[-1]] = value
-        changed = f"{text[:start]}{_with_line_ends_of(text, document.as_string())}{text[end:]}"
+        written = document.as_string()
+        if not text[start:end].endswith("\n"):
+            written = written.rstrip("\n")
+        changed = f"{text[:start]}{_with_line_ends_of(text, written)}{text[end:]}"
     else:
         rest = drop(text, path) if span else text
-        empty_line = "" if not rest or rest.endswith(("\n\n", "\n\r\n")) else "\n" if rest.endswith("\n") else "\n\n"
         table = tomlkit.dumps({path[0]: {path[1]: value}})
-        changed = f"{rest}{_with_line_ends_of(text, empty_line + table)}"
+        # Always one empty line, and no line end where the file has none: `drop` can then restore the file exactly.
+        if rest and not rest.endswith("\n"):
+            table = f"\n\n{table.rstrip()}"
+        elif rest:
+            table = f"\n{table}"
+        changed = f"{rest}{_with_line_ends_of(text, table)}"
     tomlkit.parse(changed)
     return changed
 
 
 def drop(text: str, path: Sequence[str]) -> str:
-    """The text without the table at `path`.
+    """The text without the table at `path`. At the end of the text, the empty line above the table goes with it.
 
     Raises:
         ValueError: It is not TOML, or there is no such table.
@@ -66,7 +74,14 @@ def drop(text: str, path: Sequence[str]) -> str:
     if span is None:
         raise ValueError(f"there is no table {'.'.join(path)}")
     start, end = span
-    return text[:start] + text[end:].lstrip("\r\n")
+    above, below = text[:start], text[end:].lstrip("\r\n")
+    if below:
+        return above + below
+    if re.search(r"(\A|\n)\r?\n\Z", above):
+        above = re.sub(r"\r?\n\Z", "", above)
+        if not text.endswith("\n"):
+            above = re.sub(r"\r?\n\Z", "", above)
+    return above
 
 
 def _span(text: str, path: Sequence[str]) -> tuple[int, int] | None:
