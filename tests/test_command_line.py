@@ -256,7 +256,28 @@ def test_a_person_who_starts_the_server_by_hand_gets_a_hint(tmp_path: Path) -> N
         process.terminate()
         process.wait(timeout=HANG_SECONDS)
     assert "an MCP host starts it, not a person" in hint
-    assert 'mcp-vega draw "a lighthouse at dusk" --sandbox' in hint
+    assert f'{sys.executable} -m mcp_vega draw "a lighthouse at dusk" --sandbox' in hint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program has another name there")
+@pytest.mark.parametrize(
+    ("typed", "on_path", "named"),
+    [
+        ("bin/mcp-vega", "bin", "mcp-vega"),
+        ("bin/mcp-vega", "other", "bin/mcp-vega"),
+        ("bin/mcp-vega", "", "bin/mcp-vega"),
+        ("a folder/mcp-vega", "other", "'a folder/mcp-vega'"),
+    ],
+)
+def test_a_hint_names_the_program_so_that_it_runs_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, on_path: str, named: str
+) -> None:
+    for folder in ("bin", "other", "a folder"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mcp-vega").touch(0o755)
+    monkeypatch.setattr(sys, "argv", [typed])
+    done = run("jobs", "12345678", folder=tmp_path, PATH=str(tmp_path / on_path) if on_path else "")
+    assert f"Next: Run `{named} jobs` to list" in done.stderr
 
 
 @posix

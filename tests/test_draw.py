@@ -237,7 +237,7 @@ def test_a_command_in_the_sandbox_shows_its_picture_and_that_the_money_is_preten
     copied = tmp_path / "lighthouse.jpg"
     assert copied.read_bytes() == kept.read_bytes()
     assert_alike(as_picture(screen.picture), copied)
-    another = f"mcp-vega draw --like {kept.stem.rpartition('-')[2]} --seed -1 --sandbox"
+    another = f"{sys.executable} -m mcp_vega draw --like {kept.stem.rpartition('-')[2]} --seed -1 --sandbox"
     below = "".join(screen.lines[len(screen.picture) // 2 :])
     assert below == f"$0.002 (pretend), seed 7: {copied}Another one: {another}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mcp_vega.cli.draw.arguments import Call
 from mcp_vega.cli.draw.outcome import Outcome
 from mcp_vega.cli.draw.screen import Screen
-from mcp_vega.cli.output import OutputError, write
+from mcp_vega.cli.output import OutputError, called_as, write
 from mcp_vega.imaging.preview import InvalidImageError
 from mcp_vega.imaging.terminal import as_text
 
@@ -123,7 +123,7 @@ class Report:
             yield self._another(outcome.pictures[0].id[:SHORT_ID])
 
     def _another(self, name: str) -> str:
-        return f"Another one: mcp-vega draw --like {name} --seed -1{' --sandbox' if self._sandbox else ''}"
+        return f"Another one: {called_as()} draw --like {name} --seed -1{' --sandbox' if self._sandbox else ''}"
 
     # ---- a call that failed ----
 
