@@ -405,7 +405,7 @@ def test_the_pictures_of_several_prompts_are_shown_one_below_the_other(tmp_path:
         (["--prompts", "prompts.txt"], "a fox".encode("utf-16"), "prompts.txt is not UTF-8 text: see line 1"),
         (["--prompts", "prompts.txt", "a", "hare"], b"a fox", "PROMPT and --prompts are both given"),
         (["--prompts", "prompts.txt", "-"], b"a fox", "PROMPT and --prompts are both given"),
-        (["--prompts", "prompts.txt", "--steps", "3"], b"a fox", "Error: num_inference_steps is '3'"),
+        (["--prompts", "prompts.txt", "--steps", "3"], b"a fox", "Error: --steps is '3'"),
         (
             ["--prompts", "prompts.txt"],
             b"a fox\n\n" + b"x" * 10_001,
