@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import anyio.to_thread
 import pytest
-from conftest import HANG_SECONDS, PATIENT, Sandbox, wait_until, with_grace
+from conftest import HANG_SECONDS, KEY, PATIENT, Sandbox, wait_until, with_grace
 from terminals import Screen, posix, terminal
 
 from mcp_vega import __version__
@@ -156,9 +156,9 @@ def test_draw_waits_until_the_picture_is_there(tmp_path: Path, api: dict[str, st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--steps", "19"], "num_inference_steps is '19'"),
+        (["--steps", "19"], "Error: --steps is '19', but must be a whole number from 20 to 100 ("),
         (["--model", "sdxl"], "vega, segmind-vega, vegart, segmind-vega-rt-v1"),
-        (["--model", "vegart", "--samples", "2"], "segmind-vega-rt-v1 has no parameter 'samples'"),
+        (["--model", "vegart", "--samples", "2"], "Error: vegart has no --samples ("),
         (["-o", "nowhere/fox.jpg"], "a folder that does not exist"),
         (["-o", "nowhere/"], "a folder that does not exist: nowhere/"),
         (["-o", "fox.gif"], "End the name in one of .jpg, .jpeg, .png, .webp"),
@@ -167,7 +167,7 @@ def test_draw_waits_until_the_picture_is_there(tmp_path: Path, api: dict[str, st
         (["-o", ".png"], "-o names no file: '.png'"),
         (["-o", "x" * 300], "longer than 255 bytes"),
         (["-o", os.devnull], "-o names what is not a file"),
-        (["--colour", "red"], "unrecognized arguments"),
+        (["--colour", "red"], "Error: mcp-vega draw has no option --colour ("),
     ],
 )
 def test_draw_refuses_a_wrong_command_before_anything_is_sent(
@@ -242,7 +242,68 @@ def test_a_key_that_no_header_can_carry_is_named_and_nothing_is_sent(
 def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str]) -> None:
     done = run(*arguments, folder=tmp_path)
     assert done.returncode == 2
-    assert "usage: mcp-vega" in done.stderr
+    assert done.stderr.startswith("Error: --")
+    assert re.search(r"\nNext: Run `mcp-vega (sandbox )?--help` ", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "command"),
+    [
+        ("drw fox", "There is no command 'drw' (did you mean draw?)", ""),
+        ("version", "There is no command 'version' (did you mean --version?)", ""),
+        ("--verson", "mcp-vega has no option --verson (did you mean --version?)", ""),
+        ("--transport htp", "--transport is 'htp', but must be one of: stdio, sse, http (did you mean http?)", ""),
+        ("draw fox --sanbox", "mcp-vega draw has no option --sanbox (did you mean --sandbox?)", "draw "),
+        ("draw fox --steps", "--steps needs a value", "draw "),
+        ("draw fox --se=1 --sa=2", "--sa could be any of --sandbox, --samples", "draw "),
+        ("gallery --port abc", "--port is 'abc', but must be a whole number, 0 to 65535", "gallery "),
+        ("jobs --json=yes", "--json takes no value", "jobs "),
+        ("recipe", "PICTURE is missing", "recipe "),
+        ("completion bsh", "SHELL is 'bsh', but must be one of: bash, zsh, fish (did you mean bash?)", "completion "),
+    ],
+)
+def test_wrong_usage_is_an_error_that_names_what_was_likely_meant(
+    tmp_path: Path, typed: str, said: str, command: str
+) -> None:
+    done = run(*typed.split(), folder=tmp_path)
+    step = f"Next: Run `mcp-vega {command}--help` to see what there is."
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: {said} (invalid_arguments).\n{step}\n"
+
+
+@pytest.mark.parametrize("option", ["--size", "--width", "--height"])
+def test_who_asks_for_a_size_hears_that_there_is_only_one(tmp_path: Path, option: str) -> None:
+    for given in ([option, "512"], [f"{option}=512"]):
+        done = run("draw", "a fox", *given, folder=tmp_path)
+        assert done.returncode == 2
+        assert f"has no option {option}: pictures are always 1024×1024" in done.stderr
+
+
+def test_a_wrong_host_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    for command in ("install", "uninstall"):
+        done = run(command, "curser", folder=tmp_path)
+        assert done.returncode == 2
+        assert "(did you mean cursor?)" in done.stderr
+
+
+def test_a_key_in_the_wrong_place_is_not_printed(tmp_path: Path) -> None:
+    for arguments in ([KEY], ["jobs", "--limit", KEY], ["recipe", "x", KEY]):
+        done = run(*arguments, folder=tmp_path)
+        assert done.returncode == 2
+        assert KEY not in done.stderr
+
+
+def test_help_is_a_command_as_well(tmp_path: Path) -> None:
+    for command in ([], ["draw"]):
+        done = run("help", *command, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (0, run(*command, "--help", folder=tmp_path).stdout)
+
+
+@pytest.mark.parametrize("prompt", [[""], [" ", ""]])
+def test_an_empty_prompt_is_refused_in_plain_words(tmp_path: Path, prompt: list[str]) -> None:
+    done = run("draw", *prompt, "--sandbox", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: The prompt is empty (invalid_arguments).\nCharged: no.\n")
 
 
 @posix
@@ -256,7 +317,28 @@ def test_a_person_who_starts_the_server_by_hand_gets_a_hint(tmp_path: Path) -> N
         process.terminate()
         process.wait(timeout=HANG_SECONDS)
     assert "an MCP host starts it, not a person" in hint
-    assert 'mcp-vega draw "a lighthouse at dusk" --sandbox' in hint
+    assert f'{sys.executable} -m mcp_vega draw "a lighthouse at dusk" --sandbox' in hint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program has another name there")
+@pytest.mark.parametrize(
+    ("typed", "on_path", "named"),
+    [
+        ("bin/mcp-vega", "bin", "mcp-vega"),
+        ("bin/mcp-vega", "other", "bin/mcp-vega"),
+        ("bin/mcp-vega", "", "bin/mcp-vega"),
+        ("a folder/mcp-vega", "other", "'a folder/mcp-vega'"),
+    ],
+)
+def test_a_hint_names_the_program_so_that_it_runs_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, on_path: str, named: str
+) -> None:
+    for folder in ("bin", "other", "a folder"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mcp-vega").touch(0o755)
+    monkeypatch.setattr(sys, "argv", [typed])
+    done = run("jobs", "12345678", folder=tmp_path, PATH=str(tmp_path / on_path) if on_path else "")
+    assert f"Next: Run `{named} jobs` to list" in done.stderr
 
 
 @posix
@@ -300,7 +382,7 @@ def test_a_draw_whose_answer_is_lost_waits_until_the_outcome_is_known(
     done = run("draw", "a fox [fault:504-after]", folder=tmp_path, **api)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).exists()
-    assert "\nThe answer was lost; asking Segmind whether it ran (up to 60 s)\n" in done.stderr
+    assert done.stderr.count("\nThe answer was lost; asking Segmind whether it ran (up to 60 s)\n") == 1
     assert sandbox_in_thread.paid_requests == 1
 
 

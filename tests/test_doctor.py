@@ -318,7 +318,7 @@ def test_a_proxy_or_certificates_that_cannot_be_used_are_reported_without_a_pass
 def test_a_name_that_cannot_be_resolved_delays_neither_the_page_nor_the_end_of_the_process(tmp_path: Path) -> None:
     program = """
 import os, socket, sys, time
-from mcp_vega.cli.parser import build_parser
+from mcp_vega.cli.parser.commands import build_parser
 from mcp_vega.cli.doctor.command import run_doctor
 socket.getaddrinfo = lambda *address, **more: time.sleep(600)
 sys.exit(run_doctor(build_parser().parse_args(["doctor"]), os.environ, seconds=0.3))

@@ -27,7 +27,7 @@ from mcp_vega.cli.doctor.paid.command import run_paid, show
 from mcp_vega.cli.doctor.paid.observation import Observations
 from mcp_vega.cli.doctor.paid.report import Row
 from mcp_vega.cli.doctor.paid.trial import PICTURES, try_out
-from mcp_vega.cli.parser import build_parser
+from mcp_vega.cli.parser.commands import build_parser
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.account import Account, Call

@@ -18,7 +18,7 @@ from pages import PAGES, ROOT, of_language, read, rows
 from PIL import Image, ImageChops, ImageStat
 
 import mcp_vega
-from mcp_vega.cli.parser import build_parser
+from mcp_vega.cli.parser.commands import build_parser
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.preview import PREVIEW_LIMITS

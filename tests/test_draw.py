@@ -22,8 +22,14 @@ from PIL import Image
 from terminals import Screen, posix, terminal
 from test_command_line import desktop_with, run, run_reading, run_with, settings, shown, shown_by_process
 
+from mcp_vega.cli.draw.arguments import Call
+from mcp_vega.cli.draw.outcome import Outcome, Problem
+from mcp_vega.cli.draw.report import Report
+from mcp_vega.cli.draw.screen import Screen as StreamsOf
+from mcp_vega.errors import OutcomeUnknown
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.terminal import COLOURS
+from mcp_vega.parameters import VegaParameters
 
 TRUECOLOR = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 FAST = ("--model", "vegart")
@@ -57,12 +63,12 @@ def paint() -> Painter:
 
 
 def corners(picture: Image.Image) -> list[Any]:
-    """The colours in the middle of the four quarters."""
-    sides = [(x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
-    return [picture.convert("RGB").getpixel((int(picture.width * x), int(picture.height * y))) for x, y in sides]
+    """The mean colours of the four quarters."""
+    small = picture.convert("RGB").resize((2, 2), Image.Resampling.BOX)
+    return [small.getpixel((x, y)) for y in range(2) for x in range(2)]
 
 
-def assert_alike(picture: Image.Image, file: Path, tolerance: int = 12) -> None:
+def assert_alike(picture: Image.Image, file: Path, tolerance: int = 16) -> None:
     with Image.open(file) as kept:
         wanted = corners(kept)
     for colour, other in zip(corners(picture), wanted, strict=True):
@@ -148,12 +154,12 @@ def form_of(screen: Screen) -> str:
 def test_a_terminal_gets_the_picture_in_a_form_that_it_understands(
     tmp_path: Path, api: dict[str, str], variables: dict[str, str], form: str
 ) -> None:
-    code, screen = shown("draw", "a fox", *FAST, folder=tmp_path, size=(80, 24), **api, **variables)
+    code, screen = shown("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, size=(80, 24), **api, **variables)
     assert (code, form_of(screen)) == (0, form)
     (kept,) = kept_in(tmp_path)
     assert f": {kept}" in "".join(screen.lines)
     if form is COLOURS_256:
-        assert_alike(as_picture(screen.picture), kept, 60)
+        assert_alike(as_picture(screen.picture), kept)
 
 
 @posix
@@ -236,8 +242,8 @@ def test_a_command_in_the_sandbox_shows_its_picture_and_that_the_money_is_preten
     (kept,) = tmp_path.glob("gallery/sandbox/*/a-lighthouse-at-dusk-7-*.jpg")
     copied = tmp_path / "lighthouse.jpg"
     assert copied.read_bytes() == kept.read_bytes()
-    assert_alike(as_picture(screen.picture), copied, 60)
-    another = f"mcp-vega draw --like {kept.stem.rpartition('-')[2]} --seed -1 --sandbox"
+    assert_alike(as_picture(screen.picture), copied)
+    another = f"{sys.executable} -m mcp_vega draw --like {kept.stem.rpartition('-')[2]} --seed -1 --sandbox"
     below = "".join(screen.lines[len(screen.picture) // 2 :])
     assert below == f"$0.002 (pretend), seed 7: {copied}Another one: {another}"
 
@@ -297,13 +303,13 @@ def test_each_line_of_a_file_gets_a_picture_of_its_own_and_a_failure_does_not_st
     prompts = {call.body["prompt"] for call in sandbox_in_thread.account.calls.values()}
     assert prompts == {"a fox", "a hare", "二 foxes"}
     said = re.sub(r"seed \d{15}", "seed S", done.stderr)
-    reported = [line for line in said.splitlines() if re.match(r"Line \d: (\$|Error|failed)|\d of", line)]
+    reported = [line for line in said.splitlines() if re.match(r"Line \d(, .*)?: (\$|Error|failed)|\d of", line)]
     assert reported == [
-        "Line 1: $0.002, seed S",
-        "Line 3: $0.002, seed S",
+        "Line 1, “a fox”: $0.002, seed S",
+        "Line 3, “a hare”: $0.002, seed S",
         "Line 4: Error: The API answered with HTTP 402: “Payment Required” (insufficient_credits).",
         "Line 5: failed for the same reason as line 4",
-        "Line 6: $0.002, seed S",
+        "Line 6, “二 foxes”: $0.002, seed S",
         "2 of 5 failed: lines 4, 5",
     ]
     assert said.count("Next: Add credits") == 1
@@ -323,7 +329,7 @@ def test_prompts_from_stdin_as_json_give_one_object_a_line(tmp_path: Path, api: 
         assert Path(job["images"][0]["path"]) in kept_in(tmp_path)
     assert last["parameters"]["prompt"] == "二 foxes"
     assert "$0.002" not in done.stderr
-    assert done.stderr.endswith("2 of 5 failed: lines 4, 5\n")
+    assert done.stderr.endswith("\n2 of 5 failed: lines 4, 5; not written: x-3.png, x-4.png\n")
 
 
 def test_one_prompt_as_json_has_its_files_or_its_error(tmp_path: Path, api: dict[str, str]) -> None:
@@ -381,10 +387,10 @@ def test_the_pictures_of_several_prompts_are_shown_one_below_the_other(tmp_path:
     text = re.sub(r"seed\d{15}", "seed7", re.sub(r"\s", "", blocks))
     assert code == 1
     assert text == (
-        f"<picture>Line1:$0.002,seed7:{fox}"
+        f"<picture>Line1,“afox”:$0.002,seed7:{fox}"
         "Line2:Error:TheAPIansweredwithHTTP402:“PaymentRequired”(insufficient_credits).Charged:no."
         "Next:Addcreditsathttps://cloud.segmind.com/billing,thencallagain."
-        f"<picture>Line3:$0.002,seed7:{owl}"
+        f"<picture>Line3,“anowl”:$0.002,seed7:{owl}"
         "Anotherone:mcp-vegadraw--likeFILE--seed-11of3failed:line2"
     ), text
 
@@ -405,7 +411,7 @@ def test_the_pictures_of_several_prompts_are_shown_one_below_the_other(tmp_path:
         (["--prompts", "prompts.txt"], "a fox".encode("utf-16"), "prompts.txt is not UTF-8 text: see line 1"),
         (["--prompts", "prompts.txt", "a", "hare"], b"a fox", "PROMPT and --prompts are both given"),
         (["--prompts", "prompts.txt", "-"], b"a fox", "PROMPT and --prompts are both given"),
-        (["--prompts", "prompts.txt", "--steps", "3"], b"a fox", "Error: num_inference_steps is '3'"),
+        (["--prompts", "prompts.txt", "--steps", "3"], b"a fox", "Error: --steps is '3'"),
         (
             ["--prompts", "prompts.txt"],
             b"a fox\n\n" + b"x" * 10_001,
@@ -425,6 +431,26 @@ def test_prompts_that_cannot_be_read_are_refused_before_anything_is_paid(  # noq
     assert words in done.stderr
     assert sandbox_in_thread.paid_requests == 0
     assert not (tmp_path / "home").exists(), "there is no job in the ledger"
+
+
+@pytest.mark.parametrize(
+    ("step", "sandbox", "words"),
+    [
+        ("Or call check_job with the request_id local-661abbfbf04d4912 to look", True, " 661abbfb --sandbox"),
+        ("Call check_job with the request_id 11120549-9077-4780 in about two minutes", False, " 11120549"),
+        ("Call check_job with the job's request id within seven days", False, ""),
+        ("Call again", False, None),
+    ],
+)
+def test_an_error_that_sends_an_agent_to_check_job_names_the_command_for_a_person(
+    capsys: pytest.CaptureFixture[str], step: str, *, sandbox: bool, words: str | None
+) -> None:
+    """Without the commands around it: the errors with this step come after a minute of looks."""
+    call = Call("generate_image_vega", {"prompt": "a fox"}, VegaParameters(prompt="a fox"))
+    report = Report(StreamsOf(is_interactive=False, has_both=False, form=None), as_json=False, sandbox=sandbox)
+    report.ended(Outcome(call, problems=[Problem.of(OutcomeUnknown("The answer was lost", next_step=step))]))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == (f"Next: {step}." if words is None else f"On the command line: `mcp-vega jobs{words}`.")
 
 
 # ---- interrupted ----

@@ -371,7 +371,7 @@ def test_other_options_override_the_recipe_of_like(tmp_path: Path, sandbox_in_th
     other = run(*like, "--model", "vegart", folder=tmp_path, **variables)
     assert other.stderr.startswith(
         "Note: the picture was drawn by segmind-vega; segmind-vega-rt-v1 draws another one. The recipe's "
-        "num_inference_steps, scheduler, guidance_scale are not used.\n"
+        "--steps, --scheduler, --guidance-scale are not used.\n"
     )
     first, second = sandbox_in_thread.account.calls.values()
     assert first.body == parameters.model_copy(update={"seed": 8, "prompt": "a hare"}).body(base64=False)

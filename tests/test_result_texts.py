@@ -198,6 +198,28 @@ async def test_progress_after_a_lost_answer_says_for_how_long_segmind_is_asked(
     ]
 
 
+async def test_a_job_takes_longer_than_usual_from_half_as_long_again_on(sandbox: Sandbox, tmp_path: Path) -> None:
+    late = [0.0]
+    began = datetime.now(UTC)
+    given: dict[str, Any] = {"pace": 1, "clock": lambda: began + timedelta(seconds=late[0])}
+    sandbox.hold()
+    async with app_over(sandbox.url, tmp_path, **given) as app:
+        job = await begun(app.service, VegaRTParameters(prompt="a fox"))
+        await until(lambda: sandbox.paid_requests)
+        job = await app.service.get(job.local_id)
+        progress = list[tuple[str, bool]]()
+        for late[0] in (1, 1.7, 2.4, 2.6):  # drawing takes 1.68 s
+            elapsed, total, message = progress_of(app.service, job)
+            progress.append((message, total is not None and total >= elapsed))
+        sandbox.let_go()
+    assert progress == [
+        ("Drawing: 1 s of about 2 s", True),
+        ("Drawing: 2 s of about 2 s", True),
+        ("Drawing: 2 s of about 2 s", True),
+        ("Drawing: 3 s, longer than usual (about 2 s)", False),
+    ]
+
+
 async def test_a_call_that_waits_does_not_take_longer_than_usual_and_is_asked_for_when_it_may_be_drawn(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

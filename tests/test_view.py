@@ -11,7 +11,7 @@ import pytest
 from mcp.client import Client
 from mcp_types import TextResourceContents
 
-from mcp_vega.cli.parser import build_parser
+from mcp_vega.cli.parser.commands import build_parser
 from mcp_vega.errors import MissingKey
 from mcp_vega.parameters import MODELS
 from mcp_vega.server.app import build_server

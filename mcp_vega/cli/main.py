@@ -3,10 +3,10 @@
 import gc
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 
-from mcp_vega.cli.parser import build_parser
+from mcp_vega.cli.parser.commands import build_parser
 
 USAGE = 2
 FAILED = 1
@@ -30,17 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mcp_vega.cli.completion import answer_shell
 
         answer_shell(parser)
-    options = parser.parse_args(argv)
-    over_network = options.serve_host or options.serve_port is not None or options.insecure
-    if options.transport == "stdio" and over_network:
-        parser.error("--host, --port and --insecure go with --transport sse or http")
     from mcp_vega.cli.output import OutputError, print_error
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
+    options = None
     try:
+        options = _options(parser, sys.argv[1:] if argv is None else argv)
         return _run(options)
     except VegaError as error:
-        print_error(error, draws=_draws(options))
+        print_error(error, draws=options is not None and _draws(options))
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
     except KeyboardInterrupt:
         return 130
@@ -50,6 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    if arguments and arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
+    options = parser.parse_args(arguments)
+    over_network = options.serve_host or options.serve_port is not None or options.insecure
+    if options.transport == "stdio" and over_network:
+        parser.error("--host, --port and --insecure go with --transport sse or http")
+    return options
 
 
 def _draws(options: Namespace) -> bool:

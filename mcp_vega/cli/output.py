@@ -2,11 +2,14 @@
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mcp_vega.errors import VegaError
 from mcp_vega.redaction import beginning
@@ -45,6 +48,29 @@ def write(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it would be tried again at the end
         raise OutputError(error.strerror) from error
+
+
+def called_as() -> str:
+    """How the user called this program, for hints that are to run as they are printed.
+
+    It is the name if the PATH finds this very program, else what was typed.
+    """
+    typed = Path(sys.argv[0])
+    if typed.name == "__main__.py":
+        words = [sys.orig_argv[0], "-m", "mcp_vega"]
+    elif typed.stem == "mcp-vega" and not _is_on_path(typed):
+        words = [sys.argv[0]]
+    else:
+        return "mcp-vega"
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
+def _is_on_path(program: Path) -> bool:
+    found = shutil.which(program.name)
+    try:
+        return found is not None and program.samefile(found)
+    except OSError:
+        return False
 
 
 def print_error(error: VegaError, *, draws: bool = False) -> None:

@@ -131,16 +131,16 @@ def _any_colours(canvas: "Image") -> list[str]:
 
 
 def _256_colours(canvas: "Image") -> list[str]:
-    """The same, each the nearest of the 256 colours."""
+    """The same with the 256 colours, dithered: the nearest colour alone would turn a dark violet into grey."""
     from PIL import Image
 
     palette = Image.new("P", (1, 1))
     levels = [level for colour in COLOURS for level in colour]
     palette.putpalette(levels + levels[-3:] * FIRST_COLOUR)  # a palette has 256 places
-    nearest = canvas.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE).tobytes()
+    dithered = canvas.convert("RGB").quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).tobytes()
     drawn = canvas.getchannel("A").tobytes()
     last = len(COLOURS) - 1
-    return [f"5;{FIRST_COLOUR + min(at, last)}" if alpha else "" for at, alpha in zip(nearest, drawn, strict=True)]
+    return [f"5;{FIRST_COLOUR + min(at, last)}" if alpha else "" for at, alpha in zip(dithered, drawn, strict=True)]
 
 
 def _line(cells: Iterable[tuple[str, str]]) -> str:

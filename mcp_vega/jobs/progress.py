@@ -11,6 +11,8 @@ from mcp_vega.jobs.service import JobService
 # then on while it is listed as running.
 FIRST_LOOKS = sum(LOOKS)
 ALL_LOOKS = FIRST_LOOKS + sum(PENDING_LOOKS)
+# From so many times the usual time on, a job takes longer than usual: before that, it may be the rounding.
+LATE = 1.5
 ASKING = "The answer was lost; asking Segmind whether it ran"
 
 
@@ -33,8 +35,9 @@ def progress_of(service: JobService, job: Job) -> Progress:
     # The API is not asked before the picture is likely to be there.
     doing = "Queued or drawing" if job.state is State.QUEUED else "Drawing"
     usual, seconds = service.expected_seconds(job), service.sent_seconds(job)
-    if seconds < usual:
-        return Progress(elapsed, elapsed - seconds + usual, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
+    if seconds < LATE * usual:
+        total = max(elapsed - seconds + usual, elapsed)
+        return Progress(elapsed, total, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
     return Progress(elapsed, None, f"{doing}: {seconds:.0f} s, longer than usual (about {usual:.0f} s){notes}")
 
 

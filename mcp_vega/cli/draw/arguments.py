@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_vega.cli.draw.prompts import name_of, prompts_in_file
+from mcp_vega.cli.output import called_as
 from mcp_vega.cli.recipe import recipe_named
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
+from mcp_vega.redaction import is_blank
 from mcp_vega.server.schemas import ArgumentSchema
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
@@ -40,9 +42,9 @@ def calls_of(options: Namespace, settings: Settings) -> list[Call]:
     model, arguments = _model_and_arguments(options, settings, has_prompt=prompts is not None)
     tool = f"generate_image_{model.alias}"
     schema: ArgumentSchema[Parameters] = next(each.arguments for each in DEFINITIONS if each.name == tool)
+    _require_valid(arguments, model, schema)  # what is wrong with the options is not about a line
     if prompts is None:
         return [Call(tool, arguments, schema.parse(arguments))]
-    schema.parse({**arguments, "prompt": "any"})  # what is wrong with the options is not about a line
     calls: list[Call] = []
     for line, prompt in prompts:
         given = {**arguments, "prompt": prompt}
@@ -54,6 +56,28 @@ def calls_of(options: Namespace, settings: Settings) -> list[Call]:
     return calls
 
 
+def _require_valid(arguments: dict[str, Any], model: type[Parameters], schema: ArgumentSchema[Parameters]) -> None:
+    """Raise an `InvalidArguments` with the names of the command line if a value cannot be used."""
+    wrong: list[str] = []
+    for name, value in arguments.items():
+        if name not in model.model_fields:
+            wrong.append(f"{model.alias} has no {_option(name)}")
+            continue
+        try:
+            schema.parse({"prompt": "any", name: value})
+        except InvalidArguments as error:
+            wrong.append(_option(name) + error.what.removeprefix(name))
+    if wrong:
+        raise InvalidArguments("; ".join(wrong), next_step=f"Run `{called_as()} draw --help` to see what there is")
+
+
+def _option(name: str) -> str:
+    """What the command line calls a parameter."""
+    if name == "prompt":
+        return "PROMPT"
+    return "--steps" if name == "num_inference_steps" else f"--{name.replace('_', '-')}"
+
+
 def _model_and_arguments(
     options: Namespace, settings: Settings, *, has_prompt: bool
 ) -> tuple[type[Parameters], dict[str, Any]]:
@@ -62,6 +86,8 @@ def _model_and_arguments(
     model: type[Parameters] = names.get(options.model or VegaParameters.alias, Parameters)
     if model is Parameters:
         raise InvalidArguments(f"--model is {options.model!r}, but must be one of: {', '.join(names)}")
+    if options.prompt and is_blank(" ".join(options.prompt)):
+        raise InvalidArguments("The prompt is empty", next_step="Say what to draw, in words")
     given = {**vars(options), "prompt": None if has_prompt else " ".join(options.prompt) or None}
     known = {name for each in MODELS.values() for name in each.model_fields}
     changes = {name: value for name, value in given.items() if name in known and value is not None}
@@ -85,7 +111,7 @@ def _arguments_of(recipe: Recipe, model: type[Parameters], changes: dict[str, An
         # The models have other parameters, and other numbers of steps.
         others = [name for name in arguments if name == "num_inference_steps" or name not in model.model_fields]
         arguments = {name: value for name, value in arguments.items() if name not in others}
-        left_out = f" The recipe's {', '.join(others)} are not used." if others else ""
+        left_out = f" The recipe's {', '.join(map(_option, others))} are not used." if others else ""
         old, new = type(recipe.parameters).slug, model.slug
         sys.stderr.write(f"Note: the picture was drawn by {old}; {new} draws another one.{left_out}\n")
     elif recipe.sandbox and not sandbox:

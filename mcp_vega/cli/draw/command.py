@@ -41,7 +41,7 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
         broken = _first(group)
     if broken:
         raise broken
-    code = report.close(calls)
+    code = report.close(calls, output)
     return (_open(report.files, environment) if options.open else 0) or code
 
 

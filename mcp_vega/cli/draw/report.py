@@ -1,6 +1,7 @@
 """What a person or a program is told of each call: its pictures, its facts, its errors."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -8,13 +9,17 @@ from pathlib import Path
 
 from mcp_vega.cli.draw.arguments import Call
 from mcp_vega.cli.draw.outcome import Outcome
+from mcp_vega.cli.draw.output import Output
 from mcp_vega.cli.draw.screen import Screen
-from mcp_vega.cli.output import OutputError, write
+from mcp_vega.cli.output import OutputError, called_as, write
 from mcp_vega.imaging.preview import InvalidImageError
 from mcp_vega.imaging.terminal import as_text
+from mcp_vega.redaction import quoted
 
 # Digits of a picture's id that are enough to name it.
 SHORT_ID = 8
+# How much of a prompt is next to its picture.
+PROMPT_CHARACTERS = 30
 
 
 class Report:
@@ -29,11 +34,17 @@ class Report:
         self._failed: list[Call] = []
         self._failed_first: dict[str, int | None] = {}
         self._limit = ""
+        self._doing: dict[int, str] = {}  # what was said last of a call, without its figures
 
     def progress(self, index: int, call: Call, message: str, share: float | None) -> None:
-        """Say what is being done for a call; on a terminal for the one that is reported next."""
+        """Say what is being done for a call.
+
+        A terminal shows it for the call that is reported next. A file gets a line when more than the figures change.
+        """
         if not self._screen.is_interactive:
-            sys.stderr.write(f"{_line_of(call)}{message}\n")
+            if self._doing.get(index) != (doing := re.sub(r"\d+", "", message)):
+                self._doing[index] = doing
+                sys.stderr.write(f"{_line_of(call)}{message}\n")
         elif index == self.next:
             self._screen.show_progress(f"{_line_of(call)}{message}", share)
 
@@ -67,7 +78,7 @@ class Report:
             for outcome in outcomes:
                 self.ended(outcome)
 
-    def close(self, calls: Sequence[Call]) -> int:
+    def close(self, calls: Sequence[Call], output: Output | None) -> int:
         """Say what is about all calls; returns the exit code."""
         if self._limit and not self._json:
             _say([self._limit])
@@ -77,17 +88,30 @@ class Report:
             if self._failed:
                 lines = ", ".join(str(call.line) for call in self._failed)
                 some = "line" if len(self._failed) == 1 else "lines"
-                _say([f"{len(self._failed)} of {len(calls)} failed: {some} {lines}"])
+                missing = self._missing(calls, output)
+                not_written = f"; not written: {', '.join(missing)}" if missing else ""
+                _say([f"{len(self._failed)} of {len(calls)} failed: {some} {lines}{not_written}"])
         return 1 if self._failed else 0
+
+    def _missing(self, calls: Sequence[Call], output: Output | None) -> list[str]:
+        """The names of the numbered files that calls which failed did not write."""
+        if output is None or output.is_folder:
+            return []
+        names: list[str] = []
+        number = 1
+        for call in calls:
+            targets = [output.target(number + index, "") for index in range(call.parameters.pictures)]
+            number += call.parameters.pictures
+            if call in self._failed:
+                names += [target.name for target in targets if target and target.resolve() not in self.files]
+        return names
 
     # ---- a call that drew ----
 
     def _show(self, outcome: Outcome) -> None:
         """Show the pictures if the terminal can, then a line for each, with its file."""
-        line = _line_of(outcome.call)
-        facts, notes = (
-            [line + each for each in said] for said in (outcome.facts(pretend=self._sandbox), outcome.notes)
-        )
+        facts = [_caption_of(outcome.call) + fact for fact in outcome.facts(pretend=self._sandbox)]
+        notes = [_line_of(outcome.call) + note for note in outcome.notes]
         files = [
             (fact, picture.written) for fact, picture in zip(facts, outcome.pictures, strict=False) if picture.written
         ]
@@ -123,19 +147,32 @@ class Report:
             yield self._another(outcome.pictures[0].id[:SHORT_ID])
 
     def _another(self, name: str) -> str:
-        return f"Another one: mcp-vega draw --like {name} --seed -1{' --sandbox' if self._sandbox else ''}"
+        return f"Another one: {called_as()} draw --like {name} --seed -1{' --sandbox' if self._sandbox else ''}"
 
     # ---- a call that failed ----
 
     def _in_words(self, call: Call, text: str) -> str:
         """An error in full; if an earlier line had the same one, that line's number."""
         first = self._failed_first.setdefault(text, call.line)
-        return text if first == call.line else f"failed for the same reason as line {first}"
+        return text + self._for_a_person(text) if first == call.line else f"failed for the same reason as line {first}"
+
+    def _for_a_person(self, text: str) -> str:
+        """What a person does if the error says that an agent should call check_job."""
+        if "check_job" not in text:
+            return ""
+        found = re.search(r"with the request_id (?:local-)?([\w-]+)", text)
+        words = ["jobs", *([found[1][:SHORT_ID]] if found else []), *(["--sandbox"] if self._sandbox else [])]
+        return f"\nOn the command line: `{called_as()} {' '.join(words)}`."
 
 
 def _line_of(call: Call) -> str:
     """What a line of stderr about a call begins with."""
     return "" if call.line is None else f"Line {call.line}: "
+
+
+def _caption_of(call: Call) -> str:
+    """The same with the beginning of the prompt, for a picture."""
+    return "" if call.line is None else f"Line {call.line}, {quoted(call.parameters.prompt, PROMPT_CHARACTERS)}: "
 
 
 def _say(lines: Iterable[str]) -> None:

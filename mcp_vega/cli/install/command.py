@@ -17,7 +17,7 @@ from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.install.remote import RemoteEntry, answer_of, server_url, takes_no_url
 from mcp_vega.cli.install.shown import has_key, has_token, lines_of, may_hold_secret, notes_on, secrets_of
-from mcp_vega.cli.output import print_error, write
+from mcp_vega.cli.output import called_as, print_error, write
 from mcp_vega.errors import InvalidArguments, VegaError
 from mcp_vega.segmind.values import as_object
 
@@ -136,7 +136,7 @@ def _step(fitting: Sequence[FoundHost], options: Namespace) -> str:
         return f"Name one of {', '.join(name for name, host in HOSTS.items() if host.remote)}"
     name = next((each.name for each in fitting if not each.has_entry), fitting[0].name)
     more = f" --url {options.url}" if options.url is not None else " --sandbox" if options.sandbox else ""
-    return f"Name one, as in `mcp-vega install {name}{more} --yes`"
+    return f"Name one, as in `{called_as()} install {name}{more} --yes`"
 
 
 @dataclass(frozen=True)

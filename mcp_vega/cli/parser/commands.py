@@ -1,19 +1,19 @@
 """The commands and their options."""
 
-import re
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
 
 from mcp_vega import __version__
+from mcp_vega.cli.parser.usage import Parser
+from mcp_vega.cli.parser.values import amount, day, whole
 
 SANDBOX = "no key, no network, no cost: pictures are painted on this machine"
+# The options by which other programs set the size of a picture.
+SIZES = ("--size", "--width", "--height", "--img-width", "--img-height", "--resolution", "--aspect-ratio")
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The commands and their options, as docs/settings.md lists them."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="mcp-vega",
         description="An MCP server that draws pictures with Segmind's Vega models. Without a command it runs the "
         "server: over stdio, unless --transport says otherwise.",
@@ -31,7 +31,7 @@ def build_parser() -> ArgumentParser:
         "--port",
         dest="serve_port",
         metavar="PORT",
-        type=_whole(0, 65535),
+        type=whole(0, 65535),
         help="for sse and http; 0 picks a free one; default: 8000",
     )
     parser.add_argument(
@@ -50,11 +50,11 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_sandbox(parser: ArgumentParser, *, default: bool | str, text: str = SANDBOX) -> None:
+def _add_sandbox(parser: Parser, *, default: bool | str, text: str = SANDBOX) -> None:
     parser.add_argument("--sandbox", action="store_true", default=default, help=text)
 
 
-def _add_draw(parser: ArgumentParser) -> None:
+def _add_draw(parser: Parser) -> None:
     parser.description = (
         "Draw a picture and print its path; a terminal also shows it. Parameters not given have the models' documented "
         "defaults."
@@ -85,6 +85,7 @@ def _add_draw(parser: ArgumentParser) -> None:
     )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)
+    parser.absent = dict.fromkeys(SIZES, "pictures are always 1024×1024")
     group = parser.add_argument_group("parameters of the models")
     group.add_argument("--negative-prompt", metavar="TEXT", help="what to exclude (vega)")
     group.add_argument("--samples", metavar="N", help="how many pictures, 1 to 4 (vega)")
@@ -96,7 +97,7 @@ def _add_draw(parser: ArgumentParser) -> None:
     )
 
 
-def _add_jobs(parser: ArgumentParser) -> None:
+def _add_jobs(parser: Parser) -> None:
     parser.description = (
         "List the latest jobs of this user, newest first, whichever server began them. With ID, show one job in full."
     )
@@ -109,13 +110,13 @@ def _add_jobs(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=_whole(1, 999_999_999),
+        type=whole(1, 999_999_999),
         metavar="N",
         help="how many jobs to list (with --spent: how many days); default: 20 (with --since: all)",
     )
     parser.add_argument(
         "--since",
-        type=_day,
+        type=day,
         metavar="DAY",
         help="only since this day (UTC), such as 2026-11-20, or only the last days, such as 7d (today and the 6 days "
         "before)",
@@ -126,7 +127,7 @@ def _add_jobs(parser: ArgumentParser) -> None:
     _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
 
 
-def _add_gallery(parser: ArgumentParser) -> None:
+def _add_gallery(parser: Parser) -> None:
     parser.description = (
         "Show the pictures on a page in the browser. Only this machine can reach the page. It ends with Ctrl-C, or "
         "when nobody has looked at it for an hour."
@@ -136,7 +137,7 @@ def _add_gallery(parser: ArgumentParser) -> None:
         "--port",
         dest="page_port",
         metavar="PORT",
-        type=_whole(0, 65535),
+        type=whole(0, 65535),
         help="the page's port; 0 picks a free one; default: 0",
     )
     parser.add_argument(
@@ -148,7 +149,7 @@ def _add_gallery(parser: ArgumentParser) -> None:
     parser.add_argument("--open", action="store_true", help="open the folder")
     parser.add_argument(
         "--prune",
-        type=_whole(0, 99999),
+        type=whole(0, 99999),
         metavar="DAYS",
         help="delete pictures without a star that were drawn DAYS times 24 hours ago or earlier; asks first",
     )
@@ -156,7 +157,7 @@ def _add_gallery(parser: ArgumentParser) -> None:
     _add_sandbox(parser, default=SUPPRESS, text="show the sandbox's pictures")
 
 
-def _add_recipe(parser: ArgumentParser) -> None:
+def _add_recipe(parser: Parser) -> None:
     parser.description = "Print how a picture was drawn: from its file or, if that has no recipe, from the ledger."
     parser.add_argument(
         "file",
@@ -168,7 +169,7 @@ def _add_recipe(parser: ArgumentParser) -> None:
     _add_sandbox(parser, default=SUPPRESS, text="look in the sandbox's ledger")
 
 
-def _add_install(parser: ArgumentParser) -> None:
+def _add_install(parser: Parser) -> None:
     from mcp_vega.cli.install import NAMES
 
     parser.description = (
@@ -186,7 +187,7 @@ def _add_install(parser: ArgumentParser) -> None:
     _add_consent(parser)
 
 
-def _add_uninstall(parser: ArgumentParser) -> None:
+def _add_uninstall(parser: Parser) -> None:
     from mcp_vega.cli.install import NAMES
 
     parser.description = "Remove this server's entry, vega, from an MCP host."
@@ -194,12 +195,12 @@ def _add_uninstall(parser: ArgumentParser) -> None:
     _add_consent(parser)
 
 
-def _add_consent(parser: ArgumentParser) -> None:
+def _add_consent(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _add_doctor(parser: ArgumentParser) -> None:
+def _add_doctor(parser: Parser) -> None:
     parser.description = "Check everything that the server needs, and say how to fix what is bad."
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -210,7 +211,7 @@ def _add_doctor(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-usd",
-        type=_amount,
+        type=amount,
         metavar="USD",
         help="the most that the pictures of --paid may cost together (by the API's price; if it reports none, by the "
         "estimate); default: 0.02",
@@ -219,7 +220,7 @@ def _add_doctor(parser: ArgumentParser) -> None:
     _add_sandbox(parser, default=SUPPRESS, text="check what mcp-vega --sandbox would use; it needs no key")
 
 
-def _add_completion(parser: ArgumentParser) -> None:
+def _add_completion(parser: Parser) -> None:
     parser.description = (
         "Print the script that lets Tab complete this program's commands, options, hosts, models and jobs. Save it "
         "where the shell looks for it, and start a new shell."
@@ -240,54 +241,19 @@ def _add_completion(parser: ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
 
 
-def _add_sandbox_command(parser: ArgumentParser) -> None:
+def _add_sandbox_command(parser: Parser) -> None:
     parser.description = (
         "Serve a stand-in for the Segmind API on this machine. It accepts every key that begins with SG_. It draws no "
         "real pictures and costs nothing."
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=_whole(0, 65535), default=8765, help="0 picks a free one; default: 8765")
+    parser.add_argument("--port", type=whole(0, 65535), default=8765, help="0 picks a free one; default: 8765")
     parser.add_argument(
-        "--speed", type=_amount, default="1", help="1 (default): calls take as long as at the API; 0: they take no time"
+        "--speed", type=amount, default="1", help="1 (default): calls take as long as at the API; 0: they take no time"
     )
     parser.add_argument(
-        "--credits", type=_amount, default="10", metavar="USD", help="the account's balance; default: 10"
+        "--credits", type=amount, default="10", metavar="USD", help="the account's balance; default: 10"
     )
     parser.add_argument(
-        "--rate-limit", type=_whole(0), default=0, metavar="N", help="paid calls a minute; 0 (default) is no limit"
+        "--rate-limit", type=whole(0), default=0, metavar="N", help="paid calls a minute; 0 (default) is no limit"
     )
-
-
-def _amount(text: str) -> Decimal:
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise ArgumentTypeError(f"{text!r} must be a number, 0 or more")
-    return amount
-
-
-def _day(text: str) -> date:
-    """A day (UTC): a date, or how many days ago the first of the last days was."""
-    today = datetime.now(UTC).date()
-    if re.fullmatch("[1-9][0-9]{0,4}d", text):
-        return today - timedelta(days=int(text[:-1]) - 1)
-    try:
-        if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-            return date.fromisoformat(text)
-    except ValueError:
-        pass  # such as a 30th of February
-    raise ArgumentTypeError(f"{text!r} must be a day, such as {today}, or a number of days, such as 7d")
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Reads a whole number from `least` to `most`."""
-    allowed = f"{least} or more" if most is None else f"{least} to {most}"
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-            raise ArgumentTypeError(f"{text!r} must be a whole number, {allowed}")
-        return int(text)
-
-    return read
