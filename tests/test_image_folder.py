@@ -159,15 +159,15 @@ async def drawn(sandbox: Sandbox, folder: Path, prompt: str, days_ago: int) -> P
 async def test_gallery_prints_the_folder_with_the_number_and_size_of_the_pictures(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    nothing = run("gallery", "--folder", folder=tmp_path)
+    nothing = await run_beside("gallery", "--folder", folder=tmp_path)
     assert (nothing.returncode, nothing.stdout) == (0, f"{tmp_path / 'gallery'}\n0 pictures, 0 bytes\n")
     assert not (tmp_path / "home").exists(), "reading creates no ledger"
     size = (await drawn(sandbox, tmp_path, "a fox", 0)).stat().st_size
-    one = run("gallery", "--folder", folder=tmp_path).stdout
+    one = (await run_beside("gallery", "--folder", folder=tmp_path)).stdout
     assert one == f"{tmp_path / 'gallery'}\n1 picture, {size / 1000:.1f} kB\n"
     (tmp_path / "gallery" / "unreadable" / "2026-11-20").mkdir(parents=True)
     (tmp_path / "gallery" / "unreadable" / "2026-11-20" / "a-fox-7-0.bin").write_bytes(b"no picture")
-    said = run("gallery", "--folder", folder=tmp_path).stdout
+    said = (await run_beside("gallery", "--folder", folder=tmp_path)).stdout
     assert said.startswith(one)
     aside = tmp_path / "gallery" / "unreadable"
     assert said.endswith(f"Kept apart, because they are not pictures: 1, in {aside}\n")
