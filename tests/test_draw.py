@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mcp_vega.cli.draw.arguments import Call
 from mcp_vega.cli.draw.outcome import Outcome, Problem
 from mcp_vega.cli.draw.report import Report
 from mcp_vega.cli.draw.screen import Screen as StreamsOf
+from mcp_vega.cli.output import width_of
 from mcp_vega.errors import OutcomeUnknown
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.terminal import COLOURS
@@ -205,6 +207,19 @@ def test_several_pictures_are_shown_next_to_each_other_if_they_fit_and_else_one_
 
 
 @posix
+def test_the_lines_below_a_picture_have_room_also_if_their_characters_are_wide(
+    tmp_path: Path, api: dict[str, str]
+) -> None:
+    columns, rows = 40, 24
+    arguments = ["draw", "狐狸在雪地里奔跑" * 3, *FAST, "--seed", "7", "-o", f"{'狐' * 40}.png"]
+    _, screen = shown(*arguments, folder=tmp_path, size=(columns, rows), **api, **TRUECOLOR)
+    facts = f"$0.002, seed 7: {tmp_path}/{'狐' * 40}.png"
+    assert facts in "".join(screen.lines)
+    # How to get another one takes two lines, and the next command one.
+    assert len(screen.picture) // 2 + -(-width_of(facts) // columns) + 2 + 1 <= rows
+
+
+@posix
 def test_a_terminal_without_room_for_a_picture_shows_only_the_line_of_facts(
     tmp_path: Path, api: dict[str, str]
 ) -> None:
@@ -360,6 +375,17 @@ def test_the_same_prompt_twice_gives_two_pictures(
     calls = [call for call in sandbox_in_thread.account.calls.values() if "fox" in call.body["prompt"]]
     assert len({call.seed for call in calls}) == (1 if seed else 2)
     assert len(calls) == 2
+
+
+def test_the_same_prompt_twice_has_the_seed_of_the_picture_to_follow_only_once(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    kept = run("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, **api).stdout.strip()
+    done = run_reading(b"a hare\nan owl\na hare", "draw", "-", "--like", kept, folder=tmp_path, **api)
+    assert done.returncode == 0, done.stderr
+    _, *calls = sandbox_in_thread.account.calls.values()
+    hares, owls = ([call.seed for call in calls if animal in call.body["prompt"]] for animal in ("hare", "owl"))
+    assert (7 in hares, len({*hares}), owls) == (True, 2, [7])
 
 
 def test_when_the_spending_limit_is_reached_the_remaining_prompts_are_refused_and_cost_nothing(
@@ -573,12 +599,19 @@ def test_pictures_of_the_gallery_are_never_overwritten(tmp_path: Path, api: dict
     kept = Path(run("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, **api).stdout.strip())
     of_sandbox = tmp_path / "gallery" / "sandbox" / "2026-11-20" / "a-fox.jpg"
     of_sandbox.parent.mkdir(parents=True)
-    of_sandbox.write_bytes(kept.read_bytes())
+    rescued = tmp_path / "home" / "rescued" / "2026-11-20" / "a-fox.jpg"
+    rescued.parent.mkdir(parents=True)
     before = kept.read_bytes()
-    for arguments in ([str(kept)], [str(kept), "--sandbox"], [str(of_sandbox)], [str(of_sandbox), "--sandbox"]):
-        done = run("draw", "a hare", *FAST, "-o", *arguments, folder=tmp_path, **api)
-        assert (done.returncode, kept.read_bytes(), of_sandbox.read_bytes()) == (2, before, before)
+    for file, sandbox in product((kept, of_sandbox, rescued), ([], ["--sandbox"])):
+        file.write_bytes(before)
+        done = run("draw", "a hare", *FAST, "-o", str(file), *sandbox, folder=tmp_path, **api)
+        assert (done.returncode, file.read_bytes()) == (2, before)
         assert "-o names a picture of the gallery" in done.stderr
+    linked = tmp_path / "linked.jpg"
+    linked.hardlink_to(kept)
+    assert run("draw", "a hare", *FAST, "-o", str(linked), folder=tmp_path, **api).returncode == 0
+    assert kept.read_bytes() == before != linked.read_bytes()
+    kept_in(tmp_path)[-1].unlink()
     done = run("draw", "a hare", *FAST, "-o", str(kept.parent), folder=tmp_path, **api)
     assert {Path(done.stdout.strip()), kept} == set(kept_in(tmp_path))
 
