@@ -1,4 +1,4 @@
-"""What is left after a cut of the power: whether it holds what it must, and what a server makes of it."""
+"""What a power cut left: whether it has everything that it must have, and what a server does with it."""
 
 import shutil
 import sqlite3
@@ -17,17 +17,17 @@ from mcp_vega.sandbox.account import Account
 PICTURES = (".jpg", ".png", ".webp")
 CORRUPT, UNSENT, MISSING, TORN = (
     "ledgers that are damaged",
-    "calls that left, not noted as sent",
-    "pictures named or flushed, and gone",
-    "pictures that are not whole",
+    "calls that were sent, but not marked as sent",
+    "pictures that were named or flushed, but are missing",
+    "pictures that are not complete",
 )
 
-KEPT, UNKNOWN, LOST, TWICE, STRAY = "kept", "named unknown", "LOST", "sent twice", "pictures without a job"
+KEPT, UNKNOWN, LOST, TWICE, STRAY = "kept", "reported as unknown", "LOST", "sent twice", "pictures without a job"
 
 
 @dataclass
 class Found:
-    """What a cut left: the jobs by prompt, why the ledger cannot be read, and what must not be."""
+    """What a cut left: the jobs by prompt, why the ledger cannot be read, and the numbers of problems."""
 
     jobs: Mapping[str, Record] = field(default_factory=dict[str, Record])
     damage: str = ""
@@ -35,22 +35,22 @@ class Found:
 
     @property
     def completed(self) -> set[str]:
-        """The prompts of the jobs that are."""
+        """The prompts of the completed jobs."""
         return {prompt for prompt, job in self.jobs.items() if job["state"] == "COMPLETED"}
 
 
 class Outcome(NamedTuple):
-    """What a server made of what a cut left: the ends of the calls that had arrived, and the prompts of those done."""
+    """What a server did after a cut: the ends of the calls that had arrived, and the prompts of the completed jobs."""
 
     ends: Counter[str]
     completed: set[str]
 
 
 class CutFolder:
-    """A folder whose ledger and pictures are built anew as a cut left them; at first all is there.
+    """A folder in which the ledger and the pictures can be built as a cut left them. At first everything is there.
 
     Args:
-        folder: With `home` and `gallery`.
+        folder: A folder with `home` and `gallery`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class CutFolder:
         self._whole = {sha256(path.read_bytes()).hexdigest() for path in self.pictures()}
 
     def build(self, files: Mapping[Path, bytes]) -> None:
-        """Have these files there and no others; SQLite's index of the log is in memory, so a cut leaves none."""
+        """Write these files and no others. SQLite's index of the log is only in memory, so a cut leaves none."""
         for name in ("home", "gallery"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir(mode=0o700)
@@ -68,7 +68,7 @@ class CutFolder:
                 path.write_bytes(data)
 
     def examine(self, left: Iterable[str], flushed: Iterable[Path]) -> Found:
-        """Look at the files: `left` are the prompts of the calls that had left, `flushed` the names that were."""
+        """Check the files; `left` are the prompts of the calls that were sent, `flushed` the flushed names."""
         found = Found()
         pictures = {path: sha256(path.read_bytes()).hexdigest() for path in self.pictures()}
         found.problems[TORN] = sum(each not in self._whole for each in pictures.values())
@@ -88,13 +88,13 @@ class CutFolder:
         return found
 
     def pictures(self) -> list[Path]:
-        """The files with the names of pictures."""
+        """The files with names of pictures."""
         return [path for path in (self.folder / "gallery").rglob("*") if is_picture(path)]
 
     def restart(self, url: str, account: Account, arrived: set[str], jobs: Mapping[str, Record]) -> Outcome:
-        """Start a server at a sandbox that knows the calls which had arrived; what becomes of each of them.
+        """Start a server with a sandbox that knows the calls that had arrived; returns what happened to each of them.
 
-        `jobs` are those that the cut left.
+        `jobs` are the jobs that the cut left.
         """
         everything = account.calls
         known = {each: call for each, call in everything.items() if call.body["prompt"] in arrived}
@@ -114,7 +114,7 @@ class CutFolder:
         return Outcome(ends, {prompt for prompt, job in shown.items() if job["state"] == "COMPLETED"})
 
     def _end(self, job: Record | None, pictures: int) -> str:
-        """What became of a call that arrived."""
+        """What happened to a call that had arrived."""
         if job and job["state"] == "COMPLETED" and len(job["images"]) == pictures:
             hashes = [sha256(Path(image["path"]).read_bytes()).hexdigest() for image in job["images"]]
             if self._whole.issuperset(hashes):
@@ -123,5 +123,5 @@ class CutFolder:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file has the name of a picture, and not of one that is being written."""
+    """Whether a file has the name of a picture, and not of one that is still being written."""
     return path.suffix in PICTURES and not path.name.startswith(".")

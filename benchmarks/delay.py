@@ -1,10 +1,11 @@
-"""From "done there" to "known here", beside the vendor's SDK: 100 jobs of about 2.4 s against the sandbox.
+"""Measure the delay from "done there" to "known here", compared with the vendor's SDK: 100 jobs of about 2.4 s.
 
     python benchmarks/delay.py [--jobs 100] [--at-once 10]
 
-Both submit the same jobs to sandboxes of realistic speed and wait for the result, in turn in one process: the SDK by
-its `run()`, this package by the way its server watches a job. Prints, for each, the median delay between the moment
-the job was done in the sandbox and the moment its result was here, and the status requests for each job.
+Both submit the same jobs to sandboxes of realistic speed and wait for the results, alternately in one process: the
+SDK with its `run()`, this package as its server watches a job. For each, it prints the median delay from the moment
+when the job was done in the sandbox to the moment when its result was here, and the number of status requests per
+job.
 """
 
 import argparse
@@ -36,7 +37,7 @@ Run = Callable[[str, int, int], Arrivals]
 
 
 def with_sdk(url: str, jobs: int, at_once: int) -> Arrivals:
-    """Run the jobs by the SDK's `run()`, as many at once in threads."""
+    """Run the jobs with the SDK's `run()`, this many at the same time in threads."""
     vendor = VendorClient(api_key=KEY, base_url=f"{url}/v1")
     arrivals: Arrivals = {}
     numbers = iter(range(jobs))
@@ -51,12 +52,12 @@ def with_sdk(url: str, jobs: int, at_once: int) -> Arrivals:
         worker.start()
     for worker in workers:
         worker.join()
-    vendor._client.close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  it has no other way
+    vendor._client.close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  there is no other way to close it
     return arrivals
 
 
 def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
-    """Run the jobs as this package's server does, as many at once in tasks."""
+    """Run the jobs as this package's server does, this many at the same time in tasks."""
     arrivals: Arrivals = {}
 
     async def work(client: SegmindClient, number: int, limiter: anyio.CapacityLimiter) -> None:
@@ -82,7 +83,7 @@ def with_vega(url: str, jobs: int, at_once: int) -> Arrivals:
 
 
 def measured(run: Run, jobs: int, at_once: int) -> tuple[float, float]:
-    """The median delay in seconds and the status requests a job, of one way."""
+    """The median delay in seconds, and the status requests per job."""
     account = Account(credits=Decimal(1000))
     with (
         start_blocking_portal() as portal,

@@ -1,8 +1,8 @@
-"""What a disk holds of a server's files when the power is cut, by the system calls that were made until then.
+"""What a disk has of a server's files when the power is cut, computed from the system calls that were made until then.
 
-What was flushed is there: the bytes of a file by a flush of the file, its name by a flush of its folder. Of the rest
-anything may be there: each write, each change of a file's length and each change of names is there or not, and of a
-write any sectors. A folder is taken to be there as soon as something in it is.
+Flushed data is on the disk: a flush of a file saves its bytes, and a flush of its folder saves its name. Of the other
+data, anything may be there: each write, each change of a file's length and each change of a name may be there or not,
+and of a write, any of its sectors. A folder counts as there as soon as something in it is there.
 """
 
 import random
@@ -18,11 +18,11 @@ TRACED = (
     "openat,close,write,writev,pwrite64,ftruncate,fallocate,fsync,fdatasync,"
     "link,linkat,unlink,unlinkat,rename,renameat,renameat2"
 )
-KEPT = 0.5  # the share of what was not flushed that is there
+KEPT = 0.5  # the share of unflushed changes that are on the disk
 
 
 class Unflushed(StrEnum):
-    """What is there of all that was not flushed."""
+    """How much of the unflushed data is on the disk."""
 
     ALL = "all"
     NONE = "nothing"
@@ -31,7 +31,7 @@ class Unflushed(StrEnum):
 
 
 class Change(NamedTuple):
-    """A write or, without data, a new length; `place` is when it was made."""
+    """A write or, without data, a new length; `place` says when it was made."""
 
     place: int
     offset: int
@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 
 class File:
-    """A file's bytes on the disk, and the changes of them that were not flushed."""
+    """A file's bytes on the disk, and its changes that were not flushed."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -49,17 +49,17 @@ class File:
     @property
     def latest(self) -> bytes:
         """The bytes that a program reads."""
-        return self.after_cut(Unflushed.ALL, random.Random())  # noqa: S311  no chance is taken
+        return self.after_cut(Unflushed.ALL, random.Random())  # noqa: S311  its values are not used
 
     def flush(self, place: int) -> None:
-        """Have on the disk what was changed before a place."""
+        """Save the changes before a place on the disk."""
         for change in self.pending:
             if change.place < place:
                 apply(self.flushed, change)
         self.pending = [change for change in self.pending if change.place >= place]
 
     def after_cut(self, unflushed: Unflushed, chance: random.Random) -> bytes:
-        """The bytes that are there after a cut."""
+        """The bytes on the disk after a cut."""
         data = bytearray(self.flushed)
         for change in self.pending:
             if unflushed is Unflushed.ALL or (unflushed is Unflushed.SOME and chance.random() < KEPT):
@@ -72,7 +72,7 @@ class File:
 
 
 def apply(data: bytearray, change: Change) -> None:
-    """Make a change; what lies between the end and a later write becomes zeros."""
+    """Make a change. Bytes between the end and a later write become zeros."""
     end = change.offset + len(change.data or b"")
     data.extend(bytes(max(end - len(data), 0)))
     if change.data is None:
@@ -82,7 +82,7 @@ def apply(data: bytearray, change: Change) -> None:
 
 
 def sectors(change: Change) -> Iterable[Change]:
-    """A change in pieces that a disk writes as a whole."""
+    """A change in the pieces that a disk writes completely or not at all."""
     if change.data is None:
         yield change
         return
@@ -94,7 +94,7 @@ def sectors(change: Change) -> Iterable[Change]:
 
 
 class Renaming(NamedTuple):
-    """What the names in a folder come to mean: a file, or nothing."""
+    """New meanings of names in a folder: a file, or nothing."""
 
     place: int
     folder: Path
@@ -102,7 +102,7 @@ class Renaming(NamedTuple):
 
 
 class _Open:
-    """An open file: since when, and where its next write goes."""
+    """An open file: when it was opened, and where its next write goes."""
 
     def __init__(self, file: File, place: int) -> None:
         self.file = file
@@ -111,11 +111,11 @@ class _Open:
 
 
 class Disk:
-    """The files below some folders that were empty at first.
+    """The files in some folders that were empty at first.
 
     Args:
         roots: The folders.
-        contents: The bytes that each file had in the end, by its number, for writes that strace cut short.
+        contents: The final bytes of each file, by its number. They complete writes that strace cut short.
         unsafe: A folder whose flushes do nothing.
     """
 
@@ -140,16 +140,16 @@ class Disk:
         }
 
     def forget_descriptors(self) -> None:
-        """Go on with the calls of another process."""
+        """Continue with the system calls of another process."""
         self._open.clear()
 
     def make(self, call: SystemCall) -> bool:
-        """Make the change of a system call; returns whether it could make a difference after a cut."""
+        """Make the change of a system call; returns whether it can make a difference after a cut."""
         action = self._actions.get(call.name)
         return action is not None and call.result is not None and call.result >= 0 and action(call)
 
     def after_cut(self, unflushed: Unflushed, chance: random.Random) -> dict[Path, bytes]:
-        """The files that are there after a cut."""
+        """The files on the disk after a cut."""
         names: dict[Path, File | None] = {**self.flushed_names}
         for change in self._renamings:
             some = unflushed in (Unflushed.SOME, Unflushed.TORN)
@@ -160,7 +160,7 @@ class Disk:
     # ---- the system calls ----
 
     def _path(self, call: SystemCall, index: int) -> Path | None:
-        """A path among the arguments, if it is below the folders."""
+        """A path among the arguments, if it is in one of the folders."""
         path = call.path / call.texts[index].data.decode(errors="replace")
         return path if any(path.is_relative_to(root) for root in self._roots) else None
 
@@ -183,7 +183,7 @@ class Disk:
 
     def _close(self, call: SystemCall) -> bool:
         opened = self._open.get(call.descriptor)
-        if opened and opened.place < call.began:  # else it was given away again before this returned
+        if opened and opened.place < call.began:  # otherwise the number was reused before this call returned
             del self._open[call.descriptor]
         return False
 
@@ -208,7 +208,7 @@ class Disk:
             return False
         if call.name == "ftruncate":
             opened.file.pending.append(Change(call.ended, call.numbers[-1], None))
-        else:  # as a write of nothing at the new end, which cuts nothing off
+        else:  # like a write of no bytes at the new end, which shortens nothing
             opened.file.pending.append(Change(call.ended, sum(call.numbers[-2:]), b""))
         return True
 

@@ -1,11 +1,11 @@
-"""Draw lines from a host and answers of the API, right ones and any others, and look what becomes of each.
+"""Make random lines of a host and random answers of the API, right and wrong ones, and check what happens to each.
 
     python benchmarks/drawn.py [--lines 100000] [--answers 100000] [--seed 1] [--served 50]
 
-The lines (tests/lines.py) go through the reader of the server over stdio, and each fiftieth through a real server; the
-answers (tests/test_properties.py) through everything that reads the API's. Prints how many there were of each kind and
-the slowest. Exits with 1 when something breaks, when a line or an answer takes over a second, when a request is not
-answered once, and when an answer is read as what it is not.
+The lines (tests/lines.py) go through the reader of the server over stdio, and one line of 50 through a real server.
+The answers (tests/test_properties.py) go through every reader of the API's answers. The program prints how many there
+were of each kind, and the slowest. It exits with 1 if something breaks, if a line or an answer takes more than a
+second, if a request does not get exactly one answer, or if an answer is read wrongly.
 """
 
 import argparse
@@ -40,45 +40,45 @@ from mcp_vega.server.stdio.messages import Outcome, read_line
 from mcp_vega.server.stdio.streams import LineReader
 
 SLOW_SECONDS = 1.0
-# How many are drawn by one process before it takes the next seed.
+# How many examples one process makes before it takes the next seed.
 AT_ONCE = 2000
-# After which a server is given up that owes an answer.
+# Seconds after which a server that has not answered is given up.
 HANG_SECONDS = 300
-# Draws without looking for variants of what it drew before, which takes longer than to draw.
+# This provider does not look for variants of earlier examples, which takes longer than to make new ones.
 AVAILABLE_PROVIDERS["straight"] = HypothesisProvider
 HEADS = st.tuples(properties.STATUSES, properties.HEADERS)
-# With so many statuses and headers each body is read: to draw one takes longer than to read it.
+# Each body is read with this many statuses and headers, because making one takes longer than reading it.
 HEADS_FOR_BODY = 4
 
 
 @dataclass
 class Tally:
-    """What became of some of those that were drawn."""
+    """What happened to some of the examples."""
 
     kinds: Counter[str] = field(default_factory=Counter[str])
-    slowest: tuple[float, str] = (0, "")  # in seconds, and what it was
+    slowest: tuple[float, str] = (0, "")  # seconds, and the example
     failures: list[str] = field(default_factory=list[str])
     for_server: list[bytes] = field(default_factory=list[bytes])
 
     def add(self, other: "Tally") -> None:
-        """Take in those of another."""
+        """Add another tally to this one."""
         self.kinds += other.kinds
         self.slowest = max(self.slowest, other.slowest)
         self.failures += other.failures
         self.for_server += other.for_server
 
     def look(self, what: object, check: Callable[[], str]) -> None:
-        """Have one checked; `check` gives its kind."""
+        """Check one example; `check` returns its kind."""
         started = time.thread_time()
         try:
             self.kinds[check()] += 1
-        except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
+        except Exception as error:  # noqa: BLE001  any error is a finding
             self.kinds["failures"] += 1
             self.failures.append(f"{what!r:.2000}: {type(error).__name__} {error!s:.500}")
         self.note_time(time.thread_time() - started, what)
 
     def note_time(self, seconds: float, what: object) -> None:
-        """Note how long one took."""
+        """Record how long one example took."""
         if seconds > self.slowest[0]:
             self.slowest = (seconds, f"{what!r:.200}")
         if seconds > SLOW_SECONDS:
@@ -86,7 +86,7 @@ class Tally:
 
 
 def drawn(strategy: st.SearchStrategy[Any], count: int, number: int) -> list[Any]:
-    """So many values of a strategy, always the same ones for a number."""
+    """This many values of a strategy; the same number always gives the same values."""
     values: list[Any] = []
 
     @seed(number)
@@ -104,7 +104,7 @@ def drawn(strategy: st.SearchStrategy[Any], count: int, number: int) -> list[Any
         values.append(value)
 
     keep()
-    gc.freeze()  # so that the time of one is not spent on looking through all the others
+    gc.freeze()  # so that garbage collection does not look through all the values
     return values
 
 
@@ -112,7 +112,7 @@ def drawn(strategy: st.SearchStrategy[Any], count: int, number: int) -> list[Any
 
 
 def look_at_lines(count: int, number: int, every: int) -> Tally:
-    """Draw lines and have them read, one by one and as a stream; keeps some of them for a server."""
+    """Make lines and read them, one by one and as a stream; keeps some of them for a server."""
     tally = Tally()
     found: list[Outcome] = []
     read = drawn(lines.LINES, count, number)
@@ -132,7 +132,7 @@ def look_at_lines(count: int, number: int, every: int) -> Tally:
 
 
 async def stream_of(read: Sequence[bytes]) -> list[Outcome]:
-    """What the reader makes of lines that come through a pipe."""
+    """The outcomes of lines that come through a pipe."""
     ends = os.pipe()
     found: list[Outcome] = []
 
@@ -148,19 +148,19 @@ async def stream_of(read: Sequence[bytes]) -> list[Outcome]:
     writer = threading.Thread(target=write)
     writer.start()
     async for line in reader:
-        found.append(line)  # noqa: PERF401  among the errors, in their order
+        found.append(line)  # noqa: PERF401  in order with the errors
     writer.join()
     os.close(ends[0])
     return found
 
 
 def shown(outcomes: Sequence[Outcome]) -> list[str]:
-    """Outcomes as they can be compared."""
+    """Outcomes in a form that can be compared."""
     return [each if isinstance(each, str) else each.model_dump_json() for each in outcomes]
 
 
 def serve_lines(sent: Sequence[bytes]) -> Tally:
-    """Send lines to a real server, each with a ping after it, and see that all answers come that are owed."""
+    """Send lines to a real server, each with a ping after it, and check that every answer comes."""
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         host = Host(Path(folder), "https://api.example", MCP_VEGA_SANDBOX="1")
@@ -193,7 +193,7 @@ def serve_lines(sent: Sequence[bytes]) -> Tally:
 
 
 def look_at_answers(count: int, number: int) -> Tally:
-    """Draw answers of the API, and have each read by everything that reads them."""
+    """Make answers of the API, and let every reader of answers read each of them."""
     tally = Tally()
 
     def check(response: ApiResponse) -> str:
@@ -209,11 +209,11 @@ def look_at_answers(count: int, number: int) -> Tally:
     return tally
 
 
-# ---- all of it ----
+# ---- everything ----
 
 
 def in_processes(look: Callable[[int, int], Tally], count: int, first: int) -> Tally:
-    """Look at so many in all, on all processors; each process takes the next number for its draws."""
+    """Check this many in total, on all processors. Each process takes the next number as its seed."""
     counts = [min(AT_ONCE, count - done) for done in range(0, count, AT_ONCE)]
     tally = Tally()
     with ProcessPoolExecutor() as pool:
@@ -223,7 +223,7 @@ def in_processes(look: Callable[[int, int], Tally], count: int, first: int) -> T
 
 
 def report(name: str, tally: Tally, started: float) -> None:
-    """Print what became of them."""
+    """Print what happened to them."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.kinds.items()))
     seconds, what = tally.slowest
     print(f"{name}: {kinds or 'none'} in {time.perf_counter() - started:.0f} s")
@@ -233,12 +233,12 @@ def report(name: str, tally: Tally, started: float) -> None:
 
 
 def main() -> None:
-    """Draw, look and print."""
+    """Make, check and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=100_000, help="how many lines; default: %(default)s")
-    parser.add_argument("--answers", type=int, default=100_000, help="how many answers; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=1, help="the first of the numbers that decide what is drawn")
-    parser.add_argument("--served", type=int, default=50, help="which lines a real server gets: each so many-th one")
+    parser.add_argument("--lines", type=int, default=100_000, help="number of lines; default: %(default)s")
+    parser.add_argument("--answers", type=int, default=100_000, help="number of answers; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--served", type=int, default=50, help="a real server gets one line of this many")
     options = parser.parse_args()
     started = time.perf_counter()
     read = in_processes(partial(look_at_lines, every=options.served), options.lines, options.seed)

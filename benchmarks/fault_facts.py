@@ -1,4 +1,4 @@
-"""Which faults, connections and tools benchmarks/faults.py tries, what is true of each, and the words of its table."""
+"""Which faults, connections and tools benchmarks/faults.py tries, what holds for each, and the text of its page."""
 
 from decimal import Decimal
 from typing import Any
@@ -19,11 +19,11 @@ from mcp_vega.sandbox.odd_answers import (
 REFUSED = (307, 400, 401, 402, 403, 404, 405, 406, 408, 409, 410, 422, 429, 500, 502, 503, 504)
 STATUSES = {*map(str, REFUSED), "429*3", *(f"{status}-after" for status in (500, 502, 504))}
 ALL = sorted({"none", *STATUSES, *FAULTS} - {"NNN", "NNN-after"})
-# These meet every connection, the others the plain one.
+# These faults are tried with every connection, the others only with a plain one.
 DISTURBED = ("none", "failed", "500-after", "output-base64")
-# So many that their text has a separator of thousands.
+# Large enough for a thousands separator.
 CREDITS = Decimal(1234)
-# Request histories that tell badly; the calls with these faults, of which the first has run, are looked up in them.
+# Request histories that mislead. Calls with these faults, of which the first one ran, are looked up in them.
 LOST = ("504-after", "504")
 HISTORIES = {
     "history late": ("the history shows a call only after 90 seconds", HistoryBehaviour(late=90)),
@@ -38,9 +38,9 @@ HISTORIES = {
     "history undated": ("the answer does not contain the API's time", HistoryBehaviour(date=False)),
     "history failing": ("the answer has HTTP status 200, but its body is an error", HistoryBehaviour(error=True)),
 }  # fmt: skip
-# In these it cannot be known how a call ended.
+# With these histories, the outcome of a call cannot be known.
 BLIND = ("history seedless", "history empty", "history foreign", "history failing")
-# The tools' calls, by the names that the table gives them.
+# The calls of the tools, by their names in the table.
 TOOLS: dict[str, dict[str, Any]] = {
     "generate_image_vega": {},
     "generate_image_vega, 2 samples": {"samples": 2},
@@ -48,21 +48,21 @@ TOOLS: dict[str, dict[str, Any]] = {
     "submit_job": {},
 }
 CHECK = "check_job"
-# With these a call does not run, and only its history can tell; it needs calls before and after it for that.
+# With these faults a call does not run, and only the history shows that. It needs an earlier and a later call.
 LOST_BEFORE = ("408", "500", "502", "503", "504")
 OTHER = "another"
-# The pictures of these can never be had, of the latter where they have addresses (v2).
+# The pictures of these can never be fetched; those of GUARDED only if they have URLs (v2).
 SPOILT, GUARDED = ("truncated", "not-image", "empty"), ("media-403", "media-foreign", "media-redirect")
-# What the agent must have read where no picture came: the API's own words, or what is to be set right.
+# The text that the agent must have read if no picture came: the API's own words, or the setting to correct.
 WORDS = dict.fromkeys((*ERRORS, *ERROR_TEXTS), INVALID) | FAILURES | {"307": "SEGMIND_BASE_URL"}
-# The answers with these can be read: nothing else is asked but how the job stands, and no error is told.
+# Answers with these faults can be read: only the status is requested, and no error is reported.
 READABLE = (
     *COSTS, *BALANCES, *SHAPES, *TEXTS, *PICTURE_HEADERS, "trailing", "media-slow", "429-retry-after", "429-retry-date",
     "status-case", "status-succeeded", "silent-pictures",
 )  # fmt: skip
-# The sandbox is at once done, but where a fault takes its time.
+# The sandbox needs no time, except for a fault that takes time.
 SPEEDS = {"cold-start": 0.22, "status-word": 0.05, "status-case": 0.05}
-# The table in docs/faults.md, and the words above it.
+# The table in docs/faults.md, and the text above it.
 HEADINGS = ("fault", "connection", "tool", "what the agent saw", "charged", "in the end", "gallery", "POSTs")
 INTRODUCTION = """\
 # What an agent sees when the API or the connection to it fails

@@ -1,17 +1,19 @@
-"""Every fault of the sandbox over every kind of connection, as an agent meets it through each tool.
+"""Try every fault of the sandbox with every kind of connection, as an agent sees it through each tool.
 
     python benchmarks/faults.py [--only FAULT ... | --write]
 
-Each case is a sandbox of its own on a port, a server in this process and one call of a tool; then check_job is asked
-until nobody works on the job any more and, where more could still be learnt, an hour, a day and two hours later (by the
-clocks of the sandbox and of the ledger), each time at a server started then, over a plain connection. `--write` puts
-the table into docs/faults.md. Exits with 1 when a picture is lost that was paid for and could be had, a call is paid
-for twice or comes sooner than the API allowed, the agent is told wrongly whether or what it was charged or how much is
-left, the spending is counted wrongly, an answer that can be read is not, the API's reason is not told, what came in the
-place of a picture is not kept, the key is in a text, a log or a file, an answer comes too late, or the server breaks.
+Each case has a sandbox on its own port, a server in this process, and one call of a tool. Then check_job is called
+until nobody works on the job any more. If the outcome can still change, it is called again after an hour, a day and
+two hours (by the clocks of the sandbox and of the ledger), each time with a new server and a plain connection.
+`--write` writes the table into docs/faults.md.
 
-So that it ends soon, the time limits of calls, the pause before a question is repeated, for how long a job may be
-unknown to the API at first, and how long a call waits for its turn are short.
+The program exits with 1 in these cases: A paid picture that could be fetched is lost. A call is paid for twice, or
+comes before the API allowed it. The agent is told something wrong about the charge, the cost or the credits. The
+spending is counted wrongly. An answer that can be read is not. The API's reason is not reported. Data that came
+instead of a picture is not kept. The key is in a text, a log or a file. An answer comes too late. The server breaks.
+
+To make it fast, these times are short: the limits of calls, the pause before a status request is retried, the time
+that a new job may be unknown to the API, and the time that a call waits for its turn.
 """
 
 import argparse
@@ -71,14 +73,14 @@ WAIT, CHECK_WAIT, GRACE, CHECKS = 2.5, 3, 3, 4
 LATER = (timedelta(seconds=3700), timedelta(days=1), timedelta(hours=2))
 AT_ONCE = 8
 
-# An answer to an agent: of which tool, what it saw, whether that was charged.
+# An answer to an agent: the tool, what the agent saw, and the charge.
 Answer = tuple[str, str, str]
 Row = tuple[str, ...]
 
 
 @dataclass
 class Case:
-    """One call over one connection: what the agent was told, and what was found wrong."""
+    """One call over one connection: the answers to the agent, and the problems found."""
 
     fault: str
     connection: str
@@ -90,13 +92,13 @@ class Case:
     def __post_init__(self) -> None:
         self.account = Account(speed=SPEEDS.get(self.fault, 0), credits=CREDITS)
         self.texts: list[str] = []  # of all answers
-        self.passed = timedelta()  # in steps of `LATER`, until it ended
-        self.miscounted = Decimal(0)  # that the ledger counts as spent, and nobody charged
+        self.passed = timedelta()  # in steps of `LATER`, until the job ended
+        self.miscounted = Decimal(0)  # counted as spent in the ledger, but not charged
         self.account.history = HISTORIES[self.connection][1] if self.connection in HISTORIES else HistoryBehaviour()
         self.prompt = "a fox" if self.fault == "none" else f"a fox [fault:{self.fault}]"
 
     async def run(self) -> list[Row]:
-        """Call, ask until it has ended, check; returns its rows."""
+        """Call, check the job until it has ended, check the results; returns the rows of the table."""
         HEARD.set(heard := [])
         async with serving(build_sandbox(self.account, paint=one_picture)) as url:
             manner = MANNERS.get(self.connection, MANNERS["plain"])
@@ -131,18 +133,18 @@ class Case:
             yield app.service, agent
 
     async def _call_other(self, url: str) -> None:
-        """Draw another picture, where the case needs one."""
+        """Draw another picture if the case needs one."""
         if self.fault in LOST_BEFORE:
             async with self._server(url) as (_, agent):
                 await agent.call_tool("generate_image_vegart", {"prompt": OTHER})
 
     @property
     def _calls(self) -> list[Call]:
-        """What the sandbox has taken of the case's own calls."""
+        """The case's own calls that the sandbox accepted."""
         return [call for call in self.account.calls.values() if call.body["prompt"] != OTHER]
 
     async def _settled(self, service: JobService, agent: Client, job: Job) -> Job:
-        """The job when it has ended, or nobody works on it any more."""
+        """The job after it has ended, or when nobody works on it any more."""
         for _ in range(CHECKS):
             question = {"request_id": job.local_id, "wait_seconds": CHECK_WAIT}
             await self._ask(agent, CHECK, question, CHECK_WAIT)
@@ -159,13 +161,13 @@ class Case:
         if (seconds := time.monotonic() - started) > wait + GRACE:
             self.problems.append(f"{tool} answered after {seconds:.1f} s")
         if leaks(result.model_dump_json()):
-            self.problems.append(f"{tool} told the key")
+            self.problems.append(f"{tool} showed the key")
         self.texts += [each.text for each in result.content if isinstance(each, TextContent)]
         self.answers.append((tool, *told(result)))
 
     # ---- what must hold ----
 
-    def _must(self, holds: bool, problem: str) -> None:  # noqa: FBT001  it is what is claimed
+    def _must(self, holds: bool, problem: str) -> None:  # noqa: FBT001  a statement
         self.problems += [] if holds else [problem]
 
     def _files(self, *, aside: bool) -> list[Path]:
@@ -173,49 +175,53 @@ class Case:
         return [path for path in files if (UNREADABLE in path.parts) is aside and not path.name.startswith(OTHER)]
 
     def _check_pictures(self) -> None:
-        """What was drawn is in the gallery, whole, and the agent knows; or what came in its place is kept."""
+        """Every picture is in the gallery and complete, and the agent knows it. Data instead of a picture is kept."""
         drawn = [call for call in self._calls if call.state(self.account.now) == "COMPLETED"]
         guarded = any(call.route == "v2" for call in drawn) and self.fault in GUARDED
         blind = self.connection in BLIND
         wanted = 0 if guarded or blind or self.fault in SPOILT else sum(call.pictures for call in drawn)
         kept = [path.read_bytes() for path in self._files(aside=False)]
         whole = [(found := recognise(data)) and found.is_complete(data) for data in kept]
-        self._must(whole == [True] * wanted, f"{wanted} pictures could be had, kept are {len(whole)}")
-        told_of = sum(int(what.split()[0]) for _, what, _ in self.answers[-1:] if "picture" in what)
-        self._must(told_of == wanted, f"{wanted} pictures could be had, the agent was told of {told_of}")
+        self._must(whole == [True] * wanted, f"{wanted} pictures were available, and {len(whole)} are kept")
+        reported = sum(int(what.split()[0]) for _, what, _ in self.answers[-1:] if "picture" in what)
+        self._must(reported == wanted, f"{wanted} pictures were available, and the agent got {reported}")
         unreadable = any(what == "unreadable_answer" for _, what, _ in self.answers) or self.fault in SPOILT
-        self._must(bool(self._files(aside=True)) or not unreadable or self.fault == "empty", "what came is not kept")
+        self._must(
+            bool(self._files(aside=True)) or not unreadable or self.fault == "empty", "the received data is not kept"
+        )
 
     def _check_money(self) -> None:
-        """One call at most is charged, and nobody is told anything else."""
+        """At most one call is charged, and nobody is told anything else."""
         charged = sum(call.cost > 0 for call in self._calls)
         self._must(charged <= len(self._calls) <= 1, "paid for twice")
         for tool, what, said in self.answers:
-            self._must(said != ("no" if charged else "yes"), f"{tool} told {what}, charged: {said}")
+            self._must(said != ("no" if charged else "yes"), f"{tool} said {what}, charged: {said}")
         provable = self.connection not in (*BLIND, "history undated")
-        self._must(charged > 0 or self.answers[-1][2] == "no" or not provable, "not told that it was not charged")
+        self._must(
+            charged > 0 or self.answers[-1][2] == "no" or not provable, "it did not say that nothing was charged"
+        )
 
     def _check_figures(self, receipt: Receipt) -> None:
-        """Cost and balance are told and counted rightly, or unknown; no call came sooner than it was told to."""
+        """Cost and credits are reported and counted rightly, or unknown. No call came before it was allowed."""
         cost = total_cost(self._calls)
-        self._must(receipt.cost in (None, cost), f"charged ${cost}, told ${receipt.cost}")
+        self._must(receipt.cost in (None, cost), f"charged ${cost}, reported ${receipt.cost}")
         left = self._calls[-1].credits_left if self._calls else CREDITS
         told = receipt.credits_left
-        self._must(told is None or abs(told - left) < CENT, f"${left} are left, told ${told}")
+        self._must(told is None or abs(told - left) < CENT, f"${left} are left, reported ${told}")
         self._must(0 <= self.miscounted < CENT, f"${self.miscounted} too much are counted as spent")
-        self._must(not self.account.requests[TOO_SOON], "called again sooner than it was told to")
+        self._must(not self.account.requests[TOO_SOON], "called again before the API allowed it")
 
     def _check_reading(self) -> None:
-        """What can be read is read at once, and the reason for a refusal or a failure is told."""
+        """Everything that can be read is read immediately, and the reason for a refusal or failure is reported."""
         words, (*_, (_, what, _)) = WORDS.get(self.fault, ""), self.answers
-        self._must("picture" in what or any(words in text for text in self.texts), f"{words!r} is not told")
+        self._must("picture" in what or any(words in text for text in self.texts), f"{words!r} is not reported")
         queued = any(call.route == "v2" for call in self._calls)
         if self.fault in READABLE or (self.fault in FAILURES and queued and self.connection == "plain"):
-            self._must(not self.passed, "its end was seen late")
+            self._must(not self.passed, "its end was noticed late")
         if self.fault in READABLE:
             codes = [what for _, what, _ in self.answers if "picture" not in what and what != "still drawing"]
             self._must(not codes, f"not read: {codes}")
-            self._must(not self.account.requests["GET history"], "not read: the history was asked")
+            self._must(not self.account.requests["GET history"], "not read: the history was requested")
         if self.fault == "media-slow" and queued:
             self._must(self.account.most_fetched == self._calls[0].pictures, "the pictures are fetched one by one")
 
@@ -224,7 +230,7 @@ class Case:
         files = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
         self._must(not any(KEY.encode() in data for data in files), "the key is in a file")
         self._must(not any(leaks(text) for _, text in heard), "the key is in the log")
-        self._must(not self.account.requests["GET media with key"], "the key went to where the pictures are")
+        self._must(not self.account.requests["GET media with key"], "the key was sent to the pictures' host")
         self._must(all(what != "internal_error" for _, what, _ in self.answers), "it broke")
         self.problems += [f"logged: {text}" for level, text in heard if level >= logging.ERROR]
 
@@ -232,7 +238,7 @@ class Case:
         paid, others = len(self._calls), len(self.account.calls) - len(self._calls)
         posts = sum(count for name, count in self.account.requests.items() if name.startswith("POST"))
         refused = posts - paid - others
-        # How often a call may be refused by the rate limit before it is given up is a matter of chance.
+        # The number of refusals before the call is given up depends on chance.
         arrived = [str(paid)] * (paid > 0) + [f"{refused if refused < 4 else 'several'} refused"] * (refused > 0)
         _, what, charged = self.answers[-1]
         end = what if charged == "–" or "picture" in what else f"{what}, charged: {charged}"
@@ -244,7 +250,7 @@ class Case:
 
 
 def told(result: CallToolResult) -> tuple[str, str]:
-    """What an agent sees in a result, and whether that was charged."""
+    """What an agent sees in a result, and the charge."""
     if error := (result.meta or {}).get("mcp-vega/error"):
         return error["code"], error["charged"]
     count = sum(isinstance(each, ImageContent) for each in result.content)
@@ -252,12 +258,12 @@ def told(result: CallToolResult) -> tuple[str, str]:
 
 
 def total_cost(calls: Iterable[Call]) -> Decimal:
-    """What calls were charged, in US dollars."""
+    """The total charge of calls in US dollars."""
     return sum((call.cost for call in calls), Decimal(0))
 
 
 def leaks(text: str) -> bool:
-    """Whether a key, or anything like one, stands in a text."""
+    """Whether a text contains a key, or anything like one."""
     return re.search("SG_[A-Za-z0-9_-]{4,}", text) is not None
 
 
@@ -265,7 +271,7 @@ def leaks(text: str) -> bool:
 
 
 def _is_tried(fault: str, connection: str, tool: str) -> bool:
-    """Whether a fault, a connection and a tool make a case."""
+    """Whether this fault, connection and tool are tried together."""
     if connection in HISTORIES:
         return fault in LOST and tool != "generate_image_vegart"
     return connection == "plain" or fault in DISTURBED
@@ -274,7 +280,7 @@ def _is_tried(fault: str, connection: str, tool: str) -> bool:
 async def rows_of(
     faults: Sequence[str], connections: Sequence[str] = (*MANNERS, *HISTORIES)
 ) -> tuple[list[Row], list[str]]:
-    """The table's rows of some faults over some connections, in their order, and what was found wrong."""
+    """The rows of the table for some faults and connections, in order, and the problems found."""
     cases = [case for case in product(faults, connections, TOOLS) if _is_tried(*case)]
     found: dict[tuple[str, ...], list[Row]] = {}
     problems: list[str] = []
@@ -296,7 +302,7 @@ async def rows_of(
 
 
 def introduction(wait: float) -> str:
-    """The words above the table in Markdown; `wait` is how many seconds a call waits for its pictures."""
+    """The text above the table in Markdown; `wait` is how many seconds a call waits for its pictures."""
     words = {name: manner.words for name, manner in MANNERS.items()}
     words |= {name: said for name, (said, _) in HISTORIES.items()}
     connections = "\n".join(f"- `{name}`: {said}" for name, said in words.items())
@@ -312,7 +318,7 @@ def main() -> int:
     """Call, check, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--only", metavar="FAULT", nargs="+", choices=ALL, default=ALL, help="these faults alone")
+    either.add_argument("--only", metavar="FAULT", nargs="+", choices=ALL, default=ALL, help="only these faults")
     either.add_argument("--write", action="store_true", help="write docs/faults.md")
     options = parser.parse_args()
     rows, problems = anyio.run(rows_of, options.only)

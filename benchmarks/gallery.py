@@ -1,12 +1,13 @@
-"""The gallery with a few pictures and with very many: pages, searches and completions, in turn on two ledgers.
+"""Compare the gallery with few and with very many pictures: pages, searches and completions, alternately.
 
     python benchmarks/gallery.py [--pictures 100000] [--runs 15]
 
-Makes a ledger of 100 pictures and one of `--pictures`, each spread over 500 days, with prompts of 8 to 40 words that
-are as unequally common as those of a language. Then asks both through a client in memory, as an agent does, in turn,
-so that a machine that changes its speed changes both. Prints, for each question, the median time of both ledgers in
-milliseconds and their ratio. Exits with 1 when the first page takes more than twice the time in the large one, or
-a search more than 50 ms in either. The last page is told, not judged: to number a page is to count those before it.
+The program makes a ledger of 100 pictures and one of `--pictures`, each spread over 500 days. The prompts have 8 to
+40 words, with frequencies as in a real language. Then it asks both ledgers through a client in memory, as an agent
+does. It alternates between them, so that a change in the machine's speed affects both. For each question, it prints
+the median time of both ledgers in milliseconds, and their ratio. It exits with 1 if the first page takes more than
+twice the time in the large ledger, or if a search takes more than 50 ms in either. The time of the last page is only
+printed: to number a page, the pages before it must be counted.
 """
 
 import argparse
@@ -45,7 +46,7 @@ FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 500
 MOST_TIMES = 2.0
 MOST_MILLISECONDS = 50.0
-# Made-up words of two and three syllables in turn, the commonest first; no x and no q is in them.
+# Invented words of two or three syllables, the most frequent first. They contain no x and no q.
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 WORDS = ["".join(random.Random(rank).choices(SYLLABLES, k=2 + rank % 2)) for rank in range(3000)]  # noqa: S311
 RARE, UNUSED = "xylophone", "quixotry"
@@ -54,11 +55,11 @@ Ask = Callable[[Client], Awaitable[int]]
 
 
 @dataclass(frozen=True)
-class CheckJobArguments:
-    """What is asked, in the words for each ledger, and how long the answer may take.
+class Question:
+    """A question in the words for each ledger, and how long the answer may take.
 
-    `most_times` is the large ledger's time over the small one's, `most_milliseconds` is meant for either; `finds` is
-    how many things both find, where that is known.
+    `most_times` limits the ratio of the large ledger's time to the small one's, `most_milliseconds` the time of each.
+    `finds` is how many things both find, if that is known.
     """
 
     name: str
@@ -72,7 +73,7 @@ class CheckJobArguments:
 
 
 def drawn(count: int) -> Iterator[Job]:
-    """Finished jobs of one picture each, the oldest first; the very first prompt has the rare word."""
+    """Finished jobs with one picture each, the oldest first. The very first prompt has the rare word."""
     rng = random.Random(count)  # noqa: S311  no secret
     weights = list(itertools.accumulate(1 / rank for rank in range(1, len(WORDS) + 1)))
     for number in range(count):
@@ -109,12 +110,12 @@ def drawn(count: int) -> Iterator[Job]:
 
 
 async def fill(folder: Path, jobs: Sequence[Job]) -> None:
-    """Have the ledger make its file, and write the jobs into it at once: each on its own would take an hour."""
+    """Create the ledger's file, and write all jobs in one transaction: one by one, they would take an hour."""
     file = folder / "home" / "ledger.sqlite3"
     store = JobStore.in_file(file)
     await store.latest(1)
     await store.close()
-    # Whoever drew them is long gone.
+    # The servers that drew them ended long ago.
     fixed = {"me": None, "awaited_by": None, "delivered": True, "arrived": 0.0}
     with closing(sqlite3.connect(file)) as database, database:
         database.executemany(
@@ -127,7 +128,7 @@ async def fill(folder: Path, jobs: Sequence[Job]) -> None:
 
 
 def read(query: str) -> Ask:
-    """Read the gallery; the pictures of the answer."""
+    """Read the gallery; returns the number of pictures in the answer."""
 
     async def ask(agent: Client) -> int:
         (content,) = (await agent.read_resource(f"vega://gallery{query}")).contents
@@ -138,12 +139,12 @@ def read(query: str) -> Ask:
 
 
 async def list_resources(agent: Client) -> int:
-    """List the resources."""
+    """List the resources; returns their number."""
     return len((await agent.list_resources()).resources)
 
 
 def complete(template: str, argument: str, beginning: str) -> Ask:
-    """Have an id completed; how many are offered."""
+    """Complete an id; returns how many are offered."""
 
     async def ask(agent: Client) -> int:
         reference = ResourceTemplateReference(type="ref/resource", uri=template)
@@ -153,21 +154,21 @@ def complete(template: str, argument: str, beginning: str) -> Ask:
     return ask
 
 
-def search(name: str, *words: str, finds: int | None = None) -> CheckJobArguments:
-    """Search for words, one query for each ledger or the same one for both."""
+def search(name: str, *words: str, finds: int | None = None) -> Question:
+    """Search for words, with one query for each ledger or the same one for both."""
     asks = [read(f"?q={quote_plus(each)}") for each in words]
     asks *= 2 if len(asks) == 1 else 1
-    return CheckJobArguments(f"search: {name}", asks, most_milliseconds=MOST_MILLISECONDS, finds=finds)
+    return Question(f"search: {name}", asks, most_milliseconds=MOST_MILLISECONDS, finds=finds)
 
 
-def questions(ledgers: Sequence[Sequence[Job]]) -> list[CheckJobArguments]:
-    """What is asked. Seeds and ids are those of the picture in the middle, so that each ledger has them."""
+def questions(ledgers: Sequence[Sequence[Job]]) -> list[Question]:
+    """The questions. Seeds and ids are those of a picture in the middle, so each ledger has its own."""
     middles = [jobs[len(jobs) // 2] for jobs in ledgers]
     images, requests = "vega://images/{id}", "vega://jobs/{request_id}"
     return [
-        CheckJobArguments("first page", [read("")] * 2, MOST_TIMES, finds=PAGE),
-        CheckJobArguments("last page", [read(f"?page={math.ceil(len(jobs) / PAGE)}") for jobs in ledgers]),
-        CheckJobArguments("resources/list", [list_resources] * 2),
+        Question("first page", [read("")] * 2, MOST_TIMES, finds=PAGE),
+        Question("last page", [read(f"?page={math.ceil(len(jobs) / PAGE)}") for jobs in ledgers]),
+        Question("resources/list", [list_resources] * 2),
         search("a rare word", RARE, finds=1),
         search("a word nobody used", UNUSED, finds=0),
         search("two common words", f"{WORDS[2]} {WORDS[4]}"),
@@ -175,14 +176,12 @@ def questions(ledgers: Sequence[Sequence[Job]]) -> list[CheckJobArguments]:
         search("a seed", *(str(job.seed) for job in middles), finds=1),
         search("the first day", FIRST_DAY.date().isoformat()),
         search("a month", f"{FIRST_DAY:%Y-%m}"),
-        CheckJobArguments("image id, 4 digits", [complete(images, "id", job.images[0].id[:4]) for job in middles]),
-        CheckJobArguments(
-            "request id, 4 digits", [complete(requests, "request_id", job.request_id[:4]) for job in middles]
-        ),
+        Question("image id, 4 digits", [complete(images, "id", job.images[0].id[:4]) for job in middles]),
+        Question("request id, 4 digits", [complete(requests, "request_id", job.request_id[:4]) for job in middles]),
     ]
 
 
-# ---- the measuring ----
+# ---- measuring ----
 
 
 async def timed(ask: Ask, agent: Client) -> tuple[float, int]:
@@ -192,10 +191,10 @@ async def timed(ask: Ask, agent: Client) -> tuple[float, int]:
     return (time.perf_counter() - started) * 1000, count
 
 
-async def measure(question: CheckJobArguments, agents: Sequence[Client], runs: int) -> bool:
-    """Ask both ledgers in turn and print a line; returns whether the promises hold."""
+async def measure(question: Question, agents: Sequence[Client], runs: int) -> bool:
+    """Ask both ledgers alternately and print a line; returns whether the limits hold."""
     pairs = list(zip(question.ask, agents, strict=True))
-    found = [(await timed(*pair))[1] for pair in pairs]  # uncounted: the first look reads from the disk
+    found = [(await timed(*pair))[1] for pair in pairs]  # not counted: the first question reads from the disk
     if question.finds is not None and set(found) != {question.finds}:
         raise SystemExit(f"{question.name}: found {found}, and not {question.finds}")
     times: list[list[float]] = [[], []]
@@ -212,7 +211,7 @@ async def measure(question: CheckJobArguments, agents: Sequence[Client], runs: i
 
 
 async def run(pictures: int, runs: int) -> bool:
-    """Make the ledgers, and ask everything."""
+    """Make the ledgers, and ask all questions."""
     ledgers = [list(drawn(count)) for count in (FEW, pictures)]
     async with AsyncExitStack() as stack:
         agents: list[Client] = []
@@ -222,7 +221,7 @@ async def run(pictures: int, runs: int) -> bool:
             folder = Path(name, str(number))
             await fill(folder, jobs)
             app = await stack.enter_async_context(app_in(folder, nowhere))
-            # Nothing is to come from a client's own memory.
+            # No answer may come from the client's own cache.
             agents.append(await stack.enter_async_context(Client(build_server(app), cache=None)))
         print(f"{'':34} {'milliseconds':>17} {'':6} {'things found':>14}")
         print(f"{'pictures':34} {FEW:8,} {pictures:8,} {'ratio':>6} {FEW:7,} {pictures:6,}")

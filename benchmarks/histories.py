@@ -1,11 +1,12 @@
-"""Lose the answers of paid calls over request histories that tell badly, and count what becomes of the calls.
+"""Lose the answers of paid calls while the request history misleads, and count what happens to the calls.
 
     python benchmarks/histories.py [--count 200] [--seed 1]
 
-Each case draws how the sandbox's request history behaves (docs/sandbox.md), what else was called with the key, and how
-far this machine's clock is off; then a call is made whose answer is lost, once after it ran and once without having
-run. It is looked up in the following ten days, by a clock of the benchmark's own. Exits with 1 when a call that ran is
-said to have never run, or a call is sent twice; and when a history that behaves as documented leaves a call unknown.
+Each case chooses at random how the sandbox's request history behaves (docs/sandbox.md), which other calls were made
+with the key, and how wrong this machine's clock is. Then a call is made whose answer is lost: once after it ran, and
+once without having run. The server looks for it during the next ten days, by a clock of the benchmark. The program
+counts the ends of the calls, and those of them with a history that behaves as documented. It exits with 1 if a call
+that ran is reported as never run, or if a call is sent twice.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 
 HOUR, DAY = 3600.0, 24 * 3600.0
-# Seconds after the call at which it is looked up.
+# The times, in seconds after the call, at which the server looks for it.
 LOOKS = (600, HOUR, 6 * HOUR, 20 * HOUR, 24.5 * HOUR, 25.6 * HOUR, 27 * HOUR, 50 * HOUR, 8 * DAY, 10 * DAY)
-# When an answer is lost, a minute has passed: then a call is looked up once and not for a minute.
+# A lost answer has taken a minute. So the server looks for the call once, and not again and again for a minute.
 LOST_AFTER = 61.0
 BEGINNING = datetime(2026, 11, 20, 10, tzinfo=UTC).timestamp()
 CHOICES: dict[str, Sequence[Any]] = {
@@ -57,48 +58,48 @@ CLOCKS = (0, 0, 0, 0, 3 * HOUR, -3 * HOUR, 8 * DAY, -8 * DAY)
 
 @dataclass(frozen=True)
 class Case:
-    """What a lost call is looked up in: the history, other calls, and how far this machine's clock is off (seconds)."""
+    """The conditions of a lost call: the history, other calls, and the error of this machine's clock (seconds)."""
 
     history: HistoryBehaviour
-    queued: bool = False  # whether it goes by v2
+    queued: bool = False  # whether the call goes by v2
     seed_chosen: bool = False
-    calls_before: int = 0  # that were made here, in the hours before it
-    calls_after: int = 0  # and in the hours after it
-    calls_elsewhere: int = 0  # that were made with the key by another program, before and after it
+    calls_before: int = 0  # calls made here in the hours before it
+    calls_after: int = 0  # calls made here in the hours after it
+    calls_elsewhere: int = 0  # calls of another program with the same key, before it and again after it
     clock_at_call: float = 0
-    clock_at_first_look: float = 0  # from then on it is right
+    clock_at_first_look: float = 0  # after that, the clock is right
 
 
 @dataclass(frozen=True)
 class End:
-    """What became of a call."""
+    """What happened to a call."""
 
     job: Job
-    hours: float | None  # after which its job was closed
+    hours: float | None  # how long it took until the job was closed
     posts: int
 
 
 class Clock:
-    """The benchmark's time, and by how much this machine's clock is ahead of it (seconds)."""
+    """The time of the benchmark, and how far this machine's clock is ahead of it (seconds)."""
 
     def __init__(self) -> None:
         self.time = BEGINNING
         self.ahead = 0.0
 
     def now(self) -> datetime:
-        """What this machine's clock says."""
+        """The time by this machine's clock."""
         return datetime.fromtimestamp(self.time + self.ahead, UTC)
 
 
 class LosingAnswers(httpx.AsyncBaseTransport):
-    """A way to the sandbox on which the answers to some calls take a minute to be lost."""
+    """A connection to the sandbox over which some answers are lost after a minute."""
 
     def __init__(self, account: Account, clock: Clock) -> None:
         self._sandbox = httpx.ASGITransport(build_sandbox(account, paint=one_picture))
         self._clock = clock
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Pass a request on."""
+        """Pass on a request."""
         response = await self._sandbox.handle_async_request(request)
         if request.method == "POST" and response.status_code == 504:
             self._clock.time += LOST_AFTER
@@ -106,7 +107,7 @@ class LosingAnswers(httpx.AsyncBaseTransport):
 
 
 async def end_of(case: Case, folder: Path, *, ran: bool) -> End:
-    """Lose a call's answer, look it up for ten days, and see what is said of it."""
+    """Lose the answer of a call, look for the call for ten days, and return what is said about it."""
     clock = Clock()
     account = Account(speed=0, credits=Decimal(1000), clock=lambda: clock.time)
     config = replace(CONFIG, clock=clock.now)
@@ -135,21 +136,21 @@ async def end_of(case: Case, folder: Path, *, ran: bool) -> End:
 
 
 async def _call_here(service: JobService, when: str, count: int, clock: Clock) -> None:
-    """Draw some other pictures."""
+    """Draw some pictures."""
     for number in range(count):
         await _until_left(service, (await service.generate(VegaRTParameters(prompt=f"{when} {number}"))).job)
         clock.time += 300
 
 
 def _lost(case: Case, *, ran: bool) -> Parameters:
-    """The call whose answer is lost; the sandbox refuses one that is not to run."""
+    """The call whose answer is lost. If it must not run, the sandbox refuses it."""
     model = VegaParameters if case.queued else VegaRTParameters
     prompt = f"1920, Berlin street [fault:504{'-after' if ran else ''}]"
     return model(prompt=prompt, seed=7) if case.seed_chosen else model(prompt=prompt)
 
 
 async def _call_elsewhere(transport: httpx.AsyncBaseTransport, count: int, clock: Clock) -> None:
-    """Make calls as another program would, with the same key; some are much like the one that is lost."""
+    """Make calls as another program with the same key would; some are similar to the lost one."""
     async with httpx.AsyncClient(transport=transport) as http:
         for number in range(count):
             clock.time += 60
@@ -159,17 +160,17 @@ async def _call_elsewhere(transport: httpx.AsyncBaseTransport, count: int, clock
 
 
 async def _until_left(service: JobService, job: Job) -> Job:
-    """The job once nobody works on it."""
+    """The job when nobody works on it any more."""
     async for seen in service.follow(job, 60):
         job = seen
     return job
 
 
-# ---- drawn ----
+# ---- random cases ----
 
 
 def drawn(rng: random.Random) -> Case:
-    """A case at random: each way of telling badly is in about a third of them, but for one in four that has none."""
+    """A random case. In one of four, the history behaves as documented; in the others, it misleads in several ways."""
     honest = rng.random() < 0.25
     history = {} if honest else {name: rng.choice(values) for name, values in CHOICES.items() if rng.random() < 0.5}
     return Case(
@@ -185,7 +186,7 @@ def drawn(rng: random.Random) -> Case:
 
 
 async def ends_of(cases: Sequence[Case], *, ran: bool) -> list[End]:
-    """What became of the call in each case."""
+    """What happened to the call in each case."""
     ends: dict[int, End] = {}
     limiter = anyio.CapacityLimiter(8)
 
@@ -201,7 +202,7 @@ async def ends_of(cases: Sequence[Case], *, ran: bool) -> list[End]:
 
 
 def word_for(end: End) -> str:
-    """What is said of a call in the end."""
+    """What is finally said about a call."""
     if end.job.images:
         return "has its picture"
     return end.job.error.code if end.job.error else str(end.job.state)
@@ -222,7 +223,7 @@ def main() -> int:
         print(f"{len(cases)} calls that {'ran' if ran else 'did not run'}")
         for word, count in Counter(map(word_for, ends)).most_common():
             of_plain = sum(word_for(end) == word for end, is_plain in zip(ends, plain, strict=True) if is_plain)
-            print(f"  {word:20} {count:5}, of which {of_plain} where the history behaves as documented")
+            print(f"  {word:20} {count:5}, {of_plain} of them with a history that behaves as documented")
         if hours := [end.hours for end in ends if end.hours is not None and word_for(end) == "never_ran"]:
             print(f"  never_ran after {min(hours):.1f} to {max(hours):.1f} h, half of them by {median(hours):.1f} h")
         wrong = [case for case, end in zip(cases, ends, strict=True) if ran and word_for(end) == "never_ran"]

@@ -1,4 +1,4 @@
-"""A host in miniature: starts the server over stdio, shakes hands, calls tools, and can kill it."""
+"""A minimal host: it starts the server over stdio, shakes hands, calls tools, and can kill it."""
 
 import json
 import os
@@ -16,10 +16,10 @@ class Host:
     """One server process.
 
     Args:
-        folder: Where its gallery and its ledger are.
-        base_url: The API.
-        under: A program and its arguments that starts the server and shares its stdin and stdout, such as strace.
-        variables: Further settings.
+        folder: The folder of the gallery and the ledger.
+        base_url: The URL of the API.
+        under: A program with arguments that starts the server with the same stdin and stdout, such as strace.
+        variables: More settings.
     """
 
     def __init__(self, folder: Path, base_url: str, *, under: Sequence[str] = (), **variables: str) -> None:
@@ -59,13 +59,13 @@ class Host:
         self.send_line(json.dumps(message).encode())
 
     def send_line(self, line: bytes) -> None:
-        """Send a line, whatever it is; its newline is added."""
+        """Send any line; the newline is added."""
         assert self.process.stdin
         self.process.stdin.write(line + b"\n")
         self.process.stdin.flush()
 
     def receive(self) -> dict[str, Any]:
-        """The next answer, past what it did not ask for; empty when the server is gone."""
+        """The next answer; other messages are skipped. Empty if the server has ended."""
         assert self.process.stdout
         while (line := self.process.stdout.readline()).endswith(b"\n"):
             message = json.loads(line)
@@ -74,12 +74,12 @@ class Host:
         return {}
 
     def kill(self) -> None:
-        """End the process at once, whatever it is doing."""
+        """Kill the process immediately."""
         self.process.kill()
         self._close()
 
     def leave(self) -> None:
-        """Close its stdin, as hosts do, and wait for its end."""
+        """Close stdin, as hosts do, and wait until the server ends."""
         assert self.process.stdin
         self.process.stdin.close()
         self._close()

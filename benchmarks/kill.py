@@ -1,15 +1,19 @@
-"""Kill the server at random moments of its calls, and count what becomes of every call that reached the API.
+"""Kill the server at random moments of its calls, and count what happens to every call that reached the API.
 
     python benchmarks/kill.py [--kills 200] [--at-calls] [--history-status 200] [--history NAME] [--seed 1]
 
-Each round starts a server over stdio, has it generate (v1), submit and check (v2) against a sandbox on a port, and
-ends it with SIGKILL at a random moment of the next two seconds; a last server then takes up what is left. With
-`--at-calls` (Linux, a C compiler) it ends at a random one of the system calls by which it writes, flushes, names and
-removes files and talks to the API and the host, before it or with half of it written: as many between the first and
-the last as between two others, however little time there is. A round is made before, to count them. With `--history`
-the request history shows a call only after 30 seconds (`late`), has five rows on a page at most (`capped`), or is that
-of another account (`another-account`): there each call whose answer was lost must be named unknown. Exits with 1 when a
-call was sent twice, a picture is lost or kept twice, or the ledger does not open.
+Each round starts a server over stdio, which generates (v1), submits and checks (v2) with a sandbox on a port, and
+kills it with SIGKILL at a random moment of the next two seconds. A last server then continues what is left.
+
+With `--at-calls` (Linux, a C compiler) the server is killed at a random system call that writes, flushes, names or
+removes files, or talks to the API or the host: before the call, or after half of a write. So every interval between
+two calls gets as many kills, however short it is. A first round counts the calls.
+
+With `--history` the request history shows a call only after 30 seconds (`late`), has at most five rows on a page
+(`capped`), or belongs to another account (`another-account`). With the last one, each call whose answer was lost must
+be reported as unknown.
+
+The program exits with 1 if a call was sent twice, if a picture is lost or kept twice, or if the ledger does not open.
 """
 
 import argparse
@@ -33,22 +37,22 @@ from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.serving import serving
 
-# Seconds: a kill falls into one of these spans, so that the first moments get as many as the later ones.
+# Seconds. Each kill falls into one of these spans, so the first moments get as many kills as the later ones.
 MOMENTS = (0.1, 0.5, 2.0)
-# One of so many kills at system calls falls into the start, which takes up what the rounds before left.
+# One kill of this many falls into the start, when the server continues jobs of earlier rounds.
 STARTS = 20
-# How the request history may tell of the calls.
+# Ways in which the request history can mislead.
 HISTORIES = {
     "late": HistoryBehaviour(late=30),
     "capped": HistoryBehaviour(per_page=5),
     "another-account": HistoryBehaviour(account="another"),
 }
-# How long an idle server is left to itself before it is killed, in seconds.
+# Seconds that an idle server is left alone before it is killed.
 REST = 0.3
 
 
 def round_by_time(folder: Path, url: str, number: int) -> None:
-    """Start a server, have it work, and kill it at a random moment."""
+    """Start a server, make calls, and kill it at a random moment."""
     host = Host(folder, url)
     host.shake_hands()
     reader = threading.Thread(target=follow, args=(host, number), daemon=True)
@@ -59,7 +63,7 @@ def round_by_time(folder: Path, url: str, number: int) -> None:
 
 
 def follow(host: Host, number: int) -> None:
-    """Generate, submit, and check what was submitted, until that is done or the server is gone."""
+    """Generate, submit, and check the submitted job, until this is done or the server has ended."""
     try:
         unanswered = {host.call("generate_image_vega", prompt=f"kill {number} generate")}
         submitted = host.call("submit_job", prompt=f"kill {number} submit", model="segmind-vega-rt-v1")
@@ -70,7 +74,7 @@ def follow(host: Host, number: int) -> None:
                 job = answer["result"]["_meta"]["mcp-vega/job"]
                 unanswered.add(host.call("check_job", request_id=job["request_id"], wait_seconds=10))
     except (OSError, ValueError):
-        pass  # it was killed in the middle of a line
+        pass  # it was killed while it wrote a line
 
 
 class SystemCallKills:
@@ -88,7 +92,7 @@ class SystemCallKills:
         account.calls.clear()
 
     def round(self, folder: Path, number: int) -> None:
-        """Start a server that will be killed, and have it work."""
+        """Start a server that will be killed, and make calls."""
         span = (1, self.start) if number % STARTS == 0 else (self.start + 1, self.end)
         last, half = random.randint(*span), random.randint(0, 1)  # noqa: S311  no secret
         self._round(folder, number, {"SHIM_KILL_AT": str(last), "SHIM_HALF": str(half)})
@@ -106,7 +110,7 @@ class SystemCallKills:
             follow(host, number)
             time.sleep(REST)
         except OSError:
-            pass  # it was killed when it began
+            pass  # it was killed at its start
         host.kill()
         self._reached = (started, self._calls.count)
 
@@ -129,14 +133,14 @@ def report(folder: Path, account: Account) -> bool:
         if job and job["state"] == "COMPLETED" and len(job["images"]) == 1 and is_whole(job["images"][0]):
             ends["kept"] += 1
         elif job and job["state"] == "UNKNOWN" and job["error"] and job["notes"]:
-            ends["named unknown, with the reason"] += 1
+            ends["reported as unknown, with a reason"] += 1
         else:
             ends["LOST"] += 1
     arrived = {str(call.body["prompt"]) for call in account.calls.values()}
     absent = Counter(job["charged"] for prompt, job in jobs.items() if prompt not in arrived)
-    ends["never arrived, named not charged"] = absent["no"]
-    ends["never arrived, named unknown"] = absent["unknown"]
-    # A file whose writing was cut short has a name of its own, and is cleared away ten minutes later.
+    ends["never arrived, not charged"] = absent["no"]
+    ends["never arrived, unknown"] = absent["unknown"]
+    # An unfinished file has a name of its own, and is removed ten minutes later.
     files = [path for path in (folder / "gallery").rglob("*") if path.is_file() and path.suffix != ".part"]
     strays = {str(path) for path in files} - {image["path"] for job in jobs.values() for image in job["images"]}
     ends["files without a job"] = len(strays)
@@ -153,18 +157,18 @@ def report(folder: Path, account: Account) -> bool:
 
 
 def is_whole(image: Record) -> bool:
-    """Whether a picture's file is what the ledger says."""
+    """Whether a picture's file is the one in the ledger."""
     return sha256(Path(image["path"]).read_bytes()).hexdigest() == image["sha256"]
 
 
 def kill_at_calls(folder: Path, url: str, account: Account, kills: int) -> None:
-    """Kill at system calls, and print at which."""
+    """Kill at system calls, and print which ones."""
     (scratch := folder.with_name("scratch")).mkdir()
     killer = SystemCallKills(scratch, url, account)
     for number in range(kills):
         killer.round(folder, number)
         if (folder / "home" / "ledger.sqlite3").exists():
-            rows(folder, "SELECT count(*) FROM sqlite_master")  # it opens
+            rows(folder, "SELECT count(*) FROM sqlite_master")  # fails if the ledger does not open
     print(f"system calls of a start, and of a start and its work: {killer.start}, {killer.end}")
     for call, count in sorted(killer.killed_at.items()):
         print(f"killed at {call:40} {count:5}")
@@ -174,14 +178,14 @@ def main() -> int:
     """Kill, restart, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--at-calls", action="store_true", help="kill at system calls, not at moments")
-    parser.add_argument("--history-status", type=int, default=200, help="what the request history answers with")
-    parser.add_argument("--history", choices=HISTORIES, help="how the request history tells of the calls")
+    parser.add_argument("--at-calls", action="store_true", help="kill at system calls instead of random moments")
+    parser.add_argument("--history-status", type=int, default=200, help="the HTTP status of the request history")
+    parser.add_argument("--history", choices=HISTORIES, help="how the request history misleads")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     random.seed(options.seed)
     if options.at_calls:
-        compiler()  # else it says that there is none
+        compiler()  # ends the program if there is none
     account = Account(speed=0.4, credits=Decimal(1000))
     account.history_status = options.history_status
     if options.history:
@@ -198,7 +202,7 @@ def main() -> int:
         else:
             for number in range(options.kills):
                 round_by_time(folder, url, number)
-                rows(folder, "SELECT count(*) FROM jobs")  # it opens
+                rows(folder, "SELECT count(*) FROM jobs")  # fails if the ledger does not open
         settle(folder, url)
         return 0 if report(folder, account) else 1
 

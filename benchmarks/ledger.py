@@ -1,16 +1,16 @@
-"""What a job costs in the ledger: write transactions, and the flushes that wait for the disk.
+"""What a job costs in the ledger: write transactions, and flushes that wait for the disk.
 
     python benchmarks/ledger.py [--calls 5]
     python benchmarks/ledger.py --slow-ms 50 [--calls 15]
 
-The first looks at a server from outside (Linux, strace): a picture over v1, a call of four over v2, and ten seconds in
-which a call waits for its turn. A write transaction is a commit in SQLite's write-ahead log: a frame whose header says
-how large the database is after it. Flushes are fsync and fdatasync, told apart by what they flush. One call is made
-before it counts, and the figures are of one call.
+The first command traces a server (Linux, strace): a picture by v1, a call for four by v2, and ten seconds in which a
+call waits for its turn. A write transaction is a commit in SQLite's write-ahead log: a frame whose header has the new
+size of the database. Flushes are fsync and fdatasync, counted by the kind of file. One call is made before the
+counting, and the figures are per call.
 
-The second (Linux, a C compiler) times calls over v1 while every flush takes so much longer, beside calls at the disk's
-own speed. The API is a sandbox that answers at once, and no previews are made. Exits with 1 when a call brings no
-picture, or a program that is needed is missing.
+The second command (Linux, a C compiler) times calls by v1 while every flush takes this much longer, and calls at the
+disk's own speed. The API is a sandbox that answers immediately, and no previews are made. The program exits with 1 if
+a call returns no picture, or if a program that it needs is missing.
 """
 
 import argparse
@@ -37,7 +37,7 @@ V1 = {"prompt": "a fox"}
 V2 = {"prompt": "four foxes", "samples": 4, "num_inference_steps": 20}
 FRAME_HEADER = 24
 WAITING_SECONDS = 10.0
-# What is flushed, by name.
+# What is counted, by name.
 TRANSACTIONS, LEDGER, FILES, FOLDERS, OTHER = (
     "write transactions",
     "flushes of the ledger",
@@ -49,14 +49,14 @@ Counts = dict[str, float]
 
 
 def is_commit(call: SystemCall) -> bool:
-    """Whether it writes the header of a frame that ends a transaction."""
+    """Whether the call writes the header of a frame that ends a transaction."""
     if call.name != "pwrite64" or not call.path.name.endswith("-wal") or call.result != FRAME_HEADER:
         return False
     return any(call.texts[0].data[4:8])
 
 
 def kind(path: Path, folder: Path) -> str:
-    """What the flush of a path is counted as."""
+    """How a flush of this path is counted."""
     if path.is_relative_to(folder / "home"):
         return LEDGER if path.name.startswith("ledger.sqlite3") else OTHER
     if path.is_relative_to(folder / "gallery"):
@@ -65,7 +65,7 @@ def kind(path: Path, folder: Path) -> str:
 
 
 def counted(calls: Iterable[SystemCall], folder: Path) -> Counter[str]:
-    """What the system calls come to."""
+    """The counts for these system calls."""
     counts: Counter[str] = Counter()
     for call in calls:
         if call.name in ("fsync", "fdatasync"):
@@ -75,7 +75,7 @@ def counted(calls: Iterable[SystemCall], folder: Path) -> Counter[str]:
 
 
 def draw(host: Host, arguments: dict[str, Any]) -> float:
-    """Have a call drawn; returns how long that took."""
+    """Make a call; returns how many seconds it took."""
     started = time.perf_counter()
     host.call("generate_image_vega", **arguments)
     answer = host.receive()
@@ -86,7 +86,7 @@ def draw(host: Host, arguments: dict[str, Any]) -> float:
 
 
 def counted_calls(url: str, arguments: dict[str, Any], number: int, folder: Path) -> Counts:
-    """What one of several calls comes to, one after the other."""
+    """The counts per call, for several calls one after the other."""
     trace = Trace(folder / "trace", "pwrite64,fsync,fdatasync", FRAME_HEADER)
     host = Host(folder, url, under=trace.command, MCP_VEGA_PREVIEW="off")
     host.shake_hands()
@@ -100,13 +100,13 @@ def counted_calls(url: str, arguments: dict[str, Any], number: int, folder: Path
 
 
 def counted_wait(url: str, folder: Path) -> Counts:
-    """What ten seconds come to in which a call waits for its turn."""
+    """The counts for ten seconds in which a call waits for its turn."""
     trace = Trace(folder / "trace", "pwrite64,fsync,fdatasync", FRAME_HEADER)
     host = Host(folder, url, under=trace.command, MCP_VEGA_PREVIEW="off", MCP_VEGA_REQUESTS_PER_MINUTE="1")
     host.shake_hands()
     draw(host, V1)
     host.call("generate_image_vega", prompt="a fox that waits")
-    time.sleep(3)  # past what is written when a wait begins
+    time.sleep(3)  # after the writes at the beginning of the wait
     start = trace.place
     time.sleep(WAITING_SECONDS)
     counts = counted(trace.read(start, trace.place), folder)
@@ -132,7 +132,7 @@ def print_counts(folder: Path, url: str, number: int) -> None:
 
 
 def print_times(folder: Path, url: str, number: int, slow_ms: int) -> None:
-    """Time calls at two speeds of the disk, in turn, and print."""
+    """Time calls at two speeds of the disk, alternately, and print."""
     library = compiled(folder)
     hosts: dict[int, Host] = {}
     for delay in (0, slow_ms):
@@ -156,10 +156,10 @@ def print_times(folder: Path, url: str, number: int, slow_ms: int) -> None:
 def main() -> None:
     """Count, or time, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, help="how many are counted (5) or timed (15)")
-    parser.add_argument("--slow-ms", type=int, default=0, help="how much longer a flush takes, in milliseconds")
+    parser.add_argument("--calls", type=int, help="how many calls are counted (5) or timed (15)")
+    parser.add_argument("--slow-ms", type=int, default=0, help="how many milliseconds longer a flush takes")
     options = parser.parse_args()
-    (compiler if options.slow_ms else program)()  # else it says that there is none
+    (compiler if options.slow_ms else program)()  # ends the program if there is none
     account = Account(speed=0, credits=Decimal(1000))
     sandbox = serving(build_sandbox(account, paint=lambda _prompt, _seed, index: cached_paint("a fox", 7, index)))
     with (

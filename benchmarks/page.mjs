@@ -1,8 +1,8 @@
-// Looks at the gallery's page with Chromium and prints what it measured as JSON; benchmarks/page.py runs it.
+// Opens the gallery's page in Chromium, and prints its measurements as JSON. benchmarks/page.py runs it.
 //
 //   node page.mjs ADDRESS CHROMIUM PICTURES SEARCHES...
 //
-// Every time is one that a person waits: it ends when the browser has painted.
+// Every time ends when the browser has painted, as for a person who waits.
 
 import {chromium} from "playwright-core";
 
@@ -12,7 +12,7 @@ const VIEW = {width: 1280, height: 800};
 const browser = await chromium.launch({executablePath, args: ["--no-sandbox"]});
 let page;
 
-/** The milliseconds from the navigation of a new browser until something was painted, until tiles were, and previews. */
+/** The milliseconds from the navigation of a new browser until something, the tiles and the previews were painted. */
 async function load() {
   page = await (await browser.newContext({viewport: VIEW})).newPage();
   await page.goto(address, {waitUntil: "commit"});
@@ -30,7 +30,7 @@ async function load() {
   }));
 }
 
-/** The milliseconds from the last key of a search until its result was painted, and how many pictures it found. */
+/** The milliseconds from the last key of a search until its result was painted, and the number of pictures found. */
 function search(words) {
   return page.evaluate(words => new Promise(resolve => {
     const field = document.getElementById("words"), count = document.getElementById("count");
@@ -45,7 +45,7 @@ function search(words) {
   }), words);
 }
 
-/** What the page holds once it is at rest: megabytes of the script's heap, and nodes, those out of the document too. */
+/** The size of the page when it is idle: megabytes of the script's heap, and nodes, also those outside the document. */
 async function memory() {
   const cdp = await page.context().newCDPSession(page);
   for (let collection = 0; collection < 3; collection++) {
@@ -57,7 +57,7 @@ async function memory() {
   return {heap: usedSize / 1e6, nodes};
 }
 
-/** Scroll to a share of the list, screen by screen. */
+/** Scroll to this fraction of the list, screen by screen. */
 async function scrollTo(share) {
   await page.evaluate(async share => {
     const frame = () => new Promise(requestAnimationFrame);

@@ -1,14 +1,15 @@
-"""The gallery's page with very many pictures in a real browser: how soon it shows, how soon it finds, what it holds.
+"""The gallery's page with very many pictures in a real browser: how fast it loads and searches, and how much it needs.
 
     python benchmarks/page.py [--pictures 10000] [--chromium PATH]
 
-Makes a ledger as benchmarks/gallery.py does, serves it by `mcp-vega gallery --print`, and looks at the page with
-Chromium (headless, 1280 × 800), driven by playwright-core, which npm installs into a temporary folder. The previews are
-there already: what is measured is the page and its server, not the scaling of pictures. Prints, in milliseconds, the
-median and the longest of five loads, and of five searches for each of some words, from the last key to the painted
-result; then the page's memory while it is scrolled to the end. Exits with 1 where the first paint, the tiles or the
-previews take more than 500 ms (median), a search takes more than 100 ms, or the memory anywhere is more than half as
-much again as at the top.
+The program makes a ledger as benchmarks/gallery.py does, serves it with `mcp-vega gallery --print`, and opens the
+page with Chromium (headless, 1280 × 800). playwright-core controls it; npm installs that into a temporary folder. The
+previews exist already, because the page and its server are measured, not the scaling of pictures.
+
+It prints, in milliseconds, the median and the longest of five loads, and of five searches for each of some words,
+from the last key to the painted result. Then it prints the page's memory while it is scrolled to the end. It exits
+with 1 if the first paint, the tiles or the previews take more than 500 ms (median), if a search takes more than 100
+ms, or if the memory at any place is more than 1.5 times the memory at the top.
 """
 
 import argparse
@@ -32,12 +33,12 @@ from mcp_vega.job import Job
 
 PLAYWRIGHT = "playwright-core@1.65.1"
 TILES_MS, SEARCH_MS, GROWTH = 500, 100, 1.5
-# More than anyone types at once, and what is typed first of a seed and of a day.
+# Also more words than a user would type, and the first characters of a seed and of a day.
 SEARCHES = [RARE, UNUSED, WORDS[2], WORDS[2][:2], f"{WORDS[200]} {WORDS[400]}", "7", "2026-03", "vega"]
 
 
 def make(folder: Path, pictures: int) -> None:
-    """A ledger of so many pictures, with a preview of each: a dozen files under many names."""
+    """Make a ledger of this many pictures, with a preview for each: a dozen files under many names."""
     jobs: Sequence[Job] = list(drawn(pictures))
     asyncio.run(fill(folder, jobs))
     previews = folder / "home" / "previews"
@@ -54,7 +55,7 @@ def make(folder: Path, pictures: int) -> None:
 
 
 def look(folder: Path, chromium: str, pictures: int) -> dict[str, Any]:
-    """Serve the page, and what the browser measured."""
+    """Serve the page; returns the measurements of the browser."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if not npm or not node:
         raise SystemExit("Node.js is needed: npm and node")
@@ -79,7 +80,7 @@ def look(folder: Path, chromium: str, pictures: int) -> dict[str, Any]:
 
 
 def report(seen: dict[str, Any]) -> bool:
-    """Print the figures; returns whether the promises hold."""
+    """Print the figures; returns whether the limits are kept."""
     kept = True
 
     def line(name: str, values: Sequence[float], most: float, note: str = "") -> None:

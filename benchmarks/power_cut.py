@@ -1,19 +1,21 @@
-"""Cut the power at many points of a server's work, and count what a disk could have lost of it.
+"""Cut the power at many points of a server's work, and count what a disk could have lost.
 
     python benchmarks/power_cut.py [--points 250] [--restarts 30] [--seed 1]
     python benchmarks/power_cut.py --control
 
-Two servers, one after the other, draw some 30 jobs over v1 and v2, several at once, under strace (Linux), which tells
-when each call to the API left and what was written and flushed by then. At each point the folders of the ledger and the
-pictures are built anew four times, as a disk could hold them: with all that was not flushed, without it, with some of
-the writes and with some of their sectors (disk.py). Each time the ledger must open and be whole, each call that left
-must stand in it as sent, and the pictures that it names, and all that have their name, must be there and whole. For
-some of the cuts a server starts on what is left, at a sandbox that knows the calls which had arrived, and takes up
-what is unfinished: no call may be sent twice, and each that arrived must end as kept or be named unknown.
+Two servers, one after the other, draw about 30 jobs by v1 and v2, several at the same time. strace (Linux) shows when
+each call to the API was sent, and what was written and flushed by then. For each point, the program builds the
+folders of the ledger and the pictures four times, as a disk could have them: with all unflushed data, with none of
+it, with some of the writes, and with some of their sectors (disk.py).
 
-Exits with 1 when one of these does not hold. `--control` is a proof that losses are seen: in it the flushes of the
-ledger do nothing, nothing is started anew, and it must exit with 1. Not seen: several servers at once, and disks that
-lie about flushes.
+Each time, the ledger must open and have no damage, each call that was sent must be marked as sent, and all pictures
+that the ledger names, or that have the name of a picture, must be there and complete. After some of the cuts, a
+server starts with what is left, and with a sandbox that knows the calls that had arrived. It continues unfinished
+jobs. No call may be sent twice, and each call that had arrived must end as kept or be reported as unknown.
+
+The program exits with 1 if one of these does not hold. `--control` proves that losses are noticed: the flushes of the
+ledger do nothing, no server is restarted, and the program must exit with 1. Not tested: several servers at the same
+time, and disks that report a flush without doing it.
 """
 
 import argparse
@@ -35,11 +37,11 @@ from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.serving import serving
 
-FINISHES, FOUND_AGAIN = "finishes that these cuts had lost", "of them, found again"
+FINISHES, FOUND_AGAIN = "completions that these cuts lost", "of these, found again"
 
 
 class Cut(NamedTuple):
-    """A cut, and the prompts of the jobs whose finish it lost."""
+    """A cut, and the prompts of the jobs whose completion it lost."""
 
     place: int
     unflushed: Unflushed
@@ -47,7 +49,7 @@ class Cut(NamedTuple):
 
 
 class PowerCuts:
-    """Cuts of a recorded work."""
+    """Cuts of a recording."""
 
     def __init__(self, recording: Recording, folder: CutFolder, seed: int, *, control: bool) -> None:
         self._recording = recording
@@ -59,19 +61,19 @@ class PowerCuts:
         self.cuts: list[Cut] = []
 
     def points(self, number: int) -> list[int]:
-        """Some of the places where the disk changed, and all where a call has just left."""
+        """Some of the places where the disk changed, and all places where a call was just sent."""
         left = {post.left for post in self._recording.posts}
         chance = random.Random(self._seed)  # noqa: S311  no secret
         others = [place for place in self._recording.places if place not in left]
         return sorted(left | {*chance.sample(others, min(max(number - len(left), 0), len(others)))})
 
     def examine(self, points: list[int]) -> None:
-        """Cut at each point in every way, and look at what is left."""
+        """Cut at each point in every way, and check what is left."""
         replay = self._replay()
         for place in points:
             replay.until(place)
             completed = set[str]()
-            for unflushed in Unflushed:  # all of it first
+            for unflushed in Unflushed:  # ALL comes first
                 found = self._left_by(replay, Cut(place, unflushed))
                 if unflushed is Unflushed.ALL:
                     completed = found.completed
@@ -83,7 +85,7 @@ class PowerCuts:
         return Replay(self._recording, self._recording.disk(self._unsafe))
 
     def _left_by(self, replay: Replay, cut: Cut) -> Found:
-        """What is left by a cut, at whose place the replay is."""
+        """What a cut leaves; the replay is at its place."""
         self._build(replay, cut)
         left = [post.prompt for post in self._recording.posts if post.left <= cut.place]
         return self._folder.examine(left, replay.disk.flushed_names)
@@ -93,7 +95,7 @@ class PowerCuts:
         self._folder.build(replay.disk.after_cut(cut.unflushed, chance))
 
     def sample(self, number: int) -> list[Cut]:
-        """Some of the cuts, half of them such that lost a finish, where there are as many."""
+        """Some of the cuts. Half of them lost a completion, if there are enough of these."""
         chance = random.Random(self._seed)  # noqa: S311  no secret
         losing = [cut for cut in self.cuts if cut.lost]
         chosen = chance.sample(losing, min(number // 2, len(losing)))
@@ -101,13 +103,13 @@ class PowerCuts:
         return sorted(chosen + chance.sample(others, min(number - len(chosen), len(others))))
 
     def restart(self, cuts: list[Cut], url: str, account: Account) -> Counter[str]:
-        """Start a server after each of the cuts; what becomes of the calls that had arrived, and of lost finishes."""
+        """Start a server after each of the cuts; returns what happened to the calls that had arrived."""
         ends: Counter[str] = Counter()
         replay = self._replay()
         for cut in cuts:
             replay.until(cut.place)
             jobs = self._left_by(replay, cut).jobs
-            self._build(replay, cut)  # anew, because looking at a ledger tidies it up
+            self._build(replay, cut)  # again, because opening a ledger changes its files
             arrived = {post.prompt for post in self._recording.posts if post.arrived <= cut.place}
             outcome = self._folder.restart(url, account, arrived, jobs)
             ends += outcome.ends
@@ -117,7 +119,7 @@ class PowerCuts:
 
 
 def report(cuts: PowerCuts, points: int, posts: int) -> bool:
-    """Print what the cuts left; returns whether that is what must be."""
+    """Print what the cuts left; returns whether there was no problem."""
     losses = [len(cut.lost) for cut in cuts.cuts if cut.lost]
     print(f"{'calls to the API':37} {posts:5}")
     print(f"{'points, and cuts there':37} {points:5} {len(cuts.cuts):5}")
@@ -126,13 +128,13 @@ def report(cuts: PowerCuts, points: int, posts: int) -> bool:
     for damage, count in cuts.damages.items():
         if damage:
             print(f"  {damage:35} {count:5}")
-    print(f"{'cuts that lost finishes, most at once':37} {len(losses):5} {max(losses, default=0):5}")
+    print(f"{'cuts that lost completions; the most':37} {len(losses):5} {max(losses, default=0):5}")
     return not cuts.problems.total()
 
 
 def report_restarts(ends: Counter[str], restarts: int) -> bool:
-    """Print what servers made of some of the cuts; returns whether that is what must be."""
-    print(f"{'servers started on what was left':37} {restarts:5}")
+    """Print what servers did after some of the cuts; returns whether there was no problem."""
+    print(f"{'servers started with what was left':37} {restarts:5}")
     for end in (KEPT, UNKNOWN, LOST, TWICE, STRAY, FINISHES, FOUND_AGAIN):
         print(f"{end:37} {ends[end]:5}")
     return not (ends[LOST] or ends[TWICE] or ends[STRAY])
@@ -141,12 +143,12 @@ def report_restarts(ends: Counter[str], restarts: int) -> bool:
 def main() -> int:
     """Record, cut, restart, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=250, help="after how many system calls the power is cut")
-    parser.add_argument("--restarts", type=int, default=30, help="after how many of the cuts a server is started")
+    parser.add_argument("--points", type=int, default=250, help="the number of points where the power is cut")
+    parser.add_argument("--restarts", type=int, default=30, help="the number of cuts after which a server is started")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--control", action="store_true", help="flushes of the ledger do nothing: exits with 1")
     options = parser.parse_args()
-    program()  # else it says that there is none
+    program()  # ends the program if there is none
     account = Account(speed=0.1, credits=Decimal(1000))
     with (
         tempfile.TemporaryDirectory() as name,
@@ -154,7 +156,7 @@ def main() -> int:
         portal.wrap_async_context_manager(serving(build_sandbox(account))) as url,
     ):
         recording = Recording(Path(name).resolve(), url)
-        assert len(recording.posts) == len(account.calls), "not every call was seen to leave"
+        assert len(recording.posts) == len(account.calls), "not every call was recorded when it was sent"
         cuts = PowerCuts(recording, CutFolder(recording.folder), options.seed, control=options.control)
         points = cuts.points(options.points)
         cuts.examine(points)

@@ -2,17 +2,17 @@
 
     python benchmarks/previews.py
 
-Calls the tool through a client in memory, over an API whose every picture is noise (a JPEG of quality 95, the worst
-case for any codec) or one that the sandbox paints, 1024 x 1024 pixels each. Files and previews are counted in bytes,
-the base64 of the previews and the whole result in characters of its JSON. Exits with 1 when the previews of a result
-pass the limit of their mode, or are not as many as its pictures (none in the mode `off`).
+The program calls the tool through a client in memory. Every picture of its API has 1024 x 1024 pixels and is noise (a
+JPEG of quality 95, the hardest case for any codec) or a picture that the sandbox paints. Files and previews are
+counted in bytes, the base64 of the previews and the complete result in characters of its JSON. It exits with 1 if the
+previews of a result exceed the limit of their mode, or if there are not as many as pictures (none in the mode `off`).
 
-The tokens are computed from the previews' sizes, not measured. The rules are those of the vendors' documentation of
-image tokens, as known in 2026; other models of theirs have other rules:
+The tokens are computed from the sizes of the previews, not measured. The rules are from the vendors' documentation of
+image tokens, as of 2026. Other models of these vendors have other rules:
 
     Claude          one token for each 28 x 28 pixels begun
-    GPT-4o          85, and 170 for each 512-pixel tile begun, of the picture made to fit 2048 x 2048 and its shortest
-                    side to fit 768
+    GPT-4o          85, and 170 for each 512-pixel tile begun, after the picture was made to fit 2048 x 2048 and its
+                    shortest side to fit 768
     Gemini 2        258 for a picture of at most 384 x 384, else 258 for each 768-pixel tile begun
 """
 
@@ -42,7 +42,7 @@ from mcp_vega.server.app import build_server
 SIDE = 1024
 PROMPT, SEED = "a lighthouse at dusk", 7
 SAMPLES = 4
-# Characters of base64 in one result, as promised; not taken from the code, which is what is checked here.
+# The documented limits of base64 characters in a result. They are not taken from the code, which is checked here.
 LIMITS: dict[Mode, int] = {"auto": 137_000, "small": 60_000, "full": 933_332, "off": 0}
 
 Size = tuple[int, int]
@@ -70,7 +70,7 @@ RULES: dict[str, Callable[[Size], int]] = {"Claude": claude, "GPT-4o": gpt_4o, "
 
 @dataclass(frozen=True)
 class Shown:
-    """What one result holds: the bytes of its files, its previews as base64, the characters of all of it."""
+    """The sizes of one result: the bytes of its files, its previews as base64, and all its characters."""
 
     files: list[int]
     previews: list[str]
@@ -78,12 +78,12 @@ class Shown:
 
     @property
     def base64(self) -> int:
-        """The characters of all previews."""
+        """The characters of all previews together."""
         return sum(map(len, self.previews))
 
     @property
     def raw(self) -> int:
-        """The bytes of all previews."""
+        """The bytes of all previews together."""
         return sum(len(b64decode(preview)) for preview in self.previews)
 
     @property
@@ -93,7 +93,7 @@ class Shown:
 
 
 def noise(number: int) -> bytes:
-    """A picture that no codec makes small."""
+    """A picture that no codec can compress well."""
     picture = Image.frombytes("RGB", (SIDE, SIDE), random.Random(number).randbytes(SIDE * SIDE * 3))  # noqa: S311
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=95)
@@ -101,7 +101,7 @@ def noise(number: int) -> bytes:
 
 
 def api_that_draws(pictures: list[bytes]) -> httpx.MockTransport:
-    """A Segmind that answers at once with these pictures, the first ones where fewer are asked for."""
+    """A Segmind that answers immediately with these pictures, or with the first of them if fewer are requested."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -120,7 +120,7 @@ def api_that_draws(pictures: list[bytes]) -> httpx.MockTransport:
 
 
 async def shown(pictures: list[bytes], mode: Mode, samples: int) -> Shown:
-    """Draw, and look at the result as it would be sent."""
+    """Make a call, and measure the result as it would be sent."""
     arguments = {"prompt": PROMPT, "seed": SEED, "samples": samples}
     with tempfile.TemporaryDirectory() as name:
         async with (
@@ -132,7 +132,7 @@ async def shown(pictures: list[bytes], mode: Mode, samples: int) -> Shown:
 
 
 def read(text: str, samples: int) -> Shown:
-    """What the JSON of a result holds, while its files are there."""
+    """The sizes of the result in this JSON. Its files must still exist."""
     result: dict[str, Any] = json.loads(text)
     if result.get("isError"):
         raise SystemExit(f"no pictures: {result['content'][0]['text']}")
@@ -143,7 +143,7 @@ def read(text: str, samples: int) -> Shown:
 
 
 def print_row(mode: Mode, samples: int, seen: Shown) -> None:
-    """One line of the table: the sizes that differ and what each costs, then what all of them cost."""
+    """One line of the table: the different sizes with their costs, then the cost of all of them."""
     sizes = list(dict.fromkeys(seen.sizes))
     tokens = ""
     for rule in RULES.values():
@@ -157,7 +157,7 @@ def print_row(mode: Mode, samples: int, seen: Shown) -> None:
 
 
 async def measured() -> bool:
-    """Print the tables; returns whether the limits hold."""
+    """Print the tables; returns whether the limits are kept."""
     kinds = {
         "Noise, JPEG of quality 95": [noise(number) for number in range(SAMPLES)],
         "Painted by the sandbox": [paint(PROMPT, SEED, number) for number in range(SAMPLES)],

@@ -1,4 +1,4 @@
-"""A server's work on some calls, with every system call that matters to its files and to the API (Linux, strace)."""
+"""A recording of a server's work on some calls: every system call about its files and the API (Linux, strace)."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from strace import SystemCall, Trace
 
 Tool = tuple[str, dict[str, Any]]
 SERVERS = 2
-# What one server draws: one picture alone, then some calls at once, then more.
+# The calls of one server: one picture, then several calls at the same time, then more of them.
 VEGA, VEGART, SUBMIT = "generate_image_vega", "generate_image_vegart", "submit_job"
 BATCHES: tuple[tuple[Tool, ...], ...] = (
     ((VEGA, {}),),
@@ -30,7 +30,7 @@ SENDING = ("sendto", "sendmsg", "write", "writev")
 
 @dataclass(frozen=True)
 class Post:
-    """A paid call: where in the order of system calls its first byte left, and its last one, which lets it arrive."""
+    """A paid call: the places in the order of system calls where its first byte was sent, and its last one."""
 
     prompt: str
     left: int
@@ -38,12 +38,12 @@ class Post:
 
 
 class Recording:
-    """The work of servers one after the other, in a folder that is empty at first.
+    """The work of several servers, one after the other, in a folder that is empty at first.
 
     Attributes:
-        parts: The system calls of each server, in the order of their ends, which goes on from one to the next.
+        parts: The system calls of each server, ordered by their ends. The places continue from part to part.
         posts: The paid calls.
-        places: After which of the system calls a cut can find something else than before.
+        places: The places after which a cut can leave something else than before.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -74,11 +74,11 @@ class Recording:
         return [self.folder / "home", self.folder / "gallery"]
 
     def disk(self, unsafe: Path | None = None) -> Disk:
-        """The disk before all."""
+        """The disk before everything."""
         return Disk(self.roots, self._contents, unsafe)
 
     def replayed(self) -> Disk:
-        """The disk after all."""
+        """The disk after everything."""
         replay = Replay(self, self.disk())
         replay.until(max(call.ended for call in self.parts[-1]))
         return replay.disk
@@ -90,23 +90,23 @@ class Recording:
             yield from (call for call in part if disk.make(call))
 
     def _check(self) -> None:
-        """Compare the last state, as the system calls tell it, with the files: then none was overlooked."""
+        """Compare the final disk, computed from the system calls, with the files: no change may have been missed."""
         files = {path: path.read_bytes() for root in self.roots for path in root.rglob("*") if path.is_file()}
         disk = self.replayed()
         assert files.keys() == disk.names.keys(), files.keys() ^ disk.names.keys()
         for path, file in disk.names.items():
-            assert file.latest == files[path], f"not all writes of {path} were seen"
+            assert file.latest == files[path], f"not all writes of {path} were recorded"
 
 
 class Replay:
-    """Makes the changes of a recording on a disk, up to one place after the other."""
+    """Makes the changes of a recording on a disk, step by step up to later places."""
 
     def __init__(self, recording: Recording, disk: Disk) -> None:
         self.disk = disk
         self._left = [list(reversed(part)) for part in recording.parts]
 
     def until(self, place: int) -> None:
-        """Make all that had ended at a place."""
+        """Make all changes that had ended at this place."""
         while self._left:
             part = self._left[0]
             while part and part[-1].ended <= place:
@@ -118,7 +118,7 @@ class Replay:
 
 
 def draw(host: Host, name: str, tools: Sequence[Tool]) -> None:
-    """Call tools at once, each with a prompt of its own, and wait until all is drawn."""
+    """Call tools at the same time, each with its own prompt, and wait until everything is drawn."""
     unanswered: Counter[int] = Counter()
     for index, (tool, arguments) in enumerate(tools):
         unanswered[host.call(tool, prompt=f"{name} {index}", **arguments)] += 1
@@ -131,7 +131,7 @@ def draw(host: Host, name: str, tools: Sequence[Tool]) -> None:
 
 
 def posts_in(calls: Iterable[SystemCall]) -> Iterable[Post]:
-    """The paid calls among system calls: a POST's head, and a body that may follow on the same connection."""
+    """The paid calls among system calls: the headers of a POST, and a body that may follow on the same connection."""
     heads: dict[int, tuple[int, bytes]] = {}
     for call in sorted((call for call in calls if call.name in SENDING and call.texts), key=lambda call: call.began):
         data = b"".join(text.data for text in call.texts)

@@ -1,4 +1,4 @@
-"""What a ledger says, by its file and by the command that shows it; both stay as they are when its tables change."""
+"""What a ledger says, read from its file and with the command. Neither depends on the form of its tables."""
 
 import json
 import os
@@ -14,36 +14,36 @@ from typing import Any
 from host import Host
 
 Record = dict[str, Any]
-# For how long a call of check_job waits, and for how long one after the other is made, in seconds.
+# How many seconds a check_job waits, and for how many seconds it is repeated.
 WAIT, LONGEST_WAIT = 45, 180.0
 
 
 def rows(folder: Path, query: str) -> list[Record]:
-    """Ask the ledger's file."""
+    """Query the ledger's file."""
     with opened(folder) as database:
         return [dict(row) for row in database.execute(query)]
 
 
 @contextmanager
 def opened(folder: Path) -> Generator[sqlite3.Connection]:
-    """The ledger's file."""
+    """Open the ledger's file."""
     with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
         database.row_factory = sqlite3.Row
         yield database
 
 
 def jobs_in(database: sqlite3.Connection) -> dict[str, Record]:
-    """The rows of the jobs by prompt, which is a column or in the JSON of the parameters; none without a table."""
+    """The rows of the jobs by prompt, which is a column or in the JSON of the parameters. Empty without a table."""
     columns = {row["name"] for row in database.execute("PRAGMA table_info(jobs)")}
     if not columns:
         return {}
     prompt = "prompt" if "prompt" in columns else "json_extract(parameters, '$.prompt')"
-    query = f"SELECT {prompt} AS its_prompt, local_id, sent, state, open FROM jobs"  # noqa: S608  one of two
+    query = f"SELECT {prompt} AS its_prompt, local_id, sent, state, open FROM jobs"  # noqa: S608  one of two constants
     return {row["its_prompt"]: dict(row) for row in database.execute(query)}
 
 
 def jobs_shown(folder: Path) -> dict[str, Record]:
-    """The jobs by prompt, as `mcp-vega jobs` shows them to programs: with their pictures, notes and errors."""
+    """The jobs by prompt, from `mcp-vega jobs --json`: with their pictures, notes and errors."""
     command = [sys.executable, "-m", "mcp_vega", "jobs", "--json", "--limit", "100000"]
     settings = {"MCP_VEGA_HOME": str(folder / "home"), "MCP_VEGA_GALLERY": str(folder / "gallery")}
     told = subprocess.run(command, env={**os.environ, **settings}, check=True, capture_output=True).stdout
@@ -51,7 +51,7 @@ def jobs_shown(folder: Path) -> dict[str, Record]:
 
 
 def settle(folder: Path, url: str) -> None:
-    """Let one more server take up what is left, until nobody works on any of it any more."""
+    """Let another server continue what is left, until nobody works on it any more."""
     host = Host(folder, url)
     host.shake_hands()
     follow(host, [row["local_id"] for row in rows(folder, "SELECT local_id FROM jobs WHERE open")])
@@ -59,21 +59,21 @@ def settle(folder: Path, url: str) -> None:
 
 
 def follow(host: Host, local_ids: list[str]) -> None:
-    """Wait until a server works on none of the jobs any more."""
+    """Wait until the server works on none of the jobs any more."""
     give_up = time.monotonic() + LONGEST_WAIT
     while local_ids and time.monotonic() < give_up:
         local_ids = still_worked_on(host, local_ids)
 
 
 def still_worked_on(host: Host, local_ids: list[str]) -> list[str]:
-    """Those of the jobs that a server works on for longer than a call of check_job may wait."""
+    """The jobs that the server still works on after the wait of a check_job."""
     asked = {host.call("check_job", request_id=each, wait_seconds=WAIT): each for each in local_ids}
     started = time.monotonic()
     late: list[str] = []
     while asked:
         answer = host.receive()
         if not answer:
-            raise SystemExit("the server that was to take up what is left has ended")
+            raise SystemExit("the server that should continue the jobs has ended")
         local_id = asked.pop(answer["id"])
         if time.monotonic() - started > WAIT - 1:
             late.append(local_id)

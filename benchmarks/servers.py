@@ -1,10 +1,10 @@
-"""Several servers on one ledger and one gallery: each job is worked on by one, each picture is kept once.
+"""Several servers with one ledger and one gallery: one server works on each job, and each picture is kept once.
 
     python benchmarks/servers.py [--servers 2] [--jobs 500]
 
-Half of the jobs are generated (v1), half submitted (v2), spread over the servers; then each is asked for at another
-server than the one that began it. Exits with 1 when a call was sent twice, a result or a picture was fetched twice,
-or a picture is missing, kept twice or not known to the other server.
+Half of the jobs are generated (v1), half submitted (v2), spread over the servers. Then each job is checked at another
+server than the one that began it. The program exits with 1 if a call was sent twice, if a result or a picture was
+downloaded twice, or if a picture is missing, kept twice or unknown to the other server.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CheckJobArguments = tuple[str, dict[str, Any]]
 
 
 def ask(host: Host, questions: Sequence[CheckJobArguments]) -> list[dict[str, Any]]:
-    """Call tools of one server, some at a time; returns the jobs that they tell of."""
+    """Call tools of one server, some at a time; returns the jobs in the results."""
     waiting = list(reversed(questions))
     jobs: list[dict[str, Any]] = []
     for _ in range(min(AT_ONCE, len(waiting))):

@@ -1,4 +1,4 @@
-"""What a server works with, in a folder, for benchmarks that ask the server in their own process."""
+"""A server's context in a folder, for benchmarks that run the server in their own process."""
 
 import logging
 import ssl
@@ -28,7 +28,7 @@ from mcp_vega.storage.ledger.job_store import JobStore
 
 API = "https://api.example"
 KEY = "SG_benchmark"
-# For benchmarks of failures: short times.
+# Short times, for benchmarks of failures.
 SHORT = RetryPolicy(
     retry_seconds=2,
     first_pause=0.05,
@@ -36,22 +36,22 @@ SHORT = RetryPolicy(
     limits=TimeLimits(connect=2, drawing_read=8, read=2, drawing=9, asking=2, media=2),
 )
 
-# The API is asked without TLS, and to read the machine's certificates takes each client 20 ms.
+# The API is used without TLS, because reading the machine's certificates takes each client 20 ms.
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-# An API that answers at once.
+# An API that answers immediately.
 CONFIG = JobConfig(api=API, pace=0)
 
-# The MCP SDK has every request logged; the figures are to stand alone.
+# The MCP SDK logs every request. Only the figures should be printed.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-# What is logged while somebody listens: outside of all tasks that set `HEARD`, and in the one that did.
+# Log records: those of a task that set `HEARD` go into its list, and all others go into STRAY.
 STRAY: list[tuple[int, str]] = []
 HEARD = ContextVar("HEARD", default=STRAY)
 
 
 @asynccontextmanager
-async def app_in(  # noqa: PLR0913  what benchmarks vary
+async def app_in(  # noqa: PLR0913  what differs between benchmarks
     folder: Path,
     transport: httpx.AsyncBaseTransport | None = None,
     url: str = API,
@@ -62,15 +62,15 @@ async def app_in(  # noqa: PLR0913  what benchmarks vary
     wait_seconds: float = 45,
     preview: Mode = "auto",
 ) -> AsyncGenerator[AppContext]:
-    """A server's context over a mock of the API.
+    """A server's context for a mock of the API.
 
     Args:
-        folder: Where its gallery and its ledger are, as a `Host` has them.
-        transport: Answers for the API, where that is not served at `url`.
-        url: The API's base URL; whatever it is, the jobs in the folder are its own.
-        policy: How long and how often calls are repeated.
-        config: For the jobs; the API expects every answer at once unless it says otherwise.
-        uptime: The clock that nobody sets, in seconds.
+        folder: The folder of the gallery and the ledger, as for a `Host`.
+        transport: Answers instead of the API, if nothing is served at `url`.
+        url: The API's base URL. All jobs in the folder belong to this API.
+        policy: How long and how often calls are retried.
+        config: The configuration of the jobs. By default, answers are expected immediately.
+        uptime: A clock that cannot be set, in seconds.
         wait_seconds: How long a call waits for its pictures.
         preview: How pictures appear in a result.
     """
@@ -86,13 +86,13 @@ async def app_in(  # noqa: PLR0913  what benchmarks vary
 
 
 def one_picture(_prompt: str, _seed: int, index: int) -> bytes:
-    """For the sandbox: the same picture for every prompt and seed, which takes no time."""
+    """For the sandbox: the same picture for every prompt and seed. It takes no time."""
     return cached_paint("a fox", 7, index)
 
 
 @contextmanager
 def listening() -> Generator[None]:
-    """Hear what is logged."""
+    """Record what is logged."""
     root, ears = logging.getLogger(), Ears(logging.INFO)
     with patch.object(root, "level", logging.INFO):
         root.addHandler(ears)
@@ -101,8 +101,8 @@ def listening() -> Generator[None]:
 
 
 class Ears(logging.Handler):
-    """Hears what is logged, for the task that it belongs to."""
+    """Records what is logged, in the list of the task."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record down."""
+        """Record one message."""
         HEARD.get().append((record.levelno, self.format(record)))

@@ -1,9 +1,9 @@
 /* Preloaded into a server (Linux): makes its flushes slow, or counts its system calls and kills it at one of them.
  *
  * SHIM_SLOW_MS  how many milliseconds longer each fsync and fdatasync takes
- * SHIM_STATE    a file of 4,096 bytes: the count, then what the process was killed at
- * SHIM_KILL_AT  at which call, from 1, the process is killed: before it, unless
- * SHIM_HALF     is 1: then a call that writes has written the first half
+ * SHIM_STATE    a file of 4,096 bytes: the count, then the call at which the process was killed
+ * SHIM_KILL_AT  the number of this call, from 1; the process is killed before it
+ * SHIM_HALF     1: if this call writes, it first writes half of its data
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -63,7 +63,7 @@ static void die(const char *call, int handle, const char *path)
         pause();
 }
 
-/* Whether this call is the one to be killed at. */
+/* Whether the process must be killed at this call. */
 static int is_last(void)
 {
     return state && atomic_fetch_add(&state->count, 1) + 1 == kill_at;

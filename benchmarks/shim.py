@@ -1,4 +1,4 @@
-"""Has a server's flushes take longer, or kills it at a system call, by a library that is preloaded into it (Linux)."""
+"""Makes a server's flushes slow, or kills it at a system call, with a library that is preloaded into it (Linux)."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
-# The library's record: how many calls, what the process was killed at, and the file or socket of that.
+# The library's record: the number of calls, the call at which the process was killed, and its file or socket.
 RECORD, COUNT, CALL = 4096, 8, 56
 
 
@@ -20,7 +20,7 @@ def compiler() -> str:
 
 
 def compiled(folder: Path) -> Path:
-    """Make the library in a folder; returns its path."""
+    """Compile the library in a folder; returns its path."""
     library = folder / "shim.so"
     subprocess.run([compiler(), "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
     return library
@@ -28,12 +28,12 @@ def compiled(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class KillRecord:
-    """What the library notes in a file that it shares: also after the process is killed."""
+    """The file that the library writes. It can be read after the process was killed."""
 
     file: Path
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset it."""
         self.file.write_bytes(bytes(RECORD))
 
     @property
@@ -43,7 +43,7 @@ class KillRecord:
 
     @property
     def killed_at(self) -> tuple[str, str]:
-        """The name of the system call that the process was killed at, and its file; empty where it was not."""
+        """The name of the system call at which the process was killed, and its file; empty if it was not killed."""
         texts = self.file.read_bytes()[COUNT:]
         call, target = (part.partition(b"\0")[0].decode(errors="replace") for part in (texts[:CALL], texts[CALL:]))
         return call, target

@@ -1,13 +1,15 @@
-"""A soak over Streamable HTTP: thousands of calls, every tenth with a fault, and what becomes of each.
+"""A soak test over Streamable HTTP: thousands of calls, every tenth with a fault, and what happens to each.
 
     python benchmarks/soak.py [--calls 2000] [--at-once 50]
 
-The sandbox, the server, the clients that draw and one that only pings have a process each; all but the server and the
-pinging are niced, because the API and the agents are on other machines in life. A ping is due 20 times a second,
-whether the last one was slow or not, and is timed from when it was due; how late the pinging process itself woke
-is told beside it. Prints its figures as JSON. Exits with 1 when a call was not answered, failed without a fault or was
-sent twice, when a picture that was paid for is lost, when the median of the server's memory in the last fifth of the
-time is more than a tenth above that in the second, or when the 99th percentile of the pings is above 50 ms.
+The sandbox, the server, the clients that draw and a client that only pings are processes of their own. All of them
+except the server and the pinging client have a low priority, because in reality the API and the agents are on other
+machines. A ping is due 20 times a second, even if the last one was slow, and its time counts from when it was due.
+How late the pinging process itself woke up is reported separately.
+
+The program prints its figures as JSON. It exits with 1 if a call was not answered, failed without a fault or was sent
+twice; if a paid picture is lost; if the median of the server's memory in the last fifth of the time is more than 10 %
+above that in the second fifth; or if the 99th percentile of the pings is above 50 ms.
 """
 
 import argparse
@@ -38,12 +40,12 @@ from mcp_types import ImageContent
 COMMAND = (sys.executable, "-m", "mcp_vega")
 SESSIONS, NICE, PATIENCE = 10, 10, 180.0
 PING_SECONDS, PING_LIMIT, GROWTH_LIMIT = 0.05, 50.0, 0.1
-# Each refuses, loses, delays or spoils something; those that take minutes are left to the tests.
+# Each of them refuses, loses, delays or damages something. Faults that take minutes are only in the tests.
 FAULTS = (
     *("500", "429*1", "failed", "cut", "truncated", "500-after", "moderation", "empty", "html", "error-200"),
     *("not-image", "no-cost", "envelope", "poll-502", "late", "output-base64", "media-403", "status-word"),
 )
-# After these there is no picture to be had, on one of the ways at least; that it was paid for must be said.
+# With these, by one of the routes at least, there is no picture. The result must say that it was paid for.
 SPOILT = ("truncated", "empty", "not-image", "media-403")
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("generate_image_vega", {}),
@@ -55,7 +57,7 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @contextmanager
 def started(folder: Path, *arguments: str, nice: int = 0, **variables: str) -> Generator[tuple[int, str]]:
-    """A command of this package as a process; yields its id and the address that its first line tells."""
+    """Run a command of this package as a process; yields its process id and the URL in its first line."""
     log = folder / f"{arguments[0].strip('-')}.txt"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen([*COMMAND, *arguments], env=environment(folder, **variables), stderr=stderr)
@@ -78,7 +80,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 
 @contextmanager
 def pinging(url: str, times: list[list[float]]) -> Generator[None]:
-    """Have a process of its own ping until the block ends; its milliseconds are added then."""
+    """Run a process that pings until the block ends; then its milliseconds are in the lists."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     context.Process(target=ping, args=(url, theirs), daemon=True).start()
@@ -88,7 +90,7 @@ def pinging(url: str, times: list[list[float]]) -> Generator[None]:
 
 
 def ping(url: str, pipe: "Connection[Any, Any]") -> None:
-    """Ping until told to stop; then send each round trip, and how late each waking was that the trips leave out."""
+    """Ping until told to stop; then send the round trips, and the delays of waking up, which they do not contain."""
     address = httpx.URL(url)
     connection = http.client.HTTPConnection(address.host, address.port)
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
@@ -97,7 +99,7 @@ def ping(url: str, pipe: "Connection[Any, Any]") -> None:
     due = time.monotonic()
     while not pipe.poll(max(due - (asked := time.monotonic()), 0)):
         begun = due
-        if asked < due:  # it was asleep: that it woke late is not the server's doing
+        if asked < due:  # it was asleep, and waking up late is not the server's fault
             begun = time.monotonic()
             times[1].append((begun - due) * 1000)
         connection.request("POST", address.path, body, headers)
@@ -108,7 +110,7 @@ def ping(url: str, pipe: "Connection[Any, Any]") -> None:
 
 
 async def soak(url: str, server: int, calls: int, at_once: int) -> tuple[Counter[str], list[float]]:
-    """Make the calls over several connections, half of them by an older protocol; the answers, the server's memory."""
+    """Make the calls over several connections, half of them with an older protocol; returns answers and memory."""
     answers: Counter[str] = Counter()
     memory: list[float] = []
     numbers = iter(range(calls))
@@ -118,7 +120,7 @@ async def soak(url: str, server: int, calls: int, at_once: int) -> tuple[Counter
             try:
                 with anyio.fail_after(PATIENCE):
                     answers[await answer(client, number, answers)] += 1
-            except Exception as error:  # noqa: BLE001  whatever it was, there is no answer
+            except Exception as error:  # noqa: BLE001  any failure means that there is no answer
                 answers[f"NONE to {number}: {error!r}"] += 1
 
     async with anyio.create_task_group() as samples, AsyncExitStack() as stack:
@@ -133,7 +135,7 @@ async def soak(url: str, server: int, calls: int, at_once: int) -> tuple[Counter
 
 
 async def sample(process: int, memory: list[float]) -> None:
-    """Note a process's resident megabytes every second."""
+    """Record a process's resident megabytes every second."""
     while True:
         (found,) = re.findall(r"VmRSS:\s*(\d+)", await anyio.Path(f"/proc/{process}/status").read_text())
         memory.append(int(found) / 1024)
@@ -141,19 +143,19 @@ async def sample(process: int, memory: list[float]) -> None:
 
 
 def fault_of(number: int) -> str:
-    """The fault of every tenth call, at changing places so that every tool meets every one."""
+    """The fault of every tenth call. The places vary, so that every tool gets every fault."""
     tenth, place = divmod(number, 10)
     return FAULTS[tenth % len(FAULTS)] if place == tenth % 10 else ""
 
 
 async def answer(client: Client, number: int, answers: Counter[str]) -> str:
-    """Make a call, and ask on until it has an end; returns what that is, in capitals where it should not be."""
+    """Make a call, and check it until it ends; returns the end, in capitals if it is wrong."""
     tool, arguments = KINDS[number % len(KINDS)]
     fault = fault_of(number)
     prompt = f"soak {number}" + (f" [fault:{fault}]" if fault else "")
     result = await client.call_tool(tool, {"prompt": prompt, **arguments})
     while not result.is_error and (job := (result.meta or {})["mcp-vega/job"])["state"] != "COMPLETED":
-        answers["(asked on with check_job)"] += 1
+        answers["(checked with check_job)"] += 1
         result = await client.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
     pictures = sum(isinstance(each, ImageContent) for each in result.content)
     if result.is_error and fault:
@@ -165,7 +167,7 @@ async def answer(client: Client, number: int, answers: Counter[str]) -> str:
 
 
 def settle(folder: Path) -> None:
-    """Let the server look up what it can of the calls whose answers were lost."""
+    """Let the server look for the calls whose answers were lost."""
     give_up = time.monotonic() + PATIENCE
     waiting = "SELECT 1 FROM jobs WHERE open AND (state IN ('QUEUED', 'PROCESSING') OR holder IS NOT NULL) LIMIT 1"
     with closing(sqlite3.connect(folder / "home" / "ledger.sqlite3")) as database:
@@ -174,24 +176,24 @@ def settle(folder: Path) -> None:
 
 
 def end_of(job: dict[str, Any], call: dict[str, Any] | None) -> str:
-    """What became of a job, by the ledger and by the call of it that the sandbox took."""
+    """What happened to a job, by the ledger and by the call that the sandbox accepted."""
     if call is None or call["state"] == "FAILED":
-        return f"{'not taken' if call is None else 'failed there'}, named charged: {job['charged']}"
+        return f"{'not taken' if call is None else 'failed there'}, charged: {job['charged']}"
     if job["state"] == "COMPLETED" and whole(job) == job["parameters"].get("samples", 1):
         return "kept"
     prompt = job["parameters"]["prompt"]
     if job["error"] and job["charged"] == "yes" and any(f"[fault:{name}]" in prompt for name in SPOILT):
-        return "spoilt there, named charged: yes"
+        return "spoilt there, charged: yes"
     return f"LOST: {prompt}"
 
 
 def whole(job: dict[str, Any]) -> int:
-    """How many of a job's files are what the ledger says."""
+    """How many of a job's files are those in the ledger."""
     return sum(sha256(Path(image["path"]).read_bytes()).hexdigest() == image["sha256"] for image in job["images"])
 
 
 def spending(folder: Path, api: str, calls: int) -> tuple[dict[str, Any], dict[str, bool]]:
-    """What the sandbox and the ledger say of the calls, and which promises hold by that."""
+    """What the sandbox and the ledger say about the calls, and which promises were kept."""
     state = httpx.get(f"{api}/_sandbox", trust_env=False, timeout=60).json()
     command = [*COMMAND, "jobs", "--json", "--limit", "100000"]
     told = subprocess.run(command, env=environment(folder), check=True, capture_output=True).stdout
@@ -199,17 +201,21 @@ def spending(folder: Path, api: str, calls: int) -> tuple[dict[str, Any], dict[s
     taken = {call["body"]["prompt"]: call for call in state["calls"]}
     ends = Counter(end_of(job, taken.get(prompt)) for prompt, job in jobs.items())
     posts = state["requests"]["POST generate"] + state["requests"]["POST submit"]
-    refused = sum(fault_of(number) == "429*1" for number in range(calls))  # these are sent again
+    refused = sum(fault_of(number) == "429*1" for number in range(calls))  # these are retried
     promises = {
         "none is sent twice": posts == calls + refused and len(taken) == len(state["calls"]),
         "none is lost": len(jobs) == calls and jobs.keys() >= taken.keys() and not any("LOST" in end for end in ends),
     }
     counts = {"jobs in the ledger": len(jobs), "paid POSTs": posts, "calls taken": len(taken)}
-    return {**counts, "what became of them": ends, "pictures kept": sum(whole(job) for job in jobs.values())}, promises
+    return {
+        **counts,
+        "what happened to them": ends,
+        "pictures kept": sum(whole(job) for job in jobs.values()),
+    }, promises
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """The middle, the slow and the slowest."""
+    """The median, the 99th percentile and the maximum."""
     cuts = statistics.quantiles(values, n=100)
     return {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(max(values), 1)}
 

@@ -1,9 +1,9 @@
-"""From spawn to the answer to `initialize`: mcp-vega beside a bare MCPServer with one tool, in pairs.
+"""The time from the start to the answer to `initialize`: mcp-vega and a bare MCPServer with one tool, in pairs.
 
     python benchmarks/startup.py [--pairs 15]
 
-Both run with this interpreter and its packages, in turn, so that a machine that changes its speed changes both.
-Prints the median of each in milliseconds, and the median, lowest and highest ratio of the pairs.
+Both run with this interpreter and its packages, alternately, so that a change in the machine's speed affects both.
+The program prints the median of each in milliseconds, and the median, lowest and highest ratio of the pairs.
 """
 
 import argparse
@@ -41,7 +41,7 @@ HELLO = {
 
 
 def seconds_to_initialize(program: str, folder: str) -> float:
-    """Start a server, shake hands, and leave by closing its stdin; how long until it answered."""
+    """Start a server, shake hands, and end it by closing stdin; returns how long its answer took."""
     environment = {**os.environ, "PYTHONPATH": folder, "MCP_VEGA_GALLERY": folder, "MCP_VEGA_HOME": folder}
     started = time.perf_counter()
     with subprocess.Popen(
@@ -71,7 +71,7 @@ def main() -> None:
     pairs = parser.parse_args().pairs
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "bare.py").write_text(BARE, encoding="utf-8")
-        for program in (RUN_BARE, RUN_VEGA):  # once uncounted: the first run compiles
+        for program in (RUN_BARE, RUN_VEGA):  # not counted: the first run compiles
             seconds_to_initialize(program, folder)
         bare: list[float] = []
         vega: list[float] = []

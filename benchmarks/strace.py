@@ -1,4 +1,4 @@
-"""What a server asks of the system, as strace writes it down from outside (Linux)."""
+"""The system calls of a server, recorded by strace (Linux)."""
 
 import re
 import shutil
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-# The longest text that is written down whole: more than a page of the ledger.
+# Longer texts are cut. A page of the ledger is shorter.
 LONGEST = 8192
-# How long nothing must happen, and for how long that is waited for, in seconds.
+# Seconds without a system call that count as quiet, and how long to wait for them.
 QUIET, LONGEST_WAIT = 1.0, 30.0
 _LINE = re.compile(r"(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))")
 _END = re.compile(r"\) += (-?\d+|\?)[^\"]*$")
@@ -26,7 +26,7 @@ def program() -> str:
 
 
 class Text(NamedTuple):
-    """A text among the arguments of a system call: its first bytes, and whether they are all."""
+    """A text among the arguments of a system call: its first bytes, and whether they are complete."""
 
     data: bytes
     whole: bool
@@ -34,10 +34,10 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class SystemCall:
-    """A system call: its name, its arguments as strace writes them, what it returned (None: it did not).
+    """A system call: its name, its arguments as strace prints them, and its result (None if it did not return).
 
-    `began` and `ended` are places in one order of all beginnings and ends: what ended before another began was over
-    when that was asked for.
+    `began` and `ended` are places in one order of all beginnings and ends. A call whose `ended` is less than another's
+    `began` was over when the other was made.
     """
 
     name: str
@@ -48,8 +48,8 @@ class SystemCall:
 
     @property
     def descriptor(self) -> int:
-        """The file descriptor that is its first argument."""
-        return int(re.match(r"\d+", self.arguments)[0])  # type: ignore[index]  else it has none
+        """The file descriptor in its first argument."""
+        return int(re.match(r"\d+", self.arguments)[0])  # type: ignore[index]  otherwise it has none
 
     @property
     def path(self) -> Path:
@@ -69,12 +69,12 @@ class SystemCall:
 
 
 class Trace:
-    """The system calls of a process that is started by `command`.
+    """The system calls of a process that `command` starts.
 
     Args:
-        file: Where they are written down.
-        names: The names of those that are, separated by commas.
-        longest: How many bytes of a text are.
+        file: The file in which they are recorded.
+        names: The names of the calls to record, separated by commas.
+        longest: How many bytes of a text are recorded.
     """
 
     def __init__(self, file: Path, names: str, longest: int = LONGEST) -> None:
@@ -84,11 +84,11 @@ class Trace:
 
     @property
     def place(self) -> int:
-        """How much is written down by now."""
+        """The size of the recording now."""
         return self.file.stat().st_size
 
     def quiet_place(self) -> int:
-        """How much is written down once nothing more happens for a while."""
+        """The size of the recording as soon as nothing has happened for a while."""
         give_up = time.monotonic() + LONGEST_WAIT
         place, since = self.place, time.monotonic()
         while (now := time.monotonic()) < min(give_up, since + QUIET):
@@ -98,9 +98,9 @@ class Trace:
         return place
 
     def read(self, start: int = 0, end: int | None = None, *, offset: int = 0) -> list[SystemCall]:
-        """The system calls that were written down between two places, in the order of their ends.
+        """The system calls that were recorded between two places, ordered by their ends.
 
-        `offset` is added to the places in that order.
+        `offset` is added to the places.
         """
         with self.file.open("rb") as file:
             file.seek(start)
@@ -109,7 +109,7 @@ class Trace:
 
 
 def parsed(lines: str, offset: int = 0) -> list[SystemCall]:
-    """The system calls in the lines of strace, the first in place `offset`; those that never returned come last."""
+    """The system calls in the lines of strace. The first has place `offset`; calls that never returned are last."""
     begun: dict[str, tuple[str, str, int]] = {}
     ended: list[SystemCall] = []
     for place, line in enumerate(lines.splitlines(), offset):

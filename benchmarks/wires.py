@@ -1,6 +1,6 @@
-"""Bad connections: a way to a server of this machine over which answers come late, in drops or not to their end.
+"""Bad connections: a connection to a server of this machine over which answers come late, in pieces or not completely.
 
-It knows nothing of HTTP but that an answer begins after something was asked, and its body after an empty line.
+It uses only two facts about HTTP: an answer begins after a request, and its body comes after an empty line.
 """
 
 import itertools
@@ -14,9 +14,9 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 @dataclass(frozen=True)
 class Manner:
-    """How some of the answers arrive over a connection: the words for it, and what is done to which of them, from 1.
+    """How answers arrive over a connection: a description, and which answers are disturbed, counted from 1.
 
-    `pause` comes before the first byte; the first `drips` bytes come alone, each after `drop` seconds; with `cut` the
+    `pause` is before the first byte. The first `drips` bytes come singly, each after `drop` seconds. With `cut`, the
     connection ends before the first byte (0) or in the body (1).
     """
 
@@ -44,7 +44,7 @@ MANNERS = {
 
 @asynccontextmanager
 async def wire(url: str, manner: Manner) -> AsyncGenerator[str]:
-    """A way to a server of this machine, over which answers arrive in some manner; yields its URL."""
+    """A connection to a server of this machine over which answers arrive in this manner; yields its URL."""
     port = int(url.rpartition(":")[2])
     numbers = itertools.count(1)
 
@@ -77,13 +77,13 @@ async def wire(url: str, manner: Manner) -> AsyncGenerator[str]:
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, joined)
-        own = listener.extra(SocketAttribute.local_port)  # noqa: S610  anyio's, no database's
+        own = listener.extra(SocketAttribute.local_port)  # noqa: S610  anyio's method, not a database's
         yield f"http://127.0.0.1:{own}"
         tasks.cancel_scope.cancel()
 
 
 async def disturbed(manner: Manner, near: ByteStream, far: ByteStream, data: bytes, *, begins: bool) -> bool:
-    """Let a piece of an answer through as the manner wants it; returns whether the connection goes on."""
+    """Pass on a piece of an answer in this manner; returns whether the connection continues."""
     if manner.cut is not None:
         while manner.cut and not data.partition(b"\r\n\r\n")[2]:
             data += await far.receive()

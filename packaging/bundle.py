@@ -1,7 +1,7 @@
 """Builds the one-click bundle: `python packaging/bundle.py` writes dist/mcp-vega-VERSION.mcpb and prints its path.
 
-The bundle is a zip of the package's sources, pyproject.toml and manifest.json. The host that opens it has uv install
-what pyproject.toml asks for. The same files make the same bundle, to the byte, on every machine.
+The bundle is a zip file with the package's sources, pyproject.toml and manifest.json. The host that opens it runs uv,
+which installs the requirements of pyproject.toml. The same files give the same bundle, byte for byte, on every machine.
 """
 
 import json
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def build(folder: Path) -> Path:
-    """The bundle, written into `folder`, which is made if need be.
+    """Write the bundle into `folder`, which is created if it does not exist; returns its path.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -38,10 +38,10 @@ def build(folder: Path) -> Path:
 
 
 def contents() -> Generator[tuple[str, bytes]]:
-    """Each file of the bundle: its name in there, and its bytes."""
+    """Each file of the bundle: its name in the bundle, and its bytes."""
     yield "manifest.json", _manifest()
     yield "pyproject.toml", _pyproject()
-    # Its build reads these two.
+    # The build of the package reads these two.
     for name in ("README.md", "LICENSE"):
         yield name, (ROOT / name).read_bytes()
     for file in PACKAGE.rglob("*"):
@@ -50,10 +50,10 @@ def contents() -> Generator[tuple[str, bytes]]:
 
 
 def version() -> str:
-    """The package's version, read without importing it: this program needs nothing installed."""
+    """The package's version, read without an import: this program needs no installed packages."""
     found = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        sys.exit("mcp_vega/__init__.py names no version")
+        sys.exit("mcp_vega/__init__.py has no version")
     return found[1]
 
 
@@ -63,15 +63,15 @@ def _manifest() -> bytes:
 
 
 def _pyproject() -> bytes:
-    """pyproject.toml without what is for developers: uv would install the group `dev` as well."""
+    """pyproject.toml without the groups for developers: uv would install the group `dev` as well."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     return re.sub(r"^\[dependency-groups\]\n.*?(?=^\[)", "", text, flags=re.DOTALL | re.MULTILINE).encode()
 
 
 def _entry(name: str) -> ZipInfo:
-    """A file's entry, the same everywhere: stored as it is, since compressors differ, with the earliest date of zip."""
+    """An entry that is the same on every machine: not compressed, and with the earliest date that zip allows."""
     entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.create_system = 3  # Unix, whose permissions these are
+    entry.create_system = 3  # Unix, because these are Unix permissions
     entry.external_attr = 0o100644 << 16
     return entry
 

@@ -1,6 +1,6 @@
 """Prints the install links of README.md: `python packaging/links.py`.
 
-They carry claude_desktop_config.example.json, with `uvx mcp-vega` in the place of a clone's command.
+They contain the entry of claude_desktop_config.example.json, with the command `uvx mcp-vega`.
 """
 
 import json
@@ -15,7 +15,7 @@ PROMPT = {"type": "promptString", "id": "segmind-api-key", "description": "Segmi
 
 
 def main() -> None:
-    """Print each host with its links: one that GitHub shows, and the one that this leads to."""
+    """Print two links for each host. GitHub shows only https links, so the first one redirects to the second."""
     ((name, example),) = json.loads(EXAMPLE.read_text(encoding="utf-8"))["mcpServers"].items()
     server = {"command": "uvx", "args": ["mcp-vega", *example.get("args", [])], "env": example["env"]}
     query = _cursor_query(name, server)
@@ -28,12 +28,12 @@ def main() -> None:
 
 def _cursor_query(name: str, server: dict[str, Any]) -> str:
     text = json.dumps(server, separators=(",", ":"))
-    # With spaces to a multiple of three the base64 ends without `=`, so that nobody has to agree on its escape.
+    # Spaces fill it up to a multiple of 3 bytes. Then the base64 has no `=`, which hosts may escape differently.
     return f"name={name}&config={b64encode(text.encode() + b' ' * (-len(text) % 3)).decode()}"
 
 
 def _vscode_link(name: str, server: dict[str, Any]) -> str:
-    """A link that has VS Code ask for the key and keep it as a secret."""
+    """A link with which VS Code asks for the key and keeps it as a secret."""
     asking = {**server["env"], KEY: f"${{input:{PROMPT['id']}}}"}
     text = json.dumps({"name": name, "inputs": [PROMPT], **server, "env": asking}, separators=(",", ":"))
     return f"vscode:mcp/install?{quote(text, safe='')}"

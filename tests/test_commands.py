@@ -29,7 +29,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the documents' comma
 SERVES = "it serves until it is stopped, or is for that; tests/test_transports.py and test_http_access.py serve"
 BUILDS = "it writes into the checkout; tests/test_packaging.py runs it elsewhere"
 CONTAINS = "it needs a container engine; tests/test_packaging.py does by hand what the image does"
-DEVELOPMENT = "it is a part of this suite, or the whole of it, or as slow as that"
+DEVELOPMENT = "it is this suite, a part of it, or as slow as the suite"
 NOT_RUN = {
     ".venv/bin/mcp-vega install": "it asks, and changes a host's configuration; its own tests run it",
     "claude mcp add vega --scope user -e SEGMIND_API_KEY=SG_your_key -- "
@@ -60,7 +60,7 @@ NOT_RUN = {
     ".venv/bin/pip install -q -e . --group dev": DEVELOPMENT,
     ".venv/bin/pytest": DEVELOPMENT,
     ".venv/bin/pytest -m external": "it needs Node.js, exiftool and a network",
-    ".venv/bin/ruff check . && .venv/bin/ruff format --check .": "it reads the whole checkout, whoever works in it",
+    ".venv/bin/ruff check . && .venv/bin/ruff format --check .": "it reads the complete checkout",
     ".venv/bin/pyright": "it needs a network when it is run for the first time",
     "npx @modelcontextprotocol/inspector .venv/bin/mcp-vega --sandbox": "it needs Node.js and a network, and opens a "
     "browser; tests/test_external.py runs it without one",

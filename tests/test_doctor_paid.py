@@ -1,4 +1,4 @@
-"""`mcp-vega doctor --paid`: what is assumed is compared with a sandbox that keeps to it, and with one that does not."""
+"""`mcp-vega doctor --paid` compares the API with the documents: with a sandbox that follows them, and others."""
 
 import io
 import json
@@ -40,16 +40,16 @@ from mcp_vega.settings import Settings
 pytestmark = pytest.mark.anyio
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
-# What nothing tells while all goes well.
+# What cannot be seen while there are no errors.
 UNSEEN = {"rate limit", "v2: failure"}
 UNTRIED = {"only success is charged", "lost answers", "repeated calls", "several pictures", "records and pictures"}
 
-# ---- an API that says something else ----
+# ---- an API that differs ----
 
 
 @dataclass
 class Answer:
-    """An answer of the sandbox on its way."""
+    """An answer of the sandbox before it is sent."""
 
     path: str
     status: int
@@ -97,10 +97,10 @@ PAINTED = flat()
 
 
 @dataclass
-class Lie:
-    """Ways in which an API departs from what is assumed, and the rows that they make differ.
+class Deviation:
+    """Ways in which an API differs from what is assumed, and the rows that must report it.
 
-    With some, other rows may differ as well: whether they do depends on what the software makes of it.
+    Other rows may report it too, depending on how the client reads the answer.
     """
 
     differ: set[str]
@@ -111,13 +111,13 @@ class Lie:
     rows: HistoryRows = history_rows
     painted: bytes = PAINTED
     wait_seconds: float = 45
-    observed: Sequence[str] = ()  # what those that differ say
-    fix: str = ""  # and what one of them says is to be done
+    observed: Sequence[str] = ()  # texts in the rows that differ
+    fix: str = ""  # a part of the advice in one of these rows
 
 
 @dataclass
 class Tried:
-    """What came of a run."""
+    """The result of a run."""
 
     seen: Observations
     rows: dict[str, Row]
@@ -127,23 +127,25 @@ class Tried:
         return {name for name, row in self.rows.items() if row.verdict == verdict}
 
 
-async def tried(folder: Path, lie: Lie, most_usd: str = "0.02") -> Tried:
+async def tried(folder: Path, deviation: Deviation, most_usd: str = "0.02") -> Tried:
     account = Account(speed=0)
-    for name, value in lie.account.items():
+    for name, value in deviation.account.items():
         setattr(account, name, value)
-    account.history = account.history.changed(dict(lie.history))
-    app: ASGIApp = build_sandbox(account, paint=lambda _prompt, _seed, _index: lie.painted, history_rows=lie.rows)
-    served: Any = Rewritten(app, lie.rewrite) if lie.rewrite else app
+    account.history = account.history.changed(dict(deviation.history))
+    app: ASGIApp = build_sandbox(
+        account, paint=lambda _prompt, _seed, _index: deviation.painted, history_rows=deviation.rows
+    )
+    served: Any = Rewritten(app, deviation.rewrite) if deviation.rewrite else app
     async with (
         serving(served) as url,
-        app_over(url, folder / "gallery", policy=NO_PAUSE, wait_seconds=lie.wait_seconds) as context,
+        app_over(url, folder / "gallery", policy=NO_PAUSE, wait_seconds=deviation.wait_seconds) as context,
     ):
         seen = await try_out(context, PICTURES, Decimal(most_usd), lambda _: None, pauses=(0, 0.01))
     return Tried(seen, {row.name: row for row in report.compare(seen, [KEY])}, account)
 
 
-async def test_a_sandbox_that_keeps_to_the_documents_is_as_assumed(tmp_path: Path) -> None:
-    found = await tried(tmp_path, Lie(set()))
+async def test_with_a_sandbox_that_follows_the_documents_nothing_differs(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Deviation(set()))
     assert found.verdicts("differs") == set()
     assert found.verdicts("not seen") == UNSEEN
     assert found.verdicts("not tried") == UNTRIED
@@ -152,14 +154,14 @@ async def test_a_sandbox_that_keeps_to_the_documents_is_as_assumed(tmp_path: Pat
     assert len(found.account.calls) == 3
 
 
-# ---- lies ----
+# ---- deviations ----
 
 V1, V2, STATUS, BALANCE = "/v1/segmind-", "/v2/segmind-", "/status", "/v1/get-user-credits"
 LIST, ENTRY = "/request-history", "/request-history/"
 
 
 def answers(path: str, status: int, value: Any) -> Rewrite:
-    """An API that answers something else at addresses with `path` in them."""
+    """An API with another answer at URLs that contain `path`."""
 
     def rewrite(answer: Answer) -> None:
         if path in answer.path:
@@ -169,8 +171,8 @@ def answers(path: str, status: int, value: Any) -> Rewrite:
     return rewrite
 
 
-def told(path: str, change: Callable[[dict[str, Any]], Any]) -> Rewrite:
-    """An API whose JSON is changed at addresses with `path` in them, where it answers with success."""
+def changed_json(path: str, change: Callable[[dict[str, Any]], Any]) -> Rewrite:
+    """An API whose successful JSON answers are changed at URLs that contain `path`."""
 
     def rewrite(answer: Answer) -> None:
         if path in answer.path and answer.status == 200:
@@ -180,7 +182,7 @@ def told(path: str, change: Callable[[dict[str, Any]], Any]) -> Rewrite:
 
 
 def header(name: str, value: str | None) -> Rewrite:
-    """An API whose answers to v1 have another value of a header, or none."""
+    """An API whose answers to v1 have another value of a header, or do not have it."""
 
     def rewrite(answer: Answer) -> None:
         if V1 in answer.path:
@@ -191,7 +193,7 @@ def header(name: str, value: str | None) -> Rewrite:
 
 
 def once(rewrite: Rewrite, path: str) -> Rewrite:
-    """A change of the first answer at addresses with `path` in them alone."""
+    """Change only the first answer at URLs that contain `path`."""
     done: list[str] = []
 
     def first(answer: Answer) -> None:
@@ -203,7 +205,7 @@ def once(rewrite: Rewrite, path: str) -> Rewrite:
 
 
 def statuses(told: int, instead: int) -> Rewrite:
-    """An API that says another status of jobs than is documented."""
+    """An API that answers with another HTTP status for jobs than is documented."""
 
     def rewrite(answer: Answer) -> None:
         if "/v2/requests/" in answer.path and answer.status == told:
@@ -242,16 +244,16 @@ REFUSAL = {"error": "No such model"}
 
 
 def two_rows(call: Call, base: str, now: float) -> list[dict[str, Any]]:
-    """A call twice, with a value that is another each time."""
+    """An API that makes each call twice, with another value each time."""
     return [row | {"latency_ms": next(COUNT)} for row in history_rows(call, base, now) for _ in range(2)]
 
 
 MONEY = {"price", "charge", "history: cost"}
 UNKNOWN_SEED = {"history: seed", "history: recognition"}
 MEDIA = "add elsewhere.example to MCP_VEGA_MEDIA_HOSTS"
-LIES = {
-    # the answers to calls
-    "headers in other notations": Lie(
+DEVIATIONS = {
+    # answers to calls
+    "headers in other notations": Deviation(
         {"v1: cost", "v1: credits left", "v1: seconds", "v1: seed", "v1: request id"},
         MONEY,
         rewrite=in_turn(
@@ -261,154 +263,162 @@ LIES = {
         observed=("0,002", "','", "2.1 s", "not the seed that was sent", "it is missing"),
         fix="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
-    "no figures": Lie({"v1: cost", "v1: credits left", "v1: seconds", "v2: metrics"}, account={"faults": ["no-cost"]}),
-    "a cost of 0, another id, another media type": Lie(
+    "no figures": Deviation(
+        {"v1: cost", "v1: credits left", "v1: seconds", "v2: metrics"}, account={"faults": ["no-cost"]}
+    ),
+    "a cost of 0, another id, another media type": Deviation(
         {"v1: cost", "v1: answer", "history: id"},
         MONEY,
         rewrite=in_turn(
             header("x-cost", "0.0"), header("x-request-id", "of-another-call"), header("content-type", "text/plain")
         ),
     ),
-    "JSON and a high cost": Lie(
+    "JSON and a high cost": Deviation(
         {"v1: answer"} | MONEY,
         rewrite=in_turn(answers(V1, 200, {"image": b64encode(PAINTED).decode()}), header("x-cost", "0.0123")),
         observed=("JSON with image", "$0.0123"),
         fix="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
-    "queued by v1": Lie({"v1: answer"}, account={"faults": ["envelope"]}, observed=["JSON with request_id"]),
-    "a small picture after a long wait, a balance as a text": Lie(
+    "queued by v1": Deviation({"v1: answer"}, account={"faults": ["envelope"]}, observed=["JSON with request_id"]),
+    "a small picture after a long wait, a balance as a text": Deviation(
         {"balance", "pictures", "seconds until a picture"},
         painted=flat(512),
         wait_seconds=0,
-        rewrite=told(BALANCE, has(credits="9.81")),
+        rewrite=changed_json(BALANCE, has(credits="9.81")),
         observed=("credits: str", "512×512"),
         fix="MCP_VEGA_WAIT_SECONDS",
     ),
-    "refusals in other words": Lie(
+    "refusals in other words": Deviation(
         {"balance", "refusals", "rate limit"},
         account=NO_VEGART,
         rewrite=in_turn(
             answers(V2 + "vega-rt", 404, {"message": "No"}),
-            told(BALANCE, lacks("free-credits")),
+            changed_json(BALANCE, lacks("free-credits")),
             once(answers("", 429, {"error": "Slower"}), BALANCE),
         ),
         fix="MCP_VEGA_REQUESTS_PER_MINUTE",
     ),
-    "an unknown word, another seed, a balance that stays": Lie(
+    "an unknown word, another seed, a balance that stays": Deviation(
         {"v2: status words", "v2: seed", "charge"},
         rewrite=in_turn(
-            told(BALANCE, has(credits=9.99999)),
-            told("/v2/requests/", has(seed="7")),
-            once(told(STATUS, has(status="WARMING_UP")), STATUS),
+            changed_json(BALANCE, has(credits=9.99999)),
+            changed_json("/v2/requests/", has(seed="7")),
+            once(changed_json(STATUS, has(status="WARMING_UP")), STATUS),
         ),
         observed=("WARMING_UP", "$0.00 for calls of $0.00625"),
     ),
-    "no metrics, no poll_url, addresses elsewhere": Lie(
+    "no metrics, no poll_url, addresses elsewhere": Deviation(
         {"v2: metrics", "v2: submission", "v2: addresses"},
         account={"faults": ["status-foreign"]},
-        rewrite=in_turn(told(STATUS, has(metrics=None)), told(V2, lacks("poll_url"))),
+        rewrite=in_turn(changed_json(STATUS, has(metrics=None)), changed_json(V2, lacks("poll_url"))),
         observed=[f"another status_url, on {OTHER_HOST}"],
         fix="MCP_VEGA_SPENDING_LIMIT_USD",
     ),
-    "known late, a list in output": Lie(
+    "known late, a list in output": Deviation(
         {"v2: looks", "v2: result"},
         account={"faults": ["late", "output-list"]},
         observed=("HTTP 404; HTTP 200", "output is a list"),
     ),
-    "a gateway's error, an object in output": Lie(
+    "a gateway's error, an object in output": Deviation(
         {"v2: looks", "v2: result"},
         account={"faults": ["poll-502", "output-object"]},
         observed=("HTTP 502", "output is an object with url"),
     ),
-    "base64 in output, a cost as a text, 400 for an unknown id": Lie(
+    "base64 in output, a cost as a text, 400 for an unknown id": Deviation(
         {"v2: result", "v2: metrics", "v2: unknown id"},
         account={"faults": ["output-base64"]},
-        rewrite=in_turn(told(STATUS, metrics(cost="0.002 USD")), statuses(404, 400)),
+        rewrite=in_turn(changed_json(STATUS, metrics(cost="0.002 USD")), statuses(404, 400)),
         observed=("output is a text", "not usable: cost", "HTTP 400"),
     ),
-    "no output, a word in lower case": Lie(
+    "no output, a word in lower case": Deviation(
         {"v2: result", "v2: submission", "v2: status words"},
         account={"faults": ["output-missing"]},
-        rewrite=told(V2, has(status="queued")),
+        rewrite=changed_json(V2, has(status="queued")),
         observed=("output is missing", "queued, COMPLETED"),
     ),
-    "media elsewhere": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-foreign"]}, fix=MEDIA),
-    "media that move": Lie({"v2: media host", "history: picture"}, account={"faults": ["media-redirect"]}, fix=MEDIA),
-    "media that refuse": Lie(
+    "media elsewhere": Deviation(
+        {"v2: media host", "history: picture"}, account={"faults": ["media-foreign"]}, fix=MEDIA
+    ),
+    "media that move": Deviation(
+        {"v2: media host", "history: picture"}, account={"faults": ["media-redirect"]}, fix=MEDIA
+    ),
+    "media that refuse": Deviation(
         {"v2: media", "history: picture"}, account={"faults": ["media-403"]}, observed=["HTTP 403"]
     ),
-    "failures under 200": Lie(
+    "failures under 200": Deviation(
         {"v1: answer", "v2: failure", "v2: VegaRT"},
         account={"faults": ["failed"]},
         rewrite=statuses(422, 200),
         observed=("HTTP 500", "HTTP 200, status, request_id, metrics, error"),
     ),
-    "VegaRT refused by v2": Lie({"v2: VegaRT"}, account=NO_VEGART, rewrite=answers(V2 + "vega-rt", 422, REFUSAL)),
-    "a refusal that costs": Lie({"v2: VegaRT", "charge"}, rewrite=answers(V2 + "vega-rt", 422, REFUSAL)),
-    # how the history lists calls
-    "a history elsewhere": Lie({"history: address"}, account={"history_status": 404}, fix="SEGMIND_HISTORY_URL"),
-    "a history with an error": Lie({"history: address"}, history={"error": True}, observed=["cannot be read"]),
-    "a list alone, without a Date": Lie(
+    "VegaRT refused by v2": Deviation({"v2: VegaRT"}, account=NO_VEGART, rewrite=answers(V2 + "vega-rt", 422, REFUSAL)),
+    "a refusal that costs": Deviation({"v2: VegaRT", "charge"}, rewrite=answers(V2 + "vega-rt", 422, REFUSAL)),
+    # pages of the history
+    "a history elsewhere": Deviation({"history: address"}, account={"history_status": 404}, fix="SEGMIND_HISTORY_URL"),
+    "a history with an error": Deviation({"history: address"}, history={"error": True}, observed=["cannot be read"]),
+    "a list alone, without a Date": Deviation(
         {"history: form", "history: total", "history: clock"},
         history={"date": False},
-        rewrite=told(LIST, lambda said: said.get("data", said)),
+        rewrite=changed_json(LIST, lambda said: said.get("data", said)),
         observed=("not an object", "the header Date is missing"),
     ),
-    "titles, and another time": Lie(
+    "titles, and another time": Deviation(
         {"history: model", "history: calls of a model", "history: clock"},
         history={"models": "titles", "date_off": 3600 * 5},
         observed=("Segmind Vega", "+5.0 h"),
         fix="Set this machine's clock",
     ),
-    "two rows of a call, in another order, with other values": Lie(
+    "two rows of a call, in another order, with other values": Deviation(
         {"history: rows of a call", "history: second look", "history: order"},
         history={"order": "ascending"},
         rows=two_rows,
         observed=("latency_ms", "oldest first"),
     ),
-    "not one call alone, no total, nested inputs": Lie(
+    "not one call alone, no total, nested inputs": Deviation(
         {"history: one call", "history: total", "history: inputs"},
         history={"total": False, "inputs": "nested"},
         rewrite=answers(ENTRY, 404, REFUSAL),
         observed=("JSON with input",),
     ),
-    "short pages, times of elsewhere": Lie(
+    "short pages, times of elsewhere": Deviation(
         {"history: page size", "history: time"},
         history={"per_page": 1, "time_zone": 5.5},
         observed=("asked for 100: 1 of 3", "without a zone; +5.5 h"),
     ),
-    "a first page 0, another cost, another state": Lie(
+    "a first page 0, another cost, another state": Deviation(
         {"history: pages", "history: cost", "history: state"},
         history={"first_page": 0},
         rows=rows(has(credits_deduction=0.009, model_status="SUCCESS")),
         observed=("0.009; in the answer $0.002", "SUCCESS"),
     ),
-    # how the history tells a call
-    "a late history": Lie({"history: delay"}, history={"late": 3600}, observed=["VegaRT by v1 never"]),
-    "a stranger's history": Lie({"history: delay"}, history={"account": "another"}),
-    "no picture, no seed": Lie(
+    # rows of the history
+    "a late history": Deviation({"history: delay"}, history={"late": 3600}, observed=["VegaRT by v1 never"]),
+    "a stranger's history": Deviation({"history: delay"}, history={"account": "another"}),
+    "no picture, no seed": Deviation(
         {"history: fields", "history: picture"} | UNKNOWN_SEED,
         history={"inputs": "no-seed"},
         rows=rows(lacks("generation_url")),
     ),
-    "another id": Lie({"history: id", "history: one call"}, rows=rows(has(request_id="an-id-of-its-own"))),
-    "no inputs": Lie({"history: inputs"} | UNKNOWN_SEED, history={"inputs": "missing"}, observed=["missing"]),
-    "inputs cut short": Lie({"history: inputs"} | UNKNOWN_SEED, history={"inputs": "cut"}, observed=["neither JSON"]),
-    "a null seed": Lie(UNKNOWN_SEED, history={"inputs": "null-seed"}),
+    "another id": Deviation({"history: id", "history: one call"}, rows=rows(has(request_id="an-id-of-its-own"))),
+    "no inputs": Deviation({"history: inputs"} | UNKNOWN_SEED, history={"inputs": "missing"}, observed=["missing"]),
+    "inputs cut short": Deviation(
+        {"history: inputs"} | UNKNOWN_SEED, history={"inputs": "cut"}, observed=["neither JSON"]
+    ),
+    "a null seed": Deviation(UNKNOWN_SEED, history={"inputs": "null-seed"}),
 }
 
 
-@pytest.mark.parametrize("name", LIES)
-async def test_a_lie_makes_its_own_row_differ_and_no_other(name: str, tmp_path: Path) -> None:
-    lie = LIES[name]
-    found = await tried(tmp_path, lie)
+@pytest.mark.parametrize("name", DEVIATIONS)
+async def test_each_deviation_makes_only_its_own_rows_differ(name: str, tmp_path: Path) -> None:
+    deviation = DEVIATIONS[name]
+    found = await tried(tmp_path, deviation)
     differ = found.verdicts("differs")
     said = {each: found.rows[each].observed for each in differ}
-    assert lie.differ <= differ <= lie.differ | lie.may_differ, said
-    assert all(any(words in each for each in said.values()) for words in lie.observed), said
+    assert deviation.differ <= differ <= deviation.differ | deviation.may_differ, said
+    assert all(any(words in each for each in said.values()) for words in deviation.observed), said
     fixes = [found.rows[each].fix for each in differ]
     assert all(fixes)
-    assert any(lie.fix in each for each in fixes), fixes
+    assert any(deviation.fix in each for each in fixes), fixes
     assert {row.fix for name, row in found.rows.items() if name not in differ} == {""}
     assert len(found.account.calls) <= 3
 
@@ -417,7 +427,7 @@ async def test_a_lie_makes_its_own_row_differ_and_no_other(name: str, tmp_path: 
 
 
 async def test_a_model_that_v2_does_not_know_is_drawn_by_v1_and_paid_for_once(tmp_path: Path) -> None:
-    found = await tried(tmp_path, Lie(set(), account=NO_VEGART))
+    found = await tried(tmp_path, Deviation(set(), account=NO_VEGART))
     assert found.verdicts("differs") == set()
     assert found.rows["v2: VegaRT"].observed == "v2 refused it with HTTP 404, and v1 drew it"
     assert [call.route for call in found.account.calls.values()] == ["v1", "v2", "v1"]
@@ -427,25 +437,25 @@ async def test_a_model_that_v2_does_not_know_is_drawn_by_v1_and_paid_for_once(tm
     ("most_usd", "cost", "drawn"),
     [("0.002", "0.002", ["v1"]), ("0.006", "0.002", ["v1", "v2"]), ("0.006", "0.005", ["v1"]), ("0.001", "0.002", [])],
 )
-async def test_what_would_pass_the_limit_is_not_drawn_whatever_the_calls_before_it_really_cost(
+async def test_a_call_that_would_exceed_the_limit_is_not_made_even_if_earlier_calls_cost_less(
     tmp_path: Path, most_usd: str, cost: str, drawn: list[str]
 ) -> None:
-    found = await tried(tmp_path, Lie(set(), rewrite=header("x-cost", cost)), most_usd)
+    found = await tried(tmp_path, Deviation(set(), rewrite=header("x-cost", cost)), most_usd)
     assert [call.route for call in found.account.calls.values()] == drawn
     assert found.rows["v2: VegaRT"].verdict == "not tried"
     assert found.rows["v2: VegaRT"].observed == f"it would have exceeded --max-usd ${most_usd}"
     assert found.rows["v2: status words"].verdict == ("holds" if "v2" in drawn else "not tried")
 
 
-async def test_a_call_that_came_too_soon_waits_its_turn_and_tells_of_the_rate_limit_alone(tmp_path: Path) -> None:
-    found = await tried(tmp_path, Lie(set(), account={"faults": ["429*1"]}), "0.002")
+async def test_a_call_that_was_refused_for_the_rate_limit_waits_and_reports_only_the_rate_limit(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Deviation(set(), account={"faults": ["429*1"]}), "0.002")
     assert found.verdicts("differs") == set()
     assert found.rows["rate limit"].verdict == "holds"
     assert found.rows["v1: answer"].verdict == "holds"
 
 
-async def test_without_credits_nothing_more_is_tried(tmp_path: Path) -> None:
-    found = await tried(tmp_path, Lie(set(), account={"faults": ["402"]}))
+async def test_without_credits_no_further_call_is_made(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Deviation(set(), account={"faults": ["402"]}))
     (first,) = found.seen.drawn
     assert first.error
     assert first.error.code == "insufficient_credits"
@@ -462,7 +472,7 @@ def options(*arguments: str) -> Namespace:
     return build_parser().parse_args(["doctor", "--paid", *arguments])
 
 
-def test_who_agrees_to_nothing_pays_for_nothing(
+def test_if_the_user_declines_every_picture_nothing_is_paid(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
@@ -487,7 +497,7 @@ def test_who_agrees_to_nothing_pays_for_nothing(
         (["--max-usd", "0"], "--yes and --max-usd go with --paid"),
     ],
 )
-def test_what_cannot_be_meant_is_said_and_nothing_is_drawn(
+def test_options_that_make_no_sense_are_refused_and_nothing_is_drawn(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, arguments: list[str], words: str
 ) -> None:
     with pytest.raises(InvalidArguments, match=re.escape(words)):
@@ -495,7 +505,7 @@ def test_what_cannot_be_meant_is_said_and_nothing_is_drawn(
     assert sandbox_in_thread.paid_requests == 0
 
 
-def test_a_refused_key_and_an_empty_account_are_told_as_by_the_doctor(
+def test_a_refused_key_and_an_empty_account_are_reported_as_by_the_doctor(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variables = environment(tmp_path, **api)
@@ -508,7 +518,7 @@ def test_a_refused_key_and_an_empty_account_are_told_as_by_the_doctor(
     assert sandbox_in_thread.paid_requests == 0
 
 
-def test_the_limit_of_a_day_is_kept(
+def test_the_spending_limit_is_kept(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limited = environment(tmp_path, **api, MCP_VEGA_SPENDING_LIMIT_USD="0.001")
@@ -521,7 +531,7 @@ def test_the_limit_of_a_day_is_kept(
 
 @posix
 @pytest.mark.parametrize("paint", [cached_paint], ids=["painted"])
-def test_at_a_terminal_it_asks_for_each_picture_and_tells_what_it_saw(
+def test_at_a_terminal_it_asks_for_each_picture_and_reports_what_it_saw(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     with terminal(typed="y\nn\n\n") as (stdin, _):
@@ -558,7 +568,7 @@ def test_at_a_terminal_it_asks_for_each_picture_and_tells_what_it_saw(
 
 
 @posix
-def test_a_picture_that_is_paid_for_is_kept_when_it_is_interrupted(
+def test_if_it_is_interrupted_a_picture_that_is_paid_for_is_kept(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     sandbox_in_thread.hold()
@@ -577,7 +587,7 @@ TOKEN = "an-access-token"
 
 
 def echoes(answer: Answer) -> None:
-    """An API that has the key, the account and a number in every place that is free for it."""
+    """An API that puts the key, the token and a number into every possible place."""
     answer.headers |= {"x-account": KEY, f"x-{KEY}".lower(): "1"}
     if V1 in answer.path:
         answer.headers |= {"x-cost": f"0.002 {KEY} {TOKEN}", "x-remaining-credits": "4711.4711"}
@@ -592,8 +602,8 @@ def echoes(answer: Answer) -> None:
         answer.body = json.dumps(said).replace(KEY[-4:], "\\u0063" + KEY[-3:]).encode()
 
 
-async def test_no_path_of_this_machine_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = await tried(tmp_path, Lie(set(), account={"faults": ["not-image"]}), "0.002")
+async def test_no_path_of_this_machine_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = await tried(tmp_path, Deviation(set(), account={"faults": ["not-image"]}), "0.002")
     settings = Settings.from_environment(environment(tmp_path, MCP_VEGA_GALLERY=str(tmp_path / "gallery")))
     settings.home_folder.mkdir(parents=True)
     assert show(found.seen, options(), settings, [KEY]) == 1
@@ -605,18 +615,18 @@ async def test_no_path_of_this_machine_is_told(tmp_path: Path, capsys: pytest.Ca
     assert str(tmp_path) not in printed.out + written
 
 
-async def test_neither_key_nor_account_balance_or_id_is_told_whatever_the_api_repeats(
+async def test_no_key_account_balance_or_id_is_shown_whatever_the_api_sends_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     balance = Decimal("7.314159")
-    one_word = once(told(STATUS, has(status=f"WARMING_UP {KEY}")), STATUS)
-    found = await tried(tmp_path, Lie(set(), account={"credits": balance}, rewrite=in_turn(one_word, echoes)))
+    one_word = once(changed_json(STATUS, has(status=f"WARMING_UP {KEY}")), STATUS)
+    found = await tried(tmp_path, Deviation(set(), account={"credits": balance}, rewrite=in_turn(one_word, echoes)))
     settings = Settings.from_environment(environment(tmp_path))
     settings.home_folder.mkdir(parents=True)
     assert show(found.seen, options(), settings, [KEY, TOKEN]) == 1
     assert show(found.seen, options("--json"), settings, [KEY, TOKEN]) == 1
     printed = capsys.readouterr()
-    files = [*settings.home_folder.glob("doctor-paid-*.json")]  # one if both were within a second
+    files = [*settings.home_folder.glob("doctor-paid-*.json")]  # one file if both runs were in the same second
     assert files
     shown = "".join((printed.out, *(file.read_text(encoding="utf-8") for file in files)))
     assert KEY[3:] not in (shown + printed.err).lower()
@@ -633,15 +643,15 @@ async def test_neither_key_nor_account_balance_or_id_is_told_whatever_the_api_re
 
 
 @pytest.mark.parametrize("odd", [None, -1e300, "x" * 1000, [[{"url": 5}]], {"a": [None]}])
-async def test_whatever_stands_in_an_answer_all_of_it_is_compared(tmp_path: Path, odd: Any) -> None:
+async def test_an_answer_with_odd_values_is_compared_completely(tmp_path: Path, odd: Any) -> None:
     def fields(answer: Answer) -> None:
         if answer.headers["content-type"] == "application/json":
-            kept = ("request_id", "status", "data")  # else there would be nothing to compare
+            kept = ("request_id", "status", "data")  # otherwise there would be nothing to compare
             said = {name: value if name in kept else odd for name, value in json.loads(answer.body).items()}
             said |= {"data": [dict.fromkeys(row, odd) | {"n": 1} for row in said["data"]]} if "data" in said else {}
             answer.body = json.dumps(said).encode()
 
-    found = await tried(tmp_path, Lie(set(), rewrite=fields))
+    found = await tried(tmp_path, Deviation(set(), rewrite=fields))
     assert len(found.account.calls) == 3
     assert not [row for row in found.rows.values() if "could not be compared" in row.observed]
     assert json.dumps(report.record([*found.rows.values()], found.seen, [KEY], sandbox=False))

@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[int, str, dict[str, Any]]] = {
     ),
     "a host with credentials": (421, "host_not_allowed", {"headers": {**KNOWN, "host": "localhost@evil.example"}}),
     "no host": (421, "host_not_allowed", {"headers": {**KNOWN, "host": ""}}),
-    "a foreign page": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "https://evil.example"}}),
+    "a page of another site": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "https://evil.example"}}),
     "a page from nowhere": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "null"}}),
     "a file": (403, "origin_not_allowed", {"headers": {**KNOWN, "origin": "file://localhost"}}),
     "no token": (401, "missing_token", {}),
@@ -373,7 +373,7 @@ async def test_a_caller_with_a_token_gets_no_path_of_a_picture_or_a_folder(sandb
             tasks.start_soon(partial(as_alice, RT, prompt="a fox"))
             await until(lambda: sandbox.account.calls)
             gallery.rename(tmp_path / "away")
-            gallery.write_text("a file in the place of the folder")
+            gallery.write_text("a file instead of the folder")
             sandbox.let_go()
         uri = "vega://jobs/" + await newest(app)
         for name, arguments in (("check_job", {"request_id": uri.rpartition("/")[2]}), ("read", {"uri": uri})):

@@ -123,7 +123,7 @@ CHANGED: dict[str, tuple[str, int, str]] = {
     "no picture": (f"/images/{OTHER}?expires={{expires}}&signature={{signature}}", 403, "invalid_link"),
     "a later end": ("{path}?expires={later}&signature={signature}", 403, "invalid_link"),
     "the end in other digits": ("{path}?expires=0{expires}&signature={signature}", 403, "invalid_link"),
-    "an end that is none": ("{path}?expires=never&signature={signature}", 403, "invalid_link"),
+    "an end that is not a number": ("{path}?expires=never&signature={signature}", 403, "invalid_link"),
     "two ends": ("{path}?expires={later}&expires={expires}&signature={signature}", 403, "invalid_link"),
     "no end": ("{path}?signature={signature}", 403, "invalid_link"),
     "another signature": ("{path}?expires={expires}&signature={changed}", 403, "invalid_link"),
@@ -241,7 +241,7 @@ async def test_until_the_ledger_works_the_process_signs_with_a_key_of_its_own(
     sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home, time = tmp_path / "home", Time(sandbox)
-    home.write_text("a file in the place of the folder")
+    home.write_text("a file instead of the folder")
     async with (
         app_over(sandbox.url, tmp_path / "pictures", home=home, **time.clocks) as app,
         served(app, "http") as server,

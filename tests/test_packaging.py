@@ -346,6 +346,10 @@ def test_the_registry_entry_names_this_package_and_its_settings() -> None:
     variables = {variable["name"]: variable for variable in listed["environmentVariables"]}
     assert variables.keys() <= VARIABLES
     assert [name for name, variable in variables.items() if variable.get("isSecret")] == ["SEGMIND_API_KEY"]
+    described = {field.alias: (field.description or "").replace("`", "") for field in Settings.model_fields.values()}
+    for name in ("MCP_VEGA_GALLERY", "MCP_VEGA_SPENDING_LIMIT_USD"):
+        assert variables[name]["description"] == described[name]
+    assert MANIFEST["user_config"]["gallery"]["description"] == described["MCP_VEGA_GALLERY"]
 
 
 def test_the_readme_names_the_owner_of_the_registry_entry(wheel: Path) -> None:

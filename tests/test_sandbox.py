@@ -245,13 +245,13 @@ async def ids_of(http: httpx.AsyncClient, **query: Any) -> list[str]:
     return [row["request_id"] for row in (await page_of(http, **query))["data"]]
 
 
-async def told(http: httpx.AsyncClient, **settings: Any) -> None:
+async def set_history(http: httpx.AsyncClient, **settings: Any) -> None:
     """Change how the history reports the calls."""
     assert (await http.post("/_sandbox", json={"history": settings})).status_code == 200
 
 
 async def test_a_call_appears_late_in_the_history(http: httpx.AsyncClient, sandbox: Sandbox) -> None:
-    await told(http, late=2 * HOUR)
+    await set_history(http, late=2 * HOUR)
     request_id = await submitted(http)
     sandbox.account.skip(HOUR)
     assert await ids_of(http) == []
@@ -263,7 +263,7 @@ async def test_a_call_appears_late_in_the_history(http: httpx.AsyncClient, sandb
 
 async def test_a_page_may_be_shorter_than_requested_without_saying_so(http: httpx.AsyncClient) -> None:
     ids = [await submitted(http) for _ in range(5)]
-    await told(http, per_page=2)
+    await set_history(http, per_page=2)
     first = await page_of(http, per_page=100)
     assert (len(first["data"]), first["per_page"], first["total"]) == (2, 100, 5)
     pages = [await ids_of(http, per_page=100, page=number) for number in (1, 2, 3, 4)]
@@ -274,7 +274,7 @@ async def test_a_page_may_be_shorter_than_requested_without_saying_so(http: http
 
 async def test_pages_may_be_numbered_from_zero(http: httpx.AsyncClient) -> None:
     request_id = await submitted(http)
-    await told(http, first_page=0)
+    await set_history(http, first_page=0)
     assert await ids_of(http, page=0) == await ids_of(http) == [request_id]
     assert await ids_of(http, page=1) == []
     assert (await http.get(HISTORY, params={"page": -1})).status_code == 400
@@ -283,12 +283,12 @@ async def test_pages_may_be_numbered_from_zero(http: httpx.AsyncClient) -> None:
 async def test_times_may_be_those_of_another_zone_without_saying_so(http: httpx.AsyncClient) -> None:
     await submitted(http)
     (truth,) = (await page_of(http))["data"]
-    await told(http, time_zone=5.5)
+    await set_history(http, time_zone=5.5)
     (row,) = (await page_of(http))["data"]
     local, utc = (datetime.fromisoformat(each["model_created"]) for each in (row, truth))
     assert local.tzinfo is None
     assert local - utc.replace(tzinfo=None) == timedelta(hours=5.5)
-    await told(http, time_zone=None)
+    await set_history(http, time_zone=None)
     assert (await page_of(http))["data"] == [truth]
 
 
@@ -309,7 +309,7 @@ BODY = {"prompt": "a fox of many words, in the snow", "seed": 7}
 async def test_the_inputs_of_a_call_may_have_another_form(
     http: httpx.AsyncClient, sandbox: Sandbox, inputs: str, as_json: str | None, as_python: str | None
 ) -> None:
-    await told(http, inputs=inputs)
+    await set_history(http, inputs=inputs)
     await http.post("/v1/segmind-vega-rt-v1", json=BODY)
     sandbox.account.skip(1)
     request_id = (await http.post("/v2/segmind-vega-rt-v1", json=BODY)).json()["request_id"]
@@ -320,7 +320,7 @@ async def test_the_inputs_of_a_call_may_have_another_form(
 async def test_models_may_have_titles_and_no_slug_finds_them(http: httpx.AsyncClient) -> None:
     for model in MODELS:
         await http.post(f"/v2/{model}", json={"prompt": "a fox"})
-    await told(http, models="titles")
+    await set_history(http, models="titles")
     assert {row["model_name"] for row in (await page_of(http))["data"]} == {"Segmind Vega", "Segmind Vega RT"}
     assert len(await ids_of(http, model_name="Vega RT")) == 1
     assert [await ids_of(http, model_name=model) for model in MODELS] == [[], []]
@@ -328,7 +328,7 @@ async def test_models_may_have_titles_and_no_slug_finds_them(http: httpx.AsyncCl
 
 async def test_a_page_may_not_say_how_many_rows_there_are(http: httpx.AsyncClient) -> None:
     await submitted(http)
-    await told(http, total=False)
+    await set_history(http, total=False)
     assert (await page_of(http)).keys() == {"data", "page", "per_page"}
 
 
@@ -339,17 +339,17 @@ async def test_the_date_may_be_missing_or_from_a_wrong_clock(http: httpx.AsyncCl
 
     sandbox.account.skip(DAY)
     assert abs(await off()) < HANG_SECONDS
-    await told(http, date_off=-HOUR)
+    await set_history(http, date_off=-HOUR)
     assert abs(await off() + HOUR) < HANG_SECONDS
     request_id = await submitted(http)
-    await told(http, date=False)
+    await set_history(http, date=False)
     for path in (HISTORY, f"{HISTORY}/{request_id}"):
         assert "date" not in (await http.get(path)).headers
 
 
 async def test_the_history_may_be_an_error_with_status_200(http: httpx.AsyncClient) -> None:
     request_id = await submitted(http)
-    await told(http, error=True)
+    await set_history(http, error=True)
     page = await page_of(http)
     assert page.keys() == {"error", "data"}
     assert (page["data"], (await http.get(f"{HISTORY}/{request_id}")).json()) == ([], page)
@@ -362,7 +362,7 @@ async def test_the_history_may_have_only_another_accounts_calls() -> None:
         httpx.AsyncClient(base_url=url, headers={"x-api-key": KEY}, trust_env=False, verify=TLS) as http,
     ):
         request_id = await submitted(http)
-        await told(http, account="another")
+        await set_history(http, account="another")
         strangers = (await page_of(http, per_page=100))["data"]
         assert (await http.get(f"{HISTORY}/{request_id}")).status_code == 404
         assert (await http.get(f"{HISTORY}/{strangers[0]['request_id']}")).json() == strangers[0]
@@ -380,7 +380,7 @@ async def test_the_oldest_call_may_come_first_whatever_order_is_requested(
     first = await submitted(http)
     sandbox.account.skip(1)
     second = await submitted(http)
-    await told(http, order="ascending")
+    await set_history(http, order="ascending")
     for order in ("desc", "asc"):
         assert await ids_of(http, sort_order=order) == [first, second]
 
@@ -392,8 +392,8 @@ async def test_the_history_may_mislead_in_several_ways_at_the_same_time(
         await submitted(http)
     sandbox.account.skip(2 * HOUR)
     await submitted(http)
-    await told(http, late=HOUR, per_page=2, first_page=0, inputs="no-seed", models="titles", total=False)
-    await told(http, date=False, time_zone=-3)  # earlier settings are kept
+    await set_history(http, late=HOUR, per_page=2, first_page=0, inputs="no-seed", models="titles", total=False)
+    await set_history(http, date=False, time_zone=-3)  # earlier settings are kept
     response = await http.get(HISTORY, params={"page": 1, "model_name": "Segmind"})
     (row,) = response.json()["data"]
     assert (row["model_name"], row["request_body"]) == ("Segmind Vega", "{'prompt': 'a fox'}")

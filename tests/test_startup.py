@@ -39,11 +39,11 @@ class Host:
     """A host that starts the server, asks for its tools and makes calls.
 
     Args:
-        folder: The test's; the server stands in an empty folder below it.
+        folder: The folder of the test. The server runs in an empty folder inside it.
         calls: Methods with their parameters, after `tools/list`.
         command: The command.
-        cwd: Where the server stands instead.
-        env: The environment, beside PATH. Python's warnings are errors.
+        cwd: Another working folder for the server.
+        env: The environment, in addition to PATH. Python's warnings are errors.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ def apart(*options: str) -> list[str]:
     except FileNotFoundError:
         possible = False
     if not possible:
-        pytest.skip("namespaces of users are not to be had here")
+        pytest.skip("user namespaces are not available here")
     return command
 
 

@@ -1,4 +1,4 @@
-// A host of MCP Apps in Chromium: it draws with the server that it is told of and shows the results in the app.
+// A host of MCP Apps in Chromium. It draws with the given server and shows the results in the app.
 import { Client } from "@modelcontextprotocol/client";
 import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
 import { build } from "esbuild";
@@ -18,7 +18,7 @@ async function callTool({ name, arguments: given }) {
   return client.callTool({ name, arguments: given });
 }
 
-/** What a person sees of the app. */
+/** What a person sees in the app. */
 const seen = async (app) => ({
   told: await app.locator("#told").textContent(),
   buttons: await app.locator("#app button:visible").allTextContents(),
@@ -55,7 +55,7 @@ await inChromium({ ...options, viewport: { width: 760, height: 900 } }, async ({
 
   let app = await open({ serverTools: {} });
   found.waiting = await seen(app);
-  // A result that is not from the host, but from another frame of it.
+  // A result that comes from another frame, not from the host.
   await page.evaluate(async () => {
     const result = { content: [{ type: "text", text: "forged" }] };
     const message = JSON.stringify({ jsonrpc: "2.0", method: "ui/notifications/tool-result", params: result });
@@ -96,7 +96,7 @@ await inChromium({ ...options, viewport: { width: 760, height: 900 } }, async ({
   found.refused = await seen(app);
   await page.evaluate(() => globalThis.bridge.sendToolCancelled({}));
   await app.locator("#told", { hasText: "Cancelled" }).waitFor();
-  // A host that keeps no pictures has other words in their place.
+  // A host that does not keep pictures has text instead of them.
   await page.evaluate(() => {
     const image = { type: "image", data: "[left out]", mimeType: "image/jpeg" };
     return globalThis.bridge.sendToolResult({ content: [image, { type: "text", text: "Drawn earlier" }] });
@@ -104,7 +104,7 @@ await inChromium({ ...options, viewport: { width: 760, height: 900 } }, async ({
   await app.locator(".broken").waitFor();
   found.leftOut = (await seen(app)).told;
 
-  // A frame of a fixed height in a host that lets apps call nothing, in its dark theme.
+  // A frame with a fixed height, in a host with a dark theme where apps may make no calls.
   app = await open({}, { height: 420, theme: "dark" });
   await show(app, "generate_image_vegart", { prompt: "a fox" }, "canvas");
   found.fixed = await seen(app);

@@ -1,4 +1,4 @@
-// The page of a host of MCP Apps, built on the AppBridge of ext-apps: a frame for the app, and what it is told.
+// The page of a host of MCP Apps, built on the AppBridge of ext-apps: a frame for the app, and the messages to it.
 import { AppBridge, PostMessageTransport } from "@modelcontextprotocol/ext-apps/app-bridge";
 
 globalThis.showApp = async ({ html, policy, capabilities, theme, height }) => {

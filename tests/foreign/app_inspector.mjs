@@ -1,4 +1,4 @@
-// The Apps tab of the MCP Inspector in Chromium: opens the app of a tool, which draws, and prints what it shows.
+// Opens the Apps tab of the MCP Inspector in Chromium. The app of a tool draws; prints what the app shows.
 import { spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { inChromium } from "./chromium.mjs";
@@ -39,7 +39,7 @@ try {
     await page.getByRole("button", { name: "Generate image with Segmind-VegaRT" }).click();
     await page.getByRole("textbox", { name: /^prompt/ }).fill(prompt);
     await page.getByRole("button", { name: "Open App" }).click();
-    // The app is in a frame in the frame of the Inspector's sandbox.
+    // The app is in a frame inside the frame of the Inspector's sandbox.
     const app = page.frameLocator("iframe").frameLocator("iframe");
     await app.locator("canvas").waitFor({ timeout: 60_000 });
     const seed = await app.locator("tr:has-text('Seed') td").textContent();

@@ -1,11 +1,11 @@
-// The real Chromium, driven by playwright-core: what each of the programs here that look at a page begins with.
+// Starts the real Chromium with playwright-core, for the programs in this folder that open pages.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-/** Run a program in a page, and print what it found: one object, with what the page complained of. */
+/** Run a program in a page, and print its findings as one object, together with the page's errors. */
 export async function inChromium({ chromium: executablePath, screenshots, viewport, ...options }, program) {
   const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   const context = await browser.newContext({ viewport: viewport ?? { width: 1280, height: 800 }, ...options });
@@ -21,7 +21,7 @@ export async function inChromium({ chromium: executablePath, screenshots, viewpo
   }
 }
 
-/** What axe-core finds in a page or a frame: the rules with the elements that break them. */
+/** The findings of axe-core in a page or a frame: the rules, and the elements that break them. */
 export async function violations(page) {
   await page.evaluate(axe);
   const { violations: found } = await page.evaluate(() => globalThis.axe.run());

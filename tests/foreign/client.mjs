@@ -1,4 +1,4 @@
-// The TypeScript SDK's client: draws a picture with the server that it is told of, and prints all that it got.
+// The TypeScript SDK's client: draws a picture with the given server, and prints everything that it got.
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";

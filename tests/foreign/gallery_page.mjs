@@ -1,4 +1,4 @@
-// The gallery's page in Chromium, as a person uses it: by keys and clicks. Prints what was seen.
+// Uses the gallery's page in Chromium as a person does, with keys and clicks. Prints what it saw.
 import { inChromium, violations } from "./chromium.mjs";
 
 const { url, token, ...options } = JSON.parse(process.argv[2]);
@@ -42,7 +42,7 @@ await inChromium(options, async ({ page, shot }) => {
   found.previews = await page.locator(".tile img").evaluateAll((all) => all.map((image) => image.naturalWidth));
   await look("grid");
 
-  // Keys: along the grid, one large, its neighbours, and back.
+  // Keys: move in the grid, enlarge a picture, go to its neighbours, and go back.
   await tile(1).locator(".open").focus();
   await page.keyboard.press("End");
   found.end = await focused();
@@ -66,7 +66,7 @@ await inChromium(options, async ({ page, shot }) => {
   await page.goBack();
   await closed();
 
-  // The sentence and the command of the picture whose prompt is the hardest to quote.
+  // The text and the command of the picture whose prompt is hardest to quote.
   await page.locator("#words").fill("quoted");
   await count(/^1 of/);
   await tile(1).locator(".open").click();
@@ -80,7 +80,7 @@ await inChromium(options, async ({ page, shot }) => {
   await page.keyboard.press("Escape");
   await closed();
 
-  // Search: in the address, kept by reload, and taken back.
+  // Search: it is in the URL, is kept after a reload, and can be removed.
   found.searched = [asked(), await page.locator(".caption").allTextContents()];
   await page.reload();
   await count(/^1 of/);
@@ -90,7 +90,7 @@ await inChromium(options, async ({ page, shot }) => {
   await page.getByRole("button", { name: "Show all pictures" }).click();
   await tile(3).waitFor();
 
-  // Two side by side.
+  // Compare two pictures side by side.
   await tile(1).locator(".open").focus();
   await page.keyboard.press("c");
   await page.locator("#marked").waitFor();
@@ -102,7 +102,7 @@ await inChromium(options, async ({ page, shot }) => {
   await page.keyboard.press("Escape");
   await closed();
 
-  // A star, which stays, and the filter.
+  // A star, which is kept, and the filter for stars.
   await tile(2).locator(".open").focus();
   const starred = await caption(2);
   await page.keyboard.press("s");
@@ -115,7 +115,7 @@ await inChromium(options, async ({ page, shot }) => {
   await page.locator("#starred").click();
   await tile(3).waitFor();
 
-  // A deletion, first refused, then agreed to.
+  // A deletion, first declined, then confirmed.
   const [gone, following] = [await caption(2), await caption(3)];
   await tile(2).locator(".open").click();
   await large("Picture 2 of");
@@ -132,7 +132,7 @@ await inChromium(options, async ({ page, shot }) => {
   await closed();
   Object.assign(found.deleted, { focused: await focused(), second: await caption(2), count: await page.locator("#count").textContent() });
 
-  // A phone, and the dark.
+  // A small screen, and dark mode.
   await page.emulateMedia({ colorScheme: "dark" });
   await page.setViewportSize({ width: 320, height: 640 });
   await tile(2).waitFor();

@@ -1,4 +1,4 @@
-// The TypeScript SDK's client: calls, gives up in the way that it is told, and at once makes the same call again.
+// The TypeScript SDK's client: calls, gives up in the given way, and immediately makes the same call again.
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 
