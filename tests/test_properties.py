@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
+from PIL import UnidentifiedImageError
 from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
@@ -217,7 +218,11 @@ def check_picture(data: bytes, *, decoded: bool = True) -> None:
             assert metadata.embed(after, RECIPE) == after
             assert metadata.strip(after) == bare
             assert measure(after) == measure(data)
-            assert pixels(after) == pixels(data)
+            try:
+                before = pixels(data)
+            except UnidentifiedImageError:  # Pillow refuses damaged ancillary chunks, which `measure` leaves out
+                return
+            assert pixels(after) == before
 
 
 @settings(max_examples=400)
