@@ -119,6 +119,21 @@ def test_every_scheduler_is_offered_and_options_only_behind_a_dash(tmp_path: Pat
     assert offered("mcp-vega draw --seed ", tmp_path) == (0, [])
 
 
+@posix
+def test_files_are_offered_without_a_shell_and_whatever_is_in_a_name_is_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "it's; touch ran; '"
+    for name in ("fox.png", "a line\nbreak", "foxes/red"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    Path(os.fsdecode(os.fsencode(folder) + b"/fo\xff")).touch()
+    for command in ("recipe", "draw --like", "draw -o"):
+        code, files = offered(f'mcp-vega {command} "{folder}/fo', tmp_path, PATH="")
+        assert (code, sorted(files)) == (0, [f"{folder}/fox.png", f"{folder}/foxes/"])
+    assert offered("mcp-vega recipe ~/it", tmp_path, HOME=str(tmp_path))[1] == ["~/it\\'s\\;\\ touch\\ ran\\;\\ \\'/"]
+    assert offered("mcp-vega recipe /dev/null/", tmp_path) == (0, [])
+    assert not [*tmp_path.glob("**/ran")]
+
+
 def test_a_ledger_that_cannot_be_read_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
     assert offered("mcp-vega jobs ", tmp_path) == (0, [])
     assert not (tmp_path / "home").exists(), "nothing is made"

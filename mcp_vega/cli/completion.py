@@ -12,7 +12,7 @@ from threading import Timer
 from typing import get_args
 
 import argcomplete
-from argcomplete.completers import BaseCompleter, FilesCompleter
+from argcomplete.completers import BaseCompleter
 from argcomplete.shell_integration import shellcode
 
 from mcp_vega.cli.output import write
@@ -21,6 +21,8 @@ from mcp_vega.cli.output import write
 JOBS, LEDGER_SECONDS = 20, 1.5
 # How many characters of a job's prompt are shown behind its id.
 PROMPT_CHARACTERS = 40
+# A shell takes a line break for the end of a name; bytes that are not UTF-8 cannot be sent to it.
+_NOT_OFFERED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def run_completion(options: Namespace, _: Mapping[str, str]) -> int:
@@ -42,7 +44,7 @@ class _Values(BaseCompleter):
     """
 
     def __call__(self, *, prefix: str, action: Action, parser: ArgumentParser, parsed_args: Namespace) -> Iterable[str]:
-        files = FilesCompleter()(prefix) if action.metavar in ("FILE", "PICTURE") else []
+        files = _files(prefix) if action.metavar in ("FILE", "PICTURE") else []
         match parser.prog.rpartition(" ")[2], action.dest:
             case "draw", "model":
                 from mcp_vega.parameters import MODELS
@@ -56,6 +58,22 @@ class _Values(BaseCompleter):
                 return {**dict.fromkeys(files, ""), **_recent_jobs(parsed_args)}
             case _:
                 return files
+
+
+def _files(prefix: str) -> list[str]:
+    """The files and folders whose paths begin with the prefix; those of folders end in a slash.
+
+    argcomplete's own completer has bash list them: it fails if there is no bash, and its versions before 3.7 let bash
+    run commands that are in the name of a folder.
+    """
+    folder, beginning = os.path.split(prefix)
+    try:
+        with os.scandir(os.path.expanduser(folder) or ".") as entries:  # noqa: PTH111  pathlib raises for an odd name
+            found = {each.name: each.is_dir() for each in entries if each.name.startswith(beginning)}
+    except (OSError, ValueError):
+        return []
+    offered = {name: is_folder for name, is_folder in found.items() if not _NOT_OFFERED.search(name)}
+    return [f"{os.path.join(folder, name)}{'/' * is_folder}" for name, is_folder in offered.items()]  # noqa: PTH118  a ~ stays
 
 
 def _recent_jobs(options: Namespace) -> dict[str, str]:
