@@ -26,6 +26,7 @@ from mcp_vega.cli.draw.arguments import Call
 from mcp_vega.cli.draw.outcome import Outcome, Problem
 from mcp_vega.cli.draw.report import Report
 from mcp_vega.cli.draw.screen import Screen as StreamsOf
+from mcp_vega.cli.output import width_of
 from mcp_vega.errors import OutcomeUnknown
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.terminal import COLOURS
@@ -202,6 +203,19 @@ def test_several_pictures_are_shown_next_to_each_other_if_they_fit_and_else_one_
     lines_of_pictures = [f"$0.0072 for 4 pictures, seed 7: {tmp_path}/x"]
     lines_of_pictures += [f"picture {number} of 4, seed 7: {tmp_path}/x-{number}" for number in (2, 3, 4)]
     assert text.startswith("".join([*lines_of_pictures, "Another one: "]))
+
+
+@posix
+def test_the_lines_below_a_picture_have_room_also_if_their_characters_are_wide(
+    tmp_path: Path, api: dict[str, str]
+) -> None:
+    columns, rows = 40, 24
+    arguments = ["draw", "狐狸在雪地里奔跑" * 3, *FAST, "--seed", "7", "-o", f"{'狐' * 40}.png"]
+    _, screen = shown(*arguments, folder=tmp_path, size=(columns, rows), **api, **TRUECOLOR)
+    facts = f"$0.002, seed 7: {tmp_path}/{'狐' * 40}.png"
+    assert facts in "".join(screen.lines)
+    # How to get another one takes two lines, and the next command one.
+    assert len(screen.picture) // 2 + -(-width_of(facts) // columns) + 2 + 1 <= rows
 
 
 @posix

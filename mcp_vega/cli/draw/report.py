@@ -11,7 +11,7 @@ from mcp_vega.cli.draw.arguments import Call
 from mcp_vega.cli.draw.outcome import Outcome
 from mcp_vega.cli.draw.output import Output
 from mcp_vega.cli.draw.screen import Screen
-from mcp_vega.cli.output import OutputError, called_as, write
+from mcp_vega.cli.output import OutputError, called_as, width_of, write
 from mcp_vega.imaging.preview import InvalidImageError
 from mcp_vega.imaging.terminal import as_text
 from mcp_vega.redaction import quoted
@@ -134,7 +134,7 @@ class Report:
         columns, rows = self._screen.size
         # Below are these lines and that of the next command. The last column stays free, because some terminals begin
         # a new line when it is written.
-        taken = sum(1 + len(line) // columns for line in below) + 1
+        taken = sum(1 + width_of(line) // columns for line in below) + 1
         try:
             data = [picture.read() for picture in outcome.pictures]
             return as_text(data, self._screen.form, columns - 1, rows - taken)

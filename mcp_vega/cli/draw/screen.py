@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from mcp_vega.cli.output import shortened, width_of
 from mcp_vega.imaging.terminal import Form
 
 # The width of the progress bar, at most and at least; the text next to it comes first.
@@ -52,15 +53,13 @@ class Screen:
     def show_progress(self, message: str, share: float | None) -> None:
         """Show what is being done, with a bar if the share that is done is known."""
         columns = self.size.columns
-        width = min(WIDEST_BAR, columns - len(f"[] {message} "))
+        width = min(WIDEST_BAR, columns - width_of(f"[] {message} "))
         bar = ""
         if share is not None and width >= NARROWEST_BAR:
             done = round(width * min(share, 1))
             bar = f"[{'#' * done}{'.' * (width - done)}] "
         # A line that is wrapped could not be written over.
-        text = f"{bar}{message}"
-        text = text if len(text) < columns else f"{text[: max(columns - 2, 0)]}…"
-        sys.stderr.write(f"\r{text}\x1b[K")
+        sys.stderr.write(f"\r{shortened(f'{bar}{message}', columns - 1)}\x1b[K")
         sys.stderr.flush()
 
     def clear_progress(self) -> None:
