@@ -376,6 +376,17 @@ def test_the_same_prompt_twice_gives_two_pictures(
     assert len(calls) == 2
 
 
+def test_the_same_prompt_twice_has_the_seed_of_the_picture_to_follow_only_once(
+    tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
+) -> None:
+    kept = run("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, **api).stdout.strip()
+    done = run_reading(b"a hare\nan owl\na hare", "draw", "-", "--like", kept, folder=tmp_path, **api)
+    assert done.returncode == 0, done.stderr
+    _, *calls = sandbox_in_thread.account.calls.values()
+    hares, owls = ([call.seed for call in calls if animal in call.body["prompt"]] for animal in ("hare", "owl"))
+    assert (7 in hares, len({*hares}), owls) == (True, 2, [7])
+
+
 def test_when_the_spending_limit_is_reached_the_remaining_prompts_are_refused_and_cost_nothing(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:

@@ -46,8 +46,12 @@ def calls_of(options: Namespace, settings: Settings) -> list[Call]:
     if prompts is None:
         return [Call(tool, arguments, schema.parse(arguments))]
     calls: list[Call] = []
+    drawn: set[str] = set()
     for line, prompt in prompts:
         given = {**arguments, "prompt": prompt}
+        if prompt in drawn and options.seed is None:
+            given.pop("seed", None)  # with the one of the picture to follow, the same picture would be paid for again
+        drawn.add(prompt)
         try:
             calls.append(Call(tool, given, schema.parse(given), line))
         except InvalidArguments as error:
