@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -598,12 +599,19 @@ def test_pictures_of_the_gallery_are_never_overwritten(tmp_path: Path, api: dict
     kept = Path(run("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, **api).stdout.strip())
     of_sandbox = tmp_path / "gallery" / "sandbox" / "2026-11-20" / "a-fox.jpg"
     of_sandbox.parent.mkdir(parents=True)
-    of_sandbox.write_bytes(kept.read_bytes())
+    rescued = tmp_path / "home" / "rescued" / "2026-11-20" / "a-fox.jpg"
+    rescued.parent.mkdir(parents=True)
     before = kept.read_bytes()
-    for arguments in ([str(kept)], [str(kept), "--sandbox"], [str(of_sandbox)], [str(of_sandbox), "--sandbox"]):
-        done = run("draw", "a hare", *FAST, "-o", *arguments, folder=tmp_path, **api)
-        assert (done.returncode, kept.read_bytes(), of_sandbox.read_bytes()) == (2, before, before)
+    for file, sandbox in product((kept, of_sandbox, rescued), ([], ["--sandbox"])):
+        file.write_bytes(before)
+        done = run("draw", "a hare", *FAST, "-o", str(file), *sandbox, folder=tmp_path, **api)
+        assert (done.returncode, file.read_bytes()) == (2, before)
         assert "-o names a picture of the gallery" in done.stderr
+    linked = tmp_path / "linked.jpg"
+    linked.hardlink_to(kept)
+    assert run("draw", "a hare", *FAST, "-o", str(linked), folder=tmp_path, **api).returncode == 0
+    assert kept.read_bytes() == before != linked.read_bytes()
+    kept_in(tmp_path)[-1].unlink()
     done = run("draw", "a hare", *FAST, "-o", str(kept.parent), folder=tmp_path, **api)
     assert {Path(done.stdout.strip()), kept} == set(kept_in(tmp_path))
 

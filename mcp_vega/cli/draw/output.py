@@ -1,6 +1,10 @@
 """The files that -o asks for: each is checked before anything is paid, and written when its picture is there."""
 
+import errno
 import os
+import secrets
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from mcp_vega.settings import Settings
 LONGEST_NAME = 255
 # What Pillow calls the library that writes a format.
 LIBRARIES = {JPEG: "jpg", PNG: "zlib", WEBP: "webp"}
+# The disk, the user's share of it, or what the process may write is full.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,32 @@ def write_as_named(data: bytes, target: Path) -> str:
         InvalidImageError: It is not a complete picture.
     """
     form = BY_ENDING.get(target.suffix.lower())
-    target.write_bytes(converted(data, form) if form else data)
+    _replace(target.resolve(), converted(data, form) if form else data)
     return (
         f"{target} was converted to JPEG, which changes pixels" if form is JPEG and recognise(data) is not JPEG else ""
     )
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Write a file completely. If the disk is full, the older file stays as it is.
+
+    Another name of the older file, such as one in the gallery, keeps its content.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    temporary = file.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        temporary.write_bytes(data)
+        with suppress(OSError):  # there is no older file, or its permissions cannot be copied
+            shutil.copymode(file, temporary)
+        temporary.replace(file)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        file.write_bytes(data)  # this user may write the file, but not change its folder
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def output_of(given: str | None, pictures: int, settings: Settings) -> Output | None:
@@ -114,6 +142,6 @@ def _check_file(target: Path, settings: Settings) -> None:
 
 def _is_of_gallery(file: Path, settings: Settings) -> bool:
     """Whether a file is a picture that was kept, by the sandbox or not: these are in folders of a day."""
-    gallery = settings.gallery_folder.parent if settings.sandbox else settings.gallery_folder
-    folders = (gallery, gallery / "sandbox", settings.home_folder / "rescued")
+    both = [settings.model_copy(update={"sandbox": sandbox}) for sandbox in (False, True)]
+    folders = (folder for each in both for folder in (each.gallery_folder, each.home_folder / "rescued"))
     return file.resolve().parent.parent in {folder.resolve() for folder in folders}
