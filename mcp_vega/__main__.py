@@ -3,7 +3,7 @@
 import sys
 
 if not sys.flags.safe_path:
-    # It is the working folder, which a host chooses: what lies there is none of this server's modules.
+    # This is the working folder, which a host chooses. Its files must not be imported as modules of this server.
     del sys.path[0]
 
 from mcp_vega.cli.main import main

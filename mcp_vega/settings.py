@@ -252,7 +252,7 @@ class Settings(BaseModel):
 def _is_set(name: str, value: str) -> bool:
     """Whether a variable has a value.
 
-    The host of a bundle passes a placeholder for a setting that its user left empty. Such a placeholder is no value.
+    The host of a bundle passes a placeholder for a setting that its user left empty. Such a placeholder is not a value.
     The key's placeholder is kept, because the error names it.
     """
     return bool(value) and (name == "SEGMIND_API_KEY" or not re.fullmatch(r"\$\{user_config\.[^{}]*\}", value))

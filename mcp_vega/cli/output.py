@@ -31,18 +31,18 @@ class OutputError(Exception):
 def write(text: str) -> None:
     """Print text as UTF-8, whatever encoding the terminal names: a prompt or a path may hold what that lacks.
 
-    A path comes out byte for byte, also one that is not UTF-8.
+    A path is written byte for byte, even if it is not UTF-8.
 
     Raises:
-        OutputError: There is no room for it, for example.
+        OutputError: It cannot be written, because the disk is full for example.
     """
     try:
         data = text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # of a prompt: no bytes stand for it
+    except UnicodeEncodeError:  # a prompt with a character that has no bytes
         data = text.encode(errors="replace")
     try:
         sys.stdout.buffer.write(data + b"\n")
-        sys.stdout.flush()  # what cannot be written is to be heard of here, not when the process ends
+        sys.stdout.flush()  # an error must be raised here, not when the process ends
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -66,7 +66,7 @@ class ClaimedElsewhereError(Exception):
 
 
 class Listener(Protocol):
-    """Is called with a job that has changed, and must not block. `kept` says that pictures of it were saved."""
+    """Called with a job that has changed; it must not block. `kept` says that pictures of it were saved."""
 
     def __call__(self, job: Job, *, kept: bool) -> None: ...  # noqa: D102  said above
 

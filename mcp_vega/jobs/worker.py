@@ -57,7 +57,7 @@ class Worker:
         return running.job
 
     def resume(self, job: Job) -> Job:
-        """Continue a job that the store has given to this server, whoever began it. Returns its current state."""
+        """Continue a job that the store has given to this server, even if another one began it; returns its state."""
         running = self._running.add(job)
         job = running.job
         work = self._settle

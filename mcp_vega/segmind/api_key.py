@@ -23,7 +23,7 @@ def require_usable(key: SecretStr | None) -> str:
     """The text of a key, if it can be one.
 
     Raises:
-        InvalidSettings: It contains something that no key has. No header could carry some of it.
+        InvalidSettings: It contains something that no key has. Some of these characters cannot be sent in a header.
         MissingKey: There is no key, or a placeholder instead of one.
     """
     text = key.get_secret_value() if key else ""

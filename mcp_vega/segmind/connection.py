@@ -76,7 +76,7 @@ class RequestTrace:
         return illegal or not self._headers_begun
 
     def unreachable(self, error: Exception) -> errors.Unreachable:
-        """The error of a request of which nothing was sent."""
+        """The error of a request that was not sent."""
         return unreachable(error, scheme=self._url.scheme, by_proxy=self._proxied)
 
 
@@ -109,7 +109,7 @@ _REASONS: tuple[tuple[tuple[type[BaseException], ...], Callable[[Any], str], Cal
 
 
 def unreachable(error: Exception, *, scheme: str, by_proxy: bool = False) -> errors.Unreachable:
-    """The error of a request of which nothing was sent, made from an error of httpx.
+    """The error of a request that was not sent, made from an error of httpx.
 
     `scheme` is the scheme of the request's URL. `by_proxy` says whether the request went to a proxy first.
     """

@@ -1,4 +1,4 @@
-"""What a person or a program is told of each call: its pictures, its facts, its errors."""
+"""What a person or a program learns about each call: its pictures, its facts, its errors."""
 
 import json
 import re

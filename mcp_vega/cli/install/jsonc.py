@@ -14,7 +14,7 @@ _DECODER = json.JSONDecoder()
 
 
 class _Member(NamedTuple):
-    """Where a member of an object stands in the text: its name, its value, its end."""
+    """The positions of an object's member in the text: of its name, its value and its end."""
 
     start: int
     value: int

@@ -59,7 +59,7 @@ def server_url(text: str) -> str:
     """The address of a server, from what the user typed; if it has no path, `/mcp` is added.
 
     Raises:
-        InvalidArguments: It is no address that a host can use, or one that would show a secret to others.
+        InvalidArguments: It is not an address that a host can use, or it would show a secret to others.
     """
     url = text.strip()
     try:

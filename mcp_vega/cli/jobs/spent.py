@@ -81,7 +81,7 @@ def _name(spent: DailySpending, by: str) -> str:
 
 
 def _caller(owner: str) -> str:
-    """The name of a caller, or of a caller without a name what tells their token from others."""
+    """The name of a caller. A caller without a name gets the first digits of their token's hash."""
     return name_of(owner) or f"token {owner[:8]}"
 
 

@@ -12,7 +12,7 @@ from mcp_vega.redaction import quoted
 
 logger = logging.getLogger(__name__)
 
-# A path of plain names, none of which consists of dots only. It needs no escaping in URLs, and leads to no other host.
+# A path of plain names. No name consists of dots only. It needs no escaping in URLs, and leads to no other host.
 _PREFIX = re.compile(r"((?:/(?!\.+(?:/|$))[A-Za-z0-9._~-]{1,100}){1,10})/?")
 
 

@@ -30,7 +30,7 @@ OVERDUE = 10
 async def of_job(
     app: AppContext, job: Job, client: ClientInfo, *, joined: bool = False, full: bool = False
 ) -> CallToolResult:
-    """The result of a job as it stands, for the client that asked.
+    """The result of a job in its current state, for the client that asked.
 
     `joined` says that another call began the job; `full` asks for the pictures in full size.
 
