@@ -283,8 +283,8 @@ async def test_since_a_day_lists_every_job_from_then_on(tmp_path: Path, keep: Ke
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--since", "2024-02-30"], "'2024-02-30' must be a day"),
-        (["--since", "0d"], "'0d' must be a day"),
+        (["--since", "2024-02-30"], "'2024-02-30', but must be a day"),
+        (["--since", "0d"], "'0d', but must be a day"),
         (["--limit", "9" * 30], "must be a whole number"),
         (["--by", "caller"], "Next: Add --spent"),
         (["some-job", "--spent"], "--spent is about many jobs"),
@@ -325,7 +325,7 @@ async def test_what_only_the_other_ledger_has_is_said_with_the_option_that_finds
             done = await run_beside(*command, name, *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
             assert done.stderr.endswith(f"\nNext: {hint.format('it')}"), command
         unknown = await run_beside(*command, "nope", *options, folder=tmp_path, MCP_VEGA_HOME=str(home))
-        assert f" {' '.join(['mcp-vega', 'jobs', *options])} " in unknown.stderr
+        assert ("mcp-vega jobs" in unknown.stderr, "mcp-vega jobs --sandbox" in unknown.stderr) == (True, bool(options))
 
 
 # ---- one job ----
