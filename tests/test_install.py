@@ -279,6 +279,7 @@ def test_an_older_entry_is_shown_without_anything_that_may_be_a_key(home: Path, 
         "arguments": {"command": "npx", "args": ["server", "--api-key", secret]},
         "parts": {"command": {"path": "/old", "args": [], "env": {"SEGMIND_API_KEY": secret}}},
         "a list": {"command": ["npx", "server", secret]},
+        "a line": {"command": f"env SEGMIND_API_KEY={secret} \x1b]0;title\a", "\x9b31m": 1},
     }
     for entry in older.values():
         file_of("zed", home, json.dumps({"context_servers": {"vega": entry}}))
@@ -286,6 +287,7 @@ def test_an_older_entry_is_shown_without_anything_that_may_be_a_key(home: Path, 
             said = run(command, "zed", "--dry-run")
             assert said.code == 0
             assert secret not in said.out + said.err
+            assert "".join(said.out.splitlines()).isprintable()
 
 
 def test_an_older_entry_with_an_empty_key_or_the_examples_key_counts_as_one_without_a_key(home: Path, run: Run) -> None:
