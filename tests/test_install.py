@@ -394,6 +394,18 @@ def test_a_file_that_cannot_be_read_is_refused_and_left_unchanged(host: str, cas
         assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows finds the home folder without HOME")
+@pytest.mark.parametrize("folder", [".", "~"])
+def test_without_a_known_home_folder_nothing_is_written(
+    folder: str, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    for host in (["cursor"], []):
+        said = run("install", *host, "--yes", HOME=folder, SEGMIND_API_KEY=KEY)
+        assert (said.code, "Next: Set HOME to the absolute path" in said.err) == (1, True)
+    assert not [*home.iterdir()]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither pipes in folders nor /dev")
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
 def test_what_is_not_a_file_is_refused_and_stays_as_it_is(kind: str, home: Path, run: Run) -> None:
