@@ -700,6 +700,7 @@ def test_without_a_name_install_says_which_hosts_it_found_and_writes_nothing(hom
         (): "mcp-vega install claude-code --yes",
         ("--sandbox",): "mcp-vega install claude-code --sandbox --yes",
         ("--url", "https://a.example/mcp"): "mcp-vega install claude-code --url https://a.example/mcp --yes",
+        ("--url", "https://a/;id;/mcp"): "mcp-vega install claude-code --url 'https://a/;id;/mcp' --yes",
     }.items():
         said = run("install", *arguments, SEGMIND_API_KEY=KEY)
         assert (said.code, said.out) == (2, "")

@@ -134,7 +134,9 @@ def _step(fitting: Sequence[FoundHost], options: Namespace) -> str:
     if not fitting:
         return f"Name one of {', '.join(name for name, host in HOSTS.items() if host.remote)}"
     name = next((each.name for each in fitting if not each.has_entry), fitting[0].name)
-    more = f" --url {options.url}" if options.url is not None else " --sandbox" if options.sandbox else ""
+    more = " --sandbox" if options.sandbox else ""
+    if options.url is not None:
+        more = f" --url {shlex.quote(options.url.strip())}"
     return f"Name one, as in `{called_as()} install {name}{more} --yes`"
 
 
