@@ -82,8 +82,9 @@ class VegaError(Exception):
         """The three lines that users and agents see. The first line ends with the code."""
         what = self.what.rstrip(". ")
         lines = (f"Error: {what} ({self.code})", f"Charged: {self.charged}", f"Next: {self.next_step}")
-        # Text from outside may contain line breaks, and characters that UTF-8 cannot encode.
+        # Text from outside may contain line breaks, sequences for terminals, and characters that UTF-8 cannot encode.
         text = "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
+        text = re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
         return text.encode(errors="replace").decode()
 
 

@@ -426,6 +426,8 @@ def test_the_pictures_of_several_prompts_are_shown_one_below_the_other(tmp_path:
     [
         (["--prompts", "missing.txt"], b"", "missing.txt cannot be read: No such file or directory"),
         (["--prompts", "."], b"", ". cannot be read: Is a directory"),
+        # A title for the terminal's window, and a colour.
+        (["--prompts", "\x1b]0;a\a\x9b31m"], b"", r"\x1b]0;a\x07\x9b31m cannot be read"),
         (["--prompts", "prompts.txt"], b"", "prompts.txt has no prompt"),
         (["--prompts", "prompts.txt"], b"\xef\xbb\xbf\r\n \t\r\n", "prompts.txt has no prompt"),
         (["--prompts", "prompts.txt"], b"a fox\n" * 2_000_000, "prompts.txt has more than 10,000,000 bytes"),

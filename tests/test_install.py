@@ -279,6 +279,7 @@ def test_an_older_entry_is_shown_without_anything_that_may_be_a_key(home: Path, 
         "arguments": {"command": "npx", "args": ["server", "--api-key", secret]},
         "parts": {"command": {"path": "/old", "args": [], "env": {"SEGMIND_API_KEY": secret}}},
         "a list": {"command": ["npx", "server", secret]},
+        "a line": {"command": f"env SEGMIND_API_KEY={secret} \x1b]0;title\a", "\x9b31m": 1},
     }
     for entry in older.values():
         file_of("zed", home, json.dumps({"context_servers": {"vega": entry}}))
@@ -286,6 +287,7 @@ def test_an_older_entry_is_shown_without_anything_that_may_be_a_key(home: Path, 
             said = run(command, "zed", "--dry-run")
             assert said.code == 0
             assert secret not in said.out + said.err
+            assert "".join(said.out.splitlines()).isprintable()
 
 
 def test_an_older_entry_with_an_empty_key_or_the_examples_key_counts_as_one_without_a_key(home: Path, run: Run) -> None:
@@ -390,6 +392,18 @@ def test_a_file_that_cannot_be_read_is_refused_and_left_unchanged(host: str, cas
         assert said.err.count("\n") == 2
         assert path.read_bytes() == BROKEN[host][case]
         assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows finds the home folder without HOME")
+@pytest.mark.parametrize("folder", [".", "~"])
+def test_without_a_known_home_folder_nothing_is_written(
+    folder: str, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    for host in (["cursor"], []):
+        said = run("install", *host, "--yes", HOME=folder, SEGMIND_API_KEY=KEY)
+        assert (said.code, "Next: Set HOME to the absolute path" in said.err) == (1, True)
+    assert not [*home.iterdir()]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither pipes in folders nor /dev")
@@ -686,6 +700,7 @@ def test_without_a_name_install_says_which_hosts_it_found_and_writes_nothing(hom
         (): "mcp-vega install claude-code --yes",
         ("--sandbox",): "mcp-vega install claude-code --sandbox --yes",
         ("--url", "https://a.example/mcp"): "mcp-vega install claude-code --url https://a.example/mcp --yes",
+        ("--url", "https://a/;id;/mcp"): "mcp-vega install claude-code --url 'https://a/;id;/mcp' --yes",
     }.items():
         said = run("install", *arguments, SEGMIND_API_KEY=KEY)
         assert (said.code, said.out) == (2, "")

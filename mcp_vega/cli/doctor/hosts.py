@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from mcp_vega.cli.doctor.check import Check, State
@@ -112,7 +111,7 @@ def all_over_http(environment: Mapping[str, str]) -> bool:
 
 def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfigError]:
     """The entries for this server in the hosts' files; for a file that cannot be read, the error."""
-    here = UserEnvironment(environment, Path.home())
+    here = UserEnvironment.of(environment)
     for host, about in HOSTS.items():
         try:
             file = ConfigFile.read(about.file(here))

@@ -6,12 +6,11 @@ from argparse import Namespace
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mcp_vega.cli.install.asking import TOKEN, access_token, agreed, api_key, choose, is_terminal
 from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
-from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
+from mcp_vega.cli.install.config_file import ConfigFile
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
 from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
@@ -114,7 +113,7 @@ def _chosen(options: Namespace, environment: Mapping[str, str]) -> list[str]:
     Raises:
         InvalidArguments: None is found, or nobody can choose: nothing is written without a choice.
     """
-    found = find_hosts(_here(environment))
+    found = find_hosts(UserEnvironment.of(environment))
     if not found:
         step = f"Name one of {', '.join(HOSTS)}, or add --print"
         raise InvalidArguments("No host is named, and none was found on this machine", next_step=step)
@@ -135,7 +134,9 @@ def _step(fitting: Sequence[FoundHost], options: Namespace) -> str:
     if not fitting:
         return f"Name one of {', '.join(name for name, host in HOSTS.items() if host.remote)}"
     name = next((each.name for each in fitting if not each.has_entry), fitting[0].name)
-    more = f" --url {options.url}" if options.url is not None else " --sandbox" if options.sandbox else ""
+    more = " --sandbox" if options.sandbox else ""
+    if options.url is not None:
+        more = f" --url {shlex.quote(options.url.strip())}"
     return f"Name one, as in `{called_as()} install {name}{more} --yes`"
 
 
@@ -192,17 +193,8 @@ class _Failures:
             self.code = 1
 
 
-def _here(environment: Mapping[str, str]) -> UserEnvironment:
-    try:
-        return UserEnvironment(environment, Path.home())
-    except RuntimeError as error:
-        raise HostConfigError(
-            "The hosts' files cannot be found: this user has no home folder", next_step="Set HOME"
-        ) from error
-
-
 def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
-    return ConfigFile.read(host.file(_here(environment)))
+    return ConfigFile.read(host.file(UserEnvironment.of(environment)))
 
 
 # ---- what is written ----

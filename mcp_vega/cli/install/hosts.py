@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from mcp_vega.cli.install.config_file import HostConfigError
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,22 @@ class UserEnvironment:
     environment: Mapping[str, str]
     home: Path
     platform: str = sys.platform
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """The user of this process.
+
+        Raises:
+            HostConfigError: This user's home folder is not known, or depends on the folder that the command runs in.
+        """
+        try:
+            home = Path.home()
+        except RuntimeError:
+            home = Path()
+        if not home.is_absolute():
+            step = "Set HOME to the absolute path of your home folder"
+            raise HostConfigError("The hosts' files cannot be found: this user has no home folder", next_step=step)
+        return cls(environment, home)
 
     def folder(self, variable: str, default: str) -> Path:
         """The folder that a variable names; if it is not set, a folder in the user's home."""

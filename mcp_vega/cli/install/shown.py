@@ -13,6 +13,7 @@ from mcp_vega.cli.install.entry import KEY, NAME
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.cli.install.remote import URLS, url_of
 from mcp_vega.cli.install.switches import switched_off
+from mcp_vega.redaction import escaped, redacted
 from mcp_vega.segmind.api_key import is_placeholder
 from mcp_vega.segmind.values import as_object
 
@@ -24,8 +25,15 @@ OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox
 OWN_ADDRESS = re.compile(r"https?://[\w.:\[\]-]+/mcp")
 
 
-def lines_of(change: Change) -> Iterator[str]:
-    """What changes, line by line. Keys of other kinds may be anywhere in an older entry, so most of it is hidden."""
+def lines_of(change: Change) -> list[str]:
+    """What changes, line by line, without characters from the file that control a terminal.
+
+    Keys of other kinds may be anywhere in an older entry, so most of it is hidden.
+    """
+    return [escaped(redacted(line)) for line in _lines_of(change)]
+
+
+def _lines_of(change: Change) -> Iterator[str]:
     yield f"{change.host.title}: {change.file.path}{'' if change.file.raw is not None else ' (new)'}"
     before, after = _members(change.before), _members(change.after)
     yield f"  {'+' if change.before is None else '-' if change.after is None else ' '} {NAME}"
