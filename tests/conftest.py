@@ -131,6 +131,12 @@ def paint_small(prompt: str, seed: int, index: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hints name the command as the user started it; they must not depend on how pytest was started."""
+    monkeypatch.setattr(sys, "argv", ["mcp-vega"])
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -604,7 +604,7 @@ async def test_a_time_in_another_form_is_unknown(moment: Any) -> None:
 
 
 @pytest.mark.parametrize("request_id", [None, "", "a/b", "r1\n", "r" * 65, ["r1"], {}])
-async def test_a_call_without_a_usable_id_has_none(request_id: Any) -> None:
+async def test_a_call_without_a_usable_id_counts_as_one_without_an_id(request_id: Any) -> None:
     """Otherwise all calls with the id null would be one call, with the pictures of all."""
     rows = [row(request_id=request_id), row(request_id=request_id, generation_url=MEDIA + "?2")]
     client = client_over(Script(httpx.Response(200, json=rows), httpx.Response(200, json=rows[0])))

@@ -272,14 +272,14 @@ def test_wrong_usage_is_an_error_that_names_what_was_likely_meant(
 
 
 @pytest.mark.parametrize("option", ["--size", "--width", "--height"])
-def test_who_asks_for_a_size_hears_that_there_is_only_one(tmp_path: Path, option: str) -> None:
+def test_an_option_for_the_size_is_refused_because_there_is_only_one(tmp_path: Path, option: str) -> None:
     for given in ([option, "512"], [f"{option}=512"]):
         done = run("draw", "a fox", *given, folder=tmp_path)
         assert done.returncode == 2
         assert f"has no option {option}: pictures are always 1024×1024" in done.stderr
 
 
-def test_a_wrong_host_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+def test_an_error_about_a_wrong_host_suggests_the_most_similar_one(tmp_path: Path) -> None:
     for command in ("install", "uninstall"):
         done = run(command, "curser", folder=tmp_path)
         assert done.returncode == 2
@@ -293,7 +293,7 @@ def test_a_key_in_the_wrong_place_is_not_printed(tmp_path: Path) -> None:
         assert KEY not in done.stderr
 
 
-def test_help_is_a_command_as_well(tmp_path: Path) -> None:
+def test_help_is_also_a_command(tmp_path: Path) -> None:
     for command in ([], ["draw"]):
         done = run("help", *command, folder=tmp_path)
         assert (done.returncode, done.stdout) == (0, run(*command, "--help", folder=tmp_path).stdout)
@@ -330,7 +330,7 @@ def test_a_person_who_starts_the_server_by_hand_gets_a_hint(tmp_path: Path) -> N
         ("a folder/mcp-vega", "other", "'a folder/mcp-vega'"),
     ],
 )
-def test_a_hint_names_the_program_so_that_it_runs_as_it_is_printed(
+def test_a_hint_names_the_program_in_a_form_that_can_be_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, on_path: str, named: str
 ) -> None:
     for folder in ("bin", "other", "a folder"):

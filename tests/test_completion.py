@@ -120,7 +120,7 @@ def test_every_scheduler_is_offered_and_options_only_behind_a_dash(tmp_path: Pat
 
 
 @posix
-def test_files_are_offered_without_a_shell_and_whatever_is_in_a_name_is_not_run(tmp_path: Path) -> None:
+def test_files_are_completed_without_a_shell_and_code_in_a_name_is_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "it's; touch ran; '"
     for name in ("fox.png", "a line\nbreak", "foxes/red"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -578,7 +578,7 @@ def test_a_key_that_only_a_hosts_file_has_is_checked(tmp_path: Path, api: dict[s
     assert "no-key-of" not in json.dumps(checked)
 
 
-def test_where_all_hosts_use_servers_over_http_no_key_is_needed_here(tmp_path: Path) -> None:
+def test_no_key_is_needed_here_if_all_hosts_use_servers_over_http(tmp_path: Path) -> None:
     file = tmp_path / ".cursor" / "mcp.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"mcpServers": {"vega": {"url": "https://pictures.example/mcp"}}}), encoding="utf-8")

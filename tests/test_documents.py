@@ -167,7 +167,7 @@ def test_the_table_of_errors_is_that_of_the_classes() -> None:
     assert len({kind.code for kind in documented}) == len(documented)
 
 
-def test_the_table_of_http_statuses_is_what_the_classes_say() -> None:
+def test_the_table_of_http_statuses_is_that_of_the_classes() -> None:
     documented = {
         (code.strip("` "), int(row[0]))
         for row in rows(read("docs/errors.md"), "HTTP status")

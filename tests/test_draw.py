@@ -207,15 +207,13 @@ def test_several_pictures_are_shown_next_to_each_other_if_they_fit_and_else_one_
 
 
 @posix
-def test_the_lines_below_a_picture_have_room_also_if_their_characters_are_wide(
-    tmp_path: Path, api: dict[str, str]
-) -> None:
+def test_the_lines_below_a_picture_have_room_even_with_wide_characters(tmp_path: Path, api: dict[str, str]) -> None:
     columns, rows = 40, 24
     arguments = ["draw", "狐狸在雪地里奔跑" * 3, *FAST, "--seed", "7", "-o", f"{'狐' * 40}.png"]
     _, screen = shown(*arguments, folder=tmp_path, size=(columns, rows), **api, **TRUECOLOR)
     facts = f"$0.002, seed 7: {tmp_path}/{'狐' * 40}.png"
     assert facts in "".join(screen.lines)
-    # How to get another one takes two lines, and the next command one.
+    # The line with the next command takes two rows, and the shell's prompt one.
     assert len(screen.picture) // 2 + -(-width_of(facts) // columns) + 2 + 1 <= rows
 
 
@@ -377,7 +375,7 @@ def test_the_same_prompt_twice_gives_two_pictures(
     assert len(calls) == 2
 
 
-def test_the_same_prompt_twice_has_the_seed_of_the_picture_to_follow_only_once(
+def test_with_like_only_one_of_two_equal_prompts_uses_the_pictures_seed(
     tmp_path: Path, api: dict[str, str], sandbox_in_thread: Sandbox
 ) -> None:
     kept = run("draw", "a fox", *FAST, "--seed", "7", folder=tmp_path, **api).stdout.strip()
@@ -470,10 +468,10 @@ def test_prompts_that_cannot_be_read_are_refused_before_anything_is_paid(  # noq
         ("Call again", False, None),
     ],
 )
-def test_an_error_that_sends_an_agent_to_check_job_names_the_command_for_a_person(
+def test_an_error_names_the_command_for_people_instead_of_check_job(
     capsys: pytest.CaptureFixture[str], step: str, *, sandbox: bool, words: str | None
 ) -> None:
-    """Without the commands around it: the errors with this step come after a minute of looks."""
+    """With the report alone: a command would need a minute until an error has this step."""
     call = Call("generate_image_vega", {"prompt": "a fox"}, VegaParameters(prompt="a fox"))
     report = Report(StreamsOf(is_interactive=False, has_both=False, form=None), as_json=False, sandbox=sandbox)
     report.ended(Outcome(call, problems=[Problem.of(OutcomeUnknown("The answer was lost", next_step=step))]))

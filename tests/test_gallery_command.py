@@ -64,8 +64,8 @@ def test_without_a_desktop_gallery_prints_the_url_and_ends_after_an_hour_without
     assert done.stderr.endswith("To leave: Ctrl-C.\nNobody has looked at the page for an hour, so it ends here.\n")
 
 
-def test_the_page_without_pictures_says_that_the_sandbox_has_some(tmp_path: Path) -> None:
-    run("draw", "a fox", "--model", "vegart", "--sandbox", folder=tmp_path)
+def test_the_page_without_pictures_says_that_the_sandbox_has_some(tmp_path: Path, api: dict[str, str]) -> None:
+    run("draw", "a fox", folder=tmp_path, **api, **sandbox_folders(tmp_path / "gallery", tmp_path / "home"))
     with patch.object(page, "IDLE_SECONDS", 0.1):
         said = [run("gallery", "--print", *option, folder=tmp_path).stderr for option in ([], ["--sandbox"])]
     hint = "The page shows no picture yet. The sandbox's ledger has jobs: add --sandbox.\n"

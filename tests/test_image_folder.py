@@ -247,8 +247,10 @@ async def test_prune_deletes_old_pictures_and_the_ledger_keeps_how_they_were_dra
     assert nothing.stderr.startswith("There is no picture to delete that was drawn 30 days ago or earlier.\n")
 
 
-def test_prune_fails_if_a_picture_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = Path(run("draw", "a fox", "--sandbox", folder=tmp_path).stdout.strip())
+def test_prune_fails_if_a_picture_cannot_be_deleted(
+    tmp_path: Path, api: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Path(run("draw", "a fox", folder=tmp_path, **api).stdout.strip())
     unlink = Path.unlink
 
     def refused(path: Path, *, missing_ok: bool = False) -> None:
@@ -257,7 +259,7 @@ def test_prune_fails_if_a_picture_cannot_be_deleted(tmp_path: Path, monkeypatch:
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refused)
-    done = run("gallery", "--sandbox", "--prune", "0", "--yes", folder=tmp_path)
+    done = run("gallery", "--prune", "0", "--yes", folder=tmp_path)
     assert (done.returncode, picture.exists()) == (1, True)
     assert "cannot be deleted: Permission denied" in done.stderr
     assert "Deleted: 0." in done.stderr

@@ -194,13 +194,13 @@ def test_every_other_server_and_every_comment_is_kept(host: str, home: Path, run
     ],
 )
 @pytest.mark.parametrize("with_backups", [True, False], ids=["with backups", "without"])
-def test_after_an_installation_and_its_removal_a_file_is_as_before(
+def test_after_install_and_uninstall_a_file_is_as_before(
     host: str, before: str, *, with_backups: bool, home: Path, run: Run
 ) -> None:
     path = file_of(host, home, before)
     assert run("install", host, "--yes", "--sandbox").code == 0
     if not with_backups:
-        # Without them a section that was added stays, and the space in one that was there does not.
+        # Otherwise an added section is left over, and the space in an existing one is lost.
         for each in path.parent.glob("*.bak"):
             each.unlink()
         assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
@@ -408,8 +408,8 @@ def test_without_a_known_home_folder_nothing_is_written(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither pipes in folders nor /dev")
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
-def test_what_is_not_a_file_is_refused_and_stays_as_it_is(kind: str, home: Path, run: Run) -> None:
-    """A pipe is not waited for. A device is not replaced by a file, which others could read the key in."""
+def test_anything_that_is_not_a_file_is_refused_and_left_unchanged(kind: str, home: Path, run: Run) -> None:
+    """A pipe is not waited for. A device is not replaced by a file, in which others could read the key."""
     path = file_of("cursor", home)
     device = home / "null"
     match kind:
@@ -422,7 +422,7 @@ def test_what_is_not_a_file_is_refused_and_stays_as_it_is(kind: str, home: Path,
             try:
                 os.mknod(device, stat.S_IFCHR | 0o666, Path(os.devnull).stat().st_rdev)
             except PermissionError:
-                if os.geteuid() == 0:  # in a container; the machine's own device is not put at risk
+                if os.geteuid() == 0:  # in a container; the machine's own device is not used
                     pytest.skip("this user may not make a device")
                 device.symlink_to(os.devnull)
     before = path.stat()
@@ -455,7 +455,7 @@ def test_a_link_stays_a_link_and_the_permissions_are_kept(home: Path, run: Run) 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has permissions of another kind")
 @pytest.mark.parametrize(("mode", "is_open"), [(0o644, True), (0o640, True), (0o604, True), (0o600, False)])
-def test_a_backup_is_its_owners_alone_and_a_key_that_others_can_read_is_told(
+def test_only_the_owner_can_read_a_backup_and_a_key_that_others_can_read_is_reported(
     mode: int, *, is_open: bool, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file_of("cursor", home, '{"mcpServers": {}}')
@@ -478,7 +478,7 @@ def test_a_backup_is_its_owners_alone_and_a_key_that_others_can_read_is_told(
     assert path.stat().st_mode & 0o777 == mode, "the file's permissions are its owner's matter"
     copies = [*path.parent.glob("*.bak")]
     assert {each.stat().st_mode & 0o777 for each in copies} == modes == {0o600}
-    # A variable that the host fills in is no secret.
+    # A variable that the host fills in is not a secret.
     put_entry("cursor", home, {"command": SCRIPT, "args": [], "env": {"SEGMIND_API_KEY": "${env:KEY}"}})
     assert "chmod" not in run("install", "cursor", "--yes").err
 
@@ -557,7 +557,7 @@ def test_uninstall_names_the_backups_that_hold_a_key_and_how_to_delete_them(home
     told = said.out.partition("These backups still hold a key or token. Delete them when everything works:\n")[2]
     assert {*told.splitlines()} == {f"  rm {each}" for each in with_keys}
     assert len(with_keys) == 2
-    # Again when there is no entry left, but only those that hold a key.
+    # The same if there is no entry left, but only for those that hold a key.
     run("install", "cursor", "--yes", "--sandbox")
     min(with_keys).unlink()
     run("uninstall", "cursor", "--yes")
@@ -569,7 +569,7 @@ def test_uninstall_names_the_backups_that_hold_a_key_and_how_to_delete_them(home
     assert "backups" not in run("uninstall", "cursor").out
 
 
-def test_of_its_own_backups_the_newest_three_stay(home: Path, run: Run) -> None:
+def test_only_the_newest_three_backups_are_kept(home: Path, run: Run) -> None:
     path = file_of("cursor", home, "{}")
     names = ("mcp.json.bak", "mcp.json.2026.bak", "other.json.20200101-000000-000000.bak")
     others = {path.with_name(name) for name in names}
@@ -640,7 +640,7 @@ def test_if_the_input_ends_at_a_question_nothing_is_changed(question: str, optio
 
 
 @posix
-def test_the_end_of_the_input_ends_the_dialogue_for_all_hosts(home: Path) -> None:
+def test_the_end_of_the_input_ends_the_questions_for_all_hosts(home: Path) -> None:
     prepare_hosts(home)
     answers = [("for none: ", "1 2 3\n"), ("Claude Code: ", ""), ("[Y/n] ", "\n"), ("Cursor: ", ""), ("[Y/n] ", "\x04")]
     code, seen = at_a_terminal(home, "install", "--sandbox", answers=answers, PATH=str(home.parent / "bin"))
@@ -974,7 +974,7 @@ def test_codex_waits_for_the_server_unless_the_user_has_decided_otherwise(home: 
 
 @dataclass
 class Asked:
-    """A request that a stand-in for a server got."""
+    """A request that a fake server received."""
 
     method: str
     path: str
@@ -983,7 +983,7 @@ class Asked:
 
 @contextmanager
 def answering(status: int, **headers: str) -> Generator[tuple[str, list[Asked]]]:
-    """A stand-in on a port of this machine: its address, and what it was asked. /health is always there."""
+    """A fake server on a port of this machine: its URL, and the requests it received. It always has /health."""
     asked: list[Asked] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -1019,7 +1019,7 @@ def answering(status: int, **headers: str) -> Generator[tuple[str, list[Asked]]]
         (404, "with status 404; check the URL.\n", "with status 404; check the URL.\n"),
     ],
 )
-def test_the_server_is_asked_once_whether_it_takes_the_token(
+def test_one_request_checks_whether_the_server_accepts_the_token(
     status: int, with_token: str, without: str, home: Path, run: Run
 ) -> None:
     prepare_hosts(home)
@@ -1036,7 +1036,7 @@ def test_the_server_is_asked_once_whether_it_takes_the_token(
     assert servers_in("zed", home)["vega"] == {"url": url, "headers": BEARER}
 
 
-def test_a_server_that_does_not_answer_gets_its_entry_all_the_same(home: Path, run: Run) -> None:
+def test_the_entry_for_a_server_that_does_not_answer_is_still_written(home: Path, run: Run) -> None:
     said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN=ACCESS_TOKEN)
     reason = "the server does not answer, so it is not known whether it takes the token: Connection refused"
     assert (said.code, f"Note: {reason}.\n" in said.err) == (0, True), said.err

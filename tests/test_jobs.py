@@ -308,7 +308,7 @@ INSIDE = "The sandbox's ledger has {}: add --sandbox.\n"
 
 @posix
 @pytest.mark.parametrize(("options", "hint"), [(["--sandbox"], OUTSIDE), ([], INSIDE)])
-async def test_what_only_the_other_ledger_has_is_said_with_the_option_that_finds_it(
+async def test_if_only_the_other_ledger_has_the_jobs_a_hint_names_the_option_for_it(
     tmp_path: Path, keep: Keep, options: list[str], hint: str
 ) -> None:
     (job,) = await keep(Kept())
@@ -406,7 +406,7 @@ def test_an_id_that_the_ledger_does_not_have_is_an_error(tmp_path: Path) -> None
 
 
 @posix
-async def test_a_name_that_is_not_utf_8_is_one_that_the_ledger_does_not_have(tmp_path: Path, keep: Keep) -> None:
+async def test_a_name_that_is_not_utf_8_is_unknown_to_the_ledger(tmp_path: Path, keep: Keep) -> None:
     await keep(Kept())
     name = os.fsdecode(b"a fox \xff.jpg")
     listed, recipe = [await run_beside(command, name, folder=tmp_path) for command in ("jobs", "recipe")]

@@ -149,7 +149,7 @@ async def test_a_prompt_with_wrong_arguments_is_an_error_that_says_why(agent: Cl
         assert caught.value.error.code == -32602
 
 
-async def test_vary_names_the_pictures_that_words_match_and_takes_none_of_them(agent: Client) -> None:
+async def test_vary_lists_the_pictures_that_match_the_words_and_chooses_none(agent: Client) -> None:
     async def refused(words: str) -> str:
         with pytest.raises(MCPError) as caught:
             await agent.get_prompt("vary", {"image": words, "change": "x"})

@@ -198,7 +198,9 @@ async def test_progress_after_a_lost_answer_says_for_how_long_segmind_is_asked(
     ]
 
 
-async def test_a_job_takes_longer_than_usual_from_half_as_long_again_on(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_job_takes_longer_than_usual_after_one_and_a_half_times_the_average(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     late = [0.0]
     began = datetime.now(UTC)
     given: dict[str, Any] = {"pace": 1, "clock": lambda: began + timedelta(seconds=late[0])}
@@ -220,9 +222,7 @@ async def test_a_job_takes_longer_than_usual_from_half_as_long_again_on(sandbox:
     ]
 
 
-async def test_a_call_that_waits_does_not_take_longer_than_usual_and_is_asked_for_when_it_may_be_drawn(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_a_waiting_call_is_not_late_and_the_text_says_when_to_ask_again(sandbox: Sandbox, tmp_path: Path) -> None:
     began, late = datetime.now(UTC), [0.0]
     given: dict[str, Any] = {"pace": 1, "clock": lambda: began + timedelta(seconds=late[0])}
     async with app_over(sandbox.url, tmp_path, **given) as app, Client(build_server(app)) as agent:

@@ -184,16 +184,14 @@ BOTH = "'img_width' and 'img_height', which are always 1024"
         (["size"], BOTH),
     ],
 )
-def test_words_of_other_programs_and_other_spellings_are_refused_with_the_name_that_is_meant(
-    words: list[str], meant: str
-) -> None:
+def test_names_from_other_programs_are_refused_with_the_right_name(words: list[str], meant: str) -> None:
     for word in words:
         for taker in (of_model(VegaParameters, "generate_image_vega"), of_any_model()):
             with pytest.raises(InvalidArguments, match=re.escape(f"'{word}' (did you mean {meant}?); it takes ")):
                 taker.parse({"prompt": "a fox", word: 1})
 
 
-def test_only_what_the_model_has_is_suggested() -> None:
+def test_only_parameters_of_the_model_are_suggested() -> None:
     with pytest.raises(InvalidArguments) as caught:
         of_model(VegaRTParameters, "rt").parse({"prompt": "a fox", "sampler": 1, "n": 2, "steps": 4})
     said = "rt has no parameter 'sampler', 'n', 'steps' (did you mean 'num_inference_steps'?); it takes prompt, "
@@ -211,9 +209,7 @@ def test_only_what_the_model_has_is_suggested() -> None:
         ("scheduler", "euler_a", "Euler a"),
     ],
 )
-def test_other_words_and_spellings_of_a_value_are_refused_with_the_value_that_is_meant(
-    name: str, given: str, meant: str
-) -> None:
+def test_other_spellings_of_a_value_are_refused_with_the_right_value(name: str, given: str, meant: str) -> None:
     with pytest.raises(InvalidArguments, match=rf"\(did you mean '{meant}'\?\)$"):
         of_any_model().parse({"prompt": "a fox", name: given})
 
