@@ -274,7 +274,7 @@ class NeverRan(SegmindError):  # noqa: N818
 
 
 class ServiceUnavailable(SegmindError):  # noqa: N818
-    """The API could not answer a question that costs nothing, or did not accept a call at the moment (HTTP 409)."""
+    """The API did not answer a free request (such as for a job's state), or did not accept a call now (HTTP 409)."""
 
     next_step = "Call again in a minute"
 
