@@ -115,7 +115,7 @@ def test_every_command_that_is_not_run_is_listed_with_the_reason() -> None:
 
 
 def test_every_command_that_is_marked_as_run_is_run() -> None:
-    """test_documents.py runs the two of the README, which are for newcomers and CI. The others are run below."""
+    """No test runs the two of the README, which are for newcomers and CI. The others are run below."""
     marked = {name_of(page) for page in PAGES if of_language(read(name_of(page)), "sh")}
     assert marked == {"README.md", SANDBOX_PAGE, *RUN_HERE}
     assert len(of_language(read("README.md"), "sh")) == 2
