@@ -934,13 +934,15 @@ def test_a_url_and_the_sandbox_cannot_be_combined(home: Path, run: Run) -> None:
 
 
 def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(home: Path, run: Run) -> None:
-    for token, found in {"two s3cret": "a space", "s3crät": "a character beyond ASCII"}.items():
+    wrong = {"two s3cret": "a space", "s3crät": "a non-ASCII character", "s3cret\x1b[201~": "a control character"}
+    for token, found in wrong.items():
         said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN=token)
         assert (said.code, found in said.err) == (2, True)
         assert "s3cr" not in said.err
     assert list(home.iterdir()) == []
-    said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN="alice:s3cret")
-    assert (said.code, "clients send the token" in said.err, "s3cret" in said.err) == (0, True, False)
+    for token, note in {"alice:s3cret": "clients send the token", "s3cret$1": "some hosts fill in a variable"}.items():
+        said = run("install", "cursor", "--url", URL, "--yes", MCP_VEGA_TOKEN=token)
+        assert (said.code, note in said.err, "s3cret" in said.err) == (0, True, False)
 
 
 @posix

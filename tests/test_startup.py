@@ -337,6 +337,7 @@ UNUSABLE = {
     f"{HALF}\n{REST}": "SEGMIND_API_KEY contains a line break, which no key has (invalid_settings)",
     f"{HALF} {REST}": "SEGMIND_API_KEY contains a space, which no key has (invalid_settings)",
     f"{HALF}“{REST}": "SEGMIND_API_KEY contains a non-ASCII character, which no key has (invalid_settings)",
+    f"{HALF}\x1b{REST}": "SEGMIND_API_KEY contains a control character, which no key has (invalid_settings)",
     f"{HALF}\udcff{REST}": "SEGMIND_API_KEY contains a non-ASCII character, which no key has (invalid_settings)",
     f"{KEY};": "SEGMIND_API_KEY contains the character ;, which no key has (invalid_settings)",
     f"Bearer {KEY}": "SEGMIND_API_KEY contains “Bearer” before the key (invalid_settings)",

@@ -40,7 +40,7 @@ def require_usable(key: SecretStr | None) -> str:
         raise _invalid(f"“{found[0].strip()}” before the key", "Remove that text, then start the server again")
     if invalid := _KEY.sub("", text):
         step = f"Copy the complete key from {KEYS_PAGE} again"
-        raise _invalid(f"{_character_name(invalid[0])}, which no key has", step)
+        raise _invalid(f"{character_name(invalid[0])}, which no key has", step)
     return text
 
 
@@ -53,10 +53,12 @@ def _invalid(what: str, next_step: str) -> errors.InvalidSettings:
     return errors.InvalidSettings(f"SEGMIND_API_KEY contains {what}", next_step=next_step)
 
 
-def _character_name(character: str) -> str:
+def character_name(character: str) -> str:
+    """What to call a character that a key or token cannot have."""
     if character in "\r\n":
         return "a line break"
     if character.isspace():
         return "a space"
-    printable = character.isascii() and character.isprintable()
-    return f"the character {character}" if printable else "a non-ASCII character"
+    if not character.isascii():
+        return "a non-ASCII character"
+    return f"the character {character}" if character.isprintable() else "a control character"

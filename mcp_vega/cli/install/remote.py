@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.segmind.api_key import character_name
 from mcp_vega.settings import is_loopback
 
 # Where this server answers, unless a proxy puts it below another path.
@@ -20,6 +21,7 @@ URLS = ("url", "serverUrl", "httpUrl")
 # Hosts fill in variables where a $ or a brace is; neither is in the address of a server.
 _ADDRESS = re.compile(r"[A-Za-z0-9._~:/\[\]@!&'()*+,;=%?#-]+")
 _TOKEN = re.compile("[!-~]+")
+_FILLED_IN = re.compile("[${}]")
 _NAMED = re.compile(r"[\w.@+-]{1,64}:.")
 # For each step of a request, such as to connect.
 ANSWER_SECONDS = 5
@@ -97,9 +99,11 @@ def usable_token(text: str) -> str:
         InvalidSettings: No header can carry it.
     """
     token = re.sub(r"^bearer\s+", "", text.strip(), flags=re.IGNORECASE)
-    if token and not _TOKEN.fullmatch(token):
-        found = "a space" if re.search(r"\s", token) else "a character beyond ASCII"
+    if invalid := _TOKEN.sub("", token):
+        found = character_name(invalid[0])
         raise InvalidSettings(f"The access token holds {found}, which no header can carry", next_step="Copy it again")
+    if _FILLED_IN.search(token):
+        sys.stderr.write("Note: the token holds a $ or a brace; some hosts fill in a variable there.\n")
     if _NAMED.match(token):
         sys.stderr.write("Note: only the server has a name in front of a token (name:token); clients send the token.\n")
     return token
