@@ -569,7 +569,7 @@ def test_uninstall_names_the_backups_that_hold_a_key_and_how_to_delete_them(home
     assert "backups" not in run("uninstall", "cursor").out
 
 
-def test_only_the_newest_three_backups_are_kept(home: Path, run: Run) -> None:
+def test_only_the_oldest_backup_and_the_newest_two_are_kept(home: Path, run: Run) -> None:
     path = file_of("cursor", home, "{}")
     names = ("mcp.json.bak", "mcp.json.2026.bak", "other.json.20200101-000000-000000.bak")
     others = {path.with_name(name) for name in names}
@@ -583,14 +583,15 @@ def test_only_the_newest_three_backups_are_kept(home: Path, run: Run) -> None:
     folder.mkdir()
     said = run("install", "cursor", "--yes", "--sandbox")
     (newest,) = (line.partition("Backup: ")[2] for line in said.out.splitlines() if "Backup: " in line)
-    assert {*path.parent.iterdir()} == {path, *others, folder, Path(newest), *ahead[2:]}
+    assert {*path.parent.iterdir()} == {path, *others, folder, Path(newest), ahead[0], ahead[-1]}
     for each in ahead:
         each.unlink(missing_ok=True)
     folder.rmdir()
     for number in range(4):
         assert run("install", "cursor", "--yes", SEGMIND_API_KEY=f"SG_{number}").code == 0
     found = b"".join(backups("cursor", home))
-    assert [f"SG_{number}".encode() in found for number in range(4)] == [True, True, True, False]
+    assert [f"SG_{number}".encode() in found for number in range(4)] == [False, True, True, False]
+    assert b"{}" in backups("cursor", home), "the file as it was before the first change"
     assert len({*path.parent.iterdir()} - others) == 4
 
 

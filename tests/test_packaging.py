@@ -135,7 +135,7 @@ async def test_under_uvx_the_command_that_is_written_for_a_host_is_uvx_itself(
     await anyio.run_process(command, env=env, cwd=tmp_path)
     entry = servers_in("codex", tmp_path)["vega"]
     args = ["--from", wheel.as_uri(), "mcp-vega", "--sandbox"]
-    assert entry == {"command": str(uv / "uvx"), "args": args, "startup_timeout_sec": 60}
+    assert entry == {"command": str(uv / "uvx"), "args": args, "startup_timeout_sec": 60, "required": True}
     host = StdioServerParameters(command=entry["command"], args=entry["args"], env=env, cwd="/")
     async with Client(stdio_client(host)) as agent:
         assert [tool.name for tool in (await agent.list_tools()).tools] == TOOLS

@@ -15,8 +15,9 @@ from typing import Self
 from mcp_vega.errors import VegaError
 
 _BOM = "\ufeff"
-# Of each file. Older ones hold nothing but older entries of this server, and may hold keys.
-KEPT_BACKUPS = 3
+# Of each file, the oldest backup is kept (the file as it was before the first change) and so many of the newest. The
+# others may hold keys, and few people miss them.
+NEWEST_BACKUPS = 2
 
 
 class HostConfigError(VegaError):
@@ -97,9 +98,9 @@ class ConfigFile:
             return []
 
     def delete_old_backups(self, newest: Path) -> None:
-        """Keep the newest copies, this one among them, and delete the others. What cannot be deleted stays."""
+        """Keep the oldest copy and the newest ones, this one among them. What cannot be deleted stays."""
         others = [each for each in self.backups() if each != newest]
-        for each in others[KEPT_BACKUPS - 1 :]:
+        for each in others[NEWEST_BACKUPS - 1 : -1]:
             with suppress(OSError):
                 each.unlink()
 
