@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -158,14 +159,20 @@ def dialogue(
     )
     os.close(end)
     seen, at = b"", 0
-    for question, answer in answers:
-        while (found := seen.find(question.encode(), at)) < 0:
-            seen += os.read(controller, 1000)
-        at = found + len(question)
-        os.write(controller, answer.encode())
-    seen += _rest(controller)
-    os.close(controller)
-    return process.wait(HANG_SECONDS), seen.decode()
+    try:
+        for question, answer in answers:
+            while (found := seen.find(question.encode(), at)) < 0:
+                is_written, _, _ = select.select([controller], [], [], HANG_SECONDS)
+                more = os.read(controller, 1000) if is_written else b""
+                assert more, f"{question!r} is not asked: {seen!r}"
+                seen += more
+            at = found + len(question)
+            os.write(controller, answer.encode())
+        seen += _rest(controller)
+        return process.wait(HANG_SECONDS), seen.decode()
+    finally:
+        process.kill()
+        os.close(controller)
 
 
 def _rest(controller: int) -> bytes:

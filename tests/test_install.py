@@ -699,7 +699,7 @@ def test_without_a_name_install_says_which_hosts_it_found_and_writes_nothing(hom
     for arguments, command in {
         ("--yes",): "mcp-vega install claude-code --yes",
         (): "mcp-vega install claude-code --yes",
-        ("--sandbox",): "mcp-vega install claude-code --sandbox --yes",
+        ("--sandbox",): "mcp-vega install claude-code --yes --sandbox",
         ("--url", "https://a.example/mcp"): "mcp-vega install claude-code --url https://a.example/mcp --yes",
         ("--url", "https://a/;id;/mcp"): "mcp-vega install claude-code --url 'https://a/;id;/mcp' --yes",
     }.items():

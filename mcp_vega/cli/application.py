@@ -122,9 +122,14 @@ def image_folder_of(settings: Settings) -> ImageFolder:
     return ImageFolder(settings.gallery_folder)
 
 
+def rescued_folder_of(settings: Settings) -> Path:
+    """The folder for pictures that the gallery cannot take."""
+    return settings.home_folder / "rescued"
+
+
 def image_store_of(settings: Settings) -> FallbackImageStore:
     """The gallery, and the folders that take a paid picture when the gallery cannot."""
-    stores: list[ImageStore] = [image_folder_of(settings), ImageFolder(settings.home_folder / "rescued", private=True)]
+    stores: list[ImageStore] = [image_folder_of(settings), ImageFolder(rescued_folder_of(settings), private=True)]
     with suppress(FileNotFoundError):  # there is no temporary folder
         # All users share the temporary folder, except on Windows, so the name holds the user's id.
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"

@@ -1,4 +1,4 @@
-"""What commands print on stdout: text, tables, and paragraphs that fit the terminal."""
+"""What commands print: text, errors, tables, and paragraphs that fit the terminal."""
 
 import os
 import re
@@ -50,11 +50,13 @@ def write(text: str) -> None:
         raise OutputError(error.strerror) from error
 
 
-def called_as() -> str:
-    """How the user called this program, for hints that are to run as they are printed.
+def command_line(*words: str, sandbox: bool = False) -> str:
+    """This program with further words, for hints that are to run as they are printed."""
+    return " ".join((_called_as(), *words, *(("--sandbox",) if sandbox else ())))
 
-    It is the name if the PATH finds this very program, else what was typed.
-    """
+
+def _called_as() -> str:
+    """How the user called this program: by its name if the PATH finds this very program, else as it was typed."""
     typed = Path(sys.argv[0])
     if typed.name == "__main__.py":
         words = [sys.orig_argv[0], "-m", "mcp_vega"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from mcp_vega.cli.output import called_as, write
+from mcp_vega.cli.output import command_line, write
 from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import MAX_BYTES, recognise
@@ -61,10 +61,10 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
         hint = anyio.run(hint_at_other_ledger, settings, text)
         if problem:
             raise problem.reworded(problem.what, hint or None)
-        option = " --sandbox" if settings.sandbox else ""
         raise InvalidArguments(
             f"{named(text)} is not a file, and the ledger {settings.ledger_file} has no picture or job of that name",
-            next_step=hint or f"Name a picture's file, or an id that `{called_as()} jobs{option}` lists",
+            next_step=hint
+            or f"Name a picture's file, or an id that `{command_line('jobs', sandbox=settings.sandbox)}` lists",
         )
     job, image = found
     if missing := [*([problem.what] if problem else []), *_what_is_missing(job, image)]:

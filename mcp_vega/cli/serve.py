@@ -16,7 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 
 from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn_of_key
-from mcp_vega.cli.output import called_as
+from mcp_vega.cli.output import command_line
 from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
@@ -59,7 +59,7 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
 
 async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> int:
     if sys.stdin.isatty():
-        program = called_as()
+        program = command_line()
         sys.stderr.write(
             "mcp-vega speaks MCP on stdin and stdout, so an MCP host starts it, not a person.\n"
             f"To add it to a host: {program} install. All commands: {program} --help. To leave: Ctrl-C.\n"

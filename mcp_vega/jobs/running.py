@@ -24,7 +24,7 @@ class RunningJob:
         job: Its current state.
         begun_here: Whether this server began it. If not, it continues another server's job.
         may_send: Whether it already has a slot for its call.
-        answer_lost: Whether the server that sent its call has ended, so that only the API knows whether the call ran.
+        answer_lost: Whether its call was sent, and only the request history can tell whether it ran.
         active: Whether this server is working on it.
         saved: Whether the store has its current state.
         released: Whether the store knows that nobody works on it any more.

@@ -224,8 +224,8 @@ def state_of(json: Any) -> State | None:
 # ---- errors ----
 
 # The fields in which APIs put an error message, the likeliest first. A code counts only if there is no message.
-_MESSAGES = ("error", "errors", "message", "detail", "details", "errordescription", "errormessage", "errormsg", "err",
-          "errmsg", "msg", "reason", "description", "title", "fault", "faultstring")  # fmt: skip
+_MESSAGE_FIELDS = ("error", "errors", "message", "detail", "details", "errordescription", "errormessage", "errormsg",
+                   "err", "errmsg", "msg", "reason", "description", "title", "fault", "faultstring")  # fmt: skip
 _CODES = ("code", "type", "name")
 # How many fields and entries are searched, how many texts are taken from one place, and how long each may be. That is
 # enough to see what is wrong.
@@ -257,7 +257,7 @@ def _text(json: Any, left: list[int]) -> str:
         return _joined(_text(each, left) for each in as_list(json)[:_SEVERAL])
     if not (fields := plain_fields(json)):
         return ""
-    message = _joined(_text(fields[name], left) for name in _MESSAGES if fields.get(name))
+    message = _joined(_text(fields[name], left) for name in _MESSAGE_FIELDS if fields.get(name))
     where = as_list(fields.get("loc"))[-1:]  # from a validator: the field that the message is about
     if where and message:
         return f"{where[0]}: {message}"

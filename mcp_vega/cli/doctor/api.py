@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from mcp_vega.cli.application import open_client
 from mcp_vega.cli.doctor.check import Check, State, unknown
-from mcp_vega.cli.output import called_as
+from mcp_vega.cli.output import command_line
 from mcp_vega.errors import (
     Forbidden,
     InvalidSettings,
@@ -41,7 +41,7 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
     place = f" (the key in {source}'s file)" if source else ""
-    key_fix = f"; `{called_as()} install HOST` replaces the key" if source else ""
+    key_fix = f"; `{command_line('install', 'HOST')}` replaces the key" if source else ""
     unusable = None
     try:
         require_usable(settings.api_key)

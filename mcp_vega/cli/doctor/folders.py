@@ -6,7 +6,7 @@ import anyio
 
 from mcp_vega.cli.application import SANDBOX_KEY, image_folder_of, open_job_store
 from mcp_vega.cli.doctor.check import Check, State
-from mcp_vega.cli.output import called_as
+from mcp_vega.cli.output import command_line
 from mcp_vega.errors import GalleryError, InvalidSettings, LedgerError
 from mcp_vega.job import SANDBOX
 from mcp_vega.segmind.api_key import require_usable
@@ -77,8 +77,7 @@ def _jobs_check(activity: Activity, of_other_keys: int, settings: Settings) -> C
     if not activity.under_way + activity.unknown:
         return Check("jobs", State.GOOD, "all have ended")
     said = f"{activity.under_way} under way, {activity.unknown} with an unknown outcome"
-    option = " --sandbox" if settings.sandbox else ""
-    fix = f"Wait. `{called_as()} jobs{option}` shows how they end. Do not repeat these calls"
+    fix = f"Wait. `{command_line('jobs', sandbox=settings.sandbox)}` shows how they end. Do not repeat these calls"
     if activity.unattended:
         said += f"; no server works on {activity.unattended} of them"
         fix = (

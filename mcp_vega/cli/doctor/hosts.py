@@ -13,7 +13,7 @@ from mcp_vega.cli.install.entry import KEY, NAME
 from mcp_vega.cli.install.hosts import HOSTS, Refused, UserEnvironment
 from mcp_vega.cli.install.remote import url_of
 from mcp_vega.cli.install.switches import switched_off
-from mcp_vega.cli.output import called_as
+from mcp_vega.cli.output import command_line
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.values import as_object
@@ -62,7 +62,7 @@ def check_hosts(environment: Mapping[str, str]) -> list[Check]:
         worst = max(found, key=lambda each: each.state is State.BAD)  # the first that is bad, else the first
         return [Check("hosts", worst.state, said, worst.fix)]
     if not having:
-        fix = f"Run `{called_as()} install HOST` to add it. HOST is one of {', '.join(HOSTS)}"
+        fix = f"Run `{command_line('install', 'HOST')}` to add it. HOST is one of {', '.join(HOSTS)}"
         return [Check("hosts", State.NOTE, said, fix)]
     return [Check("hosts", State.GOOD, said)]
 
@@ -70,7 +70,7 @@ def check_hosts(environment: Mapping[str, str]) -> list[Check]:
 def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Check]:
     """What is wrong with an entry, and what the user should know about it."""
     host, title, path = entry.host, entry.title, entry.file.path
-    without_mark = f"Run `{called_as()} install {host}`: it writes the file without the byte order mark"
+    without_mark = f"Run `{command_line('install', host)}`: it writes the file without the byte order mark"
     refused = refused_in(HOSTS[host], entry.file, entry.name)
     for each in refused:
         fix = without_mark if each is Refused.BYTE_ORDER_MARK else f"Correct {path}"
@@ -81,13 +81,13 @@ def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Che
         yield Check("hosts", State.NOTE, f"{title} has this server switched off: {off.by}", off.fix)
     command = entry.command
     if command and "$" not in command and shutil.which(command, path=environment.get("PATH")) is None:
-        fix = f"Run `{called_as()} install {host}`: it writes an entry that works"
+        fix = f"Run `{command_line('install', host)}`: it writes an entry that works"
         yield Check("hosts", State.BAD, f"{title} starts {command}, which does not exist", fix)
     elif entry.key and "$" not in entry.key and not entry.is_sandbox:
         try:
             require_usable(Settings.from_environment({KEY: entry.key}).api_key)
         except InvalidSettings as error:
-            fix = f"Run `{called_as()} install {host}`: it asks for another key"
+            fix = f"Run `{command_line('install', host)}`: it asks for another key"
             yield Check("hosts", State.BAD, f"{title}: {error.what}", fix)
     try:
         Settings.from_environment({name: value for name, value in entry.variables.items() if "$" not in value})

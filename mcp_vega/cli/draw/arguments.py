@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_vega.cli.draw.prompts import name_of, prompts_in_file
-from mcp_vega.cli.output import called_as
+from mcp_vega.cli.output import command_line
 from mcp_vega.cli.recipe import recipe_named
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.imaging.metadata import Recipe
@@ -72,7 +72,9 @@ def _require_valid(arguments: dict[str, Any], model: type[Parameters], schema: A
         except InvalidArguments as error:
             wrong.append(_option(name) + error.what.removeprefix(name))
     if wrong:
-        raise InvalidArguments("; ".join(wrong), next_step=f"Run `{called_as()} draw --help` to see what there is")
+        raise InvalidArguments(
+            "; ".join(wrong), next_step=f"Run `{command_line('draw', '--help')}` to see what there is"
+        )
 
 
 def _option(name: str) -> str:

@@ -23,14 +23,13 @@ from mcp_vega.imaging.preview import InvalidImageError
 from mcp_vega.parameters import Parameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
+from mcp_vega.server.results.result import LIMIT, NOTE
 from mcp_vega.settings import Settings
 
 # How many calls are under way at the same time.
 AT_ONCE = 4
 # The longest that check_job waits.
 WAIT_SECONDS = 45
-# The lines of a result's text that are passed on.
-NOTE, LIMIT = "Note: ", "Spending limit: "
 FETCHED_AGAIN = "Make room on a disk and start mcp-vega within seven days: it fetches the picture again"
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_vega.cli.application import rescued_folder_of
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.imaging.formats import BY_ENDING, JPEG, PNG, WEBP, recognise
 from mcp_vega.imaging.preview import converted
@@ -143,5 +144,5 @@ def _check_file(target: Path, settings: Settings) -> None:
 def _is_of_gallery(file: Path, settings: Settings) -> bool:
     """Whether a file is a picture that was kept, by the sandbox or not: these are in folders of a day."""
     both = [settings.model_copy(update={"sandbox": sandbox}) for sandbox in (False, True)]
-    folders = (folder for each in both for folder in (each.gallery_folder, each.home_folder / "rescued"))
+    folders = (folder for each in both for folder in (each.gallery_folder, rescued_folder_of(each)))
     return file.resolve().parent.parent in {folder.resolve() for folder in folders}

@@ -11,13 +11,12 @@ from mcp_vega.cli.draw.arguments import Call
 from mcp_vega.cli.draw.outcome import Outcome
 from mcp_vega.cli.draw.output import Output
 from mcp_vega.cli.draw.screen import Screen
-from mcp_vega.cli.output import OutputError, called_as, width_of, write
+from mcp_vega.cli.output import OutputError, command_line, width_of, write
 from mcp_vega.imaging.preview import InvalidImageError
 from mcp_vega.imaging.terminal import as_text
 from mcp_vega.redaction import quoted
+from mcp_vega.storage.ledger.search import FEWEST_DIGITS
 
-# Digits of a picture's id that are enough to name it.
-SHORT_ID = 8
 # How much of a prompt is next to its picture.
 PROMPT_CHARACTERS = 30
 
@@ -144,10 +143,10 @@ class Report:
     def _another_of(self, outcome: Outcome) -> Iterator[str]:
         """How to get the same picture with another seed."""
         if outcome.call.line is None and outcome.files and self._screen.is_interactive:
-            yield self._another(outcome.pictures[0].id[:SHORT_ID])
+            yield self._another(outcome.pictures[0].id[:FEWEST_DIGITS])
 
     def _another(self, name: str) -> str:
-        return f"Another one: {called_as()} draw --like {name} --seed -1{' --sandbox' if self._sandbox else ''}"
+        return f"Another one: {command_line('draw', '--like', name, '--seed', '-1', sandbox=self._sandbox)}"
 
     # ---- a call that failed ----
 
@@ -161,8 +160,8 @@ class Report:
         if "check_job" not in text:
             return ""
         found = re.search(r"with the request_id (?:local-)?([\w-]+)", text)
-        words = ["jobs", *([found[1][:SHORT_ID]] if found else []), *(["--sandbox"] if self._sandbox else [])]
-        return f"\nOn the command line: `{called_as()} {' '.join(words)}`."
+        words = ["jobs", *([found[1][:FEWEST_DIGITS]] if found else [])]
+        return f"\nOn the command line: `{command_line(*words, sandbox=self._sandbox)}`."
 
 
 def _line_of(call: Call) -> str:

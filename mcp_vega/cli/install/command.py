@@ -16,7 +16,7 @@ from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.install.remote import RemoteEntry, answer_of, server_url, takes_no_url
 from mcp_vega.cli.install.shown import has_key, has_token, lines_of, may_hold_secret, notes_on, secrets_of
-from mcp_vega.cli.output import called_as, print_error, write
+from mcp_vega.cli.output import command_line, print_error, write
 from mcp_vega.errors import InvalidArguments, VegaError
 from mcp_vega.segmind.values import as_object
 
@@ -134,10 +134,8 @@ def _step(fitting: Sequence[FoundHost], options: Namespace) -> str:
     if not fitting:
         return f"Name one of {', '.join(name for name, host in HOSTS.items() if host.remote)}"
     name = next((each.name for each in fitting if not each.has_entry), fitting[0].name)
-    more = " --sandbox" if options.sandbox else ""
-    if options.url is not None:
-        more = f" --url {shlex.quote(options.url.strip())}"
-    return f"Name one, as in `{called_as()} install {name}{more} --yes`"
+    url = [] if options.url is None else ["--url", shlex.quote(options.url.strip())]
+    return f"Name one, as in `{command_line('install', name, *url, '--yes', sandbox=options.sandbox)}`"
 
 
 @dataclass(frozen=True)

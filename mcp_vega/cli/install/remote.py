@@ -2,14 +2,16 @@
 
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+import httpx
+
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.redaction import printable
 from mcp_vega.segmind.api_key import character_name
 from mcp_vega.settings import is_loopback
 
@@ -118,8 +120,8 @@ def url_of(entry: dict[str, Any]) -> str:
 def same_server(one: str, other: str) -> bool:
     """Whether two addresses name the same scheme, host and port: what is sent to one may be sent to the other."""
     try:
-        first, second = ((each.scheme, each.hostname, each.port) for each in map(urlsplit, (one, other)))
-    except ValueError:
+        first, second = ((each.scheme, each.host, each.port) for each in map(httpx.URL, (one, other)))
+    except httpx.InvalidURL:
         return False
     return first == second
 
@@ -129,20 +131,22 @@ def answer_of(url: str, token: str) -> tuple[bool, str]:
 
     The token is sent to this address alone: no redirect is followed, and on this machine no proxy is used.
     """
-    # Here, because it takes time and most commands need none of it.
-    from http.client import HTTPException
-
-    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
     if token:
         headers[HEADER] = f"Bearer {token}"
+    ping = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
+    is_here = is_loopback(httpx.URL(url).host)
     try:
-        is_healthy = _status(urljoin(url.rstrip("/"), "health"), {}) == HTTPStatus.OK
-        status = _status(url, headers, b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}')
-    except (HTTPException, ValueError):  # their texts may hold the answer
+        with httpx.Client(trust_env=not is_here, timeout=ANSWER_SECONDS, headers={"user-agent": "mcp-vega"}) as client:
+            with client.stream("GET", urljoin(url.rstrip("/"), "health")) as health:
+                is_healthy = health.status_code == HTTPStatus.OK
+            with client.stream("POST", url, headers=headers, content=ping) as answer:
+                status = answer.status_code
+    except httpx.RemoteProtocolError:  # its text may hold the answer
         return False, f"what answers at {url} speaks no HTTP; check the URL"
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        reason = "".join(filter(str.isprintable, str(getattr(reason, "strerror", "") or reason)))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ImportError, ValueError) as error:
+        # The last three are about the proxy and the certificates of the environment.
+        reason = printable(re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__)
         return False, f"the server does not answer, so it is not known whether it takes the token: {reason}"
     if status == HTTPStatus.OK:
         return True, f"The server answered and {'takes the token' if token else 'asks for no token'}."
@@ -152,27 +156,6 @@ def answer_of(url: str, token: str) -> tuple[bool, str]:
         return False, "the URL leads to another address, and hosts may not send a token there; use that address"
     where = "the server" if is_healthy else "something other than this server"
     return False, f"{where} answered at {url}, with status {status}; check the URL"
-
-
-def _status(url: str, headers: Mapping[str, str], body: bytes | None = None) -> int:
-    """The status of the answer to one request, which is a POST if there is a body.
-
-    Raises:
-        OSError: There is no answer.
-        HTTPException: The answer is not HTTP.
-        ValueError: The address cannot be asked.
-    """
-    from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
-
-    # Without a handler for redirects none is followed, and without one for errors every status is an answer.
-    opener = OpenerDirector()
-    none: dict[str, str] = {}
-    is_here = is_loopback(urlsplit(url).hostname or "")
-    for handler in (ProxyHandler(none if is_here else None), HTTPHandler(), HTTPSHandler()):
-        opener.add_handler(handler)
-    request = Request(url, body, {"User-Agent": "mcp-vega", **headers})  # noqa: S310  `server_url` has checked it
-    with opener.open(request, timeout=ANSWER_SECONDS) as response:
-        return response.status
 
 
 def _unusable(why: str) -> InvalidArguments:

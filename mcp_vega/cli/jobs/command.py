@@ -13,7 +13,7 @@ from mcp_vega.cli.jobs.details import details_of
 from mcp_vega.cli.jobs.lookup import find_named, hint_at_other_ledger, say_hint
 from mcp_vega.cli.jobs.spent import print_spent
 from mcp_vega.cli.jobs.words import cost_of, state_of
-from mcp_vega.cli.output import Column, called_as, shortened, table, terminal_width, write
+from mcp_vega.cli.output import Column, command_line, shortened, table, terminal_width, write
 from mcp_vega.errors import InvalidArguments, UnknownJob
 from mcp_vega.job import Job
 from mcp_vega.redaction import named, printable
@@ -55,8 +55,8 @@ def run_jobs(options: Namespace, environment: Mapping[str, str]) -> int:
 def _print_one(options: Namespace, settings: Settings) -> None:
     found = anyio.run(find_named, options.id, settings)
     if found is None:
-        option = " --sandbox" if settings.sandbox else ""
-        step = f"Run `{called_as()} jobs{option}` to list the latest jobs; an id needs at least {FEWEST_DIGITS} digits"
+        listing = command_line("jobs", sandbox=settings.sandbox)
+        step = f"Run `{listing}` to list the latest jobs; an id needs at least {FEWEST_DIGITS} digits"
         raise UnknownJob(
             f"The ledger {settings.ledger_file} has no job with the id {named(options.id)}",
             next_step=anyio.run(hint_at_other_ledger, settings, options.id) or step,

@@ -176,7 +176,7 @@ def _add_install(parser: Parser) -> None:
         "Add this server to an MCP host: one entry, vega, next to the servers that are there. Without HOST it finds "
         "the hosts on this machine and asks which of them to change."
     )
-    one_of = f"one of {', '.join(NAMES)}; without HOST, the command asks which of the hosts on this machine to change"
+    one_of = f"one of {', '.join(NAMES)}"
     parser.add_argument("host", metavar="HOST", nargs="?", type=str.lower, choices=NAMES, help=one_of)
     parser.add_argument(
         "--url",

@@ -74,12 +74,12 @@ class Parser(ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
     def _wrong(self, what: str, step: str | None = None) -> "InvalidArguments":
-        from mcp_vega.cli.output import called_as
+        from mcp_vega.cli.output import command_line
         from mcp_vega.errors import InvalidArguments
         from mcp_vega.redaction import redacted
 
-        command = " ".join((called_as(), *self.prog.split()[1:]))
-        return InvalidArguments(redacted(what), next_step=step or f"Run `{command} --help` to see what there is")
+        command = command_line(*self.prog.split()[1:], "--help")
+        return InvalidArguments(redacted(what), next_step=step or f"Run `{command}` to see what there is")
 
 
 def _near(given: str, names: Iterable[str]) -> str:

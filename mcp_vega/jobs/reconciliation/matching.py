@@ -59,7 +59,7 @@ class TimeSpan:
         return None if near else False
 
     def is_after(self, row: HistoryRow) -> bool:
-        """Whether a row certainly is of an earlier call."""
+        """Whether this time span is certainly after the call of a row."""
         return self.known and row.names_zone and row.created is not None and row.created < self.earliest
 
 

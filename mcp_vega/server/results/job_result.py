@@ -38,16 +38,16 @@ async def of_job(
         VegaError: The job has failed: its own error.
     """
     job = records.job_for(app, job, client)
-    left_alone = await app.service.why_not_resumable(job) if job.open and not job.held else ""
+    not_resumable = await app.service.why_not_resumable(job) if job.open and not job.held else ""
     if problem := job.problem:
-        why = [f"it was {left_alone}"] if left_alone else []
+        why = [f"it was {not_resumable}"] if not_resumable else []
         said = "; ".join([problem.what, *why, *([JOINED] if joined else [])])
-        step = job.error.next_step if left_alone and job.error else None
+        step = job.error.next_step if not_resumable and job.error else None
         raise problem.reworded(said, step).with_traceback(None)  # else it grows with every check
     meta = {"mcp-vega/job": records.data_of(job, client)}
     notes = [JOINED] if joined else []
     if not job.state.finished:
-        return await result_of(app, client, _under_way(app, job, left_alone, notes), meta)
+        return await result_of(app, client, _under_way(app, job, not_resumable, notes), meta)
     # If no disk took a picture, it is in its result or nowhere.
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     mode = "off" if client.text_only else "full" if full else app.preview
@@ -80,10 +80,10 @@ def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -
     return ResultText(sentence, [*job.notes, *notes], facts, last)
 
 
-def _under_way(app: AppContext, job: Job, left_alone: str, notes: list[str]) -> ResultText:
+def _under_way(app: AppContext, job: Job, not_resumable: str, notes: list[str]) -> ResultText:
     last = [f"State: {job.state}", f"Request id: {job.request_id}"]
-    if left_alone:
-        said = f"The job has not finished: it was {left_alone}. Do not repeat the call."
+    if not_resumable:
+        said = f"The job has not finished: it was {not_resumable}. Do not repeat the call."
         return ResultText(said, notes, last=last)
     usual = app.service.expected_seconds(job)
     left = usual - app.service.sent_seconds(job) + _pause(app, job)

@@ -14,6 +14,8 @@ from mcp_vega.server.results import records
 from mcp_vega.storage.ledger.spending import dollars
 
 SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
+# How the lines of notes and of the spending limit begin.
+NOTE, LIMIT = "Note: ", "Spending limit: "
 # So many characters of text and data do not reduce the space for the previews of a result.
 BESIDE_PREVIEWS = 10_000
 
@@ -34,7 +36,7 @@ class ResultText:
 
     def lines(self, further_facts: Sequence[str] = ()) -> list[str]:
         """All lines, with further facts behind its own."""
-        notes = [f"Note: {note}." for note in self.notes]
+        notes = [f"{NOTE}{note}." for note in self.notes]
         return [self.sentence, *notes, *self.facts, *further_facts, *self.last]
 
 
@@ -45,7 +47,7 @@ async def result_of(
     further: list[str] = []
     if budget := await app.service.budget():
         left, limit = (dollars(amount, pretend=app.sandbox) for amount in (budget.left, budget.limit))
-        further += [f"Spending limit: {left} of {limit} left today (UTC)"]
+        further += [f"{LIMIT}{left} of {limit} left today (UTC)"]
         figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
         meta["mcp-vega/spending"] = {name: float(figure) for name, figure in figures.items()}
     further += [SANDBOX] if app.sandbox else []

@@ -223,7 +223,7 @@ class ImageSearch:
 
 
 def _ids_that_begin(connection: Connection, beginning: str, owner: str) -> dict[str, str]:
-    """Ids of pictures and jobs that begin like this, by the local ids of their jobs; of many a few."""
+    """Ids of pictures and jobs that begin like this, by the local ids of their jobs; if there are many, a few."""
     small = beginning.lower()
     names = {"name": beginning, "small": small, "local": f"local-{small}"}
     ends = {f"{key}_end": f"{name}~" for key, name in names.items()}
