@@ -38,13 +38,12 @@ CALLERS_ERRORS = (InvalidArguments, UnknownImage, UnknownJob)
 NEED_SERVICE = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
 
 INSTRUCTIONS = """\
-Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
-- generate_image_vega or generate_image_vegart draws an image and returns it.
-- submit_job queues an image and returns a request id; check_job returns the image when it is done.
-Always give the user the path or URL at the end of a result: many hosts show them nothing else. The server keeps every
-image there. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds older images. Each
-generate or submit call is paid for: if one times out or is still drawing, ask check_job; never repeat the call. The
-same seed and parameters draw the same image again."""
+Generate images from text with Segmind Vega (quality) and VegaRT (speed).
+generate_image_vega and generate_image_vegart draw and return an image. submit_job queues one; check_job returns it.
+Always give the user the path or URL at the end of a result: many hosts show them nothing else. Each generate or submit
+call is paid for: if one times out or is still drawing, ask check_job; never repeat it. The same seed and parameters
+draw the same image again. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds
+older images."""
 
 
 def build_server(app: AppContext, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Any]:
