@@ -126,6 +126,13 @@ async def test_the_tools_and_instructions_take_little_of_a_models_context(app: A
     assert len(json.dumps(whole, separators=(",", ":"))) <= WITH_META_BYTES + 3 * note
 
 
+async def test_the_icon_of_the_server_is_sent_once_and_not_with_every_answer(app: AppContext) -> None:
+    async with Client(build_server(app)) as agent:
+        assert agent.server_info.icons
+        answer = await agent.list_tools()
+    assert answer.meta == {"io.modelcontextprotocol/serverInfo": {"name": "mcp-vega", "version": __version__}}
+
+
 async def test_no_schema_uses_a_keyword_that_hosts_refuse(agent: Client) -> None:
     for tool in (await agent.list_tools()).tools:
         assert not set(tool.input_schema) & {"oneOf", "anyOf", "allOf", "$defs", "$ref"}

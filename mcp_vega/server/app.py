@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mcp_types
 from mcp.server.apps import Apps
@@ -88,9 +88,8 @@ class _VegaServer(MCPServer[Any]):
             ctx = replace(ctx, params=prompts.as_texts(ctx.params))
         answer = await _with_protocol_errors(self._app, call_next(ctx))
         self._notifications.note_client(ctx, answer)
-        if client.text_only and ctx.method != "server/discover" and isinstance(answer, dict):
-            # The SDK puts the server's name and icon there; the protocol lets a server leave them out.
-            answer.pop("_meta", None)
+        if isinstance(answer, dict) and ctx.method != "server/discover":
+            _shorten_meta(answer, client)
         if not self._app.problem:
             self._app.service.resume_orphans()
         return answer
@@ -180,6 +179,19 @@ def _view() -> Apps:
         prefers_border=True,
     )
     return view
+
+
+def _shorten_meta(answer: dict[str, Any], client: ClientInfo) -> None:
+    """Remove from an answer's `_meta` what the client has already, or has no use for.
+
+    Since 2026-07-28 the SDK puts all that the server says about itself there: 2.3 kB with the icon. The client has it
+    from `server/discover`; the protocol asks for the name and the version in every answer.
+    """
+    if client.text_only:
+        answer.pop("_meta", None)
+    elif info := cast("dict[str, Any]", (answer.get("_meta") or {}).get(mcp_types.SERVER_INFO_META_KEY)):
+        short = {name: info[name] for name in ("name", "version")}
+        answer["_meta"] = {**answer["_meta"], mcp_types.SERVER_INFO_META_KEY: short}
 
 
 async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> ResultT:
