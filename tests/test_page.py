@@ -67,7 +67,7 @@ async def drawn(app: AppContext, prompt: str = "a fox", owner: str = OPERATOR, *
 async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
     """The prompts of the pictures that a search finds."""
     found = (await page.get("/gallery/pictures", params=asked)).raise_for_status().json()
-    assert found["total"] == len(found["pictures"]) or {"offset", "limit"} & set(asked)
+    assert found["total"] == len(found["pictures"]) or {"after", "limit"} & set(asked)
     return [picture["prompt"] for picture in found["pictures"]]
 
 
@@ -77,12 +77,11 @@ async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
 async def test_the_list_has_the_newest_pictures_first_and_as_many_as_requested(
     app: AppContext, page: httpx.AsyncClient
 ) -> None:
-    for prompt in ("one", "two", "three"):
-        await drawn(app, prompt)
+    one, two, three = [(await drawn(app, prompt))[0] for prompt in ("one", "two", "three")]
     assert await listed(page) == ["three", "two", "one"]
-    assert await listed(page, offset=1, limit=1) == ["two"]
-    assert await listed(page, offset=9) == []
-    part = (await page.get("/gallery/pictures", params={"offset": 1, "limit": 1})).json()
+    assert await listed(page, after=three, limit=1) == ["two"]
+    assert await listed(page, after=one) == []
+    part = (await page.get("/gallery/pictures", params={"after": two, "limit": 1})).json()
     assert part["total"] == 3
 
 
@@ -126,7 +125,7 @@ async def test_a_search_finds_any_part_of_a_word_in_any_script(sandbox: Sandbox,
             assert await listed(page, q=words) == prompts, name
 
 
-@pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "offset=x", "offset=99999999999", "q=" + "x" * 300])
+@pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "limit=x", "after=x", f"after={7:032x}", "q=" + "x" * 300])
 async def test_a_request_that_the_page_would_never_send_is_refused(page: httpx.AsyncClient, asked: str) -> None:
     answer = await page.get(f"/gallery/pictures?{asked}")
     assert (answer.status_code, "(invalid_arguments)" in answer.text) == (400, True)
@@ -203,8 +202,8 @@ async def test_a_picture_whose_job_cannot_be_read_is_neither_listed_nor_counted(
     # The page would request missing pictures again and again.
     assert await listed(page, limit=2) == ["fox 3", "fox 1"]
     assert await listed(page) == await listed(page, q="fox") == ["fox 3", "fox 1", "fox 0"]
-    assert await listed(page, offset=2) == ["fox 0"]
-    (newest, *_) = (await page.get("/gallery/pictures")).json()["pictures"]
+    newest, second, _ = (await page.get("/gallery/pictures")).json()["pictures"]
+    assert await listed(page, after=second["id"]) == ["fox 0"]
     state = (await page.get("/gallery/state")).json()
     assert (state["latest"], state["total"]) == (newest["id"], 3)
 
