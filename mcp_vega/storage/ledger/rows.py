@@ -31,6 +31,9 @@ USUAL: dict[str, Any] = {
     "scheduler": "DPM2 Karras",
     "guidance_scale": 7.5,
 }
+USUAL_OF = {
+    slug: {name: value for name, value in USUAL.items() if name in model.model_fields} for slug, model in MODELS.items()
+}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Characters that separate words (SQL would find nothing after a NUL); and the dotless i, which becomes an i.
 PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
@@ -155,8 +158,7 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
     if row["model"] not in MODELS:
         raise ValueError(f"unknown model {row['model']!r}")
     model = MODELS[row["model"]]
-    usual = {name: value for name, value in USUAL.items() if name in model.model_fields}
-    parameters = {**usual, **json.loads(row["parameters"]), **{name: row[name] for name in APART}}
+    parameters = {**USUAL_OF[model.slug], **json.loads(row["parameters"]), **{name: row[name] for name in APART}}
     arguments = json.loads(row["arguments"])
     job = Job(
         parameters=model.model_validate(parameters),
