@@ -2,7 +2,7 @@
 
     python benchmarks/page.py [--pictures 10000] [--chromium PATH]
 
-The program makes a ledger as benchmarks/gallery.py does, serves it with `mcp-vega gallery --print`, and opens the
+The program makes a ledger as benchmarks/growth.py does, serves it with `mcp-vega gallery --print`, and opens the
 page with Chromium (headless, 1280 × 800). playwright-core controls it; npm installs that into a temporary folder. The
 previews exist already, because the page and its server are measured, not the scaling of pictures.
 
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gallery import RARE, UNUSED, WORDS, drawn, fill
+from ledgers import RARE, UNUSED, WORDS, drawn, fill
 from PIL import Image
 
 from mcp_vega.job import Job

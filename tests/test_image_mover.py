@@ -23,6 +23,7 @@ from mcp_vega.job import Image, ImageLocation
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.ledger.search import ImageQuery
 
 pytestmark = pytest.mark.anyio
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other links")
@@ -455,7 +456,8 @@ async def test_a_file_that_cannot_be_deleted_is_not_marked_as_deleted_even_if_th
             await app.gallery.delete(image["id"], datetime.now(UTC))
 
         async def listed() -> bool:
-            return not (await app.gallery.find(image["id"])).image.deleted
+            found, _ = await app.gallery.search.page(ImageQuery("fox"))
+            return [kept.image.deleted for kept in found] == [None]
 
         await until(listed)
 

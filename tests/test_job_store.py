@@ -4,6 +4,7 @@ import io
 import resource
 import sqlite3
 import sys
+import threading
 import time
 from base64 import b64decode
 from collections import Counter
@@ -41,7 +42,7 @@ from mcp_vega.imaging.preview import Mode, Preview
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.jobs.service import JobService
-from mcp_vega.parameters import VegaRTParameters
+from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.database.database import BUSY_SECONDS, Database
@@ -130,6 +131,39 @@ async def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert kept is not None
         assert (kept[0].local_id, kept[1]) == (job.local_id, image)
         assert [each.local_id for each in await other.store.latest(5)] == [job.local_id]
+
+
+CALLS: list[Parameters] = [
+    VegaRTParameters(prompt="a fox"),
+    VegaRTParameters(prompt="a fox", seed=-1, num_inference_steps=4, base64=False),
+    VegaParameters(prompt="a fox", seed=7, samples=1, scheduler="DPM2 Karras", guidance_scale=7.5, negative_prompt=""),
+    VegaParameters(
+        prompt="a fox", samples=4, scheduler="Euler a", guidance_scale=9.0, negative_prompt="b", base64=True
+    ),
+]
+
+
+@pytest.mark.parametrize("parameters", CALLS, ids=str)
+async def test_a_call_is_read_as_it_was_given_with_what_was_left_out(tmp_path: Path, parameters: Parameters) -> None:
+    async with servers(tmp_path) as (one, other):
+        job = Job.of_call(parameters, route=Route.V2, base_url=API, created=NOW)
+        await one.store.begin(job, NO_LIMITS)
+        found = await other.store.get(job.local_id)
+    assert found is not None
+    assert (found.parameters, found.arguments) == (job.parameters, parameters.model_dump(exclude_unset=True))
+
+
+async def test_an_old_row_is_read_with_the_values_of_its_time_whatever_the_defaults_are_now(tmp_path: Path) -> None:
+    usual = {"img_width": 1024, "img_height": 1024, "base64": False, "samples": 1}
+    usual |= {"negative_prompt": "", "scheduler": "DPM2 Karras", "guidance_scale": 7.5}
+    async with servers(tmp_path, 1) as (server,):
+        job = replace(a_job(), parameters=VegaParameters(prompt="a fox", seed=7, samples=3))
+        await server.store.begin(job, NO_LIMITS)
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as database, database:
+            database.execute("UPDATE jobs SET parameters = '{\"num_inference_steps\": 30}'")
+        found = await server.store.get(job.local_id)
+    assert found is not None
+    assert found.parameters.model_dump() == {"prompt": "a fox", "seed": 7, "num_inference_steps": 30, **usual}
 
 
 async def test_a_picture_or_job_is_found_by_any_of_its_names(tmp_path: Path) -> None:
@@ -1128,3 +1162,17 @@ async def test_a_clock_that_is_changed_while_a_job_runs_loses_nothing(
             result = await agent.call_tool("check_job", {"request_id": job["request_id"], "wait_seconds": 45})
             assert job_of(result)["images"]
     assert sandbox.paid_requests == 2
+
+
+async def test_no_other_read_waits_for_a_slow_read(tmp_path: Path) -> None:
+    started, may_end = threading.Event(), threading.Event()
+
+    def search(_: Connection) -> bool:
+        started.set()
+        return may_end.wait(HANG_SECONDS)
+
+    async with servers(tmp_path, 1) as (server,), anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(server.database.read, search, slow=True))
+        await anyio.to_thread.run_sync(started.wait)
+        assert await server.store.get("nothing") is None
+        may_end.set()

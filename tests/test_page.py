@@ -67,7 +67,7 @@ async def drawn(app: AppContext, prompt: str = "a fox", owner: str = OPERATOR, *
 async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
     """The prompts of the pictures that a search finds."""
     found = (await page.get("/gallery/pictures", params=asked)).raise_for_status().json()
-    assert found["total"] == len(found["pictures"]) or {"offset", "limit"} & set(asked)
+    assert found["total"] == len(found["pictures"]) or {"after", "limit"} & set(asked)
     return [picture["prompt"] for picture in found["pictures"]]
 
 
@@ -77,13 +77,40 @@ async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
 async def test_the_list_has_the_newest_pictures_first_and_as_many_as_requested(
     app: AppContext, page: httpx.AsyncClient
 ) -> None:
-    for prompt in ("one", "two", "three"):
-        await drawn(app, prompt)
+    one, two, three = [(await drawn(app, prompt))[0] for prompt in ("one", "two", "three")]
     assert await listed(page) == ["three", "two", "one"]
-    assert await listed(page, offset=1, limit=1) == ["two"]
-    assert await listed(page, offset=9) == []
-    part = (await page.get("/gallery/pictures", params={"offset": 1, "limit": 1})).json()
+    assert await listed(page, after=three, limit=1) == ["two"]
+    assert await listed(page, after=one) == []
+    part = (await page.get("/gallery/pictures", params={"after": two, "limit": 1})).json()
     assert part["total"] == 3
+
+
+@pytest.mark.parametrize("asked", [{}, {"q": "ox 1"}, {"starred": "1"}], ids=str)
+async def test_pages_have_each_picture_once_in_order_whatever_is_drawn_starred_and_deleted_meanwhile(
+    sandbox: Sandbox, tmp_path: Path, asked: dict[str, str]
+) -> None:
+    async with app_over(sandbox.url, tmp_path, clock=lambda: NOON) as app, page_of(app) as page:
+        pictures = [each for number in (1, 11, 12) for each in await drawn(app, f"fox {number}", samples=3)]
+        for each in pictures:
+            await page.post(f"/gallery/pictures/{each}/star", json={"starred": True})
+        seen, following = list[str](), [""]
+        while following:
+            seen += following
+            part = await page.get("/gallery/pictures", params={**asked, "after": seen[-1], "limit": 2})
+            following = [each["id"] for each in part.raise_for_status().json()["pictures"]]
+            for each in following[-1:]:
+                await page.post(f"/gallery/pictures/{each}/star", json={"starred": False})
+                await page.delete(f"/gallery/pictures/{each}")
+                await drawn(app, "fox 10")
+        assert seen[1:] == pictures[::-1], "all were drawn at the same time, so the one that was kept last is the first"
+
+
+async def test_no_page_follows_a_picture_of_another_caller(app: AppContext, page: httpx.AsyncClient) -> None:
+    (picture,), _ = await drawn(app, "a fox", "bob"), await drawn(app, "an owl", "alice")
+    async with page_of(app, ALICE) as alice:
+        answer = await alice.get(f"/gallery/pictures?after={picture}")
+    unknown = await page.get(f"/gallery/pictures?after={picture[::-1]}")
+    assert (answer.status_code, answer.text.replace(picture, picture[::-1])) == (400, unknown.text)
 
 
 async def test_a_tile_has_only_the_data_that_it_shows(app: AppContext, page: httpx.AsyncClient) -> None:
@@ -98,18 +125,19 @@ async def test_a_tile_has_only_the_data_that_it_shows(app: AppContext, page: htt
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 FOUND: dict[str, tuple[str, list[str]]] = {
-    "parts of words": ("ght hou", ["a lighthouse"]),
-    "the beginning of a seed": ("1234", ["a lighthouse"]),
-    "the middle of a seed": ("345", ["a lighthouse"]),
+    "parts of words": ("ght hou", ["a lighthouse, лисица"]),
+    "the beginning of a seed": ("1234", ["a lighthouse, лисица"]),
+    "the middle of a seed": ("345", ["a lighthouse, лисица"]),
     "a model": ("vegart", ["小さな狐 a very small fox"]),
-    "the other model": ("vega", ["قارب صغير", "crème brûlée", "a lighthouse"]),
+    "the other model": ("vega", ["قارب صغير", "crème brûlée", "a lighthouse, лисица"]),
     "letters without their accents": ("CREME bru", ["crème brûlée"]),
     "a script without spaces": ("さな狐", ["小さな狐 a very small fox"]),
+    "the middle of a word in capitals that are not Latin": ("ИСИЦ", ["a lighthouse, лисица"]),
     "a script from the right": ("قارب", ["قارب صغير"]),
-    "a year": ("2026", ["قارب صغير", "小さな狐 a very small fox", "crème brûlée", "a lighthouse"]),
+    "a year": ("2026", ["قارب صغير", "小さな狐 a very small fox", "crème brûlée", "a lighthouse, лисица"]),
     "a part of a day": (
         "2026-11-2",
-        ["قارب صغير", "小さな狐 a very small fox", "crème brûlée", "a lighthouse"],
+        ["قارب صغير", "小さな狐 a very small fox", "crème brûlée", "a lighthouse, лисица"],
     ),
     "what only looks like a pattern": ("%", []),
     "nothing but punctuation": ("!?", []),
@@ -118,7 +146,7 @@ FOUND: dict[str, tuple[str, list[str]]] = {
 
 async def test_a_search_finds_any_part_of_a_word_in_any_script(sandbox: Sandbox, tmp_path: Path) -> None:
     async with app_over(sandbox.url, tmp_path, clock=lambda: NOON) as app, page_of(app) as page:
-        await drawn(app, "a lighthouse", seed=9123456)
+        await drawn(app, "a lighthouse, лисица", seed=9123456)
         await drawn(app, "crème brûlée", seed=77)
         await drawn(app, "小さな狐 a very small fox", seed=88, fast=True)
         await drawn(app, "قارب صغير", seed=99)
@@ -126,7 +154,7 @@ async def test_a_search_finds_any_part_of_a_word_in_any_script(sandbox: Sandbox,
             assert await listed(page, q=words) == prompts, name
 
 
-@pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "offset=x", "offset=99999999999", "q=" + "x" * 300])
+@pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "limit=x", "after=x", f"after={7:032x}", "q=" + "x" * 300])
 async def test_a_request_that_the_page_would_never_send_is_refused(page: httpx.AsyncClient, asked: str) -> None:
     answer = await page.get(f"/gallery/pictures?{asked}")
     assert (answer.status_code, "(invalid_arguments)" in answer.text) == (400, True)
@@ -203,8 +231,8 @@ async def test_a_picture_whose_job_cannot_be_read_is_neither_listed_nor_counted(
     # The page would request missing pictures again and again.
     assert await listed(page, limit=2) == ["fox 3", "fox 1"]
     assert await listed(page) == await listed(page, q="fox") == ["fox 3", "fox 1", "fox 0"]
-    assert await listed(page, offset=2) == ["fox 0"]
-    (newest, *_) = (await page.get("/gallery/pictures")).json()["pictures"]
+    newest, second, _ = (await page.get("/gallery/pictures")).json()["pictures"]
+    assert await listed(page, after=second["id"]) == ["fox 0"]
     state = (await page.get("/gallery/state")).json()
     assert (state["latest"], state["total"]) == (newest["id"], 3)
 

@@ -90,7 +90,7 @@ async def test_a_job_is_saved_before_its_call_is_sent_and_after_each_change(sand
         v2 = job_of(await agent.call_tool("submit_job", {"prompt": "two", "samples": 2}))
         await checked(agent, v2["request_id"])
     before_v1, before_v2 = seen
-    assert json.loads(before_v1["arguments"]) == {"prompt": "a fox", "num_inference_steps": 30}
+    assert (before_v1["prompt"], json.loads(before_v1["parameters"])) == ("a fox", {"num_inference_steps": 30})
     assert (before_v1["seed"], before_v1["prompt"]) == (v1["seed"], "a fox")
     assert (before_v1["route"], before_v1["remote_id"], before_v1["charged"]) == ("v1", None, "unknown")
     assert (before_v2["route"], before_v2["state"], before_v2["base_url"]) == ("v2", "QUEUED", sandbox.url)

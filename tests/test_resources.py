@@ -107,9 +107,9 @@ NOT_THERE = [
     "vega://images/../../etc/passwd",
     "vega://jobs/none",
     "vega://jobs/a%20b",
-    "vega://gallery?page=0",
-    "vega://gallery?page=-1",
-    "vega://gallery?page=x",
+    "vega://gallery?page=2",
+    "vega://gallery?after=x",
+    f"vega://gallery?after={7:032x}",
     "vega://gallery?query=fox",
     "vega://other",
     "file:///etc/passwd",
@@ -212,11 +212,10 @@ SEARCHES = {
     "?q=f_x": [],
     "?q=%5C": [],
     "?q=!!!": [],
-    "?q=%E2%80%8B&page=+": [FOXES, LIGHT, LITTLE, RED],
+    "?q=%E2%80%8B&after=+": [FOXES, LIGHT, LITTLE, RED],
     "?q='%20OR%201=1%20--": [],
     "?q=" + "a%20" * 500: [FOXES, LIGHT, LITTLE, RED],
-    "?page=2": [],
-    "?q=fox&page=1": [FOXES, RED],
+    "?q=fox&after=": [FOXES, RED],
 }
 
 
@@ -237,9 +236,9 @@ async def test_each_page_of_the_gallery_leads_to_the_next(agent: Client) -> None
         for number in range(6):
             tasks.start_soon(agent.call_tool, VEGA, {"prompt": f"picture {number}", "samples": 4})
     first = await read(agent, "vega://gallery?q=picture")
-    assert first["next"] == "vega://gallery?q=picture&page=2"
+    assert first["next"] == f"vega://gallery?q=picture&after={first['pictures'][-1]['uri'].rpartition('/')[2]}"
     second = await read(agent, first["next"])
-    assert (first["page"], second["page"], second["next"]) == (1, 2, None)
+    assert second["next"] is None
     seen = [each["uri"] for page in (first, second) for each in page["pictures"]]
     assert len(seen) == len(set(seen)) == 24
 
@@ -346,7 +345,7 @@ async def test_a_job_that_cannot_be_read_any_more_does_not_hide_the_other_pictur
         await agent.call_tool(RT, {"prompt": "damaged since", "seed": 8})
     with closing(sqlite3.connect(home / "ledger.sqlite3")) as database, database:
         database.execute("UPDATE jobs SET parameters = '{' WHERE prompt = 'damaged since'")
-        database.execute("UPDATE images SET job = 'nowhere' WHERE words LIKE '% 8 %'")
+        database.execute("UPDATE images SET job = 99 WHERE number = 2")
         assert database.total_changes == 2
     today = datetime.now(UTC).date().isoformat()
     async with app_over(sandbox.url, folder, home=home) as app, Client(build_server(app)) as agent:
@@ -371,7 +370,7 @@ async def test_the_templates_are_those_of_the_resources(agent: Client) -> None:
         "vega://images/{id}",
         "vega://images/{id}/preview",
         "vega://jobs/{request_id}",
-        "vega://gallery{?q,page}",
+        "vega://gallery{?q,after}",
     ]
 
 
@@ -390,7 +389,7 @@ async def test_ids_can_be_completed(agent: Client) -> None:
     reference = ResourceTemplateReference(type="ref/resource", uri="vega://jobs/{request_id}")
     found = await agent.complete(reference, {"name": "request_id", "value": jobs[0]["request_id"][:9]})
     assert found.completion.values == [jobs[0]["request_id"]]
-    reference = ResourceTemplateReference(type="ref/resource", uri="vega://gallery{?q,page}")
+    reference = ResourceTemplateReference(type="ref/resource", uri="vega://gallery{?q,after}")
     assert (await agent.complete(reference, {"name": "q", "value": ""})).completion.values == []
 
 

@@ -20,7 +20,7 @@ from mcp_vega.server.client_info import ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
 from mcp_vega.server.results.job_result import quoted_prompt
-from mcp_vega.storage.ledger.search import PAGE, ImageQuery
+from mcp_vega.storage.ledger.search import ImageQuery
 
 GALLERY = "vega://gallery"
 IMAGE_URI = "vega://images/"
@@ -54,11 +54,12 @@ TEMPLATES = [
         mime_type=JSON,
     ),
     ResourceTemplate(
-        uri_template="vega://gallery{?q,page}",
+        uri_template="vega://gallery{?q,after}",
         name="search",
         title="Search generated images",
         description="The generated images as JSON, newest first, 20 a page. q: words of the prompt, a seed, a model "
-        "(vega or vegart), a day (2026-11-20, in UTC), month or year; all must match. page: from 1.",
+        "(vega or vegart), a day (2026-11-20, in UTC), month or year; all must match. after: the id of an image; older "
+        "ones follow. `next` in the answer is the URI of the next page.",
         mime_type=JSON,
     ),
 ]
@@ -183,32 +184,24 @@ def _as_json(data: dict[str, Any]) -> ReadResourceContents:
 
 
 async def _gallery(app: AppContext, uri: str, client: ClientInfo) -> dict[str, Any]:
-    query, number = _asked(uri)
-    asked = ImageQuery(query, client.owner)
-    kept, more = await app.gallery.search.page(asked, offset=(number - 1) * PAGE)
-    following = {"q": query, "page": number + 1} if query else {"page": number + 1}
+    query, after = _asked(uri)
+    kept, more = await app.gallery.search.page(ImageQuery(query, client.owner), after=after)
+    following = {**({"q": query} if query else {}), "after": kept[-1].image.id} if more else None
     return {
         "query": query,
-        "page": number,
         "pictures": [_picture_data(each, client) for each in kept],
-        "next": f"{GALLERY}?{urlencode(following)}" if more else None,
+        "next": f"{GALLERY}?{urlencode(following)}" if following else None,
     }
 
 
-def _asked(uri: str) -> tuple[str, int]:
-    """The words and the page of a gallery URI."""
+def _asked(uri: str) -> tuple[str, str]:
+    """The words of a gallery URI, and the id of the picture before its page."""
     asked = dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
-    query, page = (asked.get(name, "").strip() for name in ("q", "page"))
-    page = "1" if is_blank(page) else page
-    said = ""
-    if unknown := [name for name in asked if name not in {"q", "page"}]:
-        said = f"The gallery takes q and page, not {named(unknown[0])}"
-    # No ledger has so many pages, and SQLite can still count them.
-    elif not re.fullmatch("0*[1-9][0-9]{0,8}", page):
-        said = f"page is {named(page)}, but must be a whole number from 1"
-    if said:
+    if unknown := [name for name in asked if name not in {"q", "after"}]:
+        said = f"The gallery takes q and after, not {named(unknown[0])}"
         raise InvalidArguments(said, next_step=f"Read {TEMPLATES[-1].uri_template}")
-    return "" if is_blank(query) else query, int(page)
+    query, after = (asked.get(name, "").strip() for name in ("q", "after"))
+    return "" if is_blank(query) else query, "" if is_blank(after) else after
 
 
 def _picture_data(kept: JobImage, client: ClientInfo) -> dict[str, Any]:

@@ -98,9 +98,10 @@ async def _spent(app: AppContext, owner: str) -> dict[str, float | None]:
 async def _pictures(app: AppContext, request: Request) -> Response:
     asked, owner = request.query_params, owner_of(request.scope)
     query = ImageQuery(asked.get("q", ""), owner, starred=asked.get("starred") == "1", typed=True)
-    offset, limit = _number(asked.get("offset", "0"), 10**9), _number(asked.get("limit", "60"), MOST_PICTURES)
-    kept, _ = await app.gallery.search.page(query, offset=offset, size=limit)
-    total = await app.gallery.search.count(query)
+    after, limit = asked.get("after", ""), _number(asked.get("limit", "60"), MOST_PICTURES)
+    kept, more = await app.gallery.search.page(query, after=after, size=limit)
+    # A search reads all pictures once: for the page if few match, for the number if many do.
+    total = await app.gallery.search.count(query) if after or more else len(kept)
     return JSONResponse({"total": total, "pictures": [_listed(each, owner) for each in kept]})
 
 

@@ -14,6 +14,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from mcp_vega.storage.database.connection import Connection, Connector, Work
+from mcp_vega.storage.database.reader import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class _Write(Generic[T]):
 
 
 class Database:
-    """A database with one connection for reads and one for writes, each opened at its first use.
+    """A database with connections for reads, slow reads and writes, each opened at its first use.
 
     Every method raises a `LedgerError` if the database cannot be opened, read or written.
 
@@ -76,36 +77,17 @@ class Database:
     def __init__(
         self, connector: Connector, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = DEFERRED_SECONDS
     ) -> None:
-        self._connector = connector
         self._writer = _Writer(connector, busy_seconds, deferred_seconds)
-        self._reading: Connection | None = None
-        # Reads wait in the event loop, so they take no threads.
-        self._one_reader = anyio.CapacityLimiter(1)
-        # A cancelled read leaves its thread running; and before anyio 4.14 a limiter sometimes admits one too many.
-        self._in_use = threading.Lock()
-        self._closed = False
+        self._reader, self._slow_reader = Reader(connector), Reader(connector)
 
     def shorten_waits(self) -> None:
         """Wait only `CLOSING_SECONDS` for locks from now on, because the process is about to end."""
         self._writer.busy_seconds = CLOSING_SECONDS
 
-    async def read(self, work: Work[T]) -> T:
-        """Read from a snapshot of the database. Reads do not wait for writes."""
-        asked = monotonic()
-
-        def do() -> T:
-            with self._in_use:
-                if self._closed:  # nobody waits for this any more
-                    raise RuntimeError("the ledger is closed")
-                try:
-                    wait = max(asked + self._writer.busy_seconds - monotonic(), RETRY_SECONDS)
-                    self._reading = self._reading or self._connector.connect(write=False, wait=wait)
-                    with self._reading.transaction(write=False, durable=False, wait=wait):
-                        return work(self._reading)
-                except Exception as error:
-                    raise self._connector.explained(error) from error
-
-        return await anyio.to_thread.run_sync(do, limiter=self._one_reader, abandon_on_cancel=True)
+    async def read(self, work: Work[T], *, slow: bool = False) -> T:
+        """Read from a snapshot of the database. Reads do not wait for writes, and only `slow` reads for slow reads."""
+        reader = self._slow_reader if slow else self._reader
+        return await reader.read(work, monotonic() + self._writer.busy_seconds)
 
     async def write(self, work: Work[T], *, durable: bool = False, despite_cancel: bool = False) -> T:
         """Change something, completely or not at all.
@@ -143,10 +125,8 @@ class Database:
 
         def do() -> None:
             self._writer.stop()
-            with self._in_use:
-                self._closed = True
-                if self._reading:
-                    self._reading.close()
+            self._reader.close()
+            self._slow_reader.close()
 
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(do)

@@ -12,7 +12,6 @@ from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
-from mcp_vega.storage.ledger.search import read_jobs
 from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Servers
 
@@ -93,6 +92,6 @@ class Accounts:
         def look(connection: Connection) -> list[Job]:
             found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
             alive = self._servers.alive(connection, {row["holder"] for row in found})
-            return read_jobs(connection, found, alive, readable=True)
+            return rows.read_jobs(connection, found, alive, readable=True)
 
         return await self._database.read(look)

@@ -21,7 +21,7 @@ from mcp_vega.storage.ledger import joining, queries, rows, spending
 from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
 from mcp_vega.storage.ledger.schema import SCHEMA
-from mcp_vega.storage.ledger.search import ImageSearch, read_jobs
+from mcp_vega.storage.ledger.search import ImageSearch
 from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
@@ -183,6 +183,7 @@ class JobStore:
                 spending.add(connection, job.local_id, row["spent"] - counted)
             for image in images:
                 connection.execute(queries.SAVE_IMAGE, image)
+                connection.execute(queries.ADD_TO_GALLERY, image)
             connection.execute(queries.RELEASE_SLOT, row)
             return counts
 
@@ -231,7 +232,7 @@ class JobStore:
 
     async def latest(self, limit: int, owner: str = OPERATOR, since: datetime | None = None) -> list[Job]:
         """The jobs begun last, or since a moment, that `owner` may see, newest first."""
-        return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner, since=rows.moment(since) or "")
+        return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner, since=rows.moment(since) or 0)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         """Return jobs; with `readable`, without those whose row is damaged."""
@@ -240,7 +241,7 @@ class JobStore:
     def _read(self, connection: Connection, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
         alive = self._servers.alive(connection, {row["holder"] for row in found})
-        return read_jobs(connection, found, alive, readable=readable)
+        return rows.read_jobs(connection, found, alive, readable=readable)
 
     # ---- who works on what ----
 

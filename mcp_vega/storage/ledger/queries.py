@@ -1,6 +1,7 @@
 """The SQL statements, in a form that PostgreSQL understands too.
 
 :me is the id of this server, :time the seconds of the clock that all servers share, :moment the time of day.
+An ORDER BY has the columns of an index, so that LIMIT ends the search for rows.
 """
 
 ENTER = """
@@ -13,7 +14,7 @@ ENTER = """
 
 COLUMNS = (
     *("local_id", "remote_id", "base_url", "account", "owner", "model", "route", "arguments", "call", "prompt", "seed"),
-    *("parameters", "state", "open", "charged", "created", "sent", "ended", "next_try", "estimate", "cost", "spent"),
+    *("parameters", "state", "open", "charged", "created", "sent", "ended", "next_try", "cost", "spent"),
     *("credits_left", "seconds", "reported_id", "reported_seed", "notes", "error", "search"),
 )
 ADD = f"""
@@ -47,15 +48,21 @@ SAVE = f"""
 # A picture that is in the first store stays there, even if another server has kept it in another store as well.
 SAVE_IMAGE = """
     INSERT INTO images (
-        id, job, store, key, fallback, mime_type, width, height, bytes, sha256, created, words, owner
+        id, job, store, key, fallback, mime_type, width, height, bytes, sha256, created, owner
     )
     VALUES (
-        :id, :job, :store, :key, :fallback, :mime_type, :width, :height, :bytes, :sha256, :created, :words, :owner
+        :id, (SELECT number FROM jobs WHERE local_id = :job), :store, :key, :fallback, :mime_type, :width, :height,
+        :bytes, :sha256, :created, :owner
     )
     ON CONFLICT (id) DO UPDATE SET
         store = excluded.store, key = excluded.key, fallback = excluded.fallback, mime_type = excluded.mime_type,
         width = excluded.width, height = excluded.height, bytes = excluded.bytes, sha256 = excluded.sha256
     WHERE images.fallback AND NOT excluded.fallback
+"""
+ADD_TO_GALLERY = """
+    INSERT INTO gallery (created, image, owner, starred, words)
+    SELECT created, number, owner, starred, :words FROM images WHERE id = :id AND deleted IS NULL
+    ON CONFLICT (created, image) DO NOTHING
 """
 BY_ID = "WHERE local_id = :id OR remote_id = :id ORDER BY created LIMIT 1"
 # Whether :owner may see a job. '' is the operator, who sees all.
@@ -132,6 +139,8 @@ TAKE_BACK = """
 
 # ---- money ----
 
+MICROSECONDS_A_DAY = 24 * 60 * 60 * 1_000_000
+
 # The condition is checked for the first call of a day and for all later ones.
 RESERVE = """
     INSERT INTO spending (day, owner, spent)
@@ -141,17 +150,17 @@ RESERVE = """
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
     RETURNING spent
 """
-ADD_SPENT = """
+ADD_SPENT = f"""
     INSERT INTO spending (day, owner, spent)
-    SELECT substr(created, 1, 10), owner, :amount FROM jobs WHERE local_id = :local_id
+    SELECT created / {MICROSECONDS_A_DAY}, owner, :amount FROM jobs WHERE local_id = :local_id
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
-"""
+"""  # noqa: S608
 SPENT = "SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day = :day"
 SPENT_SINCE = f"SELECT coalesce(sum(spent), 0) AS spent FROM spending WHERE day >= :day AND {IS_SHOWN}"  # noqa: S608
 SPENT_BY_DAY = """
-    SELECT substr(created, 1, 10) AS day, {column}, count(*) AS calls, sum(spent) AS spent,
+    SELECT created / {day} AS day, {column}, count(*) AS calls, sum(spent) AS spent,
         sum(CASE WHEN cost IS NULL THEN spent ELSE 0 END) AS estimated
-    FROM jobs WHERE charged != 'no' AND created >= :since GROUP BY day, {column} ORDER BY day DESC, {column}
+    FROM jobs WHERE charged != 'no' AND created >= :since * {day} GROUP BY day, {column} ORDER BY day DESC, {column}
 """
 # The jobs that a server has begun and never sent, and that have money reserved.
 UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent IS NULL AND spent > 0"
@@ -210,47 +219,53 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 
 # ---- search ----
 
-# A page and a search each read one index that has all they need: the table's own rows are many times as long. Only the
-# search of an owner reads rows of the table: that is faster, unless nearly all pictures are this owner's.
+IMAGE = "SELECT id, job FROM images WHERE id = :id"
+# The place of a picture in the order of the gallery, also of a deleted one.
+PLACE = f"SELECT created, number AS image FROM images WHERE id = :after AND {IS_SHOWN}"  # noqa: S608
 PAGE = """
     SELECT id, job, number FROM images WHERE number IN (
-        SELECT number FROM images WHERE deleted IS NULL {matches}
-        ORDER BY created DESC, number DESC LIMIT :limit OFFSET :offset
+        SELECT image FROM gallery {where} ORDER BY created DESC, image DESC LIMIT :limit
     )
     ORDER BY created DESC, number DESC
 """
-COUNT = "SELECT count(*) AS pictures FROM images WHERE deleted IS NULL {matches}"
-IS_STARRED = "AND starred"
-NONE = "AND FALSE"
-IS_OF = "AND owner = :owner"  # left out for the operator: it would be checked for each of many rows
-MATCH = "AND words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
+COUNT = "SELECT count(*) AS pictures FROM gallery {where}"
+IS_OLDER = "(created, image) < (:created, :image)"
+IS_STARRED = "starred"
+NONE = "FALSE"
+IS_OF = "owner = :owner"  # left out for the operator: it would be checked for each of many rows
+MATCH = "words LIKE :{name} ESCAPE '\\'"  # three times as fast as instr
 BEFORE = """
-    SELECT images.id, images.job FROM images JOIN jobs ON jobs.local_id = images.job
+    SELECT images.id, images.job FROM images JOIN jobs ON jobs.number = images.job
     WHERE images.deleted IS NULL AND NOT starred AND images.created < :moment AND NOT open AND delivered
     ORDER BY images.created, images.number
 """
 STARRED_BEFORE = """
-    SELECT count(*) AS pictures FROM images WHERE starred AND deleted IS NULL AND created < :moment
+    SELECT count(*) AS pictures FROM gallery WHERE starred AND created < :moment
 """
-MARK_STARRED = "UPDATE images SET starred = :starred WHERE id = :id RETURNING id"
+MARK_STARRED = "UPDATE images SET starred = :starred WHERE id = :id RETURNING number, created"
+SHOW_STAR = "UPDATE gallery SET starred = :starred WHERE created = :created AND image = :number"
 # If several delete a picture, only one of them changes the row. If the picture was moved meanwhile, none does, because
 # its file is elsewhere then.
 MARK_DELETED = """
     UPDATE images SET deleted = :moment
     WHERE id = :id AND store = :store AND key = :key AND deleted IS NULL AND NOT (starred AND :spare_starred)
-    RETURNING id
+    RETURNING number, created
 """
+LEAVE_GALLERY = "DELETE FROM gallery WHERE created = :created AND image = :number"
 UNMARK_DELETED = "UPDATE images SET deleted = NULL WHERE id = :id"
 IMAGE_IDS = f"""
-    SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY created DESC LIMIT :limit
+    SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY number DESC LIMIT :limit
 """  # noqa: S608
-# Pictures that have all typed words, or whose file name begins with the typed text.
-NAMES = f"""
-    SELECT id, key FROM images
-    WHERE deleted IS NULL AND {IS_SHOWN} AND ((TRUE {{matches}}) OR {{begins}})
-    ORDER BY {{order}} created DESC, number DESC LIMIT :limit
+NAMES = """
+    SELECT id, key FROM images WHERE number IN (
+        SELECT image FROM gallery {where} ORDER BY created DESC, image DESC LIMIT :limit
+    )
+    ORDER BY created DESC, number DESC
+"""
+NAMES_THAT_BEGIN = f"""
+    SELECT id, key FROM images WHERE deleted IS NULL AND {IS_SHOWN} AND key LIKE :name ESCAPE '\\'
+    ORDER BY number DESC LIMIT :limit
 """  # noqa: S608
-NAME_BEGINS = "key LIKE :name ESCAPE '\\'"
 IMAGE_ID_BEGINS = "AND id BETWEEN :beginning AND :end"
 REQUEST_IDS = f"""
     SELECT coalesce(remote_id, local_id) AS id FROM jobs WHERE {IS_SHOWN} {{matches}}
@@ -261,7 +276,8 @@ REQUEST_ID_BEGINS = """
 """
 # Pictures and jobs whose id begins like this, deleted pictures too. A job has two ids; "local-" may be left out.
 NAMED = f"""
-    SELECT id, job FROM images WHERE {IS_SHOWN} AND id BETWEEN :small AND :small_end
+    SELECT images.id, jobs.local_id AS job FROM images JOIN jobs ON jobs.number = images.job
+    WHERE (:owner = '' OR images.owner = :owner) AND images.id BETWEEN :small AND :small_end
     UNION ALL
     SELECT coalesce(remote_id, local_id) AS id, local_id AS job FROM jobs WHERE {IS_SHOWN} AND (
         remote_id BETWEEN :name AND :name_end OR remote_id BETWEEN :small AND :small_end

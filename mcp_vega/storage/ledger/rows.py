@@ -1,29 +1,48 @@
-"""Converts jobs to rows of the ledger, and rows to jobs: pure functions."""
+"""Converts jobs to rows of the ledger, and rows to jobs."""
 
 import json
+import logging
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
 from mcp_vega.errors import Charged, MediaError, VegaError
-from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, Search, State
+from mcp_vega.job import Image, ImageLocation, Job, JobImage, Receipt, Route, Search, State
 from mcp_vega.parameters import MODELS, Parameters
-from mcp_vega.storage.database.connection import Row
+from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.ledger.spending import billionths
+
+logger = logging.getLogger(__name__)
 
 # The parameters that have columns of their own.
 APART = {"prompt", "seed"}
+# A row does not have the parameters with these values. The values never change, whatever defaults a model has later:
+# older rows would be read with wrong ones.
+USUAL: dict[str, Any] = {
+    "img_width": 1024,
+    "img_height": 1024,
+    "base64": False,
+    "negative_prompt": "",
+    "samples": 1,
+    "scheduler": "DPM2 Karras",
+    "guidance_scale": 7.5,
+}
+USUAL_OF = {
+    slug: {name: value for name, value in USUAL.items() if name in model.model_fields} for slug, model in MODELS.items()
+}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Characters that separate words (SQL would find nothing after a NUL); and the dotless i, which becomes an i.
 PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
 
 
 def as_row(job: Job) -> dict[str, Any]:
-    """Return a job's columns. Money is the text of the exact decimal, times are ISO 8601 (UTC)."""
+    """Return a job's columns. Money is the text of the exact decimal, times are microseconds since 1970."""
     receipt = job.receipt
+    parameters = job.parameters.model_dump(mode="json")
     state, error = job.state, job.error
     if job.images and all(image.in_memory for image in job.images):
         # The pictures are in memory only and end with this server, so the next server must fetch them again.
@@ -36,11 +55,19 @@ def as_row(job: Job) -> dict[str, Any]:
         "owner": job.owner,
         "model": job.model,
         "route": str(job.route),
-        "arguments": json.dumps(job.arguments, sort_keys=True),
+        "arguments": json.dumps(
+            {name: None if value == parameters.get(name) else value for name, value in sorted(job.arguments.items())}
+        ),
         "call": as_call(job),
         "prompt": job.parameters.prompt,
         "seed": job.parameters.seed,
-        "parameters": job.parameters.model_dump_json(exclude=APART),
+        "parameters": json.dumps(
+            {
+                name: value
+                for name, value in parameters.items()
+                if name not in APART and (name not in USUAL or value != USUAL[name])
+            }
+        ),
         "state": str(state),
         "open": job.open,
         "charged": str(job.charged),
@@ -48,7 +75,6 @@ def as_row(job: Job) -> dict[str, Any]:
         "sent": moment(job.sent),
         "ended": moment(job.ended),
         "next_try": moment(job.next_try),
-        "estimate": _text(job.parameters.expected_cost),
         "cost": _text(receipt.cost),
         "spent": billionths(job),
         "credits_left": _text(receipt.credits_left),
@@ -64,7 +90,7 @@ def as_row(job: Job) -> dict[str, Any]:
 def as_call(job: Job) -> str:
     """Return a hash of a job's call, which is the same for the same call."""
     asked = job.asked.model_dump_json(exclude={"base64"})  # `base64` only concerns the result here; it is never sent
-    return sha256(f"{job.model} {asked}".encode(errors="surrogatepass")).hexdigest()
+    return sha256(f"{job.model} {asked}".encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def as_image_rows(job: Job) -> list[dict[str, Any]]:
@@ -131,15 +157,17 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
     )
     if row["model"] not in MODELS:
         raise ValueError(f"unknown model {row['model']!r}")
-    parameters = {**json.loads(row["parameters"]), **{name: row[name] for name in APART}}
+    model = MODELS[row["model"]]
+    parameters = {**USUAL_OF[model.slug], **json.loads(row["parameters"]), **{name: row[name] for name in APART}}
+    arguments = json.loads(row["arguments"])
     job = Job(
-        parameters=MODELS[row["model"]].model_validate(parameters),
-        arguments=json.loads(row["arguments"]),
+        parameters=model.model_validate(parameters),
+        arguments={name: parameters.get(name) if value is None else value for name, value in arguments.items()},
         route=Route(row["route"]),
         base_url=row["base_url"],
         account=row["account"],
         owner=row["owner"],
-        created=datetime.fromisoformat(row["created"]),
+        created=_time(row["created"]),
         sent=_moment(row["sent"]),
         ended=_moment(row["ended"]),
         next_try=_moment(row["next_try"]),
@@ -163,13 +191,55 @@ def image_from_row(row: Row) -> Image:
     return Image(location=ImageLocation(row["store"], row["key"]), deleted=_moment(row["deleted"]), **known)
 
 
-def moment(time: datetime | None) -> str | None:
-    """Return a time as a text, in a form whose alphabetical order is the order of time."""
-    return time and time.astimezone(UTC).isoformat(timespec="microseconds")
+# ---- from the ledger ----
 
 
-def _moment(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+def read_jobs(
+    connection: Connection, found: Iterable[Row], alive: Collection[str] = (), *, readable: bool = False
+) -> list[Job]:
+    """Return jobs from their rows, with their pictures. A job is held if its holder is one of `alive`.
+
+    With `readable`, rows that are damaged are left out.
+
+    Raises:
+        ValueError: A row was not written by this version.
+    """
+    jobs: list[Job] = []
+    for row in found:
+        images = connection.execute("SELECT * FROM images WHERE job = :number", {"number": row["number"]})
+        try:
+            jobs.append(from_row(row, images, held=row["holder"] in alive))
+        except ValueError as error:
+            if not readable:
+                raise
+            logger.warning("In the ledger, %s", error)
+    return jobs
+
+
+def read_images(connection: Connection, found: Iterable[Row]) -> list[JobImage]:
+    """Return pictures from rows with their ids and their jobs' ids, without pictures whose job cannot be read."""
+    kept: list[JobImage] = []
+    for row in found:
+        jobs = connection.execute("SELECT * FROM jobs WHERE number = :job", {"job": row["job"]})
+        for job in read_jobs(connection, jobs, readable=True):
+            kept += [JobImage(job, image) for image in job.images if image.id == row["id"]]
+    return kept
+
+
+# ---- columns ----
+
+
+def moment(time: datetime | None) -> int | None:
+    """Return a time as microseconds since 1970 (UTC)."""
+    return None if time is None else (time - EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(number: int | None) -> datetime | None:
+    return None if number is None else _time(number)
+
+
+def _time(number: int) -> datetime:
+    return EPOCH + timedelta(microseconds=number)
 
 
 def _text(number: Decimal | None) -> str | None:
@@ -183,7 +253,7 @@ def number(text: str | None) -> Decimal | None:
 
 def _search_text(search: Search) -> str | None:
     moments = {name: moment(time) for name, time in asdict(search).items()}
-    return json.dumps(moments) if any(moments.values()) else None
+    return None if search == Search() else json.dumps(moments)
 
 
 def _search(text: str | None) -> Search:

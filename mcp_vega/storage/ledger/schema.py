@@ -1,4 +1,8 @@
-"""The tables, in SQL that PostgreSQL understands too, except for the types of the `number` columns."""
+"""The tables, in SQL that PostgreSQL understands too, except for WITHOUT ROWID and the types of the `number` columns.
+
+All times of day are microseconds since 1970 (UTC), so `datetime(created / 1000000, 'unixepoch')` shows one in SQLite.
+Days are days since 1970 (UTC).
+"""
 
 SCHEMA = """
     CREATE TABLE servers (
@@ -15,20 +19,19 @@ SCHEMA = """
         owner TEXT NOT NULL,       -- '' is the user of this machine
         model TEXT NOT NULL,
         route TEXT NOT NULL,
-        arguments TEXT NOT NULL,   -- JSON, as the caller gave them
+        arguments TEXT NOT NULL,   -- JSON, as the caller gave them (null: the value in the recipe)
         call TEXT NOT NULL,        -- a hash of the call: the same for the same call
         prompt TEXT NOT NULL,
         seed BIGINT NOT NULL,      -- the seed that was sent
-        parameters TEXT NOT NULL,  -- JSON, the rest of the recipe
+        parameters TEXT NOT NULL,  -- JSON, the rest of the recipe, without usual values (see `rows`)
         state TEXT NOT NULL,
         open BOOLEAN NOT NULL,     -- whether there is more to learn or to fetch
         charged TEXT NOT NULL,
-        created TEXT NOT NULL,     -- ISO 8601, UTC, like all times of day
-        sent TEXT,                 -- NULL is proof that its call has not left
+        created BIGINT NOT NULL,
+        sent BIGINT,               -- NULL is proof that its call has not left
         sent_time DOUBLE PRECISION, -- the same, by the clock that all servers share
-        ended TEXT,
-        next_try TEXT,             -- when to try again
-        estimate TEXT NOT NULL,    -- USD, the exact decimal: the likely cost
+        ended BIGINT,
+        next_try BIGINT,           -- when to try again
         cost TEXT,                 -- USD, the exact decimal (NULL: unknown, as in the next columns)
         spent BIGINT NOT NULL,     -- billionths of a USD: its part of the sums in `spending`
         credits_left TEXT,
@@ -42,9 +45,9 @@ SCHEMA = """
         awaited_by TEXT,           -- the server whose caller waits for it
         delivered BOOLEAN NOT NULL,
         arrived DOUBLE PRECISION NOT NULL, -- when its first call came, by the clock that all servers share
-        last_call TEXT NOT NULL,   -- when a call for it last began or ended
+        last_call BIGINT NOT NULL, -- when a call for it last began or ended
         last_call_time DOUBLE PRECISION NOT NULL, -- the same, by the clock that all servers share
-        wanted_until TEXT NOT NULL -- the last time at which another server may send it
+        wanted_until BIGINT NOT NULL -- the last time at which another server may send it
     );
     CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
     CREATE INDEX jobs_by_time ON jobs (created);
@@ -59,7 +62,7 @@ SCHEMA = """
     CREATE TABLE images (
         number INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
-        job TEXT NOT NULL REFERENCES jobs (local_id),
+        job BIGINT NOT NULL REFERENCES jobs (number),
         store TEXT NOT NULL,       -- the address of the store that it is in
         key TEXT NOT NULL,         -- its name there
         fallback BOOLEAN NOT NULL, -- whether it is outside the store that was first when it was saved
@@ -68,22 +71,28 @@ SCHEMA = """
         height INTEGER NOT NULL,
         bytes BIGINT NOT NULL,
         sha256 TEXT NOT NULL,
-        created TEXT NOT NULL,     -- the same as its job's
+        created BIGINT NOT NULL,   -- the same as its job's
         owner TEXT NOT NULL,       -- the same as its job's
-        words TEXT NOT NULL,       -- the words by which it is found
         starred BOOLEAN NOT NULL DEFAULT FALSE,
-        deleted TEXT               -- when its file was deleted, if it was
+        deleted BIGINT             -- when its file was deleted, if it was
     );
     CREATE INDEX images_by_job ON images (job);
-    CREATE INDEX images_by_words ON images (created, words, owner) WHERE deleted IS NULL;
-    CREATE INDEX images_by_owner ON images (owner, created) WHERE deleted IS NULL;
-    CREATE INDEX images_starred ON images (created, words, owner) WHERE starred AND deleted IS NULL;
     CREATE INDEX images_fallback ON images (created) WHERE fallback AND deleted IS NULL;
+    CREATE TABLE gallery (         -- the pictures that are not deleted: pages and searches read this table in its order
+        created BIGINT NOT NULL,
+        image BIGINT NOT NULL REFERENCES images (number),
+        owner TEXT NOT NULL,
+        starred BOOLEAN NOT NULL,
+        words TEXT NOT NULL,       -- the words by which it is found
+        PRIMARY KEY (created, image)
+    ) WITHOUT ROWID;
+    CREATE INDEX gallery_by_owner ON gallery (owner, created, image);
+    CREATE INDEX gallery_starred ON gallery (created, image) WHERE starred;
     CREATE TABLE moved_images (
         store TEXT NOT NULL,       -- where the old copy of a moved picture is
         key TEXT NOT NULL,
         image TEXT NOT NULL REFERENCES images (id),
-        moved TEXT NOT NULL,
+        moved BIGINT NOT NULL,
         PRIMARY KEY (store, key)
     );
     CREATE INDEX moved_images_by_time ON moved_images (moved);
@@ -100,7 +109,7 @@ SCHEMA = """
     );
     CREATE INDEX calls_by_caller ON calls (caller, time);
     CREATE TABLE spending (
-        day TEXT NOT NULL,         -- UTC
+        day INTEGER NOT NULL,
         owner TEXT NOT NULL,
         spent BIGINT NOT NULL,     -- billionths of a USD
         PRIMARY KEY (day, owner)

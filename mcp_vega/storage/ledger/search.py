@@ -1,26 +1,20 @@
 """Finds kept pictures by words, and ids by their beginnings."""
 
-import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
-
-import anyio
+from typing import Any
 
 from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.job import OPERATOR, REQUEST_ID, Image, Job, JobImage
 from mcp_vega.parameters import MODELS
+from mcp_vega.redaction import named
 from mcp_vega.storage.database.connection import Connection, Row, Work
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 PAGE = 20
 # The most words of a search, and the most letters of a word. Each word is searched for separately.
@@ -59,50 +53,56 @@ class ImageSearch:
         # The numbers of pictures whose jobs cannot be read, as far as they are known. They are left out, and a page
         # has more of the other pictures instead.
         self._unreadable = set[int]()
-        # A search reads every picture. Only one search runs at a time, so another query waits for one search at most.
-        self._one_search = anyio.CapacityLimiter(1)
 
-    async def page(self, query: ImageQuery, *, offset: int = 0, size: int = PAGE) -> tuple[list[JobImage], bool]:
-        """Return the pictures that match, newest first, from `offset` on; and whether there are more.
+    async def page(self, query: ImageQuery, *, after: str = "", size: int = PAGE) -> tuple[list[JobImage], bool]:
+        """Return the pictures that match, newest first; and whether there are more.
+
+        With `after`, these are the pictures that follow the one with this id. It may have been deleted since.
 
         Raises:
-            InvalidArguments: The query has too many words.
+            InvalidArguments: The query has too many words, or there is no picture with the id `after`.
         """
-        matches, values = _conditions(query)
-        values |= {"limit": size + 1, "offset": offset}
+        conditions, values = _conditions(query)
+        conditions += [queries.IS_OLDER] if after else []
+        values |= {"limit": size + 1, "after": after}
 
-        def look(connection: Connection) -> tuple[list[JobImage], bool]:
+        def look(connection: Connection) -> tuple[list[JobImage], bool] | None:
+            if after:
+                place = connection.execute(queries.PLACE, values)
+                if not place:
+                    return None
+                values.update(place[0])
             while True:
-                found = connection.execute(queries.PAGE.format(matches=matches + self._readable()), values)
-                images = _images(connection, found[:size])
+                found = connection.execute(queries.PAGE.format(where=self._where(conditions)), values)
+                images = rows.read_images(connection, found[:size])
                 ids = {kept.image.id for kept in images}
                 unreadable = {row["number"] for row in found[:size] if row["id"] not in ids}
                 if not unreadable:
                     return images, len(found) > size
                 self._unreadable |= unreadable
 
-        return await self._read(query, look)
+        page = await self._database.read(look, slow=bool(query.text))
+        if page is None:
+            said = f"There is no picture with the id {named(after)}, so no pictures follow it"
+            raise InvalidArguments(said, next_step="Take the address of the next page from the page before it")
+        return page
 
     async def count(self, query: ImageQuery) -> int:
         """Count the pictures that match; raises as `page` does."""
-        matches, values = _conditions(query)
-        statement = queries.COUNT.format(matches=matches + self._readable())
-        (row,) = await self._read(query, lambda connection: connection.execute(statement, values))
+        conditions, values = _conditions(query)
+        statement = queries.COUNT.format(where=self._where(conditions))
+        work: Work[list[Row]] = lambda connection: connection.execute(statement, values)  # noqa: E731
+        (row,) = await self._database.read(work, slow=bool(query.text))
         return row["pictures"]
 
-    async def _read(self, query: ImageQuery, work: Work[T]) -> T:
-        if not query.text:
-            return await self._database.read(work)
-        async with self._one_search:
-            return await self._database.read(work)
-
-    def _readable(self) -> str:
+    def _where(self, conditions: Sequence[str]) -> str:
         numbers = ", ".join(map(str, sorted(self._unreadable)))
-        return f" AND number NOT IN ({numbers})" if numbers else ""
+        all_conditions = [*conditions, *([f"image NOT IN ({numbers})"] if numbers else [])]
+        return f"WHERE {' AND '.join(all_conditions)}" if all_conditions else ""
 
     async def image(self, image_id: str) -> JobImage | None:
         """Return the picture with this id, and its job; None if there is none."""
-        return next(iter(await self._found("SELECT id, job FROM images WHERE id = :id", id=image_id)), None)
+        return next(iter(await self._found(queries.IMAGE, id=image_id)), None)
 
     async def id_named(self, text: str, owner: str = OPERATOR) -> str:
         """Return the complete id of the picture or job that `owner` names.
@@ -155,9 +155,9 @@ class ImageSearch:
         """
         return await self._found(queries.BEFORE, moment=rows.moment(moment))
 
-    async def _found(self, statement: str, **values: str | None) -> list[JobImage]:
+    async def _found(self, statement: str, **values: Any) -> list[JobImage]:
         def look(connection: Connection) -> list[JobImage]:
-            return _images(connection, connection.execute(statement, values))
+            return rows.read_images(connection, connection.execute(statement, values))
 
         return await self._database.read(look)
 
@@ -169,8 +169,14 @@ class ImageSearch:
 
     async def mark_starred(self, image_id: str, *, starred: bool) -> bool:
         """Note whether a picture has a star; returns False if the ledger does not have the picture."""
-        values = {"id": image_id, "starred": starred}
-        return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_STARRED, values)))
+
+        def mark(connection: Connection) -> bool:
+            marked = connection.execute(queries.MARK_STARRED, {"id": image_id, "starred": starred})
+            for row in marked:
+                connection.execute(queries.SHOW_STAR, {**row, "starred": starred})
+            return bool(marked)
+
+        return await self._database.write(mark)
 
     async def mark_deleted(self, image: Image, moment: datetime, *, spare_starred: bool = False) -> bool:
         """Note when a picture's file was deleted. The ledger keeps how it was drawn.
@@ -180,12 +186,25 @@ class ImageSearch:
         """
         values = {"id": image.id, "moment": rows.moment(moment), "spare_starred": spare_starred}
         values |= image.location._asdict()
-        return bool(await self._database.write(lambda connection: connection.execute(queries.MARK_DELETED, values)))
+
+        def mark(connection: Connection) -> bool:
+            marked = connection.execute(queries.MARK_DELETED, values)
+            for row in marked:
+                connection.execute(queries.LEAVE_GALLERY, dict(row))
+            return bool(marked)
+
+        return await self._database.write(mark)
 
     async def unmark_deleted(self, image: Image) -> None:
         """Note that a picture's file was not deleted after all. If the ledger is locked, that is written later."""
-        values = {"id": image.id}
-        self._database.defer(lambda connection: connection.execute(queries.UNMARK_DELETED, values), immediately=True)
+
+        def unmark(connection: Connection) -> None:
+            connection.execute(queries.UNMARK_DELETED, {"id": image.id})
+            for job, _ in rows.read_images(connection, connection.execute(queries.IMAGE, {"id": image.id})):
+                for row in rows.as_image_rows(job):
+                    connection.execute(queries.ADD_TO_GALLERY, row)
+
+        self._database.defer(unmark, immediately=True)
         with suppress(LedgerError):
             await self._database.write(lambda _: None)
 
@@ -198,13 +217,16 @@ class ImageSearch:
 
         Names that begin with the typed text come first, then the newest. Raises as `page` does.
         """
-        query, begins = ImageQuery(typed, owner, typed=True), queries.NAME_BEGINS
-        matches, values = _conditions(query)
-        order = f"{begins} DESC," if typed else ""  # else an index has the order
-        statement = queries.NAMES.format(matches=matches + self._readable(), begins=begins, order=order)
+        conditions, values = _conditions(ImageQuery(typed, owner, typed=True))
         values |= {"name": f"%/{_literal(typed[:LONGER_THAN_NAMES])}%", "limit": limit}
-        found = await self._read(query, lambda connection: connection.execute(statement, values))
-        return [(row["id"], PurePosixPath(row["key"]).name) for row in found]
+
+        def look(connection: Connection) -> list[tuple[str, str]]:
+            begun = connection.execute(queries.NAMES_THAT_BEGIN, values) if typed else []
+            found = connection.execute(queries.NAMES.format(where=self._where(conditions)), values)
+            names = {row["id"]: PurePosixPath(row["key"]).name for row in (*begun, *found)}
+            return list(names.items())[:limit]
+
+        return await self._database.read(look, slow=bool(typed))
 
     async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """Return the request ids of jobs that begin like this, newest first."""
@@ -231,8 +253,8 @@ def _ids_that_begin(connection: Connection, beginning: str, owner: str) -> dict[
     return {row["job"]: row["id"] for row in connection.execute(queries.NAMED, values)}
 
 
-def _conditions(query: ImageQuery) -> tuple[str, dict[str, Any]]:
-    """Return the conditions for the rows of pictures, as SQL and its values."""
+def _conditions(query: ImageQuery) -> tuple[list[str], dict[str, Any]]:
+    """Return the conditions for the rows of the gallery, as SQL, and their values."""
     patterns = _patterns(query.text, typed=query.typed)
     values: dict[str, Any] = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
     conditions = [queries.MATCH.format(name=name) for name in values]
@@ -242,7 +264,7 @@ def _conditions(query: ImageQuery) -> tuple[str, dict[str, Any]]:
         conditions += [queries.IS_STARRED]
     if query.owner != OPERATOR:
         conditions += [queries.IS_OF]
-    return " ".join(conditions), {**values, "owner": query.owner}
+    return conditions, {**values, "owner": query.owner}
 
 
 def _patterns(text: str, *, typed: bool) -> list[str]:
@@ -266,35 +288,3 @@ def _patterns(text: str, *, typed: bool) -> list[str]:
 def _literal(text: str) -> str:
     """A text as a part of a pattern of LIKE."""
     return re.sub(r"[%_\\]", r"\\\g<0>", text)
-
-
-def read_jobs(
-    connection: Connection, found: Iterable[Row], alive: Collection[str] = (), *, readable: bool = False
-) -> list[Job]:
-    """Return jobs from their rows, with their pictures. A job is held if its holder is one of `alive`.
-
-    With `readable`, rows that are damaged are left out.
-
-    Raises:
-        ValueError: A row was not written by this version.
-    """
-    jobs: list[Job] = []
-    for row in found:
-        images = connection.execute("SELECT * FROM images WHERE job = :local_id", {"local_id": row["local_id"]})
-        try:
-            jobs.append(rows.from_row(row, images, held=row["holder"] in alive))
-        except ValueError as error:
-            if not readable:
-                raise
-            logger.warning("In the ledger, %s", error)
-    return jobs
-
-
-def _images(connection: Connection, found: Iterable[Row]) -> list[JobImage]:
-    """Return pictures from rows with their ids and their jobs' ids, without pictures whose job cannot be read."""
-    kept: list[JobImage] = []
-    for row in found:
-        jobs = connection.execute("SELECT * FROM jobs WHERE local_id = :job", {"job": row["job"]})
-        for job in read_jobs(connection, jobs, readable=True):
-            kept += [JobImage(job, image) for image in job.images if image.id == row["id"]]
-    return kept

@@ -43,7 +43,7 @@ class Slots:
         self._me = me
         self._limits = limits
 
-    def turns(self, moment: str | None) -> Turns:
+    def turns(self, moment: int | None) -> Turns:
         """Return which of this server's jobs may be sent at this moment (UTC)."""
         free = self._limits.calls_at_once - len(self._in_use())
         (row,) = self._connection.execute(queries.CALLS_IN_MINUTE, {"time": self._connection.time})

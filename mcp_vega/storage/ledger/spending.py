@@ -6,7 +6,7 @@ a sum for each day and owner, in billionths of a US dollar.
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
@@ -17,6 +17,7 @@ from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries
 
 BILLION = 10**9
+FIRST_DAY = date(1970, 1, 1)
 # No call costs more. The sum of many such amounts still fits into 64 bits.
 MOST_USD = Decimal(1_000_000)
 
@@ -77,18 +78,18 @@ class Spending:
 
     async def since(self, day: date, owner: str = OPERATOR) -> Decimal:
         """Return what was spent on a UTC day and later, in US dollars: by `owner`, or in all for the operator."""
-        values = {"day": day.isoformat(), "owner": owner}
+        values = {"day": _number(day), "owner": owner}
         (row,) = await self._database.read(lambda connection: connection.execute(queries.SPENT_SINCE, values))
         return _usd(row["spent"])
 
     async def by_day(self, column: Literal["model", "owner"], since: date | None = None) -> list[DailySpending]:
         """What was spent on each UTC day by each model or owner, the last day first."""
-        statement = queries.SPENT_BY_DAY.format(column=column)
-        values = {"since": since.isoformat() if since else ""}
+        statement = queries.SPENT_BY_DAY.format(column=column, day=queries.MICROSECONDS_A_DAY)
+        values = {"since": _number(since or date.min)}
         found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [
             DailySpending(
-                date.fromisoformat(row["day"]), row[column], row["calls"], _usd(row["spent"]), _usd(row["estimated"])
+                FIRST_DAY + timedelta(row["day"]), row[column], row["calls"], _usd(row["spent"]), _usd(row["estimated"])
             )
             for row in found
         ]
@@ -102,6 +103,11 @@ def billionths(job: Job) -> int:
     return int((min(amount, MOST_USD) * BILLION).to_integral_value(ROUND_CEILING))
 
 
+def _number(day: date) -> int:
+    """Return a day as the ledger has it: days since 1970."""
+    return (day - FIRST_DAY).days
+
+
 def _usd(amount: int) -> Decimal:
     return Decimal(amount) / BILLION
 
@@ -111,14 +117,14 @@ def _usd(amount: int) -> Decimal:
 
 def spent_on(connection: Connection, day: date) -> Decimal:
     """Return what was spent on a UTC day, in US dollars."""
-    (row,) = connection.execute(queries.SPENT, {"day": day.isoformat()})
+    (row,) = connection.execute(queries.SPENT, {"day": _number(day)})
     return _usd(row["spent"])
 
 
 def reserve(connection: Connection, job: Job, limit: Decimal | None) -> bool:
     """Reserve the likely cost of a job: it counts as spent from now on. False if it would exceed the day's limit."""
     values = {
-        "day": job.created.date().isoformat(),
+        "day": _number(job.created.date()),
         "owner": job.owner,
         "amount": billionths(job),
         "limit": None if limit is None else int(min(limit, MOST_USD) * BILLION),
