@@ -121,6 +121,8 @@ class Caller(asyncio.Protocol):
 async def calls(url: str, at_once: int, seconds: float) -> list[float]:
     """Make calls at the same time for some seconds; returns how long each took."""
     address, until = urlsplit(url), time.monotonic() + seconds
+    assert address.hostname
+    assert address.port
     loop = asyncio.get_running_loop()
     callers: list[Caller] = []
     for number in range(at_once):
@@ -237,20 +239,20 @@ def compare(kind: Picture, at_once: int, rounds: int, seconds: float) -> None:
                 server.clear()
         print(f"{kind}, {len(api.picture(kind)) / 1e6:.2f} MB, {at_once} at the same time, {rounds} × {seconds:g} s")
         print(f"  {'':18} calls/s  ms busy a call  median, longest (s)  MB at rest, at most")
-        for name, server in servers.items():
+        for title, server in servers.items():
             middle = statistics.median(server.a_second), statistics.median(server.busy_ms)
             print(
-                f"  {name:18} {middle[0]:7.1f} {middle[1]:15.1f} {statistics.median(server.times):13.2f}, "
+                f"  {title:18} {middle[0]:7.1f} {middle[1]:15.1f} {statistics.median(server.times):13.2f}, "
                 f"{max(server.times):5.2f} {server.at_rest:12.0f}, {max(server.peaks):7.0f}"
             )
-        said = ", ".join(f"{name} {statistics.median(share) * 100:.0f} %" for name, share in shares.items())
+        said = ", ".join(f"{each} {statistics.median(share) * 100:.0f} %" for each, share in shares.items())
         print(f"  busy, of one core: {said}")
-        for name, server in [*servers.items()][1:]:
+        for title, server in [*servers.items()][1:]:
             ratios = [mine / base for mine, base in zip(server.a_second, floor.a_second, strict=True)]
             most = statistics.median(ratios)
             verdict = "reached" if most >= TARGET else "missed"
             spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-            wanted = f"target: {name} / floor >= {TARGET}: {verdict}" if server is without else f"{name} / floor:"
+            wanted = f"target: {title} / floor >= {TARGET}: {verdict}" if server is without else f"{title} / floor:"
             print(f"  {wanted} {most:.2f}  {spread}")
 
 
