@@ -158,8 +158,10 @@ UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent 
 
 # ---- slots ----
 
-FORGET_CALLS = "DELETE FROM calls WHERE time < :time - 60 OR time > :time"
-CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 60 AND :time"
+# A call reaches the API some time after it was noted. If the first of many took longer than a later one, the API would
+# count both to the same minute, so a minute has a second more here.
+FORGET_CALLS = "DELETE FROM calls WHERE time < :time - 61 OR time > :time"
+CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 61 AND :time"
 # The jobs that wait for a slot, in a fair order: first the caller with the fewest calls under way, then the caller
 # whose last call is the longest ago. If a server has used up its calls of this minute, its jobs are left out.
 WAITING = """
