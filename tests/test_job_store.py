@@ -649,13 +649,13 @@ async def test_a_slot_that_a_stopped_server_does_not_use_is_taken_out_of_turn(tm
         first = await one.begin(limits, prompt="one's first")
         await one.store.save(replace(first, state=State.COMPLETED, open=False), release=True)
         second = await two.begin(limits, prompt="two's first")
-        await one.begin(limits, prompt="one's next")
+        next_of_one = await one.begin(limits, prompt="one's next")
         job = await two.begin(limits, prompt="two's next")
         await two.store.save(replace(second, state=State.COMPLETED, open=False), release=True)
         looks = [await each.store.turns(limits, NOW + timedelta(seconds=2)) for each in (one, two)]
         assert [(len(look.jobs), look.free) for look in looks] == [(1, True), (0, True)]
-        assert await two.sends(job, limits) is Sending.NOT_ITS_TURN
-        assert await two.sends(job, limits, out_of_turn=True) is Sending.SENT
+        assert await two.sends(job, limits) is Sending.SENT
+        assert await one.sends(next_of_one, limits) is Sending.NO_SLOT
 
 
 class Stuck(JobStore):

@@ -6,4 +6,5 @@ preview    measures a picture, makes it smaller, or converts it to another forma
 sheet      makes a contact sheet of several pictures, each with its number
 processor  does all this off the event loop, one picture at a time
 metadata   writes the recipe into a picture's own file, and reads it
+memory     limits the memory that freed pictures keep occupied
 """

@@ -40,7 +40,6 @@ class _Waiting:
 
     job: Job
     its_turn: anyio.Event = field(default_factory=anyio.Event)
-    out_of_turn: bool = False
     problem: errors.VegaError | None = None
 
 
@@ -103,19 +102,17 @@ class RateLimiter:
 
     async def _until_sent(self, running: RunningJob, state: State, give_up: float) -> Job:
         """Mark a job as sent as soon as the limits allow it."""
-        out_of_turn, store_fails_since = False, None
+        store_fails_since = None
         while True:
             if not running.may_send:
-                out_of_turn = await self._until_its_turn(running, give_up)
+                await self._until_its_turn(running, give_up)
             if self._closing.is_set():
                 raise _closing()
             now, job = self._config.clock(), running.job
             job = replace(job, state=state, sent=max(now, job.next_try or now), notes=(), next_try=None)
             try:
                 await self._running.require_saved(running)
-                outcome = await self._store.mark_sent(
-                    job, self._limits, begun_here=running.begun_here, out_of_turn=out_of_turn
-                )
+                outcome = await self._store.mark_sent(job, self._limits, begun_here=running.begun_here)
             except errors.LedgerError:
                 store_fails_since = store_fails_since or anyio.current_time()
                 if anyio.current_time() - store_fails_since > self._config.store_retries:
@@ -130,7 +127,7 @@ class RateLimiter:
                     raise ClaimedElsewhereError
                 case Sending.UNWANTED:
                     raise errors.ServerClosing("The call was not sent, because its server ended before that")
-                case Sending.NOT_ITS_TURN:  # another job was quicker
+                case Sending.NO_SLOT:
                     store_fails_since = None
                     await anyio.sleep(POLL_SECONDS)
 
@@ -155,8 +152,8 @@ class RateLimiter:
 
     # ---- turns ----
 
-    async def _until_its_turn(self, running: RunningJob, give_up: float) -> bool:
-        """Wait for a job's turn. Returns whether it overtakes other jobs, because their server does not send them."""
+    async def _until_its_turn(self, running: RunningJob, give_up: float) -> None:
+        """Wait for a job's turn."""
         if self._closing.is_set():
             raise _closing()
         waiting = _Waiting(running.job)
@@ -176,7 +173,6 @@ class RateLimiter:
         if not waiting.its_turn.is_set():
             minutes = self._config.longest_wait / 60
             raise errors.TooManyCalls(f"The call waited {minutes:.0f} minutes, but its turn did not come: {self._rule}")
-        return waiting.out_of_turn
 
     @property
     def _rule(self) -> str:
@@ -224,8 +220,7 @@ class RateLimiter:
         elif self._passed_over_since is None:
             self._passed_over_since = anyio.current_time()
         elif anyio.current_time() - self._passed_over_since > OVERTAKING_SECONDS:
-            waiting[0].out_of_turn = True
-            granted = waiting[:1]
+            granted = waiting[:1]  # it overtakes the jobs of another server, which does not send them
         for each in granted:
             each.its_turn.set()
 

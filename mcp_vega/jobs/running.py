@@ -231,10 +231,9 @@ class RunningJobs:
 
     async def get(self, request_id: str) -> Job | None:
         """The job with this id (the API's or the local one), from memory or from the store."""
-        for running in self._jobs.values():
-            if request_id in (running.job.local_id, running.job.remote_id):
-                return running.shown
-        return await self.store.get(request_id)
+        running = self._jobs.get(request_id)
+        running = running or next((each for each in self._jobs.values() if each.job.remote_id == request_id), None)
+        return running.shown if running else await self.store.get(request_id)
 
     async def current(self, job: Job) -> Job:
         """The current state of a job; the state as given if the store cannot be read."""

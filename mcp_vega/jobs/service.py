@@ -24,7 +24,7 @@ from mcp_vega.jobs.image_saver import ImageSaver
 from mcp_vega.jobs.imported_job import history_row, imported_job, job_without_id
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.recovery import Recovery
-from mcp_vega.jobs.running import Listener, RunningJobs
+from mcp_vega.jobs.running import Listener, RunningJob, RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.redaction import named
@@ -170,9 +170,13 @@ class JobService:
     async def follow(self, job: Job, seconds: float) -> AsyncIterator[Job]:
         """The current state of a job, then each change and heartbeat, until nobody works on it or the time is up."""
         deadline = anyio.current_time() + seconds
+        running: RunningJob | None = None
         while True:
             changed = self._change_of(job)
-            job = await self._running.current(job)
+            running = self._running.get_active(job) or running
+            # When this server has ended its work on a job, it knows the last state without the store.
+            ended = running is not None and not running.job.held
+            job = running.shown if running and ended else await self._running.current(job)
             if not job.held and not job.has_outcome:
                 job = await self._resumed(job)  # the server that worked on it has died
                 changed = self._change_of(job)

@@ -92,6 +92,8 @@ def without_paths(text: str, folders: Mapping[Path, str]) -> str:
 
     Each of the `folders` is replaced by its word. Of any other path only the last name is left.
     """
+    if "/" not in text and "\\" not in text:  # to resolve the folders takes long for a note of each waiting job
+        return text
     words = {str(each): word for folder, word in folders.items() for each in (folder, Path(os.path.realpath(folder)))}
     for folder in sorted(words, key=len, reverse=True):  # one may be inside another
         if len(Path(folder).parts) > 1:

@@ -4,10 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import anyio
+
 from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.jobs.service import JobService
 from mcp_vega.storage.gallery import Gallery
+
+# How many results may hold their pictures at the same time, to make previews of them. The others wait, and read their
+# pictures later: 200 calls that end at the same time would hold all of theirs.
+PREVIEWED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class AppContext:
     `wait_seconds` is how long a call waits for its pictures, `preview` how large they are in a result, `sandbox`
     whether the API is the sandbox. If there is a `problem`, every call is answered with it, and the service is not
     used. `folders` are the server's folders, each with a word that replaces its path for clients that must not see
-    paths.
+    paths. `previewing` limits how many results hold pictures.
     """
 
     service: JobService
@@ -27,3 +33,4 @@ class AppContext:
     sandbox: bool = False
     problem: VegaError | None = None
     folders: Mapping[Path, str] = field(default_factory=dict[Path, str])
+    previewing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PREVIEWED_AT_ONCE))

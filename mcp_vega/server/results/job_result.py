@@ -139,12 +139,13 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
     if mode == "off":
         return [], notes
     data: dict[Image, bytes] = {}
-    for image in here:
-        try:
-            data[image] = await app.gallery.read(image)
-        except GalleryError as error:
-            notes.append(error.what)
-    made = await app.service.processor.previews([*data.values()], mode, taken)
+    async with app.previewing:
+        for image in here:
+            try:
+                data[image] = await app.gallery.read_limited(image)
+            except GalleryError as error:
+                notes.append(error.what)
+        made = await app.service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"the file {image.path or image.name} is no longer a complete picture" for image in broken]
     shown = [preview for preview in made if preview]

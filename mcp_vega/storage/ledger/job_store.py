@@ -77,7 +77,7 @@ class JobStore:
         refusal: VegaError | None = None,
         arrived: float | None = None,
     ) -> Begun:
-        """Write a new job, on which this server works, and take a slot for it if one is free and it is its turn.
+        """Write a new job, on which this server works, and take a slot for it if one is free and no other job waits.
 
         If the same call began a job before, and nobody received its result, that job is joined instead: it is paid for
         already. The likely cost of a new job counts as spent from now on.
@@ -105,11 +105,7 @@ class JobStore:
             until = rows.moment(job.created + wanted)
             values = {"me": me, "awaited_by": me, "delivered": False, "arrived": arrival, "wanted_until": until}
             connection.execute(queries.ADD, {**rows.as_row(job), **values})
-            slots = Slots(connection, me, limits)
-            may_send = job.local_id in slots.turns(rows.moment(job.created)).jobs
-            if may_send:
-                slots.take(job)
-            return Begun(job, joined=False, may_send=may_send)
+            return Begun(job, joined=False, may_send=Slots(connection, me, limits).take_if_none_waits(job))
 
         return await self._database.write(begin)
 
@@ -127,16 +123,16 @@ class JobStore:
             found, _ = await self._database.read(look)
         return found
 
-    async def mark_sent(
-        self, job: Job, limits: Limits, *, begun_here: bool = True, out_of_turn: bool = False
-    ) -> Sending:
+    async def mark_sent(self, job: Job, limits: Limits, *, begun_here: bool = True) -> Sending:
         """Note that a job's call leaves now, and take a slot for it. `SENT` means that this is safe on the disk.
+
+        A job without a slot must only be sent when it is its turn (`turns`). Here the limits are checked, and not the
+        order of the jobs again.
 
         Args:
             job: The job with its new `sent` and `state`.
             limits: The limits on paid calls.
             begun_here: Whether this server began the job. If another server did, it may be unwanted by now.
-            out_of_turn: Send the job if any slot is free, because the jobs before it did not take their slots.
 
         Raises:
             SpendingLimitReached: The money reserved for the job was given back when its server died, and was spent.
@@ -144,7 +140,7 @@ class JobStore:
 
         def mark(connection: Connection) -> Sending:
             slots = Slots(connection, self._servers.enter(connection, limits.calls_a_minute), limits)
-            sending = slots.mark_sent(job, begun_here=begun_here, out_of_turn=out_of_turn)
+            sending = slots.mark_sent(job, begun_here=begun_here)
             if sending is Sending.SENT and not spending.counted(
                 connection, job.local_id
             ):  # given back by a dead server

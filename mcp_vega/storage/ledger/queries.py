@@ -167,8 +167,10 @@ UNSENT_OF = "SELECT local_id FROM jobs WHERE holder = :server AND open AND sent 
 
 # ---- slots ----
 
-FORGET_CALLS = "DELETE FROM calls WHERE time NOT BETWEEN :time - 60 AND :time"
-CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 60 AND :time"
+# A call reaches the API some time after it was noted. If the first of many took longer than a later one, the API would
+# count both to the same minute, so a minute has a second more here.
+FORGET_CALLS = "DELETE FROM calls WHERE time < :time - 61 OR time > :time"
+CALLS_IN_MINUTE = "SELECT count(*) AS calls FROM calls WHERE time BETWEEN :time - 61 AND :time"
 # The jobs that wait for a slot, in a fair order: first the caller with the fewest calls under way, then the caller
 # whose last call is the longest ago. If a server has used up its calls of this minute, its jobs are left out.
 WAITING = """
@@ -183,11 +185,18 @@ WAITING = """
             AND NOT EXISTS (SELECT 1 FROM slots WHERE job = local_id)
             AND (calls_a_minute IS NULL OR calls_a_minute > :in_minute)
     ) AS waiting
+    WHERE place <= :free
     ORDER BY
         place + (SELECT count(*) FROM slots WHERE slots.caller = waiting.caller),
         (SELECT coalesce(max(time), 0) FROM calls WHERE calls.caller = waiting.caller),
         created, number
     LIMIT :free
+"""
+ANY_WAITING = """
+    SELECT local_id FROM jobs
+    WHERE open AND sent IS NULL AND holder IS NOT NULL AND local_id != :local_id
+        AND NOT EXISTS (SELECT 1 FROM slots WHERE job = local_id)
+    LIMIT 1
 """
 TAKE_SLOT = """
     INSERT INTO slots (number, job, server, caller) VALUES (:number, :local_id, :me, :caller)

@@ -108,6 +108,7 @@ SCHEMA = """
         time DOUBLE PRECISION NOT NULL  -- by the clock that all servers share
     );
     CREATE INDEX calls_by_caller ON calls (caller, time);
+    CREATE INDEX calls_by_time ON calls (time);
     CREATE TABLE spending (
         day INTEGER NOT NULL,
         owner TEXT NOT NULL,

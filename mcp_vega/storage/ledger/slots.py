@@ -17,7 +17,7 @@ class Sending(Enum):
     """The outcome of marking a job as sent. Only after `SENT` may the call leave."""
 
     SENT = auto()
-    NOT_ITS_TURN = auto()
+    NO_SLOT = auto()  # another job was quicker
     UNWANTED = auto()  # it was cancelled or is too old, so nobody expects it to be sent any more
     TAKEN = auto()  # it was sent before, another server works on it, or it has ended
 
@@ -45,19 +45,35 @@ class Slots:
 
     def turns(self, moment: int | None) -> Turns:
         """Return which of this server's jobs may be sent at this moment (UTC)."""
-        free = self._limits.calls_at_once - len(self._in_use())
-        (row,) = self._connection.execute(queries.CALLS_IN_MINUTE, {"time": self._connection.time})
-        in_minute = row["calls"]
-        if self._limits.calls_a_minute is not None:
-            free = min(free, self._limits.calls_a_minute - in_minute)
+        free = self._free()
         if free <= 0:
             return Turns(frozenset(), free=False)
-        values = {"free": free, "in_minute": in_minute, "moment": moment}
+        values = {"free": free, "in_minute": self._calls_in_minute(), "moment": moment}
         waiting = self._connection.execute(queries.WAITING, values)
         return Turns(frozenset(row["local_id"] for row in waiting if row["holder"] == self._me), free=True)
 
-    def take(self, job: Job) -> None:
-        """Take a slot for a job that may be sent now."""
+    def take_if_none_waits(self, job: Job) -> bool:
+        """Take a slot for a new job, and return True, if one is free and no other job waits for it.
+
+        If others wait, only `turns` says which job is next: to find that out takes longer the more jobs wait.
+        """
+        taken = self._free() > 0 and not self._connection.execute(queries.ANY_WAITING, {"local_id": job.local_id})
+        if taken:
+            self._take(job)
+        return taken
+
+    def _free(self) -> int:
+        """Return how many calls the limits of this server allow now."""
+        free = self._limits.calls_at_once - len(self._in_use())
+        if self._limits.calls_a_minute is not None:
+            free = min(free, self._limits.calls_a_minute - self._calls_in_minute())
+        return free
+
+    def _calls_in_minute(self) -> int:
+        (row,) = self._connection.execute(queries.CALLS_IN_MINUTE, {"time": self._connection.time})
+        return row["calls"]
+
+    def _take(self, job: Job) -> None:
         in_use = self._in_use()
         number = next(each for each in range(1, len(in_use) + 2) if each not in in_use)
         values = {"caller": job.owner or self._me, "time": self._connection.time}
@@ -66,20 +82,18 @@ class Slots:
         self._connection.execute(queries.FORGET_CALLS, values)
         self._connection.execute(queries.NOTE_CALL, values)
 
-    def mark_sent(self, job: Job, *, begun_here: bool, out_of_turn: bool) -> Sending:
+    def mark_sent(self, job: Job, *, begun_here: bool) -> Sending:
         """Mark a job as sent, and take a slot for it; see `JobStore.mark_sent`."""
         moment = rows.moment(job.sent)
         values: dict[str, Any] = {"local_id": job.local_id, "me": self._me, "sent": moment, "state": str(job.state)}
         values |= {"begun_here": begun_here, "time": self._connection.time}
         has_slot = self._connection.execute("SELECT number FROM slots WHERE job = :local_id", values)
-        if not has_slot:
-            found = self.turns(moment)
-            if job.local_id not in found.jobs and not (out_of_turn and found.free):
-                return self._why_never(values) or Sending.NOT_ITS_TURN
+        if not has_slot and self._free() <= 0:
+            return self._why_never(values) or Sending.NO_SLOT
         if not self._connection.execute(queries.MARK_SENT, values):
             return self._why_never(values) or Sending.TAKEN
         if not has_slot:
-            self.take(job)
+            self._take(job)
         return Sending.SENT
 
     def _why_never(self, values: dict[str, Any]) -> Sending | None:
