@@ -10,6 +10,8 @@ from typing import TypeVar
 import anyio.to_thread
 import httpx
 
+from mcp_vega.imaging.formats import recognise
+
 T = TypeVar("T")
 
 # The largest response: four pictures of 7 MB as base64.
@@ -24,13 +26,14 @@ async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool 
     With `keep_partial`, it also returns what came before the connection broke: the status already shows that a paid
     call ran.
     """
-    data = bytearray()
+    pieces, size = list[bytes](), 0
     with suppress(*([httpx.TransportError] if keep_partial else [])):
         async for piece in response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw():
-            data += piece
-            if len(data) >= limit:
+            pieces.append(piece[: limit - size])
+            size += len(pieces[-1])
+            if size >= limit:
                 break
-    return bytes(data[:limit])
+    return b"".join(pieces)
 
 
 async def off_loop(body: bytes, work: Callable[[], T]) -> T:
@@ -68,7 +71,12 @@ def _unpacked(body: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
 
 
 def without_key(body: bytes, key: str) -> bytes:
-    """A body without the key that was sent. It also finds the key in JSON escapes and in UTF-16."""
+    """A body without the key that was sent. It also finds the key in JSON escapes and in UTF-16.
+
+    In a picture, a text has no escapes.
+    """
+    if recognise(body):
+        return body.replace(key.encode(), b"SG_...")
     letters = (rf"(?:{re.escape(each)}|\\u{ord(each):04x})" for each in key)
     spelled = re.compile("".join(letters), re.IGNORECASE)
     encoding = json.detect_encoding(body)
