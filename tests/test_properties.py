@@ -270,7 +270,7 @@ def test_a_file_name_consists_of_letters_and_is_short_whatever_the_prompt_is(
 @pytest.mark.anyio
 async def test_a_picture_is_kept_inside_the_gallery(tmp_path: Path, prompt: str, data: bytes) -> None:
     gallery, name = tmp_path / "gallery", file_name(prompt, 7, ".jpg")
-    key = await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))
+    key = (await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))).key
     assert (gallery / key).resolve().parent == gallery.resolve() / "2026-11-20"
     assert (gallery / key).read_bytes() == data
 

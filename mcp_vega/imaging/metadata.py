@@ -89,7 +89,9 @@ def embed(picture: bytes, recipe: Recipe) -> bytes:
     else:
         return picture
     at, recipe_bytes = _position(picture), b"".join(pieces)
-    return picture if picture.startswith(recipe_bytes, at) else picture[:at] + recipe_bytes + picture[at:]
+    if picture.startswith(recipe_bytes, at):
+        return picture
+    return b"".join((picture[:at], recipe_bytes, memoryview(picture)[at:]))
 
 
 def strip(picture: bytes) -> bytes:

@@ -69,9 +69,18 @@ class ImageSaver:
         Raises:
             VegaError: No picture could be saved.
         """
-        remote_id = job.remote_id or await self._id_of_its_own(job, receipt.request_id)
-        job = replace(job, receipt=receipt.or_else(job.receipt), remote_id=remote_id)
-        saved = await self._save_each(job, pictures)
+        job = replace(job, receipt=receipt.or_else(job.receipt))
+        saved, remote_id = _Saved({image.id: image for image in job.images}), job.remote_id
+
+        async def find_id() -> None:
+            nonlocal remote_id
+            remote_id = await self._id_of_its_own(job, receipt.request_id)
+
+        async with anyio.create_task_group() as tasks:
+            if remote_id is None:
+                tasks.start_soon(find_id)
+            await self._save_each(job, pictures, saved)
+        job = replace(job, remote_id=remote_id)
         if saved.problem and not saved.images:
             await self._running.update(job)
             raise saved.problem
@@ -138,9 +147,8 @@ class ImageSaver:
 
     # ---- each picture ----
 
-    async def _save_each(self, job: Job, pictures: Sequence[bytes | str]) -> _Saved:
+    async def _save_each(self, job: Job, pictures: Sequence[bytes | str], saved: _Saved) -> None:
         """Save one picture after the other. If one is not available, the others are still saved."""
-        saved = _Saved({image.id: image for image in job.images})
         # Addresses come in any order. If some pictures are kept, only the content shows which ones are missing.
         refilling = any(not image.in_memory for image in job.images)
         kept = {index for index in range(len(pictures)) if _is_on_disk(saved.images.get(job.image_id(index)))}
@@ -165,7 +173,6 @@ class ImageSaver:
                     logger.exception("A picture of job %s could not be saved", job.local_id)
                     message = f"A picture of the job could not be saved ({type(error).__name__})"
                     saved.problem = errors.MediaError(message)
-        return saved
 
     async def _fetch(self, pictures: Sequence[bytes | str]) -> list[bytes | Exception]:
         """The bytes of each picture, or why it is not available. All are downloaded at the same time."""

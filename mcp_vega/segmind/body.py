@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
-# A body larger than this is processed in a thread.
-LARGE_BYTES = 500_000
+# A body larger than this is processed in a thread. A picture is only searched for the key, so it may be larger.
+LARGE_BYTES, LARGE_PICTURE_BYTES = 500_000, 2_000_000
 
 
 async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
@@ -38,7 +38,8 @@ async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool 
 
 async def off_loop(body: bytes, work: Callable[[], T]) -> T:
     """The result of `work` on a body. For a large body it runs in a thread, so that other calls go on meanwhile."""
-    return await anyio.to_thread.run_sync(work) if len(body) > LARGE_BYTES else work()
+    is_large = len(body) > (LARGE_PICTURE_BYTES if recognise(body) else LARGE_BYTES)
+    return await anyio.to_thread.run_sync(work) if is_large else work()
 
 
 def decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:

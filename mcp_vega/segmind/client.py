@@ -15,7 +15,7 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, recognise
+from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
@@ -247,8 +247,7 @@ def _requested_pause(error: errors.SegmindError) -> float:
 async def _read(response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
     """Parse a response. If the parser itself fails, the error keeps the response."""
     try:
-        # In a picture there is nothing to parse.
-        return parse(response) if recognise(response.body) else await off_loop(response.body, partial(parse, response))
+        return await off_loop(response.body, partial(parse, response))
     except errors.SegmindError:
         raise
     except Exception as error:

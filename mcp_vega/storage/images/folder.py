@@ -21,6 +21,7 @@ import anyio.to_thread
 
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.imaging.formats import MAX_BYTES, SUFFIXES, recognise
+from mcp_vega.job import ImageLocation
 from mcp_vega.storage.images import atomic_write, confinement
 from mcp_vega.storage.images.store import ascii_name, names_of
 
@@ -80,13 +81,13 @@ class ImageFolder:
         """Return the folder; a private one is made and checked."""
         return confinement.own_folder(self.folder) if self._private else self.folder
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
         """Write a picture, completely or not at all; see `ImageStore`."""
         folders = (day.isoformat(),)
         return await anyio.to_thread.run_sync(self._save, data, name, image_id, *folders, limiter=self._writers)
 
-    def _save(self, data: bytes, name: str, image_id: str, *folders: str) -> str:
-        """Write a file into the subfolder of these names; returns its key."""
+    def _save(self, data: bytes, name: str, image_id: str, *folders: str) -> ImageLocation:
+        """Write a file into the subfolder of these names; returns its place."""
         try:
             subfolder = confinement.subfolder(self._root(), *folders)
             path = _write(data, subfolder, name, image_id)
@@ -94,7 +95,7 @@ class ImageFolder:
             said = f"The folder {self.folder} could not be written: {error.strerror}"
             raise GalleryError(said, charged=Charged.YES) from error
         self._clear(subfolder)
-        return "/".join((*folders, path.name))
+        return ImageLocation(self.address, "/".join((*folders, path.name)))
 
     def _clear(self, subfolder: Path) -> None:
         """Remove temporary files of servers that died. Done once in `STALE_SECONDS` for a folder: it takes time."""
@@ -103,8 +104,8 @@ class ImageFolder:
             self._cleared[subfolder] = now
             atomic_write.clear(subfolder)
 
-    async def set_aside(self, data: bytes, name: str, day: date) -> str:
-        """Keep an answer that is not a readable picture but was paid for; returns its key.
+    async def set_aside(self, data: bytes, name: str, day: date) -> ImageLocation:
+        """Keep an answer that is not a readable picture but was paid for; returns its place.
 
         If the answer does not begin like a picture, only its first million bytes are kept.
         """
