@@ -70,17 +70,7 @@ class ImageSaver:
             VegaError: No picture could be saved.
         """
         job = replace(job, receipt=receipt.or_else(job.receipt))
-        saved, remote_id = _Saved({image.id: image for image in job.images}), job.remote_id
-
-        async def find_id() -> None:
-            nonlocal remote_id
-            remote_id = await self._id_of_its_own(job, receipt.request_id)
-
-        async with anyio.create_task_group() as tasks:
-            if remote_id is None:
-                tasks.start_soon(find_id)
-            await self._save_each(job, pictures, saved)
-        job = replace(job, remote_id=remote_id)
+        saved = await self._save_each(job, pictures)
         if saved.problem and not saved.images:
             await self._running.update(job)
             raise saved.problem
@@ -93,14 +83,6 @@ class ImageSaver:
         earlier = job.images
         await self._running.update(job, images=images, notes=tuple(saved.notes), **ends)
         await self.forget(earlier, images)
-
-    async def _id_of_its_own(self, job: Job, request_id: str | None) -> str | None:
-        """The API's id from an answer; None if another job has this id already, because then it cannot be right."""
-        try:
-            other = await self._running.get(request_id) if request_id else None
-        except errors.LedgerError:
-            return request_id
-        return request_id if other is None or other.local_id == job.local_id else None
 
     async def save_from_memory(self, job: Job) -> None:
         """Save the pictures that are only in memory, because no disk could keep them before.
@@ -147,8 +129,9 @@ class ImageSaver:
 
     # ---- each picture ----
 
-    async def _save_each(self, job: Job, pictures: Sequence[bytes | str], saved: _Saved) -> None:
+    async def _save_each(self, job: Job, pictures: Sequence[bytes | str]) -> _Saved:
         """Save one picture after the other. If one is not available, the others are still saved."""
+        saved = _Saved({image.id: image for image in job.images})
         # Addresses come in any order. If some pictures are kept, only the content shows which ones are missing.
         refilling = any(not image.in_memory for image in job.images)
         kept = {index for index in range(len(pictures)) if _is_on_disk(saved.images.get(job.image_id(index)))}
@@ -173,20 +156,22 @@ class ImageSaver:
                     logger.exception("A picture of job %s could not be saved", job.local_id)
                     message = f"A picture of the job could not be saved ({type(error).__name__})"
                     saved.problem = errors.MediaError(message)
+        return saved
 
     async def _fetch(self, pictures: Sequence[bytes | str]) -> list[bytes | Exception]:
         """The bytes of each picture, or why it is not available. All are downloaded at the same time."""
-        fetched: list[bytes | Exception] = [b""] * len(pictures)
+        fetched: list[bytes | Exception] = [each if isinstance(each, bytes) else b"" for each in pictures]
 
-        async def fetch(index: int, picture: bytes | str) -> None:
+        async def fetch(index: int, address: str) -> None:
             try:
-                fetched[index] = picture if isinstance(picture, bytes) else await self._client.download(picture)
+                fetched[index] = await self._client.download(address)
             except Exception as error:  # noqa: BLE001  raised when this picture is saved
                 fetched[index] = error
 
         async with anyio.create_task_group() as tasks:
             for index, picture in enumerate(pictures):
-                tasks.start_soon(fetch, index, picture)
+                if isinstance(picture, str):
+                    tasks.start_soon(fetch, index, picture)
         return fetched
 
     async def _number_of(self, job: Job, saved: _Saved, data: bytes) -> int | None:
