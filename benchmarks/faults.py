@@ -56,7 +56,7 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from services import CONFIG, HEARD, KEY, SHORT, STRAY, app_in, listening, one_picture
 from wires import MANNERS, wire
 
-from mcp_vega.imaging.formats import recognise
+from mcp_vega.imaging.integrity import is_complete
 from mcp_vega.job import Job, Receipt
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.account import TOO_SOON, Account, Call
@@ -181,7 +181,7 @@ class Case:
         blind = self.connection in BLIND
         wanted = 0 if guarded or blind or self.fault in SPOILT else sum(call.pictures for call in drawn)
         kept = [path.read_bytes() for path in self._files(aside=False)]
-        whole = [(found := recognise(data)) and found.is_complete(data) for data in kept]
+        whole = [is_complete(data) for data in kept]
         self._must(whole == [True] * wanted, f"{wanted} pictures were available, and {len(whole)} are kept")
         reported = sum(int(what.split()[0]) for _, what, _ in self.answers[-1:] if "picture" in what)
         self._must(reported == wanted, f"{wanted} pictures were available, and the agent got {reported}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import HISTORY, KEY
+from conftest import HISTORY, KEY, noise
 from pydantic import SecretStr
 
 from mcp_vega import errors
@@ -28,7 +28,7 @@ JPEG = paint("a fox", 1)
 OTHER = paint("a fox", 2)
 TEXT = b64encode(JPEG).decode()
 OTHER_TEXT = b64encode(OTHER).decode()
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40 + b"\0\0\0\0IEND\xaeB`\x82"
+PNG = noise("PNG", 8)
 WEBP = b"RIFF" + (20).to_bytes(4, "little") + b"WEBP" + b"\0" * 16
 MEDIA = "https://images.segmind.com/generations/1.jpeg"
 BODY = {"prompt": "a fox", "seed": 1, "base64": False}

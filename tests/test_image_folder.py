@@ -37,7 +37,7 @@ def names(path: Path) -> list[str]:
 
 
 async def test_a_picture_is_kept_in_the_folder_of_its_day(tmp_path: Path) -> None:
-    key = await ImageFolder(tmp_path).save(b"data", "a-7.jpg", ID, DAY)
+    key = (await ImageFolder(tmp_path).save(b"data", "a-7.jpg", ID, DAY)).key
     assert key == "2026-11-20/a-7-01234567.jpg"
     assert (tmp_path / key).read_bytes() == b"data"
     assert names(tmp_path / key) == ["a-7-01234567.jpg"]
@@ -53,16 +53,16 @@ async def test_a_file_is_never_overwritten_with_or_without_hard_links(
     if not links:
         monkeypatch.setattr("os.link", refuse)
     gallery = ImageFolder(tmp_path)
-    first = await gallery.save(b"first", "a-7.jpg", ID, DAY)
-    second = await gallery.save(b"second", "a-7.jpg", OTHER, DAY)
+    first = (await gallery.save(b"first", "a-7.jpg", ID, DAY)).key
+    second = (await gallery.save(b"second", "a-7.jpg", OTHER, DAY)).key
     assert [await gallery.read(each) for each in (first, second)] == [b"first", b"second"]
     assert names(tmp_path / first) == ["a-7-01234567.jpg", f"a-7-{OTHER}.jpg"]
 
 
 async def test_a_picture_that_is_already_there_is_not_kept_twice(tmp_path: Path) -> None:
     gallery = ImageFolder(tmp_path)
-    first = await gallery.save(b"data", "a-7.jpg", ID, DAY)
-    assert await gallery.save(b"data", "a-7.jpg", ID, DAY) == first
+    first = (await gallery.save(b"data", "a-7.jpg", ID, DAY)).key
+    assert (await gallery.save(b"data", "a-7.jpg", ID, DAY)).key == first
     assert names(tmp_path / first) == ["a-7-01234567.jpg"]
 
 
@@ -118,7 +118,7 @@ from mcp_vega.storage.images.folder import ImageFolder
 day, folder = datetime.date(2026, 11, 20), ImageFolder(pathlib.Path(sys.argv[1]))
 async def main():
     for name in ("\\u72d0-7.jpg", "ein f\\xfcchslein-7.jpg"):
-        key = await folder.save(name.encode(), name, "01234567" * 4, day)
+        key = (await folder.save(name.encode(), name, "01234567" * 4, day)).key
         assert await folder.read(key) == await folder.find(name, "01234567" * 4, day) == name.encode()
         print(key)
 asyncio.run(main())

@@ -267,7 +267,7 @@ class FullFolder(ImageFolder):
 
     room = 0
 
-    async def save(self, data: bytes, name: str, image_id: str, day: Any) -> str:
+    async def save(self, data: bytes, name: str, image_id: str, day: Any) -> ImageLocation:
         if not self.room:
             raise GalleryError("No room")
         self.room -= 1

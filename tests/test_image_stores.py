@@ -42,9 +42,9 @@ async def test_a_store_returns_the_data_that_it_has_saved(
 ) -> None:
     store = store_in(tmp_path / "store")
     await store.prepare(DAY)
-    first, second = [await store.save(data, "a-7.jpg", each, DAY) for data, each in ((b"1", ID), (b"2", OTHER))]
+    first, second = [(await store.save(data, "a-7.jpg", each, DAY)).key for data, each in ((b"1", ID), (b"2", OTHER))]
     assert (first, second) == (KEY, f"2026-11-20/a-7-{OTHER}.jpg")
-    assert await store.save(b"1", "a-7.jpg", ID, DAY) == first
+    assert (await store.save(b"1", "a-7.jpg", ID, DAY)).key == first
     assert [await store.read(key) for key in (first, second)] == [b"1", b"2"]
     assert await store.find("a-7.jpg", OTHER, DAY) == b"2"
     assert await store.find("b-7.jpg", OTHER, DAY) is None
@@ -208,7 +208,7 @@ class OneAfterTheOther(ImageFolder):
 
     closed = True
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
         if self.closed:
             raise GalleryError("No room", charged=Charged.YES)
         return await super().save(data, name, image_id, day)

@@ -1083,7 +1083,7 @@ class SmallFolder(ImageFolder):
 
     room = 1
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
         self.room -= 1
         if self.room < 0:
             raise GalleryError("No room", charged=Charged.YES)

@@ -11,11 +11,13 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from conftest import API, api_that_draws, app_over, drawn, handle, images_of, job_of, noise, pixels, text_of
+from conftest import API, app_over, drawn, handle, images_of, job_of, noise, pixels, text_of
 from mcp.client import Client
 from PIL import Image
 
+from mcp_vega.imaging.integrity import InvalidImageError, measure
 from mcp_vega.imaging.preview import Mode
+from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
@@ -109,25 +111,23 @@ async def test_a_long_prompt_is_not_in_the_previews(tmp_path: Path, preview: Mod
             assert "comment" not in shown.info
 
 
-async def test_previews_are_made_outside_the_event_loop_one_at_a_time(tmp_path: Path) -> None:
-    async with app_over(API, tmp_path, transport=api_that_draws(noise("PNG"))) as app:
-        processor = app.service.processor
-        limiter = processor.limiter
-        made: list[Any] = []
-        seen: list[int] = []
+@pytest.mark.parametrize("at_once", [1, 2])
+async def test_previews_are_made_outside_the_event_loop_and_only_some_at_a_time(at_once: int) -> None:
+    processor = ImageProcessor(at_once)
+    made: list[Any] = []
+    seen: list[int] = []
 
-        async def make() -> None:
-            made.append(await processor.previews([noise("PNG")], "auto"))
+    async def make() -> None:
+        made.append(await processor.previews([noise("PNG")], "auto"))
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(3):
-                tasks.start_soon(make)
-            while len(made) < 3:
-                seen.append(int(limiter.borrowed_tokens))
-                await anyio.lowlevel.checkpoint()
-    # The event loop ran in between, and no two previews were made at the same time.
-    assert len(seen) > 50
-    assert max(seen) == 1
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(make)
+        while len(made) < 4:
+            seen.append(int(processor.limiter.borrowed_tokens))
+            await anyio.lowlevel.checkpoint()
+    assert len(seen) > 50, "the event loop ran in between"
+    assert max(seen) == at_once
 
 
 def header_claiming(form: str, side: int) -> bytes:
@@ -180,6 +180,34 @@ async def test_a_body_that_is_not_a_picture_is_an_error_that_was_charged_and_the
     assert f"; the received data is kept at {aside} (unreadable_answer)." in said
     assert aside.read_bytes() == data[: 1_000_000 if data.startswith(b"<html>") else 25_000_000]
     assert list(tmp_path.glob("20*/*")) == []
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_is_cut_off_anywhere_is_refused(form: str) -> None:
+    data = noise(form, 16)
+    assert measure(data)[1:] == measure(data + b"trailer")[1:] == (16, 16)
+    for end in range(len(data)):
+        with pytest.raises(InvalidImageError):
+            measure(data[:end])
+
+
+def test_a_png_with_any_changed_byte_is_refused() -> None:
+    data = noise("PNG", 16)
+    for at in range(len(data)):
+        with pytest.raises(InvalidImageError):
+            measure(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+
+
+async def test_a_complete_picture_that_no_decoder_can_use_is_kept_without_a_preview(tmp_path: Path) -> None:
+    """A JPEG has no checksum, so its tables may be of any kind. It was paid for."""
+    data = noise("JPEG", 64).replace(b"\xff\xdb", b"\xff\xe9")  # no quantization table
+    result = await drawn(data, tmp_path, "auto")
+    assert not result.is_error
+    (image,) = job_of(result)["images"]
+    assert (image["width"], image["height"]) == (64, 64)
+    assert data[20:] in Path(image["path"]).read_bytes()
+    assert images_of(result) == []
+    assert f"Note: no preview can be made of {image['path']}: the picture is damaged." in text_of(result)
 
 
 def shown(mode: str, value: Any, form: str = "PNG", **options: Any) -> bytes:

@@ -561,7 +561,7 @@ async def test_a_file_that_is_damaged_later_does_not_hide_the_rest_of_the_result
     path.write_bytes(path.read_bytes()[:1000])
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert job_of(again)["images"] == job["images"]
-    assert f"Note: the file {path} is no longer a complete picture." in text_of(again)
+    assert f"Note: no preview can be made of {path}: the picture is damaged." in text_of(again)
 
 
 async def test_if_the_api_gives_the_same_id_twice_it_belongs_to_the_first_job(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ async def test_a_damaged_file_is_an_error_of_the_file_and_not_of_the_api(agent: 
     assert "Charged: no." in caught.value.error.message
     again = await agent.call_tool("check_job", {"request_id": job["request_id"]})
     assert len(images_of(again)) == 2
-    assert f"Note: the file {broken['path']} is no longer a complete picture." in text_of(again)
+    assert f"Note: no preview can be made of {broken['path']}: the picture is damaged." in text_of(again)
 
 
 # ---- the gallery ----

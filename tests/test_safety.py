@@ -405,6 +405,7 @@ async def test_a_link_in_the_gallery_leads_no_picture_out_of_it(sandbox: Sandbox
         day = Path(first["path"]).parent
         day.rename(tmp_path / "moved")
         day.symlink_to(outside, target_is_directory=True)
+    async with app_over(sandbox.url, gallery) as app, Client(build_server(app)) as agent:
         refused = await agent.call_tool(RT, {"prompt": "an owl"})
     assert "(gallery_error)" in text_of(refused)
     assert "leads out of it" in text_of(refused)

@@ -16,7 +16,7 @@ from typing import Any
 from zlib import crc32
 
 from mcp_vega.imaging.formats import JPEG, PNG, recognise
-from mcp_vega.imaging.parts import COMMENT, EXIF, parts, segment_length
+from mcp_vega.imaging.parts import COMMENT, EXIF, Part, parts, segment_length
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 
 SOFTWARE = "mcp-vega"
@@ -24,8 +24,8 @@ SOFTWARE = "mcp-vega"
 # the first only points to the second, which has the comment.
 SEGMENT_BYTES = 0xFFFF - 2
 EXIF_BEGINNING = b"Exif\0\0MM\0*" + pack(">L", 8) + pack(">HHHLLL", 1, 0x8769, 4, 1, 26, 0) + pack(">HHH", 1, 0x9286, 7)
-# PNG: how the contents of our iTXt chunks begin: not compressed, without a language.
-PARAMETERS, RECIPE = b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
+# PNG: the kind of our chunks, and how their contents begin: not compressed, without a language.
+TEXT, PARAMETERS, RECIPE = b"iTXt", b"parameters\0\0\0\0\0", b"mcp-vega\0\0\0\0\0"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def embed(picture: bytes, recipe: Recipe) -> bytes:
     text, data = recipe.text, json.dumps(recipe.data, ensure_ascii=False).encode(errors="replace")
     found = recognise(picture)
     if found is JPEG:
-        has_exif = any(kind == EXIF and not _is_ours(kind, content) for kind, content, _, _ in parts(picture))
+        has_exif = any(part.kind == EXIF and not _is_ours(part) for part in parts(picture))
         # The comment has the type UNDEFINED. Pillow writes BYTE, which other readers do not accept.
         comment = b"UNICODE\0" + text.encode("utf-16-be", errors="replace")
         exif = EXIF_BEGINNING + pack(">LLL", len(comment), 44, 0) + comment
@@ -89,7 +89,9 @@ def embed(picture: bytes, recipe: Recipe) -> bytes:
     else:
         return picture
     at, recipe_bytes = _position(picture), b"".join(pieces)
-    return picture if picture.startswith(recipe_bytes, at) else picture[:at] + recipe_bytes + picture[at:]
+    if picture.startswith(recipe_bytes, at):
+        return picture
+    return b"".join((picture[:at], recipe_bytes, memoryview(picture)[at:]))
 
 
 def strip(picture: bytes) -> bytes:
@@ -97,30 +99,28 @@ def strip(picture: bytes) -> bytes:
     if recognise(picture) not in (JPEG, PNG):
         return picture
     start = end = _position(picture)
-    for kind, content, _, after in parts(picture):
-        if after > end:
-            if not _is_ours(kind, content):
+    for part in parts(picture):
+        if part.end > end:
+            if not _is_ours(part):
                 break
-            end = after
+            end = part.end
     return picture[:start] + picture[end:]
 
 
 def read(picture: bytes) -> Recipe | None:
     """Return the recipe in a picture's file; None if there is none, or if it is not valid."""
-    for kind, content, _, _ in parts(picture):
-        is_recipe = kind == COMMENT or content.startswith(RECIPE)
+    for part in parts(picture):
+        content = part.content if part.kind in (COMMENT, TEXT) else b""
+        is_recipe = part.kind == COMMENT or content.startswith(RECIPE)
         if is_recipe and (recipe := _parse(content.removeprefix(RECIPE))):
             return recipe
     return None
 
 
-def _is_ours(kind: bytes, content: bytes) -> bool:
+def _is_ours(part: Part) -> bool:
     """Whether `embed` wrote a part of a file."""
-    if kind == COMMENT:
-        return content.startswith(b'{"software": "mcp-vega"')
-    if kind == EXIF:
-        return content.startswith(EXIF_BEGINNING)
-    return content.startswith((PARAMETERS, RECIPE))
+    beginnings = {COMMENT: b'{"software": "mcp-vega"', EXIF: EXIF_BEGINNING, TEXT: (PARAMETERS, RECIPE)}
+    return part.kind in beginnings and part.content.startswith(beginnings[part.kind])
 
 
 def _position(picture: bytes) -> int:
@@ -151,5 +151,5 @@ def _segment(kind: bytes, data: bytes) -> bytes:
 
 
 def _chunk(beginning: bytes, text: bytes) -> bytes:
-    data = b"iTXt" + beginning + text
+    data = TEXT + beginning + text
     return pack(">L", len(data) - 4) + data + pack(">L", crc32(data))

@@ -25,12 +25,18 @@ _TRANSPARENCY = {0: (2,), 2: (6,), 3: range(1, 257)}
 
 
 class Part(NamedTuple):
-    """A segment or chunk: its kind, its content, and the positions in the file where it begins and ends."""
+    """A segment or chunk of a picture: its kind, and the positions in the file where it begins and ends."""
 
+    picture: bytes
     kind: bytes
-    content: bytes
     start: int
     end: int
+
+    @property
+    def content(self) -> bytes:
+        """Its bytes without length, kind and checksum."""
+        is_segment = len(self.kind) == 1
+        return self.picture[self.start + 4 : self.end] if is_segment else self.picture[self.start + 8 : self.end - 4]
 
 
 def parts(picture: bytes) -> Iterator[Part]:
@@ -39,11 +45,11 @@ def parts(picture: bytes) -> Iterator[Part]:
     at = 2 if found is JPEG else 8
     while found is JPEG and picture[at : at + 1] == b"\xff" and picture[at + 1 : at + 2] not in END_OF_SEGMENTS:
         end = at + 2 + segment_length(picture, at)
-        yield Part(picture[at + 1 : at + 2], picture[at + 4 : end], at, end)
+        yield Part(picture, picture[at + 1 : at + 2], at, end)
         at = end
     while found is PNG and len(picture) >= at + 12:
         end = at + 12 + int.from_bytes(picture[at : at + 4])
-        yield Part(picture[at + 4 : at + 8], picture[at + 8 : end - 4], at, end)
+        yield Part(picture, picture[at + 4 : at + 8], at, end)
         at = end
 
 
@@ -57,13 +63,14 @@ def without_ancillary_parts(picture: bytes) -> bytes:
 
     The other parts (texts, broken profiles and so on) may be damaged, or too large to unpack.
     """
-    kept, last = [picture[:8] if recognise(picture) is PNG else picture[:2]], 0
+    view = memoryview(picture)
+    kept, last = [view[:8] if recognise(picture) is PNG else view[:2]], 0
     colour_type = picture[25] if len(picture) > 25 else 0
     for part in parts(picture):
         last = part.end
         if _is_needed(part, colour_type):
-            kept.append(picture[part.start : part.end])
-    return b"".join((*kept, picture[last:])) if last else picture
+            kept.append(view[part.start : part.end])
+    return b"".join((*kept, view[last:])) if last else picture
 
 
 def _is_needed(part: Part, colour_type: int) -> bool:

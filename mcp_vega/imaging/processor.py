@@ -1,8 +1,9 @@
-"""Works on picture bytes off the event loop, one picture at a time.
+"""Makes previews off the event loop, as many at the same time as there are cores.
 
-Decoding takes more memory and time than anything else in this server. Two decodings at the same time would double both.
+A picture of the models takes about 10 MB while its preview is made.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,48 +11,44 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from mcp_vega.errors import GalleryError, UnreadableAnswer
+from mcp_vega.errors import GalleryError
 from mcp_vega.imaging import preview, sheet
-from mcp_vega.imaging.preview import InvalidImageError, Measured, Mode, Preview
+from mcp_vega.imaging.preview import Mode, Preview
 from mcp_vega.imaging.sheet import Sheet
 
 T = TypeVar("T")
 
+# More at the same time would take more memory than they save time.
+MOST_AT_ONCE = 8
+
 
 class ImageProcessor:
-    """Measures pictures, and makes previews and sheets of them."""
+    """Makes previews and sheets of pictures, `at_once` at the same time; the default is one for each core."""
 
-    def __init__(self) -> None:
-        self.limiter = anyio.CapacityLimiter(1)
+    def __init__(self, at_once: int | None = None) -> None:
+        at_once = at_once or min(os.cpu_count() or 1, MOST_AT_ONCE)
+        self.limiter = anyio.CapacityLimiter(at_once)
         # A cancelled call leaves its thread running, and the limiter already admits the next call.
-        self._one = threading.Lock()
+        self._running = threading.Semaphore(at_once)
 
-    async def measure(self, data: bytes) -> Measured:
-        """Return the format and size of a picture that the API sent.
-
-        Raises:
-            UnreadableAnswer: It cannot be decoded completely, or claims to be larger than any picture of the models.
-        """
-        try:
-            return await anyio.to_thread.run_sync(self._alone, preview.measure, data, limiter=self.limiter)
-        except InvalidImageError as error:
-            raise UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
+    async def load(self) -> None:
+        """Load the decoders, which takes time, before the first picture comes."""
+        await anyio.to_thread.run_sync(preview.load_decoders, limiter=self.limiter, abandon_on_cancel=True)
 
     async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
         """As `preview.previews`. A caller that is cancelled leaves immediately."""
-        return await anyio.to_thread.run_sync(
-            self._alone, preview.previews, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
-        )
+        return await self._run(preview.previews, data, mode, taken)
 
     async def sheet(self, data: list[bytes], mode: Mode, taken: int = 0) -> Sheet | None:
         """As `sheet.sheet`. A caller that is cancelled leaves immediately."""
-        return await anyio.to_thread.run_sync(
-            self._alone, sheet.sheet, data, mode, taken, limiter=self.limiter, abandon_on_cancel=True
-        )
+        return await self._run(sheet.sheet, data, mode, taken)
 
-    def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
-        with self._one:
-            return work(*arguments)
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        def do() -> T:
+            with self._running:
+                return work(*arguments)
+
+        return await anyio.to_thread.run_sync(do, limiter=self.limiter, abandon_on_cancel=True)
 
     async def preview(self, data: bytes, mode: Mode) -> Preview:
         """Return the preview of one picture, in a mode that is not `off`.

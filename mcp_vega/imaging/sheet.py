@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from mcp_vega.imaging.preview import PREVIEW_LIMITS, InvalidImageError, Mode, Preview, as_rgb, fitted, opened
+from mcp_vega.imaging.integrity import InvalidImageError
+from mcp_vega.imaging.preview import PREVIEW_LIMITS, Mode, Preview, as_rgb, fitted, opened, reduced
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,9 +62,7 @@ def _thumbnail(data: bytes, side: int) -> "Image | None":
         with opened(data) as (_, picture):
             picture.draft("RGB", (side, side))  # libjpeg decodes at a half or a quarter of the size, if that is enough
             picture.load()
-            small = as_rgb(picture)
-            small.thumbnail((side, side))
-            return small
+            return reduced(as_rgb(picture), side)
     except InvalidImageError:
         return None
 

@@ -4,15 +4,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import NamedTuple
 
 import anyio
+import anyio.to_thread
 
 from mcp_vega import errors
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.imaging import metadata
-from mcp_vega.imaging.formats import SUFFIXES, recognise, require_complete
+from mcp_vega.imaging.formats import SUFFIXES, recognise
+from mcp_vega.imaging.integrity import InvalidImageError, Measured, measure, require_complete
 from mcp_vega.imaging.metadata import Recipe
-from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import SANDBOX, Image, Job, Receipt, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import RunningJobs
@@ -36,20 +38,23 @@ class _Saved:
     problem: VegaError | None = None
 
 
+class _File(NamedTuple):
+    """A picture's file before it is kept: its data with the recipe, its name, and what the ledger notes of it."""
+
+    data: bytes
+    name: str
+    measured: Measured
+    sha256: str
+
+
 class ImageSaver:
     """Saves each picture of a job once."""
 
     def __init__(
-        self,
-        client: SegmindClient,
-        images: FallbackImageStore,
-        processor: ImageProcessor,
-        running: RunningJobs,
-        config: JobConfig,
+        self, client: SegmindClient, images: FallbackImageStore, running: RunningJobs, config: JobConfig
     ) -> None:
         self._client = client
         self._images = images
-        self._processor = processor
         self._running = running
         self._config = config
 
@@ -64,8 +69,7 @@ class ImageSaver:
         Raises:
             VegaError: No picture could be saved.
         """
-        remote_id = job.remote_id or await self._id_of_its_own(job, receipt.request_id)
-        job = replace(job, receipt=receipt.or_else(job.receipt), remote_id=remote_id)
+        job = replace(job, receipt=receipt.or_else(job.receipt))
         saved = await self._save_each(job, pictures)
         if saved.problem and not saved.images:
             await self._running.update(job)
@@ -79,14 +83,6 @@ class ImageSaver:
         earlier = job.images
         await self._running.update(job, images=images, notes=tuple(saved.notes), **ends)
         await self.forget(earlier, images)
-
-    async def _id_of_its_own(self, job: Job, request_id: str | None) -> str | None:
-        """The API's id from an answer; None if another job has this id already, because then it cannot be right."""
-        try:
-            other = await self._running.get(request_id) if request_id else None
-        except errors.LedgerError:
-            return request_id
-        return request_id if other is None or other.local_id == job.local_id else None
 
     async def save_from_memory(self, job: Job) -> None:
         """Save the pictures that are only in memory, because no disk could keep them before.
@@ -164,17 +160,18 @@ class ImageSaver:
 
     async def _fetch(self, pictures: Sequence[bytes | str]) -> list[bytes | Exception]:
         """The bytes of each picture, or why it is not available. All are downloaded at the same time."""
-        fetched: list[bytes | Exception] = [b""] * len(pictures)
+        fetched: list[bytes | Exception] = [each if isinstance(each, bytes) else b"" for each in pictures]
 
-        async def fetch(index: int, picture: bytes | str) -> None:
+        async def fetch(index: int, address: str) -> None:
             try:
-                fetched[index] = picture if isinstance(picture, bytes) else await self._client.download(picture)
+                fetched[index] = await self._client.download(address)
             except Exception as error:  # noqa: BLE001  raised when this picture is saved
                 fetched[index] = error
 
         async with anyio.create_task_group() as tasks:
             for index, picture in enumerate(pictures):
-                tasks.start_soon(fetch, index, picture)
+                if isinstance(picture, str):
+                    tasks.start_soon(fetch, index, picture)
         return fetched
 
     async def _number_of(self, job: Job, saved: _Saved, data: bytes) -> int | None:
@@ -188,14 +185,14 @@ class ImageSaver:
             image = saved.images.get(job.image_id(index))
             if image is None:
                 free.append(index)
-            elif image.id not in saved.new and await self._is_same(image, data, _with_recipe(job, index, data)):
+            elif image.id not in saved.new and await self._is_same(job, index, image, data):
                 saved.new.add(image.id)
                 return index if image.in_memory else None
         return free[0] if free else len(saved.images)
 
-    async def _is_same(self, image: Image, data: bytes, with_recipe: bytes) -> bool:
+    async def _is_same(self, job: Job, index: int, image: Image, data: bytes) -> bool:
         """Whether the data is this kept picture, whatever recipe is in its file, and wherever the file is."""
-        if image.sha256 == sha256(with_recipe).hexdigest():
+        if image.sha256 == await anyio.to_thread.run_sync(lambda: sha256(_with_recipe(job, index, data)).hexdigest()):
             return True
         try:
             kept = await self._images.read(image.location)
@@ -205,28 +202,25 @@ class ImageSaver:
 
     async def _save_one(self, job: Job, index: int, data: bytes, saved: _Saved) -> None:
         """Save a picture. If no disk can keep it, it stays in memory."""
-        measured = await self._processor.measure(data)
-        data = _with_recipe(job, index, data)
-        image_id = job.image_id(index)
-        name = file_name(job.parameters.prompt, job.seed, measured.format.suffix)
-        location, note = await self._images.save(data, name, image_id, job.created.date())
+        file, image_id = await anyio.to_thread.run_sync(_file_of, job, index, data), job.image_id(index)
+        location, note = await self._images.save(file.data, file.name, image_id, job.created.date())
         image = Image(
             id=image_id,
             location=location,
             fallback=bool(note),
-            mime_type=measured.format.mime_type,
-            width=measured.width,
-            height=measured.height,
-            bytes=len(data),
-            sha256=sha256(data).hexdigest(),
+            mime_type=file.measured.format.mime_type,
+            width=file.measured.width,
+            height=file.measured.height,
+            bytes=len(file.data),
+            sha256=file.sha256,
         )
         if image.in_memory:
             note = (
                 f"{note}; no other folder could keep the picture. It is only in this result and in this server's "
                 "memory: save it, or make room on a disk and call check_job"
             )
-        saved.images[image_id] = image
-        saved.new.add(image_id)
+        saved.images[image.id] = image
+        saved.new.add(image.id)
         saved.notes += [note] if note and note not in saved.notes else []
 
 
@@ -238,6 +232,21 @@ def _data_of(outcome: bytes | Exception) -> bytes:
 
 def _is_on_disk(image: Image | None) -> bool:
     return image is not None and not image.in_memory
+
+
+def _file_of(job: Job, index: int, data: bytes) -> _File:
+    """The file of a picture.
+
+    Raises:
+        UnreadableAnswer: It is damaged, or claims to be larger than any picture of the models.
+    """
+    try:
+        measured = measure(data)
+    except InvalidImageError as error:
+        raise errors.UnreadableAnswer(f"The picture in the API's answer {error}", received=data) from error
+    data = _with_recipe(job, index, data)
+    name = file_name(job.parameters.prompt, job.seed, measured.format.suffix)
+    return _File(data, name, measured, sha256(data).hexdigest())
 
 
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:

@@ -117,7 +117,7 @@ class RunningJobs:
         kept = len(changes.get("images", ())) > len(running.job.images)
         running.before, running.job = running.job, replace(job, **changes)
         try:
-            if not await self.store.save(running.job, release=not running.job.open):
+            if not await self._save(running, release=not running.job.open):
                 raise ClaimedElsewhereError
             running.saved, running.released, running.note = True, not running.job.open, ""
         except LedgerError as error:
@@ -128,6 +128,13 @@ class RunningJobs:
             running.before = None
         self._announce(running, kept=kept)
         return running.job
+
+    async def _save(self, running: RunningJob, *, release: bool) -> bool:
+        """Save a job, which may get its remote id then. Returns False if it is another server's."""
+        saved = await self.store.save(running.job, release=release)
+        if saved:
+            running.job = replace(running.job, remote_id=saved.remote_id)
+        return saved is not None
 
     def show(self, job: Job, **changes: Any) -> Job:
         """Report a change to all that follow a job, without saving it. Returns the changed job."""
@@ -159,7 +166,7 @@ class RunningJobs:
         try:
             if not (running.saved and running.released):
                 running.job = replace(running.job, next_try=next_try if running.job.open else None)
-                await self.store.save(running.job, release=True)
+                await self._save(running, release=True)
                 running.saved, running.released, running.note = True, True, ""
         except LedgerError as error:
             running.saved, running.note = False, _unsaved(error)
@@ -197,7 +204,7 @@ class RunningJobs:
 
     async def _save_again(self, running: RunningJob) -> None:
         release = not (running.active and running.job.open)
-        if not await self.store.save(running.job, release=release) and not running.active:
+        if not await self._save(running, release=release) and not running.active:
             self.drop(running)
             return
         running.saved, running.released, running.note = True, release, ""
@@ -207,7 +214,7 @@ class RunningJobs:
     async def require_saved(self, running: RunningJob) -> None:
         """Save a job that the store could not save before. Raises a `LedgerError` if that fails again."""
         if not running.saved:
-            await self.store.save(running.job)
+            await self._save(running, release=False)
             running.saved, running.note = True, ""
 
     async def forget_if_kept(self, job: Job) -> None:

@@ -57,7 +57,7 @@ class JobService:
         self._running = RunningJobs(store)
         self._limiter = RateLimiter(self._running, config)
         self.processor = ImageProcessor()
-        self._saver = ImageSaver(client, images, self.processor, self._running, config)
+        self._saver = ImageSaver(client, images, self._running, config)
         self._worker = Worker(client, self._running, self._limiter, self._saver, config)
         self.image_mover = ImageMover(images, store.locations, config)
         self._recovery = Recovery(client, self._running, self._worker, self.image_mover, config)

@@ -10,12 +10,14 @@ from typing import TypeVar
 import anyio.to_thread
 import httpx
 
+from mcp_vega.imaging.formats import recognise
+
 T = TypeVar("T")
 
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
-# A body larger than this is processed in a thread.
-LARGE_BYTES = 500_000
+# A body larger than this is processed in a thread. A picture is only searched for the key, so it may be larger.
+LARGE_BYTES, LARGE_PICTURE_BYTES = 500_000, 2_000_000
 
 
 async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
@@ -24,18 +26,20 @@ async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool 
     With `keep_partial`, it also returns what came before the connection broke: the status already shows that a paid
     call ran.
     """
-    data = bytearray()
+    pieces, size = list[bytes](), 0
     with suppress(*([httpx.TransportError] if keep_partial else [])):
         async for piece in response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw():
-            data += piece
-            if len(data) >= limit:
+            pieces.append(piece[: limit - size])
+            size += len(pieces[-1])
+            if size >= limit:
                 break
-    return bytes(data[:limit])
+    return b"".join(pieces)
 
 
 async def off_loop(body: bytes, work: Callable[[], T]) -> T:
     """The result of `work` on a body. For a large body it runs in a thread, so that other calls go on meanwhile."""
-    return await anyio.to_thread.run_sync(work) if len(body) > LARGE_BYTES else work()
+    is_large = len(body) > (LARGE_PICTURE_BYTES if recognise(body) else LARGE_BYTES)
+    return await anyio.to_thread.run_sync(work) if is_large else work()
 
 
 def decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:
@@ -68,7 +72,12 @@ def _unpacked(body: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
 
 
 def without_key(body: bytes, key: str) -> bytes:
-    """A body without the key that was sent. It also finds the key in JSON escapes and in UTF-16."""
+    """A body without the key that was sent. It also finds the key in JSON escapes and in UTF-16.
+
+    In a picture, a text has no escapes.
+    """
+    if recognise(body):
+        return body.replace(key.encode(), b"SG_...")
     letters = (rf"(?:{re.escape(each)}|\\u{ord(each):04x})" for each in key)
     spelled = re.compile("".join(letters), re.IGNORECASE)
     encoding = json.detect_encoding(body)

@@ -15,7 +15,8 @@ import httpx
 from pydantic import SecretStr
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, require_complete
+from mcp_vega.imaging.formats import MAX_BYTES
+from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
 from mcp_vega.segmind.body import off_loop

@@ -10,7 +10,8 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import recognise, require_complete
+from mcp_vega.imaging.formats import recognise
+from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.job import Receipt, State
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.pictures import documented_fields, find_pictures

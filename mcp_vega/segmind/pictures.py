@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from mcp_vega import errors
-from mcp_vega.imaging.formats import MAX_BYTES, recognise, require_complete
+from mcp_vega.imaging.formats import MAX_BYTES, recognise
+from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.segmind.values import ECHOES, FIELD_DEPTH, WRAPPERS, as_list, as_object, plain_name
 
 # How deep in an answer pictures may be nested, how many of its values are searched, and how many pictures are taken:

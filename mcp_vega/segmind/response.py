@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from mcp_vega import errors
+from mcp_vega.imaging.formats import recognise
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.values import LONGEST, as_object, message_of, parse_moment, parse_number, parse_seconds
 
@@ -38,6 +39,8 @@ class ApiResponse:
     @cached_property
     def json(self) -> Any:
         """The body as JSON; None if it is not JSON."""
+        if recognise(self.body):
+            return None
         # To parse very many values takes seconds. Nothing else runs meanwhile, even if a thread does it.
         if sum(self.body.count(each) for each in (b",", b"[", b"{")) > MOST_VALUES:
             return None

@@ -5,8 +5,8 @@ that the list of resources has changed, if its transport has a channel besides t
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +24,21 @@ from mcp_vega.server.resources import GALLERY
 
 logger = logging.getLogger(__name__)
 
-# How long to wait for a client that does not read, in seconds.
-SEND_SECONDS = 5.0
+# How long to wait for a client that does not read, and how long for further pictures, in seconds.
+SEND_SECONDS, TOGETHER_SECONDS = 5.0, 0.25
 
 
 @dataclass
 class _Connection:
-    """A connection of the SDK. `session` is set for an older client that can be notified; `owner` is its owner."""
+    """A connection of the SDK.
+
+    `session` is set for an older client that can be notified; `owner` is its owner. If a notification `is_due`, it is
+    sent soon.
+    """
 
     session: ServerSession | None = None
     owner: str = OPERATOR
+    is_due: bool = False
 
 
 class _Bus(InMemorySubscriptionBus):
@@ -42,6 +47,11 @@ class _Bus(InMemorySubscriptionBus):
     def __init__(self) -> None:
         super().__init__()
         self._job: Job | None = None
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether a client listens."""
+        return bool(self._listeners)
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         owner = CURRENT_CLIENT.get().owner
@@ -74,7 +84,11 @@ class Notifications:
         async with anyio.create_task_group() as tasks:
 
             def tell(job: Job, *, kept: bool) -> None:
-                tasks.start_soon(self._tell, connection, job, kept)
+                if self.bus.has_listeners and connection is self._connections[0]:  # all connections share the bus
+                    tasks.start_soon(self._publish, job, kept)
+                if kept and connection.session and job.is_shown_to(connection.owner) and not connection.is_due:
+                    connection.is_due = True
+                    tasks.start_soon(self._tell_soon, connection)
 
             self._connections.append(connection)
             try:
@@ -95,16 +109,28 @@ class Notifications:
             context.lifespan_context.session = context.session
             context.lifespan_context.owner = client.owner
 
-    async def _tell(self, connection: _Connection, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
-        try:
-            with anyio.move_on_after(SEND_SECONDS):
-                if connection is self._connections[0]:  # all connections share the bus
-                    for uri in job.uris:
-                        await self.bus.publish_for(job, ResourceUpdated(uri=uri))
-                    if kept:
-                        await self.bus.publish_for(job, ResourceUpdated(uri=GALLERY))
-                        await self.bus.publish_for(job, ResourcesListChanged())
-                if kept and connection.session and job.is_shown_to(connection.owner):
-                    await connection.session.send_resource_list_changed()
-        except Exception as error:  # noqa: BLE001  when a client ends, anything may be raised; the server must go on
-            logger.info("A client could not be notified of a change: %r", error)
+    async def _publish(self, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
+        with _logged():
+            for uri in job.uris:
+                await self.bus.publish_for(job, ResourceUpdated(uri=uri))
+            if kept:
+                await self.bus.publish_for(job, ResourceUpdated(uri=GALLERY))
+                await self.bus.publish_for(job, ResourcesListChanged())
+
+    async def _tell_soon(self, connection: _Connection) -> None:
+        """Notify an older client once of all pictures that come soon after each other."""
+        await anyio.sleep(TOGETHER_SECONDS)
+        connection.is_due = False
+        with _logged():
+            if connection.session:
+                await connection.session.send_resource_list_changed()
+
+
+@contextmanager
+def _logged() -> Generator[None]:
+    """Give up after a while, and log errors: when a client ends, anything may be raised, and the server must go on."""
+    try:
+        with anyio.move_on_after(SEND_SECONDS):
+            yield
+    except Exception as error:  # noqa: BLE001  said above
+        logger.info("A client could not be notified of a change: %r", error)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, Tool, ToolAnnotations
@@ -123,9 +124,11 @@ async def _followed(
 ) -> Job:
     """The job as soon as `until` holds or `seconds` are over; until then the host receives its progress."""
     service, client = app.service, CURRENT_CLIENT.get()
+    silent_until = anyio.current_time() + service.config.progress_after
     async for seen in service.follow(job, seconds):
         job = seen
-        await context.report_progress(*progress_of(service, records.job_for(app, job, client)))
+        if anyio.current_time() >= silent_until:
+            await context.report_progress(*progress_of(service, records.job_for(app, job, client)))
         if until(job):
             break
     return job

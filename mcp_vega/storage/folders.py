@@ -12,6 +12,8 @@ def make(folder: Path, mode: int = 0o777) -> None:
     Raises:
         OSError: The folder cannot be made.
     """
+    if folder.is_dir():
+        return
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(mode=mode, parents=True, exist_ok=True)
     for each in made:

@@ -19,7 +19,7 @@ from mcp_vega.cli.draw.output import Output, write_as_named
 from mcp_vega.cli.draw.report import Report
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import Charged, GalleryError, VegaError
-from mcp_vega.imaging.preview import InvalidImageError
+from mcp_vega.imaging.integrity import InvalidImageError
 from mcp_vega.parameters import Parameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext

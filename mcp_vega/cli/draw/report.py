@@ -12,7 +12,7 @@ from mcp_vega.cli.draw.outcome import Outcome
 from mcp_vega.cli.draw.output import Output
 from mcp_vega.cli.draw.screen import Screen
 from mcp_vega.cli.output import OutputError, command_line, width_of, write
-from mcp_vega.imaging.preview import InvalidImageError
+from mcp_vega.imaging.integrity import InvalidImageError
 from mcp_vega.imaging.terminal import as_text
 from mcp_vega.redaction import quoted
 from mcp_vega.storage.ledger.search import FEWEST_DIGITS

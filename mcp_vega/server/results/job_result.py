@@ -147,7 +147,7 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
                 notes.append(error.what)
         made = await app.service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
-    notes += [f"the file {image.path or image.name} is no longer a complete picture" for image in broken]
+    notes += [f"no preview can be made of {image.path or image.name}: the picture is damaged" for image in broken]
     shown = [preview for preview in made if preview]
     reduced = [preview for preview in shown if not preview.unchanged]
     if mode == "full" and reduced:

@@ -1,5 +1,6 @@
 """Runs work in transactions. Reads and writes run at the same time; all writes that wait share one transaction."""
 
+import asyncio
 import logging
 import threading
 from contextlib import suppress
@@ -9,8 +10,6 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
 import anyio.to_thread
 
 from mcp_vega.storage.database.connection import Connection, Connector, Work
@@ -43,7 +42,7 @@ class _Write(Generic[T]):
         self.done = anyio.Event()
         self.result: T | None = None
         self.error: Exception | None = None
-        self.token = anyio.lowlevel.current_token()
+        self.loop = asyncio.get_running_loop()
         self.state = _State.WAITING
         self._lock = threading.Lock()
 
@@ -277,4 +276,4 @@ def _wake(writes: list[_Write[Any]]) -> None:
 
     if writes:
         with suppress(RuntimeError):  # the loop has ended, and nobody waits
-            anyio.from_thread.run_sync(wake, token=writes[0].token)
+            writes[0].loop.call_soon_threadsafe(wake)  # unlike anyio's function, this does not wait for the loop

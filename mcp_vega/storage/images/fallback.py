@@ -40,19 +40,16 @@ class FallbackImageStore:
         problem = ""
         for store in self._stores:
             try:
-                key = await store.save(data, name, image_id, day)
+                return await store.save(data, name, image_id, day), problem
             except GalleryError as error:
                 problem = problem or error.what
-            else:
-                return ImageLocation(store.address, key), problem
         raise GalleryError(f"{problem}; no other folder could be written either", charged=Charged.YES)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
         """Keep an answer that is not a readable picture but was paid for; returns its path, None if it was not kept."""
         for store in self._stores:
             with suppress(GalleryError):
-                key = await store.set_aside(data, name, day)
-                return ImageLocation(store.address, key).path
+                return (await store.set_aside(data, name, day)).path
         return None
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
@@ -123,8 +120,7 @@ class FallbackImageStore:
             return None
         if sha256(data).hexdigest() != image.sha256:
             return None
-        key = await self._first.save(data, name, image.id, day)
-        location = ImageLocation(self._first.address, key)
+        location = await self._first.save(data, name, image.id, day)
         # Files that the user changed may have both names; and a disk may break.
         return location if await self.is_intact(replace(image, location=location)) else None
 

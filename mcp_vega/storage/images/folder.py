@@ -5,7 +5,9 @@
 If the API's answer is not a readable picture, it is kept in <folder>/unreadable, under a name of the same form.
 """
 
+import errno
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,19 +16,23 @@ from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.imaging.formats import MAX_BYTES, SUFFIXES, recognise
+from mcp_vega.job import ImageLocation
 from mcp_vega.storage.images import atomic_write, confinement
 from mcp_vega.storage.images.store import ascii_name, names_of
 
 UNREADABLE = "unreadable"
 # How many bytes are kept of an answer that does not begin like a picture.
 UNREADABLE_BYTES = 1_000_000
-# How many bytes must fit on the disk before a picture is paid for: four large JPEGs. In pieces, to save memory.
-WANTED_BYTES = 4_000_000
-_PIECE = b"-" * 250_000
+# How many bytes must fit on the disk before a picture is paid for: four large JPEGs; and for how many seconds a check
+# counts.
+WANTED_BYTES, CHECK_SECONDS = 4_000_000, 1.0
+# How many pictures are written at the same time.
+WRITTEN_AT_ONCE = 8
 
 
 class ImageFolder:
@@ -41,6 +47,8 @@ class ImageFolder:
         self.folder = folder
         self._private = private
         self._cleared: dict[Path, float] = {}
+        self._checked: tuple[date, float] | None = None
+        self._writers = anyio.CapacityLimiter(WRITTEN_AT_ONCE)
 
     @property
     def address(self) -> str:
@@ -55,14 +63,17 @@ class ImageFolder:
         return self.folder / UNREADABLE
 
     async def prepare(self, day: date) -> None:
-        """Make sure that a picture can be kept, before one is paid for."""
-        await anyio.to_thread.run_sync(self._prepare, day)
+        """Make sure that a picture can be kept, before one is paid for. Does nothing if that was so a second ago."""
+        now = time.monotonic()
+        if self._checked is None or self._checked[0] != day or now - self._checked[1] > CHECK_SECONDS:
+            self._checked = None
+            await anyio.to_thread.run_sync(self._prepare, day)
+            self._checked = day, now
 
     def _prepare(self, day: date) -> None:
         try:
             with tempfile.TemporaryFile(dir=confinement.subfolder(self._root(), day.isoformat())) as file:
-                for _ in range(WANTED_BYTES // len(_PIECE)):
-                    file.write(_PIECE)
+                _reserve(file.fileno(), WANTED_BYTES)
         except OSError as error:
             raise GalleryError(f"The folder {self.folder} cannot be written: {error.strerror}") from error
 
@@ -70,12 +81,13 @@ class ImageFolder:
         """Return the folder; a private one is made and checked."""
         return confinement.own_folder(self.folder) if self._private else self.folder
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
         """Write a picture, completely or not at all; see `ImageStore`."""
-        return await anyio.to_thread.run_sync(self._save, data, name, image_id, day.isoformat())
+        folders = (day.isoformat(),)
+        return await anyio.to_thread.run_sync(self._save, data, name, image_id, *folders, limiter=self._writers)
 
-    def _save(self, data: bytes, name: str, image_id: str, *folders: str) -> str:
-        """Write a file into the subfolder of these names; returns its key."""
+    def _save(self, data: bytes, name: str, image_id: str, *folders: str) -> ImageLocation:
+        """Write a file into the subfolder of these names; returns its place."""
         try:
             subfolder = confinement.subfolder(self._root(), *folders)
             path = _write(data, subfolder, name, image_id)
@@ -83,7 +95,7 @@ class ImageFolder:
             said = f"The folder {self.folder} could not be written: {error.strerror}"
             raise GalleryError(said, charged=Charged.YES) from error
         self._clear(subfolder)
-        return "/".join((*folders, path.name))
+        return ImageLocation(self.address, "/".join((*folders, path.name)))
 
     def _clear(self, subfolder: Path) -> None:
         """Remove temporary files of servers that died. Done once in `STALE_SECONDS` for a folder: it takes time."""
@@ -92,14 +104,15 @@ class ImageFolder:
             self._cleared[subfolder] = now
             atomic_write.clear(subfolder)
 
-    async def set_aside(self, data: bytes, name: str, day: date) -> str:
-        """Keep an answer that is not a readable picture but was paid for; returns its key.
+    async def set_aside(self, data: bytes, name: str, day: date) -> ImageLocation:
+        """Keep an answer that is not a readable picture but was paid for; returns its place.
 
         If the answer does not begin like a picture, only its first million bytes are kept.
         """
         data = data[: MAX_BYTES if recognise(data) else UNREADABLE_BYTES]
         names = (UNREADABLE, day.isoformat())
-        return await anyio.to_thread.run_sync(self._save, data, name, sha256(data).hexdigest(), *names)
+        digest = sha256(data).hexdigest()
+        return await anyio.to_thread.run_sync(self._save, data, name, digest, *names, limiter=self._writers)
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
         """Return a picture that a server saved, but could not note before it died; None if there is none."""
@@ -164,6 +177,25 @@ class ImageFolder:
     def sizes_aside(self) -> list[int]:
         """Return the size of each kept answer that is not a readable picture, in bytes."""
         return [size for _, size in _sizes(self.unreadable)]
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take so many bytes of the disk for a file. Unlike the free space of the disk, this also shows a quota.
+
+    Raises:
+        OSError: They are not there.
+    """
+    if sys.platform == "linux":
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # the file system cannot do that
+                raise
+        else:
+            return
+    piece = bytes(size // 16)
+    for _ in range(16):
+        os.write(file, piece)
 
 
 def _write(data: bytes, folder: Path, name: str, image_id: str) -> Path:

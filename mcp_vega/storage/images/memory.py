@@ -3,7 +3,7 @@
 from datetime import date
 
 from mcp_vega.errors import GalleryError
-from mcp_vega.job import MEMORY
+from mcp_vega.job import MEMORY, ImageLocation
 from mcp_vega.storage.images.store import names_of
 
 
@@ -18,14 +18,14 @@ class MemoryImageStore:
     async def prepare(self, day: date) -> None:
         """Nothing is needed."""
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
         """Keep a picture; see `ImageStore`."""
         short, long = _keys(name, image_id, day)
         key = short if self._data.setdefault(short, data) == data else long
         self._data[key] = data
-        return key
+        return ImageLocation(self.address, key)
 
-    async def set_aside(self, data: bytes, name: str, day: date) -> str:  # noqa: ARG002  it is refused
+    async def set_aside(self, data: bytes, name: str, day: date) -> ImageLocation:  # noqa: ARG002  it is refused
         """Refuse: only pictures are kept in memory.
 
         Raises:

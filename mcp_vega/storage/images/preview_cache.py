@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from mcp_vega.imaging.formats import recognise
+from mcp_vega.imaging.integrity import is_complete
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.storage import folders
 
@@ -22,8 +22,9 @@ class PreviewCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # An `ImageProcessor` of its own: results of calls must not wait while a gallery is shown for the first time.
-        self._processor = ImageProcessor()
+        # An `ImageProcessor` of its own, for one picture at a time: a gallery that is shown for the first time must not
+        # delay the results of calls.
+        self._processor = ImageProcessor(at_once=1)
 
     async def get(self, image_id: str) -> bytes | None:
         """Return the preview of a picture; None if none is kept, or if its file is damaged."""
@@ -53,8 +54,7 @@ class PreviewCache:
         except OSError:
             return None
         # A power cut may have cut off the end of the file.
-        found = recognise(data)
-        return data if found and found.is_complete(data) else None
+        return data if is_complete(data) else None
 
     def _write(self, image_id: str, data: bytes) -> None:
         """Keep a preview. If that fails, the preview is made again the next time."""

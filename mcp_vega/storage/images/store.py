@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from mcp_vega.job import ImageLocation
 from mcp_vega.redaction import beginning, is_visible, redacted
 
 # Leaves room for the seed, the complete id and the ending of a temporary file: eCryptfs allows 143 bytes for a name,
@@ -34,12 +35,12 @@ class ImageStore(Protocol):
         """Make sure that a picture can be kept, before one is paid for."""
         ...
 
-    async def save(self, data: bytes, name: str, image_id: str, day: date) -> str:
-        """Keep a picture, completely or not at all; returns its key. An equal picture is not kept twice."""
+    async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
+        """Keep a picture, completely or not at all; returns its place. An equal picture is not kept twice."""
         ...
 
-    async def set_aside(self, data: bytes, name: str, day: date) -> str:
-        """Keep an answer that is not a readable picture but was paid for; returns its key."""
+    async def set_aside(self, data: bytes, name: str, day: date) -> ImageLocation:
+        """Keep an answer that is not a readable picture but was paid for; returns its place."""
         ...
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:

@@ -7,6 +7,7 @@ it is alive.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -141,9 +142,8 @@ class JobStore:
         def mark(connection: Connection) -> Sending:
             slots = Slots(connection, self._servers.enter(connection, limits.calls_a_minute), limits)
             sending = slots.mark_sent(job, begun_here=begun_here)
-            if sending is Sending.SENT and not spending.counted(
-                connection, job.local_id
-            ):  # given back by a dead server
+            # The reserved money may have been given back by a dead server.
+            if sending is Sending.SENT and not spending.counted(connection, job.local_id):
                 self._servers.reserve(connection, job, limits)
                 counts = {"local_id": job.local_id, "spent": spending.billionths(job)}
                 connection.execute(queries.COUNT_AGAIN, counts)
@@ -163,25 +163,25 @@ class JobStore:
 
         self._database.defer(discard, immediately=True)
 
-    async def save(self, job: Job, *, release: bool = False) -> bool:
+    async def save(self, job: Job, *, release: bool = False) -> Job | None:
         """Write the current state, receipt and pictures of a job, and release its slot: its call has ended.
 
-        A server that has the pictures may always write. With `release`, no server works on the job afterwards. If the
-        job is another server's, its row is not changed, and the method returns False.
+        A server that has the pictures may always write. With `release`, no server works on the job afterwards. Returns
+        the job, or None if it is another server's: then its row is not changed. A job without a remote id gets the one
+        in its receipt, unless another job has that id.
         """
         row: dict[str, Any] = {**rows.as_row(job), "me": self._servers.me, "release": release}
-        images = rows.as_image_rows(job)
 
-        def save(connection: Connection) -> bool:
+        def save(connection: Connection) -> Job | None:
             counted = spending.counted(connection, job.local_id)
-            counts = bool(connection.execute(queries.SAVE, row))
-            if counts:
+            written = connection.execute(queries.SAVE, row)
+            if written:
                 spending.add(connection, job.local_id, row["spent"] - counted)
-            for image in images:
+            for image in rows.as_image_rows(job):
                 connection.execute(queries.SAVE_IMAGE, image)
                 connection.execute(queries.ADD_TO_GALLERY, image)
             connection.execute(queries.RELEASE_SLOT, row)
-            return counts
+            return replace(job, remote_id=written[0]["remote_id"]) if written else None
 
         return await self._database.write(save, despite_cancel=True)
 

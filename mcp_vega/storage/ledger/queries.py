@@ -40,10 +40,13 @@ COUNT_AGAIN = "UPDATE jobs SET spent = :spent WHERE local_id = :local_id"
 # changed back to another state.
 SAVE = f"""
     UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in COLUMNS if name != "remote_id")},
-        remote_id = coalesce(:remote_id, remote_id),
+        remote_id = coalesce(
+            :remote_id, remote_id,
+            (SELECT :reported_id WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE remote_id = :reported_id))
+        ),
         holder = CASE WHEN :release THEN NULL ELSE holder END
     WHERE local_id = :local_id AND (:state = 'COMPLETED' OR (holder = :me AND state != 'COMPLETED'))
-    RETURNING local_id
+    RETURNING remote_id
 """  # noqa: S608
 # A picture that is in the first store stays there, even if another server has kept it in another store as well.
 SAVE_IMAGE = """

@@ -21,6 +21,7 @@ from mcp_vega.cli.doctor.paid.finding import (
 )
 from mcp_vega.cli.doctor.paid.observation import Drawn, Observations
 from mcp_vega.imaging.formats import recognise
+from mcp_vega.imaging.integrity import is_complete
 from mcp_vega.job import REQUEST_ID, Route
 from mcp_vega.segmind.response import ApiResponse
 from mcp_vega.segmind.values import parse_cost
@@ -39,7 +40,7 @@ def _answer(seen: Observations) -> Finding:
         if not response.ok:
             return refusal(drawn, response)
         found, size = recognise(response.body), len(response.body)
-        is_whole = found is not None and found.is_complete(response.body)
+        is_whole = is_complete(response.body)
         if found:
             what = f"a picture ({found.mime_type}) of {size:,} bytes{'' if is_whole else ', cut off'}"
         elif response.fields:
