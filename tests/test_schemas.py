@@ -128,6 +128,7 @@ async def test_the_tools_and_instructions_take_little_of_a_models_context(app: A
 
 async def test_the_icon_of_the_server_is_sent_once_and_not_with_every_answer(app: AppContext) -> None:
     async with Client(build_server(app)) as agent:
+        assert agent.server_info
         assert agent.server_info.icons
         answer = await agent.list_tools()
     assert answer.meta == {"io.modelcontextprotocol/serverInfo": {"name": "mcp-vega", "version": __version__}}
