@@ -45,7 +45,7 @@ class Connection(api.Connection):
 
     def drawn(self, path: str) -> tuple[str, bytes]:
         """The type and the bytes of the answer to a paid call."""
-        if path.startswith("/v1beta/models/"):
+        if path.endswith(":generateContent"):
             return "application/json", gemini(self.kind)
         if path == "/v1/images/generations":
             return "application/json", openai(self.kind)
