@@ -26,9 +26,11 @@ class Measure(NamedTuple):
 
 
 MEASURES: Mapping[str, Measure] = {
-    "startup": Measure(quick=("--pairs", "5")),
+    "startup": Measure(quick=("--rounds", "5")),
     "call": Measure(quick=("--rounds", "6")),
-    "gallery": Measure(),
+    "tokens": Measure(),
+    "load": Measure(quick=("--rounds", "1", "--seconds", "2")),
+    "growth": Measure(quick=("--pictures", "10000", "--runs", "5")),
     "delay": Measure(quick=("--jobs", "20")),
     "peers": Measure(quick=("--quick",)),
 }

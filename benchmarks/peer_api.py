@@ -1,13 +1,15 @@
 """The stand-in of `api.py` for the APIs of other image servers: the same picture, as each of these APIs sends it.
 
-python benchmarks/peer_api.py [--picture png] [--delay 0.3] [--port 0]
+    python benchmarks/peer_api.py [--picture png] [--delay 0.3] [--port 0]
 
-POST /v1/segmind-vega                        Segmind: the picture itself
-POST /v1beta/models/MODEL:generateContent    Gemini: JSON with the picture as base64
-POST /v1/images/generations                  OpenAI: JSON with the picture as base64
-POST /v1/image_generation                    MiniMax: JSON with the picture's URL
-GET /picture                                 the picture itself, without a delay
-GET /v1/models                               OpenAI: the list of models
+    POST /v1/segmind-vega                        Segmind: the picture itself
+    POST /VERSION/models/MODEL:generateContent   Gemini: JSON with the picture as base64
+    POST /v1/images/generations                  OpenAI: JSON with the picture as base64
+    POST /v1/image_generation                    MiniMax: JSON with the picture's URL
+    GET /picture                                 the picture itself, without a delay
+    GET /v1/models                               OpenAI: the list of models
+
+Each answer is made once and kept: making it again would take processor time from the servers that are measured.
 """
 
 import json
