@@ -67,7 +67,7 @@ def available(cache: Path, names: Sequence[str]) -> list[Server]:
             ):
                 pass
         except (NotAvailableError, OSError, KeyError) as error:
-            print(f"{name} is left out: {error!r}")
+            print(f"{name} is left out: {error}")
         else:
             found.extend(servers)
     return found
