@@ -43,6 +43,8 @@ print(json.dumps([len(bpe_openai.get_encoding("o200k_base").encode(text)) for te
 
 Times = dict[Server, list[float]]
 Tools = list[dict[str, Any]]
+# The rows of the last table: the text of each server, by its name.
+Rows = dict[str, dict[str, str]]
 NUMBERS = itertools.count(1)
 
 
@@ -193,16 +195,22 @@ def print_ratios(title: str, times: Times) -> None:
             print_target(f"{title.format(does=server.does)}, mcp-vega / {server.name}", ratios)
 
 
-def print_calls(title: str, times: Times, memory: dict[Server, float]) -> None:
-    """Print the medians and the memory, and a target for each peer."""
+def print_calls(title: str, times: Times, memory: dict[Server, float]) -> Rows:
+    """Print the medians and the memory, and a target for each peer; returns the rows of the last table."""
+    rows: Rows = {}
     print(f"\n{title}\n\n| server | a call leaves | ms | MB after the calls |\n|---|---|---|---|")
     for server, each in times.items():
         print(f"| {server.name} | {server.leaves} | {statistics.median(each):.1f} | {memory[server]:.0f} |")
+        rows.setdefault(f"{title}, {server.does}, ms", {})[server.name] = f"{statistics.median(each):.1f}"
     print_ratios(f"{title}, {{does}}", times)
+    return rows
 
 
-def print_starts(servers: Sequence[Server], cache: Path, rounds: int) -> None:
-    """Measure and print the start, the memory and the tokens. The settings of a server make no difference here."""
+def print_starts(servers: Sequence[Server], cache: Path, rounds: int) -> Rows:
+    """Measure and print the start, the memory and the tokens; returns the rows of the last table.
+
+    The settings of a server make no difference here.
+    """
     once = list({server.name: server for server in servers}.values())
     hello: Times = {server: [] for server in once}
     listed: Times = {server: [] for server in once}
@@ -218,31 +226,39 @@ def print_starts(servers: Sequence[Server], cache: Path, rounds: int) -> None:
                 else:  # The first start compiles: it is not counted.
                     memory[server] = memory_at_rest(host.process.pid)
                 host.leave()
-    print_sizes(cache, tools, memory)
-    print("\nstart\n\n| server | ms to initialize | ms to tools/list | MB at rest |\n|---|---|---|---|")
-    for server in once:
-        first, second = (statistics.median(times[server]) for times in (hello, listed))
-        print(f"| {server.name} | {first:.1f} | {second:.1f} | {memory[server]:.0f} |")
+    rows: Rows = {
+        "start to initialize, ms": {each.name: f"{statistics.median(hello[each]):.1f}" for each in once},
+        "start to tools/list, ms": {each.name: f"{statistics.median(listed[each]):.1f}" for each in once},
+        "memory at rest, MB": {each.name: f"{memory[each]:.0f}" for each in once},
+        "tools": {each.name: str(len(tools[each])) for each in once},
+    }
+    sizes = token_counts(cache, tools)
+    if sizes:
+        rows["tokens of tools/list"] = {each.name: f"{sizes[each]:,}" for each in once}
+    print_table(once, rows)
     print_ratios("start to initialize", hello)
     print_ratios("start to tools/list", listed)
+    for name, values in (("memory at rest", memory), ("tokens of tools/list", sizes)):
+        print_ratios(name, {server: [value] for server, value in values.items()})
+    return rows
 
 
-def print_sizes(cache: Path, tools: dict[Server, Tools], memory: dict[Server, float]) -> None:
-    """Print the versions, the number of tools and their tokens, and the targets of these and of the memory."""
+def token_counts(cache: Path, tools: dict[Server, Tools]) -> dict[Server, float]:
+    """The tokens of each server's tools. Prints the reason and returns nothing if they cannot be counted."""
     try:
-        sizes = dict(zip(tools, counted(cache, [read_by_models(each) for each in tools.values()]), strict=True))
+        return dict(zip(tools, counted(cache, [read_by_models(each) for each in tools.values()]), strict=True))
     except NotAvailableError as error:
         print(f"the tokens are not counted: {error}")
-        sizes: dict[Server, int] = {}
-    print("\nwhat a model reads\n\n| server | version | tools | tokens | tokens a tool |\n|---|---|---|---|---|")
-    for server, each in tools.items():
-        size = f"{sizes[server]:,} | {sizes[server] / len(each):.0f}" if sizes else "? | ?"
-        print(f"| {server.name} | {server.version} | {len(each)} | {size} |")
-    print()
-    for name, values in (("tokens of tools/list", sizes), ("memory at rest", memory)):
-        for server in values:
-            if server.name != OWN:
-                print_target(f"{name}, mcp-vega / {server.name}", [values[own(list(values), server)] / values[server]])
+        return {}
+
+
+def print_table(servers: Sequence[Server], rows: Rows) -> None:
+    """Print a table with a column for each server."""
+    versions = {server.name: server.version for server in servers}
+    print("\n| | " + " | ".join(f"{name} {version}" for name, version in versions.items()) + " |")
+    print("|---" * (len(versions) + 1) + "|")
+    for title, texts in rows.items():
+        print(f"| {title} | " + " | ".join(texts.get(name, "–") for name in versions) + " |")
 
 
 def main() -> None:
@@ -258,11 +274,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         cache = (options.cache or Path(temporary)).resolve()
         servers = available(cache, options.peers)
-        print_starts(servers, cache, max(rounds // 2, 2))
+        rows = print_starts(servers, cache, max(rounds // 2, 2))
         for kind in [options.picture] if options.picture else get_args(Picture):
-            print_calls(f"a call, {kind}", *called(servers, kind, 0, 1, rounds))
+            rows |= print_calls(f"a call, {kind}", *called(servers, kind, 0, 1, rounds))
             several = called(servers, kind, SLOW_SECONDS, AT_ONCE, max(rounds // 2, 2))
-            print_calls(f"{AT_ONCE} calls at the same time on an API of {SLOW_SECONDS} s, {kind}", *several)
+            rows |= print_calls(f"{AT_ONCE} calls on an API of {SLOW_SECONDS} s, {kind}", *several)
+        print_table(servers, rows)
 
 
 if __name__ == "__main__":
