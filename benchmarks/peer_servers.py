@@ -11,9 +11,11 @@ import venv
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import floor
 from host import Host
 
 # How long a caller waits before it asks again whether a background job is done.
@@ -66,7 +68,8 @@ class Server:
         preview: The preview in words.
         calls: The calls that one picture takes.
         program: The executable and its arguments.
-        variables: The settings; `{url}` and `{folder}` stand for the stand-in's URL and the server's folder.
+        variables: The settings. In these and in the arguments, `{url}` and `{folder}` stand for the stand-in's URL and
+            the server's folder.
     """
 
     name: str
@@ -91,7 +94,7 @@ class Server:
         folder = self.folder(root)
         folder.mkdir(parents=True, exist_ok=True)
         variables = {name: value.format(url=url, folder=folder) for name, value in self.variables.items()}
-        executable, *arguments = self.program
+        executable, *arguments = (part.format(url=url, folder=folder) for part in self.program)
         return PeerHost(folder, url, executable=executable, program=arguments, **variables)
 
 
@@ -182,13 +185,16 @@ def from_npm(cache: Path, package: str, version: str = "@latest") -> Path:
     return installed
 
 
-def mcp_vega() -> list[Server]:
-    """This server, without and with previews."""
+def own_servers() -> list[Server]:
+    """This server, without and with previews, and the floor."""
     version = run(sys.executable, "-m", "mcp_vega", "--version").split()[-1]
     calls, program = partial(one_call, "generate_image_vega"), (sys.executable, "-m", "mcp_vega")
     return [
         Server("mcp-vega", version, "file", "", calls, program, {"MCP_VEGA_PREVIEW": "off"}),
         Server("mcp-vega", version, "preview", "JPEG, 768 px", calls, program, {"MCP_VEGA_PREVIEW": "auto"}),
+        Server(
+            "floor", metadata.version("mcp"), "file", "", calls, (sys.executable, floor.__file__, "{folder}", "{url}")
+        ),
     ]
 
 

@@ -8,8 +8,9 @@ every server is measured once, one after the other. All times are medians; a rat
 peer's, as the median of the rounds' ratios, with the lowest and the highest.
 
 Like is compared with like: a peer that only writes a file with mcp-vega without previews, and a peer whose result has
-a preview with mcp-vega with previews. The memory is that of the process (Linux). The tokens are those of `tools/list`
-as JSON without spaces, icons and `_meta` (o200k, counted with bpe-openai).
+a preview with mcp-vega with previews. The floor (`floor.py`) is measured as well, and has no target. The memory is that
+of the process (Linux). The tokens are those of `tools/list` as JSON without spaces, icons and `_meta` (o200k, counted
+with bpe-openai).
 """
 
 import argparse
@@ -29,9 +30,9 @@ from typing import Any, get_args
 import api
 import peer_api
 from api import Picture
-from peer_servers import PEERS, NotAvailableError, PeerHost, Server, draw, mcp_vega, run
+from peer_servers import PEERS, NotAvailableError, PeerHost, Server, draw, own_servers, run
 
-OWN = "mcp-vega"
+OWN, FLOOR = "mcp-vega", "floor"
 AT_ONCE, SLOW_SECONDS = 8, 0.3
 WARM_UP = 3
 # The memory is read when the process has used no processor time for this long, or at the latest after the other time.
@@ -58,7 +59,7 @@ def prompts(count: int) -> list[str]:
 
 def available(cache: Path, names: Sequence[str]) -> list[Server]:
     """The servers that can be installed and draw a picture; prints why the others are left out."""
-    found = mcp_vega()
+    found = own_servers()
     for name in names:
         try:
             servers = PEERS[name](cache)
@@ -189,7 +190,7 @@ def print_ratios(title: str, times: Times) -> None:
     """Print the target for each peer; `{does}` in the title is what its calls leave."""
     print()
     for server, each in times.items():
-        if server.name != OWN:
+        if server.name not in (OWN, FLOOR):
             mine = times[own(list(times), server)]
             ratios = [one / other for one, other in zip(mine, each, strict=True)]
             print_target(f"{title.format(does=server.does)}, mcp-vega / {server.name}", ratios)
