@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
     numbers = itertools.count(1)
 
     def __init__(self, kind: Picture, delay: float) -> None:
-        self._kind: Picture = kind
+        self.kind: Picture = kind
         self._delay = delay
         self._received = b""
 
@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         """Note the connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self.address: tuple[str, int] = transport.get_extra_info("sockname")
 
     def data_received(self, data: bytes) -> None:
         """Answer each request that is complete."""
@@ -76,34 +77,43 @@ class Connection(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._received = rest[length:]
-            if head.startswith(b"POST "):
-                asyncio.get_running_loop().call_later(self._delay, self._send_picture)
+            method, path, _ = head.decode("ascii").split(" ", 2)
+            if method == "POST":
+                asyncio.get_running_loop().call_later(self._delay, self._send_picture, path)
             else:
-                self._transport.write(NOT_FOUND)
+                self._transport.write(self.found(path))
 
-    def _send_picture(self) -> None:
-        data = picture(self._kind)
+    def _send_picture(self, path: str) -> None:
+        content_type, data = self.drawn(path)
         head = (
-            f"HTTP/1.1 200 OK\r\ncontent-type: image/{self._kind}\r\ncontent-length: {len(data)}\r\n"
+            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(data)}\r\n"
             f"x-request-id: {next(self.numbers):032x}\r\nx-generation-time: 0.1\r\nx-cost: 0.0001\r\n"
             "x-remaining-credits: 100\r\n\r\n"
         )
         self._transport.write(head.encode() + data)
 
+    def drawn(self, path: str) -> tuple[str, bytes]:  # noqa: ARG002  peer_api.py has other paths
+        """The type and the bytes of the answer to a paid call."""
+        return f"image/{self.kind}", picture(self.kind)
 
-async def serve(kind: Picture, delay: float, port: int) -> None:
+    def found(self, path: str) -> bytes:  # noqa: ARG002  as above
+        """The answer to any other request."""
+        return NOT_FOUND
+
+
+async def serve(kind: Picture, delay: float, port: int, connection: type[Connection] = Connection) -> None:
     """Serve until stdin ends."""
     picture(kind)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(kind, delay), "127.0.0.1", port, backlog=1000)
+    server = await loop.create_server(lambda: connection(kind, delay), "127.0.0.1", port, backlog=1000)
     print(json.dumps(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
 
 @contextmanager
-def running(kind: Picture, delay: float = 0) -> Generator[str]:
+def running(kind: Picture, delay: float = 0, program: str = __file__) -> Generator[str]:
     """Serve in a process of its own while the block runs; yields the URL."""
-    command = [sys.executable, __file__, "--picture", kind, "--delay", str(delay)]
+    command = [sys.executable, program, "--picture", kind, "--delay", str(delay)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
@@ -113,14 +123,14 @@ def running(kind: Picture, delay: float = 0) -> Generator[str]:
             process.stdin.close()
 
 
-def main() -> None:
+def main(description: str | None = __doc__, connection: type[Connection] = Connection) -> None:
     """Serve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", choices=["png", "jpeg"], default="png")
     parser.add_argument("--delay", type=float, default=0, help="seconds until the answer to a paid call")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    asyncio.run(serve(options.picture, options.delay, options.port))
+    asyncio.run(serve(options.picture, options.delay, options.port, connection))
 
 
 if __name__ == "__main__":

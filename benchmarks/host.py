@@ -20,6 +20,7 @@ class Host:
         base_url: The URL of the API.
         under: A program with arguments that starts the server with the same stdin and stdout, such as strace.
         program: The arguments with which Python starts the server.
+        executable: Another program than this Python.
         variables: More settings.
     """
 
@@ -30,6 +31,7 @@ class Host:
         *,
         under: Sequence[str] = (),
         program: Sequence[str] = ("-m", "mcp_vega"),
+        executable: str = sys.executable,
         **variables: str,
     ) -> None:
         settings = {
@@ -40,7 +42,7 @@ class Host:
             **variables,
         }
         self.process = subprocess.Popen(
-            [*under, sys.executable, *program],
+            [*under, executable, *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "stderr.txt").open("a", encoding="utf-8"),
@@ -74,11 +76,11 @@ class Host:
         self.process.stdin.flush()
 
     def receive(self) -> dict[str, Any]:
-        """The next answer; other messages are skipped. Empty if the server has ended."""
+        """The next answer; the server's own requests and notifications are skipped. Empty if the server has ended."""
         assert self.process.stdout
         while (line := self.process.stdout.readline()).endswith(b"\n"):
             message = json.loads(line)
-            if "id" in message:
+            if "id" in message and "method" not in message:
                 return message
         return {}
 

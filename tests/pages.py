@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "packaging") for path in folder.glob("*.md"))
+PAGES = sorted(
+    path for folder in (ROOT, ROOT / "benchmarks", ROOT / "docs", ROOT / "packaging") for path in folder.glob("*.md")
+)
 
 
 class Block(NamedTuple):
