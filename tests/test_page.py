@@ -81,6 +81,19 @@ async def test_the_list_has_the_newest_pictures_first_and_as_many_as_requested(
     assert await listed(page) == ["three", "two", "one"]
     assert await listed(page, after=three, limit=1) == ["two"]
     assert await listed(page, after=one) == []
+    counts = [
+        ("o", "", 2),
+        ("o", two, 2),
+        ("o", three, 2),
+        ("thr", two, 1),
+        ("e", "", 3),
+        ("e", two, 3),
+        ("xx", one, 0),
+    ]
+    for words, after, count in counts:
+        part = (await page.get("/gallery/pictures", params={"q": words, "after": after, "limit": 1})).json()
+        assert part["total"] == count, "of all pictures that match, whichever page it is"
+    assert (await page.get("/gallery/pictures", params={"q": "o", "limit": 0})).json() == {"total": 2, "pictures": []}
     part = (await page.get("/gallery/pictures", params={"after": two, "limit": 1})).json()
     assert part["total"] == 3
 

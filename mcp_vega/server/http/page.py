@@ -99,9 +99,7 @@ async def _pictures(app: AppContext, request: Request) -> Response:
     asked, owner = request.query_params, owner_of(request.scope)
     query = ImageQuery(asked.get("q", ""), owner, starred=asked.get("starred") == "1", typed=True)
     after, limit = asked.get("after", ""), _number(asked.get("limit", "60"), MOST_PICTURES)
-    kept, more = await app.gallery.search.page(query, after=after, size=limit)
-    # A search reads all pictures once: for the page if few match, for the number if many do.
-    total = await app.gallery.search.count(query) if after or more else len(kept)
+    kept, total = await app.gallery.search.page_and_count(query, after=after, size=limit)
     return JSONResponse({"total": total, "pictures": [_listed(each, owner) for each in kept]})
 
 

@@ -25,6 +25,10 @@ CREATION_SECONDS = 30.0
 # Marks an SQLite file as a ledger ("vega" in ASCII).
 APPLICATION_ID = 0x76656761
 
+# How much of the file a connection keeps in memory, in KiB. Twice SQLite's default: the index with which 100,000
+# pictures are counted has 2 MB.
+CACHE_KIB = 4000
+
 
 class SqliteFile:
     """Opens connections to a ledger's file.
@@ -60,6 +64,7 @@ class SqliteFile:
             _enable_wal(connection, wait)
             _fingerprint(connection)  # the first read after that makes the WAL's file
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             connection.execute(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
         except BaseException:
             connection.close()

@@ -232,8 +232,7 @@ FORGET_COPY = "DELETE FROM moved_images WHERE store = :store AND key = :key"
 # ---- search ----
 
 IMAGE = "SELECT id, job FROM images WHERE id = :id"
-# The place of a picture in the order of the gallery, also of a deleted one.
-PLACE = f"SELECT created, number AS image FROM images WHERE id = :after AND {IS_SHOWN}"  # noqa: S608
+SHOWN_IMAGE = f"SELECT 1 FROM images WHERE id = :after AND {IS_SHOWN}"  # noqa: S608
 PAGE = """
     SELECT id, job, number FROM images WHERE number IN (
         SELECT image FROM gallery {where} ORDER BY created DESC, image DESC LIMIT :limit
@@ -241,7 +240,9 @@ PAGE = """
     ORDER BY created DESC, number DESC
 """
 COUNT = "SELECT count(*) AS pictures FROM gallery {where}"
-IS_OLDER = "(created, image) < (:created, :image)"
+# Compared with the place of a picture, which may be deleted.
+IS_OLDER = "(created, image) < (SELECT created, number FROM images WHERE id = :{name})"
+IS_NOT_OLDER = "(created, image) >= (SELECT created, number FROM images WHERE id = :{name})"
 IS_STARRED = "starred"
 NONE = "FALSE"
 IS_OF = "owner = :owner"  # left out for the operator: it would be checked for each of many rows

@@ -63,15 +63,12 @@ class ImageSearch:
             InvalidArguments: The query has too many words, or there is no picture with the id `after`.
         """
         conditions, values = _conditions(query)
-        conditions += [queries.IS_OLDER] if after else []
+        conditions += [queries.IS_OLDER.format(name="after")] if after else []
         values |= {"limit": size + 1, "after": after}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool] | None:
-            if after:
-                place = connection.execute(queries.PLACE, values)
-                if not place:
-                    return None
-                values.update(place[0])
+            if after and not connection.execute(queries.SHOWN_IMAGE, values):
+                return None
             while True:
                 found = connection.execute(queries.PAGE.format(where=self._where(conditions)), values)
                 images = rows.read_images(connection, found[:size])
@@ -87,18 +84,34 @@ class ImageSearch:
             raise InvalidArguments(said, next_step="Take the address of the next page from the page before it")
         return page
 
+    async def page_and_count(
+        self, query: ImageQuery, *, after: str = "", size: int = PAGE
+    ) -> tuple[list[JobImage], int]:
+        """Return a page, and the number of all pictures that match. Raises as `page` does."""
+        images, more = await self.page(query, after=after, size=size)
+        if not (query.text and images):
+            return images, await self.count(query)
+        # The search for the page has read the pictures from `after` to the last one of the page.
+        unread = [queries.IS_NOT_OLDER.format(name="after")] if after else []
+        unread += [queries.IS_OLDER.format(name="last")] if more else []
+        condition = f"({' OR '.join(unread or [queries.NONE])})"
+        return images, len(images) + await self._count(query, condition, after=after, last=images[-1].image.id)
+
     async def count(self, query: ImageQuery) -> int:
         """Count the pictures that match; raises as `page` does."""
+        return await self._count(query)
+
+    async def _count(self, query: ImageQuery, *first: str, **more_values: str) -> int:
         conditions, values = _conditions(query)
-        statement = queries.COUNT.format(where=self._where(conditions))
-        work: Work[list[Row]] = lambda connection: connection.execute(statement, values)  # noqa: E731
+        statement = queries.COUNT.format(where=self._where([*first, *conditions]))
+        work: Work[list[Row]] = lambda connection: connection.execute(statement, values | more_values)  # noqa: E731
         (row,) = await self._database.read(work, slow=bool(query.text))
         return row["pictures"]
 
     def _where(self, conditions: Sequence[str]) -> str:
         numbers = ", ".join(map(str, sorted(self._unreadable)))
-        all_conditions = [*conditions, *([f"image NOT IN ({numbers})"] if numbers else [])]
-        return f"WHERE {' AND '.join(all_conditions)}" if all_conditions else ""
+        conditions = [*conditions, f"image NOT IN ({numbers})"] if numbers else conditions
+        return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
     async def image(self, image_id: str) -> JobImage | None:
         """Return the picture with this id, and its job; None if there is none."""
@@ -156,10 +169,9 @@ class ImageSearch:
         return await self._found(queries.BEFORE, moment=rows.moment(moment))
 
     async def _found(self, statement: str, **values: Any) -> list[JobImage]:
-        def look(connection: Connection) -> list[JobImage]:
-            return rows.read_images(connection, connection.execute(statement, values))
-
-        return await self._database.read(look)
+        return await self._database.read(
+            lambda connection: rows.read_images(connection, connection.execute(statement, values))
+        )
 
     async def starred_before(self, moment: datetime) -> int:
         """Count the pictures with a star whose jobs were begun before a moment."""
@@ -238,10 +250,8 @@ class ImageSearch:
         # "~" sorts after every character of an id.
         values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
 
-        def look(connection: Connection) -> list[str]:
-            return [row["id"] for row in connection.execute(statement, values)]
-
-        return await self._database.read(look)
+        found = await self._database.read(lambda connection: connection.execute(statement, values))
+        return [row["id"] for row in found]
 
 
 def _ids_that_begin(connection: Connection, beginning: str, owner: str) -> dict[str, str]:
