@@ -67,7 +67,7 @@ async def drawn(app: AppContext, prompt: str = "a fox", owner: str = OPERATOR, *
 async def listed(page: httpx.AsyncClient, **asked: Any) -> list[str]:
     """The prompts of the pictures that a search finds."""
     found = (await page.get("/gallery/pictures", params=asked)).raise_for_status().json()
-    assert found["total"] == len(found["pictures"]) or {"after", "limit"} & set(asked)
+    assert found["total"] == len(found["pictures"]) or {"after", "skip", "limit"} & set(asked)
     return [picture["prompt"] for picture in found["pictures"]]
 
 
@@ -80,7 +80,8 @@ async def test_the_list_has_the_newest_pictures_first_and_as_many_as_requested(
     one, two, three = [(await drawn(app, prompt))[0] for prompt in ("one", "two", "three")]
     assert await listed(page) == ["three", "two", "one"]
     assert await listed(page, after=three, limit=1) == ["two"]
-    assert await listed(page, after=one) == []
+    assert await listed(page, after=three, skip=1) == ["one"]
+    assert await listed(page, skip=3) == await listed(page, after=one) == []
     counts = [
         ("o", "", 2),
         ("o", two, 2),
@@ -167,7 +168,9 @@ async def test_a_search_finds_any_part_of_a_word_in_any_script(sandbox: Sandbox,
             assert await listed(page, q=words) == prompts, name
 
 
-@pytest.mark.parametrize("asked", ["limit=201", "limit=-1", "limit=x", "after=x", f"after={7:032x}", "q=" + "x" * 300])
+@pytest.mark.parametrize(
+    "asked", ["limit=201", "limit=-1", "limit=x", "skip=-1", "skip=x", "after=x", f"after={7:032x}", "q=" + "x" * 300]
+)
 async def test_a_request_that_the_page_would_never_send_is_refused(page: httpx.AsyncClient, asked: str) -> None:
     answer = await page.get(f"/gallery/pictures?{asked}")
     assert (answer.status_code, "(invalid_arguments)" in answer.text) == (400, True)

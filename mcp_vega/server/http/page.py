@@ -67,8 +67,8 @@ async def _state(app: AppContext, request: Request) -> Response:
     """Answer with the number of pictures and the spending; 204 if the number and the newest picture are unchanged."""
     owner = owner_of(request.scope)
     query = ImageQuery(owner=owner)
-    newest, _ = await app.gallery.search.page(query, size=1)
-    latest, total = newest[0].image.id if newest else None, await app.gallery.search.count(query)
+    newest, total = await app.gallery.search.page_and_count(query, size=1)
+    latest = newest[0].image.id if newest else None
     asked = request.query_params
     if (asked.get("latest"), asked.get("total")) == (latest or "", str(total)):
         return Response(status_code=204)
@@ -99,7 +99,8 @@ async def _pictures(app: AppContext, request: Request) -> Response:
     asked, owner = request.query_params, owner_of(request.scope)
     query = ImageQuery(asked.get("q", ""), owner, starred=asked.get("starred") == "1", typed=True)
     after, limit = asked.get("after", ""), _number(asked.get("limit", "60"), MOST_PICTURES)
-    kept, total = await app.gallery.search.page_and_count(query, after=after, size=limit)
+    skip = _number(asked.get("skip", "0"), 10**9)
+    kept, total = await app.gallery.search.page_and_count(query, after=after, skip=skip, size=limit)
     return JSONResponse({"total": total, "pictures": [_listed(each, owner) for each in kept]})
 
 

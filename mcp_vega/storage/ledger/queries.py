@@ -235,7 +235,7 @@ IMAGE = "SELECT id, job FROM images WHERE id = :id"
 SHOWN_IMAGE = f"SELECT 1 FROM images WHERE id = :after AND {IS_SHOWN}"  # noqa: S608
 PAGE = """
     SELECT id, job, number FROM images WHERE number IN (
-        SELECT image FROM gallery {where} ORDER BY created DESC, image DESC LIMIT :limit
+        SELECT image FROM gallery {where} ORDER BY created DESC, image DESC LIMIT :limit OFFSET :skip
     )
     ORDER BY created DESC, number DESC
 """

@@ -12,7 +12,7 @@ from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.job import OPERATOR, REQUEST_ID, Image, Job, JobImage
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import named
-from mcp_vega.storage.database.connection import Connection, Row, Work
+from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import queries, rows
 
@@ -54,17 +54,20 @@ class ImageSearch:
         # has more of the other pictures instead.
         self._unreadable = set[int]()
 
-    async def page(self, query: ImageQuery, *, after: str = "", size: int = PAGE) -> tuple[list[JobImage], bool]:
+    async def page(
+        self, query: ImageQuery, *, after: str = "", skip: int = 0, size: int = PAGE
+    ) -> tuple[list[JobImage], bool]:
         """Return the pictures that match, newest first; and whether there are more.
 
-        With `after`, these are the pictures that follow the one with this id. It may have been deleted since.
+        With `after`, these are the pictures that follow the one with this id. It may have been deleted since. The
+        first `skip` of them are left out; that takes longer the more they are.
 
         Raises:
             InvalidArguments: The query has too many words, or there is no picture with the id `after`.
         """
         conditions, values = _conditions(query)
         conditions += [queries.IS_OLDER.format(name="after")] if after else []
-        values |= {"limit": size + 1, "after": after}
+        values |= {"limit": size + 1, "skip": skip, "after": after}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool] | None:
             if after and not connection.execute(queries.SHOWN_IMAGE, values):
@@ -85,27 +88,25 @@ class ImageSearch:
         return page
 
     async def page_and_count(
-        self, query: ImageQuery, *, after: str = "", size: int = PAGE
+        self, query: ImageQuery, *, after: str = "", skip: int = 0, size: int = PAGE
     ) -> tuple[list[JobImage], int]:
         """Return a page, and the number of all pictures that match. Raises as `page` does."""
-        images, more = await self.page(query, after=after, size=size)
+        images, more = await self.page(query, after=after, skip=skip, size=size)
         if not (query.text and images):
-            return images, await self.count(query)
+            return images, await self._count(query)
         # The search for the page has read the pictures from `after` to the last one of the page.
         unread = [queries.IS_NOT_OLDER.format(name="after")] if after else []
         unread += [queries.IS_OLDER.format(name="last")] if more else []
         condition = f"({' OR '.join(unread or [queries.NONE])})"
-        return images, len(images) + await self._count(query, condition, after=after, last=images[-1].image.id)
-
-    async def count(self, query: ImageQuery) -> int:
-        """Count the pictures that match; raises as `page` does."""
-        return await self._count(query)
+        return images, skip + len(images) + await self._count(query, condition, after=after, last=images[-1].image.id)
 
     async def _count(self, query: ImageQuery, *first: str, **more_values: str) -> int:
         conditions, values = _conditions(query)
         statement = queries.COUNT.format(where=self._where([*first, *conditions]))
-        work: Work[list[Row]] = lambda connection: connection.execute(statement, values | more_values)  # noqa: E731
-        (row,) = await self._database.read(work, slow=bool(query.text))
+        return await self._number(statement, slow=bool(query.text), **values, **more_values)
+
+    async def _number(self, statement: str, *, slow: bool = False, **values: Any) -> int:
+        (row,) = await self._database.read(lambda connection: connection.execute(statement, values), slow=slow)
         return row["pictures"]
 
     def _where(self, conditions: Sequence[str]) -> str:
@@ -175,9 +176,7 @@ class ImageSearch:
 
     async def starred_before(self, moment: datetime) -> int:
         """Count the pictures with a star whose jobs were begun before a moment."""
-        values = {"moment": rows.moment(moment)}
-        (row,) = await self._database.read(lambda connection: connection.execute(queries.STARRED_BEFORE, values))
-        return row["pictures"]
+        return await self._number(queries.STARRED_BEFORE, moment=rows.moment(moment))
 
     async def mark_starred(self, image_id: str, *, starred: bool) -> bool:
         """Note whether a picture has a star; returns False if the ledger does not have the picture."""
@@ -249,7 +248,6 @@ class ImageSearch:
         values: dict[str, Any] = {"limit": limit, "owner": owner}
         # "~" sorts after every character of an id.
         values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
-
         found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [row["id"] for row in found]
 
