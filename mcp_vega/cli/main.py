@@ -3,10 +3,13 @@
 import gc
 import os
 import sys
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from mcp_vega.cli.parser.commands import build_parser
+from mcp_vega.server.stdio.early_answers import start_early_answers
+
+if TYPE_CHECKING:  # a host that has early answers does not wait for this import
+    from argparse import ArgumentParser, Namespace
 
 USAGE = 2
 FAILED = 1
@@ -25,6 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        start_early_answers(arguments, os.environ)
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (ImportError, SystemError) as error:  # pydantic raises the second if its parts do not fit together
+        sys.stderr.write(f"mcp-vega cannot be loaded: {' '.join(str(error).split())}. Install mcp-vega again.\n")
+        return FAILED
+
+
+def _main(arguments: Sequence[str]) -> int:
+    from mcp_vega.cli.parser.commands import build_parser
+
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
         from mcp_vega.cli.completion import answer_shell
@@ -35,13 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     options = None
     try:
-        options = _options(parser, sys.argv[1:] if argv is None else argv)
+        options = _options(parser, arguments)
         return _run(options)
     except VegaError as error:
         print_error(error, draws=options is not None and _draws(options))
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
-    except KeyboardInterrupt:
-        return 130
     except OutputError as error:
         sys.stderr.write(f"The output cannot be written: {error}.\n")
         return FAILED
@@ -50,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _options(parser: "ArgumentParser", arguments: Sequence[str]) -> "Namespace":
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     options = parser.parse_args(arguments)
@@ -60,7 +75,7 @@ def _options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _draws(options: Namespace) -> bool:
+def _draws(options: "Namespace") -> bool:
     """Whether the command draws, so that each of its errors has to say whether something was charged."""
     return options.command == "draw" or (options.command == "doctor" and options.paid)
 
@@ -76,7 +91,7 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  open until the process ends
 
 
-def _run(options: Namespace) -> int:
+def _run(options: "Namespace") -> int:
     run = _command(options.command)
     gc.freeze()
     gc.enable()
@@ -84,7 +99,7 @@ def _run(options: Namespace) -> int:
     return run(options, environment)
 
 
-def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
+def _command(name: str | None) -> "Callable[[Namespace, Mapping[str, str]], int]":
     """The function of a command. Each command imports only the modules that it needs."""
     match name:
         case "draw":

@@ -8,6 +8,7 @@ import socket
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,6 +23,7 @@ from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.access.callers import Caller, callers_of
+from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
     except InvalidSettings as error:
         settings, problem = Settings.placeholder(), error
     log_to_stderr(settings)
+    if early := EARLY_ANSWERS.get():
+        early.may_store = Path(early.folder).parent == settings.home_folder
     return anyio.run(_serve_stdio, settings, problem)
 
 
