@@ -107,10 +107,10 @@ class StoredAnswers:
                 stored = json.loads(os.read(descriptor, MOST_FILE_BYTES))
             finally:
                 os.close(descriptor)
-            if stored["key"] == self.key:
-                for method, (params, result) in stored["answers"].items():
-                    if isinstance(result, dict):
-                        self.answers[method] = (params, cast("dict[str, Any]", result))
+            answers = {method: (params, result) for method, (params, result) in stored["answers"].items()}
+            # An opening request without a result decides nothing, so everything after it waits as well.
+            if stored["key"] == self.key and opening.method in answers:
+                self.answers = {method: each for method, each in answers.items() if isinstance(each[1], dict)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # there is no such file, or it is damaged
 

@@ -91,9 +91,12 @@ class AnswerRecorder:
             try:
                 for folder in (file.parent.parent, file.parent):
                     folders.make(folder, 0o700)
-                with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-                    json.dump({"key": self._stored.key, "answers": self._stored.answers}, opened)
-                part.replace(file)
+                try:
+                    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+                        json.dump({"key": self._stored.key, "answers": self._stored.answers}, opened)
+                    part.replace(file)
+                finally:
+                    part.unlink(missing_ok=True)
                 for old in sorted(file.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-FILES_KEPT]:
                     old.unlink()
             except OSError as error:

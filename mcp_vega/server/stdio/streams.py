@@ -82,9 +82,9 @@ class AnswerWriter:
         """Pass a message on, unless it was sent early."""
         if not self._recorder or self._recorder.is_for_host(message.message):
             await self._stream.send(message)
-        self.answered.append(getattr(message.message, "id", None))
         if self._recorder and self._recorder.has_news:
-            await anyio.to_thread.run_sync(self._recorder.save, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(self._recorder.save)
+        self.answered.append(getattr(message.message, "id", None))
 
     async def aclose(self) -> None:
         """Close the stream."""
