@@ -61,7 +61,9 @@ class Server:
             os.environ.update(start["environment"])
             del sys.modules[LAST]
             sys.meta_path.insert(0, Gate(len(self.unsent)))  # type: ignore[arg-type]
-            sys.exit(main(start["arguments"]))
+            code = main(start["arguments"])
+            sys.stderr.flush()
+            os._exit(code)  # an orderly end of Python would take as long as everything else
         os.close(stdin)
         os.close(stdout)
         os.set_blocking(self.stdin, False)
