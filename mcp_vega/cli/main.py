@@ -4,12 +4,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from mcp_vega.server.stdio.early_answers import start_early_answers
+from mcp_vega.server.stdio.early_answers import serves_stdio, start_early_answers
 
-if TYPE_CHECKING:  # a host that has early answers does not wait for this import
-    from argparse import ArgumentParser, Namespace
+if TYPE_CHECKING:  # a host does not wait for this import
+    from argparse import Namespace
 
 USAGE = 2
 FAILED = 1
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        start_early_answers(arguments, os.environ)
+        if serves_stdio(arguments, os.environ):
+            start_early_answers(arguments, os.environ)
         return _main(arguments)
     except KeyboardInterrupt:
         return 130
@@ -40,19 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    from mcp_vega.cli.parser.commands import build_parser
-
-    parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
-        from mcp_vega.cli.completion import answer_shell
-
-        answer_shell(parser)
     from mcp_vega.cli.output import OutputError, print_error
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     options = None
     try:
-        options = _options(parser, arguments)
+        options = _options(arguments)
         return _run(options)
     except VegaError as error:
         print_error(error, draws=options is not None and _draws(options))
@@ -65,7 +60,16 @@ def _main(arguments: Sequence[str]) -> int:
         return FAILED
 
 
-def _options(parser: "ArgumentParser", arguments: Sequence[str]) -> "Namespace":
+def _options(arguments: Sequence[str]) -> "Namespace":
+    if serves_stdio(arguments, os.environ):  # to build the parser as well would take 4 % of a start
+        return cast("Namespace", SimpleNamespace(command=None, transport="stdio", sandbox="--sandbox" in arguments))
+    from mcp_vega.cli.parser.commands import build_parser
+
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
+        from mcp_vega.cli.completion import answer_shell
+
+        answer_shell(parser)
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     options = parser.parse_args(arguments)

@@ -6,10 +6,9 @@ The modules for HTTP are imported where they are used, so that a start over stdi
 import logging
 import socket
 import sys
-from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -26,13 +25,16 @@ from mcp_vega.server.http.access.callers import Caller, callers_of
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
 
+if TYPE_CHECKING:  # a host does not wait for this import
+    from argparse import Namespace
+
 logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8000
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  only compared with
 
 
-def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
+def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
     """Serve until the end; returns the exit code.
 
     Raises:
@@ -102,7 +104,7 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 # ---- SSE and Streamable HTTP ----
 
 
-def _run_http(options: Namespace, settings: Settings) -> int:
+def _run_http(options: "Namespace", settings: Settings) -> int:
     from mcp_vega.server.http.app import PATHS
     from mcp_vega.server.http.listener import bind_socket
 

@@ -215,18 +215,18 @@ def _send(message: dict[str, Any]) -> None:
 EARLY_ANSWERS: ContextVar[EarlyAnswers | None] = ContextVar("early answers", default=None)
 
 
-def start_early_answers(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Begin to answer if the command with these arguments will serve a host over stdio.
-
-    On Windows, and if stdin is a file or a terminal, nothing is answered early.
-    """
+def serves_stdio(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether the command with these arguments serves over stdio, in the ways that hosts are told to start it."""
     options = [each for each in arguments if each != "--sandbox"]
-    if sys.platform == "win32" or options not in ([], ["--transport", "stdio"]) or "_ARGCOMPLETE" in environment:
-        return
+    return options in ([], ["--transport", "stdio"]) and "_ARGCOMPLETE" not in environment
+
+
+def start_early_answers(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Begin to answer. On Windows, and if stdin is a file or a terminal, nothing is answered early."""
     mode = os.fstat(0).st_mode
-    home = _home_of(environment, sandbox=len(options) < len(arguments))
-    if home and (S_ISFIFO(mode) or S_ISSOCK(mode)):
-        with suppress(OSError, RuntimeError):  # a file vanished; no file descriptor or thread is left
+    home = _home_of(environment, sandbox="--sandbox" in arguments)
+    if sys.platform != "win32" and home and (S_ISFIFO(mode) or S_ISSOCK(mode)):
+        with suppress(OSError, RuntimeError):  # a file vanished, or there are too many open files or threads
             early = EarlyAnswers(os.path.join(home, FOLDER), fingerprint_of(arguments, environment))
             early.start()
             EARLY_ANSWERS.set(early)
