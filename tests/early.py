@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import sys
+import threading
 import time
 from typing import Any
 
@@ -62,6 +63,9 @@ class Server:
             del sys.modules[LAST]
             sys.meta_path.insert(0, Gate(len(self.unsent)))  # type: ignore[arg-type]
             code = main(start["arguments"])
+            for thread in threading.enumerate():
+                if not thread.daemon and thread is not threading.main_thread():
+                    thread.join()
             sys.stderr.flush()
             os._exit(code)  # an orderly end of Python would take as long as everything else
         os.close(stdin)

@@ -107,10 +107,14 @@ class StoredAnswers:
                 stored = json.loads(os.read(descriptor, MOST_FILE_BYTES))
             finally:
                 os.close(descriptor)
-            answers = {method: (params, result) for method, (params, result) in stored["answers"].items()}
-            # An opening request without a result decides nothing, so everything after it waits as well.
-            if stored["key"] == self.key and opening.method in answers:
-                self.answers = {method: each for method, each in answers.items() if isinstance(each[1], dict)}
+            found = {
+                method: (params, cast("dict[str, Any]", result))
+                for method, (params, result) in stored["answers"].items()
+                if isinstance(result, dict)
+            }
+            # If the SDK has no result for the opening request, everything after it waits as well.
+            if stored["key"] == self.key and opening.method in found:
+                self.answers = found
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # there is no such file, or it is damaged
 
@@ -160,9 +164,9 @@ class EarlyAnswers:
 
     def start(self) -> None:
         """Begin to answer."""
-        sys.setswitchinterval(SWITCH_SECONDS)
         self._ended.acquire()
         _thread.start_new_thread(self._run, ())
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     def stop(self) -> None:
         """Stop; returns when nothing more is read or sent."""
@@ -223,10 +227,10 @@ def serves_stdio(arguments: Sequence[str], environment: Mapping[str, str]) -> bo
 
 def start_early_answers(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Begin to answer. On Windows, and if stdin is a file or a terminal, nothing is answered early."""
-    mode = os.fstat(0).st_mode
     home = _home_of(environment, sandbox="--sandbox" in arguments)
-    if sys.platform != "win32" and home and (S_ISFIFO(mode) or S_ISSOCK(mode)):
-        with suppress(OSError, RuntimeError):  # a file vanished, or there are too many open files or threads
+    with suppress(OSError, RuntimeError):  # a file vanished, or there are too many open files or threads
+        mode = os.fstat(0).st_mode
+        if sys.platform != "win32" and home and (S_ISFIFO(mode) or S_ISSOCK(mode)):
             early = EarlyAnswers(os.path.join(home, FOLDER), fingerprint_of(arguments, environment))
             early.start()
             EARLY_ANSWERS.set(early)

@@ -1,10 +1,10 @@
 """Compares the SDK's answers with those that were sent early, and stores them for the next start."""
 
-import _thread
 import json
 import logging
 import os
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCResponse
@@ -20,11 +20,7 @@ FILES_KEPT = 16
 
 
 class AnswerRecorder:
-    """Sees every line that the SDK reads, from the first one on, and every answer.
-
-    Attributes:
-        has_news: Whether there are answers to be stored.
-    """
+    """Sees every line that the SDK reads, from the first one on, and every answer."""
 
     def __init__(self, early: EarlyAnswers) -> None:
         self._stored = StoredAnswers(early.folder, early.fingerprint)
@@ -32,8 +28,7 @@ class AnswerRecorder:
         self._sent_early = early.sent
         self._requests: list[Request] = []  # whose answers are to be stored
         self._methods: set[str] = set()
-        self._saving = _thread.allocate_lock()
-        self.has_news = False
+        self._saving = Lock()
 
     def is_for_sdk(self, line: str) -> bool:
         """Note a line. False for the cancellation of a request that was answered early.
@@ -68,26 +63,25 @@ class AnswerRecorder:
             self._sent_early.remove(sent)
             if sent[1] != result:
                 logger.warning(
-                    "The host got the answer of an earlier start to %s, which is out of date. The next start is right",
-                    sent[0].method,
+                    "The host got an answer to %s that is out of date. The next start sends the new one", sent[0].method
                 )
         return not sent
 
     def _note(self, request: Request, result: dict[str, Any] | None) -> None:
         if self._stored.result_for(request) == result:
             return
-        self.has_news = self._may_store
         if result is None:
             self._stored.answers.pop(request.method, None)
         else:
             self._stored.answers[request.method] = (request.params, result)
+        if self._may_store:
+            Thread(target=self._save).start()  # the event loop does not wait for a slow disk
 
-    def save(self) -> None:
+    def _save(self) -> None:
         """Write the file. If that fails, the next start has no early answers."""
+        file = Path(self._stored.file)
+        part = file.with_suffix(f".{os.getpid()}.part")
         with self._saving:
-            self.has_news = False
-            file = Path(self._stored.file)
-            part = file.with_suffix(f".{os.getpid()}.part")
             try:
                 for folder in (file.parent.parent, file.parent):
                     folders.make(folder, 0o700)

@@ -82,8 +82,6 @@ class AnswerWriter:
         """Pass a message on, unless it was sent early."""
         if not self._recorder or self._recorder.is_for_host(message.message):
             await self._stream.send(message)
-        if self._recorder and self._recorder.has_news:
-            await anyio.to_thread.run_sync(self._recorder.save)
         self.answered.append(getattr(message.message, "id", None))
 
     async def aclose(self) -> None:
