@@ -74,6 +74,10 @@ SEQUENCES: dict[str, tuple[list[Line], list[object]]] = {
         [hello(), INITIALIZED, request(3, "tools/call", name="check_job", arguments={}), TOOLS],
         [1],
     ),
+    "a cancellation after the answer": (
+        [hello(), TOOLS, notification("notifications/cancelled", requestId=2), request(2, "prompts/list")],
+        [1, 2],
+    ),
     "an id again": ([hello(), INITIALIZED, TOOLS, request(2, "prompts/list")], [1, 2]),
     "tools first": ([TOOLS, hello(), request(3, "ping")], []),
     "a notification first": ([INITIALIZED, hello(), TOOLS], [1, 2]),
@@ -259,21 +263,6 @@ def test_answers_that_are_not_out_of_date_are_sent_once_and_change_nothing(start
     assert (ended_early.code, ended_early.said, file.stat()) == (0, "", before)
 
 
-def test_a_request_with_the_id_of_one_that_was_cancelled_after_its_answer_is_answered(
-    starter: Starter, tmp_path: Path
-) -> None:
-    learned(starter, tmp_path)
-    mark(tmp_path)
-    cancelled = [notification("notifications/cancelled", requestId=each) for each in (2, "2")]
-    start = Start(tmp_path, [hello(), INITIALIZED, TOOLS, *cancelled, request(2, "prompts/list")])
-    starter.run(start)
-    assert start.early == [1, 2]
-    assert sorted(name for each in start.answers for name in each["result"].keys() & {"tools", "prompts"}) == [
-        "prompts",
-        "tools",
-    ]
-
-
 def test_an_answer_is_only_sent_early_if_nothing_has_changed_that_it_depends_on(
     starter: Starter, tmp_path: Path
 ) -> None:
@@ -404,7 +393,7 @@ def test_signals_and_a_failing_import_end_a_server_that_has_answered_already(tmp
     for gate, number, code, said in [
         ("shut", signal.SIGTERM, -signal.SIGTERM, ""),
         ("shut", signal.SIGINT, 130, ""),
-        ("broken", 0, 1, "mcp-vega cannot be loaded: pydantic is broken. Install mcp-vega again.\n"),
+        ("broken", 0, 1, "This program cannot be loaded: pydantic is broken. Install mcp-vega again.\n"),
     ]:
         process, early = ask(gate)
         assert early == answer

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ImportError, SystemError) as error:  # pydantic raises the second if its parts do not fit together
-        sys.stderr.write(f"mcp-vega cannot be loaded: {' '.join(str(error).split())}. Install mcp-vega again.\n")
+        sys.stderr.write(f"This program cannot be loaded: {' '.join(str(error).split())}. Install mcp-vega again.\n")
         return FAILED
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCResponse
+from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse
 
 from mcp_vega.server.stdio.early_answers import EarlyAnswers, Request, StoredAnswers
-from mcp_vega.server.stdio.messages import Refusal, parsed
+from mcp_vega.server.stdio.messages import Refusal
 from mcp_vega.storage import folders
 
 logger = logging.getLogger(__name__)
@@ -30,22 +30,12 @@ class AnswerRecorder:
         self._methods: set[str] = set()
         self._saving = Lock()
 
-    def is_for_sdk(self, line: str) -> bool:
-        """Note a line. False for the cancellation of a request that was answered early.
-
-        The SDK would not answer it, and the answer to a later request with the same id would be dropped instead.
-        """
-        if self._sent_early and '"notifications/cancelled"' in line:
-            match parsed(line):
-                case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id_}):
-                    return str(id_) not in {str(request.id) for request, _ in self._sent_early}
-                case _:
-                    pass
+    def note_line(self, line: str) -> None:
+        """Note a line that the SDK is about to read."""
         request = self._stored.request_in(line)
         if request and request.method not in self._methods:
             self._methods.add(request.method)
             self._requests.append(request)
-        return True
 
     def is_for_host(self, message: JSONRPCMessage) -> bool:
         """Note a message of the SDK. False for an answer that the host has already."""

@@ -122,9 +122,10 @@ class LineReader:
             message = None
             for message in outcomes:
                 if isinstance(message, str):
-                    if not self._recorder or self._recorder.is_for_sdk(message):
-                        self._latest.append(message)
-                        yield message
+                    if self._recorder:
+                        self._recorder.note_line(message)
+                    self._latest.append(message)
+                    yield message
                 else:
                     with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the server is ending
                         await self.send(SessionMessage(message))
