@@ -19,10 +19,19 @@ class Host:
         folder: The folder of the gallery and the ledger.
         base_url: The URL of the API.
         under: A program with arguments that starts the server with the same stdin and stdout, such as strace.
+        program: The arguments with which Python starts the server.
         variables: More settings.
     """
 
-    def __init__(self, folder: Path, base_url: str, *, under: Sequence[str] = (), **variables: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base_url: str,
+        *,
+        under: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "mcp_vega"),
+        **variables: str,
+    ) -> None:
         settings = {
             "MCP_VEGA_GALLERY": str(folder / "gallery"),
             "MCP_VEGA_HOME": str(folder / "home"),
@@ -31,7 +40,7 @@ class Host:
             **variables,
         }
         self.process = subprocess.Popen(
-            [*under, sys.executable, "-m", "mcp_vega"],
+            [*under, sys.executable, *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "stderr.txt").open("a", encoding="utf-8"),

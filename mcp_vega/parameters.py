@@ -45,8 +45,6 @@ def _limited_without_default(schema: dict[str, Any]) -> None:
 # 1024 is the minimum, maximum and default, because some hosts refuse a tool with a `const` or an integer `enum`.
 Side = Annotated[int, Field(ge=1024, le=1024)]
 
-_STEPS = "Number of denoising steps: more steps take longer and cost more."
-
 
 class Parameters(BaseModel):
     """The parameters that both models take.
@@ -63,23 +61,17 @@ class Parameters(BaseModel):
     average_cost: ClassVar[Decimal]
     average_seconds: ClassVar[float]
 
-    prompt: str = Field(
-        min_length=1, description="What to draw, in words; English works best.", json_schema_extra=_limited
-    )
-    num_inference_steps: int = Field(description=_STEPS)
+    prompt: str = Field(min_length=1, description="What to draw, best in English.", json_schema_extra=_limited)
+    num_inference_steps: int
     seed: int = Field(
         default=-1,
         ge=-1,
         le=999_999_999_999_999,
-        description="Seed of the image; the same seed and parameters give the same image. -1 picks a random seed.",
+        description="Same seed and parameters, same image; -1: random.",
     )
-    img_width: Side = Field(default=1024, description="Width in pixels; can only be 1024.")
-    img_height: Side = Field(default=1024, description="Height in pixels; can only be 1024.")
-    base64: bool = Field(
-        default=False,
-        description="true returns the full-size image in the conversation instead of a smaller preview, if it "
-        "fits (700 kB for all images of a result).",
-    )
+    img_width: Side = Field(default=1024)
+    img_height: Side = Field(default=1024)
+    base64: bool = Field(default=False, description="Full image instead of a preview, if it fits in 700 kB.")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -133,23 +125,14 @@ class VegaParameters(Parameters):
     average_cost = Decimal("0.00225")
     average_seconds = 2.36
 
-    num_inference_steps: int = Field(default=25, ge=20, le=100, description=_STEPS)
+    num_inference_steps: int = Field(default=25, ge=20, le=100)
     # The vendor documents no default, so the schema has none. A prompt that is left out is not sent.
     negative_prompt: str = Field(
-        default="",
-        description="What to exclude, e.g. 'bad anatomy, bad hands, missing fingers'.",
-        json_schema_extra=_limited_without_default,
+        default="", description="Things to exclude.", json_schema_extra=_limited_without_default
     )
-    samples: int = Field(
-        default=1, ge=1, le=4, description="Number of images to generate; time and cost grow with each image."
-    )
-    scheduler: Scheduler = Field(default="DPM2 Karras", description="Type of scheduler.")
-    guidance_scale: float = Field(
-        default=7.5,
-        ge=1,
-        le=25,
-        description="Scale for classifier-free guidance: higher values follow the prompt more closely.",
-    )
+    samples: int = Field(default=1, ge=1, le=4, description="Images of this prompt.")
+    scheduler: Scheduler = Field(default="DPM2 Karras")
+    guidance_scale: float = Field(default=7.5, ge=1, le=25, description="Higher follows the prompt closer.")
 
     @property
     def pictures(self) -> int:
@@ -171,7 +154,7 @@ class VegaRTParameters(Parameters):
     average_cost = Decimal("0.0020")
     average_seconds = 1.68
 
-    num_inference_steps: int = Field(default=4, ge=4, le=10, description=_STEPS)
+    num_inference_steps: int = Field(default=4, ge=4, le=10)
 
 
 MODELS: dict[str, type[Parameters]] = {model.slug: model for model in (VegaParameters, VegaRTParameters)}

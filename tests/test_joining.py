@@ -464,7 +464,7 @@ async def test_a_joined_call_says_so_and_how_to_get_another_picture(sandbox: San
         drawn = await patient.call_tool(RT, ASKED)
         another = await patient.call_tool(RT, ASKED)
     assert "Do not repeat the call." in text_of(under_way)
-    assert "drew a picture" in text_of(drawn)
+    assert "drew “" in text_of(drawn)
     for result in (under_way, drawn):
         (note,) = (line for line in text_of(result).splitlines() if JOINED in line)
         assert note.startswith("Note: ")

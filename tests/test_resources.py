@@ -295,7 +295,7 @@ SCRIPTS = {
 async def test_a_picture_with_a_prompt_in_any_script_is_listed_named_and_found_by_its_words(agent: Client) -> None:
     for seed, (prompt, slug) in enumerate(SCRIPTS.items()):
         result = await agent.call_tool(RT, {"prompt": prompt, "seed": seed})
-        assert text_of(result).startswith(f"Segmind-VegaRT drew a picture of “{prompt}”.\n")
+        assert text_of(result).startswith(f"Segmind-VegaRT drew “{prompt}”.\n")
         assert Path(job_of(result)["images"][0]["path"]).name.startswith(f"{slug}-{seed}-")
         word = slug.replace("می", "می\u200c").split("-")[-1]
         assert prompt in await prompts(agent, f"vega://gallery?{urlencode({'q': word})}")

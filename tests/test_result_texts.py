@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
 LIMITS = Limits(Decimal("0.02"))
+LONG_PROMPT = "A lighthouse on a rocky cliff at dusk, warm light in the windows, storm clouds, oil painting"
 
 
 def labels(result: CallToolResult) -> list[str]:
@@ -62,6 +63,21 @@ async def test_the_places_of_the_pictures_are_always_the_last_lines(sandbox: San
     assert labels(left) == ["Note", *facts, "URI", "Image"]
     assert text_of(left).endswith(f"\nURI: {second['uri']}\nImage: {second['path']}")
     assert labels(listed)[2:] == ["Spending limit", "Sandbox"]
+
+
+@pytest.mark.parametrize(("pretend", "characters"), [(False, 360), (True, 420)])
+async def test_the_text_of_a_picture_takes_little_of_a_models_context(
+    sandbox: Sandbox, tmp_path: Path, *, pretend: bool, characters: int
+) -> None:
+    """These are about 150 and 170 tokens (o200k): such a text has about 2.4 characters a token."""
+    given: dict[str, Any] = {"api": SANDBOX, "sandbox": True} if pretend else {}
+    async with app_over(sandbox.url, tmp_path, **given) as app, Client(build_server(app)) as agent:
+        result = await agent.call_tool(VEGA, {"prompt": LONG_PROMPT})
+    text = text_of(result)
+    (image,) = job_of(result)["images"]
+    assert text.startswith("Segmind-Vega drew “A lighthouse on a rocky cliff …”.\n")
+    folder = Path(image["path"]).parent
+    assert len(text.replace(str(folder), f"/home/ada/Pictures/mcp-vega/{folder.name}")) <= characters
 
 
 async def test_if_no_disk_takes_a_picture_its_uri_is_the_last_line(tmp_path: Path, sandbox: Sandbox) -> None:

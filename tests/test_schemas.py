@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from mcp.client import Client
 from mcp_vega import __version__
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
+from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
 from mcp_vega.server.schemas import of_any_model, of_model
+from mcp_vega.server.tools import SANDBOX_NOTE
 
 pytestmark = pytest.mark.anyio
 
@@ -71,23 +75,62 @@ async def test_every_documented_parameter_is_in_the_schema_with_its_exact_limits
     assert shown == documented
     assert schema["required"] == ["prompt"]
     assert schema["additionalProperties"] is False
-    assert all(each["description"] for each in schema["properties"].values())
+    # The names and limits of these say everything; the tool's description says what steps cost.
+    plain = {"num_inference_steps", "img_width", "img_height", "scheduler"}
+    assert {name for name, each in schema["properties"].items() if not each.get("description")} == plain & set(shown)
 
 
-async def test_vega_has_the_twelve_documented_schedulers(agent: Client) -> None:
-    schema = await schema_of(agent, "generate_image_vega")
+@pytest.mark.parametrize("tool", ["generate_image_vega", "submit_job"])
+async def test_vega_has_the_twelve_documented_schedulers(agent: Client, tool: str) -> None:
+    schema = await schema_of(agent, tool)
     assert schema["properties"]["scheduler"]["enum"] == SCHEDULERS
 
 
-async def test_submit_job_takes_a_model_and_the_union_of_the_parameters_without_defaults(agent: Client) -> None:
+async def test_submit_job_takes_a_model_and_the_union_of_the_parameters_with_defaults_in_words(agent: Client) -> None:
     schema = await schema_of(agent, "submit_job")
     properties = schema["properties"]
     assert set(properties) == {"model", *VEGA}
-    assert properties["model"]["enum"] == ["segmind-vega", "segmind-vega-rt-v1"]
-    assert {name for name, each in properties.items() if "default" in each} == {"model"}
-    steps = properties["num_inference_steps"]
+    model = properties.pop("model")
+    assert model["enum"] == ["segmind-vega", "segmind-vega-rt-v1"]
+    assert model["default"] == "segmind-vega"
+    for name in set(VEGA) - set(VEGA_RT):
+        assert name in model["description"].partition("segmind-vega-rt-v1 is for speed and has no ")[2]
+    assert all("default" not in each for each in properties.values())
+    steps = properties.pop("num_inference_steps")
     assert (steps["minimum"], steps["maximum"]) == (4, 100)
-    assert "segmind-vega: 20 to 100, default 25. segmind-vega-rt-v1: 4 to 10, default 4." in steps["description"]
+    assert steps["description"] == "segmind-vega: 20 to 100, default 25. segmind-vega-rt-v1: 4 to 10, default 4."
+    for name, each in properties.items():
+        kind, default, low, high = VEGA[name]
+        assert (each["type"], each.get("minimum"), each.get("maximum")) == (kind, low, high)
+        word = default if isinstance(default, str) else json.dumps(default)
+        # A prompt has no default, and the sizes have one value only.
+        assert each.get("description") == (None if default in (None, 1024) else f"Default {word}.")
+
+
+# Each turn of a conversation contains these texts. Compact JSON of schemas has about 3.8 bytes a token (o200k), so the
+# first limit is 1,400 tokens, and the second is 1,600. benchmarks/tokens.py counts tokens.
+TOOLS_BYTES, WITH_INSTRUCTIONS_BYTES, WITH_META_BYTES = 5_300, 6_000, 5_500
+
+
+@pytest.mark.parametrize("pretend", [False, True])
+async def test_the_tools_and_instructions_take_little_of_a_models_context(app: AppContext, *, pretend: bool) -> None:
+    """The sandbox may be longer: by its note in the descriptions of the three paid tools and in the instructions."""
+    note = len(SANDBOX_NOTE) + 1 if pretend else 0
+    async with Client(build_server(replace(app, sandbox=pretend)), mode="legacy") as agent:
+        instructions = (agent.instructions or "").encode()
+        whole = (await agent.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
+    shown = [{name: value for name, value in tool.items() if name != "_meta"} for tool in whole["tools"]]
+    tools = len(json.dumps(shown, separators=(",", ":")))
+    assert tools <= TOOLS_BYTES + 3 * note
+    assert tools + len(instructions) <= WITH_INSTRUCTIONS_BYTES + 4 * note
+    assert len(json.dumps(whole, separators=(",", ":"))) <= WITH_META_BYTES + 3 * note
+
+
+async def test_the_icon_of_the_server_is_sent_once_and_not_with_every_answer(app: AppContext) -> None:
+    async with Client(build_server(app)) as agent:
+        assert agent.server_info.icons
+        answer = await agent.list_tools()
+    assert answer.meta == {"io.modelcontextprotocol/serverInfo": {"name": "mcp-vega", "version": __version__}}
 
 
 async def test_no_schema_uses_a_keyword_that_hosts_refuse(agent: Client) -> None:
@@ -115,15 +158,34 @@ async def test_the_annotations_of_the_tools_are_true(agent: Client) -> None:
         hints = tool.annotations
         assert hints
         assert hints.read_only_hint is (tool.name == "check_job")
-        assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
+        # The protocol takes a tool that may write for destructive, and every tool for open.
+        assert hints.destructive_hint is (None if hints.read_only_hint else False)
+        assert hints.open_world_hint is False
 
 
-async def test_each_tool_and_the_instructions_ask_the_model_to_give_the_user_the_path_or_url(
-    agent: Client,
-) -> None:
-    """Some hosts show people neither the picture nor the text, and some do not show models the instructions."""
-    said = [agent.instructions or "", *(tool.description or "" for tool in (await agent.list_tools()).tools)]
-    assert all(re.search("give the user (that|the|its) path or URL", text, re.IGNORECASE) for text in said)
+async def test_the_descriptions_and_instructions_say_what_an_agent_needs_to_know(agent: Client) -> None:
+    """Some hosts show people neither the picture nor the text, and some do not show models the instructions.
+
+    Some show a model one tool alone.
+    """
+    described = {tool.name: tool.description or "" for tool in (await agent.list_tools()).tools}
+    vega, rt, submit, check = described.values()
+    back = [
+        "Returns a preview, seed, cost and the full image's path or URL (always give it to the user)",
+        "or, if drawing is slow, only a request id for check_job.",
+    ]
+    once = "Each call is paid for: never repeat a late one."
+    needed = [
+        (vega, ["About $0.00225 and 2.36 s an image at 25 steps; both grow with steps and samples.", *back, once]),
+        (rt, ["About $0.0020 and 1.68 s an image at 4 steps; both grow with steps.", *back, once]),
+        (submit, ["return its request id for check_job", "$0.00225", "$0.0020", once]),
+        (check, ["Free.", "Always give the user the path or URL.", "Without an id: the latest jobs"]),
+        (
+            " ".join((agent.instructions or "").split()),
+            ["Always give the user the path or URL", "paid for", "ask check_job; never repeat it", "vega://gallery?q="],
+        ),
+    ]
+    assert [sentence for text, sentences in needed for sentence in sentences if sentence not in text] == []
 
 
 async def test_the_server_gives_its_name_version_and_icon(agent: Client) -> None:

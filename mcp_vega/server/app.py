@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mcp_types
 from mcp.server.apps import Apps
@@ -38,13 +38,12 @@ CALLERS_ERRORS = (InvalidArguments, UnknownImage, UnknownJob)
 NEED_SERVICE = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
 
 INSTRUCTIONS = """\
-Generate images from text with the Segmind models Vega (quality) and VegaRT (speed).
-- generate_image_vega or generate_image_vegart draws an image and returns it.
-- submit_job queues an image and returns a request id; check_job returns the image when it is done.
-Always give the user the path or URL at the end of a result: many hosts show them nothing else. The server keeps every
-image there. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds older images. Each
-generate or submit call is paid for: if one times out or is still drawing, ask check_job; never repeat the call. The
-same seed and parameters draw the same image again."""
+Generate images from text with Segmind Vega (quality) and VegaRT (speed).
+generate_image_vega and generate_image_vegart draw and return an image. submit_job queues one; check_job returns it.
+Always give the user the path or URL at the end of a result: many hosts show them nothing else. Each generate or submit
+call is paid for: if one times out or is still drawing, ask check_job; never repeat it. The same seed and parameters
+draw the same image again. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds
+older images."""
 
 
 def build_server(app: AppContext, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Any]:
@@ -89,9 +88,8 @@ class _VegaServer(MCPServer[Any]):
             ctx = replace(ctx, params=prompts.as_texts(ctx.params))
         answer = await _with_protocol_errors(self._app, call_next(ctx))
         self._notifications.note_client(ctx, answer)
-        if client.text_only and ctx.method != "server/discover" and isinstance(answer, dict):
-            # The SDK puts the server's name and icon there; the protocol lets a server leave them out.
-            answer.pop("_meta", None)
+        if isinstance(answer, dict) and ctx.method != "server/discover":
+            _shorten_meta(answer, client)
         if not self._app.problem:
             self._app.service.resume_orphans()
         return answer
@@ -181,6 +179,19 @@ def _view() -> Apps:
         prefers_border=True,
     )
     return view
+
+
+def _shorten_meta(answer: dict[str, Any], client: ClientInfo) -> None:
+    """Remove from an answer's `_meta` what the client has already, or has no use for.
+
+    Since 2026-07-28 the SDK puts all that the server says about itself there: 2.3 kB with the icon. The client has it
+    from `server/discover`; the protocol asks for the name and the version in every answer.
+    """
+    if client.text_only:
+        answer.pop("_meta", None)
+    elif info := cast("dict[str, Any]", (answer.get("_meta") or {}).get(mcp_types.SERVER_INFO_META_KEY)):
+        short = {name: info[name] for name in ("name", "version")}
+        answer["_meta"] = {**answer["_meta"], mcp_types.SERVER_INFO_META_KEY: short}
 
 
 async def _with_protocol_errors(app: AppContext, answer: Awaitable[ResultT]) -> ResultT:

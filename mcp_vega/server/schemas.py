@@ -4,6 +4,7 @@ Hosts send numbers as strings, and null or a blank text for an argument that is 
 for an unknown name or a value out of range names the parameter, the allowed values and the nearest name.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.job import REQUEST_ID
-from mcp_vega.parameters import MODELS, Parameters, VegaParameters
+from mcp_vega.parameters import MODELS, Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.redaction import LONGEST_KEY, is_blank, named, redacted
 
 Schema = dict[str, Any]
@@ -64,17 +65,8 @@ class CheckJobArguments(Arguments):
     """The arguments of `check_job`."""
 
     # Without a counted repeat of a Unicode class: such a pattern takes 20 ms to compile.
-    request_id: str = Field(
-        default="",
-        pattern=f"^({REQUEST_ID})?$",
-        description="The id from a result's `Request id:` line. Left out: lists the latest jobs, newest first.",
-    )
-    wait_seconds: float = Field(
-        default=0,
-        ge=0,
-        le=45,
-        description="How long to wait for the end of the job, in seconds; 0 answers immediately.",
-    )
+    request_id: str = Field(default="", pattern=f"^({REQUEST_ID})?$", description="A result's `Request id`.")
+    wait_seconds: float = Field(default=0, ge=0, le=45, description="Wait for the job's end.")
 
 
 def of_model(model: type[ModelT_co], taker: str) -> ArgumentSchema[ModelT_co]:
@@ -91,15 +83,18 @@ def of_any_model() -> ArgumentSchema[Parameters]:
     """The arguments of `submit_job`: a model, and the parameters of all models in one flat schema.
 
     The schema's limits of a parameter are the widest of all models; the description names those of each model, and
-    `parse` checks those of the chosen model. Only `model` has a default, because the other defaults differ.
+    `parse` checks those of the chosen model. Only `model` has a default, because the other defaults differ. The other
+    tools say what the parameters mean.
     """
     each = {slug: _schema(model) for slug, model in MODELS.items()}
     names = dict.fromkeys(name for schema in each.values() for name in schema["properties"])
+    fast = VegaRTParameters.slug
+    lacking = [name for name in names if name not in each[fast]["properties"]]
     model_property = {
         "type": "string",
         "enum": list(MODELS),
         "default": VegaParameters.slug,
-        "description": "The model that draws: segmind-vega for quality, segmind-vega-rt-v1 for speed.",
+        "description": f"{fast} is for speed and has no {', '.join(lacking)}.",
     }
     properties = {name: _spanned({slug: each[slug]["properties"].get(name) for slug in each}) for name in names}
     schema: Schema = {
@@ -133,28 +128,34 @@ def _schema(model: type[BaseModel]) -> Schema:
 
 
 def _spanned(each: dict[str, Schema | None]) -> Schema:
-    """One property for several models: the widest limits, and a description with the limits of each model."""
+    """One property for several models: the widest limits, and as description the defaults and what differs."""
     known = {slug: schema for slug, schema in each.items() if schema is not None}
-    merged = {key: value for schema in known.values() for key, value in schema.items() if key != "default"}
+    schema = next(iter(known.values()))
+    merged = {key: value for key, value in schema.items() if key not in ("default", "description")}
     for limit, widest in (("minimum", min), ("maximum", max)):
         if limit in merged:
             merged[limit] = widest(schema[limit] for schema in known.values())
     words = {slug: _limits_in_words(schema) for slug, schema in known.items()}
-    if len(known) == 1:
-        (slug,) = known
-        merged["description"] += f" Only for {slug}{f': {words[slug]}' if words[slug] else ''}."
-    elif len(set(words.values())) > 1:
-        merged["description"] += "".join(f" {slug}: {text}." for slug, text in words.items())
-    elif default := next(iter(known.values())).get("default"):
-        merged["description"] += f" Default {default}."
+    if len(set(words.values())) > 1:
+        merged["description"] = " ".join(f"{slug}: {text}." for slug, text in words.items())
+    elif "default" in schema and not _is_fixed(schema):
+        merged["description"] = f"Default {_shown_default(schema)}."
     return merged
 
 
 def _limits_in_words(schema: Schema) -> str:
     """What a property allows and its default, in words."""
     parts = [f"{schema['minimum']} to {schema['maximum']}"] if "minimum" in schema else []
-    parts += [f"default {schema['default']}"] if "default" in schema else []
+    parts += [f"default {_shown_default(schema)}"] if "default" in schema else []
     return ", ".join(parts)
+
+
+def _shown_default(schema: Schema) -> str:
+    return json.dumps(schema["default"]).strip('"')
+
+
+def _is_fixed(schema: Schema) -> bool:
+    return "minimum" in schema and schema["minimum"] == schema["maximum"]
 
 
 # ---- checking ----
@@ -251,7 +252,7 @@ def _hint(meant: Sequence[str], properties: Schema) -> str:
         return ""
     said = " and ".join(f"'{each}'" for each in meant)
     limits = properties.get(meant[0], {})
-    if "minimum" in limits and limits["minimum"] == limits["maximum"]:
+    if _is_fixed(limits):
         said += f", which {'is' if len(meant) == 1 else 'are'} always {limits['minimum']}"
     return f" (did you mean {said}?)"
 

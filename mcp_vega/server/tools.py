@@ -22,13 +22,14 @@ from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
 from mcp_vega.storage.ledger.job_store import Begun
 
 LATEST = 10
-SANDBOX_NOTE = "This server is a sandbox: it paints the images itself, and money is pretend."
+SANDBOX_NOTE = "Sandbox: not Segmind, money is pretend."
 
 # The app, under the keys that new and older hosts read.
 VIEW_META = {"ui": {"resourceUri": resources.VIEW}, "ui/resourceUri": resources.VIEW}
 
-PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
-FREE = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+# Without `idempotentHint`, and `destructiveHint` of a tool that only reads: the protocol's defaults say the same.
+PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+FREE = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,16 @@ async def _followed(
 
 
 def _price(model: type[Parameters]) -> str:
-    return (
-        f"An image with {model.default('num_inference_steps')} steps costs about ${model.average_cost} and takes about "
-        f"{model.average_seconds} s"
-    )
+    steps = model.default("num_inference_steps")
+    return f"About ${model.average_cost} and {model.average_seconds} s an image at {steps} steps"
 
 
+# Models and their hosts keep these texts in the context of every turn: tests hold their length. A host may show the
+# model one tool alone, or no instructions, so each tool says what its caller needs to know.
+_NEVER_REPEAT = "Each call is paid for: never repeat a late one."
 _RESULT = (
-    "Returns a preview, seed, cost, request id and, at the end, the path or URL of the full-size image: always give "
-    "the user that path or URL, because many hosts show them nothing else. If drawing takes longer than the wait, only "
-    "the request id comes back: pass it to check_job. Never repeat a call: each is paid for."
+    "Returns a preview, seed, cost and the full image's path or URL (always give it to the user) or, if drawing is "
+    f"slow, only a request id for check_job. {_NEVER_REPEAT}"
 )
 
 DEFINITIONS = (
@@ -148,9 +149,8 @@ DEFINITIONS = (
         name="generate_image_vega",
         title="Generate image with Segmind-Vega",
         description=(
-            "Generate an image from text with Segmind-Vega (distilled Stable Diffusion XL). For quality: negative "
-            f"prompt, scheduler, guidance, up to 4 images a call. {_price(VegaParameters)}; both grow with steps and "
-            f"samples. {_RESULT}"
+            "Generate an image from text with Segmind-Vega (distilled SDXL), for quality. "
+            f"{_price(VegaParameters)}; both grow with steps and samples. {_RESULT}"
         ),
         arguments=schemas.of_model(VegaParameters, VegaParameters.slug),
         annotations=PAID,
@@ -160,8 +160,8 @@ DEFINITIONS = (
         name="generate_image_vegart",
         title="Generate image with Segmind-VegaRT",
         description=(
-            "Generate an image from text with Segmind-VegaRT (real-time). For speed and drafts: one image a call, few "
-            f"steps. {_price(VegaRTParameters)}. {_RESULT}"
+            "Generate an image from text with Segmind-VegaRT, for speed and drafts. "
+            f"{_price(VegaRTParameters)}; both grow with steps. {_RESULT}"
         ),
         arguments=schemas.of_model(VegaRTParameters, VegaRTParameters.slug),
         annotations=PAID,
@@ -171,11 +171,10 @@ DEFINITIONS = (
         name="submit_job",
         title="Submit image job",
         description=(
-            "Queue an image and return immediately with a request id for check_job, for instance to start several at "
-            "the same time. Parameters and costs are those of generate_image_vega (about "
-            f"${VegaParameters.average_cost}) or, for segmind-vega-rt-v1, of generate_image_vegart (about "
-            f"${VegaRTParameters.average_cost}); others are refused. Each job is paid for: never submit one twice. "
-            "When check_job returns the image, give the user its path or URL."
+            "Queue an image and return its request id for check_job immediately, e.g. to draw several in parallel. "
+            "Parameters and costs as in generate_image_vega (about "
+            f"${VegaParameters.average_cost}) or generate_image_vegart (${VegaRTParameters.average_cost}). "
+            f"{_NEVER_REPEAT}"
         ),
         arguments=schemas.of_any_model(),
         annotations=PAID,
@@ -186,10 +185,8 @@ DEFINITIONS = (
         name="check_job",
         title="Check image job",
         description=(
-            "Return the state of an image job or, once it is finished, its images as generate_image_vega returns them, "
-            "as often as you ask. Free. Give the user the path or URL at the end. Without a request id: the "
-            "latest jobs, newest first, and their latest images on one sheet; a line begins with the numbers of its "
-            "images there."
+            "Return an image job's state or, once finished, its images, as often as you ask. Free. Always give the "
+            "user the path or URL. Without an id: the latest jobs, and their images on one numbered sheet."
         ),
         arguments=schemas.of_model(CheckJobArguments, "check_job"),
         annotations=FREE,

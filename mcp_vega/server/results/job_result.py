@@ -23,6 +23,8 @@ NO_PREVIEW = (
     "this client passes pictures to its model as text, so the result has none; the full size is at the URI below"
 )
 
+# How many characters of the prompt a finished job quotes: the names of its files begin with the same words.
+BRIEFLY = 30
 # Seconds after which to ask again for a job that takes longer than usual.
 OVERDUE = 10
 
@@ -62,7 +64,7 @@ async def of_job(
 
 
 def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -> ResultText:
-    count = "a picture" if len(job.images) == 1 else f"{len(job.images)} pictures"
+    count = "" if len(job.images) == 1 else f"{len(job.images)} pictures of "
     receipt, last = job.receipt, list[str]()
     for image in job.images:
         if not image.deleted:
@@ -76,7 +78,7 @@ def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -
         f"Credits left: {dollars(receipt.credits_left, pretend=app.sandbox)}",
         f"Request id: {job.request_id}",
     ]
-    sentence = f"{job.parameters.title} drew {count} of {quoted_prompt(job)}."
+    sentence = f"{job.parameters.title} drew {count}{quoted_prompt(job, BRIEFLY)}."
     return ResultText(sentence, [*job.notes, *notes], facts, last)
 
 
@@ -114,9 +116,9 @@ def _pause(app: AppContext, job: Job) -> float:
     return max((job.next_try - app.service.config.clock()).total_seconds(), 0)
 
 
-def quoted_prompt(job: Job) -> str:
+def quoted_prompt(job: Job, characters: int = 80) -> str:
     """The beginning of a job's prompt, enough to know it by."""
-    return quoted(job.parameters.prompt, 80)
+    return quoted(job.parameters.prompt, characters)
 
 
 # ---- the pictures ----

@@ -13,7 +13,7 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
 from mcp_vega.storage.ledger.spending import dollars
 
-SANDBOX = "Sandbox: a stand-in for Segmind on this machine; no key, no network and no money is used."
+SANDBOX = "Sandbox: not Segmind, no real money."
 # How the lines of notes and of the spending limit begin.
 NOTE, LIMIT = "Note: ", "Spending limit: "
 # So many characters of text and data do not reduce the space for the previews of a result.
