@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+    # Otherwise pydantic reads the metadata of all installed packages at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     arguments = sys.argv[1:] if argv is None else argv
     try:
         if serves_stdio(arguments, os.environ):
