@@ -5,8 +5,11 @@
 A round starts three servers, one after the other, with this interpreter and its packages: the bare MCPServer; mcp-vega
 for the first time, which has no answers of an earlier start; mcp-vega again. The host shakes hands, lists the tools,
 and then lists the prompts, which needs the SDK. The program prints for each answer how long after the start it came,
-and the ratios to the bare MCPServer in the same round. Memory is that of the process after the last answer (Linux). A
-later start is compared with a first one, which does the same without early answers.
+and the ratios to the bare MCPServer in the same round.
+
+After the last answer it also looks at the memory of the process, and at the processor time of its main thread, which
+loads the SDK and answers (Linux). On a busy machine the processor time says more than the clock. The memory of a later
+start is compared with that of a first one, which does the same without early answers.
 """
 
 import argparse
@@ -38,10 +41,11 @@ RUN_VEGA = "import sys; from mcp_vega.cli.main import main; sys.exit(main([]))"
 HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
 REQUESTS = {"initialize": HELLO, "tools/list": {}, "prompts/list": {}}
 SERVERS = {"bare MCPServer": RUN_BARE, "first start": RUN_VEGA, "later start": RUN_VEGA}
-MEMORY = "memory"
+MEMORY, PROCESSOR = "memory", "processor time"
 TARGETS = [
     ("initialize", "later start", "bare MCPServer", 0.10),
     ("prompts/list", "later start", "bare MCPServer", 1.05),
+    (PROCESSOR, "later start", "bare MCPServer", 1.05),
     (MEMORY, "later start", "first start", 1.06),
 ]
 
@@ -50,7 +54,8 @@ def measure(program: str, modules: str, home: str) -> dict[str, float]:
     """Start a server, send the requests one after the other, and end it by closing stdin.
 
     Returns:
-        The seconds from the start to each answer, by method, and the memory (kB; 0 if it is not known).
+        The seconds from the start to each answer, by method, the memory (kB) and the processor time (s). The last two
+        are 0 if they are not known.
     """
     environment = {**os.environ, "PYTHONPATH": modules, "MCP_VEGA_GALLERY": home, "MCP_VEGA_HOME": home}
     found: dict[str, float] = {}
@@ -72,7 +77,7 @@ def measure(program: str, modules: str, home: str) -> dict[str, float]:
             found[method] = time.perf_counter() - started
             if answer.get("id") != number or "result" not in answer:
                 raise SystemExit(f"no answer to {method}: {answer}")
-        found[MEMORY] = memory_of(process.pid)
+        found[MEMORY], found[PROCESSOR] = memory_of(process.pid), processor_time_of(process.pid)
         process.stdin.close()
     return found
 
@@ -84,6 +89,14 @@ def memory_of(process: int) -> float:
     except FileNotFoundError:
         return 0
     return float(status.partition("VmRSS:")[2].split()[0])
+
+
+def processor_time_of(process: int) -> float:
+    """The processor time of a process's main thread (s); 0 where there is no /proc."""
+    try:
+        return int(Path(f"/proc/{process}/task/{process}/schedstat").read_text(encoding="utf-8").split()[0]) / 1e9
+    except FileNotFoundError:
+        return 0
 
 
 def ratios_of(rounds: list[dict[str, dict[str, float]]], what: str, server: str, other: str) -> list[float]:
@@ -103,10 +116,10 @@ def main() -> None:
             home = Path(folder, f"home {number}")
             rounds.append({server: measure(program, folder, str(home)) for server, program in SERVERS.items()})
     del rounds[0]  # it compiles
-    print(f"{'median of ' + str(count):16}" + "".join(f"{method:>16}" for method in REQUESTS) + f"{MEMORY:>16}")
+    print(f"{'median of ' + str(count):16}" + "".join(f"{what:>16}" for what in (*REQUESTS, PROCESSOR, MEMORY)))
     for server in SERVERS:
         medians = {what: statistics.median(each[server][what] for each in rounds) for what in rounds[0][server]}
-        times = "".join(f"{medians[method] * 1000:13.1f} ms" for method in REQUESTS)
+        times = "".join(f"{medians[what] * 1000:13.1f} ms" for what in (*REQUESTS, PROCESSOR))
         print(f"{server:16}{times}{medians[MEMORY] / 1000:13.1f} MB")
     for server in ("first start", "later start"):
         for method in REQUESTS:
