@@ -204,6 +204,25 @@ def test_the_typescript_client_gets_the_picture_and_its_resource(
     assert [prompt["name"] for prompt in got["prompts"]] == ["illustrate", "explore", "vary"]
 
 
+def test_the_typescript_client_accepts_answers_that_were_sent_before_the_server_had_loaded(
+    typescript: Path, tmp_path: Path
+) -> None:
+    def use() -> dict[str, Any]:
+        return json.loads(npx("node", "client.mjs", json.dumps(configured(tmp_path)), folder=typescript))
+
+    first = use()
+    (file,) = tmp_path.rglob("early-answers/*.json")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored["answers"]["tools/list"][1]["tools"][0]["title"] = "early"
+    file.write_text(json.dumps(stored), encoding="utf-8")
+    later = use()
+    assert later["tools"][0]["title"] == "early"
+    assert [tool["name"] for tool in later["tools"]] == TOOLS
+    assert not later.get("isError")
+    assert later["prompts"] == first["prompts"]
+    assert use()["tools"] == first["tools"]
+
+
 def environment_with(folder: Path, *requirements: str) -> Path:
     """A virtual environment with other projects' programs."""
     venv = folder / "venv"

@@ -3,10 +3,14 @@
 import gc
 import os
 import sys
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from mcp_vega.cli.parser.commands import build_parser
+from mcp_vega.server.stdio.early_answers import serves_stdio, start_early_answers
+
+if TYPE_CHECKING:  # a host does not wait for this import
+    from argparse import Namespace
 
 USAGE = 2
 FAILED = 1
@@ -25,23 +29,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()
     _open_closed_streams()
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
-    parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
-        from mcp_vega.cli.completion import answer_shell
+    # Otherwise pydantic reads the metadata of all installed packages at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if serves_stdio(arguments, os.environ):
+            start_early_answers(arguments, os.environ)
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (ImportError, SystemError) as error:  # pydantic raises the second if its parts do not fit together
+        sys.stderr.write(f"This program cannot be loaded: {' '.join(str(error).split())}. Install mcp-vega again.\n")
+        return FAILED
 
-        answer_shell(parser)
+
+def _main(arguments: Sequence[str]) -> int:
     from mcp_vega.cli.output import OutputError, print_error
     from mcp_vega.errors import InvalidArguments, InvalidSettings, VegaError
 
     options = None
     try:
-        options = _options(parser, sys.argv[1:] if argv is None else argv)
+        options = _options(arguments)
         return _run(options)
     except VegaError as error:
         print_error(error, draws=options is not None and _draws(options))
         return USAGE if isinstance(error, InvalidArguments | InvalidSettings) else FAILED
-    except KeyboardInterrupt:
-        return 130
     except OutputError as error:
         sys.stderr.write(f"The output cannot be written: {error}.\n")
         return FAILED
@@ -50,7 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _options(arguments: Sequence[str]) -> "Namespace":
+    if serves_stdio(arguments, os.environ):  # to build the parser as well would take 4 % of a start
+        return cast("Namespace", SimpleNamespace(command=None, transport="stdio", sandbox="--sandbox" in arguments))
+    from mcp_vega.cli.parser.commands import build_parser
+
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the user has pressed Tab in a shell
+        from mcp_vega.cli.completion import answer_shell
+
+        answer_shell(parser)
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     options = parser.parse_args(arguments)
@@ -60,7 +81,7 @@ def _options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _draws(options: Namespace) -> bool:
+def _draws(options: "Namespace") -> bool:
     """Whether the command draws, so that each of its errors has to say whether something was charged."""
     return options.command == "draw" or (options.command == "doctor" and options.paid)
 
@@ -76,7 +97,7 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  open until the process ends
 
 
-def _run(options: Namespace) -> int:
+def _run(options: "Namespace") -> int:
     run = _command(options.command)
     gc.freeze()
     gc.enable()
@@ -84,7 +105,7 @@ def _run(options: Namespace) -> int:
     return run(options, environment)
 
 
-def _command(name: str | None) -> Callable[[Namespace, Mapping[str, str]], int]:
+def _command(name: str | None) -> "Callable[[Namespace, Mapping[str, str]], int]":
     """The function of a command. Each command imports only the modules that it needs."""
     match name:
         case "draw":

@@ -6,9 +6,9 @@ The modules for HTTP are imported where they are used, so that a start over stdi
 import logging
 import socket
 import sys
-from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -23,7 +23,11 @@ from mcp_vega.imaging.memory import limit_arenas
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.access.callers import Caller, callers_of
+from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
+
+if TYPE_CHECKING:  # a host does not wait for this import
+    from argparse import Namespace
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ HOST, PORT = "127.0.0.1", 8000
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  only compared with
 
 
-def run_serve(options: Namespace, environment: Mapping[str, str]) -> int:
+def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
     """Serve until the end; returns the exit code.
 
     Raises:
@@ -56,6 +60,8 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
     except InvalidSettings as error:
         settings, problem = Settings.placeholder(), error
     log_to_stderr(settings)
+    if early := EARLY_ANSWERS.get():
+        early.may_store = Path(early.folder).parent == settings.home_folder
     return anyio.run(_serve_stdio, settings, problem)
 
 
@@ -100,7 +106,7 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 # ---- SSE and Streamable HTTP ----
 
 
-def _run_http(options: Namespace, settings: Settings) -> int:
+def _run_http(options: "Namespace", settings: Settings) -> int:
     from mcp_vega.server.http.app import PATHS
     from mcp_vega.server.http.listener import bind_socket
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from reprlib import Repr
 from typing import Any, Generic, TypeVar
 
@@ -116,6 +117,7 @@ def of_any_model() -> ArgumentSchema[Parameters]:
     return ArgumentSchema(schema, parse)
 
 
+@cache  # at every start two tools ask for the same schema
 def _schema(model: type[BaseModel]) -> Schema:
     """A model's JSON schema without the titles, which only repeat the names."""
     schema = model.model_json_schema()

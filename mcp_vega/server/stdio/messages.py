@@ -43,14 +43,12 @@ TOO_DEEP = "it is nested too deeply"
 
 BLANK = "\ufeff \t\r\n"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# These patterns never backtrack: for any text, the time is proportional to its length.
+# These patterns never backtrack: for any text, the time is proportional to its length. They are rarely needed, so they
+# are not compiled at the start.
 STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
 SCALAR = rf'(?:{STRING}|[^\s"{{}}\[\]:,]++)'
-STRINGS = re.compile(STRING, re.DOTALL)
-TOKENS = re.compile(rf"{SCALAR}|[{{}}\[\]:]", re.DOTALL)
-LAST_ID = re.compile(
-    rf',\s*+"id"\s*+:\s*+({SCALAR})\s*+(?:,\s*+{STRING}\s*+:\s*+{SCALAR}\s*+){{0,3}}+}}\s*+\Z', re.DOTALL
-)
+TOKEN = rf"{SCALAR}|[{{}}\[\]:]"
+LAST_ID = rf',\s*+"id"\s*+:\s*+({SCALAR})\s*+(?:,\s*+{STRING}\s*+:\s*+{SCALAR}\s*+){{0,3}}+}}\s*+\Z'
 
 
 class InvalidMessage(VegaError):  # noqa: N818  says what happened
@@ -91,7 +89,11 @@ def _has_too_many_values(text: str) -> bool:
     def values(text: str) -> int:
         return sum(map(text.count, ",[{"))
 
-    return len(text) > MOST_VALUES and values(text) > MOST_VALUES and values(STRINGS.sub("", text)) > MOST_VALUES
+    return (
+        len(text) > MOST_VALUES
+        and values(text) > MOST_VALUES
+        and values(re.sub(STRING, "", text, flags=re.DOTALL)) > MOST_VALUES
+    )
 
 
 def _is_right(line: str) -> bool:
@@ -244,7 +246,7 @@ def id_between(start: str, end: str) -> object:
     """Return the id of a request that is not valid JSON, from its beginning and its end; None if it cannot be read."""
     top: dict[str, str] = {}  # the members of the outermost object, up to the fault
     depth, name, before = 0, "", ""
-    for found in TOKENS.finditer(start):
+    for found in re.finditer(TOKEN, start, re.DOTALL):
         sign = found[0]
         if sign in ("{", "["):
             depth += 1
@@ -258,7 +260,7 @@ def id_between(start: str, end: str) -> object:
         before = sign
     if '"method"' not in top and not top.keys().isdisjoint({'"result"', '"error"'}):
         return None
-    last = LAST_ID.search(end)
+    last = re.search(LAST_ID, end, re.DOTALL)
     try:
         return json.loads(top.get('"id"') or (last[1] if last else "null"))
     except ValueError:

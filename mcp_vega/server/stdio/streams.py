@@ -18,7 +18,9 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
 from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
+from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.server.stdio.messages import END_CHARS, SHORTER, Outcome, id_between, parsed, read_line, refused
+from mcp_vega.server.stdio.recorder import AnswerRecorder
 
 # As over HTTP. The longest real message is the call of a tool.
 LINE_BYTES = 1_000_000
@@ -65,15 +67,21 @@ class _Line:
 
 
 class AnswerWriter:
-    """The stream of messages for the host. It remembers the ids of the latest answers."""
+    """The stream of messages for the host. It remembers the ids of the latest answers.
 
-    def __init__(self, stream: MemoryObjectSendStream[SessionMessage]) -> None:
-        self._stream = stream
+    Args:
+        stream: Where the messages go.
+        recorder: Knows which answers were sent before the SDK was ready.
+    """
+
+    def __init__(self, stream: MemoryObjectSendStream[SessionMessage], recorder: AnswerRecorder | None = None) -> None:
+        self._stream, self._recorder = stream, recorder
         self.answered: deque[object] = deque(maxlen=LATEST)
 
     async def send(self, message: SessionMessage) -> None:
-        """Pass a message on."""
-        await self._stream.send(message)
+        """Pass a message on, unless it was sent early."""
+        if not self._recorder or self._recorder.is_for_host(message.message):
+            await self._stream.send(message)
         self.answered.append(getattr(message.message, "id", None))
 
     async def aclose(self) -> None:
@@ -92,6 +100,8 @@ class LineReader:
 
     Args:
         fd: The file descriptor. It is read until its end, but not closed: a thread may still be reading it.
+        start: Bytes that were read from it before.
+        recorder: Sees the lines first.
 
     `send` sends errors to the host; it must be set before the first line is read. `writer` knows which requests were
     answered; if it is set, the iterator waits shortly for missing answers at its end.
@@ -100,8 +110,8 @@ class LineReader:
     send: Callable[[SessionMessage], Awaitable[None]]
     writer: AnswerWriter | None = None
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, start: bytes = b"", recorder: AnswerRecorder | None = None) -> None:
+        self._fd, self._start, self._recorder = fd, start, recorder
         self._latest: deque[str] = deque(maxlen=LATEST)
         mode = os.fstat(fd).st_mode
         # Not every system can wait until a file or a terminal is readable. Windows can do so for sockets only.
@@ -112,6 +122,8 @@ class LineReader:
             message = None
             for message in outcomes:
                 if isinstance(message, str):
+                    if self._recorder:
+                        self._recorder.note_line(message)
                     self._latest.append(message)
                     yield message
                 else:
@@ -149,6 +161,9 @@ class LineReader:
         yield line.read(ended=True)
 
     async def _chunk(self) -> bytes:
+        if self._start:
+            start, self._start = self._start, b""
+            return start
         if self._can_be_waited_for:
             await anyio.wait_readable(self._fd)
             return os.read(self._fd, CHUNK_BYTES)
@@ -164,12 +179,16 @@ async def serve_stdio(server: Server[Any]) -> None:
     Raises:
         ExceptionGroup: With an OSError, if stdin cannot be read or stdout cannot be written.
     """
+    early = EARLY_ANSWERS.get()
+    if early:
+        await anyio.to_thread.run_sync(early.stop, abandon_on_cancel=True)
+    recorder = early and AnswerRecorder(early)
     with _stdin_taken() as fd:
-        lines = LineReader(fd)
+        lines = LineReader(fd, early.read if early else b"", recorder)
         # The SDK wants a file here, but it only iterates over the lines.
         async with stdio_server(stdin=cast("anyio.AsyncFile[str]", lines)) as (read, write):
             # The stream is not cloned: the server only ends when all clones are closed.
-            lines.writer = AnswerWriter(cast("MemoryObjectSendStream[SessionMessage]", write))
+            lines.writer = AnswerWriter(cast("MemoryObjectSendStream[SessionMessage]", write), recorder)
             lines.send = lines.writer.send
             await server.run(read, cast("Any", lines.writer), server.create_initialization_options())
 

@@ -1,0 +1,428 @@
+"""Early answers: what a host gets before the SDK has loaded is what the SDK would have answered.
+
+Most servers here are forks of one process, see `early.py`. To recognise an answer that was sent early, a test marks the
+stored answers: the mark then is in what the host gets.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from conftest import HANG_SECONDS, KEY
+from lines import BOM
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from test_startup import SCRIPT
+from test_stdio import killed_when_it_hangs
+from test_transports import COMMAND, MODES, environment
+
+import mcp_vega
+from mcp_vega.server.stdio.early_answers import FOLDER, StoredAnswers
+from mcp_vega.server.stdio.recorder import FILES_KEPT
+from mcp_vega.server.stdio.streams import LINE_BYTES
+from mcp_vega.server.tools import SANDBOX_NOTE
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is answered early there")
+
+MARK = {"marked": True}
+# The same as no arguments, but spelled so that nothing is answered early.
+PLAIN = ["--transport=stdio"]
+Message = dict[str, Any]
+Line = Message | str
+
+
+def request(id_: object, method: str, **params: Any) -> Message:
+    return {"jsonrpc": "2.0", "id": id_, "method": method, "params": params}
+
+
+def notification(method: str, **params: Any) -> Message:
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def hello(id_: object = 1, name: str = "test", **changes: Any) -> Message:
+    client = {"name": name, "version": "1"}
+    return request(
+        id_, "initialize", **{"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client} | changes
+    )
+
+
+def modern(id_: object, method: str, *, capabilities: bool = True) -> Message:
+    meta: Message = {"protocolVersion": "2026-07-28", "clientInfo": {"name": "test", "version": "1"}}
+    if capabilities:
+        meta["clientCapabilities"] = {}
+    return request(id_, method, _meta={f"io.modelcontextprotocol/{name}": value for name, value in meta.items()})
+
+
+INITIALIZED = notification("notifications/initialized")
+TOOLS = request(2, "tools/list")
+# The lines of a host, and the ids of the requests that are answered early once the answers are known.
+SEQUENCES: dict[str, tuple[list[Line], list[object]]] = {
+    "all at the same time": (
+        [hello(), INITIALIZED, TOOLS, request("2", "ping"), request(3, "prompts/list"), request(4, "resources/list")],
+        [1, 2, "2"],
+    ),
+    "after a call everything waits": (
+        [hello(), INITIALIZED, request(3, "tools/call", name="check_job", arguments={}), TOOLS],
+        [1],
+    ),
+    "a cancellation after the answer": (
+        [hello(), TOOLS, notification("notifications/cancelled", requestId=2), request(2, "prompts/list")],
+        [1, 2],
+    ),
+    "an id again": ([hello(), INITIALIZED, TOOLS, request(2, "prompts/list")], [1, 2]),
+    "tools first": ([TOOLS, hello(), request(3, "ping")], []),
+    "a notification first": ([INITIALIZED, hello(), TOOLS], [1, 2]),
+    "an unknown version": ([hello(protocolVersion="1999-01-01"), TOOLS], [1, 2]),
+    "a modern version in initialize": ([hello(protocolVersion="2026-07-28"), TOOLS], [1, 2]),
+    "an initialize without a client": ([request(1, "initialize", protocolVersion="2025-06-18"), TOOLS], []),
+    "capabilities that are wrong": ([hello(capabilities={"roots": 5}), TOOLS], []),
+    "a capability that is wrong inside": ([hello(capabilities={"roots": {"listChanged": "perhaps"}}), TOOLS], []),
+    "initialize twice": ([hello(), hello(5), TOOLS], [1]),
+    "a cursor": ([hello(), INITIALIZED, request(2, "tools/list", cursor="x")], [1, 2]),
+    "no params, and null": (
+        [hello(), {**TOOLS, "params": None}, {"jsonrpc": "2.0", "id": 3, "method": "ping"}],
+        [1, 2, 3],
+    ),
+    "modern": ([modern(1, "server/discover"), modern(2, "tools/list"), modern(3, "prompts/list")], [1, 2]),
+    "modern without capabilities": ([modern(1, "server/discover", capabilities=False), modern(2, "tools/list")], []),
+    "modern without discovery": ([modern(2, "tools/list"), modern(3, "ping")], []),
+    "discovery, then initialize": ([modern(1, "server/discover"), hello(2), request(3, "tools/list")], [1]),
+    "both eras": ([modern(1, "server/discover"), TOOLS, modern(3, "tools/list")], [1]),
+    "a client that gets text only": ([hello(name="@cline/core"), INITIALIZED, TOOLS], [1, 2]),
+    "a byte order mark": ([BOM + json.dumps(hello()), TOOLS], []),
+    "two on a line": ([json.dumps(hello()) + json.dumps(TOOLS), request(3, "ping")], []),
+    "rubbish, then a ping": ([hello(), "Welcome!", request(3, "ping")], [1]),
+    "an id that is not plain": ([hello(1.0), TOOLS], []),
+    "a request with an error": ([{**hello(), "error": {"code": 1, "message": "x"}}, TOOLS], []),
+    "a line that is too long": ([hello(), f'{{"id": 2, "method": "{"x" * LINE_BYTES}"}}', request(3, "ping")], [1]),
+    "much at the same time": ([hello(), *[notification("x", text="x" * 9000)] * 300, TOOLS], [1]),
+}
+
+
+def expected(line: Line) -> int:
+    """How many answers a line gets."""
+    return max(line.count('"method"'), 1) if isinstance(line, str) else "id" in line
+
+
+@dataclass
+class Start:
+    """A start of the server in a folder, which holds its home, and how it ended."""
+
+    folder: Path
+    lines: list[Line]
+    kind: str = "pipe"
+    arguments: list[str] = field(default_factory=list[str])
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+    waits: bool = True  # until all requests are answered, before stdin ends
+    code: int = -1
+    answers: list[Message] = field(default_factory=list[Message])
+    said: str = ""
+
+    def as_json(self) -> Message:
+        (self.folder / "home").mkdir(parents=True, exist_ok=True)
+        text = "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in self.lines)
+        home = {
+            "MCP_VEGA_HOME": str(self.folder / "home"),
+            "MCP_VEGA_GALLERY": str(self.folder),
+        }
+        return {
+            "folder": str(self.folder),
+            "text": text,
+            "expected": sum(map(expected, self.lines)) if self.waits else 0,
+            "kind": self.kind,
+            "arguments": self.arguments,
+            "environment": {**home, "SEGMIND_API_KEY": KEY, **self.variables},
+        }
+
+    def ended(self, code: int, output: str) -> None:
+        self.code = code
+        self.answers = [json.loads(line) for line in output.splitlines()]
+        self.said = (self.folder / "err").read_text(encoding="utf-8")
+
+    @property
+    def sorted(self) -> list[str]:
+        """The answers without marks, in an order of their own: answers may overtake each other."""
+        plain = [
+            {**each, "result": {name: value for name, value in each["result"].items() if name not in MARK}}
+            if "result" in each
+            else each
+            for each in self.answers
+        ]
+        return sorted(json.dumps(each, sort_keys=True) for each in plain)
+
+    @property
+    def early(self) -> list[object]:
+        """The ids of the answers with a mark."""
+        return [each["id"] for each in self.answers if MARK.items() <= each.get("result", {}).items()]
+
+
+def stored(folder: Path) -> list[Path]:
+    return sorted((folder / "home").rglob(f"{FOLDER}/*"))
+
+
+def mark(folder: Path) -> None:
+    for path in stored(folder):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for _, result in content["answers"].values():
+            result.update(MARK)
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+
+class Starter:
+    """Starts servers of a copy of the package, so that a test may change its files.
+
+    Attributes:
+        site: The folder of the copy.
+    """
+
+    def __init__(self, site: Path) -> None:
+        self.site = site
+        shutil.copytree(Path(mcp_vega.__file__).parent, site / "mcp_vega")
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("early.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(site)},
+        )
+
+    def run(self, *starts: Start) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([each.as_json() for each in starts]) + "\n")
+        self._process.stdin.flush()
+        with killed_when_it_hangs(self._process):
+            ended = json.loads(self._process.stdout.readline())
+        for start, (code, output) in zip(starts, ended, strict=True):
+            start.ended(code, output)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Generator[Starter]:
+    starter = Starter(tmp_path_factory.mktemp("site"))
+    yield starter
+    starter.close()
+
+
+def learned(starter: Starter, folder: Path, *lines: Line, **more: Any) -> list[Path]:
+    """Start a server once; returns the files that it stores."""
+    start = Start(folder, [hello(), INITIALIZED, TOOLS, *lines], **more)
+    starter.run(start)
+    assert (start.code, start.said, start.early) == (0, "", [])
+    return stored(folder)
+
+
+def test_a_host_gets_the_answers_of_the_sdk_in_every_order_of_requests(starter: Starter, tmp_path: Path) -> None:
+    folders = {name: tmp_path / f"{number}" for number, name in enumerate(SEQUENCES)}
+
+    def run(names: Iterable[str], **more: Any) -> dict[str, Start]:
+        starts = {name: Start(folders[name], SEQUENCES[name][0], **more) for name in names}
+        starter.run(*starts.values())
+        return starts
+
+    def all_stored() -> dict[str, list[str]]:
+        return {name: [file.read_text() for file in stored(folder)] for name, folder in folders.items()}
+
+    plain = run(list(SEQUENCES)[::6], arguments=PLAIN)
+    first, kept = run(SEQUENCES), all_stored()
+    for folder in folders.values():
+        mark(folder)
+    marked = run(SEQUENCES, kind="socket")
+    for name, (_, early) in SEQUENCES.items():
+        assert (first[name].code, marked[name].code) == (0, 0), name
+        assert marked[name].sorted == first[name].sorted, name
+        assert (first[name].early, marked[name].early) == ([], early), name
+        assert marked[name].said.count("out of date") == len(early), name
+        assert first[name].said == "", name
+    for name, start in plain.items():
+        assert start.sorted == first[name].sorted, name
+    assert all_stored() == kept  # corrected
+
+
+def test_answers_that_are_not_out_of_date_are_sent_once_and_change_nothing(starter: Starter, tmp_path: Path) -> None:
+    (file,) = learned(starter, tmp_path, request(3, "ping"), arguments=["--sandbox"])
+    assert [each.stat().st_mode & 0o777 for each in (file, file.parent)] == [0o600, 0o700]
+    before = file.stat()
+    ended_early = Start(tmp_path, [hello(), TOOLS, request(3, "ping")], arguments=["--sandbox"])
+    ended_early.waits = False
+    starter.run(ended_early)
+    assert sorted(each["id"] for each in ended_early.answers) == [1, 2, 3]
+    assert SANDBOX_NOTE in ended_early.answers[0]["result"]["instructions"]
+    assert (ended_early.code, ended_early.said, file.stat()) == (0, "", before)
+
+
+def test_an_answer_is_only_sent_early_if_nothing_has_changed_that_it_depends_on(
+    starter: Starter, tmp_path: Path
+) -> None:
+    (file,) = learned(starter, tmp_path)
+    mark(tmp_path)
+    marked = file.read_text()
+
+    def early(**more: Any) -> list[object]:
+        file.write_text(marked)
+        start = Start(tmp_path, [hello(), TOOLS], **more)
+        starter.run(start)
+        assert (start.code, "out of date" in start.said) == (0, bool(start.early))
+        return start.early
+
+    assert early() == [1, 2]
+    assert early(variables={"SEGMIND_API_KEY": "SG_other"}) == [1, 2]
+    assert early(variables={"MCP_VEGA_WAIT_SECONDS": "5"}) == []
+    assert early(variables={"MCP_VEGA_PREVIEW": "huge"}) == []
+    assert early(arguments=["--sandbox"]) == []
+    assert early(arguments=PLAIN) == []
+    assert early(kind="file") == []
+    source = starter.site / "mcp_vega" / "server" / "tools.py"
+    status = source.stat()
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert early() == []
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert early() == [1, 2]
+    (starter.site / "mcp-99.0.dist-info").mkdir()
+    assert early() == []
+    (starter.site / "mcp-99.0.dist-info").rmdir()
+
+
+def test_nothing_is_stored_if_a_setting_cannot_be_used(starter: Starter, tmp_path: Path) -> None:
+    start = Start(tmp_path, [hello(), TOOLS, request(3, "resources/list")], variables={"MCP_VEGA_PREVIEW": "huge"})
+    starter.run(start)
+    assert "MCP_VEGA_PREVIEW cannot be used" in json.dumps(start.answers)
+    assert (start.code, stored(tmp_path)) == (0, [])
+
+
+DAMAGED = {
+    "nothing": "",
+    "cut": '{"key": "',
+    "a list": "[]",
+    "nested": "[" * 200_000,
+    "no answers": '{"key": KEY}',
+    "answers are a list": '{"key": KEY, "answers": [1]}',
+    "an answer is a number": '{"key": KEY, "answers": {"initialize": 5}}',
+    "an answer is a text": '{"key": KEY, "answers": {"initialize": ["", "", ""]}}',
+    "a result is a list": '{"key": KEY, "answers": {"initialize": ["{}", []]}}',
+    "the file of another host": '{"key": "x", "answers": {"initialize": ["{}", {}]}}',
+    "huge": '{"key": KEY, "answers": {}}' + " " * 10_000_000 + "x",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_gives_no_answers(tmp_path: Path, text: str) -> None:
+    line = json.dumps(hello())
+    answers = StoredAnswers(str(tmp_path), 1)
+    answers.request_in(line)
+    Path(answers.file).write_text(text.replace("KEY", json.dumps(answers.key)))
+    answers = StoredAnswers(str(tmp_path), 1)
+    request = answers.request_in(line)
+    assert request
+    assert answers.result_for(request) is None
+
+
+def test_whatever_is_at_the_place_of_the_file_a_server_starts_as_before(starter: Starter, tmp_path: Path) -> None:
+    (file,) = learned(starter, tmp_path)
+    right = file.read_text()
+    file.write_text("[")
+    assert learned(starter, tmp_path) == [file]
+    assert file.read_text() == right  # replaced
+    file.unlink()
+    os.mkfifo(file)
+    assert learned(starter, tmp_path) == [file]
+    file.unlink()
+    file.mkdir()
+    learned(starter, tmp_path)
+    file.rmdir()
+    file.parent.rmdir()  # nothing else was left in it
+    file.parent.touch()
+    learned(starter, tmp_path)
+
+
+def test_few_files_are_kept(starter: Starter, tmp_path: Path) -> None:
+    (file,) = learned(starter, tmp_path)
+    for number in range(30):
+        (file.parent / f"{number}.json").touch()
+        os.utime(file.parent / f"{number}.json", (number, number))
+    file.write_text("")
+    assert file in learned(starter, tmp_path)
+    assert len(stored(tmp_path)) == FILES_KEPT
+
+
+# ---- real processes ----
+
+# As a module that Python imports when it starts: pydantic cannot be loaded, or not yet.
+GATE = """
+import os, sys, time
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pydantic" and os.environ["GATE"] == "shut":
+            time.sleep(600)
+        if name == "pydantic" and os.environ["GATE"] == "broken":
+            raise ImportError("pydantic is broken")
+
+sys.meta_path.insert(0, Gate())
+"""
+
+
+def test_signals_and_a_failing_import_end_a_server_that_has_answered_already(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(GATE)
+
+    def ask(gate: str) -> tuple["subprocess.Popen[str]", Message]:
+        variables = environment(tmp_path, PYTHONPATH=str(tmp_path), GATE=gate, SEGMIND_API_KEY=KEY)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(SCRIPT, env=variables, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(hello()) + "\n")
+        process.stdin.flush()
+        with killed_when_it_hangs(process):
+            return process, json.loads(process.stdout.readline())
+
+    process, answer = ask("open")
+    assert process.communicate(timeout=HANG_SECONDS) == ("", "")
+    for gate, number, code, said in [
+        ("shut", signal.SIGTERM, -signal.SIGTERM, ""),
+        ("shut", signal.SIGINT, 130, ""),
+        ("broken", 0, 1, "This program cannot be loaded: pydantic is broken. Install mcp-vega again.\n"),
+    ]:
+        process, early = ask(gate)
+        assert early == answer
+        process.send_signal(number)
+        assert process.communicate(timeout=HANG_SECONDS) == ("", said)
+        assert process.returncode == code
+
+
+@pytest.mark.anyio
+async def test_the_python_client_of_either_era_accepts_early_answers(tmp_path: Path) -> None:
+    async def use(mode: str) -> tuple[str | None, list[str], str]:
+        command = StdioServerParameters(
+            command=COMMAND[0], args=COMMAND[1:], env=environment(tmp_path / mode, SEGMIND_API_KEY=KEY)
+        )
+        async with Client(stdio_client(command), mode=mode) as client:
+            tools = await client.list_tools()
+            result = await client.call_tool("check_job", {})
+            return client.instructions, [each.name for each in tools.tools], str(result.content)
+
+    async def use_twice(mode: str) -> None:
+        (tmp_path / mode).mkdir()
+        first = await use(mode)
+        (file,) = stored(tmp_path / mode)
+        content = json.loads(file.read_text())
+        for _, result in content["answers"].values():
+            result["instructions"] = "early"
+        file.write_text(json.dumps(content))
+        assert await use(mode) == ("early", *first[1:])
+
+    async with anyio.create_task_group() as tasks:
+        for mode in MODES:
+            tasks.start_soon(use_twice, mode)
