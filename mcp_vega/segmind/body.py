@@ -3,7 +3,7 @@
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
 # A body larger than this is processed in a thread. A picture is only searched for the key, so it may be larger.
-LARGE_BYTES, LARGE_PICTURE_BYTES = 500_000, 2_000_000
+LARGE_BYTES, LARGE_PICTURE_BYTES = 500_000, 1_000_000
 
 
-async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> bytes:
-    """The first `limit` bytes of a body, unchanged.
+async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> list[bytes]:
+    """The first `limit` bytes of a body in pieces, unchanged.
 
     With `keep_partial`, it also returns what came before the connection broke: the status already shows that a paid
     call ran.
@@ -33,12 +33,13 @@ async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool 
             size += len(pieces[-1])
             if size >= limit:
                 break
-    return b"".join(pieces)
+    return pieces
 
 
-async def off_loop(body: bytes, work: Callable[[], T]) -> T:
+async def off_loop(pieces: Sequence[bytes], work: Callable[[], T]) -> T:
     """The result of `work` on a body. For a large body it runs in a thread, so that other calls go on meanwhile."""
-    is_large = len(body) > (LARGE_PICTURE_BYTES if recognise(body) else LARGE_BYTES)
+    is_picture = bool(pieces) and recognise(pieces[0])
+    is_large = sum(map(len, pieces)) > (LARGE_PICTURE_BYTES if is_picture else LARGE_BYTES)
     return await anyio.to_thread.run_sync(work) if is_large else work()
 
 

@@ -247,7 +247,7 @@ def _requested_pause(error: errors.SegmindError) -> float:
 async def _read(response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
     """Parse a response. If the parser itself fails, the error keeps the response."""
     try:
-        return await off_loop(response.body, partial(parse, response))
+        return await off_loop([response.body], partial(parse, response))
     except errors.SegmindError:
         raise
     except Exception as error:

@@ -7,7 +7,7 @@ and is repeated freely.
 
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -108,10 +108,10 @@ class HttpSender:
         async def attempt() -> ApiResponse:
             options = {"headers": {"x-api-key": key}, "timeout": timeout, **request}
             async with self._exchange(method, url, seconds, **options) as response:
-                body = await read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
+                pieces = await read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # If the response repeats the key, the key is removed.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-            answer = await off_loop(body, partial(_received, response.status_code, headers, body, key))
+            answer = await off_loop(pieces, partial(_received, response.status_code, headers, pieces, key))
             return self._report(response, answer)
 
         retry_seconds = self._policy.retry_seconds if repeat else 0
@@ -136,8 +136,8 @@ class HttpSender:
             timeout = httpx.Timeout(limits.connect, read=limits.read)
             async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
                 moved, headers = response.has_redirect_location, dict(response.headers)
-                body = b"" if moved else await read_body(response, MAX_BYTES)
-                body = await off_loop(body, partial(decompressed, body, headers, MAX_BYTES))
+                pieces = [] if moved else await read_body(response, MAX_BYTES)
+                body = await off_loop(pieces, lambda: decompressed(b"".join(pieces), headers, MAX_BYTES))  # noqa: B023
             answer = self._report(response, ApiResponse(response.status_code, headers, body))
             if not moved:
                 return answer
@@ -203,8 +203,9 @@ class HttpSender:
         raise _transport_error(outcome, paid=paid) from outcome
 
 
-def _received(status: int, headers: dict[str, str], body: bytes, key: str) -> ApiResponse:
+def _received(status: int, headers: dict[str, str], pieces: Sequence[bytes], key: str) -> ApiResponse:
     """The response without the key that was sent. The JSON of a large one is parsed here, off the event loop."""
+    body = b"".join(pieces)
     response = ApiResponse(status, headers, without_key(decompressed(body, headers, ANSWER_BYTES), key))
     if len(body) > LARGE_BYTES:
         _ = response.json
