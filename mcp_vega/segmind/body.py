@@ -1,18 +1,14 @@
-"""Reads the bodies of responses up to a limit, decompresses them, and removes the key. Large ones go to a thread."""
+"""Reads the bodies of responses up to a limit, decompresses them, and removes the key."""
 
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
 
-import anyio.to_thread
 import httpx
 
 from mcp_vega.imaging.formats import recognise
-
-T = TypeVar("T")
 
 # The largest response: four pictures of 7 MB as base64.
 ANSWER_BYTES = 40_000_000
@@ -36,11 +32,10 @@ async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool 
     return pieces
 
 
-async def off_loop(pieces: Sequence[bytes], work: Callable[[], T]) -> T:
-    """The result of `work` on a body. For a large body it runs in a thread, so that other calls go on meanwhile."""
+def is_large(pieces: Sequence[bytes]) -> bool:
+    """Whether the pieces of a body should be processed in a thread."""
     is_picture = bool(pieces) and recognise(pieces[0])
-    is_large = sum(map(len, pieces)) > (LARGE_PICTURE_BYTES if is_picture else LARGE_BYTES)
-    return await anyio.to_thread.run_sync(work) if is_large else work()
+    return sum(map(len, pieces)) > (LARGE_PICTURE_BYTES if is_picture else LARGE_BYTES)
 
 
 def decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:

@@ -19,7 +19,6 @@ from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
-from mcp_vega.segmind.body import off_loop
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
 from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
@@ -101,12 +100,12 @@ class SegmindClient:
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the pictures, unless the API queues the call instead. Charged."""
         response = await self._send("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
-        return await _read(response, partial(parsing.parse_generation, paid=True))
+        return await self._read(response, partial(parsing.parse_generation, paid=True))
 
     async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission | Generation:
         """`POST /v2/{slug}`: queue a job, unless the API draws it immediately. Each call is charged."""
         response = await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True)
-        return await _read(response, parsing.parse_submission)
+        return await self._read(response, parsing.parse_submission)
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
         """Poll the status of a job that was submitted `age` seconds ago until it has finished. Yields each status.
@@ -142,7 +141,7 @@ class SegmindClient:
     async def status(self, request_id: str) -> Status:
         """`GET /v2/requests/{id}/status`: a queued job's status."""
         response = await self._send("GET", f"{self._request_url(request_id)}/status")
-        return await _read(response, parsing.parse_status)
+        return await self._read(response, parsing.parse_status)
 
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
         """`GET /v2/requests/{id}`: the pictures of a finished job. The API keeps them for an hour.
@@ -178,7 +177,7 @@ class SegmindClient:
 
     async def _result(self, request_id: str) -> Generation | Submission:
         response = await self._send("GET", self._request_url(request_id))
-        return await _read(response, partial(parsing.parse_generation, paid=False))
+        return await self._read(response, partial(parsing.parse_generation, paid=False))
 
     async def history(
         self, *, model: str | None, since: date, until: date, page: int, per_page: int = 100
@@ -192,12 +191,12 @@ class SegmindClient:
         query |= {"model_name": model} if model else {}
         query |= {"sort_by": "model_created", "sort_order": "desc"}
         response = await self._send("GET", self._history_url, params=query, repeat=False)
-        return await _read(response, history.parse_history)
+        return await self._read(response, history.parse_history)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
         """One call of the account, of any age; None if the history has no such call. The request is not repeated."""
         response = await self._send("GET", f"{self._history_url}/{quote(request_id, safe='')}", repeat=False)
-        return await _read(response, history.parse_history_entry)
+        return await self._read(response, history.parse_history_entry)
 
     async def credits(self) -> Credits:
         """`GET /v1/get-user-credits`: the account's balance. It is free, so it is the right check of a key."""
@@ -238,19 +237,18 @@ class SegmindClient:
     async def _send(self, method: str, url: str, *, paid: bool = False, **request: Any) -> ApiResponse:
         return await self._sender.send(method, url, self.require_key(), paid=paid, **request)
 
+    async def _read(self, response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
+        """Parse a response. If the parser itself fails, the error keeps the response."""
+        try:
+            return await self._sender.off_loop([response.body], partial(parse, response))
+        except errors.SegmindError:
+            raise
+        except Exception as error:
+            logger.exception("An answer of the API could not be read")
+            message = f"The API's answer could not be read ({type(error).__name__})"
+            raise errors.UnreadableAnswer(message, charged=errors.Charged.UNKNOWN, received=response.body) from error
+
 
 def _requested_pause(error: errors.SegmindError) -> float:
     """How many seconds the API asked to wait; never more than a part of the time for which it keeps a job."""
     return min(error.wait.total_seconds(), LONGEST_PAUSE) if error.wait else 0.0
-
-
-async def _read(response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
-    """Parse a response. If the parser itself fails, the error keeps the response."""
-    try:
-        return await off_loop([response.body], partial(parse, response))
-    except errors.SegmindError:
-        raise
-    except Exception as error:
-        logger.exception("An answer of the API could not be read")
-        message = f"The API's answer could not be read ({type(error).__name__})"
-        raise errors.UnreadableAnswer(message, charged=errors.Charged.UNKNOWN, received=response.body) from error

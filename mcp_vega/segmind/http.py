@@ -11,18 +11,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind.body import ANSWER_BYTES, LARGE_BYTES, decompressed, off_loop, read_body, without_key
+from mcp_vega.segmind.body import ANSWER_BYTES, decompressed, is_large, read_body, without_key
 from mcp_vega.segmind.connection import RequestTrace
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.response import ApiResponse, Exchange, error_from
+
+T = TypeVar("T")
 
 # The longest time that a complete paid call may take.
 DRAWING_SECONDS = 300
@@ -95,6 +98,8 @@ class HttpSender:
     def __init__(self, http: httpx.AsyncClient, policy: RetryPolicy) -> None:
         self._http = http
         self._policy = policy
+        # One body at a time: this work does not release Python's lock, so several threads would only delay the loop.
+        self._processing = anyio.CapacityLimiter(1)
         self.listener: Callable[[Exchange], None] = lambda _: None  # called with each response, also before a retry
 
     async def send(
@@ -111,7 +116,7 @@ class HttpSender:
                 pieces = await read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # If the response repeats the key, the key is removed.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-            answer = await off_loop(pieces, partial(_received, response.status_code, headers, pieces, key))
+            answer = await self.off_loop(pieces, partial(_received, response.status_code, headers, pieces, key))
             return self._report(response, answer)
 
         retry_seconds = self._policy.retry_seconds if repeat else 0
@@ -137,7 +142,7 @@ class HttpSender:
             async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
                 moved, headers = response.has_redirect_location, dict(response.headers)
                 pieces = [] if moved else await read_body(response, MAX_BYTES)
-                body = await off_loop(pieces, lambda: decompressed(b"".join(pieces), headers, MAX_BYTES))  # noqa: B023
+                body = await self.off_loop(pieces, lambda: decompressed(b"".join(pieces), headers, MAX_BYTES))  # noqa: B023
             answer = self._report(response, ApiResponse(response.status_code, headers, body))
             if not moved:
                 return answer
@@ -146,6 +151,10 @@ class HttpSender:
                 location = str(httpx.URL(url).join(location))
             url = location
         raise errors.MediaError(f"The picture was drawn, but its address redirects too often: {quoted(url)}")
+
+    async def off_loop(self, pieces: Sequence[bytes], work: Callable[[], T]) -> T:
+        """The result of `work` on a body. For a large body it runs in a thread, so that other calls go on meanwhile."""
+        return await anyio.to_thread.run_sync(work, limiter=self._processing) if is_large(pieces) else work()
 
     def _report(self, response: httpx.Response, answer: ApiResponse) -> ApiResponse:
         request = response.request
@@ -207,7 +216,7 @@ def _received(status: int, headers: dict[str, str], pieces: Sequence[bytes], key
     """The response without the key that was sent. The JSON of a large one is parsed here, off the event loop."""
     body = b"".join(pieces)
     response = ApiResponse(status, headers, without_key(decompressed(body, headers, ANSWER_BYTES), key))
-    if len(body) > LARGE_BYTES:
+    if is_large(pieces):
         _ = response.json
     return response
 
