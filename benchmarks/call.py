@@ -1,11 +1,12 @@
 """The time of a call over stdio, compared with the floor: a bare MCPServer that does only the necessary work.
 
-    python benchmarks/call.py [--rounds 30] [--picture png]
+    python benchmarks/call.py [--rounds 30] [--picture png] [--slow-ms 50]
 
 An API that answers immediately (`api.py`) sends a PNG of 1.4 MB, then a JPEG of 0.35 MB. In each round, one call goes
 to the floor (`floor.py`), one to mcp-vega without previews, one to mcp-vega with previews, and one picture is decoded,
 resized and encoded as a preview is. Then an API that takes 0.3 s gets eight calls at the same time, in fewer rounds.
 All times are medians in milliseconds; a ratio is the median of the rounds' ratios, with the lowest and the highest.
+With `--slow-ms`, every flush of the disk takes this much longer, for the floor as well (Linux, a C compiler).
 """
 
 import argparse
@@ -23,6 +24,7 @@ import api
 from api import Picture
 from host import Host
 from PIL import Image
+from shim import compiled
 
 AT_ONCE, SLOW_SECONDS = 8, 0.3
 # The longest side and the quality of a preview.
@@ -57,16 +59,17 @@ NUMBERS = itertools.count()
 
 
 @contextmanager
-def hosts(folder: Path, url: str) -> Generator[dict[str, Host]]:
+def hosts(folder: Path, url: str, slow_ms: int) -> Generator[dict[str, Host]]:
     """The servers that are compared, each with a folder of its own, after their first call."""
     found: dict[str, Host] = {}
+    disk = {"LD_PRELOAD": str(compiled(folder)), "SHIM_SLOW_MS": str(slow_ms)} if slow_ms else {}
     for name, preview_mode in (("floor", ""), ("without", "off"), ("with", "auto")):
         place = folder / name
         place.mkdir(parents=True)
         if preview_mode:
-            host = Host(place, url, MCP_VEGA_PREVIEW=preview_mode)
+            host = Host(place, url, MCP_VEGA_PREVIEW=preview_mode, **disk)
         else:
-            host = Host(place, url, program=(str(Path(__file__).with_name("floor.py")), str(place), url))
+            host = Host(place, url, program=(str(Path(__file__).with_name("floor.py")), str(place), url), **disk)
         host.shake_hands()
         for _ in range(3):
             drawn(host, 1)
@@ -85,13 +88,13 @@ def timed(work: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def measured(kind: Picture, delay: float, calls: int, rounds: int) -> Times:
+def measured(kind: Picture, delay: float, calls: int, rounds: int, slow_ms: int) -> Times:
     """The times of each round: `calls` at the same time to each server."""
     times: Times = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         api.running(kind, delay) as url,
-        hosts(Path(folder).resolve(), url) as servers,
+        hosts(Path(folder).resolve(), url, slow_ms) as servers,
     ):
         for _ in range(rounds):
             for name, host in servers.items():
@@ -118,10 +121,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--picture", choices=get_args(Picture))
+    parser.add_argument("--slow-ms", type=int, default=0, help="how many milliseconds longer a flush takes")
     options = parser.parse_args()
     for kind in [options.picture] if options.picture else get_args(Picture):
         for delay, calls, rounds in ((0, 1, options.rounds), (SLOW_SECONDS, AT_ONCE, max(options.rounds // 3, 3))):
-            times = measured(kind, delay, calls, rounds)
+            times = measured(kind, delay, calls, rounds, options.slow_ms)
             size = len(api.picture(kind)) / 1e6
             print(f"{kind}, {size:.2f} MB, {calls} at the same time, an API that takes {delay} s, {rounds} rounds")
             for name, each in times.items():

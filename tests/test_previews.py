@@ -191,6 +191,10 @@ def test_a_picture_that_is_cut_off_anywhere_is_refused(form: str) -> None:
             measure(data[:end])
 
 
+def test_a_jpeg_may_have_bytes_that_fill_space_before_its_segments() -> None:
+    assert measure(noise("JPEG", 16).replace(b"\xff\xdb", b"\xff\xff\xff\xdb"))[1:] == (16, 16)
+
+
 def test_a_png_with_any_changed_byte_is_refused() -> None:
     data = noise("PNG", 16)
     for at in range(len(data)):

@@ -44,6 +44,9 @@ def parts(picture: bytes) -> Iterator[Part]:
     found = recognise(picture)
     at = 2 if found is JPEG else 8
     while found is JPEG and picture[at : at + 1] == b"\xff" and picture[at + 1 : at + 2] not in END_OF_SEGMENTS:
+        if picture[at + 1 : at + 2] == b"\xff":  # bytes that fill the space before a segment
+            at += 1
+            continue
         end = at + 2 + segment_length(picture, at)
         yield Part(picture, picture[at + 1 : at + 2], at, end)
         at = end

@@ -30,10 +30,13 @@ class ImageProcessor:
         self.limiter = anyio.CapacityLimiter(at_once)
         # A cancelled call leaves its thread running, and the limiter already admits the next call.
         self._running = threading.Semaphore(at_once)
+        self._preloaded = False
 
-    async def load(self) -> None:
-        """Load the decoders, which takes time, before the first picture comes."""
-        await anyio.to_thread.run_sync(preview.load_decoders, limiter=self.limiter, abandon_on_cancel=True)
+    def preload(self) -> None:
+        """Load the decoders in a thread, unless that was done before: they should be there when a picture comes."""
+        if not self._preloaded:
+            self._preloaded = True
+            threading.Thread(target=preview.load_decoders, name="decoders", daemon=True).start()
 
     async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
         """As `preview.previews`. A caller that is cancelled leaves immediately."""

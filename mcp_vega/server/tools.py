@@ -88,6 +88,8 @@ async def _answer(
     request = current_request()
     try:
         await request.begins(job)
+        if app.preview != "off":
+            app.service.processor.preload()  # while the API draws
         job = await _followed(app, job, app.wait_seconds, context, until)
         delivered, cancelled = job.error is not None and not job.open, False  # a final error is an answer, too
         result = await of_job(app, job, CURRENT_CLIENT.get(), joined=begun.joined, full=full)

@@ -92,6 +92,7 @@ class ImageFolder:
             subfolder = confinement.subfolder(self._root(), *folders)
             path = _write(data, subfolder, name, image_id)
         except OSError as error:
+            self._checked = None
             said = f"The folder {self.folder} could not be written: {error.strerror}"
             raise GalleryError(said, charged=Charged.YES) from error
         self._clear(subfolder)
