@@ -3,9 +3,9 @@
     python benchmarks/lag.py [--rounds 10] [--picture png]
 
 An API that takes 0.3 s (`api.py`) gets eight calls at the same time, several times (POSIX). Then the answers are four
-pictures, as base64 in JSON (`several_api.py`). In the server, a timer that is due every millisecond measures the loop's delay, and the
-processor time of every callback of the loop is measured. On a busy machine the delay grows, because the loop does not
-always get a core; the processor time does not.
+pictures, as base64 in JSON (`several_api.py`). In the server, a timer that is due every millisecond measures the loop's
+delay, and the processor time of every callback of the loop is measured. On a busy machine the delay grows, because the
+loop does not always get a core; the processor time does not.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The stand-in for Segmind (`api.py`) whose answers are four pictures, as base64 in JSON.
 
-    python benchmarks/several_api.py [--picture png] [--delay 0.3] [--port 0]
+python benchmarks/several_api.py [--picture png] [--delay 0.3] [--port 0]
 """
 
 import base64
