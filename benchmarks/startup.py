@@ -70,6 +70,8 @@ def measure(program: str, modules: str, home: str) -> dict[str, float]:
         assert process.stdin
         assert process.stdout
         for number, (method, params) in enumerate(REQUESTS.items()):
+            if method == "prompts/list":  # differs in each start, so it has no stored answer and needs the SDK
+                params = {"_meta": {"benchmark/start": time.time_ns()}}  # noqa: PLW2901
             request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()

@@ -68,17 +68,17 @@ TOOLS = request(2, "tools/list")
 SEQUENCES: dict[str, tuple[list[Line], list[object]]] = {
     "all at the same time": (
         [hello(), INITIALIZED, TOOLS, request("2", "ping"), request(3, "prompts/list"), request(4, "resources/list")],
-        [1, 2, "2"],
+        [1, 2, "2", 3],
     ),
     "after a call everything waits": (
         [hello(), INITIALIZED, request(3, "tools/call", name="check_job", arguments={}), TOOLS],
         [1],
     ),
     "a cancellation after the answer": (
-        [hello(), TOOLS, notification("notifications/cancelled", requestId=2), request(2, "prompts/list")],
+        [hello(), TOOLS, notification("notifications/cancelled", requestId=2), request(2, "resources/list")],
         [1, 2],
     ),
-    "an id again": ([hello(), INITIALIZED, TOOLS, request(2, "prompts/list")], [1, 2]),
+    "an id again": ([hello(), INITIALIZED, TOOLS, request(2, "resources/list")], [1, 2]),
     "tools first": ([TOOLS, hello(), request(3, "ping")], []),
     "a notification first": ([INITIALIZED, hello(), TOOLS], [1, 2]),
     "an unknown version": ([hello(protocolVersion="1999-01-01"), TOOLS], [1, 2]),
@@ -92,7 +92,7 @@ SEQUENCES: dict[str, tuple[list[Line], list[object]]] = {
         [hello(), {**TOOLS, "params": None}, {"jsonrpc": "2.0", "id": 3, "method": "ping"}],
         [1, 2, 3],
     ),
-    "modern": ([modern(1, "server/discover"), modern(2, "tools/list"), modern(3, "prompts/list")], [1, 2]),
+    "modern": ([modern(1, "server/discover"), modern(2, "tools/list"), modern(3, "prompts/list")], [1, 2, 3]),
     "modern without capabilities": ([modern(1, "server/discover", capabilities=False), modern(2, "tools/list")], []),
     "modern without discovery": ([modern(2, "tools/list"), modern(3, "ping")], []),
     "discovery, then initialize": ([modern(1, "server/discover"), hello(2), request(3, "tools/list")], [1]),

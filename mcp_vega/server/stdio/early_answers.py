@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, cast
 from mcp_vega import __version__
 
 OPENINGS = ("initialize", "server/discover")
-METHODS = (*OPENINGS, "ping", "tools/list")
+# These answers are always the same. Those that depend on the pictures or the jobs wait for the SDK.
+METHODS = (*OPENINGS, "ping", "tools/list", "prompts/list", "resources/templates/list")
 # The packages whose versions decide the answers, as in the names of their folders `NAME-VERSION.dist-info`.
 PACKAGES = {"mcp", "mcp_types", "pydantic", "pydantic_core"}
 
