@@ -1,6 +1,6 @@
 """The floor that mcp-vega is compared with: a bare MCPServer with one tool that does only the necessary work.
 
-    python benchmarks/floor.py FOLDER URL [--http]
+    python benchmarks/floor.py FOLDER URL [--http] [--connections 16]
 
 The tool fetches a picture with httpx, hashes it, and writes it so that a power cut cannot take it: a file of its own,
 flushed, then its name, then the folder flushed. There is no ledger, no check of the picture, no recipe and no preview.
@@ -50,9 +50,12 @@ def server(folder: Path, url: str, http: httpx.AsyncClient) -> MCPServer[None]:
     return bare
 
 
-async def serve(folder: Path, url: str, *, over_http: bool) -> None:
-    """Serve over stdio, or over Streamable HTTP: then the URL is the first line on stderr."""
-    limits = httpx.Limits(max_connections=None)
+async def serve(folder: Path, url: str, *, over_http: bool, connections: int | None) -> None:
+    """Serve over stdio, or over Streamable HTTP: then the URL is the first line on stderr.
+
+    `connections` is how many requests are sent to the API at the same time; None means no limit.
+    """
+    limits = httpx.Limits(max_connections=connections)
     async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as http:
         bare = server(folder, url, http)
         if not over_http:
@@ -71,8 +74,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("url")
     parser.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdio")
+    parser.add_argument("--connections", type=int, help="requests to the API at the same time")
     options = parser.parse_args()
-    asyncio.run(serve(options.folder, options.url, over_http=options.http))
+    asyncio.run(serve(options.folder, options.url, over_http=options.http, connections=options.connections))
 
 
 if __name__ == "__main__":

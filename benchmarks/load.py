@@ -4,11 +4,14 @@
     python benchmarks/load.py --minutes 10 --at-once 32 [--picture png]
 
 An API that answers immediately (`api.py`) sends a PNG of 1.4 MB, or a JPEG of 0.35 MB. It is no slower API because
-mcp-vega sends at most 16 paid calls at the same time: with an API that takes 0.3 s, that limit would be measured. In
-each round, the calls go for some seconds to the floor (`floor.py`), to mcp-vega without previews, and to mcp-vega with
-previews; each answer is followed by the next call. The API, the servers and the client are processes of their own, and
-the client is a plain socket loop: the table shows each one's share of the processor. The calls come from two callers,
-each with a token, because one caller may have 192 connections. A round's kept files are deleted after it.
+mcp-vega sends at most 16 paid calls at the same time: with an API that takes 0.3 s, that limit would be measured. The
+floor sends 16 at the same time as well. Without that limit it is only half as fast, because httpx looks at all its
+connections at each request.
+
+In each round, the calls go for some seconds to the floor (`floor.py`), to mcp-vega without previews, and to mcp-vega
+with previews; each answer is followed by the next call. The API, the servers and the client are processes of their own,
+and the client is a plain socket loop: the table shows each one's share of the processor. The calls come from two
+callers, each with a token, because one caller may have 192 connections. The kept files are deleted after each round.
 
 With `--minutes`, only mcp-vega with previews runs. The program prints its memory, threads and open files over time. It
 exits with 1 if a call has no picture.
@@ -35,6 +38,8 @@ from urllib.parse import urlsplit
 import api
 from api import Picture
 from mcp_types.version import LATEST_MODERN_VERSION
+
+from mcp_vega.storage.ledger.spending import Limits
 
 TARGET = 0.75
 TOKENS = ("a" * 20, "b" * 20)
@@ -183,6 +188,7 @@ def running(folder: Path, api_url: str, preview: str = "") -> Generator[Server]:
         command = [sys.executable, "-m", "mcp_vega", "--transport", "http", "--port", "0"]
     else:
         command = [sys.executable, str(Path(__file__).with_name("floor.py")), str(folder), api_url, "--http"]
+        command += ["--connections", str(Limits().calls_at_once)]
     variables = {
         "MCP_VEGA_GALLERY": str(folder / "gallery"),
         "MCP_VEGA_HOME": str(folder / "home"),
