@@ -267,7 +267,10 @@ async def test_a_server_that_continues_a_sent_call_of_another_says_that_the_answ
         job = await begun(app.service, VegaRTParameters(prompt="a fox"))
         await until(lambda: sandbox.paid_requests)
     sandbox.account.history_status = 503
-    async with app_over(sandbox.url, tmp_path, pace=1, progress_after=0) as app, Client(build_server(app)) as agent:
+    async with (
+        app_over(sandbox.url, tmp_path, pace=1) as app,
+        Client(build_server(replace(app, progress_after=0))) as agent,
+    ):
         checked = await agent.call_tool("check_job", {"request_id": job.local_id}, progress_callback=hear)
     assert heard == ["The answer was lost; asking Segmind whether it ran"]
     assert text_of(checked).startswith(
@@ -284,8 +287,8 @@ async def test_only_the_line_of_the_state_has_a_raw_state(sandbox: Sandbox, tmp_
         heard.append(message or "")
 
     async with (
-        app_over(sandbox.url, tmp_path, policy=NO_PAUSE, wait_seconds=0.2, heartbeat=0.02, progress_after=0) as app,
-        Client(build_server(app)) as agent,
+        app_over(sandbox.url, tmp_path, policy=NO_PAUSE, wait_seconds=0.2, heartbeat=0.02) as app,
+        Client(build_server(replace(app, progress_after=0))) as agent,
     ):
         texts: list[str] = []
         for tool in (RT, "submit_job"):

@@ -3,6 +3,7 @@
 import io
 import re
 from base64 import b64decode
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -198,7 +199,10 @@ async def test_progress_is_reported_while_the_picture_is_drawn(sandbox: Sandbox,
         return (heard[-1][2] or "") if heard else ""
 
     sandbox.hold()
-    async with app_over(sandbox.url, tmp_path, pace=1000, progress_after=0) as app, Client(build_server(app)) as agent:
+    async with (
+        app_over(sandbox.url, tmp_path, pace=1000) as app,
+        Client(build_server(replace(app, progress_after=0))) as agent,
+    ):
         async with anyio.create_task_group() as tasks:
             call = partial(agent.call_tool, "generate_image_vegart", {"prompt": "a fox"}, progress_callback=hear)
             tasks.start_soon(call)

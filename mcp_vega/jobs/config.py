@@ -16,7 +16,6 @@ class JobConfig:
         limits: What may be spent.
         pace: The factor for documented drawing times and waits. With 0, every response is expected immediately.
         clock: The time (UTC).
-        progress_after: How long a call lasts before its progress is reported. A short call needs none.
         heartbeat: How often an unchanged job is reported again. Hosts expect a message within five seconds.
         longest_wait: How long a call may wait for the limits. After that, the user decides whether to call again.
         note_wait_after: How long a job waits until a note says so.
@@ -28,7 +27,6 @@ class JobConfig:
     limits: Limits = field(default_factory=Limits)
     pace: float = 1
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    progress_after: float = 0.5
     heartbeat: float = 2.0
     longest_wait: float = 300.0
     note_wait_after: float = 1.0

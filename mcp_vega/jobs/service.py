@@ -167,9 +167,13 @@ class JobService:
 
     # ---- looking ----
 
-    async def follow(self, job: Job, seconds: float) -> AsyncIterator[Job]:
-        """The current state of a job, then each change and heartbeat, until nobody works on it or the time is up."""
-        deadline = anyio.current_time() + seconds
+    async def follow(self, job: Job, seconds: float, first: float = 0) -> AsyncIterator[Job]:
+        """The current state of a job, then each change and heartbeat, until nobody works on it or the time is up.
+
+        With `first`, there is also a heartbeat after so many seconds.
+        """
+        now = anyio.current_time()
+        deadline, first = now + seconds, now + first
         running: RunningJob | None = None
         while True:
             changed = self._change_of(job)
@@ -181,10 +185,11 @@ class JobService:
                 job = await self._resumed(job)  # the server that worked on it has died
                 changed = self._change_of(job)
             yield job
-            left = deadline - anyio.current_time()
-            if not job.held or left <= 0:
+            now = anyio.current_time()
+            if not job.held or now >= deadline:
                 return
-            with anyio.move_on_after(min(self.config.heartbeat, left)):
+            heartbeat = first if now < first else now + self.config.heartbeat
+            with anyio.move_on_after(min(heartbeat, deadline) - now):
                 if changed:
                     await changed.wait()
                 else:  # another server works on it, and does not report its changes here

@@ -126,8 +126,8 @@ async def _followed(
 ) -> Job:
     """The job as soon as `until` holds or `seconds` are over; until then the host receives its progress."""
     service, client = app.service, CURRENT_CLIENT.get()
-    silent_until = anyio.current_time() + service.config.progress_after
-    async for seen in service.follow(job, seconds):
+    silent_until = anyio.current_time() + app.progress_after
+    async for seen in service.follow(job, seconds, app.progress_after):
         job = seen
         if anyio.current_time() >= silent_until:
             await context.report_progress(*progress_of(service, records.job_for(app, job, client)))

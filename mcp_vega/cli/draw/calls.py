@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -42,7 +42,8 @@ async def make_calls(settings: Settings, calls: Sequence[Call], output: Output |
     async with open_application(settings.model_copy(update={"preview": "off"})) as app:
 
         async def work() -> None:
-            async with Client(build_server(app)) as client:
+            # A person looks at the terminal, and wants to see immediately that something happens.
+            async with Client(build_server(replace(app, progress_after=0))) as client:
                 await _Calls(app, client, output, report).make(calls)
 
         await until_signal(app.service, work)
