@@ -28,6 +28,7 @@ class Measure(NamedTuple):
 MEASURES: Mapping[str, Measure] = {
     "startup": Measure(quick=("--rounds", "5")),
     "call": Measure(quick=("--rounds", "6")),
+    "lag": Measure(quick=("--rounds", "3")),
     "tokens": Measure(),
     "load": Measure(quick=("--rounds", "1", "--seconds", "2")),
     "growth": Measure(quick=("--pictures", "10000", "--runs", "5")),

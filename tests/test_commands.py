@@ -69,6 +69,8 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/all.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/startup.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/call.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/call.py --slow-ms 50": "it needs a C compiler",
+    ".venv/bin/python benchmarks/lag.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/tokens.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/load.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/load.py --minutes 10 --at-once 32": DEVELOPMENT,
