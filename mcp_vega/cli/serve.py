@@ -19,7 +19,6 @@ from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn
 from mcp_vega.cli.output import command_line
 from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
 from mcp_vega.errors import InvalidSettings
-from mcp_vega.imaging.memory import limit_arenas
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.access.callers import Caller, callers_of
@@ -42,7 +41,6 @@ def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
         InvalidSettings: Over HTTP, a setting cannot be used, or the address needs access tokens.
         PortTaken: The address cannot be used.
     """
-    limit_arenas()
     if options.transport == "stdio":
         return _run_stdio(environment)
     return _run_http(options, Settings.from_environment(environment))

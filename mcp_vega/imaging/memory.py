@@ -7,7 +7,7 @@ _ARENAS = 2
 
 
 def limit_arenas() -> None:
-    """Let all threads share two memory arenas. Call this before threads allocate memory.
+    """Let all threads share two memory arenas. Call this before the first picture is decoded.
 
     By default glibc makes up to eight arenas for each core, and each one keeps memory of the pictures that its thread
     has worked on. Other C libraries have no such arenas.

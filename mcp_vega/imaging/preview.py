@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
 from mcp_vega.imaging.integrity import InvalidImageError, check_size
+from mcp_vega.imaging.memory import limit_arenas
 from mcp_vega.imaging.parts import without_ancillary_parts
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def load_decoders() -> "dict[Format, type[ImageFile]]":
     from PIL.PngImagePlugin import PngImageFile
     from PIL.WebPImagePlugin import WebPImageFile
 
+    limit_arenas()
     # Keep two freed blocks of memory for the next pictures. Else each picture gets new pages from the system.
     Image.core.set_blocks_max(2)
     return {JPEG: JpegImageFile, PNG: PngImageFile, WEBP: WebPImageFile}
