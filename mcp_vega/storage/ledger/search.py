@@ -92,6 +92,8 @@ class ImageSearch:
     ) -> tuple[list[JobImage], int]:
         """Return a page, and the number of all pictures that match. Raises as `page` does."""
         images, more = await self.page(query, after=after, skip=skip, size=size)
+        if not (images or more or after or skip):
+            return images, 0
         if not (query.text and images):
             return images, await self._count(query)
         # The search for the page has read the pictures from `after` to the last one of the page.
