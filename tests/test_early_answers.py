@@ -307,6 +307,24 @@ def test_an_answer_is_only_sent_early_if_nothing_has_changed_that_it_depends_on(
     (starter.site / "mcp-99.0.dist-info").rmdir()
 
 
+def test_answers_are_stored_next_to_the_ledger_however_the_sandbox_is_chosen(starter: Starter, tmp_path: Path) -> None:
+    ledger, in_sandbox = f"home/{FOLDER}", f"home/sandbox/{FOLDER}"
+    folders = {
+        "false": [ledger],  # in this way and the next, the bundle for Claude Desktop sets it
+        "true": [in_sandbox],
+        "${user_config.sandbox}": [ledger],
+        "1": [in_sandbox],
+        "yes": [],  # spelled so that the folder is not known early
+    }
+    starts = {
+        value: Start(tmp_path / str(number), [hello()], variables={"MCP_VEGA_SANDBOX": value})
+        for number, value in enumerate(folders)
+    }
+    starter.run(*starts.values())
+    for value, start in starts.items():
+        assert [str(file.parent.relative_to(start.folder)) for file in stored(start.folder)] == folders[value], value
+
+
 def test_nothing_is_stored_if_a_setting_cannot_be_used(starter: Starter, tmp_path: Path) -> None:
     start = Start(tmp_path, [hello(), TOOLS, request(3, "resources/list")], variables={"MCP_VEGA_PREVIEW": "huge"})
     starter.run(start)

@@ -252,9 +252,10 @@ def _home_of(environment: Mapping[str, str], *, sandbox: bool) -> str | None:
     data = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/share"
     default = os.path.join(environment.get("XDG_DATA_HOME") or data, "mcp-vega")
     home = os.path.expanduser(environment.get("MCP_VEGA_HOME") or default)
-    in_sandbox = environment.get("MCP_VEGA_SANDBOX") or ("1" if sandbox else "")
-    if not os.path.isabs(home) or in_sandbox not in ("", "1"):
+    if not os.path.isabs(home):
         return None
+    # The bundle for Claude Desktop sets `true` or `false`. Other spellings lead to a folder where nothing is stored.
+    in_sandbox = sandbox or environment.get("MCP_VEGA_SANDBOX", "").lower() in ("1", "true")
     return os.path.join(home, "sandbox") if in_sandbox else home
 
 
