@@ -10,10 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterable
+import threading
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Event
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -21,13 +24,15 @@ from conftest import HANG_SECONDS, KEY
 from lines import BOM
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import JSONRPCResponse
 from test_startup import SCRIPT
 from test_stdio import killed_when_it_hangs
 from test_transports import COMMAND, MODES, environment
 
 import mcp_vega
-from mcp_vega.server.stdio.early_answers import FOLDER, StoredAnswers
-from mcp_vega.server.stdio.recorder import FILES_KEPT
+from mcp_vega.server.stdio import early_answers
+from mcp_vega.server.stdio.early_answers import CHECKSUM_BYTES, FOLDER, EarlyAnswers, StoredAnswers
+from mcp_vega.server.stdio.recorder import FILES_KEPT, AnswerRecorder
 from mcp_vega.server.stdio.streams import LINE_BYTES
 from mcp_vega.server.tools import SANDBOX_NOTE
 
@@ -78,6 +83,7 @@ SEQUENCES: dict[str, tuple[list[Line], list[object]]] = {
         [hello(), TOOLS, notification("notifications/cancelled", requestId=2), request(2, "resources/list")],
         [1, 2],
     ),
+    "a list twice": ([hello(), INITIALIZED, TOOLS, request(3, "tools/list")], [1, 2]),
     "an id again": ([hello(), INITIALIZED, TOOLS, request(2, "resources/list")], [1, 2]),
     "tools first": ([TOOLS, hello(), request(3, "ping")], []),
     "a notification first": ([INITIALIZED, hello(), TOOLS], [1, 2]),
@@ -169,12 +175,18 @@ def stored(folder: Path) -> list[Path]:
     return sorted((folder / "home").rglob(f"{FOLDER}/*"))
 
 
+def change(file: Path, **changes: Any) -> None:
+    """Change all stored results."""
+    stored = StoredAnswers("", 0)
+    stored.key, stored.answers = json.loads(file.read_bytes()[CHECKSUM_BYTES:])
+    for _, result in stored.answers.values():
+        result.update(changes)
+    file.write_bytes(stored.as_bytes())
+
+
 def mark(folder: Path) -> None:
-    for path in stored(folder):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for _, result in content["answers"].values():
-            result.update(MARK)
-        path.write_text(json.dumps(content), encoding="utf-8")
+    for file in stored(folder):
+        change(file, **MARK)
 
 
 class Starter:
@@ -295,6 +307,24 @@ def test_an_answer_is_only_sent_early_if_nothing_has_changed_that_it_depends_on(
     (starter.site / "mcp-99.0.dist-info").rmdir()
 
 
+def test_answers_are_stored_next_to_the_ledger_however_the_sandbox_is_chosen(starter: Starter, tmp_path: Path) -> None:
+    ledger, in_sandbox = f"home/{FOLDER}", f"home/sandbox/{FOLDER}"
+    folders = {
+        "false": [ledger],  # in this way and the next, the bundle for Claude Desktop sets it
+        "true": [in_sandbox],
+        "${user_config.sandbox}": [ledger],
+        "1": [in_sandbox],
+        "yes": [],  # spelled so that the folder is not known early
+    }
+    starts = {
+        value: Start(tmp_path / str(number), [hello()], variables={"MCP_VEGA_SANDBOX": value})
+        for number, value in enumerate(folders)
+    }
+    starter.run(*starts.values())
+    for value, start in starts.items():
+        assert [str(file.parent.relative_to(start.folder)) for file in stored(start.folder)] == folders[value], value
+
+
 def test_nothing_is_stored_if_a_setting_cannot_be_used(starter: Starter, tmp_path: Path) -> None:
     start = Start(tmp_path, [hello(), TOOLS, request(3, "resources/list")], variables={"MCP_VEGA_PREVIEW": "huge"})
     starter.run(start)
@@ -302,31 +332,83 @@ def test_nothing_is_stored_if_a_setting_cannot_be_used(starter: Starter, tmp_pat
     assert (start.code, stored(tmp_path)) == (0, [])
 
 
-DAMAGED = {
-    "nothing": "",
-    "cut": '{"key": "',
-    "a list": "[]",
-    "nested": "[" * 200_000,
-    "no answers": '{"key": KEY}',
-    "answers are a list": '{"key": KEY, "answers": [1]}',
-    "an answer is a number": '{"key": KEY, "answers": {"initialize": 5}}',
-    "an answer is a text": '{"key": KEY, "answers": {"initialize": ["", "", ""]}}',
-    "a result is a list": '{"key": KEY, "answers": {"initialize": ["{}", []]}}',
-    "the file of another host": '{"key": "x", "answers": {"initialize": ["{}", {}]}}',
-    "huge": '{"key": KEY, "answers": {}}' + " " * 10_000_000 + "x",
+RESULT = {"instructions": "Draw a fox"}
+
+
+def opened(folder: Path, opening: Message) -> tuple[StoredAnswers, early_answers.Request]:
+    answers = StoredAnswers(str(folder), 1)
+    request = answers.request_in(json.dumps(opening))
+    assert request
+    return answers, request
+
+
+def content_for(opening: Message) -> bytes:
+    answers, request = opened(Path(os.devnull), opening)
+    answers.answers[request.method] = (request.params, RESULT)
+    return answers.as_bytes()
+
+
+def result_in(folder: Path) -> Message | None:
+    answers, request = opened(folder, hello())
+    return answers.result_for(request)
+
+
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda _: b"",
+    "cut": lambda right: right[:-1],
+    "zeros": lambda right: right[:50] + bytes(len(right) - 50),
+    "another letter": lambda right: right.replace(b"fox", b"box"),
+    "another host": lambda _: content_for(hello(name="other")),
+    "huge": lambda right: right + b" " * 10_000_000,
 }
 
 
-@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_file_gives_no_answers(tmp_path: Path, text: str) -> None:
-    line = json.dumps(hello())
-    answers = StoredAnswers(str(tmp_path), 1)
-    answers.request_in(line)
-    Path(answers.file).write_text(text.replace("KEY", json.dumps(answers.key)))
-    answers = StoredAnswers(str(tmp_path), 1)
-    request = answers.request_in(line)
-    assert request
-    assert answers.result_for(request) is None
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_gives_no_answers(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    file = Path(opened(tmp_path, hello())[0].file)
+    file.write_bytes(content_for(hello()))
+    assert result_in(tmp_path) == RESULT
+    file.write_bytes(damage(file.read_bytes()))
+    assert result_in(tmp_path) is None
+
+
+def test_the_file_of_another_user_gives_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(opened(tmp_path, hello())[0].file).write_bytes(content_for(hello()))
+    assert result_in(tmp_path) == RESULT
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert result_in(tmp_path) is None
+
+
+def test_nothing_is_answered_early_if_the_files_of_the_package_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early_answers, "PACKAGE", "/packages.zip/mcp_vega")
+    with pytest.raises(FileNotFoundError):
+        early_answers.fingerprint_of([], {})
+
+
+def test_an_answer_may_come_while_another_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, come = Event(), Event()
+
+    def slowly(self: StoredAnswers) -> bytes:
+        methods = b""
+        for method in self.answers:
+            begun.set()
+            come.wait(HANG_SECONDS)
+            methods += method.encode()
+        return methods
+
+    monkeypatch.setattr(StoredAnswers, "as_bytes", slowly)
+    early = SimpleNamespace(folder=str(tmp_path / FOLDER), fingerprint=1, may_store=True, sent=[])
+    recorder = AnswerRecorder(cast("EarlyAnswers", early))
+    for line in (hello(), TOOLS):
+        recorder.note_line(json.dumps(line))
+        recorder.is_for_host(JSONRPCResponse(jsonrpc="2.0", id=line["id"], result={}))
+        assert begun.wait(HANG_SECONDS)
+    come.set()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    (file,) = (tmp_path / FOLDER).iterdir()
+    assert file.read_bytes() == b"initializetools/list"
 
 
 def test_whatever_is_at_the_place_of_the_file_a_server_starts_as_before(starter: Starter, tmp_path: Path) -> None:
@@ -345,6 +427,12 @@ def test_whatever_is_at_the_place_of_the_file_a_server_starts_as_before(starter:
     file.parent.rmdir()  # nothing else was left in it
     file.parent.touch()
     learned(starter, tmp_path)
+    file.parent.unlink()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file.parent.symlink_to(elsewhere)
+    learned(starter, tmp_path)
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_few_files_are_kept(starter: Starter, tmp_path: Path) -> None:
@@ -417,10 +505,7 @@ async def test_the_python_client_of_either_era_accepts_early_answers(tmp_path: P
         (tmp_path / mode).mkdir()
         first = await use(mode)
         (file,) = stored(tmp_path / mode)
-        content = json.loads(file.read_text())
-        for _, result in content["answers"].values():
-            result["instructions"] = "early"
-        file.write_text(json.dumps(content))
+        change(file, instructions="early")
         assert await use(mode) == ("early", *first[1:])
 
     async with anyio.create_task_group() as tasks:

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from conftest import KEY, noise, wait_until
 from PIL import Image, ImageChops, ImageStat
+from test_early_answers import change
 from test_transports import address, environment, started
 
 from mcp_vega.imaging import metadata
@@ -212,12 +213,9 @@ def test_the_typescript_client_accepts_answers_that_were_sent_before_the_server_
 
     first = use()
     (file,) = tmp_path.rglob("early-answers/*.json")
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    stored["answers"]["tools/list"][1]["tools"][0]["title"] = "early"
-    file.write_text(json.dumps(stored), encoding="utf-8")
+    change(file, tools=[{**first["tools"][0], "title": "early"}])
     later = use()
-    assert later["tools"][0]["title"] == "early"
-    assert [tool["name"] for tool in later["tools"]] == TOOLS
+    assert [tool["title"] for tool in later["tools"]] == ["early"]
     assert not later.get("isError")
     assert later["prompts"] == first["prompts"]
     assert use()["tools"] == first["tools"]

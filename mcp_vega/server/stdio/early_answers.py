@@ -33,6 +33,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 # The folder of the files, next to the ledger. A file has about 12 kB.
 FOLDER = "early-answers"
 MOST_FILE_BYTES = 300_000
+CHECKSUM_BYTES = 8
 # Longer requests wait for the SDK.
 LINE_CHARS = 10_000
 # If more is sent while the SDK loads, the rest stays in the pipe.
@@ -102,22 +103,29 @@ class StoredAnswers:
     def _open(self, opening: Request) -> None:
         self.key = json.dumps([self._fingerprint, opening.method, opening.params])
         self.file = os.path.join(self._folder, f"{zlib.crc32(self.key.encode()):08x}.json")
-        try:
+        with suppress(OSError):  # there is no such file
             descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                stored = json.loads(os.read(descriptor, MOST_FILE_BYTES))
+                content = os.read(descriptor, MOST_FILE_BYTES)
+                # Another user may have made the folder. An agent reads these answers, and trusts them.
+                is_own = os.fstat(descriptor).st_uid == os.getuid()
             finally:
                 os.close(descriptor)
-            found = {
-                method: (params, cast("dict[str, Any]", result))
-                for method, (params, result) in stored["answers"].items()
-                if isinstance(result, dict)
-            }
-            # If the SDK has no result for the opening request, everything after it waits as well.
-            if stored["key"] == self.key and opening.method in found:
-                self.answers = found
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass  # there is no such file, or it is damaged
+            checksum, stored = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+            if is_own and checksum == _checksum(stored):
+                key, answers = json.loads(stored)
+                # If the SDK has no result for the opening request, everything after it waits as well.
+                if key == self.key and opening.method in answers:
+                    self.answers = answers
+
+    def as_bytes(self) -> bytes:
+        """The content of the file. It begins with a checksum, so that a damaged file gives no answers."""
+        content = json.dumps([self.key, self.answers]).encode()
+        return _checksum(content) + content
+
+
+def _checksum(content: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(content)
 
 
 def _parsed(line: str) -> Request | None:
@@ -185,6 +193,8 @@ class EarlyAnswers:
                 if request and result is not None:
                     _send({"jsonrpc": "2.0", "id": request.id, "result": result})
                     self.sent.append((request, result))
+                    # Each is sent once. Then all fit into a pipe, so a host may send everything before it reads.
+                    del self._stored.answers[request.method]
         except OSError:
             pass  # stdin or stdout cannot be used: the server reports it when it has started
         finally:
@@ -242,9 +252,10 @@ def _home_of(environment: Mapping[str, str], *, sandbox: bool) -> str | None:
     data = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/share"
     default = os.path.join(environment.get("XDG_DATA_HOME") or data, "mcp-vega")
     home = os.path.expanduser(environment.get("MCP_VEGA_HOME") or default)
-    in_sandbox = environment.get("MCP_VEGA_SANDBOX") or ("1" if sandbox else "")
-    if not os.path.isabs(home) or in_sandbox not in ("", "1"):
+    if not os.path.isabs(home):
         return None
+    # The bundle for Claude Desktop sets `true` or `false`. Other spellings lead to a folder where nothing is stored.
+    in_sandbox = sandbox or environment.get("MCP_VEGA_SANDBOX", "").lower() in ("1", "true")
     return os.path.join(home, "sandbox") if in_sandbox else home
 
 
@@ -278,4 +289,6 @@ def _files() -> list[tuple[str, int, int]]:
         if not folder.endswith("__pycache__"):
             paths = [os.path.join(folder, name) for name in names]
             found += ((path, (status := os.stat(path)).st_size, status.st_mtime_ns) for path in paths)
+    if not found:
+        raise FileNotFoundError(PACKAGE)  # the package is inside a zip file
     return sorted(found)

@@ -12,6 +12,7 @@ from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse
 from mcp_vega.server.stdio.early_answers import EarlyAnswers, Request, StoredAnswers
 from mcp_vega.server.stdio.messages import Refusal
 from mcp_vega.storage import folders
+from mcp_vega.storage.images import confinement
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +61,9 @@ class AnswerRecorder:
     def _note(self, request: Request, result: dict[str, Any] | None) -> None:
         if self._stored.result_for(request) == result:
             return
-        if result is None:
-            self._stored.answers.pop(request.method, None)
-        else:
-            self._stored.answers[request.method] = (request.params, result)
+        # A new dict, because a thread may be saving the old one.
+        answers = {method: each for method, each in self._stored.answers.items() if method != request.method}
+        self._stored.answers = answers if result is None else {**answers, request.method: (request.params, result)}
         if self._may_store:
             Thread(target=self._save).start()  # the event loop does not wait for a slow disk
 
@@ -73,11 +73,11 @@ class AnswerRecorder:
         part = file.with_suffix(f".{os.getpid()}.part")
         with self._saving:
             try:
-                for folder in (file.parent.parent, file.parent):
-                    folders.make(folder, 0o700)
+                folders.make(file.parent.parent, 0o700)
+                confinement.own_folder(file.parent)
                 try:
-                    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-                        json.dump({"key": self._stored.key, "answers": self._stored.answers}, opened)
+                    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+                        opened.write(self._stored.as_bytes())
                     part.replace(file)
                 finally:
                     part.unlink(missing_ok=True)
