@@ -350,6 +350,7 @@ def content_for(opening: Message) -> bytes:
 
 def result_in(folder: Path) -> Message | None:
     answers, request = opened(folder, hello())
+    answers.load()
     return answers.result_for(request)
 
 
@@ -397,7 +398,8 @@ def test_an_answer_may_come_while_another_is_saved(tmp_path: Path, monkeypatch: 
         return methods
 
     monkeypatch.setattr(StoredAnswers, "as_bytes", slowly)
-    early = SimpleNamespace(folder=str(tmp_path / FOLDER), fingerprint=1, may_store=True, sent=[])
+    known, _ = opened(tmp_path / FOLDER, hello())
+    early = SimpleNamespace(folder=str(tmp_path / FOLDER), fingerprint=1, may_store=True, sent=[], stored=known)
     recorder = AnswerRecorder(cast("EarlyAnswers", early))
     for line in (hello(), TOOLS):
         recorder.note_line(json.dumps(line))
@@ -451,6 +453,13 @@ def test_few_files_are_kept(starter: Starter, tmp_path: Path) -> None:
 GATE = """
 import os, sys, time
 
+def hanging(path, *arguments, _open=os.open, **more):
+    if os.environ["GATE"] == "no disk" and "early-answers" in str(path):
+        time.sleep(600)
+    return _open(path, *arguments, **more)
+
+os.open = hanging
+
 class Gate:
     def find_spec(self, name, path=None, target=None):
         if name == "pydantic" and os.environ["GATE"] == "shut":
@@ -478,6 +487,10 @@ def test_signals_and_a_failing_import_end_a_server_that_has_answered_already(tmp
 
     process, answer = ask("open")
     assert process.communicate(timeout=HANG_SECONDS) == ("", "")
+    process, late = ask("no disk")
+    assert late == answer
+    process.kill()
+    process.communicate()
     for gate, number, code, said in [
         ("shut", signal.SIGTERM, -signal.SIGTERM, ""),
         ("shut", signal.SIGINT, 130, ""),

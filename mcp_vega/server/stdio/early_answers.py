@@ -92,7 +92,8 @@ class StoredAnswers:
             self._is_over = True
             return None
         if not self.file:
-            self._open(request)
+            self.key = json.dumps([self._fingerprint, request.method, request.params])
+            self.file = os.path.join(self._folder, f"{zlib.crc32(self.key.encode()):08x}.json")
         return request if request.method in METHODS else None
 
     def result_for(self, request: Request) -> dict[str, Any] | None:
@@ -100,9 +101,8 @@ class StoredAnswers:
         params, result = self.answers.get(request.method, ("", None))
         return result if params == request.params else None
 
-    def _open(self, opening: Request) -> None:
-        self.key = json.dumps([self._fingerprint, opening.method, opening.params])
-        self.file = os.path.join(self._folder, f"{zlib.crc32(self.key.encode()):08x}.json")
+    def load(self) -> None:
+        """Read the file. This may take long, for example if its disk is in the network."""
         with suppress(OSError):  # there is no such file
             descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK)
             try:
@@ -115,7 +115,7 @@ class StoredAnswers:
             if is_own and checksum == _checksum(stored):
                 key, answers = json.loads(stored)
                 # If the SDK has no result for the opening request, everything after it waits as well.
-                if key == self.key and opening.method in answers:
+                if key == self.key and not answers.keys().isdisjoint(OPENINGS):
                     self.answers = answers
 
     def as_bytes(self) -> bytes:
@@ -157,6 +157,7 @@ class EarlyAnswers:
     Attributes:
         read: Everything that was read from stdin.
         sent: The requests that were answered, with their results.
+        stored: The answers for this host.
         may_store: Whether the folder is the right one, so that files may be written there.
     """
 
@@ -166,21 +167,21 @@ class EarlyAnswers:
         self.folder, self.fingerprint = folder, fingerprint
         self.read = b""
         self.sent: list[tuple[Request, dict[str, Any]]] = []
-        self._stored = StoredAnswers(folder, fingerprint)
+        self.stored = StoredAnswers(folder, fingerprint)
         self._stopping, self._stop = os.pipe()
-        self._ended = _thread.allocate_lock()
+        self._may_run = _thread.allocate_lock()
         self._switch_seconds = sys.getswitchinterval()
 
     def start(self) -> None:
         """Begin to answer."""
-        self._ended.acquire()
+        self._may_run.acquire()
         _thread.start_new_thread(self._run, ())
         sys.setswitchinterval(SWITCH_SECONDS)
 
     def stop(self) -> None:
         """Stop; returns when nothing more is read or sent."""
         os.write(self._stop, b"x")
-        self._ended.acquire()
+        self._may_run.acquire()
         os.close(self._stop)
         os.close(self._stopping)
         sys.setswitchinterval(self._switch_seconds)
@@ -188,17 +189,22 @@ class EarlyAnswers:
     def _run(self) -> None:
         try:
             for line in self._lines():
-                request = self._stored.request_in(line)
-                result = request and self._stored.result_for(request)
-                if request and result is not None:
+                request = self.stored.request_in(line)
+                if request and request.method in OPENINGS:
+                    # `stop` does not wait for the disk.
+                    self._may_run.release()
+                    self.stored.load()
+                    if not self._may_run.acquire(blocking=False):
+                        return
+                result = request and self.stored.result_for(request)
+                # Each is sent once. Then all fit into a pipe, so a host may send everything before it reads.
+                if request and result is not None and all(sent.method != request.method for sent, _ in self.sent):
                     _send({"jsonrpc": "2.0", "id": request.id, "result": result})
                     self.sent.append((request, result))
-                    # Each is sent once. Then all fit into a pipe, so a host may send everything before it reads.
-                    del self._stored.answers[request.method]
         except OSError:
             pass  # stdin or stdout cannot be used: the server reports it when it has started
         finally:
-            self._ended.release()
+            self._may_run.release()
 
     def _lines(self) -> Iterator[str]:
         poll = select.poll()
