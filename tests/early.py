@@ -20,19 +20,39 @@ import mcp.server.stdio  # pyright: ignore[reportUnusedImport]  # noqa: F401
 import mcp_vega.cli.serve  # pyright: ignore[reportUnusedImport]  # noqa: F401
 from mcp_vega.cli.main import main
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS, MOST_BYTES_READ
+from mcp_vega.server.stdio.stored_answers import StoredAnswers
 
 LAST = "mcp_vega.cli.serve"
 
 
-class Gate:
-    """Finds no module. It lets the import of the last module wait until so many bytes have been read from stdin."""
+load = StoredAnswers.load
 
-    def __init__(self, size: int) -> None:
-        self._size = min(size, MOST_BYTES_READ)
+
+def load_and_note(self: StoredAnswers) -> None:
+    load(self)
+    Gate.loaded = True
+
+
+StoredAnswers.load = load_and_note
+
+
+class Gate:
+    """Finds no module. It lets the import of the last module wait until this text has been read from stdin.
+
+    If the text opens a session, it also waits until the stored answers have been read.
+    """
+
+    loaded = False
+
+    def __init__(self, text: bytes) -> None:
+        self._size = min(len(text), MOST_BYTES_READ)
+        self._opening = StoredAnswers("", 0)
+        for line in text.decode().split("\n"):
+            self._opening.request_in(line)
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
         early = EARLY_ANSWERS.get()
-        while name == LAST and early and len(early.read) < self._size:
+        while name == LAST and early and (len(early.read) < self._size or (self._opening.file and not Gate.loaded)):
             time.sleep(0.0005)
 
 
@@ -61,7 +81,7 @@ class Server:
             os.closerange(3, 1000)
             os.environ.update(start["environment"])
             del sys.modules[LAST]
-            sys.meta_path.insert(0, Gate(len(self.unsent)))  # type: ignore[arg-type]
+            sys.meta_path.insert(0, Gate(self.unsent))  # type: ignore[arg-type]
             code = main(start["arguments"])
             for thread in threading.enumerate():
                 if not thread.daemon and thread is not threading.main_thread():

@@ -30,9 +30,10 @@ from test_stdio import killed_when_it_hangs
 from test_transports import COMMAND, MODES, environment
 
 import mcp_vega
-from mcp_vega.server.stdio import early_answers
-from mcp_vega.server.stdio.early_answers import CHECKSUM_BYTES, FOLDER, EarlyAnswers, StoredAnswers
+from mcp_vega.server.stdio import fingerprint
+from mcp_vega.server.stdio.early_answers import EarlyAnswers
 from mcp_vega.server.stdio.recorder import FILES_KEPT, AnswerRecorder
+from mcp_vega.server.stdio.stored_answers import CHECKSUM_BYTES, FOLDER, Request, StoredAnswers
 from mcp_vega.server.stdio.streams import LINE_BYTES
 from mcp_vega.server.tools import SANDBOX_NOTE
 
@@ -335,7 +336,7 @@ def test_nothing_is_stored_if_a_setting_cannot_be_used(starter: Starter, tmp_pat
 RESULT = {"instructions": "Draw a fox"}
 
 
-def opened(folder: Path, opening: Message) -> tuple[StoredAnswers, early_answers.Request]:
+def opened(folder: Path, opening: Message) -> tuple[StoredAnswers, Request]:
     answers = StoredAnswers(str(folder), 1)
     request = answers.request_in(json.dumps(opening))
     assert request
@@ -350,6 +351,7 @@ def content_for(opening: Message) -> bytes:
 
 def result_in(folder: Path) -> Message | None:
     answers, request = opened(folder, hello())
+    answers.load()
     return answers.result_for(request)
 
 
@@ -380,9 +382,9 @@ def test_the_file_of_another_user_gives_no_answers(tmp_path: Path, monkeypatch: 
 
 
 def test_nothing_is_answered_early_if_the_files_of_the_package_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_answers, "PACKAGE", "/packages.zip/mcp_vega")
+    monkeypatch.setattr(fingerprint, "PACKAGE", "/packages.zip/mcp_vega")
     with pytest.raises(FileNotFoundError):
-        early_answers.fingerprint_of([], {})
+        fingerprint.fingerprint_of([], {})
 
 
 def test_an_answer_may_come_while_another_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +399,8 @@ def test_an_answer_may_come_while_another_is_saved(tmp_path: Path, monkeypatch: 
         return methods
 
     monkeypatch.setattr(StoredAnswers, "as_bytes", slowly)
-    early = SimpleNamespace(folder=str(tmp_path / FOLDER), fingerprint=1, may_store=True, sent=[])
+    known, _ = opened(tmp_path / FOLDER, hello())
+    early = SimpleNamespace(folder=str(tmp_path / FOLDER), fingerprint=1, may_store=True, sent=[], stored=known)
     recorder = AnswerRecorder(cast("EarlyAnswers", early))
     for line in (hello(), TOOLS):
         recorder.note_line(json.dumps(line))
@@ -451,6 +454,13 @@ def test_few_files_are_kept(starter: Starter, tmp_path: Path) -> None:
 GATE = """
 import os, sys, time
 
+def hanging(path, *arguments, _open=os.open, **more):
+    if os.environ["GATE"] == "no disk" and "early-answers" in str(path):
+        time.sleep(600)
+    return _open(path, *arguments, **more)
+
+os.open = hanging
+
 class Gate:
     def find_spec(self, name, path=None, target=None):
         if name == "pydantic" and os.environ["GATE"] == "shut":
@@ -478,6 +488,10 @@ def test_signals_and_a_failing_import_end_a_server_that_has_answered_already(tmp
 
     process, answer = ask("open")
     assert process.communicate(timeout=HANG_SECONDS) == ("", "")
+    process, late = ask("no disk")
+    assert late == answer
+    process.kill()
+    process.communicate()
     for gate, number, code, said in [
         ("shut", signal.SIGTERM, -signal.SIGTERM, ""),
         ("shut", signal.SIGINT, 130, ""),

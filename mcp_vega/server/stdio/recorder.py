@@ -9,8 +9,9 @@ from typing import Any
 
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse
 
-from mcp_vega.server.stdio.early_answers import EarlyAnswers, Request, StoredAnswers
+from mcp_vega.server.stdio.early_answers import EarlyAnswers
 from mcp_vega.server.stdio.messages import Refusal
+from mcp_vega.server.stdio.stored_answers import OPENINGS, Request, StoredAnswers
 from mcp_vega.storage import folders
 from mcp_vega.storage.images import confinement
 
@@ -24,6 +25,7 @@ class AnswerRecorder:
     """Sees every line that the SDK reads, from the first one on, and every answer."""
 
     def __init__(self, early: EarlyAnswers) -> None:
+        self._early = early.stored
         self._stored = StoredAnswers(early.folder, early.fingerprint)
         self._may_store = early.may_store
         self._sent_early = early.sent
@@ -34,6 +36,10 @@ class AnswerRecorder:
     def note_line(self, line: str) -> None:
         """Note a line that the SDK is about to read."""
         request = self._stored.request_in(line)
+        if request and request.method in OPENINGS:
+            self._stored.answers = self._early.answers
+            # Otherwise the host was slower than the SDK, and needs no early answers.
+            self._may_store &= self._early.key == self._stored.key
         if request and request.method not in self._methods:
             self._methods.add(request.method)
             self._requests.append(request)
