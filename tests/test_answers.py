@@ -520,6 +520,8 @@ ODD_PICTURES = {
     "a broken transparency": with_chunk(b"tRNS", b"\0"),
     "a broken animation": with_chunk(b"acTL", b"\0"),
     "a text with a wrong checksum": with_chunk(b"tEXt", b"a\0b").replace(b"a\0b", b"a\0c", 1),
+    "a density with a wrong checksum": with_chunk(b"pHYs", bytes(9)).replace(bytes(9), bytes(8) + b"\1", 1),
+    "a profile with a wrong checksum": with_chunk(b"iCCP", b"a\0\0" + zlib.compress(b"b")).replace(b"a\0", b"b\0", 1),
     "a JPEG with half a JFIF": with_segment(0xE0, b"JFIF\0"),
     "a JPEG with half a profile": with_segment(0xE2, b"ICC_PROFILE\0"),
     "a JPEG with half of Adobe's": with_segment(0xEE, b"Adobe"),
