@@ -16,7 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import HANG_SECONDS, Sandbox, app_over, begun, paint_small, until
+from conftest import HANG_SECONDS, Sandbox, app_over, begun, images_of, paint_small, until
 from mcp.client import Client
 from PIL import Image
 from pydantic import SecretStr
@@ -457,7 +457,9 @@ async def test_a_disk_that_hangs_affects_only_its_own_pictures(
         threads = anyio.to_thread.current_default_thread_limiter()
         await until(lambda: threads.borrowed_tokens >= CONCURRENT_READS)
         with anyio.fail_after(HANG_SECONDS / 2):
-            await drawn(app, "drawn meanwhile")
+            async with Client(build_server(app)) as agent:
+                result = await agent.call_tool("generate_image_vegart", {"prompt": "drawn meanwhile"})
+            assert len(images_of(result)) == 1, "its preview does not wait for the pictures of the page"
             assert (await page.get(f"/images/{seen}/preview")).status_code == 200
         tasks.cancel_scope.cancel()
 

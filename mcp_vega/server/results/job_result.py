@@ -142,7 +142,7 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
     async with app.previewing:
         for image in here:
             try:
-                data[image] = await app.gallery.read_limited(image)
+                data[image] = await app.gallery.read_in_time(image)
             except GalleryError as error:
                 notes.append(error.what)
         made = await app.service.processor.previews([*data.values()], mode, taken)
