@@ -20,9 +20,9 @@ _NEEDED_SEGMENTS = {
     ADOBE: (b"Adobe", 12),
 }
 _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# A picture with more parts is not complete: parts of 250 bytes are too small for any program, and it would take seconds
-# to look at each one.
-MOST_PARTS = 100_000
+# A picture with more parts is not complete: no program makes such small ones, and it would take seconds to look at
+# each one.
+MOST_PARTS = 20_000
 # Bytes that fill the space before a segment. The last one belongs to the segment.
 _FILLING = re.compile(rb"\xff*(?=\xff)")
 # Larger than any colour profile. Pillow unpacks at most 1 MiB.
