@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from test_command_line import run_beside
 
 from mcp_vega.job import OPERATOR
+from mcp_vega.job import Image as KeptImage
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -437,6 +438,35 @@ async def test_a_disk_that_hangs_is_reported(sandbox: Sandbox, tmp_path: Path, s
         for path in (f"/images/{stuck[0]}", f"/images/{stuck[0]}/preview"):
             answer = await page.get(path)
             assert (answer.status_code, "its disk does not answer" in answer.text) == (500, True)
+
+
+@without_fifo
+async def test_a_disk_that_hangs_delays_a_result_of_several_pictures_only_once(
+    sandbox: Sandbox, tmp_path: Path, stuck: list[str]
+) -> None:
+    waits = 0
+
+    class Counting(Gallery):
+        async def read(self, image: KeptImage) -> bytes:
+            nonlocal waits
+            waits += 1
+            if waits == 4:
+                all_wait.set()
+            return await super().read(image)
+
+    all_wait = anyio.Event()
+    patient = partial(Counting, read_seconds=HANG_SECONDS)
+    async with (
+        app_over(sandbox.url, tmp_path, gallery=patient) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+        found = await app.service.look_up_image(stuck[0])
+        assert found
+        tasks.start_soon(agent.call_tool, "check_job", {"request_id": found.job.request_id})
+        with anyio.fail_after(HANG_SECONDS / 2):
+            await all_wait.wait()
+        tasks.cancel_scope.cancel()
 
 
 @without_fifo
