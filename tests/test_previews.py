@@ -196,8 +196,13 @@ def test_a_picture_that_is_cut_off_anywhere_is_refused(form: str) -> None:
             measure(data[:end])
 
 
-def test_a_jpeg_may_have_bytes_that_fill_space_before_its_segments() -> None:
-    assert measure(noise("JPEG", 16).replace(b"\xff\xdb", b"\xff\xff\xff\xdb"))[1:] == (16, 16)
+@pytest.mark.parametrize("before", [b"\xff\xff", b"\0junk", b"\xff\xd0", b"\xff\0"])
+def test_a_jpeg_may_have_bytes_that_mean_nothing_before_its_segments(before: bytes) -> None:
+    """Decoders skip them."""
+    data = noise("JPEG", 16)
+    odd = data.replace(b"\xff\xdb", before + b"\xff\xdb").replace(b"\xff\xda", before + b"\xff\xda")
+    assert measure(odd) == measure(data)
+    assert [bool(each) for each in previews([odd], "auto")] == [True]
 
 
 def test_a_png_with_any_changed_byte_is_refused() -> None:

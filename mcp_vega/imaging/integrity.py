@@ -11,7 +11,6 @@ What the checks prove:
 Data that passes may still be such that no decoder can use it. Then no preview can be made of it, but it is kept.
 """
 
-import re
 from typing import NamedTuple
 
 from mcp_vega import errors
@@ -23,11 +22,12 @@ MAX_PIXELS = 4 * 1024 * 1024
 # The kinds of the JPEG segments that begin a frame. Their content begins with the precision, the height and the width.
 _FRAMES = {bytes([kind]) for kind in range(0xC0, 0xD0)} - {b"\xc4", b"\xc8", b"\xcc"}
 _END_OF_JPEG = b"\xff\xd9"
-_BEGINNING_OF_SCAN = re.compile(rb"\xff+\xda")
-# The chunks of a PNG without which its pixels can be decoded: texts, and how to show the colours.
+_BEGINNING_OF_SCAN = b"\xff\xda"
+# The chunks of a PNG without which its pixels can be decoded: texts, how to show the colours, further frames.
 _NOT_NEEDED = {
     *(b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME"),
     *(b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"bKGD", b"sBIT", b"hIST", b"sPLT"),
+    *(b"acTL", b"fcTL", b"fdAT"),
 }
 
 
@@ -124,8 +124,9 @@ _SIZES = {JPEG: _size_of_jpeg, PNG: _size_of_png, WEBP: _size_of_webp}
 
 
 def _has_scan(jpeg: bytes) -> bool:
-    """Whether image data follows the segments."""
-    return _BEGINNING_OF_SCAN.match(jpeg, _end_of_segments(jpeg)) is not None
+    """Whether image data follows the segments, and they are not too many."""
+    count = sum(1 for _ in parts(jpeg))
+    return count < MOST_PARTS and jpeg.find(_BEGINNING_OF_SCAN, _end_of_segments(jpeg)) >= 0
 
 
 def _end_of_segments(jpeg: bytes) -> int:

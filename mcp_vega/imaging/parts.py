@@ -10,8 +10,8 @@ from mcp_vega.imaging.formats import JPEG, PNG, recognise
 
 # Segments of a JPEG: application segments (of JFIF, Exif, a colour profile, Adobe), and the comment.
 JFIF, EXIF, PROFILE, ADOBE, COMMENT = b"\xe0", b"\xe1", b"\xe2", b"\xee", b"\xfe"
-# What follows the last segment: image data, the end of the picture, or nothing.
-END_OF_SEGMENTS = (b"\xda", b"\xd9", b"")
+# What follows the last segment: image data, or the end of the picture.
+END_OF_SEGMENTS = (b"\xda", b"\xd9")
 # The segments that say how to read the pixels: how they begin, and their least length.
 _NEEDED_SEGMENTS = {
     JFIF: (b"JFIF\0", 14),
@@ -23,8 +23,8 @@ _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # A picture with more parts is not complete: no program makes such small ones, and it would take seconds to look at
 # each one.
 MOST_PARTS = 20_000
-# Bytes that fill the space before a segment. The last one belongs to the segment.
-_FILLING = re.compile(rb"\xff*(?=\xff)")
+# The beginning of a segment. As decoders do, bytes before it are skipped, and so are markers without a segment.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 # Larger than any colour profile. Pillow unpacks at most 1 MiB.
 PROFILE_BYTES = 1_000_000
 # The allowed lengths of a PNG's transparency chunk, by the colour type in its header. For a palette: a byte per colour.
@@ -67,11 +67,8 @@ def parts(picture: bytes) -> Iterator[Part]:
 
 def _segments(jpeg: bytes) -> Iterator[Part]:
     at = 2
-    while filling := _FILLING.match(jpeg, at):
-        at = filling.end()
-        kind = jpeg[at + 1 : at + 2]
-        if kind in END_OF_SEGMENTS:
-            break
+    while (marker := _MARKER.search(jpeg, at)) and marker[0][1:] not in END_OF_SEGMENTS:
+        at, kind = marker.start(), marker[0][1:]
         end = at + 2 + max(int.from_bytes(jpeg[at + 2 : at + 4]), 2)  # the length field, even if the file says less
         yield Part(jpeg, kind, at, end)
         at = end
