@@ -27,6 +27,7 @@ from mcp_vega.imaging import metadata
 from mcp_vega.job import Receipt, State
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.segmind import parsing
+from mcp_vega.segmind.body import MOST_PARTS, decompressed
 from mcp_vega.segmind.history import HistoryPage
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.segmind.response import ApiResponse
@@ -495,6 +496,31 @@ async def test_a_refused_call_is_not_sent_again_before_the_wait_is_over(tmp_path
         assert len(script.requests) == 1
 
 
+@pytest.mark.parametrize("created", ["0001-01-01T00:00:00Z", "1969-12-31T12:00:00Z", "9999-12-31T23:59:59Z"])
+async def test_a_call_made_elsewhere_is_fetched_even_if_its_time_in_the_history_cannot_be_right(
+    tmp_path: Path, created: str
+) -> None:
+    """Some programs write the year 1 for a time that they do not know."""
+    row = {"request_id": "r1", "model_name": "segmind-vega", "model_created": created, "status": "COMPLETED"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        match request.url.path.rpartition("/")[2]:
+            case "status":
+                return httpx.Response(200, json={"status": "COMPLETED"})
+            case "r1" if "/requests/" in request.url.path:
+                return httpx.Response(200, content=JPEG)
+            case _:
+                return httpx.Response(200, json={**row, "request_body": {"prompt": "a fox", "seed": 7}})
+
+    async with (
+        app_over(API, tmp_path, transport=httpx.MockTransport(answer)) as app,
+        Client(build_server(app)) as agent,
+    ):
+        result = await agent.call_tool("check_job", {"request_id": "r1", "wait_seconds": 45})
+        assert len(images_of(result)) == 1
+        assert "r1 done" in text_of(await agent.call_tool("check_job", {}))
+
+
 # ---- bytes ----
 
 
@@ -520,6 +546,8 @@ ODD_PICTURES = {
     "a broken transparency": with_chunk(b"tRNS", b"\0"),
     "a broken animation": with_chunk(b"acTL", b"\0"),
     "a text with a wrong checksum": with_chunk(b"tEXt", b"a\0b").replace(b"a\0b", b"a\0c", 1),
+    "a density with a wrong checksum": with_chunk(b"pHYs", bytes(9)).replace(bytes(9), bytes(8) + b"\1", 1),
+    "a profile with a wrong checksum": with_chunk(b"iCCP", b"a\0\0" + zlib.compress(b"b")).replace(b"a\0", b"b\0", 1),
     "a JPEG with half a JFIF": with_segment(0xE0, b"JFIF\0"),
     "a JPEG with half a profile": with_segment(0xE2, b"ICC_PROFILE\0"),
     "a JPEG with half of Adobe's": with_segment(0xEE, b"Adobe"),
@@ -561,6 +589,24 @@ async def test_a_compressed_picture_is_decompressed_whatever_its_header_says(enc
     generation = await answering(answer).generate("segmind-vega", BODY)
     assert isinstance(generation, Generation)
     assert generation.pictures == (JPEG,)
+
+
+def test_only_the_first_parts_of_a_body_of_very_many_compressed_parts_are_read() -> None:
+    """A body can have a million parts, and each takes time."""
+    assert decompressed(gzip.compress(b"a") * 2000, {}, 10_000) == b"a" * MOST_PARTS
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+async def test_a_large_body_is_processed_in_a_thread_even_if_it_is_small_on_its_way(
+    packed: Callable[[bytes], bytes],
+) -> None:
+    body = packed(json.dumps({"error": "a fox " * 500_000}).encode())
+    parsed: list[bool] = []
+    client = answering(httpx.Response(400, content=ChunkedStream(body)))
+    client.observe(lambda exchange: parsed.append("json" in vars(exchange.response)))
+    with pytest.raises(errors.BadRequest):
+        await client.generate("segmind-vega", BODY)
+    assert parsed == [True], "its JSON is there before the event loop needs it"
 
 
 async def test_a_url_without_a_host_is_on_the_apis_host() -> None:

@@ -41,6 +41,7 @@ from mcp_vega.errors import (
 from mcp_vega.imaging.preview import Mode, Preview
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
+from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
@@ -1013,6 +1014,25 @@ async def test_a_ledger_that_fails_after_the_payment_does_not_lose_the_picture(
         assert job_of(settled)["images"] == job["images"], "the file is found, and not kept twice"
     assert len(list(tmp_path.glob("*/a-fox-*.jpg"))) == 1
     assert sandbox.paid_requests == 1
+
+
+async def test_an_id_that_comes_while_the_job_is_saved_is_not_forgotten_even_if_it_cannot_be_saved(
+    tmp_path: Path,
+) -> None:
+    async with servers(tmp_path, 1) as (server,):
+        jobs = RunningJobs(server.store)
+        running = jobs.add(await server.begin())
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as database, database:
+            database.execute(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON jobs WHEN new.remote_id IS NOT NULL "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(jobs.update, running.job)
+            await anyio.lowlevel.checkpoint()
+            assert (await jobs.update(running.job, remote_id="r1")).remote_id == "r1"
+        assert not running.saved
+        assert running.job.remote_id == "r1"
 
 
 # ---- a disk that is full ----

@@ -93,9 +93,9 @@ async def test_only_a_few_results_hold_their_pictures_while_they_wait_for_previe
     calls, read = PREVIEWED_AT_ONCE + 4, list[str]()
 
     class Watched(Gallery):
-        async def read_limited(self, image: Image) -> bytes:
+        async def read_in_time(self, image: Image) -> bytes:
             read.append(image.id)
-            return await super().read_limited(image)
+            return await super().read_in_time(image)
 
     async with app_over(sandbox.url, tmp_path, gallery=Watched) as app, Client(build_server(app)) as agent:
         job = job_of(await agent.call_tool(RT, {"prompt": "a fox"}))

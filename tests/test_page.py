@@ -16,13 +16,14 @@ import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
-from conftest import HANG_SECONDS, Sandbox, app_over, begun, paint_small, until
+from conftest import HANG_SECONDS, Sandbox, app_over, begun, images_of, paint_small, until
 from mcp.client import Client
 from PIL import Image
 from pydantic import SecretStr
 from test_command_line import run_beside
 
 from mcp_vega.job import OPERATOR
+from mcp_vega.job import Image as KeptImage
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -440,6 +441,35 @@ async def test_a_disk_that_hangs_is_reported(sandbox: Sandbox, tmp_path: Path, s
 
 
 @without_fifo
+async def test_a_disk_that_hangs_delays_a_result_of_several_pictures_only_once(
+    sandbox: Sandbox, tmp_path: Path, stuck: list[str]
+) -> None:
+    waits = 0
+
+    class Counting(Gallery):
+        async def read(self, image: KeptImage) -> bytes:
+            nonlocal waits
+            waits += 1
+            if waits == 4:
+                all_wait.set()
+            return await super().read(image)
+
+    all_wait = anyio.Event()
+    patient = partial(Counting, read_seconds=HANG_SECONDS)
+    async with (
+        app_over(sandbox.url, tmp_path, gallery=patient) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+        found = await app.service.look_up_image(stuck[0])
+        assert found
+        tasks.start_soon(agent.call_tool, "check_job", {"request_id": found.job.request_id})
+        with anyio.fail_after(HANG_SECONDS / 2):
+            await all_wait.wait()
+        tasks.cancel_scope.cancel()
+
+
+@without_fifo
 async def test_a_disk_that_hangs_affects_only_its_own_pictures(
     sandbox: Sandbox, tmp_path: Path, stuck: list[str]
 ) -> None:
@@ -457,7 +487,9 @@ async def test_a_disk_that_hangs_affects_only_its_own_pictures(
         threads = anyio.to_thread.current_default_thread_limiter()
         await until(lambda: threads.borrowed_tokens >= CONCURRENT_READS)
         with anyio.fail_after(HANG_SECONDS / 2):
-            await drawn(app, "drawn meanwhile")
+            async with Client(build_server(app)) as agent:
+                result = await agent.call_tool("generate_image_vegart", {"prompt": "drawn meanwhile"})
+            assert len(images_of(result)) == 1, "its preview does not wait for the pictures of the page"
             assert (await page.get(f"/images/{seen}/preview")).status_code == 200
         tasks.cancel_scope.cancel()
 

@@ -3,6 +3,7 @@
 import io
 import struct
 from base64 import b64decode
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,9 +16,13 @@ from conftest import API, app_over, drawn, handle, images_of, job_of, noise, pix
 from mcp.client import Client
 from PIL import Image
 
+from mcp_vega.imaging import metadata
 from mcp_vega.imaging.integrity import InvalidImageError, measure
-from mcp_vega.imaging.preview import Mode
+from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.imaging.parts import MOST_PARTS, parts
+from mcp_vega.imaging.preview import Mode, previews
 from mcp_vega.imaging.processor import ImageProcessor
+from mcp_vega.parameters import VegaParameters
 from mcp_vega.server.app import build_server
 
 pytestmark = pytest.mark.anyio
@@ -191,8 +196,13 @@ def test_a_picture_that_is_cut_off_anywhere_is_refused(form: str) -> None:
             measure(data[:end])
 
 
-def test_a_jpeg_may_have_bytes_that_fill_space_before_its_segments() -> None:
-    assert measure(noise("JPEG", 16).replace(b"\xff\xdb", b"\xff\xff\xff\xdb"))[1:] == (16, 16)
+@pytest.mark.parametrize("before", [b"\xff\xff", b"\0junk", b"\xff\xd0", b"\xff\0"])
+def test_a_jpeg_may_have_bytes_that_mean_nothing_before_its_segments(before: bytes) -> None:
+    """Decoders skip them."""
+    data = noise("JPEG", 16)
+    odd = data.replace(b"\xff\xdb", before + b"\xff\xdb").replace(b"\xff\xda", before + b"\xff\xda")
+    assert measure(odd) == measure(data)
+    assert [bool(each) for each in previews([odd], "auto")] == [True]
 
 
 def test_a_png_with_any_changed_byte_is_refused() -> None:
@@ -200,6 +210,54 @@ def test_a_png_with_any_changed_byte_is_refused() -> None:
     for at in range(len(data)):
         with pytest.raises(InvalidImageError):
             measure(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+
+
+def hostile(form: str, before: bytes, part: bytes) -> bytes:
+    """A small picture with as many copies of a part as fit into the largest picture."""
+    data = noise(form, 16)
+    at = data.index(before) if before else len(data)
+    data = data[:at] + part * (24_900_000 // len(part)) + data[at:]
+    return data if form != "WEBP" else data[:4] + struct.pack("<L", len(data) - 8) + data[8:]
+
+
+HOSTILE = {
+    "tiny segments": ("JPEG", b"\xff\xda", b"\xff\xe5\0\2"),
+    "tiny segments at the beginning": ("JPEG", b"\xff\xe0", b"\xff\xe0\0\2"),
+    "segments with no length": ("JPEG", b"\xff\xda", b"\xff\xe5\0\0"),
+    "tiny chunks": ("PNG", b"\0\0\0\0IEND", b"\0\0\0\0tEXt" + struct.pack(">L", crc32(b"tEXt"))),
+    "tiny chunks of a WebP": ("WEBP", b"", b"TEXT\0\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_picture_of_very_many_parts_is_refused_without_a_look_at_each(what: str) -> None:
+    """It would take tens of seconds."""
+    data = hostile(*HOSTILE[what])
+    assert len(list(islice(parts(data), MOST_PARTS + 1))) <= MOST_PARTS
+    with pytest.raises(InvalidImageError):
+        measure(data)
+    assert len(metadata.embed(data, Recipe(VegaParameters(prompt="a fox")))) >= len(metadata.strip(data))
+
+
+def test_bytes_that_fill_space_are_no_parts() -> None:
+    assert measure(hostile("JPEG", b"\xff\xdb", b"\xff"))[1:] == (16, 16)
+
+
+def test_a_jpeg_of_very_many_scans_is_kept_but_not_decoded() -> None:
+    """Each scan takes as long as a picture."""
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    begins, ends = data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda")), data.rindex(b"\xff\xd9")
+    few, many = (data[:ends] + data[begins:ends] * scans + data[ends:] for scans in (10, 250))
+    assert measure(few) == measure(many)
+    assert [bool(each) for each in previews([few, many], "auto")] == [True, False]
+
+
+def test_a_jpeg_without_image_data_is_refused() -> None:
+    data = noise("JPEG", 16)
+    with pytest.raises(InvalidImageError, match="damaged"):
+        measure(data[: data.index(b"\xff\xda")] + b"\xff\xd9")
 
 
 async def test_a_complete_picture_that_no_decoder_can_use_is_kept_without_a_preview(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import sqlite3
 import unicodedata
 from base64 import b64encode
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, date
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
+from test_job_store import NOW, servers
 from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
@@ -25,6 +28,7 @@ from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import SUFFIXES, WEBP, recognise
 from mcp_vega.imaging.integrity import InvalidImageError, measure, require_complete
 from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.job import Image, ImageLocation, Job, State, new_id
 from mcp_vega.parameters import MODELS, VegaParameters
 from mcp_vega.redaction import is_blank, plain
 from mcp_vega.segmind import parsing as api
@@ -36,6 +40,7 @@ from mcp_vega.segmind.values import NO_IDS, REQUEST_ID, parse_request_id
 from mcp_vega.server.schemas import CheckJobArguments, of_any_model, of_model
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.store import ascii_name, file_name, name_and_day, names_of
+from mcp_vega.storage.ledger.job_store import JobStore
 
 # Every run uses the same examples, and keeps none.
 settings.register_profile("stable", deadline=None, derandomize=True, database=None, max_examples=200)
@@ -273,6 +278,75 @@ async def test_a_picture_is_kept_inside_the_gallery(tmp_path: Path, prompt: str,
     key = (await ImageFolder(gallery).save(data, name, data.hex().rjust(40, "0"), date(2026, 11, 20))).key
     assert (gallery / key).resolve().parent == gallery.resolve() / "2026-11-20"
     assert (gallery / key).read_bytes() == data
+
+
+# ---- the ledger ----
+
+# Which of two servers does what with which picture of a job of two.
+CHANGES = st.tuples(
+    st.integers(0, 1), st.sampled_from(["save", "star", "unstar", "move", "delete", "restore"]), st.integers(0, 1)
+)
+SHOWN = """
+    SELECT created, number, owner, starred FROM images WHERE deleted IS NULL EXCEPT
+    SELECT created, image, owner, starred FROM gallery
+"""
+NOT_SHOWN = """
+    SELECT created, image, owner, starred FROM gallery EXCEPT
+    SELECT created, number, owner, starred FROM images WHERE deleted IS NULL
+"""
+
+
+async def changed(store: JobStore, job: Job, change: str, index: int, stores: str) -> None:
+    """Make a change to a picture. It was saved in one of the stores "later" and "first", which has a letter for it."""
+    image = job.images[index]
+    match change:
+        case "save":
+            places = [ImageLocation(stores, each.location.key) for each in job.images]
+            images = [
+                replace(each, location=place, fallback=stores == "later")
+                for each, place in zip(job.images, places, strict=True)
+            ]
+            await store.save(replace(job, images=tuple(images)), release=True)
+        case "star" | "unstar":
+            await store.search.mark_starred(image.id, starred=change == "star")
+        case "move":
+            await store.locations.move(image, ImageLocation("first", image.location.key), NOW)
+        case "delete":
+            found = await store.search.image(image.id)
+            if found:
+                await store.search.mark_deleted(found.image, NOW)
+        case _:
+            await store.search.unmark_deleted(image)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(CHANGES, max_size=12), st.sampled_from(["later", "first"]))
+@pytest.mark.anyio
+async def test_the_gallery_has_exactly_the_pictures_that_are_not_deleted_whatever_happens_to_them(
+    tmp_path: Path, changes: list[tuple[int, str, int]], stores: str
+) -> None:
+    folder = tmp_path / new_id()
+    async with servers(folder) as both:
+        job = await both[0].begin(prompt="two", owner="alice")
+        pictures = [
+            Image(
+                id=job.image_id(index),
+                location=ImageLocation("later", f"2026-11-20/{index}.jpg"),
+                fallback=True,
+                mime_type="image/jpeg",
+                width=1,
+                height=1,
+                bytes=1,
+                sha256="f",
+            )
+            for index in range(2)
+        ]
+        job = replace(job, sent=NOW, state=State.COMPLETED, images=tuple(pictures))
+        await both[0].store.save(job)
+        with closing(sqlite3.connect(folder / "ledger.sqlite3")) as database:
+            for server, change, index in changes:
+                await changed(both[server].store, job, change, index, stores)
+                assert database.execute(SHOWN).fetchall() == database.execute(NOT_SHOWN).fetchall() == []
 
 
 # ---- URLs ----

@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import stat
+import struct
 import sys
 import time
 import tracemalloc
@@ -18,7 +19,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from conftest import API, HISTORY, KEY, Sandbox, app_over, images_of, job_of, noise, text_of
+from conftest import API, HISTORY, KEY, Sandbox, app_over, drawn, images_of, job_of, noise, text_of
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
@@ -142,6 +143,23 @@ async def test_a_key_that_the_api_sends_back_is_neither_shown_nor_stored(
     kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert key not in said
     assert key.encode() not in kept
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+async def test_a_key_that_is_sent_back_in_a_picture_is_redacted_and_the_picture_is_kept(
+    tmp_path: Path, form: str
+) -> None:
+    data, text = noise(form, 64), f"key {KEY}".encode()
+    if form == "JPEG":
+        data = data[:2] + b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text + data[2:]
+    else:
+        data = data[:33] + struct.pack(">L", len(text)) + b"tEXt" + text + struct.pack(">L", 0) + data[33:]
+    result = await drawn(data, tmp_path)
+    (image,) = job_of(result)["images"]
+    kept = Path(image["path"]).read_bytes()
+    assert KEY.encode() not in kept
+    assert b"key SG_..." in kept
+    assert len(images_of(result)) == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-be"])

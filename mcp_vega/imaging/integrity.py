@@ -3,27 +3,32 @@
 What the checks prove:
 
 - PNG: every chunk up to the last one is there, and its checksum is right. No other data can have these checksums by
-  chance. Only a text may have a wrong one: no decoder needs it.
-- JPEG: the header has a size, and the end marker follows the image data. A JPEG has no checksum, and a decoder fills
-  what is missing in the middle with grey, so decoding would prove no more.
+  chance. Only chunks that no decoder needs, such as texts, may have a wrong one.
+- JPEG: the header has a size, image data follows it, and then the end marker. A JPEG has no checksum, and a decoder
+  fills what is missing in the middle with grey, so decoding would prove no more.
 - WebP: all the bytes that its header announces are there, its chunks fit into them, and the first one has a size.
 
 Data that passes may still be such that no decoder can use it. Then no preview can be made of it, but it is kept.
 """
 
 from typing import NamedTuple
-from zlib import crc32
 
 from mcp_vega import errors
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
-from mcp_vega.imaging.parts import parts
+from mcp_vega.imaging.parts import MOST_PARTS, parts
 
 # Four times the pixels that either model draws. A larger picture is not from these models.
 MAX_PIXELS = 4 * 1024 * 1024
 # The kinds of the JPEG segments that begin a frame. Their content begins with the precision, the height and the width.
 _FRAMES = {bytes([kind]) for kind in range(0xC0, 0xD0)} - {b"\xc4", b"\xc8", b"\xcc"}
 _END_OF_JPEG = b"\xff\xd9"
-_TEXTS_OF_PNG = (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME")
+_BEGINNING_OF_SCAN = b"\xff\xda"
+# The chunks of a PNG without which its pixels can be decoded: texts, how to show the colours, further frames.
+_NOT_NEEDED = {
+    *(b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME"),
+    *(b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"bKGD", b"sBIT", b"hIST", b"sPLT"),
+    *(b"acTL", b"fcTL", b"fdAT"),
+}
 
 
 class Measured(NamedTuple):
@@ -52,7 +57,7 @@ def measure(data: bytes) -> Measured:
     check_size(width, height)
     if not is_complete(data):
         raise InvalidImageError("is cut off")
-    if not width or not height or (found is PNG and not _has_right_checksums(data)):
+    if not width or not height or not _CHECKS[found](data):
         raise InvalidImageError("is damaged")
     return Measured(found, width, height)
 
@@ -82,8 +87,7 @@ def is_complete(data: bytes) -> bool:
     found = recognise(data)
     if found is JPEG:
         # The end marker cannot be in the image data. It may be in a segment before that, such as one with a thumbnail.
-        beginning = max((part.end for part in parts(data)), default=0)
-        return data.rfind(_END_OF_JPEG) >= beginning
+        return data.rfind(_END_OF_JPEG) >= _end_of_segments(data)
     if found is PNG:
         return any(part.kind == b"IEND" and part.end <= len(data) for part in parts(data))
     return found is not None and len(data) >= 8 + int.from_bytes(data[4:8], "little")
@@ -102,8 +106,6 @@ def _size_of_png(data: bytes) -> tuple[int, int]:
 
 
 def _size_of_webp(data: bytes) -> tuple[int, int]:
-    if not _chunks_fit(data):
-        return 0, 0
     kind, content = data[12:16], data[20:30]
     if kind == b"VP8X":
         return int.from_bytes(content[4:7], "little") + 1, int.from_bytes(content[7:10], "little") + 1
@@ -118,21 +120,37 @@ def _size_of_webp(data: bytes) -> tuple[int, int]:
 _SIZES = {JPEG: _size_of_jpeg, PNG: _size_of_png, WEBP: _size_of_webp}
 
 
-def _chunks_fit(webp: bytes) -> bool:
-    """Whether the last chunk ends where the file's header says that the file ends."""
-    at, end = 12, 8 + int.from_bytes(webp[4:8], "little")
-    while at + 8 <= min(end, len(webp)):
-        length = int.from_bytes(webp[at + 4 : at + 8], "little")
-        at += 8 + length + length % 2
-    return at - 1 <= end  # some programs leave out the last byte of padding
+# ---- further checks ----
+
+
+def _has_scan(jpeg: bytes) -> bool:
+    """Whether image data follows the segments, and they are not too many."""
+    count = sum(1 for _ in parts(jpeg))
+    return count < MOST_PARTS and jpeg.find(_BEGINNING_OF_SCAN, _end_of_segments(jpeg)) >= 0
+
+
+def _end_of_segments(jpeg: bytes) -> int:
+    return max((part.end for part in parts(jpeg)), default=2)
 
 
 def _has_right_checksums(png: bytes) -> bool:
-    view = memoryview(png)
     for part in parts(png):
-        is_right = crc32(view[part.start + 4 : part.end - 4]) == int.from_bytes(view[part.end - 4 : part.end])
-        if not is_right and part.kind not in _TEXTS_OF_PNG:
+        if part.kind not in _NOT_NEEDED and not part.has_right_checksum:
             return False
         if part.kind == b"IEND":
             break
     return True
+
+
+def _chunks_fit(webp: bytes) -> bool:
+    """Whether the last chunk ends where the file's header says that the file ends."""
+    at, end = 12, 8 + int.from_bytes(webp[4:8], "little")
+    for _ in range(MOST_PARTS):
+        if at + 8 > min(end, len(webp)):
+            return at - 1 <= end  # some programs leave out the last byte of padding
+        length = int.from_bytes(webp[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return False
+
+
+_CHECKS = {JPEG: _has_scan, PNG: _has_right_checksums, WEBP: _chunks_fit}

@@ -11,12 +11,13 @@ WebP pictures get no recipe.
 
 import json
 from dataclasses import dataclass
+from itertools import takewhile
 from struct import pack
 from typing import Any
 from zlib import crc32
 
 from mcp_vega.imaging.formats import JPEG, PNG, recognise
-from mcp_vega.imaging.parts import COMMENT, EXIF, Part, parts, segment_length
+from mcp_vega.imaging.parts import COMMENT, EXIF, JFIF, Part, parts
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 
 SOFTWARE = "mcp-vega"
@@ -127,10 +128,8 @@ def _position(picture: bytes) -> int:
     """Return where the recipe goes: after the parts that must come first, JFIF's segment or a PNG's header."""
     if recognise(picture) is PNG:
         return 8 + 12 + int.from_bytes(picture[8:12])
-    at = 2
-    while picture[at : at + 2] == b"\xff\xe0":
-        at += 2 + segment_length(picture, at)
-    return at
+    first = takewhile(lambda part: part.kind == JFIF, parts(picture))
+    return max((part.end for part in first), default=2)
 
 
 def _parse(text: bytes) -> Recipe | None:

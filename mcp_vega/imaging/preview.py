@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 MESSAGE_BYTES = 700_000
 SCALES = (1, 0.75, 0.5, 0.33)
 
+# A JPEG with more scans is not decoded: each scan takes as long as a picture. Programs write about ten.
+MOST_SCANS = 200
+_SCAN = b"\xff\xda"
+
 # The size of the previews in a result. "thumbnail" is for a page that shows many pictures.
 Mode = Literal["auto", "small", "full", "off", "thumbnail"]
 
@@ -207,7 +211,8 @@ def opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
     """Yield a picture's format, and the picture, which is not decoded yet. Its size was checked.
 
     Raises:
-        InvalidImageError: It is not a picture, is damaged, or claims to be larger than any picture of the models.
+        InvalidImageError: It is not a picture, is damaged, takes too long to decode, or claims to be larger than any
+            picture of the models.
     """
     from PIL import Image
 
@@ -215,6 +220,8 @@ def opened(data: bytes) -> "Generator[tuple[Format, ImageFile]]":
     found, decoders = recognise(data), load_decoders()
     if found is None:
         raise InvalidImageError("is not a picture")
+    if found is JPEG and data.count(_SCAN) > MOST_SCANS:
+        raise InvalidImageError("has too many scans")
     try:
         with decoders[found](io.BytesIO(without_ancillary_parts(data))) as picture:
             check_size(*picture.size)

@@ -133,7 +133,8 @@ class RunningJobs:
         """Save a job, which may get its remote id then. Returns False if it is another server's."""
         saved = await self.store.save(running.job, release=release)
         if saved:
-            running.job = replace(running.job, remote_id=saved.remote_id)
+            # While this was written, the job may have got an id that is not written yet.
+            running.job = replace(running.job, remote_id=running.job.remote_id or saved.remote_id)
         return saved is not None
 
     def show(self, job: Job, **changes: Any) -> Job:

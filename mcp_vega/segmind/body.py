@@ -14,6 +14,8 @@ from mcp_vega.imaging.formats import recognise
 ANSWER_BYTES = 40_000_000
 # A body larger than this is processed in a thread. A picture is only searched for the key, so it may be larger.
 LARGE_BYTES, LARGE_PICTURE_BYTES = 500_000, 1_000_000
+# How many parts of a compressed body are read. Some programs write several, and each one takes time.
+MOST_PARTS = 1000
 
 
 async def read_body(response: httpx.Response, limit: int, *, keep_partial: bool = False) -> list[bytes]:
@@ -57,23 +59,25 @@ def decompressed(body: bytes, headers: Mapping[str, str], limit: int) -> bytes:
 
 def _unpacked(body: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
     """The decompressed data up to the first fault, and whether it is complete. A body may have several parts."""
-    data, decompressor, rest = bytearray(), zlib.decompressobj(kind), body
+    data, decompressor, at, parts = bytearray(), zlib.decompressobj(kind), 0, 0
     with suppress(zlib.error):
-        while rest and len(data) < limit:
+        while at < len(body) and len(data) < limit and parts < MOST_PARTS:
             if decompressor.eof:
                 decompressor = zlib.decompressobj(kind)
-            data += decompressor.decompress(rest[:LARGE_BYTES], limit - len(data))
-            rest = decompressor.unused_data + rest[LARGE_BYTES:]
+            piece = body[at : at + LARGE_BYTES]
+            data += decompressor.decompress(piece, limit - len(data))
+            at += len(piece) - len(decompressor.unused_data)
+            parts += decompressor.eof
     return bytes(data), decompressor.eof
 
 
 def without_key(body: bytes, key: str) -> bytes:
     """A body without the key that was sent. It also finds the key in JSON escapes and in UTF-16.
 
-    In a picture, a text has no escapes.
+    In a picture, a text has no escapes. Its length stays, because the picture's file states it.
     """
     if recognise(body):
-        return body.replace(key.encode(), b"SG_...")
+        return body.replace(key.encode(), b"SG_".ljust(len(key.encode()), b"."))
     letters = (rf"(?:{re.escape(each)}|\\u{ord(each):04x})" for each in key)
     spelled = re.compile("".join(letters), re.IGNORECASE)
     encoding = json.detect_encoding(body)

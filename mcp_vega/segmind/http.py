@@ -116,7 +116,8 @@ class HttpSender:
                 pieces = await read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # If the response repeats the key, the key is removed.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
-            answer = await self.off_loop(pieces, partial(_received, response.status_code, headers, pieces, key))
+            body = await self.off_loop(pieces, lambda: decompressed(b"".join(pieces), headers, ANSWER_BYTES))
+            answer = await self.off_loop([body], partial(_received, response.status_code, headers, body, key))
             return self._report(response, answer)
 
         retry_seconds = self._policy.retry_seconds if repeat else 0
@@ -212,11 +213,10 @@ class HttpSender:
         raise _transport_error(outcome, paid=paid) from outcome
 
 
-def _received(status: int, headers: dict[str, str], pieces: Sequence[bytes], key: str) -> ApiResponse:
+def _received(status: int, headers: dict[str, str], body: bytes, key: str) -> ApiResponse:
     """The response without the key that was sent. The JSON of a large one is parsed here, off the event loop."""
-    body = b"".join(pieces)
-    response = ApiResponse(status, headers, without_key(decompressed(body, headers, ANSWER_BYTES), key))
-    if is_large(pieces):
+    response = ApiResponse(status, headers, without_key(body, key))
+    if is_large([body]):
         _ = response.json
     return response
 

@@ -191,6 +191,12 @@ def parse_moment(value: Any) -> datetime | None:
     return None
 
 
+def parse_past(value: Any) -> datetime | None:
+    """As `parse_moment`, for something that happened. A program that does not know the time may write the year 1."""
+    moment = parse_moment(value)
+    return moment if moment and _PLAUSIBLE_SECONDS[0] <= moment.timestamp() < _PLAUSIBLE_SECONDS[1] else None
+
+
 # ---- states ----
 
 # The words of this API and of similar ones, in capitals.

@@ -87,14 +87,12 @@ class Gallery:
         return found.image if found else image
 
     async def read_limited(self, image: Image) -> bytes:
-        """As `read`, for callers that may ask for very many pictures: only a few are read at the same time.
-
-        A disk that does not answer in time is a `GalleryError`.
-        """
+        """As `read_in_time`, for callers that may ask for very many pictures: only a few are read at the same time."""
         async with self._readers:
-            return await self._read_in_time(image)
+            return await self.read_in_time(image)
 
-    async def _read_in_time(self, image: Image) -> bytes:
+    async def read_in_time(self, image: Image) -> bytes:
+        """As `read`. A disk that does not answer in time is a `GalleryError`."""
         with anyio.move_on_after(self._read_seconds):
             return await self.read(image)
         said = f"The picture {image.path or image.name} cannot be read: its disk does not answer"
@@ -109,7 +107,7 @@ class Gallery:
         async with self._readers:
             if kept := await self._previews.get(image.id):  # made meanwhile for another request
                 return kept
-            made = await self._previews.make(image.id, await self._read_in_time(image))
+            made = await self._previews.make(image.id, await self.read_in_time(image))
             if (await self._now(image)).deleted:  # deleted meanwhile
                 await self._previews.remove(image.id)
             return made

@@ -152,7 +152,8 @@ class _Calls:
         try:
             note = write_as_named(picture.read(), target)
         except (OSError, InvalidImageError) as error:
-            said = f"The picture could not be copied to {target}: {getattr(error, 'strerror', None) or error}"
+            why = f"it {error}" if isinstance(error, InvalidImageError) else error.strerror or error
+            said = f"The picture could not be copied to {target}: {why}"
             raise _not_kept(said, picture.kept) from error
         picture.written = target.resolve()
         notes += [f"{NOTE}{note}."] if note else []

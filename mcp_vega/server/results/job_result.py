@@ -1,11 +1,13 @@
 """A job as a tool result."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
+import anyio
 from mcp_types import CallToolResult, ImageContent
 
-from mcp_vega.errors import GalleryError
+from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import Image, Job, State
 from mcp_vega.redaction import quoted
@@ -138,13 +140,10 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
     ]
     if mode == "off":
         return [], notes
-    data: dict[Image, bytes] = {}
     async with app.previewing:
-        for image in here:
-            try:
-                data[image] = await app.gallery.read_limited(image)
-            except GalleryError as error:
-                notes.append(error.what)
+        read = await _read(app, here)
+        notes += [each.what for each in read.values() if isinstance(each, VegaError)]
+        data = {image: each for image, each in read.items() if isinstance(each, bytes)}
         made = await app.service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]
     notes += [f"no preview can be made of {image.path or image.name}: the picture is damaged" for image in broken]
@@ -159,3 +158,22 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
             f"{whole} gives the full size"
         )
     return [ImageContent(type="image", data=each.base64, mime_type=each.mime_type) for each in shown], notes
+
+
+async def _read(app: AppContext, images: Sequence[Image]) -> dict[Image, bytes | VegaError]:
+    """The bytes of each picture, or why it cannot be read.
+
+    All are read at the same time, so that a disk that hangs delays the result only once.
+    """
+    read: dict[Image, bytes | VegaError] = {}
+
+    async def read_one(image: Image) -> None:
+        try:
+            read[image] = await app.gallery.read_in_time(image)
+        except VegaError as error:
+            read[image] = error
+
+    async with anyio.create_task_group() as tasks:
+        for image in images:
+            tasks.start_soon(read_one, image)
+    return {image: read[image] for image in images}
