@@ -1,4 +1,4 @@
-"""What grows with the ledger: starts, calls, pages, searches, bytes on the disk. Compared with a ledger of 100 pictures.
+"""What starts, calls, pages and searches cost with a large ledger, compared with a ledger of 100 pictures.
 
     python benchmarks/growth.py [--pictures 100000] [--rounds 15]
 

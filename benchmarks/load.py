@@ -12,8 +12,8 @@ slower, because httpx looks at all its connections at each request.
 The API, the servers and the client are processes of their own. The program prints how much of a core the API and the
 client need. The kept files are deleted after each round.
 
-With `--minutes`, only mcp-vega with previews runs. The program prints its memory, threads and open files over time. It
-exits with 1 if a call has no picture (Linux).
+With `--minutes`, only mcp-vega with previews runs, and the program prints its memory, threads and open files over time.
+The program needs Linux. It exits with 1 if a call has no picture.
 """
 
 import argparse
