@@ -1,88 +1,73 @@
-"""Run the measures of speed one after the other, and print all their targets in one table.
+"""Run the benchmarks of speed one after the other, and print all their targets in one table.
 
     python benchmarks/all.py [--quick] [--only startup call] [--cache FOLDER]
 
-A measure that fails, for example because a tool is missing, is named at the end with the last line that it printed.
-The other measures still run. The cache is the folder into which `peers.py` installs the other servers.
+If a benchmark fails, for example because a tool is missing, its row in the table has the last line that it printed. The
+others still run, and the program exits with 1. The cache is the folder into which `peers.py` installs other servers.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from figures import TARGET
 
 HERE = Path(__file__).parent
-TARGET = re.compile(r"\s*target: (?P<name>.+): (?P<verdict>reached|missed) (?P<value>.+)")
-
-
-class Measure(NamedTuple):
-    """One benchmark: its arguments, and those that make it quick."""
-
-    arguments: Sequence[str] = ()
-    quick: Sequence[str] = ()
-
-
-MEASURES: Mapping[str, Measure] = {
-    "startup": Measure(quick=("--rounds", "5")),
-    "call": Measure(quick=("--rounds", "6")),
-    "lag": Measure(quick=("--rounds", "3")),
-    "tokens": Measure(),
-    "load": Measure(quick=("--rounds", "1", "--seconds", "2")),
-    "growth": Measure(quick=("--pictures", "10000", "--runs", "5")),
-    "jobs": Measure(quick=("--quick",)),
-    "peers": Measure(quick=("--quick",)),
+# The benchmarks, and the options that make each one quick.
+BENCHMARKS: Mapping[str, Sequence[str]] = {
+    "startup": ("--rounds", "5"),
+    "call": ("--rounds", "6"),
+    "lag": ("--rounds", "3"),
+    "tokens": (),
+    "load": ("--rounds", "1", "--seconds", "2"),
+    "growth": ("--pictures", "10000", "--rounds", "5"),
+    "jobs": ("--quick",),
+    "peers": ("--rounds", "4"),
 }
+# A row of the table: the benchmark, the target, whether it was reached, the median with the lowest and the highest.
+Row = tuple[str, str, str, str]
 
 
-def outcome(name: str, arguments: Sequence[str]) -> tuple[list[re.Match[str]], str]:
-    """Run a benchmark, and print what it prints; returns its targets, and why it failed (empty if it did not)."""
+def rows_of(name: str, options: Sequence[str]) -> list[Row]:
+    """Run a benchmark, and print what it prints; returns a row for each target, and one if it failed."""
     print(f"\n# {name}\n", flush=True)
     lines: list[str] = []
-    with subprocess.Popen(
-        [sys.executable, str(HERE / f"{name}.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    command = [sys.executable, str(HERE / f"{name}.py"), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
             print(line, end="", flush=True)
-            lines.append(line.strip())
+            lines += [line.strip()] if line.strip() else []
     targets = [found for line in lines if (found := TARGET.fullmatch(line))]
-    last = next((line for line in reversed(lines) if line), "it printed nothing")
-    return targets, last if process.returncode else ""
+    rows = [(name, found["name"], found["verdict"], found["value"]) for found in targets]
+    if process.returncode:
+        rows.append((name, "–", "failed", lines[-1] if lines else "it printed nothing"))
+    return rows
 
 
-def print_summary(outcomes: Mapping[str, tuple[list[re.Match[str]], str]]) -> None:
-    """Print the table of the targets, then what failed."""
-    print("\n# All targets\n\n| measure | target | | |\n|---|---|---|---|")
-    for name, (targets, _) in outcomes.items():
-        for found in targets:
-            print(f"| {name} | {found['name']} | {found['verdict']} | {found['value']} |")
-    verdicts = [found["verdict"] for targets, _ in outcomes.values() for found in targets]
-    print(f"\n{verdicts.count('reached')} of {len(verdicts)} targets reached")
-    for name, (_, failure) in outcomes.items():
-        if failure:
-            print(f"{name} failed: {failure}")
-
-
-def main() -> None:
+def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: for a first look, not for figures")
-    parser.add_argument("--only", nargs="*", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     parser.add_argument("--cache", help="where peers.py installs the other servers, and keeps them")
     options = parser.parse_args()
-    outcomes: dict[str, tuple[list[re.Match[str]], str]] = {}
+    rows: list[Row] = []
     for name in options.only:
-        measure = MEASURES[name]
         cache = ("--cache", options.cache) if name == "peers" and options.cache else ()
-        outcomes[name] = outcome(name, [*(measure.quick if options.quick else measure.arguments), *cache])
-    print_summary(outcomes)
+        rows += rows_of(name, [*(BENCHMARKS[name] if options.quick else ()), *cache])
+    print("\n# All targets\n\n| benchmark | target | | median (lowest to highest) |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    verdicts = [verdict for _, _, verdict, _ in rows]
+    failed = verdicts.count("failed")
+    print(
+        f"\n{verdicts.count('reached')} of {len(verdicts) - failed} targets reached; benchmarks that failed: {failed}"
+    )
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

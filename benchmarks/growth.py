@@ -1,15 +1,16 @@
-"""What grows with the ledger: compare 100 pictures with very many. Starts, calls, pages, searches, bytes on the disk.
+"""What starts, calls, pages and searches cost with a large ledger, compared with a ledger of 100 pictures.
 
-    python benchmarks/growth.py [--pictures 100000] [--runs 15]
+    python benchmarks/growth.py [--pictures 100000] [--rounds 15]
 
 The program makes a ledger of 100 pictures and one of `--pictures`, each spread over 500 days. The prompts have 8 to
 41 words (144 characters), with frequencies as in a real language. Then it asks both ledgers as an agent does, through a
-client in memory, and as the page in a browser does. It alternates between them, so that a change in the machine's speed
-affects both. For each question, it prints the median time with both ledgers in milliseconds, and their ratio: the
-median of the pairs' ratios, with the lowest and the highest. CPU is the median of the processor's milliseconds with the
-large ledger: on a busy machine, a search takes longer, but needs the same. Questions with a ratio as their target are
-asked three times as often. The first lines are the bytes that each table and each index needs for a picture, the last
-lines the targets.
+client in memory, and as the page in a browser does. In each round, it asks first the small and then the large ledger.
+Questions with a ratio as their target have three times as many rounds.
+
+For each question, it prints the median times in milliseconds, and the ratio of the large ledger to the small one: the
+median of the rounds' ratios, with the lowest and the highest. CPU is the median of the processor's milliseconds with
+the large ledger. On a busy machine a search takes longer, but needs the same CPU. The first lines are the bytes that
+each table and each index needs for a picture, the last lines the targets.
 
 A start opens the ledger, continues jobs that other servers left behind (there are none), and answers the first call.
 Pictures are drawn without previews, by an API that answers immediately. While one client searches without a pause,
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 import anyio
 import httpx
+from figures import milliseconds_since, print_target, spread
 from growth_questions import MOST_MILLISECONDS, Ask, Ledger, Question, check_job, questions, read, server_in
 from ledgers import UNUSED, drawn, fill
 from mcp.client import Client
@@ -58,38 +60,36 @@ class Timed(NamedTuple):
 
 async def timed(ask: Ask, ledger: Ledger) -> Timed:
     """Ask once."""
-    started, cpu = time.perf_counter(), time.process_time()
+    began, cpu = time.perf_counter(), time.process_time()
     count = await ask(ledger)
-    return Timed((time.perf_counter() - started) * 1000, (time.process_time() - cpu) * 1000, count)
+    return Timed(milliseconds_since(began), (time.process_time() - cpu) * 1000, count)
 
 
 class Measured(NamedTuple):
-    """The median ratio of the times; the median time with the large ledger, and the processor's."""
+    """The ratios of the times; the median time with the large ledger, and the processor's."""
 
-    ratio: float
+    ratios: list[float]
     milliseconds: float
     cpu: float
 
 
-async def measure(question: Question, ledgers: Sequence[Ledger], runs: int) -> Measured:
+async def measure(question: Question, ledgers: Sequence[Ledger], rounds: int) -> Measured:
     """Ask both ledgers alternately and print a line."""
     found = [(await timed(question.ask, each)).things for each in ledgers]  # not counted: it reads from the disk
     if question.finds is not None and set(found) != {question.finds}:
         raise SystemExit(f"{question.name}: found {found}, and not {question.finds}")
-    pairs = [[await timed(question.ask, each) for each in ledgers] for _ in range(runs)]
+    pairs = [[await timed(question.ask, each) for each in ledgers] for _ in range(rounds)]
     few, many = (statistics.median(each.milliseconds for each in side) for side in zip(*pairs, strict=True))
     cpu = statistics.median(large.cpu for _, large in pairs)
-    ratios = [large.milliseconds / small.milliseconds for small, large in pairs]
-    ratio = statistics.median(ratios)
+    times = [large.milliseconds / small.milliseconds for small, large in pairs]
     print(
-        f"{question.name:34} {few:7.2f} {many:7.2f} {cpu:7.2f} {ratio:7.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
-        f" {found[0]:5} {found[1]:5}",
+        f"{question.name:40} {few:9.2f} {many:9.2f} {cpu:9.2f}   {spread(times):24} {found[0]:7} {found[1]:9}",
         flush=True,
     )
-    return Measured(ratio, many, cpu)
+    return Measured(times, many, cpu)
 
 
-async def beside_searches(ledger: Ledger, runs: int) -> None:
+async def during_searches(ledger: Ledger, rounds: int) -> None:
     """Time calls while there are no searches, and while another client searches without a pause."""
     times: dict[bool, list[float]] = {False: [], True: []}
 
@@ -97,15 +97,15 @@ async def beside_searches(ledger: Ledger, runs: int) -> None:
         while True:
             await read(ledger, f"?q={UNUSED}")
 
-    for searching in [False, True] * runs:
+    for searching in [False, True] * rounds:
         async with anyio.create_task_group() as tasks:
             if searching:
                 tasks.start_soon(search_on)
                 await anyio.sleep(0.01)
             times[searching].append((await timed(check_job, ledger)).milliseconds)
             tasks.cancel_scope.cancel()
-    alone, beside = (statistics.median(times[each]) for each in (False, True))
-    print(f"check_job: {alone:.2f} ms, while another client searches: {beside:.2f} ms")
+    alone, meanwhile = (statistics.median(times[each]) for each in (False, True))
+    print(f"check_job: {alone:.2f} ms, while another client searches: {meanwhile:.2f} ms")
 
 
 def size(folder: Path, pictures: int) -> float:
@@ -115,16 +115,11 @@ def size(folder: Path, pictures: int) -> float:
         sizes = database.execute("SELECT name, sum(pgsize) AS bytes FROM dbstat GROUP BY name ORDER BY bytes DESC")
         for name, number in sizes:
             if number >= pictures:
-                print(f"{name:34} {number / pictures:7.0f}")
+                print(f"{name:40} {number / pictures:7.0f}")
     return file.stat().st_size / pictures
 
 
-def target(name: str, most: float, reached: float) -> None:
-    """Print whether a target is reached."""
-    print(f"target: {name} <= {most:g}: {'reached' if reached <= most else 'missed'} {reached:.2f}")
-
-
-async def run(pictures: int, runs: int) -> None:
+async def run(pictures: int, rounds: int) -> None:
     """Make the ledgers, ask all questions, print."""
     async with AsyncExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory())
@@ -140,31 +135,31 @@ async def run(pictures: int, runs: int) -> None:
             transport = httpx.ASGITransport(build_page(app, [ADMIN]))
             browser = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=HEADERS)
             ledgers.append(Ledger(folder, jobs, agent, await stack.enter_async_context(browser)))
-        print("bytes a picture")
+        print("bytes for each picture")
         bytes_each = size(ledgers[-1].folder, pictures)
-        print(f"\n{'':34} {'milliseconds':>15} {'':24} {'things found':>13}")
-        print(f"{'pictures':34} {FEW:7,} {pictures:7,} {'CPU':>7} {'ratio':>7} {'':16} {FEW:5,} {pictures:7,}")
+        print(f"\n{'':40} {'milliseconds':>29}   {'ratio':24} {'things found':>17}")
+        print(f"{'pictures':40} {FEW:9,} {pictures:9,} {'CPU':>9}   {'':24} {FEW:7,} {pictures:9,}")
         measured = [
-            (each, await measure(each, ledgers, runs * 3 if each.most_times < math.inf else runs))
+            (each, await measure(each, ledgers, rounds * 3 if each.most_times < math.inf else rounds))
             for each in questions()
         ]
-        await beside_searches(ledgers[-1], runs)
+        await during_searches(ledgers[-1], rounds)
     for question, found in measured:
         if question.most_times < math.inf:
-            target(f"{question.name}: ratio", question.most_times, found.ratio)
+            print_target(f"{question.name}, {pictures:,} / {FEW} pictures", question.most_times, *found.ratios)
     searches = [found for question, found in measured if question.most_milliseconds < math.inf]
-    target("the slowest search: milliseconds", MOST_MILLISECONDS, max(each.milliseconds for each in searches))
-    target("the slowest search: CPU milliseconds", MOST_MILLISECONDS, max(each.cpu for each in searches))
-    target("bytes a picture", MOST_BYTES, bytes_each)
+    print_target("the slowest search, ms", MOST_MILLISECONDS, max(each.milliseconds for each in searches))
+    print_target("the slowest search, ms of CPU", MOST_MILLISECONDS, max(each.cpu for each in searches))
+    print_target("the ledger, bytes for each picture", MOST_BYTES, bytes_each)
 
 
 def main() -> None:
     """Fill, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=100_000)
-    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    anyio.run(run, options.pictures, options.runs)
+    anyio.run(run, options.pictures, options.rounds)
 
 
 if __name__ == "__main__":

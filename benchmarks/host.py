@@ -1,5 +1,6 @@
 """A minimal host: it starts the server over stdio, shakes hands, calls tools, and can kill it."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,13 +8,28 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
+# How mcp-vega is compared, and the settings of the previews for it.
+PREVIEWS = {"without previews": "off", "with previews": "auto"}
+NUMBERS = itertools.count(1)
+
+
+def environment(folder: Path, base_url: str, **variables: str) -> dict[str, str]:
+    """The environment of a server: the folders of its gallery and its ledger, the API, a key, and more settings."""
+    return {
+        **os.environ,
+        "MCP_VEGA_GALLERY": str(folder / "gallery"),
+        "MCP_VEGA_HOME": str(folder / "home"),
+        "SEGMIND_BASE_URL": base_url,
+        "SEGMIND_API_KEY": "SG_benchmark",
+        **variables,
+    }
 
 
 class Host:
-    """One server process.
+    """One server process. As a context manager, it closes the server's stdin after the block, as hosts do.
 
     Args:
         folder: The folder of the gallery and the ledger.
@@ -34,21 +50,20 @@ class Host:
         executable: str = sys.executable,
         **variables: str,
     ) -> None:
-        settings = {
-            "MCP_VEGA_GALLERY": str(folder / "gallery"),
-            "MCP_VEGA_HOME": str(folder / "home"),
-            "SEGMIND_BASE_URL": base_url,
-            "SEGMIND_API_KEY": "SG_benchmark",
-            **variables,
-        }
         self.process = subprocess.Popen(
             [*under, executable, *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "stderr.txt").open("a", encoding="utf-8"),
-            env={**os.environ, **settings},
+            env=environment(folder, base_url, **variables),
         )
         self._number = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
     def shake_hands(self) -> None:
         """Begin the session."""
@@ -65,6 +80,15 @@ class Host:
     def call(self, tool: str, **arguments: Any) -> int:
         """Call a tool; returns the request's number."""
         return self.send("tools/call", name=tool, arguments=arguments)
+
+    def draw(self, calls: int = 1) -> None:
+        """Ask for pictures with calls at the same time, and wait for all of them."""
+        for _ in range(calls):
+            self.call("generate_image_vega", prompt=f"a fox {next(NUMBERS)}")
+        for _ in range(calls):
+            answer = self.receive()
+            if not answer or answer["result"].get("isError"):
+                raise SystemExit(f"no picture: {answer}")
 
     def _write(self, message: dict[str, Any]) -> None:
         self.send_line(json.dumps(message).encode())

@@ -6,30 +6,31 @@ Three ways draw the same pictures with sandboxes of realistic speed (about 2.4 s
 
 - the SDK's `submit_async(…).wait()`, which is its `run()`, each job in a thread, and a download of the picture. The SDK
   gives up when the plan refuses a request, so the thread repeats that step 5 s later. (A caller of `run()` alone would
-  begin the job again, and pay twice.)
+  start the job again, and pay twice.)
 - `submit_job`, then `check_job` until the picture is there, all jobs at the same time, over stdio;
 - `generate_image_vega`, likewise.
 
-mcp-vega is told the plan (`MCP_VEGA_REQUESTS_PER_MINUTE`) and makes no previews, because the SDK makes none. Nobody
-outside knows which requests count against a plan. In the first part the paid calls count, in the second part (10 and
-30 jobs) every request to the API. Each way has a sandbox of its own, in a process of its own; the ways run at the same
-time, because they mostly wait. A delay is the time from the moment when the job was done in the sandbox until its
-picture was here; `seconds` is the time from the first job that the API accepts until the last picture. The whole takes
-about five minutes, `--quick` half a minute. The program exits with 1 if mcp-vega pays twice or lacks a picture.
+mcp-vega knows the plan (`MCP_VEGA_REQUESTS_PER_MINUTE`) and makes no previews, because the SDK makes none. Segmind does
+not say which requests count against a plan. In the first part, paid calls count. In the second part (10 and 30 jobs),
+every request to the API counts. Each way has a sandbox in a process of its own. The ways run at the same time, because
+they mostly wait.
+
+A delay is the time from the moment when the sandbox has finished a job until its picture is here. `status/job` is the
+number of status requests for each job, `refused` the number of requests that the plan refused. `seconds` is the time
+from the first job that the API accepts until the last picture. All parts take about five minutes, `--quick` half a
+minute. The program exits with 1 if mcp-vega pays twice or has no picture of a job.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -39,7 +40,9 @@ import anyio
 import anyio.to_thread
 import httpx
 from api import picture
+from figures import print_target
 from host import Host
+from processes import stand_in
 from segmind import SegmindClient as VendorClient  # pyright: ignore[reportMissingTypeStubs]
 from segmind import SegmindError  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -98,29 +101,6 @@ async def serve(*, every_request: bool) -> None:
         print(json.dumps(seen), flush=True)
 
 
-@dataclass
-class Api:
-    """A sandbox in a process of its own. After the block, `seen` is what has happened there."""
-
-    url: str
-    seen: dict[str, Any]
-
-
-@contextmanager
-def sandbox(*, every_request: bool) -> Generator[Api]:
-    """Serve a sandbox while the block runs."""
-    command = [sys.executable, __file__, "--serve", *(["--every-request"] if every_request else [])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        assert process.stdout
-        api = Api(json.loads(process.stdout.readline()), {})
-        try:
-            yield api
-        finally:
-            process.stdin.close()
-            api.seen |= json.loads(process.stdout.readline())
-
-
 # ---- the three ways ----
 
 
@@ -157,8 +137,8 @@ def with_tool(tool: str, url: str, jobs: int) -> Arrivals:
     """Call a tool for each job, then `check_job` until its picture is there."""
     arrivals: Arrivals = {}
     with tempfile.TemporaryDirectory() as folder:
-        host = Host(Path(folder).resolve(), url, MCP_VEGA_PREVIEW="off", MCP_VEGA_REQUESTS_PER_MINUTE=str(A_MINUTE))
-        try:
+        settings = {"MCP_VEGA_PREVIEW": "off", "MCP_VEGA_REQUESTS_PER_MINUTE": str(A_MINUTE)}
+        with Host(Path(folder).resolve(), url, **settings) as host:
             host.shake_hands()
             for number in range(jobs):
                 host.call(tool, prompt=f"a fox {number}", seed=number)
@@ -171,8 +151,6 @@ def with_tool(tool: str, url: str, jobs: int) -> Arrivals:
                     arrivals[job["request_id"]] = time.time()
                 else:
                     host.call("check_job", request_id=job["request_id"], wait_seconds=45)
-        finally:
-            host.leave()
     return arrivals
 
 
@@ -199,30 +177,33 @@ class Measured:
 
     def row(self) -> str:
         """A row of the table."""
-        looks, total = self.requests["GET status"], sum(self.requests.values()) - self.requests["GET media"]
+        asked, total = self.requests["GET status"], sum(self.requests.values()) - self.requests["GET media"]
         return (
-            f"{statistics.median(self.delays) * 1000:8.0f} {max(self.delays) * 1000:8.0f} {looks / self.jobs:8.2f} "
-            f"{total / self.jobs:9.2f} {self.refused:6} {self.seconds:8.1f}"
+            f"{statistics.median(self.delays) * 1000:13.0f}{max(self.delays) * 1000:13.0f}{asked / self.jobs:13.2f}"
+            f"{total / self.jobs:13.2f}{self.refused:13}{self.seconds:13.1f}"
         )
 
 
 def measured(way: str, jobs: int, *, every_request: bool) -> Measured:
     """Do the jobs in one way."""
-    with sandbox(every_request=every_request) as api:
-        arrivals = WAYS[way](api.url, jobs)
-    seconds = max(arrivals.values()) - api.seen["began"]
-    done, requests = api.seen["done"], Counter[str](api.seen["requests"])
+    with stand_in(__file__, "--serve", *(["--every-request"] if every_request else [])) as sandbox:
+        arrivals = WAYS[way](sandbox.url, jobs)
+    seen = sandbox.report
+    seconds = max(arrivals.values()) - seen["began"]
+    done, requests = seen["done"], Counter[str](seen["requests"])
     posts = requests["POST submit"] + requests["POST generate"]
     delays = [arrived - done[request_id] for request_id, arrived in arrivals.items()]
     del requests[TOO_SOON]
-    return Measured(jobs, delays, seconds, requests, posts - len(done) + sum(api.seen["refused"].values()), len(done))
+    return Measured(jobs, delays, seconds, requests, posts - len(done) + sum(seen["refused"].values()), len(done))
 
 
 def compare(jobs: int, rounds: int, *, every_request: bool) -> bool:
     """Print a table of all ways; returns whether mcp-vega paid once for each picture and has it."""
     kept = True
-    print(f"{jobs} at the same time, {rounds} times; {'every request' if every_request else 'paid calls'} count")
-    print(f"  {'':22} delay ms, worst  looks/job  requests  429s  seconds")
+    title = f"{jobs} job{'s' * (jobs > 1)}, {'every request counts' if every_request else 'paid calls count'}"
+    print(f"\n{title}, rounds: {rounds}")
+    columns = ("delay ms", "longest ms", "status/job", "requests/job", "refused", "seconds")
+    print(f"  {'':22}" + "".join(f"{column:>13}" for column in columns))
     with ThreadPoolExecutor(len(WAYS)) as pool:
 
         def rounds_of(way: str) -> Measured:
@@ -235,12 +216,13 @@ def compare(jobs: int, rounds: int, *, every_request: bool) -> bool:
 
         found = dict(zip(WAYS, pool.map(rounds_of, WAYS), strict=True))
     for way, each in found.items():
-        print(f"  {way:22} {each.row()}", flush=True)
+        print(f"  {way:22}{each.row()}", flush=True)
         kept = kept and (way.startswith("vendor") or (each.paid == each.jobs and len(each.delays) == each.jobs))
     sdk, ours, _ = found.values()
     delay = statistics.median(ours.delays) / statistics.median(sdk.delays)
-    looks = ours.requests["GET status"] / sdk.requests["GET status"]
-    print(f"  target: submit_job / SDK <= 1: delay {delay:.2f}, status requests {looks:.2f}")
+    asked = ours.requests["GET status"] / sdk.requests["GET status"]
+    print_target(f"{title}: delay, submit_job / SDK", 1, delay)
+    print_target(f"{title}: status requests, submit_job / SDK", 1, asked)
     return kept
 
 

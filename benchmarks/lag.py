@@ -2,10 +2,10 @@
 
     python benchmarks/lag.py [--rounds 10] [--picture png]
 
-An API that takes 0.3 s (`api.py`) gets eight calls at the same time, several times (POSIX). Then the answers are four
-pictures, as base64 in JSON (`several_api.py`). In the server, a timer that is due every millisecond measures the loop's
-delay, and the processor time of every callback of the loop is measured. On a busy machine the delay grows, because the
-loop does not always get a core; the processor time does not.
+Eight calls at the same time go to mcp-vega with previews, with an API that takes 0.3 s (`api.py`), in several rounds.
+First each answer of the API is a picture, then four pictures as base64 in JSON. In the server, a timer that is due
+every millisecond measures the loop's delay. The processor time of each callback of the loop is measured, too (POSIX).
+On a busy machine the delay grows, because the loop does not always get a core. The processor time does not grow.
 """
 
 import argparse
@@ -19,21 +19,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import api
-import several_api
-from api import Picture
-from call import AT_ONCE, SLOW_SECONDS, drawn, target
+from api import PICTURES, SEVERAL, SLOW_SECONDS, Picture
+from figures import print_target
 from host import Host
 
-# What should be reached: the delay at the 99th percentile, and the processor time of the longest callback (ms).
+# The targets: the delay at the 99th percentile, and the processor time of the longest callback (ms).
 DELAY, CALLBACK = 10.0, 1.0
 SECOND = 1000  # milliseconds
+# How many of the longest callbacks are printed.
 PRINTED = 5
 
 
-class Watch(asyncio.DefaultEventLoopPolicy):
+class MeasuringPolicy(asyncio.DefaultEventLoopPolicy):
     """Makes event loops that measure themselves. SIGUSR1 forgets the figures so far; `save` writes them to a file."""
 
     def __init__(self) -> None:
@@ -57,11 +57,11 @@ class Watch(asyncio.DefaultEventLoopPolicy):
         """A loop with a timer."""
         loop = super().new_event_loop()
 
-        def look(due: float) -> None:
+        def tick(due: float) -> None:
             self._delays.append((loop.time() - due) * SECOND)
-            loop.call_later(1 / SECOND, look, loop.time() + 1 / SECOND)
+            loop.call_later(1 / SECOND, tick, loop.time() + 1 / SECOND)
 
-        loop.call_soon(look, loop.time())
+        loop.call_soon(tick, loop.time())
         return loop
 
     def _clear(self, *_: object) -> None:
@@ -75,52 +75,55 @@ class Watch(asyncio.DefaultEventLoopPolicy):
 
 def serve(file: Path) -> None:
     """Run the server, and measure its loop."""
-    watch = Watch()
-    asyncio.set_event_loop_policy(watch)  # pyright: ignore[reportDeprecated]  anyio's runner has no other place for it
+    policy = MeasuringPolicy()
+    asyncio.set_event_loop_policy(policy)  # pyright: ignore[reportDeprecated]  anyio's runner has no other place for it
     sys.argv = ["mcp-vega"]
     try:
         runpy.run_module("mcp_vega", run_name="__main__")
     finally:
-        watch.save(file)
+        policy.save(file)
 
 
-def measured(kind: Picture, program: str, rounds: int) -> tuple[list[float], dict[str, list[float]]]:
+def measured(kind: Picture, pictures: int, rounds: int) -> tuple[list[float], dict[str, list[float]]]:
     """The loop's delays, and the times of the long callbacks by name (ms)."""
-    with tempfile.TemporaryDirectory() as name, api.running(kind, SLOW_SECONDS, program) as url:
+    with tempfile.TemporaryDirectory() as name, api.running(kind, SLOW_SECONDS, pictures) as segmind:
         folder = Path(name).resolve()
-        server = (str(Path(__file__).resolve()), "--serve", str(folder / "figures.json"))
-        host = Host(folder, url, program=server, MCP_VEGA_PREVIEW="auto")
-        host.shake_hands()
-        drawn(host, AT_ONCE)
-        host.process.send_signal(signal.SIGUSR1)
-        for _ in range(rounds):
-            drawn(host, AT_ONCE)
-        host.leave()
+        program = (str(Path(__file__).resolve()), "--serve", str(folder / "figures.json"))
+        with Host(folder, segmind.url, program=program, MCP_VEGA_PREVIEW="auto") as host:
+            host.shake_hands()
+            host.draw(SEVERAL)
+            host.process.send_signal(signal.SIGUSR1)
+            for _ in range(rounds):
+                host.draw(SEVERAL)
         delays, callbacks = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         return delays, callbacks
+
+
+def print_measured(title: str, delays: list[float], callbacks: dict[str, list[float]]) -> None:
+    """Print the delays and the longest callbacks."""
+    print(f"\n{title}")
+    *_, late = statistics.quantiles(delays, n=100)
+    print(f"  delay of the loop: median {statistics.median(delays):.2f} ms, longest {max(delays):.1f} ms")
+    for name, times in sorted(callbacks.items(), key=lambda each: -max(each[1]))[:PRINTED]:
+        print(f"  {max(times):6.2f} ms at most, {len(times):3} times {CALLBACK / 2} ms or more: {name[:90]}")
+    print_target(f"{title}: delay at the 99th percentile, ms", DELAY, late)
+    longest = max((max(times) for times in callbacks.values()), default=0)
+    print_target(f"{title}: processor time of the longest callback, ms", CALLBACK, longest)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--picture", choices=get_args(Picture))
+    parser.add_argument("--picture", choices=PICTURES, nargs="+", default=PICTURES)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve)
         return
-    for kind in [options.picture] if options.picture else get_args(Picture):
-        for form, program in (("as its bytes", api.__file__), ("four as base64", several_api.__file__)):
-            delays, callbacks = measured(kind, program, options.rounds)
-            print(f"{kind}, {form}, {AT_ONCE} calls at the same time, {options.rounds} rounds")
-            *_, late = statistics.quantiles(delays, n=100)
-            print(f"  delay of the loop: median {statistics.median(delays):.2f} ms, longest {max(delays):.1f} ms")
-            target("delay at the 99th percentile", [late], DELAY)
-            longest = sorted(callbacks.items(), key=lambda each: -max(each[1]))
-            for name, times in longest[:PRINTED]:
-                print(f"  {max(times):6.2f} ms at most, {len(times):3} times {CALLBACK / 2} ms or more: {name[:90]}")
-            target("longest callback", [max((max(times) for times in callbacks.values()), default=0)], CALLBACK)
+    for kind in options.picture:
+        for form, pictures in (("a picture", 1), ("four pictures as base64", 4)):
+            print_measured(f"{SEVERAL} calls, {kind}, {form}", *measured(kind, pictures, options.rounds))
 
 
 if __name__ == "__main__":

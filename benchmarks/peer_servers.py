@@ -213,7 +213,7 @@ def mcp_image(cache: Path) -> list[Server]:
 
 
 def minimax(cache: Path) -> list[Server]:
-    """minimax-mcp: a variable of its own names the API. In the mode that writes files, not that which returns URLs."""
+    """minimax-mcp: a variable of its own names the API. The mode `local` writes files; the other one returns URLs."""
     programs, version = from_pypi(cache, "minimax-mcp")
     variables = {
         "MINIMAX_API_KEY": "benchmark-key",

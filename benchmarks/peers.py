@@ -1,46 +1,41 @@
 """Start, calls, memory and tokens, compared with other image servers that the package registries have.
 
-    python benchmarks/peers.py [--quick] [--cache FOLDER] [--peers mcp-image minimax-mcp] [--picture png]
+    python benchmarks/peers.py [--rounds 20] [--cache FOLDER] [--peers mcp-image minimax-mcp] [--picture png]
 
-The peers are installed into the cache folder, by default a temporary one (pip, npm and a network are needed). A
-stand-in on this machine (`peer_api.py`) sends all servers the same picture, each in its API's form. In each round,
-every server is measured once, one after the other. All times are medians; a ratio is mcp-vega's time divided by the
-peer's, as the median of the rounds' ratios, with the lowest and the highest.
+The program installs the other servers into the cache folder, by default a temporary one. It needs pip, npm and a
+network. A stand-in on this machine (`api.py`) sends all servers the same picture, in the form of each one's API. In
+each round, every server is measured once, one after the other: first one call, with an API that answers immediately,
+then eight calls at the same time, with an API that takes 0.3 s. All times are medians. A ratio is mcp-vega's time
+divided by the other server's: the median of the rounds' ratios, with the lowest and the highest.
 
-Like is compared with like: a peer that only writes a file with mcp-vega without previews, and a peer whose result has
-a preview with mcp-vega with previews. The floor (`floor.py`) is measured as well, and has no target. The memory is that
-of the process (Linux). The tokens are those of `tools/list` as JSON without spaces, icons and `_meta` (o200k, counted
-with bpe-openai).
+A server that only writes a file is compared with mcp-vega without previews. A server whose result has a preview is
+compared with mcp-vega with previews. The floor (`floor.py`) is measured as well, and has no target. The memory is that
+of the process (Linux). The tokens are those of `tools/list`, as `tokens.py` counts them.
 """
 
 import argparse
 import itertools
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import api
-import peer_api
-from api import Picture
+from api import PICTURES, SEVERAL, SLOW_SECONDS, Picture
+from figures import milliseconds_since, print_target, ratios
 from peer_servers import PEERS, NotAvailableError, PeerHost, Server, draw, own_servers, run
+from processes import memory_of, processor_seconds
+from tokens import Count, counter, read_by_models
 
 OWN, FLOOR = "mcp-vega", "floor"
-AT_ONCE, SLOW_SECONDS = 8, 0.3
+DOES = {"file": "without previews", "preview": "with previews"}
 WARM_UP = 3
 # The memory is read when the process has used no processor time for this long, or at the latest after the other time.
 REST_SECONDS, RESTLESS_SECONDS = 0.5, 10
-COUNT = """
-import json, sys, bpe_openai
-print(json.dumps([len(bpe_openai.get_encoding("o200k_base").encode(text)) for text in json.load(sys.stdin)]))
-"""
 
 Times = dict[Server, list[float]]
 Tools = list[dict[str, Any]]
@@ -65,8 +60,8 @@ def available(cache: Path, names: Sequence[str]) -> list[Server]:
             servers = PEERS[name](cache)
             with (
                 tempfile.TemporaryDirectory() as folder,
-                api.running("png", 0, peer_api.__file__) as url,
-                hosts(servers, Path(folder).resolve(), url, len(api.picture("png"))),
+                api.running("png") as stand_in,
+                hosts(servers, Path(folder).resolve(), stand_in.url, len(api.picture("png"))),
             ):
                 pass
         except (NotAvailableError, OSError, KeyError) as error:
@@ -74,11 +69,6 @@ def available(cache: Path, names: Sequence[str]) -> list[Server]:
         else:
             found.extend(servers)
     return found
-
-
-def milliseconds_since(began: float) -> float:
-    """The time since a reading of the clock."""
-    return (time.perf_counter() - began) * 1000
 
 
 def started(server: Server, root: Path, url: str) -> tuple[float, float, Tools, PeerHost]:
@@ -92,42 +82,32 @@ def started(server: Server, root: Path, url: str) -> tuple[float, float, Tools, 
     return hello, milliseconds_since(began), tools, host
 
 
-def processor_time(pid: int) -> list[str]:
-    """The processor time that a process has used, in the system's units."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
-
-
 def memory_at_rest(pid: int) -> float:
     """The memory of a process in MB when it has come to rest; NaN if the system does not show it."""
-    if sys.platform != "linux":
-        return float("nan")
-    until = time.monotonic() + RESTLESS_SECONDS
-    before = processor_time(pid)
-    while time.monotonic() < until:
-        time.sleep(REST_SECONDS)
-        if (now := processor_time(pid)) == before:
-            break
-        before = now
-    pages = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    if sys.platform == "linux":
+        until = time.monotonic() + RESTLESS_SECONDS
+        before = processor_seconds(pid)
+        while time.monotonic() < until:
+            time.sleep(REST_SECONDS)
+            if (now := processor_seconds(pid)) == before:
+                break
+            before = now
+    return memory_of(pid)
 
 
 @contextmanager
 def hosts(servers: Sequence[Server], root: Path, url: str, size: int) -> Generator[dict[Server, PeerHost]]:
     """The servers after their first calls. Each must have written a file that is at least as large as the picture."""
     found: dict[Server, PeerHost] = {}
-    try:
+    with ExitStack() as stack:
         for server in servers:
-            found[server] = server.start(root, url)
-            found[server].shake_hands()
+            host = found[server] = stack.enter_context(server.start(root, url))
+            host.shake_hands()
             for _ in range(WARM_UP):
-                draw(found[server], server, prompts(1))
+                draw(host, server, prompts(1))
             if not any(file.is_file() and file.stat().st_size >= size for file in server.folder(root).rglob("*")):
                 raise NotAvailableError(f"{server.name} has written no picture")
         yield found
-    finally:
-        for host in found.values():
-            host.leave()
 
 
 def called(
@@ -137,8 +117,8 @@ def called(
     times: Times = {server: [] for server in servers}
     with (
         tempfile.TemporaryDirectory() as folder,
-        api.running(kind, delay, peer_api.__file__) as url,
-        hosts(servers, Path(folder).resolve(), url, len(api.picture(kind))) as running,
+        api.running(kind, delay) as stand_in,
+        hosts(servers, Path(folder).resolve(), stand_in.url, len(api.picture(kind))) as running,
     ):
         for _ in range(rounds):
             for server, host in running.items():
@@ -149,26 +129,13 @@ def called(
         return times, {server: memory_at_rest(host.process.pid) for server, host in running.items()}
 
 
-def counted(cache: Path, texts: Sequence[str]) -> list[int]:
-    """The tokens of texts. Raises NotAvailableError if the tokenizer cannot be installed."""
+def tokenizer(cache: Path) -> Count:
+    """The function that counts tokens. Raises NotAvailableError if the tokenizer cannot be installed."""
     folder = cache / "bpe-openai"
     if not folder.exists():
         run(sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "bpe-openai")
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT],
-        input=json.dumps(texts),
-        env={**os.environ, "PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
-
-
-def read_by_models(tools: Tools) -> str:
-    """The tools as JSON, without what is for the host alone."""
-    shown = [{key: value for key, value in tool.items() if key not in ("icons", "_meta")} for tool in tools]
-    return json.dumps(shown, separators=(",", ":"), ensure_ascii=False)
+    sys.path.append(str(folder))
+    return counter()
 
 
 # ---- what is printed ----
@@ -179,21 +146,14 @@ def own(servers: Sequence[Server], peer: Server) -> Server:
     return min((each for each in servers if each.name == OWN), key=lambda each: each.does != peer.does)
 
 
-def print_target(name: str, ratios: Sequence[float]) -> None:
-    """Print whether mcp-vega needs no more than the peer, and the ratios."""
-    middle = statistics.median(ratios)
-    spread = f"  ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
-    print(f"target: {name} <= 1.00: {'reached' if middle <= 1 else 'missed'} {middle:.2f}{spread}")
-
-
 def print_ratios(title: str, times: Times) -> None:
     """Print the target for each peer; `{does}` in the title is what its calls leave."""
     print()
     for server, each in times.items():
         if server.name not in (OWN, FLOOR):
             mine = times[own(list(times), server)]
-            ratios = [one / other for one, other in zip(mine, each, strict=True)]
-            print_target(f"{title.format(does=server.does)}, mcp-vega / {server.name}", ratios)
+            name = f"{title.format(does=DOES[server.does])}, mcp-vega / {server.name}"
+            print_target(name, 1, *ratios(mine, each))
 
 
 def print_calls(title: str, times: Times, memory: dict[Server, float]) -> Rows:
@@ -202,7 +162,7 @@ def print_calls(title: str, times: Times, memory: dict[Server, float]) -> Rows:
     print(f"\n{title}\n\n| server | a call leaves | ms | MB after the calls |\n|---|---|---|---|")
     for server, each in times.items():
         print(f"| {server.name} | {server.leaves} | {statistics.median(each):.1f} | {memory[server]:.0f} |")
-        rows.setdefault(f"{title}, {server.does}, ms", {})[server.name] = f"{statistics.median(each):.1f}"
+        rows.setdefault(f"{title}, {DOES[server.does]}, ms", {})[server.name] = f"{statistics.median(each):.1f}"
     print_ratios(f"{title}, {{does}}", times)
     return rows
 
@@ -217,10 +177,10 @@ def print_starts(servers: Sequence[Server], cache: Path, rounds: int) -> Rows:
     listed: Times = {server: [] for server in once}
     tools: dict[Server, Tools] = {}
     memory: dict[Server, float] = {}
-    with tempfile.TemporaryDirectory() as folder, api.running("png", 0, peer_api.__file__) as url:
+    with tempfile.TemporaryDirectory() as folder, api.running("png") as stand_in:
         for number in range(rounds + 1):
             for server in once:
-                first, second, tools[server], host = started(server, Path(folder).resolve(), url)
+                first, second, tools[server], host = started(server, Path(folder).resolve(), stand_in.url)
                 if number:
                     hello[server].append(first)
                     listed[server].append(second)
@@ -247,10 +207,11 @@ def print_starts(servers: Sequence[Server], cache: Path, rounds: int) -> Rows:
 def token_counts(cache: Path, tools: dict[Server, Tools]) -> dict[Server, float]:
     """The tokens of each server's tools. Prints the reason and returns nothing if they cannot be counted."""
     try:
-        return dict(zip(tools, counted(cache, [read_by_models(each) for each in tools.values()]), strict=True))
+        count = tokenizer(cache)
     except NotAvailableError as error:
         print(f"the tokens are not counted: {error}")
         return {}
+    return {server: count(read_by_models(listed)) for server, listed in tools.items()}
 
 
 def print_table(servers: Sequence[Server], rows: Rows) -> None:
@@ -265,21 +226,20 @@ def print_table(servers: Sequence[Server], rows: Rows) -> None:
 def main() -> None:
     """Install, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of single calls; the others have half of them")
     parser.add_argument("--cache", type=Path, help="where the peers are installed, and kept for the next run")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--picture", choices=get_args(Picture))
+    parser.add_argument("--picture", choices=PICTURES, nargs="+", default=PICTURES)
     options = parser.parse_args()
-    rounds = 4 if options.quick else options.rounds
+    rounds: int = options.rounds
     with tempfile.TemporaryDirectory() as temporary:
         cache = (options.cache or Path(temporary)).resolve()
         servers = available(cache, options.peers)
         rows = print_starts(servers, cache, max(rounds // 2, 2))
-        for kind in [options.picture] if options.picture else get_args(Picture):
+        for kind in options.picture:
             rows |= print_calls(f"a call, {kind}", *called(servers, kind, 0, 1, rounds))
-            several = called(servers, kind, SLOW_SECONDS, AT_ONCE, max(rounds // 2, 2))
-            rows |= print_calls(f"{AT_ONCE} calls on an API of {SLOW_SECONDS} s, {kind}", *several)
+            several = called(servers, kind, SLOW_SECONDS, SEVERAL, max(rounds // 2, 2))
+            rows |= print_calls(f"{SEVERAL} calls, {kind}", *several)
         print_table(servers, rows)
 
 

@@ -17,7 +17,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import re
 import sqlite3
 import statistics
 import subprocess
@@ -34,10 +33,11 @@ from typing import Any
 
 import anyio
 import httpx
+from host import environment
 from mcp.client.client import Client
 from mcp_types import ImageContent
+from processes import Served, http_server, memory_of
 
-COMMAND = (sys.executable, "-m", "mcp_vega")
 SESSIONS, NICE, PATIENCE = 10, 10, 180.0
 PING_SECONDS, PING_LIMIT, GROWTH_LIMIT = 0.05, 50.0, 0.1
 # Each of them refuses, loses, delays or damages something. Faults that take minutes are only in the tests.
@@ -56,26 +56,12 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @contextmanager
-def started(folder: Path, *arguments: str, nice: int = 0, **variables: str) -> Generator[tuple[int, str]]:
-    """Run a command of this package as a process; yields its process id and the URL in its first line."""
+def started(folder: Path, *arguments: str, api: str = "https://api.example", nice: int = 0) -> Generator[Served]:
+    """Run a command of this package as a process that serves."""
     log = folder / f"{arguments[0].strip('-')}.txt"
-    with log.open("w", encoding="utf-8") as stderr:
-        process = subprocess.Popen([*COMMAND, *arguments], env=environment(folder, **variables), stderr=stderr)
-    os.setpriority(os.PRIO_PROCESS, process.pid, nice)
-    try:
-        while "\n" not in (told := log.read_text(encoding="utf-8")):
-            assert process.poll() is None, told
-            time.sleep(0.05)
-        yield process.pid, told.split("\n", 1)[0]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """The environment of a command."""
-    folders = {"MCP_VEGA_HOME": str(folder / "home"), "MCP_VEGA_GALLERY": str(folder / "gallery")}
-    return {**os.environ, **folders, "SEGMIND_API_KEY": "SG_soak", **variables}
+    with http_server(("-m", "mcp_vega", *arguments), log, environment(folder, api)) as served:
+        os.setpriority(os.PRIO_PROCESS, served.pid, nice)
+        yield served
 
 
 @contextmanager
@@ -137,8 +123,7 @@ async def soak(url: str, server: int, calls: int, at_once: int) -> tuple[Counter
 async def sample(process: int, memory: list[float]) -> None:
     """Record a process's resident megabytes every second."""
     while True:
-        (found,) = re.findall(r"VmRSS:\s*(\d+)", await anyio.Path(f"/proc/{process}/status").read_text())
-        memory.append(int(found) / 1024)
+        memory.append(memory_of(process))
         await anyio.sleep(1)
 
 
@@ -195,8 +180,8 @@ def whole(job: dict[str, Any]) -> int:
 def spending(folder: Path, api: str, calls: int) -> tuple[dict[str, Any], dict[str, bool]]:
     """What the sandbox and the ledger say about the calls, and which promises were kept."""
     state = httpx.get(f"{api}/_sandbox", trust_env=False, timeout=60).json()
-    command = [*COMMAND, "jobs", "--json", "--limit", "100000"]
-    told = subprocess.run(command, env=environment(folder), check=True, capture_output=True).stdout
+    command = [sys.executable, "-m", "mcp_vega", "jobs", "--json", "--limit", "100000"]
+    told = subprocess.run(command, env=environment(folder, api), check=True, capture_output=True).stdout
     jobs = {job["parameters"]["prompt"]: job for job in json.loads(told)}
     taken = {call["body"]["prompt"]: call for call in state["calls"]}
     ends = Counter(end_of(job, taken.get(prompt)) for prompt, job in jobs.items())
@@ -229,21 +214,21 @@ def main() -> int:
     times: list[list[float]] = []
     with (
         tempfile.TemporaryDirectory() as name,
-        started(folder := Path(name), "sandbox", "--port", "0", "--credits", "1000", nice=NICE) as (_, api),
-        started(folder, "--transport", "http", "--port", "0", SEGMIND_BASE_URL=api) as (server, url),
+        started(folder := Path(name), "sandbox", "--port", "0", "--credits", "1000", nice=NICE) as sandbox,
+        started(folder, "--transport", "http", "--port", "0", api=sandbox.url) as server,
     ):
-        with pinging(url, times):
+        with pinging(server.url, times):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
-            answers, memory = anyio.run(soak, url, server, calls, at_once)
+            answers, memory = anyio.run(soak, server.url, server.pid, calls, at_once)
         settle(folder)
-        figures, promises = spending(folder, api, calls)
+        figures, promises = spending(folder, sandbox.url, calls)
     fifth = len(memory) // 5
     pings, wakings = (spread(each) for each in times)
     medians = [round(statistics.median(memory[part * fifth : (part + 1) * fifth]), 1) for part in range(5)]
     promises |= {
         "all are answered": not any(each.startswith(("NONE", "WRONG")) for each in answers),
         "memory does not grow": medians[4] <= medians[1] * (1 + GROWTH_LIMIT),
-        "pings are answered at once": pings["p99"] <= PING_LIMIT,
+        "pings are answered immediately": pings["p99"] <= PING_LIMIT,
     }
     seen = {"calls": calls, "seconds": len(memory), "answers": answers, **figures, "memory in MB, by fifths": medians}
     seen |= {"pings": len(times[0]), "ping in ms": pings, "the pinging process's waking": wakings}
