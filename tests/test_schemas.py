@@ -175,7 +175,7 @@ async def test_the_descriptions_and_instructions_say_what_an_agent_needs_to_know
         "Returns a preview, seed, cost and the full image's path or URL (always give it to the user)",
         "or, if drawing is slow, only a request id for check_job.",
     ]
-    once = "Each call is paid for: never repeat one that timed out."
+    once = "Calls are paid: never repeat one that timed out."
     needed = [
         (vega, ["About $0.00225 and 2.36 s an image at 25 steps; both grow with steps and samples.", *back, once]),
         (rt, ["About $0.0020 and 1.68 s an image at 4 steps; both grow with steps.", *back, once]),

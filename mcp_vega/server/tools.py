@@ -143,7 +143,7 @@ def _price(model: type[Parameters]) -> str:
 
 # Models and their hosts keep these texts in the context of every turn: tests hold their length. A host may show the
 # model one tool alone, or no instructions, so each tool says what its caller needs to know.
-_NEVER_REPEAT = "Each call is paid for: never repeat one that timed out."
+_NEVER_REPEAT = "Calls are paid: never repeat one that timed out."
 _RESULT = (
     "Returns a preview, seed, cost and the full image's path or URL (always give it to the user) or, if drawing is "
     f"slow, only a request id for check_job. {_NEVER_REPEAT}"
