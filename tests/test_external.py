@@ -63,8 +63,8 @@ READINESS = {
     "HEUR-014": TOOLS,  # a version: the server tells its version to every client
     "HEUR-015": TOOLS,  # observability: MCP_VEGA_LOG_LEVEL, and the ledger that `mcp-vega jobs` shows
     # These rules look for words in the description, even inside other words:
-    "HEUR-010": TOOLS[:2],  # "all" and "any" count as too wide a scope; they are in "call" and "many"
-    "HEUR-019": TOOLS,  # "request" counts as needing a key; it is in "request id", and the server has the key
+    "HEUR-010": TOOLS[:3],  # "all" counts as too wide a scope; it is in "call" and "parallel"
+    "HEUR-019": TOOLS[:3],  # "request" counts as needing a key; it is in "request id", and the server has the key
     # No parameter is required, because check_job without an id lists the latest jobs.
     "HEUR-011": ["check_job"],
 }
