@@ -1,6 +1,7 @@
-"""Folders that survive a power cut."""
+"""Folders that survive a power cut, and small files that are always complete."""
 
 import os
+import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -33,3 +34,18 @@ def flush(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file for this user only, in place of an older one. Nobody sees a part of it, unless the power is cut.
+
+    Raises:
+        OSError: It cannot be written. The older file stays.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -76,17 +75,11 @@ class AnswerRecorder:
     def _save(self) -> None:
         """Write the file. If that fails, the next start has no early answers."""
         file = Path(self._stored.file)
-        part = file.with_suffix(f".{os.getpid()}.part")
         with self._saving:
             try:
                 folders.make(file.parent.parent, 0o700)
                 confinement.own_folder(file.parent)
-                try:
-                    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-                        opened.write(self._stored.as_bytes())
-                    part.replace(file)
-                finally:
-                    part.unlink(missing_ok=True)
+                folders.replace_file(file, self._stored.as_bytes())
                 for old in sorted(file.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-FILES_KEPT]:
                     old.unlink()
             except OSError as error:

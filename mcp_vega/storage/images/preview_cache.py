@@ -1,7 +1,6 @@
 """Small previews of the kept pictures. Each is made once and kept as a file. The folder may be deleted at any time."""
 
 import logging
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,14 +58,9 @@ class PreviewCache:
     def _write(self, image_id: str, data: bytes) -> None:
         """Keep a preview. If that fails, the preview is made again the next time."""
         path = self._path(image_id)
-        part = path.with_name(f".{image_id}.{secrets.token_hex(4)}.part")
         try:
             folders.make(path.parent, 0o700)
-            try:
-                part.write_bytes(data)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            folders.replace_file(path, data)
         except OSError as error:
             logger.info("A preview cannot be kept in %s: %s", self._folder, error.strerror or error)
 
