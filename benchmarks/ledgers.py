@@ -14,13 +14,13 @@ from services import API, KEY
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.storage.database.connection import Connection, Work
-from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.database.server_lock import ServerLock
-from mcp_vega.storage.database.sqlite import SqliteFile
+from mcp_vega.storage.database.sqlite.database import SqliteDatabase
+from mcp_vega.storage.database.sqlite.file import SqliteFile
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 from mcp_vega.storage.images.store import file_name, names_of
 from mcp_vega.storage.ledger.job_store import JobStore
-from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.storage.ledger.sql.schema import SCHEMA
 
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 500
@@ -69,22 +69,22 @@ def drawn(count: int) -> Iterator[Job]:
         yield replace(job, receipt=receipt, images=(image,))
 
 
-class OneTransaction(Database):
+class OneTransaction(SqliteDatabase):
     """Does all work in a transaction that is open already, without threads: a transaction each would take an hour."""
 
     def __init__(self, connector: SqliteFile, connection: Connection) -> None:
         super().__init__(connector)
         self._open = connection
 
-    async def read(self, work: Work[Any], **_: bool) -> Any:
+    async def read(self, work: Work[Any], **_: Any) -> Any:
         """Do the work now."""
         return work(self._open)
 
-    async def write(self, work: Work[Any], **_: bool) -> Any:
+    async def write(self, work: Work[Any], **_: Any) -> Any:
         """Do the work now."""
         return work(self._open)
 
-    def defer(self, work: Work[Any], **_: bool) -> None:
+    def defer(self, work: Work[Any], **_: Any) -> None:
         """Do the work now."""
         work(self._open)
 
@@ -95,7 +95,7 @@ async def fill(folder: Path, jobs: Sequence[Job]) -> None:
     connector = SqliteFile(file, SCHEMA, lambda: time)
     connection = connector.connect(write=True, wait=1)
     connection.execute("PRAGMA cache_size = -400000")
-    store = JobStore(OneTransaction(connector, connection), ServerLock(file.with_name("servers")), lambda: time)
+    store = JobStore(OneTransaction(connector, connection), ServerLock(file.with_name("servers")), uptime=lambda: time)
     with connection.transaction(write=True, durable=False, wait=1):
         account = await store.accounts.of_key(KEY)
         for done in jobs:

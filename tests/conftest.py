@@ -40,7 +40,7 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage.database.database import BUSY_SECONDS
+from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS
 from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder

@@ -17,7 +17,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 from unittest.mock import MagicMock
 
 import anyio
@@ -46,14 +46,14 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Connection, Row
-from mcp_vega.storage.database.database import BUSY_SECONDS, Database
-from mcp_vega.storage.database.server_lock import ServerLock
-from mcp_vega.storage.database.sqlite import APPLICATION_ID, SqliteFile, fingerprint_of
+from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
+from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile, fingerprint_of
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
-from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.slots import Sending, Turns
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.storage.ledger.sql.schema import SCHEMA
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +76,7 @@ class Server:
 
     def __init__(self, folder: Path, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = 3600) -> None:
         self._lock = ServerLock(folder / "servers")
-        self.database = Database(SqliteFile(folder / "ledger.sqlite3", SCHEMA), busy_seconds, deferred_seconds)
+        self.database = SqliteDatabase(SqliteFile(folder / "ledger.sqlite3", SCHEMA), busy_seconds, deferred_seconds)
         self.store = JobStore(self.database, self._lock)
 
     def die(self) -> None:
@@ -218,7 +218,7 @@ LOOK = """
 import sqlite3, sys
 from contextlib import closing
 from pathlib import Path
-from mcp_vega.storage.database.server_lock import ServerLock
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 folder = Path(sys.argv[1])
 with closing(sqlite3.connect(folder / "ledger.sqlite3")) as database:
     ids = [row[0] for row in database.execute("SELECT id FROM servers")]
@@ -316,7 +316,7 @@ async def test_only_the_user_can_read_the_ledger(tmp_path: Path) -> None:
 class CountingConnection:
     """A connection that counts the transactions that write, and those that must survive a power cut."""
 
-    def __init__(self, connection: Connection, counts: Counter[str]) -> None:
+    def __init__(self, connection: SqliteConnection, counts: Counter[str]) -> None:
         self._connection = connection
         self._counts = counts
 
@@ -326,6 +326,9 @@ class CountingConnection:
 
     def execute(self, statement: str, values: Mapping[str, Any] = MappingProxyType({})) -> list[Row]:
         return self._connection.execute(statement, values)
+
+    def lock(self, name: str) -> None:
+        self._connection.lock(name)
 
     @contextmanager
     def transaction(self, *, write: bool, durable: bool, wait: float) -> Generator[None]:
@@ -348,12 +351,12 @@ class CountingFile(SqliteFile):
         super().__init__(file, SCHEMA)
         self.counts = Counter[str]()
 
-    def connect(self, *, write: bool, wait: float) -> Connection:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return CountingConnection(super().connect(write=write, wait=wait), self.counts)
+    def connect(self, *, write: bool, wait: float) -> SqliteConnection:
+        return cast("SqliteConnection", CountingConnection(super().connect(write=write, wait=wait), self.counts))
 
 
 def counted_store(file: CountingFile, busy_seconds: float = BUSY_SECONDS) -> JobStore:
-    return JobStore(Database(file, busy_seconds), ServerLock(file.file.with_name("servers")))
+    return JobStore(SqliteDatabase(file, busy_seconds), ServerLock(file.file.with_name("servers")))
 
 
 @pytest.mark.parametrize(("arguments", "writes"), [({}, 3), ({"samples": 4}, 4)])
@@ -363,7 +366,7 @@ async def test_a_picture_costs_three_transactions_and_one_flush(
     """Several pictures are drawn by the queue, which needs one transaction more, for the request id."""
     file = CountingFile(tmp_path / "home" / "ledger.sqlite3")
     # The note that the caller has the result waits for the next transaction, however long that takes.
-    store = JobStore(Database(file, deferred_seconds=3600), ServerLock(file.file.with_name("servers")))
+    store = JobStore(SqliteDatabase(file, deferred_seconds=3600), ServerLock(file.file.with_name("servers")))
     async with app_over(sandbox.url, tmp_path, store=store) as app, Client(build_server(app)) as agent:
         await store.accounts.of_key(KEY)  # the first call of a new ledger writes one transaction more
         for number in range(5):
@@ -384,7 +387,7 @@ async def test_a_job_that_waits_for_its_turn_writes_nothing(tmp_path: Path) -> N
         await go.wait()
         return httpx.Response(200, content=noise("JPEG", 64))
 
-    store = Watched(Database(file), ServerLock(file.file.with_name("servers")))
+    store = Watched(SqliteDatabase(file), ServerLock(file.file.with_name("servers")))
     given: dict[str, Any] = {"transport": httpx.MockTransport(draw), "limits": Limits(calls_at_once=1)}
     async with app_over(API, tmp_path, store=store, **given) as app:
         await store.accounts.of_key(KEY)
@@ -501,7 +504,7 @@ class FullDisk(CountingFile):
 
     full = 0
 
-    def connect(self, *, write: bool, wait: float) -> Connection:
+    def connect(self, *, write: bool, wait: float) -> SqliteConnection:
         connection = super().connect(write=write, wait=wait)
         real = connection.transaction
 
@@ -752,7 +755,7 @@ async def test_reads_of_a_locked_ledger_wait_at_the_same_time_even_if_one_gave_u
             waits.append(wait)
             return super().connect(write=write, wait=wait)
 
-    database = Database(LockedFile(tmp_path / "ledger.sqlite3", SCHEMA), busy_seconds=0.5)
+    database = SqliteDatabase(LockedFile(tmp_path / "ledger.sqlite3", SCHEMA), busy_seconds=0.5)
     failed = list[LedgerError]()
 
     async def read() -> None:
@@ -870,7 +873,7 @@ async def test_a_ledger_on_a_network_volume_is_refused_before_anything_is_paid(
     mounts, home = tmp_path / "mountinfo", tmp_path / "home"
     mounts.write_text(f"21 1 8:2 / / rw - ext4 /dev/sda rw\n60 21 0:50 / {home} rw - nfs4 server:/home rw\n")
     file = SqliteFile(home / "ledger.sqlite3", SCHEMA, mounts=mounts)
-    store = JobStore(Database(file), ServerLock(home / "servers"))
+    store = JobStore(SqliteDatabase(file), ServerLock(home / "servers"))
     async with app_over(sandbox.url, tmp_path, store=store) as app, Client(build_server(app)) as agent:
         text = text_of(await agent.call_tool(RT, {"prompt": "a fox"}))
     assert f"The ledger {home / 'ledger.sqlite3'} is on a network volume (nfs4)" in text

@@ -19,7 +19,7 @@ from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.images.folder import ImageFolder
-from mcp_vega.storage.ledger.rows import moment as as_number
+from mcp_vega.storage.ledger.sql.rows import moment as as_number
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mcp_vega.storage.database.network_volume import is_share, kind_in_mount_output, kind_in_mountinfo, network_volume
+from mcp_vega.storage.database.sqlite.network_volume import (
+    is_share,
+    kind_in_mount_output,
+    kind_in_mountinfo,
+    network_volume,
+)
 
 ROOT = "21 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw\n"
 HOME = PurePosixPath("/home/fox/.local/share/mcp-vega")

@@ -13,13 +13,13 @@ import pytest
 from conftest import HANG_SECONDS, wait_until
 
 from mcp_vega.job import new_id
-from mcp_vega.storage.database.server_lock import ServerLock
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 
 PYTHON = (sys.executable, "-W", "error", "-c")
 BEGINNING = """
 import os, socket, sqlite3, sys
 from pathlib import Path
-from mcp_vega.storage.database.server_lock import ServerLock
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 lock = ServerLock(Path(sys.argv[1]))
 """
 # It lives until its input ends.

@@ -1,9 +1,8 @@
-"""A database that several processes share.
+"""A database that several servers share.
 
-connection      the interface of a database
-database        transactions: reads and writes at the same time, in threads
-reader          reads, in threads
-sqlite          an SQLite file
-network_volume  finds network file systems, where such a file must not be
-server_lock     the locks that show which processes are alive
+connection  what the code within a transaction uses
+database    transactions
+liveness    which servers are alive
+notices     short messages between the servers
+sqlite      all of it in an SQLite file, for the servers of one user on one machine
 """

@@ -8,8 +8,6 @@ spending         limits, what was spent, and what is reserved for calls under wa
 search           finds kept pictures by words, and ids by their beginnings
 image_locations  where the pictures are, and which must be moved
 servers          the servers that have jobs; removes the servers that died
-rows             converts jobs to rows, and rows to jobs
 secrets          random keys that all servers on a ledger share
-schema           the tables
-queries          the statements
+sql              the tables, the statements, and how jobs become rows
 """

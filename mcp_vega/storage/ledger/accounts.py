@@ -11,9 +11,9 @@ from typing import Any
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Servers
+from mcp_vega.storage.ledger.sql import queries, rows
 
 # Longer than the longest pause until a job is tried again (jobs/worker.py).
 BEYOND_ANY_PAUSE = timedelta(hours=25)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mcp_vega.job import Image, ImageLocation
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger import queries, rows
+from mcp_vega.storage.ledger.sql import queries, rows
 
 
 class OldCopy(NamedTuple):

@@ -15,18 +15,22 @@ from typing import Any, NamedTuple, Self
 from mcp_vega.errors import VegaError
 from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.connection import Connection, Work
-from mcp_vega.storage.database.database import BUSY_SECONDS, Database
-from mcp_vega.storage.database.server_lock import ServerLock
-from mcp_vega.storage.database.sqlite import SqliteFile
-from mcp_vega.storage.ledger import joining, queries, rows, spending
+from mcp_vega.storage.database.database import Database, Durability
+from mcp_vega.storage.database.liveness import Liveness
+from mcp_vega.storage.database.notices import NoNotices, Notices
+from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
+from mcp_vega.storage.database.sqlite.file import SqliteFile
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
+from mcp_vega.storage.ledger import joining, spending
 from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
-from mcp_vega.storage.ledger.schema import SCHEMA
 from mcp_vega.storage.ledger.search import ImageSearch
 from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
+from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql.schema import SCHEMA
 
 # How long another server may still send a call; longer for `submit_job`, whose caller expects to wait.
 WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
@@ -46,10 +50,17 @@ class JobStore:
     Every method raises a `LedgerError` if the ledger cannot be read or written. Then no part of a change is written.
     """
 
-    def __init__(self, database: Database, lock: ServerLock, uptime: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        liveness: Liveness,
+        notices: Notices | None = None,
+        uptime: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
+        self.notices = notices or NoNotices()
         self.uptime = uptime
-        self._servers = Servers(lock)
+        self._servers = Servers(liveness)
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
         self.spending = Spending(database)
@@ -64,8 +75,8 @@ class JobStore:
 
         For `uptime` see `SqliteFile`, for `busy_seconds` see `Database`.
         """
-        database = Database(SqliteFile(file, SCHEMA, uptime), busy_seconds)
-        return cls(database, ServerLock(file.with_name("servers")), uptime)
+        database = SqliteDatabase(SqliteFile(file, SCHEMA, uptime), busy_seconds)
+        return cls(database, ServerLock(file.with_name("servers")), uptime=uptime)
 
     # ---- the transactions of a paid call ----
 
@@ -149,7 +160,7 @@ class JobStore:
                 connection.execute(queries.COUNT_AGAIN, counts)
             return sending
 
-        return await self._database.write(mark, durable=True, despite_cancel=True)
+        return await self._database.write(mark, durability=Durability.POWER, despite_cancel=True)
 
     def discard(self, job: Job) -> None:
         """Delete a job whose caller left before it was sent. The change is written in the background."""

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
-from mcp_vega.storage.database.server_lock import CHECK_SECONDS
-from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.servers import Servers
+from mcp_vega.storage.ledger.sql import queries, rows
 
 # How long the same call can join a job whose result nobody received, since the last call for it began or ended.
 JOINING = timedelta(minutes=2)
@@ -61,7 +60,7 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "silent_since": rows.moment(job.created - SILENT),
     }
     for row in connection.execute(queries.TO_JOIN, values):
-        if row["may_be_silent"] or not servers.alive(connection, [row["awaited_by"]], wait=CHECK_SECONDS):
+        if row["may_be_silent"] or not servers.alive(connection, [row["awaited_by"]], certain=True):
             until = rows.moment(job.created + JOINING)
             joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created), "time": arrived}
             connection.execute(queries.JOIN, {**joining, "until": until})

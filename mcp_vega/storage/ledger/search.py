@@ -14,7 +14,7 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import named
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger import queries, rows
+from mcp_vega.storage.ledger.sql import queries, rows
 
 PAGE = 20
 # The most words of a search, and the most letters of a word. Each word is searched for separately.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger import queries
+from mcp_vega.storage.ledger.sql import queries
 
 
 class Secrets:

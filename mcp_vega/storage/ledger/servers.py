@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mcp_vega.errors import LedgerError
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
-from mcp_vega.storage.database.server_lock import ServerLock
-from mcp_vega.storage.ledger import queries, spending
+from mcp_vega.storage.database.liveness import Liveness
+from mcp_vega.storage.ledger import spending
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.storage.ledger.sql import queries
 
 
 @dataclass(frozen=True)
@@ -29,44 +29,36 @@ class Activity:
 class Servers:
     """This server and the others. The methods work within transactions that are open already."""
 
-    def __init__(self, lock: ServerLock) -> None:
-        self._lock = lock
+    def __init__(self, liveness: Liveness) -> None:
+        self._liveness = liveness
 
     @property
     def entered(self) -> bool:
         """Whether this server has entered the table. Another server may have removed it since."""
-        return self._lock.taken
+        return self._liveness.taken
 
     @property
     def me(self) -> str:
         """This server's id. It is in the ledger once this server has begun or claimed a job."""
-        return self._lock.me
+        return self._liveness.me
 
     def enter(self, connection: Connection, calls_a_minute: int | None = None) -> str:
         """Add this server to the table, unless it is there already; returns its id.
 
         Raises:
             OSError: The lock cannot be taken.
-            LedgerError: The lock file was deleted.
+            LedgerError: Other servers believe that this server has ended.
         """
-        self._lock.take()
-        if not self._lock.is_intact():
-            raise LedgerError(
-                f"The lock file {self._lock.path} was deleted. Other servers now believe that this server has ended",
-                next_step="Restart this server, because other servers may have continued its jobs",
-            )
+        self._liveness.take()
+        self._liveness.require_intact()
         values = {"me": self.me, "process": os.getpid(), "calls_a_minute": calls_a_minute}
         connection.execute(queries.ENTER, values)
         return self.me
 
-    def alive(self, connection: Connection, servers: Iterable[str | None], wait: float = 0) -> set[str]:
-        """Return those of `servers` that are alive.
-
-        A dead server also counts as alive while another process checks its lock. To be certain, `wait` so many seconds
-        for that check to end.
-        """
+    def alive(self, connection: Connection, servers: Iterable[str | None], *, certain: bool = False) -> set[str]:
+        """Return those of `servers` that are alive; for `certain` see `Liveness`."""
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-        return {each for each in entered.intersection(servers) if self._lock.is_alive(each, wait=wait)}
+        return self._liveness.alive(connection, entered.intersection(servers), certain=certain)
 
     def remove_dead(self, connection: Connection) -> bool:
         """Remove dead servers and their slots, and give back the money reserved for jobs that they never sent.
@@ -75,10 +67,9 @@ class Servers:
         """
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
         dead = False
-        for server in entered.union(self._lock.servers()) - {self.me}:
-            if self._lock.is_alive(server):
-                continue
-            with self._lock.locked_if_dead(server) as is_dead:
+        others = entered.union(self._liveness.servers()) - {self.me}
+        for server in others - self._liveness.alive(connection, others):
+            with self._liveness.locked_if_dead(server, connection) as is_dead:
                 if is_dead and server in entered:
                     _remove(connection, server)
                     dead = True
@@ -104,7 +95,7 @@ class Servers:
 
     def release_lock(self) -> None:
         """Release the lock, so that others see that this server has ended. Call `leave` first."""
-        self._lock.release()
+        self._liveness.release()
 
     def activity(self, connection: Connection) -> Activity:
         """Return which other servers have work, and how many jobs are open."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
-from mcp_vega.storage.ledger import queries, rows
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.storage.ledger.sql import queries, rows
 
 
 class Sending(Enum):

@@ -14,7 +14,7 @@ from mcp_vega.errors import Charged, SpendingLimitReached
 from mcp_vega.job import OPERATOR, SANDBOX, Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger import queries
+from mcp_vega.storage.ledger.sql import queries
 
 BILLION = 10**9
 FIRST_DAY = date(1970, 1, 1)

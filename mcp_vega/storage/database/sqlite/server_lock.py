@@ -14,12 +14,14 @@ import re
 import sqlite3
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_vega.errors import LedgerError
 from mcp_vega.job import new_id
+from mcp_vega.storage.database.connection import Connection
 
 # How long a check may wait for a lock. A check by another server is over by then; a living server keeps its lock.
 CHECK_SECONDS = 0.05
@@ -29,7 +31,7 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class ServerLock:
-    """This server's lock, in a folder with the locks of the other servers. It is safe to use from several threads.
+    """This server's lock, in a folder with the locks of the other servers: the `Liveness` of an SQLite file.
 
     A child process made by fork does not hold the lock, although its copy of SQLite believes so. The child must not use
     this object. When its parent is dead, the child does not count as alive. If the child closes its copy of the file,
@@ -98,11 +100,20 @@ class ServerLock:
         own = self._own
         return own is not None and own.is_intact()
 
-    def is_alive(self, server: str, *, wait: float = 0) -> bool:
-        """Whether a server is alive. Also True while another process checks its lock for longer than `wait` seconds.
+    def require_intact(self) -> None:
+        """Check that the lock file was not deleted; see `Liveness`."""
+        if not self.is_intact():
+            raise LedgerError(
+                f"The lock file {self.path} was deleted. Other servers now believe that this server has ended",
+                next_step="Restart this server, because other servers may have continued its jobs",
+            )
 
-        The server's file is not deleted.
-        """
+    def alive(self, _: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:
+        """Return those of `servers` that are alive; see `Liveness`. The files of dead servers are not deleted."""
+        return {each for each in servers if self.is_alive(each, wait=CHECK_SECONDS if certain else 0)}
+
+    def is_alive(self, server: str, *, wait: float = 0) -> bool:
+        """Whether a server is alive. Also True while another process checks its lock for longer than `wait` seconds."""
         path = self._path(server)
         there = os.path.lexists(path)
         locked = self._locked_if_dead(server, wait)
@@ -115,7 +126,7 @@ class ServerLock:
         return False
 
     @contextmanager
-    def locked_if_dead(self, server: str) -> Generator[bool]:
+    def locked_if_dead(self, server: str, _: Connection | None = None) -> Generator[bool]:
         """Yield whether a server is dead. If so, this process holds its lock within the block.
 
         So no other process finds the server dead at the same time. At the end the server's file is deleted, unless the

@@ -1,4 +1,4 @@
-"""Reads from a database, in a thread and one at a time."""
+"""Reads from a ledger's file, in a thread and one at a time."""
 
 import threading
 from time import monotonic
@@ -7,7 +7,8 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from mcp_vega.storage.database.connection import Connection, Connector, Work
+from mcp_vega.storage.database.connection import Work
+from mcp_vega.storage.database.sqlite.file import SqliteConnection, SqliteFile
 
 T = TypeVar("T")
 
@@ -18,9 +19,9 @@ SHORTEST_WAIT = 0.05
 class Reader:
     """A connection for reads: one at a time, each in a thread."""
 
-    def __init__(self, connector: Connector) -> None:
-        self._connector = connector
-        self._connection: Connection | None = None
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+        self._connection: SqliteConnection | None = None
         # Reads wait in the event loop, so they take no threads.
         self._one = anyio.CapacityLimiter(1)
         # A cancelled read leaves its thread running; and before anyio 4.14 a limiter sometimes admits one too many.
@@ -36,11 +37,11 @@ class Reader:
                     raise RuntimeError("the ledger is closed")
                 try:
                     wait = max(give_up - monotonic(), SHORTEST_WAIT)
-                    self._connection = self._connection or self._connector.connect(write=False, wait=wait)
+                    self._connection = self._connection or self._file.connect(write=False, wait=wait)
                     with self._connection.transaction(write=False, durable=False, wait=wait):
                         return work(self._connection)
                 except Exception as error:
-                    raise self._connector.explained(error) from error
+                    raise self._file.explained(error) from error
 
         return await anyio.to_thread.run_sync(do, limiter=self._one, abandon_on_cancel=True)
 

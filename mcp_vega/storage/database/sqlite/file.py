@@ -18,7 +18,7 @@ from zlib import crc32
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage import folders
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.database.network_volume import MOUNTS, network_volume
+from mcp_vega.storage.database.sqlite.network_volume import MOUNTS, network_volume
 
 CREATION_SECONDS = 30.0
 
@@ -99,9 +99,18 @@ class SqliteConnection:
         """Run a statement with named values, and return its rows."""
         return self._connection.execute(statement, values or {}).fetchall()
 
+    def lock(self, name: str) -> None:
+        """Nothing is needed: only one transaction at a time changes the file."""
+
     @contextmanager
     def transaction(self, *, write: bool, durable: bool, wait: float) -> Generator[None]:
-        """Run the block in a transaction. The WAL is written in order, so a durable one makes all before it durable."""
+        """Run the block in a transaction, which is rolled back if the block raises.
+
+        Args:
+            write: Whether the transaction changes anything.
+            durable: Whether it must survive a power cut. The WAL is written in order, so all earlier ones do as well.
+            wait: How many seconds to wait for a lock that others hold.
+        """
         self._require_same_file()
         execute = self._connection.execute
         execute(f"PRAGMA busy_timeout = {wait * 1000:.0f}")

@@ -1,0 +1,57 @@
+"""The interface for who is alive: each server has an id and holds a lock that ends with its process."""
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from mcp_vega.storage.database.connection import Connection
+
+
+class Liveness(Protocol):
+    """This server's lock, and a look at those of the others. It is safe to use from several threads."""
+
+    @property
+    def me(self) -> str:
+        """This server's id. It may change while the lock is being taken."""
+        ...
+
+    @property
+    def taken(self) -> bool:
+        """Whether the lock was taken, and not released since."""
+        ...
+
+    def take(self) -> None:
+        """Take the lock, unless it is taken already. It must be taken before others can learn this server's id.
+
+        Raises:
+            OSError: The lock cannot be taken.
+        """
+        ...
+
+    def require_intact(self) -> None:
+        """Check that others still see the lock.
+
+        Raises:
+            LedgerError: Others believe that this server has ended.
+        """
+        ...
+
+    def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:
+        """Return those of `servers` that are alive. A server whose state is not known counts as alive.
+
+        A dead server may also count as alive while another process checks its lock. With `certain`, wait until that
+        check has ended.
+        """
+        ...
+
+    def servers(self) -> list[str]:
+        """Return the ids of servers that may have died before they wrote anything. Their locks can be removed."""
+        ...
+
+    def locked_if_dead(self, server: str, connection: Connection, /) -> AbstractContextManager[bool]:
+        """Yield whether a server is dead. If so, its lock is removed at the end of the block."""
+        ...
+
+    def release(self) -> None:
+        """Release the lock: this server has ended."""
+        ...

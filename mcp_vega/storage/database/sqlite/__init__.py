@@ -1,0 +1,8 @@
+"""A database in an SQLite file, for servers on one machine.
+
+file            the file: created, opened, its errors
+database        transactions: reads and writes at the same time, in threads
+reader          reads, in threads
+network_volume  finds network file systems, where such a file must not be
+server_lock     the locks that show which processes are alive
+"""
