@@ -1,6 +1,7 @@
 """moto's S3 server in a process of its own, and what is in its bucket."""
 
 import json
+import logging
 import os
 import sys
 from collections import Counter
@@ -49,7 +50,7 @@ class Bucket:
             },
             client_options={"allow_http": True},
         )
-        paths = [entry["path"] for part in obstore.list(store) for entry in part]
+        paths = [entry["path"] for part in obstore.list(store) for entry in part if entry["path"].endswith(".jpg")]
         return Counter(sha256(obstore.get(store, path).bytes()).hexdigest() for path in paths)
 
 
@@ -57,6 +58,7 @@ def main() -> None:
     """Serve until stdin ends."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     print(json.dumps(f"http://127.0.0.1:{server.get_host_and_port()[1]}"), flush=True)

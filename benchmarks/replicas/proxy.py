@@ -123,16 +123,16 @@ class Nginx:
 
     def uploads(self) -> Counter[str]:
         """How often each object was stored, by its path."""
-        lines = (line.split(" ", 2) for line in self._requests())
-        return Counter(path for method, status, path in lines if method == "PUT" and status.startswith("2"))
+        stored = [path for method, status, path, *_ in self._requests() if method == "PUT" and status.startswith("2")]
+        return Counter(path for path in stored if path.endswith(".jpg"))
 
     def refused(self) -> int:
         """How many requests to the bucket were answered with 503."""
-        return sum(line.split(" ", 2)[1] == "503" for line in self._requests())
+        return sum(status == "503" for _, status, *_ in self._requests())
 
-    def _requests(self) -> Iterator[str]:
+    def _requests(self) -> Iterator[list[str]]:
         with (self._folder / "requests.txt").open(encoding="utf-8") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+            yield from (line.split() for line in lines)
 
     def _command(self) -> list[str]:
         program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -21,11 +21,13 @@ import vendor
 from proxy import Nginx
 from replica import COMMAND, Replica
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[1])]
+from http_client import TOKENS
 from services import PostgresServer, folder_of_postgres
 
 # 20 characters and more, as a real token.
 CALLERS = {f"caller{number:02}": f"token-of-caller-{number:02}" for number in range(20)}
+LOAD = {f"load{number}": token for number, token in enumerate(TOKENS)}
 Record = dict[str, Any]
 
 
@@ -36,12 +38,15 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 class Postgres:
-    """PostgreSQL on a port of loopback, with fsync."""
+    """PostgreSQL on a port of loopback, with fsync. It may also listen at another address, and trust its network."""
 
-    def __init__(self, server: PostgresServer, addresses: str) -> None:
+    def __init__(self, server: PostgresServer, address: str = "") -> None:
         self._server = server
+        if address:
+            with (server.folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as rules:
+                rules.write(f"host all all {address}/30 trust\n")
         self._options = {
-            "listen_addresses": addresses,
+            "listen_addresses": ",".join(["127.0.0.1", *([address] if address else [])]),
             "port": str(free_port()),
             "fsync": "on",
             "autovacuum": "on",
@@ -54,17 +59,24 @@ class Postgres:
 
     @classmethod
     @contextmanager
-    def running(cls, addresses: str = "127.0.0.1") -> Generator["Postgres"]:
+    def running(cls, address: str = "") -> Generator["Postgres"]:
         """Run it while the block runs."""
         if (programs := folder_of_postgres()) is None:
             raise SystemExit("This needs PostgreSQL")
         server = PostgresServer(programs)
         try:
-            postgres = cls(server, addresses)
+            postgres = cls(server, address)
             postgres.start()
             yield postgres
         finally:
             server.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes (Linux)."""
+        (first, *_) = (self._server.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()
+        children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="utf-8").split()
+        return [int(first), *map(int, children)]
 
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
@@ -119,7 +131,9 @@ class Team:
 
 
 @contextmanager
-def running(folder: Path, replicas: int = 3, *, speed: float = 1, embedded: bool = False) -> Generator[Team]:
+def running(
+    folder: Path, replicas: int = 3, *, speed: float = 1, embedded: bool = False, address: str = ""
+) -> Generator[Team]:
     """Run the set-up in an empty folder while the block runs.
 
     Args:
@@ -127,13 +141,14 @@ def running(folder: Path, replicas: int = 3, *, speed: float = 1, embedded: bool
         replicas: How many replicas there are.
         speed: The documented times of the API are multiplied by this.
         embedded: Whether the replicas share an SQLite file and a folder instead of PostgreSQL and a bucket.
+        address: Another address at which PostgreSQL listens.
     """
     with ExitStack() as stack:
         api = stack.enter_context(vendor.running(speed))
         settings = {
             "SEGMIND_BASE_URL": api.url,
             "SEGMIND_API_KEY": "SG_replicas",
-            "MCP_VEGA_AUTH_TOKENS": ",".join(f"{name}:{token}" for name, token in CALLERS.items()),
+            "MCP_VEGA_AUTH_TOKENS": ",".join(f"{name}:{token}" for name, token in {**CALLERS, **LOAD}.items()),
         }
         if embedded:
             gallery = folder / "gallery"
@@ -141,7 +156,7 @@ def running(folder: Path, replicas: int = 3, *, speed: float = 1, embedded: bool
             nginx = Nginx(folder / "nginx", free_port())
             parts: dict[str, Any] = {"contents": lambda: files_in(gallery)}
         else:
-            postgres = stack.enter_context(Postgres.running())
+            postgres = stack.enter_context(Postgres.running(address))
             pictures = stack.enter_context(bucket.running())
             nginx = Nginx(folder / "nginx", free_port(), free_port(), pictures.server)
             settings |= {
@@ -162,7 +177,7 @@ def running(folder: Path, replicas: int = 3, *, speed: float = 1, embedded: bool
             team.start()
             yield team
         finally:
-            for replica in servers:
+            for replica in team.replicas:
                 replica.end()
 
 
