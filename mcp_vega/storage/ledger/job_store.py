@@ -28,7 +28,7 @@ from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
-from mcp_vega.storage.ledger.sql import job_queries
+from mcp_vega.storage.ledger.sql import job_queries, rows
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
 from mcp_vega.storage.ledger.transactions import Begun, NewCall, Transactions
 
@@ -226,7 +226,7 @@ class JobStore:
 
     async def get(self, request_id: str) -> Job | None:
         """Return the job with this id, the API's or the local one; None if there is none."""
-        return next(iter(await self._jobs(job_queries.BY_ID, id=request_id)), None)
+        return next(iter(await self._jobs(job_queries.BY_ID, id=rows.storable(request_id))), None)
 
     async def latest(self, limit: int, owner: str = OPERATOR, since: datetime | None = None) -> list[Job]:
         """The jobs begun last, or since a moment, that `owner` may see, newest first."""
