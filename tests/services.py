@@ -99,7 +99,7 @@ class PostgresServer:
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
         self._data = self.folder / "data"
         self._log = self.folder / "log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self._watchdog = self._open(["sh", "-c", WATCHDOG, "sh", self.folder], stdin=subprocess.PIPE)
         self._run("initdb", "-D", self._data, *INITDB, *ICU)
 
@@ -166,7 +166,7 @@ class PostgresServer:
         if done.returncode:
             raise RuntimeError(f"{program} failed: {output.decode('utf-8', 'replace')}")
 
-    def _open(self, command: list[str | Path], **streams: Any) -> "subprocess.Popen[bytes]":
+    def _open(self, command: list[str | Path], **streams: Any) -> "subprocess.Popen[Any]":
         # A session of its own: Ctrl+C ends the tests, and they end the server.
         options: dict[str, Any] = {"cwd": self.folder, "start_new_session": True, **self._user, **streams}
         return subprocess.Popen(command, **options)
