@@ -49,7 +49,7 @@ from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import ImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
 
-pytest_plugins = ["services"]
+pytest_plugins = ["services", "stores"]
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"

@@ -148,10 +148,9 @@ class PostgresServer:
     def execute(self, statement: str) -> None:
         """Run a statement outside a transaction, in the database `postgres`."""
         from psycopg import connect
-        from psycopg.sql import SQL
 
         with connect(self.url, autocommit=True) as connection:
-            connection.execute(SQL(statement))  # pyright: ignore[reportArgumentType]  # the tests write it
+            connection.execute(statement.encode())
 
     def _accepts(self) -> bool:
         """Whether the server accepts connections. Its file begins with its process, and ends with its state."""
