@@ -71,12 +71,18 @@ def require_packages(*packages: str) -> None:
 
 
 def folder_of_postgres() -> Path | None:
-    """The folder of PostgreSQL's programs: often they are not in the PATH."""
+    """The folder of PostgreSQL's programs: often they are not in the PATH. Versions before 15 are left out."""
     config = shutil.which("pg_config")
-    named = [Path(subprocess.check_output([config, "--bindir"], text=True).strip())] if config else []
+    named = [Path(output([config, "--bindir"]).strip())] if config else []
     in_path = [Path(program).parent] if (program := shutil.which("postgres")) else []
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda each: -float(each.parent.name))
-    return next((each for each in (*in_path, *named, *debian) if (each / "initdb").exists()), None)
+    debian = Path("/usr/lib/postgresql").glob("*/bin")
+    folders = [each for each in (*in_path, *named, *debian) if (each / "initdb").exists()]
+    versions = {each: int(output([each / "postgres", "--version"]).split()[2].split(".")[0]) for each in folders}
+    return next((each for each in folders if versions[each] >= 15), None)
+
+
+def output(command: list[str | Path]) -> str:
+    return subprocess.check_output(command, text=True)
 
 
 class PostgresServer:
@@ -179,7 +185,7 @@ def postgres_of_worker() -> Iterator[PostgresServer]:
     require_packages("psycopg", "psycopg_pool")
     programs = folder_of_postgres()
     if programs is None:
-        unavailable("PostgreSQL is not installed")
+        unavailable("PostgreSQL 15 or newer is not installed")
     server = PostgresServer(programs)
     try:
         yield server
