@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ import httpx
 import pytest
 
 FIXTURES = {"postgres", "postgres_server", "bucket", "moto_server"}
+ADVICE = " (CONTRIBUTING.md says how to run these tests)"
 # Seconds after which a service that has not started counts as broken.
 START_SECONDS = 60
 
@@ -55,11 +57,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("services")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once why the tests with services were skipped."""
+    reasons = Counter(str(each.longrepr[2]) for each in terminalreporter.stats.get("skipped", ()))
+    for reason, count in reasons.items():
+        if reason.endswith(ADVICE):
+            terminalreporter.write_line(f"{count} of the tests with services: {reason}")
+
+
 def unavailable(reason: str) -> NoReturn:
     """Skip the test, or fail it if the services are required."""
     if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
         pytest.fail(f"{reason}, and MCP_VEGA_TEST_SERVICES is 'required'")
-    pytest.skip(f"{reason} (CONTRIBUTING.md says how to run the tests with services)")
+    pytest.skip(f"{reason}{ADVICE}")
 
 
 def require_packages(*packages: str) -> None:
