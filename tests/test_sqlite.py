@@ -26,8 +26,9 @@ from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Row
+from mcp_vega.storage.database.fingerprint import fingerprint_of
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
-from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile, fingerprint_of
+from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.slots import Turns
