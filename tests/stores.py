@@ -10,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 from mcp_vega.job import Job, Route
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
+from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.database.liveness import Liveness
 from mcp_vega.storage.database.notices import Notices
@@ -27,10 +26,12 @@ from mcp_vega.storage.ledger.spending import Limits
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
 
 S = TypeVar("S", bound=JobStore)
+T = TypeVar("T")
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 API = "https://api.example"
 NO_LIMITS = Limits()
+MONOTONIC = time.monotonic
 
 
 def a_job(prompt: str = "a fox", **fields: Any) -> Job:
@@ -80,12 +81,18 @@ class Ledger(ABC):
         """Another server on this ledger."""
 
     @abstractmethod
-    def store(self, kind: type[S], uptime: Callable[[], float] = time.monotonic) -> S:
-        """The store of another server on this ledger."""
+    def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:
+        """The store of another server on this ledger.
+
+        Args:
+            kind: Its class.
+            uptime: The clock that all servers on the ledger share.
+            busy_seconds: How long a locked SQLite file is waited for.
+        """
 
     @abstractmethod
-    def execute(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement on the ledger without a server, and return its rows."""
+    def execute(self, statement: str) -> list[dict[str, Any]]:
+        """Run a statement on the ledger as another program would do, and return its rows."""
 
     @asynccontextmanager
     async def servers(self, count: int = 2) -> AsyncGenerator[list[Server]]:
@@ -107,40 +114,82 @@ class SqliteLedger(Ledger):
         database = SqliteDatabase(SqliteFile(self.file, SCHEMA), busy_seconds, deferred_seconds)
         return Server(database, ServerLock(self.file.with_name("servers")))
 
-    def store(self, kind: type[S], uptime: Callable[[], float] = time.monotonic) -> S:
-        return kind.in_file(self.file, uptime=uptime)
+    def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:
+        return kind.in_file(self.file, uptime=uptime, busy_seconds=busy_seconds)
 
-    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+    def execute(self, statement: str) -> list[dict[str, Any]]:
         with closing(sqlite3.connect(self.file)) as database, database:
-            return database.execute(statement).fetchall()
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute(statement)]
+
+
+class OtherClock:
+    """A PostgreSQL database that seems to have another clock."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+        self.shorten_waits = database.shorten_waits
+        self.close = database.close
+
+    async def read(self, work: Work[T], *, slow: bool = False) -> T:
+        return await self._database.read(self._timed(work), slow=slow)
+
+    async def write(self, work: Work[T], *, undo: Work[Any] | None = None, **options: Any) -> T:
+        return await self._database.write(self._timed(work), undo=undo and self._timed(undo), **options)
+
+    def defer(self, work: Work[Any], *, immediately: bool = False) -> None:
+        self._database.defer(self._timed(work), immediately=immediately)
+
+    def _timed(self, work: Work[T]) -> Work[T]:
+        return lambda connection: work(TimedConnection(connection, self._clock()))
+
+
+class TimedConnection:
+    """A connection at a time by another clock."""
+
+    def __init__(self, connection: Connection, time: float) -> None:
+        self.time = time
+        self.execute = connection.execute
+        self.lock = connection.lock
 
 
 class PostgresLedger(Ledger):
-    """A database of a PostgreSQL server."""
+    """A namespace in a database of a PostgreSQL server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, namespace: str = "") -> None:
         self.url = url
+        self.namespace = namespace
 
     def server(self) -> Server:
+        return Server(*self._parts())
+
+    def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:  # noqa: ARG002
+        database, session, notices = self._parts()
+        return kind(database if uptime is MONOTONIC else OtherClock(database, uptime), session, notices, uptime)
+
+    def _parts(self) -> tuple[Database, Liveness, Notices]:
         from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 
-        session = Session(self.url)
-        return Server(PostgresDatabase(self.url, SCHEMA), session, session)
+        # The tests' server has just started: nobody needs time to connect again.
+        session = Session(self.url, self.namespace, grace_seconds=0)
+        return PostgresDatabase(self.url, SCHEMA, self.namespace), session, session
 
-    def store(self, kind: type[S], uptime: Callable[[], float] = time.monotonic) -> S:
-        return kind.in_postgres(self.url, uptime=uptime)
+    def execute(self, statement: str) -> list[dict[str, Any]]:
+        from psycopg import Connection
+        from psycopg.rows import DictRow, dict_row
 
-    def execute(self, statement: str) -> list[tuple[Any, ...]]:
-        from psycopg import connect
-
-        with connect(self.url) as connection:
+        with Connection[DictRow].connect(self.url, row_factory=dict_row) as connection:
+            if self.namespace:
+                connection.execute("SELECT set_config('search_path', %s, false)", [self.namespace])
             found = connection.execute(statement.encode())
             return found.fetchall() if found.description else []
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
-    """A new ledger of each kind."""
-    if request.param == "postgres":
-        return PostgresLedger(request.getfixturevalue("postgres"))
-    return SqliteLedger(tmp_path / "home")
+# The ledger of a server with this home: `each_ledger` replaces it.
+open_ledger: Callable[[Path], Ledger] = SqliteLedger
+
+
+def ledger_at(home: Path) -> Ledger:
+    """The ledger of the servers with this home."""
+    return open_ledger(home)

@@ -338,7 +338,7 @@ async def test_an_answer_that_is_cancelled_while_it_is_made_counts_as_not_delive
         (first,) = await app.service.store.latest(1)
 
         async def ended() -> bool:
-            return ledger.execute("SELECT awaited_by FROM jobs") == [(None,)]
+            return ledger.execute("SELECT awaited_by FROM jobs") == [{"awaited_by": None}]
 
         await until(ended)
         assert job_of(await agent.call_tool(RT, {"prompt": "a fox"}))["request_id"] == first.request_id
@@ -386,7 +386,9 @@ async def test_a_server_that_continues_a_job_keeps_its_limit_of_calls_a_minute(l
         two.die()
         await one.store.claim(orphan.local_id)
         kept = ledger.execute("SELECT calls_a_minute FROM servers JOIN jobs ON holder = id")
-        assert kept == [(1,), (1,)], "otherwise others would leave slots to its jobs that may not be sent"
+        assert kept == [{"calls_a_minute": 1}] * 2, (
+            "otherwise others would leave slots to its jobs that may not be sent"
+        )
 
 
 async def test_a_slot_that_a_stopped_server_does_not_use_is_taken_out_of_turn(ledger: Ledger) -> None:

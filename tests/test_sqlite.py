@@ -183,7 +183,7 @@ async def test_frequent_notes_do_not_delay_the_transaction(ledger: SqliteLedger)
 
     async def noted() -> bool:
         server.store.mark_delivered(job, NOW)
-        return ledger.execute("SELECT delivered FROM jobs") == [(1,)]
+        return ledger.execute("SELECT delivered FROM jobs") == [{"delivered": 1}]
 
     await until(noted)
     await server.store.close()
