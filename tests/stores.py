@@ -98,10 +98,12 @@ class Ledger(ABC):
     async def servers(self, count: int = 2) -> AsyncGenerator[list[Server]]:
         """Several servers that share this ledger."""
         several = [self.server() for _ in range(count)]
-        yield several
-        for each in several:
-            await each.store.close()
-            each.die()
+        try:
+            yield several
+        finally:
+            for each in several:
+                await each.store.close()
+                each.die()
 
 
 class SqliteLedger(Ledger):
@@ -154,6 +156,28 @@ class TimedConnection:
         self.lock = connection.lock
 
 
+class Replica(Server):
+    """A server on PostgreSQL."""
+
+    def __init__(self, ledger: "PostgresLedger", database: Database, liveness: Liveness, notices: Notices) -> None:
+        super().__init__(database, liveness, notices)
+        self._ledger = ledger
+
+    def die(self) -> None:
+        """Close the session of the lock, and wait until PostgreSQL has noticed that."""
+        number = self._liveness.me
+        super().die()
+        held = f"""
+            SELECT 1 FROM pg_locks
+            JOIN pg_database ON oid = database AND datname = current_database()
+            WHERE locktype = 'advisory' AND classid = 'server_numbers'::regclass AND objid = {number or 0}
+        """  # noqa: S608  a number
+        deadline = time.monotonic() + 60
+        while number and self._ledger.execute(held):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
 class PostgresLedger(Ledger):
     """A namespace in a database of a PostgreSQL server."""
 
@@ -162,7 +186,7 @@ class PostgresLedger(Ledger):
         self.namespace = namespace
 
     def server(self) -> Server:
-        return Server(*self._parts())
+        return Replica(self, *self._parts())
 
     def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:  # noqa: ARG002
         database, session, notices = self._parts()
