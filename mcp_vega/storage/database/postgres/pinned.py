@@ -35,7 +35,7 @@ CLASS = """(
     SELECT (oid - CASE WHEN oid > 2147483647 THEN 4294967296 ELSE 0 END)::int
     FROM (SELECT 'server_numbers'::regclass::oid::bigint AS oid) AS numbers
 )"""
-STARTING = f"{STARTED} > clock_timestamp() - interval '{GRACE_SECONDS} s'"
+STARTING = f"{STARTED} > clock_timestamp() - make_interval(secs => :grace)"
 _NEW_NUMBER = "INSERT INTO server_numbers (token) VALUES (:token) ON CONFLICT DO NOTHING RETURNING number"
 # Another server deletes the row of a server that it believes to be dead. A database that was restored from a backup may
 # have given the number to another server.
@@ -56,11 +56,15 @@ class Pinned:
     Args:
         address: The database.
         receive: Called in the thread with each notice of this or another server, and with None after each connecting.
+        grace_seconds: See `Session`.
     """
 
-    def __init__(self, address: Address, receive: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, address: Address, receive: Callable[[str | None], None], grace_seconds: float = GRACE_SECONDS
+    ) -> None:
         self._address = address
         self._receive = receive
+        self._grace_seconds = grace_seconds
         self._token = new_id()
         self.number: int | None = None
         self._changed = threading.Condition()
@@ -87,7 +91,7 @@ class Pinned:
     @property
     def others_unknown(self) -> bool:
         """Whether others may not have connected again yet after a break that this server has noticed."""
-        return self.started and not (self._held and self._restored + GRACE_SECONDS < monotonic())
+        return self.started and not (self._held and self._restored + self._grace_seconds < monotonic())
 
     def start(self) -> None:
         """Start the thread, unless it runs already."""

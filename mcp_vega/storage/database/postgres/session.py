@@ -17,7 +17,7 @@ from mcp_vega.errors import LedgerError
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.notices import Listener
 from mcp_vega.storage.database.postgres.address import Address
-from mcp_vega.storage.database.postgres.pinned import CLASS, STARTING, Pinned
+from mcp_vega.storage.database.postgres.pinned import CLASS, GRACE_SECONDS, STARTING, Pinned
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,14 @@ class Session:
     Args:
         url: The URL of the database; see `Address`.
         namespace: The PostgreSQL schema of the tables; "" for the server's default.
+        grace_seconds: How long after a start of PostgreSQL, or a break of this connection, all others count as alive.
     """
 
     reach_others = True
 
-    def __init__(self, url: str, namespace: str = "") -> None:
-        self._pinned = Pinned(Address(url, namespace), self._receive)
+    def __init__(self, url: str, namespace: str = "", grace_seconds: float = GRACE_SECONDS) -> None:
+        self._grace_seconds = grace_seconds
+        self._pinned = Pinned(Address(url, namespace), self._receive, grace_seconds)
         self._entries: tuple[_Entry, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -105,7 +107,7 @@ class Session:
         others = set(servers) - {self.me}
         if not others or self._pinned.others_unknown:
             return set(servers)
-        (found,) = connection.execute(_HELD)
+        (found,) = connection.execute(_HELD, {"grace": self._grace_seconds})
         held = others if found["starting"] else {str(number) for number in found["held"]}
         return (others & held) | (set(servers) - others)
 
@@ -122,7 +124,7 @@ class Session:
             yield False
         else:
             number = {"number": int(server)}
-            (found,) = connection.execute(_LOCK_IF_DEAD, number)
+            (found,) = connection.execute(_LOCK_IF_DEAD, {**number, "grace": self._grace_seconds})
             yield found["dead"]
             if found["dead"]:
                 connection.execute("DELETE FROM server_numbers WHERE number = :number", number)
