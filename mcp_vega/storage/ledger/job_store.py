@@ -133,17 +133,17 @@ class JobStore:
         try:
             return await self._database.write(work, **how)
         except SpendingLimitReached:
-            if not await self._database.write(self._servers.remove_dead):
+            if await self._database.read(self._servers.all_alive):
                 raise
+        await self._database.write(self._servers.remove_dead)
         return await self._database.write(work, **how)
 
     async def turns(self, limits: Limits, moment: datetime) -> Turns:
         """Return which of this server's jobs may be sent at a moment (UTC). Slots of dead servers are released."""
 
         def look(connection: Connection) -> tuple[Turns, bool]:
-            servers = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-            all_alive = servers == self._servers.alive(connection, servers)
-            return Slots(connection, self._servers.me, limits).turns(moment), all_alive
+            turns = Slots(connection, self._servers.me, limits).turns(moment)
+            return turns, self._servers.all_alive(connection)
 
         found, all_alive = await self._database.read(look)
         if not all_alive:
