@@ -15,6 +15,9 @@ CONNECT_SECONDS = 2
 KEEPALIVES = {"idle": 3, "interval": 2, "count": 3}
 UNANSWERED_MS = 9000
 
+# How many connections a server uses at most, by purpose.
+CONNECTIONS = {"writes": 4, "reads": 2, "slow-reads": 1, "deferred": 1, "session": 1}
+
 # The URL's own options take precedence.
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
