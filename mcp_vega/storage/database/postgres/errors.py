@@ -80,7 +80,7 @@ _ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
         "GRANT CREATE, USAGE ON SCHEMA … TO …",
     ),
     (sql.AdminShutdown, sql.CrashShutdown, sql.CannotConnectNow, sql.IdleInTransactionSessionTimeout): _AWAY,
-    (sql.QueryCanceled, sql.LockNotAvailable, sql.TransactionRollback): _Problem(
+    (sql.QueryCanceled, sql.LockNotAvailable, sql.DeadlockDetected, sql.SerializationFailure): _Problem(
         "was too slow: {said}", "Call again. If that happens often, look at the load of PostgreSQL's machine"
     ),
     (sql.UndefinedTable, sql.UndefinedColumn, sql.InvalidSchemaName): _Problem(
@@ -100,9 +100,9 @@ _ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
 }
 
 
-def is_away(error: psycopg.OperationalError) -> bool:
+def is_away(error: Exception) -> bool:
     """Whether an error when connecting may be over soon: the server cannot be reached, is starting or is full."""
-    return _refused(error) in (_AWAY, _FULL)
+    return _problem(error) in (_AWAY, _FULL)
 
 
 def explained(address: Address, error: Exception) -> Exception:

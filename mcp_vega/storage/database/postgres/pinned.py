@@ -16,7 +16,7 @@ from mcp_vega.job import new_id
 from mcp_vega.storage.database.postgres.address import Address
 from mcp_vega.storage.database.postgres.connection import STARTED, PostgresConnection
 from mcp_vega.storage.database.postgres.creation import make_own_tables
-from mcp_vega.storage.database.postgres.errors import explained
+from mcp_vega.storage.database.postgres.errors import explained, is_away
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,8 @@ class Pinned:
             LedgerError: It is not held by then.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: self._held, seconds):
+            self._changed.wait_for(lambda: self._held or (self._problem and not is_away(self._problem)), seconds)
+            if self._held:
                 return
         problem = explained(self._address, self._problem or TimeoutError("it does not answer"))
         raise problem if isinstance(problem, LedgerError) else LedgerError(str(problem))
@@ -154,7 +155,8 @@ class Pinned:
                 except Exception as error:  # noqa: BLE001  tried again
                     self._report(error)
                     with self._changed:
-                        self._held = False
+                        self._held, self._problem = False, error
+                        self._changed.notify_all()
                         self._changed.wait_for(lambda: self._ending, pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._bell = None
@@ -229,4 +231,3 @@ class Pinned:
         if self._held:
             problem = explained(self._address, error)
             logger.warning("The connection to the ledger's database broke, and is opened again: %s", problem)
-        self._problem = error
