@@ -183,6 +183,7 @@ async def test_a_call_that_joins_another_one_is_not_refused(sandbox: Sandbox, tm
     ):
         first = await agent.call_tool(VEGA, {"prompt": "a fox"})
         again = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        await until(lambda: sandbox.paid_requests)
     assert not first.is_error
     assert not again.is_error
     assert sandbox.paid_requests == 1
