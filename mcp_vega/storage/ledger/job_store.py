@@ -28,7 +28,7 @@ from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
-from mcp_vega.storage.ledger.sql import job_queries
+from mcp_vega.storage.ledger.sql import job_queries, rows
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
 from mcp_vega.storage.ledger.transactions import Begun, NewCall, Transactions
 
@@ -133,17 +133,17 @@ class JobStore:
         try:
             return await self._database.write(work, **how)
         except SpendingLimitReached:
-            if not await self._database.write(self._servers.remove_dead):
+            if await self._database.read(self._servers.all_alive):
                 raise
+        await self._database.write(self._servers.remove_dead)
         return await self._database.write(work, **how)
 
     async def turns(self, limits: Limits, moment: datetime) -> Turns:
         """Return which of this server's jobs may be sent at a moment (UTC). Slots of dead servers are released."""
 
         def look(connection: Connection) -> tuple[Turns, bool]:
-            servers = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-            all_alive = servers == self._servers.alive(connection, servers)
-            return Slots(connection, self._servers.me, limits).turns(moment), all_alive
+            turns = Slots(connection, self._servers.me, limits).turns(moment)
+            return turns, self._servers.all_alive(connection)
 
         found, all_alive = await self._database.read(look)
         if not all_alive:
@@ -226,7 +226,7 @@ class JobStore:
 
     async def get(self, request_id: str) -> Job | None:
         """Return the job with this id, the API's or the local one; None if there is none."""
-        return next(iter(await self._jobs(job_queries.BY_ID, id=request_id)), None)
+        return next(iter(await self._jobs(job_queries.BY_ID, id=rows.storable(request_id))), None)
 
     async def latest(self, limit: int, owner: str = OPERATOR, since: datetime | None = None) -> list[Job]:
         """The jobs begun last, or since a moment, that `owner` may see, newest first."""

@@ -63,8 +63,11 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "silent_since_time": arrived - SILENT.total_seconds(),
         "silent_since": job.created - SILENT,
     }
-    for row in connection.execute(job_queries.TO_JOIN, values):
-        if row["may_be_silent"] or not servers.alive(connection, [row["awaited_by"]], certain=True):
+    found = connection.execute(job_queries.TO_JOIN, values)
+    waiting = {row["awaited_by"] for row in found if not row["may_be_silent"]}
+    alive = servers.alive(connection, waiting, certain=True)
+    for row in found:
+        if row["may_be_silent"] or row["awaited_by"] not in alive:
             until = job.created + JOINING
             joining = {"me": me, "local_id": row["local_id"], "moment": job.created, "time": arrived}
             connection.execute(job_queries.JOIN, {**joining, "until": until})

@@ -67,7 +67,7 @@ class ImageSearch:
         """
         conditions, values = _conditions(query)
         conditions += [image_queries.IS_OLDER.format(name="after")] if after else []
-        values |= {"limit": size + 1, "skip": skip, "after": after}
+        values |= {"limit": size + 1, "skip": skip, "after": rows.storable(after)}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool] | None:
             if after and not connection.execute(image_queries.SHOWN_IMAGE, values):
@@ -118,7 +118,7 @@ class ImageSearch:
 
     async def image(self, image_id: str) -> JobImage | None:
         """Return the picture with this id, and its job; None if there is none."""
-        return next(iter(await self._found(image_queries.IMAGE, id=image_id)), None)
+        return next(iter(await self._found(image_queries.IMAGE, id=rows.storable(image_id))), None)
 
     async def id_named(self, text: str, owner: str = OPERATOR) -> str:
         """Return the complete id of the picture or job that `owner` names.
@@ -231,7 +231,7 @@ class ImageSearch:
         Names that begin with the typed text come first, then the newest. Raises as `page` does.
         """
         conditions, values = _conditions(ImageQuery(typed, owner, typed=True))
-        values |= {"name": f"%/{_literal(typed[:LONGER_THAN_NAMES])}%", "limit": limit}
+        values |= {"name": f"%/{_literal(rows.storable(typed[:LONGER_THAN_NAMES]))}%", "limit": limit}
 
         def look(connection: Connection) -> list[tuple[str, str]]:
             begun = connection.execute(image_queries.NAMES_THAT_BEGIN, values) if typed else []
@@ -249,7 +249,7 @@ class ImageSearch:
         statement = statement.format(matches=begins if beginning else "")
         values: dict[str, Any] = {"limit": limit, "owner": owner}
         # "~" sorts after every character of an id.
-        values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
+        values |= {"beginning": rows.storable(beginning), "end": f"{rows.storable(beginning)}~"} if beginning else {}
         found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [row["id"] for row in found]
 

@@ -64,19 +64,22 @@ class Servers:
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
         return self._liveness.alive(connection, entered & asked, certain=certain)
 
-    def remove_dead(self, connection: Connection) -> bool:
+    def all_alive(self, connection: Connection) -> bool:
+        """Whether no server must be removed from the table."""
+        entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
+        return entered == self._liveness.alive(connection, entered)
+
+    def remove_dead(self, connection: Connection) -> None:
         """Remove dead servers and their slots, and give back the money reserved for jobs that they never sent.
 
-        Their jobs then belong to no server. Returns whether this server has removed any.
+        Their jobs then belong to no server.
         """
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-        dead = False
         others = entered.union(self._liveness.servers()) - {self.me}
         for server in others - self._liveness.alive(connection, others):
             with self._liveness.locked_if_dead(server, connection) as is_dead:
                 if is_dead and server in entered:
-                    dead = _remove(connection, server) or dead
-        return dead
+                    _remove(connection, server)
 
     def leave(self, connection: Connection) -> None:
         """Remove this server from the table, so that other servers can continue its jobs."""
@@ -100,10 +103,8 @@ class Servers:
         )
 
 
-def _remove(connection: Connection, server: str) -> bool:
-    """Remove a server; returns False if another server has removed it."""
-    removed = bool(connection.execute(limit_queries.REMOVE_SERVER, {"server": server}))
-    if removed:
+def _remove(connection: Connection, server: str) -> None:
+    """Remove a server, unless another server is removing it at the same time."""
+    if connection.execute(limit_queries.REMOVE_SERVER, {"server": server}):
         spending.give_back_of(connection, server)
         connection.execute(limit_queries.RELEASE_SLOTS, {"server": server})
-    return removed

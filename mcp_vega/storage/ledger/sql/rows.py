@@ -2,7 +2,7 @@
 
 import logging
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from hashlib import sha256
@@ -34,6 +34,22 @@ USUAL_OF = {
 }
 # Characters that separate words (SQL would find nothing after a NUL); and the dotless i, which becomes an i.
 PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
+# PostgreSQL cannot store the character NUL. A prompt may have it, and must be read as it was sent. So the ledger has
+# this code point instead. It is not a character: Unicode leaves it to programs for such uses.
+NUL = "\U0010ffff"
+
+
+def storable(text: str) -> str:
+    """Return a text as the ledger can store it. Halves of surrogate pairs become question marks."""
+    return text.replace("\0", NUL).encode(errors="replace").decode()
+
+
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: storable(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _restored(value: Any) -> Any:
+    return value.replace(NUL, "\0") if isinstance(value, str) else value
 
 
 def as_row(job: Job) -> dict[str, Any]:
@@ -52,17 +68,19 @@ def as_row(job: Job) -> dict[str, Any]:
         "owner": job.owner,
         "model": job.model,
         "route": str(job.route),
-        "arguments": {
-            name: None if value == parameters.get(name) else value for name, value in sorted(job.arguments.items())
-        },
+        "arguments": _storable(
+            {name: None if value == parameters.get(name) else value for name, value in sorted(job.arguments.items())}
+        ),
         "call": as_call(job),
-        "prompt": job.parameters.prompt,
+        "prompt": storable(job.parameters.prompt),
         "seed": job.parameters.seed,
-        "parameters": {
-            name: value
-            for name, value in parameters.items()
-            if name not in APART and (name not in USUAL or value != USUAL[name])
-        },
+        "parameters": _storable(
+            {
+                name: value
+                for name, value in parameters.items()
+                if name not in APART and (name not in USUAL or value != USUAL[name])
+            }
+        ),
         "state": str(state),
         "open": job.open,
         "charged": str(job.charged),
@@ -77,7 +95,7 @@ def as_row(job: Job) -> dict[str, Any]:
         "seconds": receipt.seconds,
         "reported_id": receipt.request_id,
         "reported_seed": receipt.seed,
-        "notes": list(job.notes),
+        "notes": [storable(note) for note in job.notes],
         "error": _error_row(error),
         "search": _search_row(job.search),
     }
@@ -155,10 +173,12 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
         raise ValueError(f"unknown model {row['model']!r}")
     model = MODELS[row["model"]]
     parameters = {**USUAL_OF[model.slug], **row["parameters"], **{name: row[name] for name in APART}}
+    parameters = {name: _restored(value) for name, value in parameters.items()}
     job = Job(
         parameters=model.model_validate(parameters),
         arguments={
-            name: parameters.get(name) if value is None else value for name, value in sorted(row["arguments"].items())
+            name: parameters.get(name) if value is None else _restored(value)
+            for name, value in sorted(row["arguments"].items())
         },
         route=Route(row["route"]),
         base_url=row["base_url"],
@@ -236,7 +256,8 @@ def _search(times: dict[str, str | None] | None) -> Search:
 def _error_row(error: VegaError | None) -> dict[str, Any] | None:
     if error is None:
         return None
-    return {"code": error.code, "what": error.what, "next_step": error.next_step, "charged": error.charged}
+    kept = {"code": error.code, "what": error.what, "next_step": error.next_step, "charged": str(error.charged)}
+    return _storable(kept)
 
 
 def _error(kept: dict[str, Any] | None) -> VegaError | None:
