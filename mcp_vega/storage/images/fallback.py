@@ -17,6 +17,8 @@ from mcp_vega.storage.images.disk import FolderAddress
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.store import ImageStore, name_and_day, place_of
 
+# How the addresses of buckets begin.
+BUCKETS = ("s3://", "gs://", "az://")
 # Opens the store with an address; returns None if this machine cannot reach such a store.
 OpenStore = Callable[[str], ImageStore | None]
 
@@ -33,7 +35,7 @@ def open_store(address: str, disk: str = "") -> ImageStore | None:
     """
     if folder := FolderAddress.parse(address):
         return ImageFolder(folder.path, disk=folder.disk) if folder.disk in ("", disk) else None
-    if "://" in address:
+    if address.startswith(BUCKETS):
         from mcp_vega.storage.images.bucket import Bucket
 
         return Bucket(address)

@@ -52,7 +52,7 @@ class BucketAddress(NamedTuple):
             InvalidSettings: The URL cannot be used. The error does not show the URL: it may contain a password.
         """
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(url if url.isprintable() else "")
         except ValueError:
             parts = SplitResult("", "", "", "", "")
         if parts.scheme not in PREFIXES:

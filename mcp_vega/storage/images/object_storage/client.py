@@ -33,8 +33,8 @@ PART_BYTES = 1 << 20
 class StorageClient:
     """The objects of one bucket, by their keys below its prefix.
 
-    For all methods: `retry_seconds` is for how many seconds a request is repeated while the storage is overloaded or cannot
-    be reached. A method raises a `StorageError` if the request fails.
+    For all methods: for `retry_seconds`, a request is repeated while the storage is overloaded or cannot be reached. A
+    method raises a `StorageError` if the request fails.
 
     Raises:
         InvalidSettings: obstore is not installed, or an environment variable has a value that cannot be used.
@@ -77,12 +77,12 @@ class StorageClient:
                 # Not all services that are compatible with S3 can delete several objects in one request.
                 config={"conditional_put": "etag", "disable_bulk_delete": True},
             )
-        except (self._errors.BaseError, ValueError) as error:
+        except (self._errors.BaseError, ValueError):
             variables = f"a variable that begins with {PREFIXES[scheme]} has a value that cannot be used"
             step = f"Check {self._address.credentials} and the other variables, then start the server again"
             raise InvalidSettings(
                 f"The bucket {self._address} cannot be opened: {variables}", next_step=step
-            ) from error
+            ) from None  # the error may show the value
 
     async def create(self, key: str, data: bytes, retry_seconds: float) -> bool:
         """Put an object, unless there is one with this key. Returns whether it was put."""

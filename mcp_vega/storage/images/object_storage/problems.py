@@ -9,6 +9,8 @@ from typing import NamedTuple
 # In the answers of all three services.
 _CODE = re.compile("<Code>([A-Za-z0-9]{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
+# S3 answers so if the bucket is in another region. There is no code of an error then.
+_REDIRECT = "Received redirect without LOCATION"
 # Host names of the services that give a virtual machine its credentials.
 _METADATA = re.compile(
     "169[.]254[.]169[.]254|169[.]254[.]170|metadata[.]google|MissingAccessKeyId|MissingSecretAccessKey"
@@ -49,7 +51,7 @@ def problem_of(error: Exception, credentials: str) -> Problem:
         credentials: The names of the variables that hold the credentials.
     """
     text = str(error).partition("Debug source")[0]
-    code = found[1] if (found := _CODE.search(text)) else ""
+    code = found[1] if (found := _CODE.search(text)) else "PermanentRedirect" if _REDIRECT in text else ""
     status = int(found[1]) if (found := _STATUS.search(text)) else 0
     if _METADATA.search(str(error)):
         return Problem("there are no credentials", f"Set {credentials}, then start the server again")
