@@ -28,7 +28,7 @@ from mcp_vega.errors import Charged, GalleryError, InvalidSettings, VegaError
 from mcp_vega.job import Image, ImageLocation
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
-from mcp_vega.storage import gallery
+from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images import bucket as module
 from mcp_vega.storage.images import disk
 from mcp_vega.storage.images.bucket import Bucket
@@ -37,6 +37,7 @@ from mcp_vega.storage.images.fallback import FallbackImageStore, open_store
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.object_storage import client
+from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import file_name
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +90,7 @@ class FakeStorage:
     def __init__(self) -> None:
         self.answers: Sequence[bytes | None] = [CREATED]
         self.requests: list[bytes] = []
+        self.refuses_check = True  # to overwrite the object with which a bucket is checked; that is no request
         self.url = ""
 
     async def serve(self, stream: ByteStream) -> None:
@@ -102,6 +104,9 @@ class FakeStorage:
                 missing = int(lengths[0].split(b":")[1]) - len(body) if lengths else 0
                 while missing > 0:
                     missing -= len(await stream.receive())
+                if self.refuses_check and b"mcp-vega-check" in head and b"if-none-match: *" in head:
+                    await stream.send(refused(412, "PreconditionFailed"))
+                    return
                 answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
                 self.requests.append(head)
                 if answer is None:
@@ -134,8 +139,12 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CHECK_RETRY_SECONDS", "SAVE_RETRY_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(module, name, 0)
-    monkeypatch.setattr(module, "PREPARE_SECONDS", 0.3)
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
+
+
+def expect_answers_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only for a storage that hangs: others may be slow on a busy machine."""
+    monkeypatch.setattr(module, "PREPARE_SECONDS", seconds)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", seconds)
 
 
 # ---- keeping ----
@@ -285,8 +294,10 @@ FAILURES: list[tuple[bytes | None, str, str]] = [
 @pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize(("answer", "why", "step"), FAILURES, ids=range(len(FAILURES)))
 async def test_each_failure_is_said_in_plain_words_with_the_next_step_and_without_secrets(
-    storage: FakeStorage, answer: bytes | None, why: str, step: str
+    storage: FakeStorage, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, why: str, step: str
 ) -> None:
+    if answer is HANGS:
+        expect_answers_within(0.1, monkeypatch)
     storage.answers, store = [answer], Bucket("s3://pics/team")
     errors: list[VegaError] = []
     for request in (
@@ -388,8 +399,19 @@ async def test_after_a_picture_could_not_be_saved_the_storage_is_checked_again(s
     await store.prepare(DAY)
 
 
+@pytest.mark.parametrize("answer", [CREATED, refused(501, "NotImplemented")])
+async def test_a_storage_that_would_overwrite_pictures_is_not_used(storage: FakeStorage, answer: bytes) -> None:
+    storage.refuses_check, storage.answers, store = False, [CREATED, answer], Bucket("s3://pics")
+    for _ in range(2):
+        with pytest.raises(GalleryError, match="would overwrite objects"):
+            await store.prepare(DAY)
+
+
 @pytest.mark.usefixtures("no_retries")
-async def test_calls_that_wait_for_one_check_fail_together(storage: FakeStorage) -> None:
+async def test_calls_that_wait_for_one_check_fail_together(
+    storage: FakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_answers_within(0.3, monkeypatch)
     storage.answers, store, failed = [HANGS], Bucket("s3://pics"), list[str]()
 
     async def prepare() -> None:
@@ -603,10 +625,8 @@ async def now(app: AppContext, image_id: str) -> Image:
 
 @pytest.mark.usefixtures("no_retries")
 async def test_a_picture_on_the_disk_of_a_replica_is_moved_to_the_bucket_by_that_replica(
-    sandbox: Sandbox, tmp_path: Path, bucket: str, line: Line, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, tmp_path: Path, bucket: str, line: Line
 ) -> None:
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 10)
-    monkeypatch.setattr(module, "PREPARE_SECONDS", 10)
     clock = Clock()
     async with replica(sandbox, tmp_path, bucket) as one, replica(sandbox, tmp_path, bucket, TWO, clock) as two:
         image = await drawn_while_cut(sandbox, line, one)
@@ -663,17 +683,15 @@ async def test_pictures_in_a_bucket_have_previews_and_can_be_deleted(
 async def test_a_bucket_that_hangs_does_not_hold_up_the_gallery(
     sandbox: Sandbox, tmp_path: Path, storage: FakeStorage, request_of: str
 ) -> None:
-    impatient = partial(gallery.Gallery, read_seconds=0.2)
-    async with (
-        app_over(sandbox.url, tmp_path, images=Bucket("s3://pics"), gallery=impatient) as app,
-        Client(build_server(app)) as agent,
-    ):
+    async with app_over(sandbox.url, tmp_path, images=Bucket("s3://pics")) as app, Client(build_server(app)) as agent:
+        images, previews = FallbackImageStore([Bucket("s3://pics")]), PreviewCache(tmp_path / "previews")
+        impatient = Gallery(app.service.store.search, images, previews, read_seconds=0.2)
         job = job_of(await agent.call_tool("generate_image_vega", {"prompt": "a fox"}))
         storage.answers = [HANGS]
         image = await now(app, job["images"][0]["id"])
         requests = {
-            "read_in_time": partial(app.gallery.read_in_time, image),
-            "delete": partial(app.gallery.delete, image.id, datetime.now(UTC)),
+            "read_in_time": partial(impatient.read_in_time, image),
+            "delete": partial(impatient.delete, image.id, datetime.now(UTC)),
         }
         with pytest.raises(GalleryError, match="its storage does not answer"):
             await requests[request_of]()

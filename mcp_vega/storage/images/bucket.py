@@ -15,7 +15,7 @@ from mcp_vega.imaging.formats import MAX_BYTES, recognise
 from mcp_vega.job import ImageLocation
 from mcp_vega.storage.images.object_storage.address import BucketAddress
 from mcp_vega.storage.images.object_storage.client import StorageClient
-from mcp_vega.storage.images.object_storage.problems import StorageError
+from mcp_vega.storage.images.object_storage.problems import OVERWRITES, StorageError
 from mcp_vega.storage.images.store import UNREADABLE, UNREADABLE_BYTES, names_of
 
 # The object that is written to check that pictures can be kept, and for how many seconds such a check counts.
@@ -47,6 +47,7 @@ class Bucket:
         self._client = StorageClient(address)
         self._checking = anyio.Lock()
         self._kept_at: float | None = None  # when something was last kept
+        self._creates_only = False  # whether the storage has refused to overwrite an object
         self._failed: tuple[float, GalleryError] | None = None  # the last check that failed, and when
 
     async def prepare(self, day: date) -> None:  # noqa: ARG002  a bucket has no folders
@@ -60,12 +61,20 @@ class Bucket:
             if self._failed and self._failed[0] >= asked:  # it failed for another call, while this one waited
                 raise self._failed[1].reworded(self._failed[1].what)
             try:
-                await self._client.overwrite(CHECK, _CHECK_TEXT, PREPARE_SECONDS, CHECK_RETRY_SECONDS)
+                await self._check()
             except StorageError as error:
                 failure = self._not_written(error, Charged.NO)
                 self._failed = anyio.current_time(), failure
                 raise failure from error
             self._kept_at = anyio.current_time()
+
+    async def _check(self) -> None:
+        """Write an object. The first time, also check that the storage does not overwrite it."""
+        await self._client.overwrite(CHECK, _CHECK_TEXT, CHECK_RETRY_SECONDS, PREPARE_SECONDS)
+        if not self._creates_only:
+            if await self._client.create(CHECK, _CHECK_TEXT, CHECK_RETRY_SECONDS, PREPARE_SECONDS):
+                raise StorageError(OVERWRITES)
+            self._creates_only = True
 
     async def save(self, data: bytes, name: str, image_id: str, day: date) -> ImageLocation:
         """Keep a picture, completely or not at all; see `ImageStore`."""

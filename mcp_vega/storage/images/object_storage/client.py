@@ -84,8 +84,11 @@ class StorageClient:
                 f"The bucket {self._address} cannot be opened: {variables}", next_step=step
             ) from None  # the error may show the value
 
-    async def create(self, key: str, data: bytes, retry_seconds: float) -> bool:
-        """Put an object, unless there is one with this key. Returns whether it was put."""
+    async def create(self, key: str, data: bytes, retry_seconds: float, seconds: float | None = None) -> bool:
+        """Put an object, unless there is one with this key. Returns whether it was put.
+
+        Each try may take so many seconds. The default depends on how much data there is.
+        """
         found = recognise(data)
         name = key.rpartition("/")[2]
         attributes = {
@@ -102,10 +105,11 @@ class StorageClient:
                 return False
             return True
 
-        return await self._repeated(put, ANSWER_SECONDS + len(data) / SLOWEST_UPLOAD, retry_seconds)
+        limit = ANSWER_SECONDS + len(data) / SLOWEST_UPLOAD if seconds is None else seconds
+        return await self._repeated(put, limit, retry_seconds)
 
-    async def overwrite(self, key: str, data: bytes, seconds: float, retry_seconds: float) -> None:
-        """Put an object, even if there is one with this key. Each try may take this many seconds."""
+    async def overwrite(self, key: str, data: bytes, retry_seconds: float, seconds: float) -> None:
+        """Put an object, even if there is one with this key. Each try may take so many seconds."""
 
         async def put() -> None:
             await self._obstore.put_async(

@@ -40,6 +40,10 @@ class StorageError(Exception):
 SILENT = Problem(
     "the storage does not answer", "Check the network and the storage service, then try again", passing=True
 )
+OVERWRITES = Problem(
+    "the storage would overwrite objects: it does not support conditional writes (If-None-Match)",
+    "Use a storage that supports conditional writes, or a newer version of its software",
+)
 INCOMPLETE = Problem("the object did not arrive completely", "Try again", passing=True)
 
 
@@ -109,6 +113,8 @@ _RULES = (
 
 
 def _by_code(code: str, credentials: str) -> Problem | None:
+    if code == "NotImplemented":
+        return OVERWRITES
     for rule in _RULES:
         if code in rule.codes:
             values = {"code": code, "credentials": credentials}
