@@ -1,61 +1,18 @@
-"""Every environment variable of this package, read once when a command starts."""
+"""Each variable of the environment, its default and its meaning."""
 
-import ipaddress
 import os
 import re
-import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from mcp_vega.errors import InvalidSettings
-
-VENDOR_URL = "https://api.segmind.com"
-VENDOR_HISTORY_URL = "https://api.spotprod.segmind.com/inference-request/request-history"
-
-# Characters that pasting may leave around a value. Browsers and word processors add invisible ones.
-_SPACE = "\ufeff\u200b\u00a0" + string.whitespace
-_QUOTES = "\"'`‘’‚“”„«»"  # noqa: RUF001  the quotation marks of several languages
-_NOT_UTF8 = "not valid UTF-8, so no result could show it"
-# They replace pydantic's messages. A comma is refused: its meaning differs by country, and a wrong limit costs money.
-_MESSAGES = {
-    **dict.fromkeys(("decimal_parsing", "float_parsing"), "it must be a number without comma or unit, such as 0.50"),
-    **dict.fromkeys(("int_parsing", "int_from_float"), "it must be a whole number, such as 5"),
-    "bool_parsing": "it must be 1 or 0",
-}
-
-
-def _trimmed(value: str) -> str:
-    """A value without the space around it, and without the quotes that a shell would have removed."""
-    value = value.strip(_SPACE)
-    inner = value[1:-1]
-    if len(value) > 1 and value[0] in _QUOTES and value[-1] in _QUOTES and not {value[0], value[-1]} & {*inner}:
-        return _trimmed(inner)
-    return value
-
-
-def _comma_separated(value: Any) -> Any:
-    return tuple(part for each in value.split(",") if (part := _trimmed(each))) if isinstance(value, str) else value
-
-
-def _trimmed_key(key: Any) -> Any:
-    return (key.strip(_SPACE + _QUOTES) or None) if isinstance(key, str) else key
-
-
-def _without_dollars(amount: str) -> str:
-    return re.sub(r"^(US\$|\$|USD)\s*|\s*(US\$|\$|USD)$", "", amount, flags=re.IGNORECASE)
-
-
-def _is_utf8(folder: Path) -> bool:
-    return not any("\ud800" <= each <= "\udfff" for each in str(folder))
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
+from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home
+from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, usual_url
+from mcp_vega.settings.values import MESSAGES, Names, Secrets, is_set, trimmed, trimmed_key, without_dollars
 
 
 class Settings(BaseModel):
@@ -67,7 +24,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    api_key: Annotated[SecretStr | None, BeforeValidator(_trimmed_key)] = Field(
+    api_key: Annotated[SecretStr | None, BeforeValidator(trimmed_key)] = Field(
         default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
     )
     base_url: str = Field(
@@ -108,7 +65,7 @@ class Settings(BaseModel):
         alias="MCP_VEGA_MEDIA_HOSTS",
         description="More hosts from which finished pictures may be downloaded, comma-separated.",
     )
-    spending_limit_usd: Annotated[Decimal | None, BeforeValidator(_without_dollars)] = Field(
+    spending_limit_usd: Annotated[Decimal | None, BeforeValidator(without_dollars)] = Field(
         default=None,
         ge=0,
         le=10**9,
@@ -149,34 +106,12 @@ class Settings(BaseModel):
     @field_validator("base_url", "history_url")
     @classmethod
     def _valid_url(cls, url: str) -> str:
-        if not url:
-            return url
-        try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ValueError("it is not a URL") from error
-        if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host))):
-            raise ValueError("it must begin with https:// and a host (or http:// on loopback): the key is sent there")
-        if (parsed.port or 0) > 65535:
-            raise ValueError("its port must be at most 65535")
-        if parsed.userinfo:
-            raise ValueError("it must not contain a user name or password, because the address is stored")
-        # The ledger compares addresses, so each needs one spelling. Only the second parsing removes the port of
-        # HTTPS://host:443: httpx knows the default ports of schemes in lower case only.
-        return str(httpx.URL(str(parsed))).rstrip("/")
+        return usual_url(url) if url else url
 
     @field_validator("gallery", "home")
     @classmethod
     def _absolute_folder(cls, folder: Path | None) -> Path | None:
-        try:
-            folder = folder and folder.expanduser()
-        except RuntimeError as error:
-            raise ValueError("it names a home folder that is not known") from error
-        if folder and not _is_utf8(folder):
-            raise ValueError(f"it is {_NOT_UTF8}")
-        if folder and not folder.is_absolute():
-            raise ValueError("it must be an absolute path or begin with ~: a host may start the server in any folder")
-        return folder
+        return folder and absolute_folder(folder)
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -192,7 +127,7 @@ class Settings(BaseModel):
         if not tokens:
             raise ValueError("it contains no token")
         parts = (each.get_secret_value().split(":", 1) for each in tokens)
-        return tuple(SecretStr(":".join(map(_trimmed, each))) for each in parts)
+        return tuple(SecretStr(":".join(map(trimmed, each))) for each in parts)
 
     @property
     def request_history_url(self) -> str:
@@ -206,12 +141,12 @@ class Settings(BaseModel):
     @property
     def gallery_folder(self) -> Path:
         """The folder of the pictures. The sandbox has a folder of its own in it."""
-        return (self.gallery or _default_gallery()) / ("sandbox" if self.sandbox else "")
+        return (self.gallery or default_gallery()) / ("sandbox" if self.sandbox else "")
 
     @property
     def home_folder(self) -> Path:
         """The folder of the ledger. The sandbox has a folder of its own in it."""
-        return (self.home or _default_home()) / ("sandbox" if self.sandbox else "")
+        return (self.home or default_home()) / ("sandbox" if self.sandbox else "")
 
     @property
     def ledger_file(self) -> Path:
@@ -226,12 +161,12 @@ class Settings(BaseModel):
             InvalidSettings: A variable has a value that cannot be used.
         """
         names = {field.alias for field in cls.model_fields.values()}
-        trimmed = {name: _trimmed(value) for name, value in environment.items() if name in names}
+        values = {name: trimmed(value) for name, value in environment.items() if name in names}
         try:
-            return cls.model_validate({name: value for name, value in trimmed.items() if _is_set(name, value)})
+            return cls.model_validate({name: value for name, value in values.items() if is_set(name, value)})
         except ValidationError as error:
             first = error.errors()[0]
-            reason = _MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+            reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
             raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {reason}") from None
 
     @classmethod
@@ -247,54 +182,3 @@ class Settings(BaseModel):
             InvalidSettings: A folder is not set, and this user has no default for it.
         """
         _ = self.gallery_folder, self.home_folder
-
-
-def _is_set(name: str, value: str) -> bool:
-    """Whether a variable has a value.
-
-    The host of a bundle passes a placeholder for a setting that its user left empty. Such a placeholder is not a value.
-    The key's placeholder is kept, because the error names it.
-    """
-    return bool(value) and (name == "SEGMIND_API_KEY" or not re.fullmatch(r"\$\{user_config\.[^{}]*\}", value))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _default_gallery() -> Path:
-    from platformdirs import user_pictures_path
-
-    return _default_folder("MCP_VEGA_GALLERY", user_pictures_path) / "mcp-vega"
-
-
-def _default_home() -> Path:
-    from platformdirs import user_data_path
-
-    return _default_folder("MCP_VEGA_HOME", lambda: user_data_path("mcp-vega", appauthor=False))
-
-
-def _default_folder(variable: str, find: Callable[[], Path]) -> Path:
-    """The folder that the platform provides for this user.
-
-    Raises:
-        InvalidSettings: There is no such folder, or it cannot be used.
-    """
-    step = f"Set {variable} to the absolute path of a folder that this user may write to"
-    try:
-        folder = find()
-    except RuntimeError:
-        folder = Path()
-    if not folder.is_absolute():
-        raise InvalidSettings(
-            f"{variable} is not set, and this user's home folder is unknown or not an absolute path", next_step=step
-        )
-    if not _is_utf8(folder):
-        raise InvalidSettings(f"{variable} is not set, and its default, {folder}, is {_NOT_UTF8}", next_step=step)
-    return folder
