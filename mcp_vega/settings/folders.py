@@ -1,11 +1,19 @@
 """The folders of the gallery and the ledger, and their defaults."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mcp_vega.errors import InvalidSettings
 
 _NOT_UTF8 = "not valid UTF-8, so no result could show it"
+
+
+def folder_or_url(value: Any) -> Any:
+    """A value of the gallery's setting: a path, unless it begins like a URL."""
+    is_path = isinstance(value, str) and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value)
+    return Path(value) if is_path else value
 
 
 def absolute_folder(folder: Path) -> Path:

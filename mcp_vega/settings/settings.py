@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from mcp_vega.errors import InvalidSettings
-from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home
+from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home, folder_or_url
 from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, usual_url
 from mcp_vega.settings.values import MESSAGES, Names, Secrets, is_set, trimmed, trimmed_key, without_dollars
 
@@ -36,16 +36,23 @@ class Settings(BaseModel):
         description="The address of the API's request history. If the answer to a call is lost, the server looks there "
         "for how it ended. Default: the vendor's; if `SEGMIND_BASE_URL` is set, an address on that host.",
     )
-    gallery: Path | None = Field(
+    gallery: Annotated[Path | str | None, BeforeValidator(folder_or_url)] = Field(
         default=None,
         alias="MCP_VEGA_GALLERY",
-        description="The folder where all pictures are kept. Default: `mcp-vega` in your pictures folder.",
+        description="The folder where all pictures are kept. Default: `mcp-vega` in your pictures folder. For a team, "
+        "a bucket: `s3://bucket/folder`, `gs://…` or `az://…`.",
     )
     home: Path | None = Field(
         default=None,
         alias="MCP_VEGA_HOME",
         description="The folder of the ledger, the database of all jobs. Default: the platform's folder for a user's "
         "application data.",
+    )
+    ledger: SecretStr | None = Field(
+        default=None,
+        alias="MCP_VEGA_LEDGER",
+        description="For a team: a PostgreSQL database for the ledger, as "
+        "`postgresql://user:password@host:5432/database`. Default: an SQLite file in `MCP_VEGA_HOME`.",
     )
     wait_seconds: float = Field(
         default=45,
@@ -110,8 +117,21 @@ class Settings(BaseModel):
 
     @field_validator("gallery", "home")
     @classmethod
-    def _absolute_folder(cls, folder: Path | None) -> Path | None:
-        return folder and absolute_folder(folder)
+    def _valid_place(cls, place: Path | str | None) -> Path | str | None:
+        if place is None or isinstance(place, Path):
+            return place and absolute_folder(place)
+        from mcp_vega.settings import bucket_url
+
+        return bucket_url.usual_url(place)
+
+    @field_validator("ledger")
+    @classmethod
+    def _valid_ledger(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        from mcp_vega.settings import ledger_url
+
+        return SecretStr(ledger_url.usual_url(url.get_secret_value()))
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -139,19 +159,35 @@ class Settings(BaseModel):
         return f"{self.base_url}/inference-request/request-history"
 
     @property
+    def gallery_url(self) -> str:
+        """The URL of the gallery's bucket; empty if the gallery is a folder. The sandbox has a folder in the bucket."""
+        return f"{self.gallery}{'/sandbox' if self.sandbox else ''}" if isinstance(self.gallery, str) else ""
+
+    @property
     def gallery_folder(self) -> Path:
-        """The folder of the pictures. The sandbox has a folder of its own in it."""
+        """The folder of the pictures, unless they are in a bucket. The sandbox has a folder of its own in it."""
+        if isinstance(self.gallery, str):
+            raise TypeError("the gallery is a bucket")
         return (self.gallery or default_gallery()) / ("sandbox" if self.sandbox else "")
 
     @property
     def home_folder(self) -> Path:
-        """The folder of the ledger. The sandbox has a folder of its own in it."""
+        """The folder of the ledger and of other files of a server. The sandbox has a folder of its own in it."""
         return (self.home or default_home()) / ("sandbox" if self.sandbox else "")
 
     @property
     def ledger_file(self) -> Path:
-        """The file of the ledger."""
+        """The file of the ledger, unless that is in PostgreSQL."""
         return self.home_folder / "ledger.sqlite3"
+
+    @property
+    def ledger_name(self) -> str:
+        """The ledger's name in messages: its file, or its URL without user, password and options."""
+        if self.ledger is None:
+            return str(self.ledger_file)
+        from mcp_vega.settings import ledger_url
+
+        return ledger_url.parsed(self.ledger.get_secret_value()).name
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -181,4 +217,4 @@ class Settings(BaseModel):
         Raises:
             InvalidSettings: A folder is not set, and this user has no default for it.
         """
-        _ = self.gallery_folder, self.home_folder
+        _ = self.gallery_url or self.gallery_folder, self.home_folder
