@@ -105,7 +105,10 @@ def test_a_gallery_on_the_disk_has_no_url() -> None:
         ("ftp://server/pictures", "a bucket such as s3://bucket/folder"),
         ("s3:///folder", "it names no bucket"),
         ("s3://AKIA:hush0@bucket/folder", "must not contain keys"),
-        *((f"s3://bucket/{folder}", "its folders may have") for folder in ("..", "a/../b", "a?b", "a#b", "a%2Fb", "a b", "ä")),
+        *(
+            (f"s3://bucket/{folder}", "its folders may have")
+            for folder in ("..", "a/../b", "a?b", "a#b", "a%2Fb", "a b", "ä")
+        ),
     ],
 )
 def test_a_url_that_is_not_one_of_a_bucket_is_refused(url: str, words: str) -> None:
