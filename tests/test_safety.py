@@ -24,7 +24,8 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
-from mcp_vega.cli.application import log_to_stderr, no_cookies
+from mcp_vega.cli.api_client import no_cookies
+from mcp_vega.cli.application import log_to_stderr
 from mcp_vega.errors import GalleryError, InvalidSettings
 from mcp_vega.redaction import add_secret, beginning, named, printable, quoted, redacted
 from mcp_vega.segmind.client import Endpoints, SegmindClient

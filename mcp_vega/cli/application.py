@@ -6,24 +6,20 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
-from mcp_vega import __version__
-from mcp_vega.errors import InvalidSettings, Unreachable, VegaError
+from mcp_vega.cli.api_client import open_client
+from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import redacted
 from mcp_vega.segmind.api_key import require_usable
-from mcp_vega.segmind.client import Endpoints, SegmindClient
-from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings
 from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
@@ -35,8 +31,6 @@ from mcp_vega.storage.ledger.spending import Limits
 
 logger = logging.getLogger(__name__)
 
-# Variables that name a file. It is read or written before the first connection.
-TLS_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")
 SANDBOX_KEY = SecretStr("SG_sandbox")
 
 
@@ -61,16 +55,6 @@ async def open_application(
         gallery = Gallery(store.search, images, preview_cache_of(settings), service.look_up_image)
         folders = _folders_of(settings)
         yield AppContext(service, gallery, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
-
-
-@asynccontextmanager
-async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) -> AsyncGenerator[SegmindClient]:
-    """The API's client, while the block runs."""
-    headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
-    transport = _LazyTransport()
-    async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
-        endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
-        yield SegmindClient(http, settings.api_key, endpoints, policy, transport.open)
 
 
 @asynccontextmanager
@@ -112,11 +96,6 @@ def warn(error: VegaError) -> None:
     logger.warning("%s. %s", error.what, error.next_step)
 
 
-def no_cookies() -> CookieJar:
-    """A jar that accepts no cookie: one of the API would be sent to other hosts of its domain."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-
-
 def image_folder_of(settings: Settings) -> ImageFolder:
     """The gallery."""
     return ImageFolder(settings.gallery_folder)
@@ -148,60 +127,6 @@ def _folders_of(settings: Settings) -> dict[Path, str]:
     with suppress(FileNotFoundError):
         folders[Path(tempfile.gettempdir())] = "TMPDIR"
     return folders
-
-
-class _LazyTransport(httpx.AsyncBaseTransport):
-    """Opens an HTTP client at the first request: loading TLS certificates would delay the MCP handshake.
-
-    The proxies of the environment are used for all hosts but this machine.
-    """
-
-    def __init__(self) -> None:
-        self._clients: dict[bool, httpx.AsyncClient] = {}
-
-    def open(self, url: str) -> None:
-        """Open the client for an address before the first request. If that fails, the request raises the error."""
-        with suppress(Unreachable):
-            self._client(httpx.URL(url).host)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._client(request.url.host).send(request, stream=True)
-
-    def _client(self, host: str) -> httpx.AsyncClient:
-        here = is_loopback(host)
-        if here not in self._clients:
-            try:
-                # The job service limits the calls, not this client.
-                client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
-            except OSError as error:
-                variable = next(
-                    (name for name in TLS_FILES if error.filename == os.environ.get(name, "")), TLS_FILES[0]
-                )
-                file = f"the file {error.filename or ''}".strip()
-                why = f"{file} that {variable} names cannot be used for TLS: {error.strerror or type(error).__name__}"
-                step = CERTIFICATES_STEP if variable == TLS_FILES[0] else f"Correct {variable}, or unset it"
-                raise _never_opened(why, step) from error
-            except ImportError as error:
-                why = "HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, which needs the package socksio"
-                raise _never_opened(
-                    why, "Install socksio in the environment of mcp-vega, or name an HTTP proxy"
-                ) from error
-            except (ValueError, httpx.InvalidURL) as error:  # the error's text may hold the proxy's password
-                why = "HTTPS_PROXY, ALL_PROXY or NO_PROXY holds an address that cannot be used"
-                raise _never_opened(why, "Correct the variable") from error
-            self._clients[here] = client
-        return self._clients[here]
-
-    async def aclose(self) -> None:
-        for client in self._clients.values():
-            await client.aclose()
-
-
-def _never_opened(why: str, step: str) -> Unreachable:
-    """The error of a request that cannot be sent with these settings of the environment."""
-    error = Unreachable(f"{NO_CONNECTION}: {why}", next_step=f"{step}. Then start the server again")
-    error.repeatable = False
-    return error
 
 
 class _RedactingFormatter(logging.Formatter):
