@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -15,13 +16,14 @@ from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
-from mcp_vega.redaction import redacted
+from mcp_vega.redaction import add_secret, printable, redacted
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings
 from mcp_vega.storage.gallery import Gallery
-from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.images.disk import replica_disk_name
+from mcp_vega.storage.images.fallback import FallbackImageStore, open_store
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.preview_cache import PreviewCache
@@ -32,6 +34,12 @@ from mcp_vega.storage.ledger.spending import Limits
 logger = logging.getLogger(__name__)
 
 SANDBOX_KEY = SecretStr("SG_sandbox")
+# The PostgreSQL schema of the sandbox's ledger.
+SANDBOX_NAMESPACE = "mcp_vega_sandbox"
+INSTALL_TEAM = (
+    "Run `pip install 'mcp-vega[team]'` in the environment of mcp-vega (with pipx: `pipx install --force "
+    "'mcp-vega[team]'`; with uv: `uvx --from 'mcp-vega[team]' mcp-vega`). Then start the server again"
+)
 
 
 @asynccontextmanager
@@ -47,7 +55,7 @@ async def open_application(
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         client = await stack.enter_async_context(open_client(settings, policy))
-        store = JobStore.in_file(settings.ledger_file)
+        store = job_store_of(settings)
         stack.push_async_callback(store.close)
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
         images = image_store_of(settings)
@@ -68,18 +76,58 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
         yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
 
 
+def job_store_of(settings: Settings) -> JobStore:
+    """The ledger. It is opened at its first use.
+
+    Raises:
+        InvalidSettings: It is in PostgreSQL, and a package for that is missing.
+    """
+    if settings.ledger is None:
+        return JobStore.in_file(settings.ledger_file)
+    _redact_secrets(settings)
+    namespace = SANDBOX_NAMESPACE if settings.sandbox else ""
+    try:
+        return JobStore.in_postgres(settings.ledger.get_secret_value(), namespace=namespace)
+    except ImportError as error:
+        raise InvalidSettings(
+            f"MCP_VEGA_LEDGER needs the extra `team` of this package, which cannot be loaded: {printable(str(error))}",
+            next_step=INSTALL_TEAM,
+        ) from error
+
+
 @asynccontextmanager
 async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
-    """The ledger, for a command that must not create one; None if there is none."""
+    """The ledger, for a command that must not create a file; None if there is no file."""
     try:
-        is_there = settings.ledger_file.exists()
+        is_there = settings.ledger is not None or settings.ledger_file.exists()
     except OSError:
         is_there = True  # the ledger explains why it cannot be read
-    store = JobStore.in_file(settings.ledger_file)
+    store = job_store_of(settings)
     try:
         yield store if is_there else None
     finally:
         await store.close()
+
+
+def require_usable(settings: Settings) -> None:
+    """Check what is known only when the stores are built: default folders, and what a team's stores need.
+
+    Raises:
+        InvalidSettings: A folder has no default, a package is missing, or a variable of a cloud cannot be used.
+    """
+    settings.require_folders()
+    if settings.ledger:
+        job_store_of(settings)
+    if settings.gallery_url:
+        image_store_of(settings)
+
+
+def _redact_secrets(settings: Settings) -> None:
+    """Redact the secrets of the environment in all texts. Only the stores of a team use them."""
+    from mcp_vega.settings.secrets import secrets_of
+
+    for secret in secrets_of(settings):
+        add_secret(secret)
 
 
 def warn_of_key(settings: Settings) -> None:
@@ -97,7 +145,7 @@ def warn(error: VegaError) -> None:
 
 
 def image_folder_of(settings: Settings) -> ImageFolder:
-    """The gallery."""
+    """The gallery, if it is a folder."""
     return ImageFolder(settings.gallery_folder)
 
 
@@ -107,13 +155,31 @@ def rescued_folder_of(settings: Settings) -> Path:
 
 
 def image_store_of(settings: Settings) -> FallbackImageStore:
-    """The gallery, and the folders that take a paid picture when the gallery cannot."""
-    stores: list[ImageStore] = [image_folder_of(settings), ImageFolder(rescued_folder_of(settings), private=True)]
+    """The gallery, and the folders that take a paid picture when the gallery cannot.
+
+    If several servers on different disks share the ledger, the addresses of these folders say whose they are. The
+    gallery is the same for all servers.
+
+    Raises:
+        InvalidSettings: The gallery is a bucket, and a package is missing, or a variable of its cloud cannot be used.
+    """
+    disk = replica_disk_name(settings.home_folder) if settings.ledger else ""
+    stores: list[ImageStore] = [
+        _bucket_of(settings) if settings.gallery_url else image_folder_of(settings),
+        ImageFolder(rescued_folder_of(settings), private=True, disk=disk),
+    ]
     with suppress(FileNotFoundError):  # there is no temporary folder
         # All users share the temporary folder, except on Windows, so the name holds the user's id.
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
-        stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True))
-    return FallbackImageStore([*stores, MemoryImageStore()])
+        stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True, disk=disk))
+    return FallbackImageStore([*stores, MemoryImageStore()], partial(open_store, disk=disk))
+
+
+def _bucket_of(settings: Settings) -> ImageStore:
+    from mcp_vega.storage.images.bucket import Bucket
+
+    _redact_secrets(settings)
+    return Bucket(settings.gallery_url)
 
 
 def preview_cache_of(settings: Settings) -> PreviewCache:
@@ -123,7 +189,9 @@ def preview_cache_of(settings: Settings) -> PreviewCache:
 
 def _folders_of(settings: Settings) -> dict[Path, str]:
     """The folders that errors name, and the variables that say where they are."""
-    folders = {settings.gallery_folder: "MCP_VEGA_GALLERY", settings.home_folder: "MCP_VEGA_HOME"}
+    folders = {settings.home_folder: "MCP_VEGA_HOME"}
+    if not settings.gallery_url:
+        folders[settings.gallery_folder] = "MCP_VEGA_GALLERY"
     with suppress(FileNotFoundError):
         folders[Path(tempfile.gettempdir())] = "TMPDIR"
     return folders

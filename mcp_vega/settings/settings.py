@@ -171,6 +171,11 @@ class Settings(BaseModel):
         return (self.gallery or default_gallery()) / ("sandbox" if self.sandbox else "")
 
     @property
+    def gallery_name(self) -> str:
+        """The gallery's name in messages: its folder or its URL."""
+        return self.gallery_url or str(self.gallery_folder)
+
+    @property
     def home_folder(self) -> Path:
         """The folder of the ledger and of other files of a server. The sandbox has a folder of its own in it."""
         return (self.home or default_home()) / ("sandbox" if self.sandbox else "")
@@ -217,4 +222,4 @@ class Settings(BaseModel):
         Raises:
             InvalidSettings: A folder is not set, and this user has no default for it.
         """
-        _ = self.gallery_url or self.gallery_folder, self.home_folder
+        _ = self.gallery_name, self.home_folder

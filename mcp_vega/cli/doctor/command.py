@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
+from mcp_vega.cli.application import require_usable
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State, unknown
@@ -52,7 +53,7 @@ def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
 
     environment, source = _with_a_key(environment)
     settings = Settings.from_environment(environment)
-    settings.require_folders()
+    require_usable(settings)
     require_consent(options, sandbox=settings.sandbox)
     checks = check_api(settings, source)
     if any(check.state is State.BAD for check in checks):

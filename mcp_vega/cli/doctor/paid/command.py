@@ -107,8 +107,8 @@ async def _try_out(settings: Settings, pictures: Sequence[Picture], most_usd: De
 def show(seen: Observations, options: Namespace, settings: Settings, secrets: Sequence[str]) -> int:
     """Print the comparison, and write it to a file; returns the exit code."""
     # An error may name a file, whose path may have the user's name in it.
-    folders = (settings.gallery_folder, settings.home_folder, tempfile.gettempdir())
-    hidden = [*secrets, *map(str, folders)]
+    places = (settings.gallery_name, settings.ledger_name, str(settings.home_folder), tempfile.gettempdir())
+    hidden = [*secrets, *places]
     rows = report.compare(seen, hidden)
     told = report.record(rows, seen, hidden, sandbox=settings.sandbox)
     text = json.dumps(told, indent=2, ensure_ascii=False)
