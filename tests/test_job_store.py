@@ -46,8 +46,9 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Connection, Row
+from mcp_vega.storage.database.fingerprint import fingerprint_of
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
-from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile, fingerprint_of
+from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore

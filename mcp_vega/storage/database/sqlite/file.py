@@ -5,7 +5,6 @@ all locks of the process on that file. So once the file exists, only SQLite open
 """
 
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -13,11 +12,11 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage import folders
 from mcp_vega.storage.database.connection import Row
+from mcp_vega.storage.database.fingerprint import fingerprint_of
 from mcp_vega.storage.database.sqlite.network_volume import MOUNTS, network_volume
 
 CREATION_SECONDS = 30.0
@@ -192,11 +191,6 @@ def _create(connection: sqlite3.Connection, schema: str) -> None:
 def _require_empty(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise _OtherSchemaError
-
-
-def fingerprint_of(schema: str) -> int:
-    """Return the number that identifies a schema in the file. Comments and white space do not change it."""
-    return crc32(" ".join(re.sub("--.*", "", schema).split()).encode()) & 0x7FFFFFFF
 
 
 def _fingerprint(connection: sqlite3.Connection) -> int:
