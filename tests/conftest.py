@@ -49,6 +49,8 @@ from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import ImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
 
+pytest_plugins = ["services"]
+
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
 POLICY = RetryPolicy(retry_seconds=5)
