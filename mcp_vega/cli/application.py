@@ -109,7 +109,7 @@ async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
         await store.close()
 
 
-def require_usable(settings: Settings) -> None:
+def require_stores(settings: Settings) -> None:
     """Check what is known only when the stores are built: default folders, and what a team's stores need.
 
     Raises:
@@ -165,7 +165,7 @@ def image_store_of(settings: Settings) -> FallbackImageStore:
     """
     disk = replica_disk_name(settings.home_folder) if settings.ledger else ""
     stores: list[ImageStore] = [
-        _bucket_of(settings) if settings.gallery_url else image_folder_of(settings),
+        bucket_of(settings) if settings.gallery_url else image_folder_of(settings),
         ImageFolder(rescued_folder_of(settings), private=True, disk=disk),
     ]
     with suppress(FileNotFoundError):  # there is no temporary folder
@@ -175,7 +175,8 @@ def image_store_of(settings: Settings) -> FallbackImageStore:
     return FallbackImageStore([*stores, MemoryImageStore()], partial(open_store, disk=disk))
 
 
-def _bucket_of(settings: Settings) -> ImageStore:
+def bucket_of(settings: Settings) -> ImageStore:
+    """The gallery, if it is a bucket. Raises as `image_store_of` does."""
     from mcp_vega.storage.images.bucket import Bucket
 
     _redact_secrets(settings)

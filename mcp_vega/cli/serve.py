@@ -15,7 +15,7 @@ import anyio.abc
 from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 
-from mcp_vega.cli.application import log_to_stderr, open_application, require_usable, warn, warn_of_key
+from mcp_vega.cli.application import log_to_stderr, open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
 from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
 from mcp_vega.errors import InvalidSettings
@@ -54,7 +54,7 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
     problem = None
     try:
         settings = Settings.from_environment(environment)
-        require_usable(settings)
+        require_stores(settings)
     except InvalidSettings as error:
         settings, problem = Settings.placeholder(), error
     log_to_stderr(settings)
@@ -110,7 +110,7 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
-    require_usable(settings)
+    require_stores(settings)
     callers = callers_of(settings.auth_tokens)
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.

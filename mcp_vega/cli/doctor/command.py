@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from mcp_vega.cli.application import require_usable
+from mcp_vega.cli.application import require_stores
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State, unknown
@@ -20,6 +20,7 @@ from mcp_vega.cli.install.entry import KEY
 from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
+from mcp_vega.settings.secrets import secrets_of
 
 # The handshake ends after 20 s and the API's check after 10 s, and each says more than that it took too long.
 SECONDS = 25.0
@@ -53,7 +54,7 @@ def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
 
     environment, source = _with_a_key(environment)
     settings = Settings.from_environment(environment)
-    require_usable(settings)
+    require_stores(settings)
     require_consent(options, sandbox=settings.sandbox)
     checks = check_api(settings, source)
     if any(check.state is State.BAD for check in checks):
@@ -75,7 +76,8 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
     keys = [environment.get(name, "") for name in (KEY, "MCP_VEGA_TOKEN")]
-    return [*keys, *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
+    settings, _ = read_settings(environment)
+    return [*keys, *secrets_of(settings, environment), *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
 
 
 def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list[CheckGroup]:
@@ -99,7 +101,7 @@ def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list
         group("settings", run=in_settings),
         group("api", "key", "balance", run=api, needs=["SEGMIND_BASE_URL"]),
         group("gallery", run=gallery, needs=["MCP_VEGA_GALLERY"]),
-        group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME"]),
+        group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME", "MCP_VEGA_LEDGER"]),
         group("handshake", run=partial(handshake.check_handshake, environment), needs=every),
         group("hosts", run=partial(hosts.check_hosts, environment)),
     ]

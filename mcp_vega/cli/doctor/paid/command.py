@@ -20,6 +20,7 @@ from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
+from mcp_vega.storage.images.store import place_of
 from mcp_vega.storage.ledger.spending import dollars
 
 # US dollars that all pictures may cost together by default: about three times their average cost.
@@ -115,7 +116,7 @@ def show(seen: Observations, options: Namespace, settings: Settings, secrets: Se
     write(text if options.json else "\n".join(report.page(rows, terminal_width())))
     for drawn in seen.drawn:
         for image in drawn.job.images if drawn.job else ():
-            tell(f"Kept: {image.path or image.uri}")
+            tell(f"Kept: {place_of(image.location) or image.uri}")
         if drawn.error:
             tell(f"{drawn.picture.name}: {drawn.error.text}")
     is_written = _write_file(settings.home_folder, text)
