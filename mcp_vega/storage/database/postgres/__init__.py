@@ -16,5 +16,6 @@ errors        says what is wrong, and what to do about it
 """
 
 from mcp_vega.storage.database.postgres.database import PostgresDatabase
+from mcp_vega.storage.database.postgres.session import Session
 
-__all__ = ["PostgresDatabase"]
+__all__ = ["PostgresDatabase", "Session"]
