@@ -14,7 +14,7 @@ from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Servers
-from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql import job_queries, rows
 
 # Longer than the longest pause until a job is tried again (jobs/worker.py).
 BEYOND_ANY_PAUSE = timedelta(hours=25)
@@ -55,10 +55,9 @@ class Accounts:
 
         def look(connection: Connection) -> Orphans:
             # A later time was noted while this machine's clock was ahead.
-            latest = rows.moment(moment + BEYOND_ANY_PAUSE) if moment else None
-            times = {"moment": rows.moment(moment), "latest": latest}
-            values = {"base_url": base_url, "account": account, **times}
-            found = connection.execute(queries.UNFINISHED, values)
+            latest = moment + BEYOND_ANY_PAUSE if moment else None
+            values = {"base_url": base_url, "account": account, "moment": moment, "latest": latest}
+            found = connection.execute(job_queries.UNFINISHED, values)
             alive = self._servers.alive(connection, {row["holder"] for row in found})
             return Orphans(
                 left=[row["local_id"] for row in found if row["holder"] not in alive],
@@ -75,30 +74,30 @@ class Accounts:
     async def count_of_others(self, base_url: str, account: str) -> int:
         """Count the open jobs of an API that belong to other accounts."""
         values = {"base_url": base_url, "account": account}
-        (row,) = await self._database.read(lambda connection: connection.execute(queries.OF_OTHER_ACCOUNTS, values))
+        (row,) = await self._database.read(lambda connection: connection.execute(job_queries.OF_OTHER_ACCOUNTS, values))
         return row["jobs"]
 
     async def with_seed_of(self, job: Job) -> list[Job]:
         """Return the other jobs of a job's account with the same model and seed."""
-        return await self._others(job, queries.WITH_SEED, model=job.model, seed=job.parameters.seed)
+        return await self._others(job, job_queries.WITH_SEED, model=job.model, seed=job.parameters.seed)
 
     async def without_id(self, base_url: str, account: str) -> list[Job]:
         """Return the open jobs of an account whose id at the API is not known."""
-        return await self._jobs(queries.WITHOUT_ID, base_url=base_url, account=account)
+        return await self._jobs(job_queries.WITHOUT_ID, base_url=base_url, account=account)
 
     async def that_ran_before(self, job: Job, limit: int) -> list[Job]:
         """Return the last jobs of a job's account that were begun before it and ran."""
-        return await self._others(job, queries.RAN_BEFORE, limit=limit)
+        return await self._others(job, job_queries.RAN_BEFORE, limit=limit)
 
     async def that_ran_after(self, job: Job, limit: int) -> list[Job]:
         """Return the first jobs of a job's account that were begun after it and ran."""
-        return await self._others(job, queries.RAN_AFTER, limit=limit)
+        return await self._others(job, job_queries.RAN_AFTER, limit=limit)
 
     async def seconds_since_sent(self, job: Job) -> float | None:
         """Return how many seconds ago a job was sent, by the monotonic clock; None if the machine restarted since."""
 
         def look(connection: Connection) -> float | None:
-            (row,) = connection.execute(queries.SENT_TIME, {"local_id": job.local_id})
+            (row,) = connection.execute(job_queries.SENT_TIME, {"local_id": job.local_id})
             passed = None if row["sent_time"] is None else connection.time - row["sent_time"]
             return None if passed is None or passed < 0 else passed
 
