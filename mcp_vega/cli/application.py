@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def job_store_of(settings: Settings) -> JobStore:
     """
     if settings.ledger is None:
         return JobStore.in_file(settings.ledger_file)
-    _redact_secrets(settings)
+    redact_secrets(settings)
     namespace = SANDBOX_NAMESPACE if settings.sandbox else ""
     try:
         return JobStore.in_postgres(settings.ledger.get_secret_value(), namespace=namespace)
@@ -122,11 +122,11 @@ def require_stores(settings: Settings) -> None:
         image_store_of(settings)
 
 
-def _redact_secrets(settings: Settings) -> None:
+def redact_secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
     """Redact the secrets of the environment in all texts. Only the stores of a team use them."""
     from mcp_vega.settings.secrets import secrets_of
 
-    for secret in secrets_of(settings):
+    for secret in secrets_of(settings, environment):
         add_secret(secret)
 
 
@@ -179,7 +179,7 @@ def bucket_of(settings: Settings) -> ImageStore:
     """The gallery, if it is a bucket. Raises as `image_store_of` does."""
     from mcp_vega.storage.images.bucket import Bucket
 
-    _redact_secrets(settings)
+    redact_secrets(settings)
     return Bucket(settings.gallery_url)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from mcp_vega.cli.application import require_stores
+from mcp_vega.cli.application import redact_secrets, require_stores
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State, unknown
@@ -20,7 +20,6 @@ from mcp_vega.cli.install.entry import KEY
 from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
-from mcp_vega.settings.secrets import secrets_of
 
 # The handshake ends after 20 s and the API's check after 10 s, and each says more than that it took too long.
 SECONDS = 25.0
@@ -76,13 +75,13 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
     keys = [environment.get(name, "") for name in (KEY, "MCP_VEGA_TOKEN")]
-    settings, _ = read_settings(environment)
-    return [*keys, *secrets_of(settings, environment), *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
+    return [*keys, *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
 
 
 def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list[CheckGroup]:
     """The checks, in the page's order."""
     settings, problems = read_settings(environment)
+    redact_secrets(settings, environment)
 
     def group(*names: str, run: Callable[[], list[Check]], needs: Sequence[str] = ()) -> CheckGroup:
         """A group of checks, which are not made if a variable that they need cannot be used."""
