@@ -5,6 +5,7 @@ key, and two ledgers do not show whether they were used with the same API key.
 """
 
 import hmac
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,10 +34,18 @@ class Accounts:
 
     # ---- the jobs of an account ----
 
-    async def orphans(self, base_url: str, account: str, moment: datetime | None = None) -> list[str]:
+    async def orphans(
+        self,
+        base_url: str,
+        account: str,
+        moment: datetime | None = None,
+        *,
+        working_on: Collection[str] | None = None,
+    ) -> list[str]:
         """Return the local ids of an account's open jobs that no living server works on.
 
-        With `moment` (UTC), only the jobs that are due at that time.
+        With `moment` (UTC), only the jobs that are due at that time. With `working_on`, also the jobs that this server
+        holds and that are not among these ids.
         """
 
         def look(connection: Connection) -> list[str]:
@@ -46,7 +55,10 @@ class Accounts:
             values = {"base_url": base_url, "account": account, **times}
             found = connection.execute(queries.UNFINISHED, values)
             alive = self._servers.alive(connection, {row["holder"] for row in found})
-            return [row["local_id"] for row in found if row["holder"] not in alive]
+            idle: set[str] = set()
+            if working_on is not None:
+                idle = {row["local_id"] for row in found if row["holder"] == self._servers.me} - {*working_on}
+            return [row["local_id"] for row in found if row["holder"] not in alive or row["local_id"] in idle]
 
         return await self._database.read(look)
 
