@@ -2,7 +2,6 @@
 
 import logging
 from datetime import datetime
-from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -24,6 +23,22 @@ LOOK_SECONDS = 5.0
 REPORTED_LOOK_SECONDS = 1.0
 
 
+class _Problem:
+    """Logs that the store fails, with one warning for each outage."""
+
+    def __init__(self) -> None:
+        self._level = logging.WARNING
+
+    def log(self, error: errors.LedgerError) -> None:
+        """Log why the store fails now."""
+        logger.log(self._level, error.what)
+        self._level = logging.DEBUG
+
+    def end(self) -> None:
+        """Note that the store works again."""
+        self._level = logging.WARNING
+
+
 class Recovery:
     """Has one server at a time work on each open job of an API, and has pictures moved to the first store."""
 
@@ -40,7 +55,6 @@ class Recovery:
         self._leaving = False
         # The jobs that this server held at the last look, although it did not work on them.
         self._idle = set[str]()
-        self._outage = False
 
     def open(self, tasks: TaskGroup) -> None:
         """Use this task group for the work from now on."""
@@ -76,13 +90,13 @@ class Recovery:
         await self._running.forget_if_kept(job)
         return await self._running.current(job)
 
-    async def _claim(self, local_id: str) -> Job | None:
+    async def _claim(self, local_id: str, *, may_send: bool = False) -> Job | None:
         """Continue a job, unless somebody works on it already. Returns its current state, or None."""
         job = await self._store.claim(local_id)
         # Another call in this server may have been quicker.
         if not job or not job.open or self._running.get_active(job):
             return None
-        job = self._worker.resume(job)
+        job = self._worker.resume(job, may_send=may_send)
         self._running.changes.announce_to_followers(Change.of(job), stored=True)
         return job
 
@@ -99,7 +113,7 @@ class Recovery:
 
     async def _resume_orphans(self) -> None:
         moment = None  # at first, all are tried: much may have changed since the last server ended
-        warned = False
+        warned, problem = False, _Problem()
         while not self._leaving:
             try:
                 account = await self.account()
@@ -109,11 +123,11 @@ class Recovery:
                 for local_id in await self._orphans(account, moment):
                     await self._resume_orphan(local_id)
                 moment = self._config.clock()
-                self._outage = False
+                problem.end()
             except errors.InvalidSettings:
                 pass  # without a key the API cannot be asked; the tools report that
             except errors.LedgerError as error:
-                self._log_outage(error)
+                problem.log(error)
             except Exception:
                 logger.exception("The jobs that nobody works on could not be continued")
             await anyio.sleep(self._pause)
@@ -124,11 +138,10 @@ class Recovery:
         Among them are jobs that this server holds without its knowledge, because the answer to a claim was lost. Such a
         job must be found by two looks in a row: it may just have been begun or claimed.
         """
-        look = partial(self._store.accounts.orphans, self._config.api, account, moment)
-        found = await look(working_on=self._running.in_memory)
-        of_nobody = set(await look()) if found else set[str]()
-        before, self._idle = self._idle, {*found} - of_nobody
-        return [each for each in found if each in of_nobody or each in before]
+        here = self._running.in_memory
+        orphans = await self._store.accounts.orphans(self._config.api, account, moment, working_on=here)
+        before, self._idle = self._idle, {*orphans.mine}
+        return [*orphans.left, *(each for each in orphans.mine if each in before)]
 
     async def _move_pictures(self) -> None:
         while not self._leaving:
@@ -138,11 +151,6 @@ class Recovery:
     @property
     def _pause(self) -> float:
         return REPORTED_LOOK_SECONDS if self._running.changes.reach_others else LOOK_SECONDS
-
-    def _log_outage(self, error: errors.LedgerError) -> None:
-        """Log an error of the store. In an outage, the next errors are not worth a warning each."""
-        logger.log(logging.DEBUG if self._outage else logging.WARNING, error.what)
-        self._outage = True
 
     async def _warn_of_other_accounts(self, account: str) -> None:
         if count := await self._store.accounts.count_of_others(self._config.api, account):
@@ -154,18 +162,21 @@ class Recovery:
 
     async def _resume_orphan(self, local_id: str) -> None:
         try:
-            await self._claim(local_id)
+            # A job that this server has held all the time may have a slot, and then it gets no other turn.
+            await self._claim(local_id, may_send=local_id in self._idle)
         except errors.LedgerError as error:  # for example if its row cannot be read; others can
             logger.warning(error.what)
 
     async def _save_again(self) -> None:
         """Save from time to time what the store could not save before."""
+        problem = _Problem()
         while not self._leaving:
             await anyio.sleep(self._pause)
             try:
                 await self._running.save_again()
+                problem.end()
             except errors.LedgerError as error:
-                self._log_outage(error)
+                problem.log(error)
             except Exception:
                 logger.exception("The server's unsaved jobs could not be saved")
 

@@ -7,7 +7,7 @@ key, and two ledgers do not show whether they were used with the same API key.
 import hmac
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
@@ -18,6 +18,13 @@ from mcp_vega.storage.ledger.sql import queries, rows
 
 # Longer than the longest pause until a job is tried again (jobs/worker.py).
 BEYOND_ANY_PAUSE = timedelta(hours=25)
+
+
+class Orphans(NamedTuple):
+    """The local ids of open jobs that nobody works on."""
+
+    left: list[str]  # no living server works on them
+    mine: list[str]  # according to the ledger this server works on them, but it does not: an answer was lost
 
 
 class Accounts:
@@ -35,30 +42,33 @@ class Accounts:
     # ---- the jobs of an account ----
 
     async def orphans(
-        self,
-        base_url: str,
-        account: str,
-        moment: datetime | None = None,
-        *,
-        working_on: Collection[str] | None = None,
-    ) -> list[str]:
-        """Return the local ids of an account's open jobs that no living server works on.
+        self, base_url: str, account: str, moment: datetime | None = None, *, working_on: Collection[str] = ()
+    ) -> Orphans:
+        """Return an account's open jobs that nobody works on.
 
-        With `moment` (UTC), only the jobs that are due at that time. With `working_on`, also the jobs that this server
-        holds and that are not among these ids.
+        Args:
+            base_url: The API that draws the jobs.
+            account: The ledger's id of the account.
+            moment: A time (UTC): only the jobs that are due at that time. Without it, all.
+            working_on: The local ids of the jobs that this server works on.
         """
 
-        def look(connection: Connection) -> list[str]:
+        def look(connection: Connection) -> Orphans:
             # A later time was noted while this machine's clock was ahead.
             latest = rows.moment(moment + BEYOND_ANY_PAUSE) if moment else None
             times = {"moment": rows.moment(moment), "latest": latest}
             values = {"base_url": base_url, "account": account, **times}
             found = connection.execute(queries.UNFINISHED, values)
             alive = self._servers.alive(connection, {row["holder"] for row in found})
-            idle: set[str] = set()
-            if working_on is not None:
-                idle = {row["local_id"] for row in found if row["holder"] == self._servers.me} - {*working_on}
-            return [row["local_id"] for row in found if row["holder"] not in alive or row["local_id"] in idle]
+            return Orphans(
+                left=[row["local_id"] for row in found if row["holder"] not in alive],
+                mine=[
+                    row["local_id"]
+                    for row in found
+                    if row["holder"] in alive and row["holder"] == self._servers.me
+                    if row["local_id"] not in working_on
+                ],
+            )
 
         return await self._database.read(look)
 

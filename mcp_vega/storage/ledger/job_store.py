@@ -78,6 +78,15 @@ class JobStore:
         database = SqliteDatabase(SqliteFile(file, SCHEMA, uptime), busy_seconds)
         return cls(database, ServerLock(file.with_name("servers")), uptime=uptime)
 
+    @classmethod
+    def in_postgres(cls, url: str, *, namespace: str = "", uptime: Callable[[], float] = time.monotonic) -> Self:
+        """Return the store of a PostgreSQL database. Its tables are in the schema `namespace`, if that is not empty."""
+        # Imported only here: without PostgreSQL, servers start faster, and the driver need not be installed.
+        from mcp_vega.storage.database.postgres import PostgresDatabase, Session
+
+        session = Session(url, namespace)
+        return cls(PostgresDatabase(url, SCHEMA, namespace), session, session, uptime)
+
     # ---- the transactions of a paid call ----
 
     async def begin(

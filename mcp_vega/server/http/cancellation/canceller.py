@@ -101,7 +101,7 @@ class Canceller:
             }:
                 self._do(step, cancellation, CallId(owner, request_id, Sender(address, user_agent)))
             case _:
-                pass  # it was lost: then the same call is paid for again only if it is not the same within seconds
+                pass  # a lost notice cannot be made up for: its call is over soon
 
     def _do(self, step: str, cancellation: str, call: CallId) -> None:
         calls = len(self._requests.of_sender(call))
