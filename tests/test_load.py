@@ -18,7 +18,7 @@ from mcp_vega.job import Image, Job, State
 from mcp_vega.jobs.running import RunningJob
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import PREVIEWED_AT_ONCE
-from mcp_vega.server.requests_in_flight import REMEMBERED_SECONDS, RequestInFlight
+from mcp_vega.server.http.cancellation.requests_in_flight import REMEMBERED_SECONDS, RequestInFlight
 from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.slots import Sending
