@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mcp_vega.errors import VegaError
 from mcp_vega.job import OPERATOR, Job
@@ -31,6 +31,9 @@ from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
 from mcp_vega.storage.ledger.sql import queries, rows
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
+
+if TYPE_CHECKING:  # a server does not wait for this import
+    from mcp_vega.storage.ledger.transfer import Transfer
 
 # How long another server may still send a call; longer for `submit_job`, whose caller expects to wait.
 WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
@@ -285,6 +288,13 @@ class JobStore:
             return self._read(connection, queries.BY_ID, id=local_id)[0]
 
         return await self._database.write(claim)
+
+    @property
+    def transfer(self) -> "Transfer":
+        """All jobs, to be moved to another ledger or from one."""
+        from mcp_vega.storage.ledger.transfer import Transfer
+
+        return Transfer(self._database)
 
     async def activity(self) -> Activity:
         """Return which other servers have work, and how many jobs are open."""

@@ -1,0 +1,170 @@
+"""`mcp-vega export` and `mcp-vega import`."""
+
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+
+from mcp_vega import __version__
+from mcp_vega.cli.application import SANDBOX_KEY, image_store_of, open_job_store
+from mcp_vega.cli.gallery.folder import readable
+from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
+from mcp_vega.cli.output import command_line, write
+from mcp_vega.cli.transfer.archive import ArchiveReader, reading, writing
+from mcp_vega.cli.transfer.exporting import Exporter
+from mcp_vega.cli.transfer.importing import Changes, Counts, Importer
+from mcp_vega.cli.transfer.report import Report, number_of
+from mcp_vega.errors import InvalidArguments, InvalidSettings, UnknownJob
+from mcp_vega.redaction import named
+from mcp_vega.segmind.api_key import require_usable
+from mcp_vega.server.http.access.callers import HASH, NAME
+from mcp_vega.settings import Settings
+from mcp_vega.storage.ledger import accounts
+from mcp_vega.storage.ledger.job_store import JobStore
+
+
+def run_export(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Write the jobs and pictures to a file, and print its path; returns the exit code.
+
+    Raises:
+        InvalidArguments: The file's path cannot be used.
+        UnknownJob: There is no job to export.
+        ExportFileError: The file cannot be written.
+        LedgerError: The ledger cannot be read.
+    """
+    settings = Settings.from_environment(environment)
+    settings.require_folders()
+    file, report = Path(options.file).absolute(), Report(environment, "Exporting")
+    if options.owner is not None and not HASH.fullmatch(options.owner):
+        _require_name(options.owner)
+    try:
+        anyio.run(_export, settings, file, options, report)
+    finally:
+        report.clear()
+    write(str(file))
+    return int(bool(report.problems))
+
+
+async def _export(settings: Settings, file: Path, options: Namespace, report: Report) -> None:
+    async with open_job_store(settings) as store:
+        if not store or not await store.transfer.count(options.owner or ""):
+            raise await _nothing_to_export(settings, options.owner)
+        with writing(file, datetime.now(UTC), replace=options.force) as archive:
+            exporter = Exporter(archive, image_store_of(settings), report)
+            await exporter.export(store, options.owner)
+            key = (await store.secrets.get(accounts.KEY)).decode()
+            archive.finish(key, __version__, sandbox=settings.sandbox, owner=options.owner)
+    size = readable(archive.bytes)
+    report.say(f"Exported: {number_of(archive.jobs, 'job')} and {number_of(archive.pictures, 'picture')}, {size}.")
+    if exporter.unsent:
+        report.say(
+            f"Not exported: {number_of(exporter.unsent, 'job')} not sent yet. Only the servers of this ledger may send "
+            "them. When they have ended, export again."
+        )
+    if report.problems:
+        report.say(f"Not complete: {number_of(report.problems, 'problem')}, see above.")
+
+
+async def _nothing_to_export(settings: Settings, owner: str | None) -> UnknownJob:
+    if owner is None:
+        hint = await hint_at_other_ledger(settings)
+        step = "Check MCP_VEGA_HOME: `mcp-vega doctor` shows which ledger it names"
+        return UnknownJob(f"The ledger {settings.ledger_file} has no jobs to export", next_step=hint or step)
+    listing = command_line("jobs", "--spent", "--by", "caller", sandbox=settings.sandbox)
+    said = f"The ledger {settings.ledger_file} has no jobs of the caller {named(owner)}"
+    return UnknownJob(said, next_step=f"Run `{listing}` to list the callers")
+
+
+def run_import(options: Namespace, environment: Mapping[str, str]) -> int:
+    """Add the jobs and pictures of a file to the ledger and the gallery; returns the exit code.
+
+    Raises:
+        InvalidArguments: There is no such file, or it does not fit to this ledger.
+        ExportFileError: The file cannot be read, is damaged, or is not an export.
+        GalleryError: The pictures cannot be kept.
+        LedgerError: The ledger cannot be written.
+    """
+    settings = Settings.from_environment(environment)
+    settings.require_folders()
+    report = Report(environment, "Importing")
+    if options.owner is not None:
+        _require_name(options.owner)
+    with reading(Path(options.file).absolute()) as archive:
+        if archive.manifest.sandbox != settings.sandbox:
+            raise _other_money(options.file, of_sandbox=archive.manifest.sandbox)
+        try:
+            anyio.run(_import, settings, archive, options.owner, report)
+        finally:
+            report.clear()
+    return int(bool(report.problems))
+
+
+async def _import(settings: Settings, archive: ArchiveReader, owner: str | None, report: Report) -> None:
+    async with _job_store(settings) as store:
+        importer = Importer(archive, store, image_store_of(settings), report)
+        try:
+            await importer.import_(await _changes(settings, archive, store, owner))
+        finally:
+            _say_counts(importer.counts, report)
+
+
+@asynccontextmanager
+async def _job_store(settings: Settings) -> AsyncGenerator[JobStore]:
+    """The ledger, which is made if there is none."""
+    store = JobStore.in_file(settings.ledger_file)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _changes(settings: Settings, archive: ArchiveReader, store: JobStore, owner: str | None) -> Changes:
+    """What changes in the jobs. If the ledger has no key for its accounts yet, it takes the file's."""
+    theirs = archive.key
+    ours = await store.transfer.use_key(accounts.KEY, theirs)
+    changed: dict[str, str] = {}
+    try:
+        api_key = require_usable(SANDBOX_KEY if settings.sandbox else settings.api_key)
+        changed = {accounts.account_of(theirs.encode(), api_key): accounts.account_of(ours.encode(), api_key)}
+    except InvalidSettings:
+        pass  # without a key, no account is known
+    return Changes(owner, changed if ours != theirs else {}, ours == theirs)
+
+
+def _say_counts(counts: Counts, report: Report) -> None:
+    report.say(f"Imported: {number_of(counts.new, 'job')} and {number_of(counts.pictures, 'picture')}.")
+    if counts.known:
+        report.say(f"There already: {number_of(counts.known, 'job')}.")
+    if counts.elsewhere:
+        where = f"{number_of(counts.elsewhere, 'picture')} could not be kept in the gallery ({counts.why_elsewhere})"
+        report.say(f"{where}. They are kept in another place. A server moves them when the gallery works again.")
+    if counts.of_other_keys:
+        which = f"Of another API key: {number_of(counts.of_other_keys, 'job')}"
+        step = "To give them to their account here, set SEGMIND_API_KEY to that key and repeat the import"
+        asked = f"No server here can ask how {counts.open_of_other_keys:,} of them ended"
+        report.say(f"{which}. {f'{asked}. ' * bool(counts.open_of_other_keys)}{step}.")
+    if report.problems:
+        report.say(f"Not complete: {number_of(report.problems, 'problem')}, see above.")
+
+
+def _require_name(name: str) -> None:
+    """Check the name of a caller, as MCP_VEGA_AUTH_TOKENS allows it.
+
+    Raises:
+        InvalidArguments: It is not a name.
+    """
+    if not NAME.fullmatch(name) or HASH.fullmatch(name):
+        said = f"--owner is {named(name)}, but must have 1 to 64 letters, digits and _.@+-, and not be 32 hex digits"
+        raise InvalidArguments(said, next_step="Write the name as it is in MCP_VEGA_AUTH_TOKENS")
+
+
+def _other_money(file: str, *, of_sandbox: bool) -> InvalidArguments:
+    if of_sandbox:
+        step = "Add --sandbox, or export again without --sandbox"
+        return InvalidArguments(f"{file} has the jobs of the sandbox, whose money is pretend", next_step=step)
+    return InvalidArguments(
+        f"{file} has real jobs, which do not belong in the sandbox's ledger", next_step="Leave out --sandbox"
+    )
