@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -127,7 +127,8 @@ def writing(file: Path, now: datetime, *, replace: bool) -> Generator[ArchiveWri
         step = "Free some disk space, or choose another folder. Then export again"
         raise ExportFileError(f"{file} cannot be written: {error.strerror or error}", next_step=step) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def require_free(file: Path, *, replace: bool) -> None:

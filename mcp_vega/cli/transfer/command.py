@@ -60,10 +60,9 @@ async def _export(settings: Settings, file: Path, options: Namespace, report: Re
     size = readable(archive.bytes)
     report.say(f"Exported: {number_of(archive.jobs, 'job')} and {number_of(archive.pictures, 'picture')}, {size}.")
     if exporter.unsent:
-        report.say(
-            f"Not exported: {number_of(exporter.unsent, 'job')} not sent yet. Only the servers of this ledger may send "
-            "them. When they have ended, export again."
-        )
+        which = f"{number_of(exporter.unsent, 'job')} that {'was' if exporter.unsent == 1 else 'were'} not sent yet"
+        rule = "Only the servers of this ledger may send such jobs. Export again when they have ended"
+        report.say(f"Not exported: {which}. {rule}.")
     if report.problems:
         report.say(f"Not complete: {number_of(report.problems, 'problem')}, see above.")
 
@@ -139,13 +138,14 @@ def _say_counts(counts: Counts, report: Report) -> None:
     if counts.known:
         report.say(f"There already: {number_of(counts.known, 'job')}.")
     if counts.elsewhere:
-        where = f"{number_of(counts.elsewhere, 'picture')} could not be kept in the gallery ({counts.why_elsewhere})"
-        report.say(f"{where}. They are kept in another place. A server moves them when the gallery works again.")
+        which = f"{number_of(counts.elsewhere, 'picture')} ({counts.why_elsewhere})"
+        report.say(f"Kept outside the gallery: {which}. A server moves such pictures when the gallery works again.")
     if counts.of_other_keys:
-        which = f"Of another API key: {number_of(counts.of_other_keys, 'job')}"
-        step = "To give them to their account here, set SEGMIND_API_KEY to that key and repeat the import"
-        asked = f"No server here can ask how {counts.open_of_other_keys:,} of them ended"
-        report.say(f"{which}. {f'{asked}. ' * bool(counts.open_of_other_keys)}{step}.")
+        still_open = f", {counts.open_of_other_keys:,} still open" if counts.open_of_other_keys else ""
+        report.say(
+            f"Of another API key: {number_of(counts.of_other_keys, 'job')}{still_open}. No server on this ledger can "
+            "find out how such jobs end, until you set SEGMIND_API_KEY to that key and repeat the import."
+        )
     if report.problems:
         report.say(f"Not complete: {number_of(report.problems, 'problem')}, see above.")
 
