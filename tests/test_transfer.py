@@ -272,11 +272,13 @@ def test_the_commands_show_the_same_jobs_and_money_in_both_places(
 async def test_a_server_on_the_new_ledger_settles_the_open_jobs_and_pays_for_none_again(
     source: Place, target: Place, file: Path, sandbox: Sandbox
 ) -> None:
-    async with app_over(sandbox.url, source.folder / "gallery", home=source.folder / "home") as app:
-        async with Client(build_server(app)) as agent:
-            sandbox.account.history_status = 503
-            lost = await agent.call_tool("generate_image_vega", {"prompt": "a fox [fault:504-after]"})
-            kept = job_of(await agent.call_tool("generate_image_vega", {"prompt": "an owl"}))
+    async with (
+        app_over(sandbox.url, source.folder / "gallery", home=source.folder / "home") as app,
+        Client(build_server(app)) as agent,
+    ):
+        sandbox.account.history_status = 503
+        lost = await agent.call_tool("generate_image_vega", {"prompt": "a fox [fault:504-after]"})
+        kept = job_of(await agent.call_tool("generate_image_vega", {"prompt": "an owl"}))
     request_id = re.search("request_id (local-[0-9a-f]+)", text_of(lost))
     assert request_id
     paid = sandbox.paid_requests
@@ -284,12 +286,14 @@ async def test_a_server_on_the_new_ledger_settles_the_open_jobs_and_pays_for_non
         done = await anyio.to_thread.run_sync(lambda: place.run(command, str(file)))  # noqa: B023
         assert done.returncode == 0, done.stderr
     sandbox.account.history_status = 200
-    async with app_over(sandbox.url, target.folder / "gallery", home=target.folder / "home") as app:
-        async with Client(build_server(app)) as agent:
-            settled = job_of(await agent.call_tool("check_job", {"request_id": request_id[1], "wait_seconds": 45}))
-            assert (settled["state"], len(settled["images"])) == ("COMPLETED", 1)
-            shown = job_of(await agent.call_tool("check_job", {"request_id": kept["request_id"]}))
-            assert shown["images"][0]["sha256"] == kept["images"][0]["sha256"]
+    async with (
+        app_over(sandbox.url, target.folder / "gallery", home=target.folder / "home") as app,
+        Client(build_server(app)) as agent,
+    ):
+        settled = job_of(await agent.call_tool("check_job", {"request_id": request_id[1], "wait_seconds": 45}))
+        assert (settled["state"], len(settled["images"])) == ("COMPLETED", 1)
+        checked = job_of(await agent.call_tool("check_job", {"request_id": kept["request_id"]}))
+        assert checked["images"][0]["sha256"] == kept["images"][0]["sha256"]
     assert sandbox.paid_requests == paid
 
 
@@ -353,7 +357,7 @@ def test_a_file_that_was_lost_in_the_new_gallery_comes_back(source: Place, targe
     exported(source, file)
     imported(target, file)
     before = target.contents()
-    lost = sorted((target.folder / "gallery").glob("*/*.jpg"))[0]
+    lost = min((target.folder / "gallery").glob("*/*.jpg"))
     lost.unlink()
     assert "and 1 picture." in imported(target, file)
     assert lost.exists()
@@ -390,7 +394,7 @@ def test_an_import_that_is_killed_leaves_complete_jobs_and_can_be_repeated(
     assert all(len(job.images) == 1 for job in there)
     assert f"Imported: {60 - len(there)} jobs and {60 - len(there)} pictures" in imported(target, file)
     assert target.contents() == source.contents()
-    assert len([*target.folder.glob("gallery/*/*")]) == 60
+    assert len([*target.folder.glob("gallery/*/*.jpg")]) == 60
 
 
 def test_pictures_that_the_gallery_cannot_take_are_kept_in_another_place(
