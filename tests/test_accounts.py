@@ -79,7 +79,7 @@ async def test_an_unsent_call_of_a_dead_server_is_not_sent_for_another_account(
         died.die()
         assert ANOTHERS in text_of(await agent.call_tool("check_job", {"request_id": job.local_id}))
         assert job_of(await agent.call_tool(RT, {"prompt": "another"}))["images"]
-        assert await app.service.store.accounts.orphans(sandbox.url, account) == [job.local_id]
+        assert (await app.service.store.accounts.orphans(sandbox.url, account)).left == [job.local_id]
     assert sandbox.paid_requests == 1
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, job.local_id))["images"]

@@ -19,7 +19,6 @@ from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.images.folder import ImageFolder
-from mcp_vega.storage.ledger.sql.rows import moment as as_number
 
 pytestmark = pytest.mark.anyio
 
@@ -325,7 +324,7 @@ async def test_the_call_of_another_owner_is_not_joined(sandbox: Sandbox, tmp_pat
 
 def begun_at(folder: Path, moment: datetime) -> list[dict[str, Any]]:
     """The jobs that a call began or joined at this moment."""
-    return rows(folder, f"SELECT local_id FROM jobs WHERE last_call = {as_number(moment)}")  # noqa: S608  from a test
+    return rows(folder, f"SELECT local_id FROM jobs WHERE last_call = {moment.timestamp() * 1e6:.0f}")  # noqa: S608  from a test
 
 
 @pytest.mark.parametrize(("seconds", "jobs"), [(3.9, 2), (4, 1)])

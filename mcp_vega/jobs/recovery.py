@@ -92,7 +92,8 @@ class Recovery:
                 if not warned:
                     await self._warn_of_other_accounts(account)
                     warned = True
-                for local_id in await self._store.accounts.orphans(self._config.api, account, moment):
+                orphans = await self._store.accounts.orphans(self._config.api, account, moment)
+                for local_id in orphans.left:
                     await self._resume_orphan(local_id)
                 moment = self._config.clock()
             except errors.InvalidSettings:

@@ -30,8 +30,9 @@ from mcp_vega.parameters import Parameters
 from mcp_vega.redaction import named
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.images.fallback import FallbackImageStore
-from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
+from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, JobStore
 from mcp_vega.storage.ledger.spending import Budget
+from mcp_vega.storage.ledger.transactions import Begun
 
 logger = logging.getLogger(__name__)
 

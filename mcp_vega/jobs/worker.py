@@ -22,7 +22,7 @@ from mcp_vega.jobs.reconciliation.reconciler import Reconciler
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
-from mcp_vega.storage.ledger.job_store import Begun
+from mcp_vega.storage.ledger.transactions import Begun
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from mcp_vega.server.results import records
 from mcp_vega.server.results.job_list import of_jobs
 from mcp_vega.server.results.job_result import of_job
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
-from mcp_vega.storage.ledger.job_store import Begun
+from mcp_vega.storage.ledger.transactions import Begun
 
 LATEST = 10
 SANDBOX_NOTE = "Sandbox: not Segmind, money is pretend."

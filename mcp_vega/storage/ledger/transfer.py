@@ -1,14 +1,17 @@
 """Reads all jobs of a ledger, and writes jobs that come from another one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any, NamedTuple
 
-from mcp_vega.job import OPERATOR, Image, Job, State
+from mcp_vega.job import OPERATOR, Job, State
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.ledger import spending
-from mcp_vega.storage.ledger.sql import queries, rows, transfers
+from mcp_vega.storage.ledger.sql import image_queries, job_queries, limit_queries, rows, transfers
+from mcp_vega.storage.ledger.transactions import lock_id
 
 # The holder of a job while its outcome is copied, within one transaction.
 COPIER = "import"
@@ -50,8 +53,8 @@ class Transfer:
         """Give the ledger a key, unless it has one of this name; returns the key that the ledger has now."""
 
         def use(connection: Connection) -> str:
-            connection.execute(queries.DRAW_KEY, {"name": name, "value": value})
-            (row,) = connection.execute(queries.KEY_NAMED, {"name": name})
+            connection.execute(limit_queries.DRAW_KEY, {"name": name, "value": value})
+            (row,) = connection.execute(limit_queries.KEY_NAMED, {"name": name})
             return row["value"]
 
         return await self._database.write(use)
@@ -72,53 +75,70 @@ class Transfer:
         """
 
         def add(connection: Connection) -> int:
+            # The order of the locks is that of `transactions`.
             connection.lock("import")  # two imports of the same job would both find that it is missing
-            return sum(_add(connection, job, accounts) for job in jobs)
+            for remote_id in sorted({job.remote_id for job in jobs if job.remote_id}):
+                lock_id(connection, remote_id)
+            written = [_write(connection, job, accounts) for job in jobs]
+            spent = Counter[tuple[date, str]]()
+            for each in written:
+                spent[each.job.created.date(), each.job.owner] += each.spent
+            for (day, owner), amount in sorted(spent.items()):
+                spending.add(connection, day, owner, amount)
+            for each in written:
+                _add_images(connection, each)
+            return sum(each.known is None for each in written)
 
         return await self._database.write(add)
 
 
-def _add(connection: Connection, job: Job, accounts: Mapping[str, str]) -> bool:
-    """Write one job; returns whether it is new."""
+class _Written(NamedTuple):
+    """A job whose row is written, but not yet its money and its pictures."""
+
+    job: Job
+    known: Job | None  # the job as it was before; None if it is new
+    spent: int  # how much more is spent now, in billionths of a USD
+
+
+def _write(connection: Connection, job: Job, accounts: Mapping[str, str]) -> _Written:
+    """Write the row of a job, or change it if it is there."""
     found = connection.execute(transfers.KNOWN, {"local_id": job.local_id})
     if found:
-        _complete(connection, job, rows.read_jobs(connection, found)[0], accounts)
-        return False
+        return _complete(connection, job, rows.read_jobs(connection, found)[0], accounts)
     job = replace(job, account=accounts.get(job.account, job.account))
     values = {"me": None, "awaited_by": None, "delivered": True, "arrived": connection.time}
-    row = {**rows.as_row(job), **values, "wanted_until": rows.moment(job.created)}
-    if not connection.execute(queries.ADD, row):
-        return False
-    spending.reserve(connection, job, None)
-    _add_images(connection, job, job.images)
-    return True
+    row: dict[str, Any] = {**rows.as_row(job), **values, "wanted_until": job.created}
+    if connection.execute(job_queries.ADD, row):
+        return _Written(job, None, row["spent"])
+    return _Written(replace(job, images=()), job, 0)  # another job has its remote id
 
 
-def _complete(connection: Connection, job: Job, known: Job, accounts: Mapping[str, str]) -> None:
-    """Add to a known job what only the other ledger has."""
+def _complete(connection: Connection, job: Job, known: Job, accounts: Mapping[str, str]) -> _Written:
+    """Write in the row of a known job what only the other ledger knows."""
     account = accounts.get(known.account, known.account)
     if account != known.account:
         connection.execute(transfers.CHANGE_ACCOUNT, {"local_id": known.local_id, "account": account})
     job = replace(job, owner=known.owner, account=account)
-    if (known.open and not job.open) or (job.state is State.COMPLETED and known.state is not State.COMPLETED):
-        counted = spending.counted(connection, job.local_id)
-        row: dict[str, Any] = {**rows.as_row(job), "me": COPIER, "release": True}
-        connection.execute(transfers.TAKE, row)
-        if connection.execute(queries.SAVE, row):
-            spending.add(connection, job.local_id, row["spent"] - counted)
-    there = {image.id: image for image in known.images}
-    _add_images(connection, job, [image for image in job.images if image.id not in there])
-    for image in job.images:
-        if image.starred and image.id in there and not there[image.id].deleted:
-            for marked in connection.execute(queries.MARK_STARRED, {"id": image.id, "starred": True}):
-                connection.execute(queries.SHOW_STAR, {**marked, "starred": True})
+    if not (known.open and not job.open) and not (job.state is State.COMPLETED and known.state is not State.COMPLETED):
+        return _Written(job, known, 0)
+    counted = spending.counted(connection, job)
+    row: dict[str, Any] = {**rows.as_row(job), "me": COPIER, "release": True}
+    connection.execute(transfers.TAKE, row)
+    written = connection.execute(job_queries.SAVE, row)
+    return _Written(job, known, row["spent"] - counted if written else 0)
 
 
-def _add_images(connection: Connection, job: Job, images: Iterable[Image]) -> None:
-    new = {image.id: image for image in images}
-    for row in rows.as_image_rows(replace(job, images=tuple(new.values()))):
-        image = new[row["id"]]
-        connection.execute(queries.SAVE_IMAGE, row)
-        marks = {"starred": image.starred, "deleted": rows.moment(image.deleted)}
-        connection.execute(transfers.MARK, {**marks, "id": image.id})
-        connection.execute(queries.ADD_TO_GALLERY, row)
+def _add_images(connection: Connection, written: _Written) -> None:
+    """Write the pictures that a job lacks, and the stars that its pictures lack."""
+    job, there = written.job, {image.id: image for image in written.known.images} if written.known else {}
+    images = {image.id: image for image in job.images}
+    for row in rows.as_image_rows(job):
+        image, known = images[row["id"]], there.get(row["id"])
+        if known is None:
+            connection.execute(image_queries.SAVE_IMAGE, row)
+            marks = {"id": image.id, "starred": image.starred, "deleted": image.deleted}
+            connection.execute(transfers.MARK, marks)
+            connection.execute(image_queries.ADD_TO_GALLERY, row)
+        elif image.starred and not known.deleted:
+            for marked in connection.execute(image_queries.MARK_STARRED, {"id": image.id, "starred": True}):
+                connection.execute(image_queries.SHOW_STAR, {**marked, "starred": True})
