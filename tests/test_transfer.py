@@ -1,6 +1,7 @@
 """`mcp-vega export` and `mcp-vega import`: a ledger and its pictures move to another one, completely and only once."""
 
 import json
+import os
 import random
 import re
 import stat
@@ -22,7 +23,7 @@ from mcp.client import Client
 from terminals import posix
 from test_command_line import COMMAND, run, sandbox_folders, settings, shown
 
-from mcp_vega.cli.application import image_store_of
+from mcp_vega.cli.application import image_store_of, job_store_of
 from mcp_vega.errors import Charged, ContentBlocked, OutcomeUnknown
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, Search, State
 from mcp_vega.parameters import VegaParameters
@@ -37,6 +38,7 @@ from mcp_vega.storage.ledger.spending import Limits
 OTHER_KEY = "SG_another0123456789"
 LIMITS = Limits(calls_at_once=100)
 FIRST = datetime(2026, 11, 20, 23, 59, 58, 123456, tzinfo=UTC)
+TEAM = {"MCP_VEGA_LEDGER": "postgres", "MCP_VEGA_GALLERY": "bucket"}
 NOWHERE = ImageLocation("", "")
 # Ten thousand characters, 20 kB, and all that is odd in a prompt.
 ODD = "🦊 naïve\0\n\u200d“quoted” \\ </script> '; DROP TABLE jobs; -- 狐狸 " + "é" * 9_900
@@ -56,7 +58,7 @@ class Place:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[tuple[JobStore, FallbackImageStore]]:
         found = Settings.from_environment({**settings(self.folder / "gallery", self.folder), **self.variables})
-        store = JobStore.in_file(found.ledger_file)
+        store = job_store_of(found)
         try:
             yield store, image_store_of(found)
         finally:
@@ -214,6 +216,16 @@ def target(tmp_path: Path) -> Place:
     return Place(tmp_path / "target", {"SEGMIND_API_KEY": KEY})
 
 
+@pytest.fixture(params=["folder", pytest.param("team", marks=pytest.mark.services)])
+def any_target(target: Place, request: pytest.FixtureRequest) -> Place:
+    """A ledger in a file with a folder of pictures, and a team's ledger in PostgreSQL with a bucket."""
+    if request.param == "folder":
+        return target
+    stores = {name: request.getfixturevalue(fixture) for name, fixture in TEAM.items()}
+    cloud = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return Place(target.folder, {**target.variables, **stores, **cloud})
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "vega.zip"
@@ -236,18 +248,18 @@ def imported(place: Place, file: Path, *options: str, **variables: str) -> str:
 
 
 def test_a_ledger_of_each_kind_of_job_arrives_unchanged_and_a_second_import_changes_nothing(
-    source: Place, target: Place, file: Path
+    source: Place, any_target: Place, file: Path
 ) -> None:
     source.add(*variety())
     before = source.contents()
     assert re.fullmatch(r"Exported: 7 jobs and 6 pictures, [\d.]+ kB\.\n", exported(source, file))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert imported(target, file) == "Imported: 7 jobs and 6 pictures.\n"
-    assert target.contents() == before
-    assert imported(target, file) == "Imported: 0 jobs and 0 pictures.\nThere already: 7 jobs.\n"
-    assert target.contents() == before
+    assert imported(any_target, file) == "Imported: 7 jobs and 6 pictures.\n"
+    assert any_target.contents() == before
+    assert imported(any_target, file) == "Imported: 0 jobs and 0 pictures.\nThere already: 7 jobs.\n"
+    assert any_target.contents() == before
     back = file.with_name("back.zip")
-    exported(target, back)
+    exported(any_target, back)
     assert imported(source, back).startswith("Imported: 0 jobs")
     assert source.contents() == before
 
@@ -310,12 +322,12 @@ def test_a_job_that_is_not_sent_stays_with_the_servers_of_its_ledger(source: Pla
 
 
 def test_a_second_import_brings_stars_outcomes_and_missing_pictures_and_undoes_no_deletion(
-    source: Place, target: Place, file: Path
+    source: Place, any_target: Place, file: Path
 ) -> None:
     fox, owls, *_, lost = variety()
     source.add(fox, owls, lost)
     exported(source, file)
-    imported(target, file)
+    imported(any_target, file)
     first, second = owls.images[0].id, owls.images[2].id
 
     async def later(store: JobStore, images: FallbackImageStore) -> None:
@@ -333,16 +345,16 @@ def test_a_second_import_brings_stars_outcomes_and_missing_pictures_and_undoes_n
     source.do(later)
     after = source.contents()
     exported(source, file, "--force")
-    assert imported(target, file) == "Imported: 0 jobs and 1 picture.\nThere already: 3 jobs.\n"
-    there = target.contents()
+    assert imported(any_target, file) == "Imported: 0 jobs and 1 picture.\nThere already: 3 jobs.\n"
+    there = any_target.contents()
     assert there.spent == after.spent
     assert {job.local_id: job.state for job in there.jobs} == {job.local_id: job.state for job in after.jobs}
     assert (fox.local_id, fox.images[0].id, True) in there.shown
     assert (owls.local_id, first, True) in there.shown
     assert (owls.local_id, second, False) in there.shown, "an import deletes nothing"
-    target.do(lambda store, images: delete(store, images, fox.images[0].id))
-    imported(target, file)
-    assert fox.images[0].id not in target.contents().files, "an import brings back nothing that was deleted"
+    any_target.do(lambda store, images: delete(store, images, fox.images[0].id))
+    imported(any_target, file)
+    assert fox.images[0].id not in any_target.contents().files, "an import brings back nothing that was deleted"
 
 
 async def delete(store: JobStore, images: FallbackImageStore, image_id: str) -> None:
@@ -365,17 +377,17 @@ def test_a_file_that_was_lost_in_the_new_gallery_comes_back(source: Place, targe
 
 
 def test_an_import_that_fails_in_the_middle_leaves_complete_jobs_and_can_be_repeated(
-    source: Place, target: Place, file: Path
+    source: Place, any_target: Place, file: Path
 ) -> None:
     source.add(*(job_with(f"fox {number}", number=number) for number in range(20)))
     exported(source, file)
     broken = changed(file, lambda name, data: replaced_line(data, 17, b"{}\n") if name == "jobs.jsonl" else data)
-    done = target.run("import", str(broken))
+    done = any_target.run("import", str(broken))
     assert done.returncode == 1
     assert "vega-2.zip is damaged: line 18 of jobs.jsonl is not a job (" in done.stderr
-    assert [job.parameters.prompt for job in reversed(target.jobs())] == [f"fox {number}" for number in range(16)]
-    assert imported(target, file) == "Imported: 4 jobs and 4 pictures.\nThere already: 16 jobs.\n"
-    assert target.contents() == source.contents()
+    assert [job.parameters.prompt for job in reversed(any_target.jobs())] == [f"fox {number}" for number in range(16)]
+    assert imported(any_target, file) == "Imported: 4 jobs and 4 pictures.\nThere already: 16 jobs.\n"
+    assert any_target.contents() == source.contents()
 
 
 @posix
@@ -602,18 +614,18 @@ def test_a_missing_and_a_changed_picture_are_listed_and_their_jobs_are_exported(
 # ---- whose they are ----
 
 
-def test_jobs_go_to_a_caller_and_come_back_to_the_operator(source: Place, target: Place, file: Path) -> None:
+def test_jobs_go_to_a_caller_and_come_back_to_the_operator(source: Place, any_target: Place, file: Path) -> None:
     fox = job_with("a fox")
     source.add(fox, *(job_with(f"owl {number}", number=number, owner="bob") for number in range(1, 3)))
     exported(source, file)
-    imported(target, file, "--owner", "ada")
-    assert {job.owner for job in target.jobs()} == {"ada"}
-    assert [each.group for each in target.contents().spent] == ["ada", "ada"]
-    assert imported(target, file, "--owner", "eve").endswith("There already: 3 jobs.\n")
-    assert {job.owner for job in target.jobs()} == {"ada"}, "jobs that are there stay as they are"
+    imported(any_target, file, "--owner", "ada")
+    assert {job.owner for job in any_target.jobs()} == {"ada"}
+    assert [each.group for each in any_target.contents().spent] == ["ada", "ada"]
+    assert imported(any_target, file, "--owner", "eve").endswith("There already: 3 jobs.\n")
+    assert {job.owner for job in any_target.jobs()} == {"ada"}, "jobs that are there stay as they are"
     of_bob = file.with_name("bob.zip")
     assert exported(source, of_bob, "--owner", "bob").startswith("Exported: 2 jobs and 2 pictures")
-    mine = Place(target.folder / "mine", target.variables)
+    mine = Place(any_target.folder / "mine", source.variables)
     imported(mine, of_bob)
     assert {(job.owner, job.parameters.prompt) for job in mine.jobs()} == {("", "owl 1"), ("", "owl 2")}
     refused = source.run("export", str(file), "--owner", "carol", "--force")
@@ -640,22 +652,22 @@ def test_a_new_ledger_takes_the_accounts_of_the_old_one(source: Place, target: P
 
 
 def test_in_a_ledger_with_its_own_key_jobs_get_to_their_account_with_each_api_key(
-    source: Place, target: Place, file: Path
+    source: Place, any_target: Place, file: Path
 ) -> None:
     source.add(job_with("a fox"), variety()[-1])
     source.add(job_with("an owl", number=1), key=OTHER_KEY)
-    target.add(job_with("there before", number=2))
+    any_target.add(job_with("there before", number=2))
     exported(source, file)
-    said = imported(target, file, SEGMIND_API_KEY="")
+    said = imported(any_target, file, SEGMIND_API_KEY="")
     asked = "No server on this ledger can find out how such jobs end, until you set SEGMIND_API_KEY to that key and"
     assert f"Of another API key: 3 jobs, 1 still open. {asked} repeat the import.\n" in said
-    said = imported(target, file, SEGMIND_API_KEY=KEY)
+    said = imported(any_target, file, SEGMIND_API_KEY=KEY)
     assert f"There already: 3 jobs.\nOf another API key: 1 job. {asked}" in said
-    assert "Of another API key: 2 jobs, 1 still open. " not in imported(target, file, SEGMIND_API_KEY=OTHER_KEY)
-    assert "another API key" not in imported(target, file, SEGMIND_API_KEY="")
-    accounts = accounts_in(target)
+    assert "Of another API key: 2 jobs, 1 still open. " not in imported(any_target, file, SEGMIND_API_KEY=OTHER_KEY)
+    assert "another API key" not in imported(any_target, file, SEGMIND_API_KEY="")
+    accounts = accounts_in(any_target)
     assert accounts["a fox"] == accounts["lost"] == accounts["there before"] != accounts["an owl"]
-    assert target.do(lambda store, _: store.accounts.of_key(OTHER_KEY)) == accounts["an owl"]
+    assert any_target.do(lambda store, _: store.accounts.of_key(OTHER_KEY)) == accounts["an owl"]
 
 
 def accounts_in(place: Place) -> dict[str, str]:
@@ -664,17 +676,17 @@ def accounts_in(place: Place) -> dict[str, str]:
 
 
 def test_a_call_that_the_ledger_knows_under_another_id_is_not_counted_twice(
-    source: Place, target: Place, file: Path
+    source: Place, any_target: Place, file: Path
 ) -> None:
     source.add(job_with("a fox"), job_with("an owl", number=1))
-    target.add(job_with("a fox"), job_with("an owl", number=1, pictures=0, state=State.FAILED, error=BLOCKED))
-    before = target.contents()
+    any_target.add(job_with("a fox"), job_with("an owl", number=1, pictures=0, state=State.FAILED, error=BLOCKED))
+    before = any_target.contents()
     exported(source, file)
-    done = target.run("import", str(file))
+    done = any_target.run("import", str(file))
     assert done.returncode == 1
     (owl,) = (job for job in source.jobs() if job.parameters.prompt == "an owl")
     assert done.stderr.startswith(f"The ledger has the job {owl.remote_id} already, but not its pictures.")
-    assert target.contents() == before
+    assert any_target.contents() == before
 
 
 # ---- the file ----

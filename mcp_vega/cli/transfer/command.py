@@ -1,15 +1,14 @@
 """`mcp-vega export` and `mcp-vega import`."""
 
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 
 from mcp_vega import __version__
-from mcp_vega.cli.application import SANDBOX_KEY, image_store_of, open_job_store
+from mcp_vega.cli.application import SANDBOX_KEY, image_store_of, job_store_of, open_job_store, require_stores
 from mcp_vega.cli.gallery.folder import readable
 from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import command_line, write
@@ -36,7 +35,7 @@ def run_export(options: Namespace, environment: Mapping[str, str]) -> int:
         LedgerError: The ledger cannot be read.
     """
     settings = Settings.from_environment(environment)
-    settings.require_folders()
+    require_stores(settings)
     file, report = Path(options.file).absolute(), Report(environment, "Exporting")
     if options.owner is not None and not HASH.fullmatch(options.owner):
         _require_name(options.owner)
@@ -70,10 +69,10 @@ async def _export(settings: Settings, file: Path, options: Namespace, report: Re
 async def _nothing_to_export(settings: Settings, owner: str | None) -> UnknownJob:
     if owner is None:
         hint = await hint_at_other_ledger(settings)
-        step = "Check MCP_VEGA_HOME: `mcp-vega doctor` shows which ledger it names"
-        return UnknownJob(f"The ledger {settings.ledger_file} has no jobs to export", next_step=hint or step)
+        step = f"Check MCP_VEGA_HOME and MCP_VEGA_LEDGER: `{command_line('doctor')}` shows which ledger they name"
+        return UnknownJob(f"The ledger {settings.ledger_name} has no jobs to export", next_step=hint or step)
     listing = command_line("jobs", "--spent", "--by", "caller", sandbox=settings.sandbox)
-    said = f"The ledger {settings.ledger_file} has no jobs of the caller {named(owner)}"
+    said = f"The ledger {settings.ledger_name} has no jobs of the caller {named(owner)}"
     return UnknownJob(said, next_step=f"Run `{listing}` to list the callers")
 
 
@@ -87,7 +86,7 @@ def run_import(options: Namespace, environment: Mapping[str, str]) -> int:
         LedgerError: The ledger cannot be written.
     """
     settings = Settings.from_environment(environment)
-    settings.require_folders()
+    require_stores(settings)
     report = Report(environment, "Importing")
     if options.owner is not None:
         _require_name(options.owner)
@@ -102,21 +101,12 @@ def run_import(options: Namespace, environment: Mapping[str, str]) -> int:
 
 
 async def _import(settings: Settings, archive: ArchiveReader, owner: str | None, report: Report) -> None:
-    async with _job_store(settings) as store:
-        importer = Importer(archive, store, image_store_of(settings), report)
-        try:
-            await importer.import_(await _changes(settings, archive, store, owner))
-        finally:
-            _say_counts(importer.counts, report)
-
-
-@asynccontextmanager
-async def _job_store(settings: Settings) -> AsyncGenerator[JobStore]:
-    """The ledger, which is made if there is none."""
-    store = JobStore.in_file(settings.ledger_file)
+    store = job_store_of(settings)
+    importer = Importer(archive, store, image_store_of(settings), report)
     try:
-        yield store
+        await importer.import_(await _changes(settings, archive, store, owner))
     finally:
+        _say_counts(importer.counts, report)
         await store.close()
 
 
@@ -139,7 +129,7 @@ def _say_counts(counts: Counts, report: Report) -> None:
         report.say(f"There already: {number_of(counts.known, 'job')}.")
     if counts.elsewhere:
         which = f"{number_of(counts.elsewhere, 'picture')} ({counts.why_elsewhere})"
-        report.say(f"Kept outside the gallery: {which}. A server moves such pictures when the gallery works again.")
+        report.say(f"Kept outside the gallery: {which}. A server on this machine moves such pictures later.")
     if counts.of_other_keys:
         still_open = f", {counts.open_of_other_keys:,} still open" if counts.open_of_other_keys else ""
         report.say(
