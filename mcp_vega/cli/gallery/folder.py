@@ -46,10 +46,11 @@ def _page(settings: Settings) -> str:
 
 def counted(sizes: Sequence[int]) -> str:
     """How many pictures there are, and their total size; `sizes` are in bytes."""
-    return f"{len(sizes):,} {'picture' if len(sizes) == 1 else 'pictures'}, {_readable(sum(sizes))}"
+    return f"{len(sizes):,} {'picture' if len(sizes) == 1 else 'pictures'}, {readable(sum(sizes))}"
 
 
-def _readable(size: float) -> str:
+def readable(size: float) -> str:
+    """A number of bytes with its unit, such as `4.5 MB`."""
     if size < 1000:
         return f"{size:.0f} bytes"
     for unit in ("kB", "MB"):

@@ -18,6 +18,13 @@ from mcp_vega.storage.ledger.sql import job_queries, rows
 
 # Longer than the longest pause until a job is tried again (jobs/worker.py).
 BEYOND_ANY_PAUSE = timedelta(hours=25)
+# The name of the hash's key among the ledger's secrets.
+KEY = "account"
+
+
+def account_of(key: bytes, api_key: str) -> str:
+    """Return the id of an API key's account in the ledger that has this key: 32 hex digits."""
+    return hmac.digest(key, api_key.encode(), "sha256").hex()[:32]
 
 
 class Orphans(NamedTuple):
@@ -37,7 +44,7 @@ class Accounts:
 
     async def of_key(self, api_key: str) -> str:
         """Return the id that the ledger uses for the account of an API key: 32 hex digits."""
-        return hmac.digest(await self._secrets.get("account"), api_key.encode(), "sha256").hex()[:32]
+        return account_of(await self._secrets.get(KEY), api_key)
 
     # ---- the jobs of an account ----
 

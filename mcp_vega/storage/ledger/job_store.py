@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mcp_vega.errors import SpendingLimitReached, VegaError
 from mcp_vega.job import OPERATOR, Job
@@ -31,6 +31,9 @@ from mcp_vega.storage.ledger.spending import Limits, Spending
 from mcp_vega.storage.ledger.sql import job_queries, rows
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
 from mcp_vega.storage.ledger.transactions import Begun, NewCall, Transactions
+
+if TYPE_CHECKING:  # a server does not wait for this import
+    from mcp_vega.storage.ledger.transfer import Transfer
 
 T = TypeVar("T")
 
@@ -254,6 +257,13 @@ class JobStore:
     async def claim(self, local_id: str) -> Job | None:
         """Claim an open job for this server; None if there is no such job, or another living server works on it."""
         return await self._database.write(lambda connection: self._transactions.claim(connection, local_id))
+
+    @property
+    def transfer(self) -> "Transfer":
+        """All jobs, to be moved to another ledger or from one."""
+        from mcp_vega.storage.ledger.transfer import Transfer
+
+        return Transfer(self._database)
 
     async def activity(self) -> Activity:
         """Return which other servers have work, and how many jobs are open."""

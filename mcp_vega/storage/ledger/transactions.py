@@ -96,7 +96,7 @@ class Transactions:
         """Write the current state of a job; see `JobStore.save`."""
         row: dict[str, Any] = {**rows.as_row(job), "me": self._servers.me, "release": release}
         if job.remote_id is None and row["reported_id"]:
-            _lock_id(connection, row["reported_id"])
+            lock_id(connection, row["reported_id"])
         counted = spending.counted(connection, job)
         written = connection.execute(job_queries.SAVE, row)
         if written:
@@ -111,7 +111,7 @@ class Transactions:
         """Write a job that the API knows already; see `JobStore.add_known`."""
         me = self._servers.enter(connection)
         if job.remote_id:
-            _lock_id(connection, job.remote_id)
+            lock_id(connection, job.remote_id)
         values = {"me": me, "awaited_by": None, "delivered": True, "arrived": connection.time}
         values = {**rows.as_row(job), **values, "wanted_until": job.created}
         if not connection.execute(job_queries.ADD, values):
@@ -121,7 +121,7 @@ class Transactions:
 
     def assign(self, connection: Connection, job: Job, remote_id: str) -> bool:
         """Give a job an id of the API; see `JobStore.assign`."""
-        _lock_id(connection, remote_id)
+        lock_id(connection, remote_id)
         return bool(connection.execute(job_queries.ASSIGN, {"local_id": job.local_id, "remote_id": remote_id}))
 
     def claim(self, connection: Connection, local_id: str) -> Job | None:
@@ -147,6 +147,6 @@ class Transactions:
         return rows.read_jobs(connection, found, alive, readable=readable)
 
 
-def _lock_id(connection: Connection, remote_id: str) -> None:
+def lock_id(connection: Connection, remote_id: str) -> None:
     """Let no other transaction give a job this id of the API meanwhile."""
     connection.lock(f"id {remote_id}")
