@@ -77,9 +77,9 @@ class Receipt:
 class ImageLocation(NamedTuple):
     """Where a picture is kept: the store, and the key in that store.
 
-    `store` is the store's address: the absolute path of a folder, or `MEMORY`. The word "gallery" would not be enough,
-    because pictures stay in their folder when the user changes the gallery's setting. `key` is a relative path with
-    slashes, such as `2026-11-20/a-fox-7-0123abcd.jpg`.
+    `store` is the store's address, which stays the same when the user changes the gallery's setting: the absolute path
+    of a folder, `file://<disk>/path` for a folder on the disk of one of several replicas, the URL of a bucket, or
+    `MEMORY`. `key` is a relative path with slashes, such as `2026-11-20/a-fox-7-0123abcd.jpg`.
     """
 
     store: str
@@ -87,7 +87,7 @@ class ImageLocation(NamedTuple):
 
     @property
     def path(self) -> Path | None:
-        """The absolute path of the picture's file; None if the store is not a folder."""
+        """The absolute path of the picture's file; None if no path means this file on every server."""
         folder = Path(self.store)
         return folder / self.key if folder.is_absolute() else None
 

@@ -9,12 +9,18 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-# Keys of this API; longer keys of other services; the signature in an address; and a value after `bearer` (if it has a
-# digit) or `api-key`.
+# Names that a secret value follows.
+_NAMES = "secret_access_key|session_token|security-token|account_?key|client_secret|sas_(?:key|token)"
+# Keys of this API; longer keys of other services; the signature in an address; a value after `bearer` (if it has a
+# digit) or `api-key`; user and password in an address; the ids and keys of the clouds where pictures may be kept.
 _KEYS = re.compile(
     r"SG_[A-Za-z0-9_-]{4,}|\b[sp]k-[A-Za-z0-9_-]{16,}"
     r"|(?<=\bsignature=)[\w.~+/%-]{16,}"
-    r"|(?<=bearer )(?=\S*\d)[\w.~+/-]{8,}|(?<=api-key[:=])\s*[\w.-]{8,}|(?<=api_key[:=])\s*[\w.-]{8,}",
+    r"|(?<=bearer )(?=\S*\d)[\w.~+/-]{8,}|(?<=api-key[:=])\s*[\w.-]{8,}|(?<=api_key[:=])\s*[\w.-]{8,}"
+    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"
+    r"|\b(?-i:AKIA|ASIA)(?-i:[A-Z0-9]{16})\b|\bya29\.[\w-]{16,}|(?<=\bsig=)[\w.~+/%=-]{16,}"
+    rf"|(?P<name>(?:(?:{_NAMES})[\"']?\s*[:=]\s*[\"']?)|(?:\b|pg)password=)[^\s\"'&,;]{{8,}}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.IGNORECASE,
 )
 _KEY_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~+/-"
@@ -24,7 +30,19 @@ LONGEST_KEY = 1000
 _LOOKAHEAD = 2000
 # How many characters are shown if the caller sets no limit. A long traceback is shorter.
 _DEFAULT_LIMIT = 100_000
+# Secrets of this process, which may look like anything.
+_secrets: list[str] = []
+# A shorter secret may be a part of other words, and a word of lower-case letters may be in a prompt.
+_SHORTEST_SECRET = 8
+_WORD = re.compile("[a-z]{,15}")
 _QUOTATION_MARKS = str.maketrans("“”", '""')
+
+
+def add_secret(secret: str) -> None:
+    """Redact a text in all texts from now on. A text that is short, or looks like a word, is not redacted."""
+    if len(secret) >= _SHORTEST_SECRET and not _WORD.fullmatch(secret) and secret not in _secrets:
+        _secrets.append(secret)
+        _secrets.sort(key=len, reverse=True)  # one may be a part of another
 
 
 def quoted(text: str, limit: int = 300) -> str:
@@ -64,7 +82,9 @@ def _clipped(text: str, limit: int, clean: Callable[[str], str]) -> str:
 
 
 def _without_keys(text: str) -> str:
-    return _KEYS.sub(lambda found: "SG_…" if found[0].startswith("SG_") else "…", text)
+    for secret in _secrets:
+        text = text.replace(secret, "…")
+    return _KEYS.sub(lambda found: "SG_…" if found[0].startswith("SG_") else f"{found['name'] or ''}…", text)
 
 
 def _escaped(text: str) -> str:

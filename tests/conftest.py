@@ -27,6 +27,7 @@ from PIL import Image
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from stores import Ledger, PostgresLedger, ledger_at
 
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import OPERATOR, Job
@@ -48,6 +49,8 @@ from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import ImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
+
+pytest_plugins = ["services"]
 
 KEY = "SG_0123456789abcdef"
 HISTORY = "/inference-request/request-history"
@@ -96,6 +99,27 @@ def with_grace(seconds: float) -> list[str]:
 
 # A test that waits for the end of this grace hangs.
 PATIENT = with_grace(3600)
+
+
+# ---- the kinds of ledger ----
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def each_ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test on each kind of ledger: `app_over` and `ledger_at` then use that kind."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres")
+
+        def open_namespace(home: Path) -> Ledger:
+            return PostgresLedger(url, f"ledger_{hashlib.sha256(str(home).encode()).hexdigest()[:16]}")
+
+        monkeypatch.setattr("stores.open_ledger", open_namespace)
+
+
+@pytest.fixture
+def ledger(each_ledger: None, tmp_path: Path) -> Ledger:  # noqa: ARG001
+    """The ledger of the servers whose home is the folder `home`. The test runs on each kind."""
+    return ledger_at(tmp_path / "home")
 
 
 # ---- the sandbox ----
@@ -234,7 +258,7 @@ async def app_over(  # noqa: PLR0913  what differs between the tests
         endpoints = Endpoints(base_url, base_url + HISTORY)
         client = SegmindClient(http, SecretStr(key) if key else None, endpoints, policy, open_http)
         home = home or folder.with_name(f"{folder.name}-home")
-        store = store or JobStore.in_file(home / "ledger.sqlite3", uptime=uptime, busy_seconds=busy_seconds)
+        store = store or ledger_at(home).store(JobStore, uptime, busy_seconds)
         config = {"api": base_url, "pace": 0, **config}
         stores = FallbackImageStore([images or ImageFolder(folder), *fallbacks, MemoryImageStore()])
         async with JobService(client, stores, store, JobConfig(**config)) as service:

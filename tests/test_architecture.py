@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,58 @@ def test_imports_point_down(module: Path) -> None:
 def test_only_one_package_uses_http() -> None:
     users = {module.as_posix() for module in MODULES if "import httpx" in (ROOT / module).read_text(encoding="utf-8")}
     # The command opens the client, an installation asks the user's own server, and the settings only read URLs.
-    others = {"cli/application.py", "cli/install/remote.py", "settings.py"}
+    others = {"cli/api_client.py", "cli/install/remote.py", "settings/urls.py"}
     assert {name for name in users if not name.startswith("segmind/")} == others
 
 
 def test_only_one_package_uses_sql() -> None:
-    users = {module.as_posix() for module in MODULES if "import sqlite3" in (ROOT / module).read_text(encoding="utf-8")}
+    users = {
+        module.as_posix()
+        for module in MODULES
+        if re.search(r"^\s*(import|from) (sqlite3|psycopg)", (ROOT / module).read_text(encoding="utf-8"), re.MULTILINE)
+    }
     assert all(name.startswith("storage/database/") for name in users)
+
+
+# The packages of the extra `team`, and the modules that may not be imported before a setting asks for them.
+TEAM = ("psycopg", "psycopg_pool", "obstore", "prometheus_client")
+ONLY_FOR_TEAMS = ("storage/database/postgres/", "storage/images/bucket.py")
+
+
+def imported_first(module: Path) -> set[str]:
+    """What an import of a module imports directly: the first parts of the names, or the files of this package."""
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    statements = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {each.name for node in statements if isinstance(node, ast.Import) for each in node.names}
+    for node in statements:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+    # The packages that a module is in are imported before it.
+    parts = {parent for name in names for parent in parents(name)} | parents(dotted(module))
+    return {each if each.startswith("mcp_vega") else each.split(".")[0] for each in parts}
+
+
+def parents(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+
+
+def dotted(module: Path) -> str:
+    return ".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__")
+
+
+def of_the_extra() -> set[Path]:
+    """The modules that cannot be imported without the packages of the extra `team`."""
+    names = {dotted(module): module for module in MODULES}
+    imported = {module: imported_first(module) for module in MODULES}
+    found = {module for module in MODULES if imported[module] & set(TEAM)}
+    while more := {module for module in MODULES if any(names.get(each) in found for each in imported[module])} - found:
+        found |= more
+    return found
+
+
+def test_packages_of_the_extra_are_imported_only_when_they_are_needed() -> None:
+    assert {name for module in of_the_extra() if not (name := module.as_posix()).startswith(ONLY_FOR_TEAMS)} == set()
 
 
 def test_the_database_package_knows_nothing_about_jobs_or_pictures() -> None:
@@ -76,7 +122,8 @@ def test_the_database_package_knows_nothing_about_jobs_or_pictures() -> None:
 
 
 def test_importing_the_package_opens_and_prints_nothing() -> None:
-    names = [".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__") for module in MODULES]
+    missing = of_the_extra() if not all(find_spec(each) for each in TEAM) else set[Path]()
+    names = [dotted(module) for module in MODULES if module not in missing]
     imported = "; ".join(f"import {name}" for name in names if not name.endswith("__main__"))
     # Events of Python's audit hooks that an import of this package must not cause.
     program = f"""

@@ -340,7 +340,7 @@ async def test_a_cancellation_is_saved_however_long_the_ledger_is_locked(
     sandbox: Sandbox, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The response 202 waits only for a while. The same call comes after it."""
-    monkeypatch.setattr("mcp_vega.server.requests_in_flight.WRITTEN_SECONDS", 0.2)
+    monkeypatch.setattr("mcp_vega.server.http.cancellation.requests_in_flight.WRITTEN_SECONDS", 0.2)
     async with serving_http(sandbox, tmp_path, version, busy_seconds=HANG_SECONDS) as server, server.client() as client:
         first = await client.call(7)
         await until(lambda: delivered(tmp_path) == {"a fox": True})

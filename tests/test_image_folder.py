@@ -78,8 +78,7 @@ async def test_the_unfinished_file_of_a_server_that_died_is_removed(tmp_path: Pa
 async def test_each_item_that_is_kept_apart_has_its_own_file(tmp_path: Path) -> None:
     images = FallbackImageStore([ImageFolder(tmp_path)])
     for data in (b"no picture", b"another", b"a third", b"another"):
-        path = await images.set_aside(data, "a-7.bin", DAY)
-        assert path is not None
+        path = Path(await images.set_aside(data, "a-7.bin", DAY) or "")
         assert path.read_bytes() == data
         assert path.parent == tmp_path / "unreadable" / "2026-11-20"
     assert len(list(path.parent.iterdir())) == 3

@@ -13,6 +13,7 @@ from test_page import page_of
 from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.job import MEMORY, ImageLocation
 from mcp_vega.server.app import build_server
+from mcp_vega.storage.images.bucket import Bucket
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
@@ -25,22 +26,26 @@ DAY = date(2026, 11, 20)
 ID, OTHER = "0123456789abcdef" * 2, "01234567" + "f" * 24
 KEY = "2026-11-20/a-7-01234567.jpg"
 
-STORES: list[Callable[[Path], ImageStore]] = [
-    ImageFolder,
-    lambda folder: ImageFolder(folder, private=True),
-    lambda _: MemoryImageStore(),
-]
-each_store = pytest.mark.parametrize("store_in", STORES, ids=["folder", "private folder", "memory"])
+STORES: dict[str, Callable[[Path], ImageStore]] = {
+    "folder": ImageFolder,
+    "private folder": lambda folder: ImageFolder(folder, private=True),
+    "folder of a replica": lambda folder: ImageFolder(folder, private=True, disk="vega-1-0123abcd"),
+    "memory": lambda _: MemoryImageStore(),
+}
+
+
+@pytest.fixture(params=[*STORES, pytest.param("bucket", marks=pytest.mark.services)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
+    """Each kind of store in turn."""
+    if request.param == "bucket":
+        return Bucket(request.getfixturevalue("bucket"))
+    return STORES[request.param](tmp_path / "store")
 
 
 # ---- each store ----
 
 
-@each_store
-async def test_a_store_returns_the_data_that_it_has_saved(
-    tmp_path: Path, store_in: Callable[[Path], ImageStore]
-) -> None:
-    store = store_in(tmp_path / "store")
+async def test_a_store_returns_the_data_that_it_has_saved(store: ImageStore) -> None:
     await store.prepare(DAY)
     first, second = [(await store.save(data, "a-7.jpg", each, DAY)).key for data, each in ((b"1", ID), (b"2", OTHER))]
     assert (first, second) == (KEY, f"2026-11-20/a-7-{OTHER}.jpg")
@@ -48,7 +53,10 @@ async def test_a_store_returns_the_data_that_it_has_saved(
     assert [await store.read(key) for key in (first, second)] == [b"1", b"2"]
     assert await store.find("a-7.jpg", OTHER, DAY) == b"2"
     assert await store.find("b-7.jpg", OTHER, DAY) is None
+    assert (await store.is_missing(first), await store.identity(first)) == (False, await store.identity(first))
+    assert await store.identity(first) != await store.identity(second)
     await store.delete(first)
+    assert await store.is_missing(first)
     await store.delete(first)
     with pytest.raises(GalleryError):
         await store.read(first)
@@ -58,12 +66,9 @@ async def test_a_store_returns_the_data_that_it_has_saved(
 OUT = ["../outside/secret.jpg", "2026-11-20/../../outside/secret.jpg", "{outside}/secret.jpg", ".."]
 
 
-@each_store
 @pytest.mark.parametrize("key", OUT)
-async def test_a_key_that_leads_out_of_the_store_is_refused(
-    tmp_path: Path, store_in: Callable[[Path], ImageStore], key: str
-) -> None:
-    store, outside = store_in(tmp_path / "store"), tmp_path / "outside"
+async def test_a_key_that_leads_out_of_the_store_is_refused(tmp_path: Path, store: ImageStore, key: str) -> None:
+    outside = tmp_path / "outside"
     await store.save(b"data", "a-7.jpg", ID, DAY)
     outside.mkdir()
     (outside / "secret.jpg").write_bytes(b"secret")
@@ -150,8 +155,8 @@ async def test_a_key_that_leads_from_its_own_store_into_another_one_is_refused(t
 
 async def test_an_unknown_location_is_an_error() -> None:
     images = FallbackImageStore([MemoryImageStore()])
-    with pytest.raises(GalleryError, match="s3://bucket"):
-        await images.read(ImageLocation("s3://bucket", KEY))
+    with pytest.raises(GalleryError, match="ftp://bucket"):
+        await images.read(ImageLocation("ftp://bucket", KEY))
 
 
 async def test_a_picture_whose_two_names_are_taken_goes_into_the_next_store(tmp_path: Path) -> None:

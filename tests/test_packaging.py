@@ -347,6 +347,8 @@ def test_the_registry_entry_names_this_package_and_its_settings() -> None:
     assert variables.keys() <= VARIABLES
     assert [name for name, variable in variables.items() if variable.get("isSecret")] == ["SEGMIND_API_KEY"]
     described = {field.alias: (field.description or "").replace("`", "") for field in Settings.model_fields.values()}
+    # One user's gallery is a folder, so the packages leave out what is for a team.
+    described["MCP_VEGA_GALLERY"] = described["MCP_VEGA_GALLERY"].partition(" For a team")[0]
     for name in ("MCP_VEGA_GALLERY", "MCP_VEGA_SPENDING_LIMIT_USD"):
         assert variables[name]["description"] == described[name]
     assert MANIFEST["user_config"]["gallery"]["description"] == described["MCP_VEGA_GALLERY"]

@@ -22,7 +22,7 @@ from mcp.client import Client
 from pydantic import SecretStr
 
 from mcp_vega import errors
-from mcp_vega.cli.application import open_client
+from mcp_vega.cli.api_client import open_client
 from mcp_vega.errors import Charged
 from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint

@@ -24,13 +24,15 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
-from mcp_vega.cli.application import log_to_stderr, no_cookies
+from mcp_vega.cli.api_client import no_cookies
+from mcp_vega.cli.application import log_to_stderr
 from mcp_vega.errors import GalleryError, InvalidSettings
-from mcp_vega.redaction import beginning, named, printable, quoted, redacted
+from mcp_vega.redaction import add_secret, beginning, named, printable, quoted, redacted
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.values import parse_request_id
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
+from mcp_vega.settings.secrets import secrets_of
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
 
@@ -266,15 +268,57 @@ def test_no_line_of_the_log_shows_a_key(capsys: pytest.CaptureFixture[str], monk
         "Authorization: Bearer abcdef0123456789",
         "x-api-key: 0123456789abcdef",
         "api_key=0123456789abcdef",
+        "postgresql://vega:0123456789%40@db.example/vega",
+        "host=db.example password=0123456789",
+        "AWS_SECRET_ACCESS_KEY=0123456789/ab+cd",
+        "{'aws_session_token': '0123456789'}",
+        "InvalidAccessKeyId: AKIA0123456789ABCDEF",
+        "https://bucket.example/a.jpg?X-Amz-Security-Token=0123456789%2F&X-Amz-Signature=0123456789abcdef",
+        "https://account.example/a.jpg?sv=2024&sig=0123456789abcdef%3D",
+        "DefaultEndpointsProtocol=https;AccountKey=0123456789==",
+        "-----BEGIN PRIVATE KEY-----\n0123456789\n-----END PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\n0123456789",
     ],
 )
 def test_text_that_looks_like_a_key_is_redacted(text: str) -> None:
     assert "0123456789" not in redacted(text)
 
 
-@pytest.mark.parametrize("text", ["Bearer authentication is not supported", "a task-oriented sk-learn logo", "SG_"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bearer authentication is not supported",
+        "a task-oriented sk-learn logo",
+        "SG_",
+        "a neon sign that says password: correcthorse",
+        "http://pictures.example:8000/a@b and me@pictures.example",
+        "asiaminorlandscapeof1900",
+        "a fox under a sign = of the zodiac",
+    ],
+)
 def test_text_that_looks_like_a_word_is_kept(text: str) -> None:
     assert redacted(text) == text
+
+
+def test_the_secrets_of_the_environment_are_redacted_and_words_of_prompts_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_vega.redaction._secrets", [])
+    settings = Settings.from_environment({"MCP_VEGA_LEDGER": "postgresql://vega:in%2Fvisible7@db.example/vega"})
+    variables = {
+        "AWS_SECRET_ACCESS_KEY": "Aws(Secret)",
+        "AWS_ACCESS_KEY_ID": "not-a-secret",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token",
+        "AZURE_STORAGE_SAS_KEY": "a%20b%20c",
+        "GOOGLE_SERVICE_ACCOUNT_KEY": "lighthouse",  # a word, which is in prompts
+        "PGPASSWORD": "short7",
+        "PATH": "/usr/local/bin",
+    }
+    for secret in secrets_of(settings, variables):
+        add_secret(secret)
+    assert printable("in/visible7, in%2Fvisible7, Aws(Secret), a%20b%20c") == "…, …, …, …"
+    kept = "not-a-secret /run/token lighthouse short7 /usr/local/bin"
+    assert printable(kept) == kept
 
 
 def test_a_key_is_not_accepted_as_a_request_id() -> None:

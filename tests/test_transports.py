@@ -376,6 +376,23 @@ async def test_before_an_http_server_ends_it_keeps_what_is_paid_for(
 
 
 @signals
+def test_an_http_server_continues_the_job_of_a_dead_server_before_anybody_asks_it(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
+    variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, **ONE_AT_A_TIME}
+    with started_by(PATIENT, tmp_path, **variables) as process:
+        shake_hands(process)
+        draw_one_and_have_one_wait(process, sandbox_in_thread, tmp_path, "left behind")
+        process.kill()
+        process.wait()
+    assert count_of(tmp_path, "sent IS NULL") == 1
+    with started_by(
+        PATIENT, tmp_path, "--transport", "http", "--port", "0", **{**variables, "MCP_VEGA_REQUESTS_PER_MINUTE": "100"}
+    ):
+        wait_until(lambda: count_of(tmp_path, "state = 'COMPLETED'") == 2)
+
+
+@signals
 def test_a_server_does_not_wait_longer_than_its_host_and_names_the_jobs_that_it_leaves(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:

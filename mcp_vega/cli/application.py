@@ -4,28 +4,26 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from functools import partial
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
-from mcp_vega import __version__
-from mcp_vega.errors import InvalidSettings, Unreachable, VegaError
+from mcp_vega.cli.api_client import open_client
+from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
-from mcp_vega.redaction import redacted
+from mcp_vega.redaction import add_secret, printable, redacted
 from mcp_vega.segmind.api_key import require_usable
-from mcp_vega.segmind.client import Endpoints, SegmindClient
-from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings
 from mcp_vega.storage.gallery import Gallery
-from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.images.disk import replica_disk_name
+from mcp_vega.storage.images.fallback import FallbackImageStore, open_store
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.images.preview_cache import PreviewCache
@@ -35,9 +33,13 @@ from mcp_vega.storage.ledger.spending import Limits
 
 logger = logging.getLogger(__name__)
 
-# Variables that name a file. It is read or written before the first connection.
-TLS_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")
 SANDBOX_KEY = SecretStr("SG_sandbox")
+# The PostgreSQL schema of the sandbox's ledger.
+SANDBOX_NAMESPACE = "mcp_vega_sandbox"
+INSTALL_TEAM = (
+    "Run `pip install 'mcp-vega[team]'` in the environment of mcp-vega (with pipx: `pipx install --force "
+    "'mcp-vega[team]'`; with uv: `uvx --from 'mcp-vega[team]' mcp-vega`). Then start the server again"
+)
 
 
 @asynccontextmanager
@@ -53,7 +55,7 @@ async def open_application(
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         client = await stack.enter_async_context(open_client(settings, policy))
-        store = JobStore.in_file(settings.ledger_file)
+        store = job_store_of(settings)
         stack.push_async_callback(store.close)
         config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
         images = image_store_of(settings)
@@ -61,16 +63,6 @@ async def open_application(
         gallery = Gallery(store.search, images, preview_cache_of(settings), service.look_up_image)
         folders = _folders_of(settings)
         yield AppContext(service, gallery, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
-
-
-@asynccontextmanager
-async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) -> AsyncGenerator[SegmindClient]:
-    """The API's client, while the block runs."""
-    headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
-    transport = _LazyTransport()
-    async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
-        endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
-        yield SegmindClient(http, settings.api_key, endpoints, policy, transport.open)
 
 
 @asynccontextmanager
@@ -84,18 +76,58 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
         yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
 
 
+def job_store_of(settings: Settings) -> JobStore:
+    """The ledger. It is opened at its first use.
+
+    Raises:
+        InvalidSettings: It is in PostgreSQL, and a package for that is missing.
+    """
+    if settings.ledger is None:
+        return JobStore.in_file(settings.ledger_file)
+    redact_secrets(settings)
+    namespace = SANDBOX_NAMESPACE if settings.sandbox else ""
+    try:
+        return JobStore.in_postgres(settings.ledger.get_secret_value(), namespace=namespace)
+    except ImportError as error:
+        raise InvalidSettings(
+            f"MCP_VEGA_LEDGER needs the extra `team` of this package, which cannot be loaded: {printable(str(error))}",
+            next_step=INSTALL_TEAM,
+        ) from error
+
+
 @asynccontextmanager
 async def open_job_store(settings: Settings) -> AsyncGenerator[JobStore | None]:
-    """The ledger, for a command that must not create one; None if there is none."""
+    """The ledger, for a command that must not create a file; None if there is no file."""
     try:
-        is_there = settings.ledger_file.exists()
+        is_there = settings.ledger is not None or settings.ledger_file.exists()
     except OSError:
         is_there = True  # the ledger explains why it cannot be read
-    store = JobStore.in_file(settings.ledger_file)
+    store = job_store_of(settings)
     try:
         yield store if is_there else None
     finally:
         await store.close()
+
+
+def require_stores(settings: Settings) -> None:
+    """Check what is known only when the stores are built: default folders, and what a team's stores need.
+
+    Raises:
+        InvalidSettings: A folder has no default, a package is missing, or a variable of a cloud cannot be used.
+    """
+    settings.require_folders()
+    if settings.ledger:
+        job_store_of(settings)
+    if settings.gallery_url:
+        image_store_of(settings)
+
+
+def redact_secrets(settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
+    """Redact the secrets of the environment in all texts. Only the stores of a team use them."""
+    from mcp_vega.settings.secrets import secrets_of
+
+    for secret in secrets_of(settings, environment):
+        add_secret(secret)
 
 
 def warn_of_key(settings: Settings) -> None:
@@ -112,13 +144,8 @@ def warn(error: VegaError) -> None:
     logger.warning("%s. %s", error.what, error.next_step)
 
 
-def no_cookies() -> CookieJar:
-    """A jar that accepts no cookie: one of the API would be sent to other hosts of its domain."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-
-
 def image_folder_of(settings: Settings) -> ImageFolder:
-    """The gallery."""
+    """The gallery, if it is a folder."""
     return ImageFolder(settings.gallery_folder)
 
 
@@ -128,13 +155,32 @@ def rescued_folder_of(settings: Settings) -> Path:
 
 
 def image_store_of(settings: Settings) -> FallbackImageStore:
-    """The gallery, and the folders that take a paid picture when the gallery cannot."""
-    stores: list[ImageStore] = [image_folder_of(settings), ImageFolder(rescued_folder_of(settings), private=True)]
+    """The gallery, and the folders that take a paid picture when the gallery cannot.
+
+    If several servers on different disks share the ledger, the addresses of these folders say whose they are. The
+    gallery is the same for all servers.
+
+    Raises:
+        InvalidSettings: The gallery is a bucket, and a package is missing, or a variable of its cloud cannot be used.
+    """
+    disk = replica_disk_name(settings.home_folder) if settings.ledger else ""
+    stores: list[ImageStore] = [
+        bucket_of(settings) if settings.gallery_url else image_folder_of(settings),
+        ImageFolder(rescued_folder_of(settings), private=True, disk=disk),
+    ]
     with suppress(FileNotFoundError):  # there is no temporary folder
         # All users share the temporary folder, except on Windows, so the name holds the user's id.
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
-        stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True))
-    return FallbackImageStore([*stores, MemoryImageStore()])
+        stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True, disk=disk))
+    return FallbackImageStore([*stores, MemoryImageStore()], partial(open_store, disk=disk))
+
+
+def bucket_of(settings: Settings) -> ImageStore:
+    """The gallery, if it is a bucket. Raises as `image_store_of` does."""
+    from mcp_vega.storage.images.bucket import Bucket
+
+    redact_secrets(settings)
+    return Bucket(settings.gallery_url)
 
 
 def preview_cache_of(settings: Settings) -> PreviewCache:
@@ -144,64 +190,12 @@ def preview_cache_of(settings: Settings) -> PreviewCache:
 
 def _folders_of(settings: Settings) -> dict[Path, str]:
     """The folders that errors name, and the variables that say where they are."""
-    folders = {settings.gallery_folder: "MCP_VEGA_GALLERY", settings.home_folder: "MCP_VEGA_HOME"}
+    folders = {settings.home_folder: "MCP_VEGA_HOME"}
+    if not settings.gallery_url:
+        folders[settings.gallery_folder] = "MCP_VEGA_GALLERY"
     with suppress(FileNotFoundError):
         folders[Path(tempfile.gettempdir())] = "TMPDIR"
     return folders
-
-
-class _LazyTransport(httpx.AsyncBaseTransport):
-    """Opens an HTTP client at the first request: loading TLS certificates would delay the MCP handshake.
-
-    The proxies of the environment are used for all hosts but this machine.
-    """
-
-    def __init__(self) -> None:
-        self._clients: dict[bool, httpx.AsyncClient] = {}
-
-    def open(self, url: str) -> None:
-        """Open the client for an address before the first request. If that fails, the request raises the error."""
-        with suppress(Unreachable):
-            self._client(httpx.URL(url).host)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._client(request.url.host).send(request, stream=True)
-
-    def _client(self, host: str) -> httpx.AsyncClient:
-        here = is_loopback(host)
-        if here not in self._clients:
-            try:
-                # The job service limits the calls, not this client.
-                client = httpx.AsyncClient(trust_env=not here, limits=httpx.Limits(max_connections=None))
-            except OSError as error:
-                variable = next(
-                    (name for name in TLS_FILES if error.filename == os.environ.get(name, "")), TLS_FILES[0]
-                )
-                file = f"the file {error.filename or ''}".strip()
-                why = f"{file} that {variable} names cannot be used for TLS: {error.strerror or type(error).__name__}"
-                step = CERTIFICATES_STEP if variable == TLS_FILES[0] else f"Correct {variable}, or unset it"
-                raise _never_opened(why, step) from error
-            except ImportError as error:
-                why = "HTTPS_PROXY or ALL_PROXY names a SOCKS proxy, which needs the package socksio"
-                raise _never_opened(
-                    why, "Install socksio in the environment of mcp-vega, or name an HTTP proxy"
-                ) from error
-            except (ValueError, httpx.InvalidURL) as error:  # the error's text may hold the proxy's password
-                why = "HTTPS_PROXY, ALL_PROXY or NO_PROXY holds an address that cannot be used"
-                raise _never_opened(why, "Correct the variable") from error
-            self._clients[here] = client
-        return self._clients[here]
-
-    async def aclose(self) -> None:
-        for client in self._clients.values():
-            await client.aclose()
-
-
-def _never_opened(why: str, step: str) -> Unreachable:
-    """The error of a request that cannot be sent with these settings of the environment."""
-    error = Unreachable(f"{NO_CONNECTION}: {why}", next_step=f"{step}. Then start the server again")
-    error.repeatable = False
-    return error
 
 
 class _RedactingFormatter(logging.Formatter):

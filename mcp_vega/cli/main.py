@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,21 @@ if TYPE_CHECKING:  # a host does not wait for this import
 
 USAGE = 2
 FAILED = 1
+# The modules of the commands; each has a function `run_COMMAND`.
+MODULES = {
+    "draw": "draw.command",
+    "jobs": "jobs.command",
+    "gallery": "gallery.command",
+    "recipe": "recipe",
+    "install": "install.command",
+    "uninstall": "install.command",
+    "doctor": "doctor.command",
+    "export": "transfer.command",
+    "import": "transfer.command",
+    "completion": "completion",
+    "sandbox": "sandbox",
+    "serve": "serve",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,25 +123,5 @@ def _run(options: "Namespace") -> int:
 
 def _command(name: str | None) -> "Callable[[Namespace, Mapping[str, str]], int]":
     """The function of a command. Each command imports only the modules that it needs."""
-    match name:
-        case "draw":
-            from mcp_vega.cli.draw.command import run_draw as run
-        case "jobs":
-            from mcp_vega.cli.jobs.command import run_jobs as run
-        case "gallery":
-            from mcp_vega.cli.gallery.command import run_gallery as run
-        case "recipe":
-            from mcp_vega.cli.recipe import run_recipe as run
-        case "install":
-            from mcp_vega.cli.install.command import run_install as run
-        case "uninstall":
-            from mcp_vega.cli.install.command import run_uninstall as run
-        case "doctor":
-            from mcp_vega.cli.doctor.command import run_doctor as run
-        case "completion":
-            from mcp_vega.cli.completion import run_completion as run
-        case "sandbox":
-            from mcp_vega.cli.sandbox import run_sandbox as run
-        case _:
-            from mcp_vega.cli.serve import run_serve as run
-    return run
+    command = name or "serve"
+    return getattr(import_module(f"mcp_vega.cli.{MODULES[command]}"), f"run_{command}")

@@ -62,7 +62,7 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
         if problem:
             raise problem.reworded(problem.what, hint or None)
         raise InvalidArguments(
-            f"{named(text)} is not a file, and the ledger {settings.ledger_file} has no picture or job of that name",
+            f"{named(text)} is not a file, and the ledger {settings.ledger_name} has no picture or job of that name",
             next_step=hint
             or f"Name a picture's file, or an id that `{command_line('jobs', sandbox=settings.sandbox)}` lists",
         )

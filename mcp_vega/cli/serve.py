@@ -15,7 +15,7 @@ import anyio.abc
 from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 
-from mcp_vega.cli.application import log_to_stderr, open_application, warn, warn_of_key
+from mcp_vega.cli.application import log_to_stderr, open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
 from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
 from mcp_vega.errors import InvalidSettings
@@ -54,7 +54,7 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
     problem = None
     try:
         settings = Settings.from_environment(environment)
-        settings.require_folders()
+        require_stores(settings)
     except InvalidSettings as error:
         settings, problem = Settings.placeholder(), error
     log_to_stderr(settings)
@@ -110,6 +110,7 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
+    require_stores(settings)
     callers = callers_of(settings.auth_tokens)
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
@@ -120,6 +121,11 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
         if host in WILDCARDS and not settings.allowed_hosts:
             sys.stderr.write(
                 "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS.\n"
+            )
+        if options.transport == "sse" and settings.ledger:
+            sys.stderr.write(
+                "Several servers behind one address need --transport http: with sse, all requests of a client must "
+                "reach the same server.\n"
             )
         sys.stderr.flush()
         log_to_stderr(settings)
@@ -147,6 +153,7 @@ async def _serve_http(
 
     allow_files()
     async with open_application(settings) as app:
+        app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
         await serve_until_signal(app.service, asgi, listener)
     return 0

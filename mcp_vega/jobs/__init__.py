@@ -2,7 +2,8 @@
 
 service         what the tools call: begins jobs, follows them, finds them
 config          the limits, the clock and the waits that all of these share
-running         the jobs that this server works on, and the listeners for their changes
+running         the jobs that this server works on
+changes         reports the changes of jobs, also to other servers and from them
 worker          does a job's work: sends the call, saves the pictures
 rate_limiter    sends each call when the limits allow it, fairly between callers
 polling         watches a queued job and downloads its pictures
@@ -11,5 +12,4 @@ image_mover     moves pictures to the gallery that it could not keep before, whe
 progress        how far a job is, in words
 reconciliation  finds out from the API's history how a call ended if its answer was lost
 recovery        continues the jobs that another server left behind
-imported_job    makes a job for a call that only the API knows
 """

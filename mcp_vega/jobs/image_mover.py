@@ -11,6 +11,7 @@ from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.job import Image
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.images.store import place_of
 from mcp_vega.storage.ledger.image_locations import ImageLocations, OldCopy
 
 logger = logging.getLogger(__name__)
@@ -60,12 +61,18 @@ class ImageMover:
     async def _move_back(self) -> None:
         now = self._config.clock()
         images, copies = await self._locations.pending(now - KEPT)
-        for copy in [each for each in copies if each.location not in self._left][:AT_ONCE]:
+        for copy in (await self._reachable(copies))[:AT_ONCE]:
             await self._delete(copy)
         if later := await self._in_later_stores(images):
             await self._images.prepare(now.date())
         for image in later[:AT_ONCE]:
             await self._move(image)
+
+    async def _reachable(self, copies: Sequence[OldCopy]) -> list[OldCopy]:
+        """The old files that this server can delete. Those on the disk of another replica are deleted there."""
+        stores = {copy.location.store for copy in copies}
+        elsewhere = {store for store in stores if await self._images.is_on_other_disk(store)}
+        return [copy for copy in copies if copy.location.store not in elsewhere and copy.location not in self._left]
 
     async def _in_later_stores(self, images: Sequence[Image]) -> list[Image]:
         """The pictures that are in a later store, or in a store that an earlier server had."""
@@ -83,7 +90,9 @@ class ImageMover:
         location = await self._images.move(image)
         if location is None:
             self._left.add(image.id)
-            logger.warning("The picture %s stays at %s: a complete copy of it cannot be made", image.id, image.path)
+            logger.warning(
+                "The picture %s stays at %s: a complete copy of it cannot be made", image.id, place_of(image.location)
+            )
             return
         now = await self._locations.move(image, location, self._config.clock())
         if now and now.deleted:
@@ -93,7 +102,7 @@ class ImageMover:
         """Delete the old file of a picture that was moved, unless it is the last complete one."""
         old = replace(copy.image, location=copy.location)
         if not copy.image.deleted and not await self._images.has_other(copy.image, copy.location):
-            logger.warning("The file %s stays: it is the only one with its picture", old.path)
+            logger.warning("The file %s stays: it is the only one with its picture", place_of(old.location))
             self._left.add(copy.location)
             return
         try:

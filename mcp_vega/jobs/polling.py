@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 
@@ -48,7 +49,7 @@ class Poller:
                 await self._running.update(job, receipt=receipt.or_else(job.receipt))
                 raise status.error
             if status.state not in (job.state, State.COMPLETED):
-                changes = {"state": status.state, "error": None}
+                changes: dict[str, Any] = {"state": status.state, "error": None}
                 # Users want to see that it is being drawn now, but this need not be saved.
                 job = await self._running.update(job, **changes) if job.error else self._running.show(job, **changes)
         generation = await self._client.result(request_id)

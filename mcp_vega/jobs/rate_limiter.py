@@ -15,6 +15,7 @@ import anyio
 
 from mcp_vega import errors
 from mcp_vega.job import Job, State
+from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.storage.ledger.slots import Sending
@@ -25,8 +26,9 @@ T = TypeVar("T")
 
 # How many calls of one caller may wait.
 MOST_WAITING = 1000
-# Seconds between two checks whether another server has freed a slot.
-POLL_SECONDS = 0.25
+# Seconds between two checks whether another server has freed a slot. If the servers report their changes, only one that
+# has died frees a slot without a report.
+POLL_SECONDS, REPORTED_POLL_SECONDS = 0.25, 1.0
 # How many seconds a free slot waits for the next job if that is another server's: that server may be suspended.
 OVERTAKING_SECONDS = 2.0
 # Seconds to wait after a refusal by the API's rate limit: at least the first number, twice as long after each further
@@ -103,13 +105,14 @@ class RateLimiter:
     async def _until_sent(self, running: RunningJob, state: State, give_up: float) -> Job:
         """Mark a job as sent as soon as the limits allow it."""
         store_fails_since = None
+        job: Job | None = None
         while True:
             if not running.may_send:
                 await self._until_its_turn(running, give_up)
             if self._closing.is_set():
                 raise _closing()
-            now, job = self._config.clock(), running.job
-            job = replace(job, state=state, sent=max(now, job.next_try or now), notes=(), next_try=None)
+            # After a failure the moment stays the same: if the store has noted it nevertheless, it is not noted again.
+            job = job or self._leaving_now(running.job, state)
             try:
                 await self._running.require_saved(running)
                 outcome = await self._store.mark_sent(job, self._limits, begun_here=running.begun_here)
@@ -122,14 +125,19 @@ class RateLimiter:
             running.may_send = False
             match outcome:
                 case Sending.SENT:
-                    return self._running.show(job)
+                    return self._running.show(job, stored=True)
                 case Sending.TAKEN:
                     raise ClaimedElsewhereError
                 case Sending.UNWANTED:
                     raise errors.ServerClosing("The call was not sent, because its server ended before that")
                 case Sending.NO_SLOT:
-                    store_fails_since = None
+                    store_fails_since = job = None
                     await anyio.sleep(POLL_SECONDS)
+
+    def _leaving_now(self, job: Job, state: State) -> Job:
+        """A job whose call leaves now."""
+        now = self._config.clock()
+        return replace(job, state=state, sent=max(now, job.next_try or now), notes=(), next_try=None)
 
     async def _wait_after_refusal(
         self, running: RunningJob, error: errors.RateLimited, pause: float, give_up: float
@@ -183,16 +191,18 @@ class RateLimiter:
     async def run(self) -> None:
         """Find out whose turn it is while jobs wait. This runs until the server ends."""
 
-        def wake(job: Job, *, kept: bool) -> None:  # noqa: ARG001  a slot may have become free
+        def wake(_: Change | None) -> None:  # a slot may have become free
             self._wake.set()
 
-        with self._running.listening(wake):
+        changes = self._running.changes
+        pause = REPORTED_POLL_SECONDS if changes.reach_others else POLL_SECONDS
+        with changes.listening(wake):
             while True:
                 await self._wake.wait()
                 while self._waiting:
                     self._wake = anyio.Event()
                     await self._grant_turns()
-                    with anyio.move_on_after(POLL_SECONDS):
+                    with anyio.move_on_after(pause):
                         await self._wake.wait()
                 self._wake = anyio.Event()
                 self._store_fails_since = self._passed_over_since = None

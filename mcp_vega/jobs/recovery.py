@@ -1,12 +1,14 @@
 """Continues the jobs that another server left behind, and saves later what the store could not save."""
 
 import logging
+from datetime import datetime
 
 import anyio
 from anyio.abc import TaskGroup
 
 from mcp_vega import errors
 from mcp_vega.job import Job
+from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.running import RunningJobs
@@ -17,6 +19,24 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two searches for jobs that nobody works on, or that could not be saved.
 LOOK_SECONDS = 5.0
+# The same for servers that can report changes to each other: then many people wait for them.
+REPORTED_LOOK_SECONDS = 1.0
+
+
+class _Problem:
+    """Logs that the store fails, with one warning for each outage."""
+
+    def __init__(self) -> None:
+        self._level = logging.WARNING
+
+    def log(self, error: errors.LedgerError) -> None:
+        """Log why the store fails now."""
+        logger.log(self._level, error.what)
+        self._level = logging.DEBUG
+
+    def end(self) -> None:
+        """Note that the store works again."""
+        self._level = logging.WARNING
 
 
 class Recovery:
@@ -33,6 +53,8 @@ class Recovery:
         self._config = config
         self._recovering = False
         self._leaving = False
+        # The jobs that this server held at the last look, although it did not work on them.
+        self._idle = set[str]()
 
     def open(self, tasks: TaskGroup) -> None:
         """Use this task group for the work from now on."""
@@ -68,11 +90,15 @@ class Recovery:
         await self._running.forget_if_kept(job)
         return await self._running.current(job)
 
-    async def _claim(self, local_id: str) -> Job | None:
+    async def _claim(self, local_id: str, *, may_send: bool = False) -> Job | None:
         """Continue a job, unless somebody works on it already. Returns its current state, or None."""
         job = await self._store.claim(local_id)
         # Another call in this server may have been quicker.
-        return self._worker.resume(job) if job and job.open and not self._running.get_active(job) else None
+        if not job or not job.open or self._running.get_active(job):
+            return None
+        job = self._worker.resume(job, may_send=may_send)
+        self._running.changes.announce_to_followers(Change.of(job), stored=True)
+        return job
 
     def resume_orphans(self) -> None:
         """From now on, continue the open jobs that no running server works on, each after longer and longer pauses.
@@ -81,28 +107,50 @@ class Recovery:
         """
         if not self._recovering:
             self._recovering = True
+            self._running.changes.open()
             self._tasks.start_soon(self._resume_orphans)
+            self._tasks.start_soon(self._move_pictures)
 
     async def _resume_orphans(self) -> None:
         moment = None  # at first, all are tried: much may have changed since the last server ended
-        warned = False
+        warned, problem = False, _Problem()
         while not self._leaving:
             try:
                 account = await self.account()
                 if not warned:
                     await self._warn_of_other_accounts(account)
                     warned = True
-                for local_id in await self._store.accounts.orphans(self._config.api, account, moment):
+                for local_id in await self._orphans(account, moment):
                     await self._resume_orphan(local_id)
                 moment = self._config.clock()
+                problem.end()
             except errors.InvalidSettings:
                 pass  # without a key the API cannot be asked; the tools report that
             except errors.LedgerError as error:
-                logger.warning(error.what)
+                problem.log(error)
             except Exception:
                 logger.exception("The jobs that nobody works on could not be continued")
+            await anyio.sleep(self._pause)
+
+    async def _orphans(self, account: str, moment: datetime | None) -> list[str]:
+        """The local ids of the jobs that no running server works on.
+
+        Among them are jobs that this server holds without its knowledge, because the answer to a claim was lost. Such a
+        job must be found by two looks in a row: it may just have been begun or claimed.
+        """
+        here = self._running.in_memory
+        orphans = await self._store.accounts.orphans(self._config.api, account, moment, working_on=here)
+        before, self._idle = self._idle, {*orphans.mine}
+        return [*orphans.left, *(each for each in orphans.mine if each in before)]
+
+    async def _move_pictures(self) -> None:
+        while not self._leaving:
             await self._mover.move_back()
             await anyio.sleep(LOOK_SECONDS)
+
+    @property
+    def _pause(self) -> float:
+        return REPORTED_LOOK_SECONDS if self._running.changes.reach_others else LOOK_SECONDS
 
     async def _warn_of_other_accounts(self, account: str) -> None:
         if count := await self._store.accounts.count_of_others(self._config.api, account):
@@ -114,18 +162,21 @@ class Recovery:
 
     async def _resume_orphan(self, local_id: str) -> None:
         try:
-            await self._claim(local_id)
+            # A job that this server has held all the time may have a slot, and then it gets no other turn.
+            await self._claim(local_id, may_send=local_id in self._idle)
         except errors.LedgerError as error:  # for example if its row cannot be read; others can
             logger.warning(error.what)
 
     async def _save_again(self) -> None:
         """Save from time to time what the store could not save before."""
+        problem = _Problem()
         while not self._leaving:
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(self._pause)
             try:
                 await self._running.save_again()
+                problem.end()
             except errors.LedgerError as error:
-                logger.warning(error.what)
+                problem.log(error)
             except Exception:
                 logger.exception("The server's unsaved jobs could not be saved")
 

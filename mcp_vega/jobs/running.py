@@ -1,16 +1,13 @@
-"""The jobs that this server works on: their current states, and the listeners for changes."""
+"""The jobs that this server works on, and their current states."""
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
-
-import anyio
+from typing import Any
 
 from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
+from mcp_vega.jobs.changes import Change, Changes
 from mcp_vega.storage.ledger.job_store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -30,7 +27,6 @@ class RunningJob:
         released: Whether the store knows that nobody works on it any more.
         note: What to tell users if the store does not have its current state.
         before: Its state before a change that is being saved. Until then, others see this state.
-        changed: An event that is set at the next change.
     """
 
     job: Job
@@ -42,7 +38,6 @@ class RunningJob:
     released: bool = False
     note: str = ""
     before: Job | None = None
-    changed: anyio.Event = field(default_factory=anyio.Event)
 
     @property
     def shown(self) -> Job:
@@ -55,20 +50,9 @@ class RunningJob:
             job = replace(job, error=OutcomeUnknown(message, next_step=step))
         return replace(job, notes=(*job.notes, self.note)) if self.note else job
 
-    def announce(self) -> None:
-        """Wake everything that waits for a change."""
-        changed, self.changed = self.changed, anyio.Event()
-        changed.set()
-
 
 class ClaimedElsewhereError(Exception):
     """Another server works on the job."""
-
-
-class Listener(Protocol):
-    """Called with a job that has changed; it must not block. `kept` says that pictures of it were saved."""
-
-    def __call__(self, job: Job, *, kept: bool) -> None: ...  # noqa: D102  said above
 
 
 class RunningJobs:
@@ -79,13 +63,18 @@ class RunningJobs:
 
     def __init__(self, store: JobStore) -> None:
         self.store = store
+        self.changes = Changes(store.notices)
         self._jobs: dict[str, RunningJob] = {}
-        self._listeners: list[Listener] = []
 
     @property
     def active(self) -> list[RunningJob]:
         """The jobs that this server is working on."""
         return [running for running in self._jobs.values() if running.active]
+
+    @property
+    def in_memory(self) -> set[str]:
+        """The local ids of the jobs that this server works on, or will save later."""
+        return {local_id for local_id, running in self._jobs.items() if running.active or not running.saved}
 
     def add(self, job: Job, *, begun_here: bool = False, may_send: bool = False) -> RunningJob:
         """Add a job that this server now works on. The store has the job already."""
@@ -126,7 +115,7 @@ class RunningJobs:
             running.saved, running.note = False, _unsaved(error)
         finally:
             running.before = None
-        self._announce(running, kept=kept)
+        self.changes.announce(Change.of(running.job, kept=kept), stored=running.saved)
         return running.job
 
     async def _save(self, running: RunningJob, *, release: bool) -> bool:
@@ -137,17 +126,12 @@ class RunningJobs:
             running.job = replace(running.job, remote_id=running.job.remote_id or saved.remote_id)
         return saved is not None
 
-    def show(self, job: Job, **changes: Any) -> Job:
-        """Report a change to all that follow a job, without saving it. Returns the changed job."""
+    def show(self, job: Job, *, stored: bool = False, **changes: Any) -> Job:
+        """Report a change of a job without saving it: it need not be saved, or is `stored`. Returns the changed job."""
         running = self._jobs[job.local_id]
         running.job = replace(job, **changes)
-        self._announce(running)
+        self.changes.announce(Change.of(running.job), stored=stored)
         return running.job
-
-    def _announce(self, running: RunningJob, *, kept: bool = False) -> None:
-        running.announce()
-        for listener in [*self._listeners]:
-            listener(running.job, kept=kept)
 
     async def fail(self, error: VegaError, job: Job, now: datetime) -> Job:
         """Record the error of a job, unless more than that is known already. Returns the changed job."""
@@ -164,8 +148,9 @@ class RunningJobs:
 
         A job that is still open is tried again at `next_try` (UTC).
         """
+        is_news = not (running.saved and running.released)
         try:
-            if not (running.saved and running.released):
+            if is_news:
                 running.job = replace(running.job, next_try=next_try if running.job.open else None)
                 await self._save(running, release=True)
                 running.saved, running.released, running.note = True, True, ""
@@ -176,13 +161,13 @@ class RunningJobs:
             running.active, running.job = False, replace(running.job, held=False)
         if running.saved and not any(image.in_memory for image in running.job.images):
             self._forget(running)
-        running.announce()
+        self.changes.announce_to_followers(Change.of(running.job), stored=is_news and running.saved)
 
     def drop(self, running: RunningJob) -> None:
         """Forget a job that another server works on."""
         running.active = False
         self._forget(running)
-        running.announce()
+        self.changes.announce_to_followers(Change.of(running.job), stored=False)
 
     def _forget(self, running: RunningJob) -> None:
         """Remove it from memory, unless the work on its job has started again meanwhile."""
@@ -209,6 +194,8 @@ class RunningJobs:
             self.drop(running)
             return
         running.saved, running.released, running.note = True, release, ""
+        # Listeners here know it already.
+        self.changes.announce_to_followers(Change.of(running.job, kept=bool(running.job.images)), stored=True)
         if not running.active:
             await self.remove(running, running.job.next_try)
 
@@ -227,15 +214,6 @@ class RunningJobs:
                 self._forget(running)
 
     # ---- looking ----
-
-    @contextmanager
-    def listening(self, listener: Listener) -> Generator[None]:
-        """Call `listener` at every change of a running job, for as long as the block runs."""
-        self._listeners.append(listener)
-        try:
-            yield
-        finally:
-            self._listeners.remove(listener)
 
     async def get(self, request_id: str) -> Job | None:
         """The job with this id (the API's or the local one), from memory or from the store."""
@@ -268,7 +246,7 @@ class RunningJobs:
     async def until_outcome(self, running: RunningJob) -> None:
         """Wait until a job has an outcome, or this server no longer works on it."""
         while running.active and not running.job.has_outcome:
-            await running.changed.wait()
+            await self.changes.next_of(running.job).wait()
 
 
 def _unsaved(error: LedgerError) -> str:

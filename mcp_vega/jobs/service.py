@@ -18,27 +18,29 @@ import anyio.lowlevel
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.job import OPERATOR, Job, JobImage, Route
+from mcp_vega.jobs.changes import Listener
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.image_saver import ImageSaver
-from mcp_vega.jobs.imported_job import history_row, imported_job, job_without_id
 from mcp_vega.jobs.rate_limiter import RateLimiter
+from mcp_vega.jobs.reconciliation.imported_job import history_row, imported_job, job_without_id
 from mcp_vega.jobs.recovery import Recovery
-from mcp_vega.jobs.running import Listener, RunningJob, RunningJobs
+from mcp_vega.jobs.running import RunningJob, RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.parameters import Parameters
 from mcp_vega.redaction import named
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.storage.images.fallback import FallbackImageStore
-from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, Begun, JobStore
+from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, JobStore
 from mcp_vega.storage.ledger.spending import Budget
+from mcp_vega.storage.ledger.transactions import Begun
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-# Seconds between two looks at a job that another server works on.
+# Seconds between two looks at a job that another server works on, if that server cannot report its changes.
 POLL_SECONDS = 0.25
 
 
@@ -65,6 +67,7 @@ class JobService:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        self._stack.enter_context(self._running.changes.receiving())
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._worker.open(self._tasks)
         self._recovery.open(self._tasks)
@@ -175,31 +178,27 @@ class JobService:
         now = anyio.current_time()
         deadline, first = now + seconds, now + first
         running: RunningJob | None = None
+        changes = self._running.changes
+        changes.open()
         while True:
-            changed = self._change_of(job)
+            changed = changes.next_of(job)  # before the job is read, so that no change is missed
             running = self._running.get_active(job) or running
             # When this server has ended its work on a job, it knows the last state without the store.
             ended = running is not None and not running.job.held
             job = running.shown if running and ended else await self._running.current(job)
             if not job.held and not job.has_outcome:
                 job = await self._resumed(job)  # the server that worked on it has died
-                changed = self._change_of(job)
             yield job
             now = anyio.current_time()
             if not job.held or now >= deadline:
                 return
             heartbeat = first if now < first else now + self.config.heartbeat
             with anyio.move_on_after(min(heartbeat, deadline) - now):
-                if changed:
+                if changes.reach_others or self._running.get_active(job):
                     await changed.wait()
-                else:  # another server works on it, and does not report its changes here
+                else:  # another server works on it
                     while await self._running.current(job) == job:  # noqa: ASYNC110  there is no event to wait for
                         await anyio.sleep(POLL_SECONDS)
-
-    def _change_of(self, job: Job) -> anyio.Event | None:
-        """The event that is set at a job's next change; None if this server does not work on the job."""
-        running = self._running.get_active(job)
-        return running and running.changed
 
     async def check(self, request_id: str, owner: str = OPERATOR) -> Job:
         """The job with this id, even if only the API knows it. If nobody works on it, the work is continued."""
@@ -243,8 +242,11 @@ class JobService:
         return None if spent is None else Budget(limit, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
-        """Call `listener` at every change of a job that this server works on, for as long as the block runs."""
-        return self._running.listening(listener)
+        """Call `listener` at every change of a job, for as long as the block runs.
+
+        Changes by other servers are reported too, if these can send notices.
+        """
+        return self._running.changes.listening(listener)
 
     def expected_seconds(self, job: Job) -> float:
         """How many seconds a job takes on average."""

@@ -22,7 +22,7 @@ from mcp_vega.jobs.reconciliation.reconciler import Reconciler
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
-from mcp_vega.storage.ledger.job_store import Begun
+from mcp_vega.storage.ledger.transactions import Begun
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,12 @@ class Worker:
         self._tasks.start_soon(self._run, running, self._send)
         return running.job
 
-    def resume(self, job: Job) -> Job:
-        """Continue a job that the store has given to this server, even if another one began it; returns its state."""
-        running = self._running.add(job)
+    def resume(self, job: Job, *, may_send: bool = False) -> Job:
+        """Continue a job that the store has given to this server, even if another one began it; returns its state.
+
+        With `may_send`, its call need not wait for its turn: it may have a slot already.
+        """
+        running = self._running.add(job, may_send=may_send)
         job = running.job
         work = self._settle
         if job.sent is None and not job.images:

@@ -1,4 +1,4 @@
-"""Notifies clients of new pictures, and of changes of jobs.
+"""Notifies clients of new pictures, and of changes of jobs, by this server or another one.
 
 A client of the 2026 protocol asks for notifications with `subscriptions/listen`. An older client is notified unasked
 that the list of resources has changed, if its transport has a channel besides the answers (stdio and SSE).
@@ -17,7 +17,8 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChang
 from mcp.shared.subscriptions import ServerEvent
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_vega.job import OPERATOR, Job
+from mcp_vega.job import OPERATOR
+from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.resources import GALLERY
@@ -46,7 +47,7 @@ class _Bus(InMemorySubscriptionBus):
 
     def __init__(self) -> None:
         super().__init__()
-        self._job: Job | None = None
+        self._change: Change | None = None
 
     @property
     def has_listeners(self) -> bool:
@@ -57,14 +58,14 @@ class _Bus(InMemorySubscriptionBus):
         owner = CURRENT_CLIENT.get().owner
 
         def receive(event: ServerEvent) -> None:
-            if self._job is None or self._job.is_shown_to(owner):
+            if self._change is None or self._change.is_shown_to(owner):
                 listener(event)
 
         return super().subscribe(receive)
 
-    async def publish_for(self, job: Job, event: ServerEvent) -> None:
-        """Publish a change of a job."""
-        self._job = job  # the listeners are called before another job can be set
+    async def publish_for(self, change: Change | None, event: ServerEvent) -> None:
+        """Publish a change of a job; with None to all clients."""
+        self._change = change  # the listeners are called before another change can be set
         await self.publish(event)
 
 
@@ -83,10 +84,11 @@ class Notifications:
         connection = _Connection()
         async with anyio.create_task_group() as tasks:
 
-            def tell(job: Job, *, kept: bool) -> None:
+            def tell(change: Change | None) -> None:
                 if self.bus.has_listeners and connection is self._connections[0]:  # all connections share the bus
-                    tasks.start_soon(self._publish, job, kept)
-                if kept and connection.session and job.is_shown_to(connection.owner) and not connection.is_due:
+                    tasks.start_soon(self._publish, change)
+                concerns = change is None or (change.kept and change.is_shown_to(connection.owner))
+                if concerns and connection.session and not connection.is_due:
                     connection.is_due = True
                     tasks.start_soon(self._tell_soon, connection)
 
@@ -109,13 +111,14 @@ class Notifications:
             context.lifespan_context.session = context.session
             context.lifespan_context.owner = client.owner
 
-    async def _publish(self, job: Job, kept: bool) -> None:  # noqa: FBT001  started as a task
+    async def _publish(self, change: Change | None) -> None:
+        """Notify the clients that listen. If changes were missed, there may be new pictures."""
         with _logged():
-            for uri in job.uris:
-                await self.bus.publish_for(job, ResourceUpdated(uri=uri))
-            if kept:
-                await self.bus.publish_for(job, ResourceUpdated(uri=GALLERY))
-                await self.bus.publish_for(job, ResourcesListChanged())
+            for uri in change.uris if change else ():
+                await self.bus.publish_for(change, ResourceUpdated(uri=uri))
+            if change is None or change.kept:
+                await self.bus.publish_for(change, ResourceUpdated(uri=GALLERY))
+                await self.bus.publish_for(change, ResourcesListChanged())
 
     async def _tell_soon(self, connection: _Connection) -> None:
         """Notify an older client once of all pictures that come soon after each other."""

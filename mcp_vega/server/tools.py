@@ -15,12 +15,12 @@ from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server import resources, schemas
 from mcp_vega.server.client_info import CURRENT_CLIENT
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.requests_in_flight import current_request
+from mcp_vega.server.http.cancellation.requests_in_flight import current_request
 from mcp_vega.server.results import records
 from mcp_vega.server.results.job_list import of_jobs
 from mcp_vega.server.results.job_result import of_job
 from mcp_vega.server.schemas import ArgumentSchema, CheckJobArguments
-from mcp_vega.storage.ledger.job_store import Begun
+from mcp_vega.storage.ledger.transactions import Begun
 
 LATEST = 10
 SANDBOX_NOTE = "Sandbox: not Segmind, money is pretend."

@@ -11,6 +11,7 @@ from mcp_vega.job import OPERATOR, Image, JobImage
 from mcp_vega.redaction import named
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.preview_cache import PreviewCache
+from mcp_vega.storage.images.store import place_of
 from mcp_vega.storage.ledger.search import ImageSearch
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,7 @@ class Gallery:
         """As `read`. A disk that does not answer in time is a `GalleryError`."""
         with anyio.move_on_after(self._read_seconds):
             return await self.read(image)
-        said = f"The picture {image.path or image.name} cannot be read: its disk does not answer"
-        raise GalleryError(said, next_step="Check that the disk is connected, then load the page again")
+        raise _silent(image, "read")
 
     async def preview(self, image: Image) -> bytes:
         """Return a picture as a small JPEG, or unchanged if it is a small JPEG or PNG. Raises as `read_limited`."""
@@ -139,10 +139,7 @@ class Gallery:
             return False
         if image.in_memory:  # it would be lost, or the next server would fetch it again
             raise _not_in_ledger(image_id)
-        if not (await self._images.holds(image) or await self._images.is_gone(image)):
-            said = f"The file {image.name} was changed since it was drawn, or its folder is no longer the gallery"
-            step = "Delete the file in its folder, then the picture here; or keep both"
-            raise GalleryError(f"{said}, so it was not deleted", next_step=step)
+        await self._require_deletable(image)
         # Shielded: if the request is cancelled, the ledger must not say "deleted" of a file that is still there.
         with anyio.CancelScope(shield=True):
             # The ledger is written first: else each start would look for a file that is gone without a note.
@@ -153,6 +150,21 @@ class Gallery:
             raise _not_in_ledger(image_id)
         return await self.delete(image_id, moment, owner, spare_starred=spare_starred)  # it was changed meanwhile
 
+    async def _require_deletable(self, image: Image) -> None:
+        """Check that a picture is in the gallery and unchanged, or that somebody has removed its file already.
+
+        Raises:
+            GalleryError: Neither is the case, or it is not known because the file cannot be read.
+        """
+        with anyio.move_on_after(self._read_seconds):
+            if await self._images.holds(image) or await self._images.is_gone(image):
+                return
+            await self._images.read(image.location)  # if it cannot be read, this error says why
+            said = f"The file {image.name} was changed since it was drawn, or its folder is no longer the gallery"
+            step = "Delete the file in its folder, then the picture here; or keep both"
+            raise GalleryError(f"{said}, so it was not deleted", next_step=step)
+        raise _silent(image, "deleted")
+
     async def _delete_file(self, image: Image) -> None:
         try:
             await self._images.delete(image.location)
@@ -160,6 +172,12 @@ class Gallery:
             await self.search.unmark_deleted(image)
             raise
         await self._previews.remove(image.id)
+
+
+def _silent(image: Image, action: str) -> GalleryError:
+    disk = "disk" if image.path else "storage"
+    said = f"The picture {place_of(image.location)} cannot be {action}: its {disk} does not answer"
+    return GalleryError(said, next_step=f"Check that the {disk} is connected, then load the page again")
 
 
 def _not_in_ledger(image_id: str) -> GalleryError:

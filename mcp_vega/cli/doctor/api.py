@@ -5,7 +5,7 @@ import time
 import anyio
 from pydantic import SecretStr
 
-from mcp_vega.cli.application import open_client
+from mcp_vega.cli.api_client import open_client
 from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.output import command_line
 from mcp_vega.errors import (

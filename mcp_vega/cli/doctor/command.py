@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
+from mcp_vega.cli.application import redact_secrets, require_stores
 from mcp_vega.cli.doctor import folders, handshake, hosts, installation
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State, unknown
@@ -52,7 +53,7 @@ def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
 
     environment, source = _with_a_key(environment)
     settings = Settings.from_environment(environment)
-    settings.require_folders()
+    require_stores(settings)
     require_consent(options, sandbox=settings.sandbox)
     checks = check_api(settings, source)
     if any(check.state is State.BAD for check in checks):
@@ -80,6 +81,7 @@ def _secrets(environment: Mapping[str, str]) -> list[str]:
 def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list[CheckGroup]:
     """The checks, in the page's order."""
     settings, problems = read_settings(environment)
+    redact_secrets(settings, environment)
 
     def group(*names: str, run: Callable[[], list[Check]], needs: Sequence[str] = ()) -> CheckGroup:
         """A group of checks, which are not made if a variable that they need cannot be used."""
@@ -98,7 +100,7 @@ def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list
         group("settings", run=in_settings),
         group("api", "key", "balance", run=api, needs=["SEGMIND_BASE_URL"]),
         group("gallery", run=gallery, needs=["MCP_VEGA_GALLERY"]),
-        group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME"]),
+        group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME", "MCP_VEGA_LEDGER"]),
         group("handshake", run=partial(handshake.check_handshake, environment), needs=every),
         group("hosts", run=partial(hosts.check_hosts, environment)),
     ]

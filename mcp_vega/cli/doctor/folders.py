@@ -6,6 +6,7 @@ import anyio
 
 from mcp_vega.cli.application import SANDBOX_KEY, image_folder_of, open_job_store
 from mcp_vega.cli.doctor.check import Check, State
+from mcp_vega.cli.doctor.team import check_bucket, check_database
 from mcp_vega.cli.output import command_line
 from mcp_vega.errors import GalleryError, InvalidSettings, LedgerError
 from mcp_vega.job import SANDBOX
@@ -21,22 +22,25 @@ NO_SERVER = "none is working on a job"
 
 def check_gallery(settings: Settings) -> list[Check]:
     """Whether a picture can be kept: the check gallery."""
+    if settings.gallery_url:
+        return check_bucket(settings)
     image_folder = image_folder_of(settings)
     is_there = image_folder.probe()
     free = shutil.disk_usage(confinement.nearest(image_folder.folder)).free
     if free < WANTED_BYTES:
         raise GalleryError(f"The disk of {image_folder.folder} is full", next_step="Free some space on the disk")
     said = f"{image_folder.folder} can be {'written' if is_there else 'created'}; {free / 1e9:,.1f} GB are free"
+    if settings.ledger:
+        said += "; all servers on the ledger must find the same pictures there"
     return [Check("gallery", State.GOOD, said)]
 
 
 def check_ledger(settings: Settings) -> list[Check]:
     """Whether jobs can be kept, and which servers work on them: the checks ledger, servers and jobs."""
     found = anyio.run(_activity, settings)
-    file = settings.ledger_file
     if found is None:
         return [
-            Check("ledger", State.GOOD, f"{file} does not exist yet and can be created"),
+            Check("ledger", State.GOOD, f"{settings.ledger_name} does not exist yet and can be created"),
             Check("servers", State.GOOD, NO_SERVER),
             Check("jobs", State.GOOD, "none yet"),
         ]
@@ -45,8 +49,11 @@ def check_ledger(settings: Settings) -> list[Check]:
     count, numbers = len(activity.processes), ", ".join(map(str, activity.processes))
     process = "process" if count == 1 else "processes"
     servers = f"{count} working on jobs ({process} {numbers})" if count else NO_SERVER
+    ledger = Check("ledger", State.GOOD, f"{settings.ledger_name} can be read and written")
+    if settings.ledger:
+        ledger = check_database(settings, settings.ledger.get_secret_value())
     return [
-        Check("ledger", State.GOOD, f"{file} can be read and written"),
+        ledger,
         Check("servers", State.GOOD, servers),
         _jobs_check(activity, of_other_keys, settings),
     ]

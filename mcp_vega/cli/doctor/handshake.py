@@ -58,7 +58,7 @@ def check_handshake(
 ) -> list[Check]:
     """Start a server as a host does, and end it again: the check handshake.
 
-    The server has a ledger of its own, so that it continues no job of the user.
+    The server has a ledger of its own in a temporary folder, so that it continues no job of the user or of a team.
 
     Args:
         environment: The server's environment variables.
@@ -71,7 +71,7 @@ def check_handshake(
         said = "not tried, because no folder for temporary files can be written"
         return [Check("handshake", State.NOTE, said, "Set TMPDIR to a folder that can be written, then try again")]
     with temporary as folder:
-        result = _handshake(command, {**environment, "MCP_VEGA_HOME": folder}, seconds)
+        result = _handshake(command, {**environment, "MCP_VEGA_HOME": folder, "MCP_VEGA_LEDGER": ""}, seconds)
     if result.listed or result.foreign:
         return [_answered(result)]
     asked = "tools/list" if result.initialized else "initialize"

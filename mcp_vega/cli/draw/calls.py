@@ -25,6 +25,7 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results.result import LIMIT, NOTE
 from mcp_vega.settings import Settings
+from mcp_vega.storage.images.store import place_of
 
 # How many calls are under way at the same time.
 AT_ONCE = 4
@@ -128,14 +129,21 @@ class _Calls:
         return outcome
 
     async def _picture(self, image: Mapping[str, Any]) -> Picture:
-        """A picture of a result. If no disk took it, its bytes are in this process alone."""
+        """A picture of a result. If it has no file, it is in a bucket, or in this process alone."""
         if image["path"] is not None:
             kept = Path(image["path"])
             return Picture(image["id"], kept.name, kept)
         found = await self.app.service.look_up_image(image["id"])
         if found is None:
             raise _not_kept("A picture was drawn, but it is nowhere any more")
-        return Picture(image["id"], found.image.name, None, await self.app.gallery.read(found.image))
+        address = place_of(found.image.location) or ""
+        data = None
+        try:
+            data = await self.app.gallery.read(found.image)
+        except GalleryError:
+            if not address:
+                raise
+        return Picture(image["id"], found.image.name, None, address, data)
 
     def _copy(self, picture: Picture, number: int | None, notes: list[str]) -> None:
         """Copy a picture to the file that was asked for; `number` is its own among all pictures of the command.
@@ -145,8 +153,8 @@ class _Calls:
         """
         target = self.output and self.output.target(number, picture.name)
         if target is None or _is_same_file(picture.kept, target):
-            picture.written = picture.kept
-            if picture.kept is None:
+            picture.written = picture.kept or picture.address or None
+            if picture.written is None:
                 raise _not_kept("A picture was drawn, but no disk would take it")
             return
         try:
@@ -154,7 +162,7 @@ class _Calls:
         except (OSError, InvalidImageError) as error:
             why = f"it {error}" if isinstance(error, InvalidImageError) else error.strerror or error
             said = f"The picture could not be copied to {target}: {why}"
-            raise _not_kept(said, picture.kept) from error
+            raise _not_kept(said, picture.kept or picture.address) from error
         picture.written = target.resolve()
         notes += [f"{NOTE}{note}."] if note else []
 
@@ -168,7 +176,7 @@ def _is_same_file(kept: Path | None, target: Path) -> bool:
     return kept is not None and kept.exists() and target.exists() and target.samefile(kept)
 
 
-def _not_kept(what: str, kept: Path | None = None) -> GalleryError:
+def _not_kept(what: str, kept: Path | str = "") -> GalleryError:
     """The error of a picture that is not where it was asked for; `kept` is where it is instead."""
     step = f"The picture is kept at {kept}" if kept else FETCHED_AGAIN
     return GalleryError(what, charged=Charged.YES, next_step=step)

@@ -20,7 +20,7 @@ from mcp_vega.settings import Settings
 
 
 def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
-    """Draw, and print one path per picture on stdout, or JSON, and all else on stderr.
+    """Draw, and print one path or address per picture on stdout, or JSON, and all else on stderr.
 
     Returns:
         The exit code: 0, or 1 if a picture was not drawn, not copied or not opened.
@@ -50,10 +50,11 @@ def _first(group: BaseExceptionGroup[VegaError | OutputError | OSError]) -> Base
     return _first(group.exceptions[0]) if isinstance(group.exceptions[0], BaseExceptionGroup) else group.exceptions[0]
 
 
-def _open(files: Sequence[Path], environment: Mapping[str, str]) -> int:
+def _open(files: Sequence[Path | str], environment: Mapping[str, str]) -> int:
     """Open pictures with the program of the desktop; returns the exit code."""
     for file in files:
-        if why_not := open_on_desktop(str(file), environment):
+        in_bucket = "it is in a bucket; write it to a file with -o, or see it with `mcp-vega gallery`"
+        if why_not := open_on_desktop(str(file), environment) if isinstance(file, Path) else in_bucket:
             sys.stderr.write(f"{file} was not opened: {why_not}\n")
             return 1
     return 0

@@ -30,23 +30,25 @@ class Picture:
     Attributes:
         id: Its id.
         name: The name of its file in the gallery.
-        kept: Its file in the gallery; None if no disk took it.
-        data: Its bytes, if no disk took it.
-        written: The file to name: the copy that was asked for, else the one in the gallery; None if there is neither.
+        kept: Its file in the gallery; None if it is in a bucket, or no disk took it.
+        address: Its address in a bucket; empty if it is not in one.
+        data: Its bytes, if it has no file.
+        written: The place to name: the copy that was asked for, else the one in the gallery; None if there is neither.
     """
 
     id: str
     name: str
     kept: Path | None
+    address: str = ""
     data: bytes | None = None
-    written: Path | None = None
+    written: Path | str | None = None
 
     def read(self) -> bytes:
         """Its bytes. Raises an `OSError` if they cannot be read."""
         if self.data is not None:
             return self.data
         if self.kept is None:
-            raise FileNotFoundError("no disk has it")
+            raise OSError(f"it could not be read from {self.address}" if self.address else "no disk has it")
         return self.kept.read_bytes()
 
 
@@ -71,8 +73,8 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list[Problem])
 
     @property
-    def files(self) -> list[Path]:
-        """The files to name, one for each picture that has one."""
+    def files(self) -> list[Path | str]:
+        """The files or addresses to name, one for each picture that has one."""
         return [picture.written for picture in self.pictures if picture.written]
 
     @property

@@ -144,5 +144,6 @@ def _check_file(target: Path, settings: Settings) -> None:
 def _is_of_gallery(file: Path, settings: Settings) -> bool:
     """Whether a file is a picture that was kept, by the sandbox or not: these are in folders of a day."""
     both = [settings.model_copy(update={"sandbox": sandbox}) for sandbox in (False, True)]
-    folders = (folder for each in both for folder in (each.gallery_folder, rescued_folder_of(each)))
+    folders = [rescued_folder_of(each) for each in both]
+    folders += [each.gallery_folder for each in both if not each.gallery_url]
     return file.resolve().parent.parent in {folder.resolve() for folder in folders}

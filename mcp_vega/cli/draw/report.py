@@ -28,7 +28,7 @@ class Report:
         self._screen = screen
         self._json = as_json
         self._sandbox = sandbox
-        self.files: list[Path] = []
+        self.files: list[Path | str] = []
         self.next = 0  # which call is reported next, from 0
         self._failed: list[Call] = []
         self._failed_first: dict[str, int | None] = {}

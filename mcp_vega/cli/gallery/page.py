@@ -11,7 +11,7 @@ import anyio.to_thread
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_vega.cli.application import log_to_stderr, open_application
+from mcp_vega.cli.application import log_to_stderr, open_application, require_stores
 from mcp_vega.cli.desktop import open_on_desktop
 from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import write
@@ -35,9 +35,10 @@ def show_page(settings: Settings, environment: Mapping[str, str], port: int, *, 
     The address is the first line on stdout. It holds a key, which is a new one each time.
 
     Raises:
+        InvalidSettings: A folder or a store of a team cannot be used.
         PortTaken: The port cannot be used.
     """
-    settings.require_folders()
+    require_stores(settings)
     key = secrets.token_urlsafe(32)
     with bind_socket(HOST, port) as listener:
         # A browser does not send the fragment of an address, so the key is in no log.

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import anyio
 
@@ -40,7 +39,7 @@ async def _prune(settings: Settings, days: int, confirmed: bool) -> bool:  # noq
         if not store or not unchanged:
             ago = "1 day" if days == 1 else f"{days} days"
             sys.stderr.write(f"There is no picture to delete that was drawn {ago} ago or earlier.\n")
-        elif confirmed or _agreed(unchanged, settings.gallery_folder):
+        elif confirmed or _agreed(unchanged, settings.gallery_name):
             done = await _delete(unchanged, Gallery(store.search, images, preview_cache_of(settings)), now)
         else:
             done = False
@@ -68,7 +67,7 @@ async def _delete(images: Sequence[Image], gallery: Gallery, now: datetime) -> b
     return not failed
 
 
-def _agreed(images: list[Image], folder: Path) -> bool:
+def _agreed(images: list[Image], gallery: str) -> bool:
     """Ask whether to delete the pictures.
 
     Raises:
@@ -79,7 +78,7 @@ def _agreed(images: list[Image], folder: Path) -> bool:
             "--prune asks before it deletes, and there is no terminal to ask at", next_step="Add --yes"
         )
     count = counted([image.bytes for image in images])
-    sys.stderr.write(f"{count} in {folder} would be deleted. The ledger keeps how each was drawn.\n")
+    sys.stderr.write(f"{count} in {gallery} would be deleted. The ledger keeps how each was drawn.\n")
     sys.stderr.write("Delete them? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

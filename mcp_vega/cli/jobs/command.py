@@ -58,7 +58,7 @@ def _print_one(options: Namespace, settings: Settings) -> None:
         listing = command_line("jobs", sandbox=settings.sandbox)
         step = f"Run `{listing}` to list the latest jobs; an id needs at least {FEWEST_DIGITS} digits"
         raise UnknownJob(
-            f"The ledger {settings.ledger_file} has no job with the id {named(options.id)}",
+            f"The ledger {settings.ledger_name} has no job with the id {named(options.id)}",
             next_step=anyio.run(hint_at_other_ledger, settings, options.id) or step,
         )
     job, _ = found
@@ -78,7 +78,7 @@ def _print_list(options: Namespace, settings: Settings, limit: int) -> None:
             sys.stderr.write("The money of the sandbox is pretend.\n")
     else:
         since = f" since {options.since} (UTC)" if options.since else " yet"
-        sys.stderr.write(f"No jobs{since} in {settings.ledger_file}\n")
+        sys.stderr.write(f"No jobs{since} in {settings.ledger_name}\n")
         say_hint(settings)
 
 

@@ -8,6 +8,7 @@ from mcp_vega.cli.jobs.words import cost_of, state_of
 from mcp_vega.cli.output import paragraph
 from mcp_vega.job import SANDBOX, Job
 from mcp_vega.redaction import quoted
+from mcp_vega.storage.images.store import place_of
 from mcp_vega.storage.ledger.spending import dollars
 
 # The width of the names, with a colon and a space.
@@ -53,7 +54,7 @@ def _facts(job: Job) -> Iterator[tuple[str, object]]:
     else:
         yield from (("Note", note) for note in job.notes)
     for image in job.images:
-        place = f"deleted on {image.deleted:%Y-%m-%d} (UTC)" if image.deleted else image.path or image.uri
+        place = f"deleted on {image.deleted:%Y-%m-%d} (UTC)" if image.deleted else place_of(image.location) or image.uri
         yield "Image", place
         if place != image.uri:
             yield "", image.uri

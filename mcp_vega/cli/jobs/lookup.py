@@ -36,8 +36,11 @@ async def hint_at_other_ledger(settings: Settings, text: str = "") -> str:
     """What to do if the other ledger has what this one lacks; empty if it does not. The sandbox has its own ledger.
 
     With a `text`, this ledger lacks the job or picture that the text names. Without one, the hint is for a ledger
-    without jobs. The other ledger is only read if it exists. If it cannot be read, there is no hint.
+    without jobs. The other ledger is only read if it exists. If it cannot be read, there is no hint. In PostgreSQL, to
+    read a ledger creates it, so there is no hint either.
     """
+    if settings.ledger:
+        return ""
     other = settings.model_copy(update={"sandbox": not settings.sandbox})
     try:
         found = bool(await find_named(text, other)) if text else await _has_jobs(other)

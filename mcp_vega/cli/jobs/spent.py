@@ -36,7 +36,7 @@ def print_spent(options: Namespace, settings: Settings, most_days: int) -> None:
         write(_table(shown, by))
     else:
         since = f" since {options.since} (UTC)" if options.since else " yet"
-        sys.stderr.write(f"Nothing spent{since} in {settings.ledger_file}\n")
+        sys.stderr.write(f"Nothing spent{since} in {settings.ledger_name}\n")
         say_hint(settings)
     if more := len(days) - len(days[:most_days]):
         sys.stderr.write(f"Not shown: {more} earlier {'day' if more == 1 else 'days'}. --limit N shows more.\n")

@@ -45,6 +45,8 @@ def build_parser() -> Parser:
     _add_install(commands.add_parser("install", help="add this server to an MCP host"))
     _add_uninstall(commands.add_parser("uninstall", help="remove this server from an MCP host"))
     _add_doctor(commands.add_parser("doctor", help="check everything that the server needs"))
+    _add_export(commands.add_parser("export", help="write all jobs and pictures to a file, to move or back them up"))
+    _add_import(commands.add_parser("import", help="add the jobs and pictures of such a file"))
     _add_completion(commands.add_parser("completion", help="print the script that completes commands in a shell"))
     _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
     return parser
@@ -218,6 +220,33 @@ def _add_doctor(parser: Parser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS, text="check what mcp-vega --sandbox would use; it needs no key")
+
+
+def _add_export(parser: Parser) -> None:
+    parser.description = (
+        "Write all jobs and pictures to FILE, a zip that `mcp-vega import` reads on another machine or for another "
+        "ledger. Nothing is removed here. The file is as private as the pictures."
+    )
+    parser.add_argument("file", metavar="FILE", help="the file to write, such as vega.zip")
+    parser.add_argument(
+        "--owner", metavar="NAME", help="only the jobs of this caller (a name in MCP_VEGA_AUTH_TOKENS); default: all"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    _add_sandbox(parser, default=SUPPRESS, text="export the sandbox's jobs")
+
+
+def _add_import(parser: Parser) -> None:
+    parser.description = (
+        "Add the jobs and pictures of FILE to this ledger and gallery. Jobs and pictures that are there already are "
+        "not written twice, so an import can be repeated."
+    )
+    parser.add_argument("file", metavar="FILE", help="a file that `mcp-vega export` has written")
+    parser.add_argument(
+        "--owner",
+        metavar="NAME",
+        help="give all jobs to this caller (a name in MCP_VEGA_AUTH_TOKENS); default: they keep their callers",
+    )
+    _add_sandbox(parser, default=SUPPRESS, text="import into the sandbox's ledger")
 
 
 def _add_completion(parser: Parser) -> None:

@@ -1,12 +1,15 @@
 """The server over HTTP: MCP at its path, the page, the pictures' files, and a health check."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Lifespan
 
 from mcp_vega import __version__
 from mcp_vega.server.app import build_server
@@ -18,13 +21,14 @@ from mcp_vega.server.http.access.cors import OriginMiddleware
 from mcp_vega.server.http.access.headers import DefaultHeaders
 from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn
 from mcp_vega.server.http.access.signatures import Signatures
-from mcp_vega.server.http.cancellation import CancellationMiddleware
+from mcp_vega.server.http.cancellation.canceller import Canceller
+from mcp_vega.server.http.cancellation.middleware import CancellationMiddleware
+from mcp_vega.server.http.cancellation.requests_in_flight import RequestsInFlight
 from mcp_vega.server.http.images import image_routes
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.messages import MessageMiddleware
 from mcp_vega.server.http.page import page_routes
 from mcp_vega.server.http.streams import SseStreams, StreamMiddleware
-from mcp_vega.server.requests_in_flight import RequestsInFlight
 
 PATHS = {"http": "/mcp", "sse": "/sse"}
 # AuthMiddleware and OriginMiddleware check host and origin already.
@@ -50,10 +54,23 @@ def build_application(
         asgi = server.sse_app(sse_path=path, message_path=f"{SSE_MESSAGES_PATH}/", transport_security=UNCHECKED)
     else:
         asgi = server.streamable_http_app(streamable_http_path=path, stateless_http=True, transport_security=UNCHECKED)
-        asgi.add_middleware(CancellationMiddleware, requests=requests)
+        canceller = Canceller(requests, app.service.store.notices)
+        asgi.add_middleware(CancellationMiddleware, canceller=canceller)
+        asgi.router.lifespan_context = _connected(canceller, asgi.router.lifespan_context)
     asgi.add_middleware(MessageMiddleware, path=SSE_MESSAGES_PATH if transport == "sse" else path)
     asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
     return _with_page(asgi, app, AllowedHosts(hosts), Callers(callers), limits)
+
+
+def _connected(canceller: Canceller, lifespan: Lifespan[Any]) -> Lifespan[Any]:
+    """Return a lifespan during which the servers cancel each other's calls."""
+
+    @asynccontextmanager
+    async def connected(asgi: Any) -> AsyncGenerator[Any]:
+        async with canceller.connected(), lifespan(asgi) as state:
+            yield state
+
+    return connected
 
 
 def build_page(app: AppContext, callers: Sequence[Caller]) -> Starlette:

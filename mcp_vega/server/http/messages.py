@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.job import new_id
 from mcp_vega.server.client_info import SESSION_ID, TEXT_ONLY_CLIENTS
-from mcp_vega.server.http.cancellation import with_first
+from mcp_vega.server.http.cancellation.middleware import with_first
 from mcp_vega.server.http.forwarded import route_of
 from mcp_vega.server.stdio.messages import Outcome, read_line, refused
 

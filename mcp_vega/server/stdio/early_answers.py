@@ -135,7 +135,7 @@ def start_early_answers(arguments: Sequence[str], environment: Mapping[str, str]
 
 
 def _home_of(environment: Mapping[str, str], *, sandbox: bool) -> str | None:
-    """The folder of the ledger, or None if only `settings.py` can find it, which takes too long to import."""
+    """The folder of the ledger, or None if only `mcp_vega.settings` can find it, which takes too long to import."""
     data = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/share"
     default = os.path.join(environment.get("XDG_DATA_HOME") or data, "mcp-vega")
     home = os.path.expanduser(environment.get("MCP_VEGA_HOME") or default)

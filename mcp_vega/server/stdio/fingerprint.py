@@ -24,7 +24,7 @@ def fingerprint_of(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     Of the secrets among the settings, it only depends on whether they are set.
     """
     settings = {
-        name: bool(value) if "KEY" in name or "TOKEN" in name else value
+        name: bool(value) if any(word in name for word in ("KEY", "TOKEN", "LEDGER")) else value
         for name, value in environment.items()
         if name.startswith(("MCP_VEGA_", "SEGMIND_"))
     }

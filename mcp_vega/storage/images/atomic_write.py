@@ -16,15 +16,15 @@ STALE_SECONDS = 600
 def write(data: bytes, folder: Path, short: str, long: str) -> Path:
     """Write a picture under the short name or, if another file has that name, under the long one."""
     path = folder / short
-    if _write_new(path, data) or path.read_bytes() == data:
+    if write_new(path, data) or path.read_bytes() == data:
         return path
     path = folder / long
-    if not _write_new(path, data) and path.read_bytes() != data:
+    if not write_new(path, data) and path.read_bytes() != data:
         raise FileExistsError(errno.EEXIST, "both names that the picture may have are taken by other files")
     return path
 
 
-def _write_new(target: Path, data: bytes) -> bool:
+def write_new(target: Path, data: bytes) -> bool:
     """Write a file; returns False, and writes nothing, if its name is taken."""
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
     try:

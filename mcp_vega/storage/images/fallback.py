@@ -1,31 +1,62 @@
 """Several stores of pictures as one: a picture that the first store cannot take goes into the next."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import anyio.to_thread
 
-from mcp_vega.errors import Charged, GalleryError
+from mcp_vega.errors import Charged, GalleryError, InvalidSettings
 from mcp_vega.job import Image, ImageLocation
+from mcp_vega.storage.images.disk import FolderAddress
 from mcp_vega.storage.images.folder import ImageFolder
-from mcp_vega.storage.images.store import ImageStore, name_and_day
+from mcp_vega.storage.images.store import ImageStore, name_and_day, place_of
+
+# How the addresses of buckets begin.
+BUCKETS = ("s3://", "gs://", "az://")
+# Opens the store with an address; returns None if this machine cannot reach such a store.
+OpenStore = Callable[[str], ImageStore | None]
+
+
+def open_store(address: str, disk: str = "") -> ImageStore | None:
+    """Open a store that was the gallery under an older setting; None if this machine cannot reach it.
+
+    Args:
+        address: The store's address.
+        disk: The name of this replica's disk.
+
+    Raises:
+        InvalidSettings: It is a bucket, and obstore is missing, or an environment variable cannot be used.
+    """
+    if folder := FolderAddress.parse(address):
+        return ImageFolder(folder.path, disk=folder.disk) if folder.disk in ("", disk) else None
+    if address.startswith(BUCKETS):
+        from mcp_vega.storage.images.bucket import Bucket
+
+        return Bucket(address)
+    return None
 
 
 class FallbackImageStore:
     """The stores of pictures, in the order in which they are tried.
 
-    The stores after the first are only for pictures that were paid for already. For names, days and errors see
-    `ImageStore`.
+    For names, days and errors see `ImageStore`.
+
+    Args:
+        stores: The stores. Those after the first are only for pictures that were paid for already.
+        open_other: Opens any other store, such as the gallery under an older setting.
     """
 
-    def __init__(self, stores: Sequence[ImageStore]) -> None:
+    def __init__(self, stores: Sequence[ImageStore], open_other: OpenStore | None = None) -> None:
         self._stores = stores
         self._first = stores[0]
+        self._open_other = open_other or open_store
+        self._others: dict[str, ImageStore | None] = {}
 
     async def prepare(self, day: date) -> None:
         """Make sure that a picture can be kept in the first store, before one is paid for."""
@@ -45,11 +76,11 @@ class FallbackImageStore:
                 problem = problem or error.what
         raise GalleryError(f"{problem}; no other folder could be written either", charged=Charged.YES)
 
-    async def set_aside(self, data: bytes, name: str, day: date) -> Path | None:
-        """Keep an answer that is not a readable picture but was paid for; returns its path, None if it was not kept."""
+    async def set_aside(self, data: bytes, name: str, day: date) -> str | None:
+        """Keep an answer that is not a readable picture but was paid for; returns its place, or None if that failed."""
         for store in self._stores:
             with suppress(GalleryError):
-                return (await store.set_aside(data, name, day)).path
+                return place_of(await store.set_aside(data, name, day))
         return None
 
     async def find(self, name: str, image_id: str, day: date) -> bytes | None:
@@ -61,12 +92,12 @@ class FallbackImageStore:
         return None
 
     async def read(self, location: ImageLocation) -> bytes:
-        """Return the bytes of a kept picture, even if it is in a folder that was the gallery under an older setting."""
-        return await (await self._store_at(location.store)).read(location.key)
+        """Return the bytes of a kept picture, even if it is in a store that was the gallery under an older setting."""
+        return await (await self.store_at(location.store)).read(location.key)
 
     async def delete(self, location: ImageLocation) -> None:
         """Delete a picture, if it exists."""
-        await (await self._store_at(location.store)).delete(location.key)
+        await (await self.store_at(location.store)).delete(location.key)
 
     # ---- kept pictures ----
 
@@ -81,16 +112,21 @@ class FallbackImageStore:
         if not await self.is_intact(image):
             return False
         # A folder may now be a link to the other folder; or both names, which differ in capitals, mean one folder.
-        return not await anyio.to_thread.run_sync(_same_file, image.path, location.path)
+        try:
+            places = [await (await self.store_at(each.store)).identity(each.key) for each in (image.location, location)]
+        except GalleryError:
+            return False  # not known, so the file must not be deleted
+        return places[0] is not None and places[0] != places[1]
 
     async def holds(self, image: Image) -> bool:
         """Whether a picture is in one of these stores and unchanged. Other files belong to the user."""
         return await self._known(image.location.store) is not None and await self.is_intact(image)
 
     async def is_gone(self, image: Image) -> bool:
-        """Whether someone else removed a picture's file: the folder is there, but the file is not."""
-        path = image.path
-        return path is not None and await anyio.to_thread.run_sync(_is_missing, Path(image.location.store), path)
+        """Whether someone else removed a picture: its folder or bucket is there, but the picture is not."""
+        with suppress(GalleryError):
+            return await (await self.store_at(image.location.store)).is_missing(image.location.key)
+        return False
 
     async def is_later(self, address: str) -> bool:
         """Whether an address belongs to a store after the first, or to an existing folder outside this chain.
@@ -100,8 +136,15 @@ class FallbackImageStore:
         """
         if store := await self._known(address):
             return store is not self._first
-        path = ImageLocation(address, "").path
-        return path is not None and await anyio.to_thread.run_sync(path.is_dir)
+        folder = FolderAddress.parse(address)
+        if folder is None or await self.is_on_other_disk(address):
+            return False
+        return await anyio.to_thread.run_sync(folder.path.is_dir)
+
+    async def is_on_other_disk(self, address: str) -> bool:
+        """Whether an address belongs to a folder that only another replica can reach."""
+        folder = FolderAddress.parse(address)
+        return folder is not None and folder.disk != "" and await self._any_at(address) is None
 
     async def move(self, image: Image) -> ImageLocation | None:
         """Copy a picture to the first store. The old file stays.
@@ -126,12 +169,36 @@ class FallbackImageStore:
 
     # ---- the stores by their addresses ----
 
-    async def _store_at(self, address: str) -> ImageStore:
+    async def store_at(self, address: str) -> ImageStore:
+        """Return the store with an address.
+
+        Raises:
+            GalleryError: This machine cannot reach it.
+        """
+        if store := await self._any_at(address):
+            return store
+        folder = FolderAddress.parse(address)
+        if folder and folder.disk:
+            raise GalleryError(
+                f"The picture is still on the disk of the replica {folder.disk}; that replica moves it to the gallery "
+                "when the gallery works again",
+                next_step=f"Check that {folder.disk} is running and that the gallery works, then try again in a minute",
+            )
+        raise GalleryError(f"The pictures in {address} cannot be read: this server does not know that place")
+
+    async def _any_at(self, address: str) -> ImageStore | None:
+        """Return the store of this chain with an address, or any other that can be opened."""
         if store := await self._known(address):
             return store
-        if ImageLocation(address, "").path:
-            return ImageFolder(Path(address))
-        raise GalleryError(f"The pictures in {address} cannot be read: this server does not know that place")
+        if address not in self._others:
+            # In a thread: to open a bucket takes a moment.
+            try:
+                store = await anyio.to_thread.run_sync(partial(self._open_other, address))
+            except InvalidSettings as error:
+                said = f"The pictures in {address} cannot be read: {error.what}"
+                raise GalleryError(said, next_step=error.next_step) from error
+            self._others[address] = store
+        return self._others[address]
 
     async def _known(self, address: str) -> ImageStore | None:
         """Return the store of this chain with an address; None if there is none."""
@@ -139,26 +206,8 @@ class FallbackImageStore:
         return await anyio.to_thread.run_sync(self._look_up, address, abandon_on_cancel=True)
 
     def _look_up(self, address: str) -> ImageStore | None:
-        path = ImageLocation(address, "").path
+        folder = FolderAddress.parse(address)
         # If a folder was moved and a link leads to it now, its address has changed.
-        addresses = dict.fromkeys((address, os.path.realpath(path) if path else address))
+        real = str(folder._replace(path=Path(os.path.realpath(folder.path)))) if folder else address
+        addresses = dict.fromkeys((address, real))
         return next((store for each in addresses for store in self._stores if store.address == each), None)
-
-
-def _is_missing(folder: Path, path: Path) -> bool:
-    """Whether a folder can be read and a file below it is not there."""
-    try:
-        return folder.is_dir() and not os.path.lexists(path)
-    except OSError:
-        return False
-
-
-def _same_file(one: Path | None, other: Path | None) -> bool:
-    if one is None or other is None:
-        return False
-    try:
-        return one.samefile(other)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # not known, so the file must not be deleted

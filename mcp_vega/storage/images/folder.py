@@ -23,11 +23,9 @@ from mcp_vega.errors import Charged, GalleryError
 from mcp_vega.imaging.formats import MAX_BYTES, SUFFIXES, recognise
 from mcp_vega.job import ImageLocation
 from mcp_vega.storage.images import atomic_write, confinement
-from mcp_vega.storage.images.store import ascii_name, names_of
+from mcp_vega.storage.images.disk import FolderAddress
+from mcp_vega.storage.images.store import UNREADABLE, UNREADABLE_BYTES, ascii_name, names_of
 
-UNREADABLE = "unreadable"
-# How many bytes are kept of an answer that does not begin like a picture.
-UNREADABLE_BYTES = 1_000_000
 # How many bytes must fit on the disk before a picture is paid for: four large JPEGs; and for how many seconds a check
 # counts.
 WANTED_BYTES, CHECK_SECONDS = 4_000_000, 1.0
@@ -41,21 +39,27 @@ class ImageFolder:
     Args:
         folder: The folder. It is made when the first picture is asked for.
         private: Whether the folder is made for this user only, and not used if another user made it.
+        disk: The name of this replica's disk, if other replicas do not find the folder at its path.
     """
 
-    def __init__(self, folder: Path, *, private: bool = False) -> None:
+    def __init__(self, folder: Path, *, private: bool = False, disk: str = "") -> None:
         self.folder = folder
         self._private = private
+        self._disk = disk
         self._cleared: dict[Path, float] = {}
         self._checked: tuple[date, float] | None = None
         self._writers = anyio.CapacityLimiter(WRITTEN_AT_ONCE)
 
     @property
     def address(self) -> str:
-        """The folder's absolute path with its links resolved: they may lead elsewhere later."""
+        """The folder's absolute path, and the disk that it is on. Links are resolved: they may lead elsewhere later."""
+        return str(FolderAddress(self._path, self._disk))
+
+    @property
+    def _path(self) -> Path:
         if self._private:  # the folder itself must not be a link
-            return str(Path(os.path.realpath(self.folder.parent), self.folder.name))
-        return os.path.realpath(self.folder)
+            return Path(os.path.realpath(self.folder.parent), self.folder.name)
+        return Path(os.path.realpath(self.folder))
 
     @property
     def unreadable(self) -> Path:
@@ -129,7 +133,7 @@ class ImageFolder:
             # A caller that is cancelled does not wait for a disk that hangs.
             return await anyio.to_thread.run_sync(self._read, key, abandon_on_cancel=True)
         except OSError as error:
-            said = f"The picture {Path(self.address, key)} cannot be read: {error.strerror}"
+            said = f"The picture {self._path / key} cannot be read: {error.strerror}"
             raise GalleryError(said, next_step="Put the file back, or draw it again") from error
 
     def _read(self, key: str) -> bytes:
@@ -140,6 +144,29 @@ class ImageFolder:
         if self._private:  # it may be in a folder that all users can write to
             confinement.require_own(self.folder)
 
+    async def is_missing(self, key: str) -> bool:
+        """Whether the folder can be read and the picture's file is not there."""
+        return await anyio.to_thread.run_sync(self._is_missing, key, abandon_on_cancel=True)
+
+    def _is_missing(self, key: str) -> bool:
+        try:
+            return self.folder.is_dir() and not os.path.lexists(self.folder / key)
+        except OSError:
+            return False
+
+    async def identity(self, key: str) -> object:
+        """Return a value that only the same file has, by whatever path it is reached; None if it is missing."""
+        return await anyio.to_thread.run_sync(self._identity, key, abandon_on_cancel=True)
+
+    def _identity(self, key: str) -> object:
+        try:
+            found = (self.folder / key).stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise GalleryError(f"The picture {self._path / key} cannot be read: {error.strerror}") from error
+        return found.st_dev, found.st_ino
+
     async def delete(self, key: str) -> None:
         """Delete a picture's file, if it exists, and the folder of its day if it is empty then."""
         try:
@@ -147,7 +174,7 @@ class ImageFolder:
         except FileNotFoundError:
             pass
         except OSError as error:
-            said = f"The picture {Path(self.address, key)} cannot be deleted: {error.strerror}"
+            said = f"The picture {self._path / key} cannot be deleted: {error.strerror}"
             raise GalleryError(said, next_step="Delete the file yourself, or keep it") from error
 
     def _delete(self, key: str) -> None:

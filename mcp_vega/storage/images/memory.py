@@ -47,6 +47,14 @@ class MemoryImageStore:
                 f"The picture {key} is not in this server's memory", next_step="Draw it again"
             ) from error
 
+    async def is_missing(self, key: str) -> bool:
+        """Whether a picture is not here."""
+        return key not in self._data
+
+    async def identity(self, key: str) -> object:
+        """Return a value that only the same picture has; None if it is not here."""
+        return (self.address, key) if key in self._data else None
+
     async def delete(self, key: str) -> None:
         """Delete a picture, if it is here."""
         self._data.pop(key, None)

@@ -7,12 +7,15 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from mcp_vega.job import ImageLocation
+from mcp_vega.job import MEMORY, ImageLocation
 from mcp_vega.redaction import beginning, is_visible, redacted
 
 # Leaves room for the seed, the complete id and the ending of a temporary file: eCryptfs allows 143 bytes for a name,
 # most other file systems allow 255.
 SLUG_LENGTH, SLUG_BYTES = 40, 72
+# The folder of answers that are not readable pictures, and how many bytes are kept of one that does not begin like a
+# picture.
+UNREADABLE, UNREADABLE_BYTES = "unreadable", 1_000_000
 # How many characters of a prompt are read to find its first words.
 READ_CHARACTERS = 1000
 # Marks that only choose how a letter is displayed.
@@ -51,9 +54,24 @@ class ImageStore(Protocol):
         """Return the bytes of a kept picture."""
         ...
 
+    async def is_missing(self, key: str) -> bool:
+        """Whether the store can be read and the picture is not there, so somebody else has removed it."""
+        ...
+
+    async def identity(self, key: str) -> object:
+        """Return a value that only the same file has, whatever store is asked for it; None if it is missing."""
+        ...
+
     async def delete(self, key: str) -> None:
         """Delete a picture, if it exists."""
         ...
+
+
+def place_of(location: ImageLocation) -> str | None:
+    """Return where a picture is, for people: its path or its address. None if it is only in memory."""
+    if location.store == MEMORY:
+        return None
+    return str(location.path or f"{location.store}/{location.key}")
 
 
 def file_name(prompt: str, seed: int, suffix: str) -> str:

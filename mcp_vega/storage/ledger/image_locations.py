@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mcp_vega.job import Image, ImageLocation
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql import image_queries, rows
 
 
 class OldCopy(NamedTuple):
@@ -29,10 +29,10 @@ class ImageLocations:
         """
 
         def look(connection: Connection) -> tuple[list[Image], list[OldCopy]]:
-            images = [rows.image_from_row(row) for row in connection.execute(queries.FALLBACKS)]
+            images = [rows.image_from_row(row) for row in connection.execute(image_queries.FALLBACKS)]
             copies = [
                 OldCopy(ImageLocation(row["old_store"], row["old_key"]), rows.image_from_row(row))
-                for row in connection.execute(queries.OLD_COPIES, {"moment": rows.moment(moment)})
+                for row in connection.execute(image_queries.OLD_COPIES, {"moment": moment})
             ]
             return images, copies
 
@@ -46,12 +46,12 @@ class ImageLocations:
         Returns:
             The picture as the ledger has it now; None if there is none with its id.
         """
-        values = {"id": image.id, "store": location.store, "key": location.key, "moment": rows.moment(moment)}
+        values = {"id": image.id, "store": location.store, "key": location.key, "moment": moment}
         values |= {"old_store": image.location.store, "old_key": image.location.key}
 
         def move(connection: Connection) -> Image | None:
-            if connection.execute(queries.MOVE, values):
-                connection.execute(queries.NOTE_COPY, values)
+            if connection.execute(image_queries.MOVE, values):
+                connection.execute(image_queries.NOTE_COPY, values)
             found = connection.execute("SELECT * FROM images WHERE id = :id", values)
             return rows.image_from_row(found[0]) if found else None
 
@@ -59,4 +59,4 @@ class ImageLocations:
 
     async def forget_copy(self, location: ImageLocation) -> None:
         """Note that the old copy of a moved picture is gone."""
-        await self._database.write(lambda connection: connection.execute(queries.FORGET_COPY, location._asdict()))
+        await self._database.write(lambda connection: connection.execute(image_queries.FORGET_COPY, location._asdict()))

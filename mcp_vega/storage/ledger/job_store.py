@@ -7,12 +7,11 @@ it is alive.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mcp_vega.errors import VegaError
+from mcp_vega.errors import SpendingLimitReached, VegaError
 from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Database, Durability
@@ -21,7 +20,7 @@ from mcp_vega.storage.database.notices import NoNotices, Notices
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
 from mcp_vega.storage.database.sqlite.file import SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
-from mcp_vega.storage.ledger import joining, spending
+from mcp_vega.storage.ledger import joining
 from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
 from mcp_vega.storage.ledger.search import ImageSearch
@@ -29,19 +28,18 @@ from mcp_vega.storage.ledger.secrets import Secrets
 from mcp_vega.storage.ledger.servers import Activity, Servers
 from mcp_vega.storage.ledger.slots import Sending, Slots, Turns
 from mcp_vega.storage.ledger.spending import Limits, Spending
-from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql import job_queries, rows
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
+from mcp_vega.storage.ledger.transactions import Begun, NewCall, Transactions
+
+if TYPE_CHECKING:  # a server does not wait for this import
+    from mcp_vega.storage.ledger.transfer import Transfer
+
+T = TypeVar("T")
 
 # How long another server may still send a call; longer for `submit_job`, whose caller expects to wait.
 WANTED, SUBMITTED = timedelta(minutes=2), timedelta(hours=1)
-
-
-class Begun(NamedTuple):
-    """The result of `begin`."""
-
-    job: Job
-    joined: bool  # whether an earlier call began the job
-    may_send: bool  # whether the job has a slot
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 class JobStore:
@@ -61,6 +59,7 @@ class JobStore:
         self.notices = notices or NoNotices()
         self.uptime = uptime
         self._servers = Servers(liveness)
+        self._transactions = Transactions(self._servers)
         self.search = ImageSearch(database)
         self.locations = ImageLocations(database)
         self.spending = Spending(database)
@@ -77,6 +76,15 @@ class JobStore:
         """
         database = SqliteDatabase(SqliteFile(file, SCHEMA, uptime), busy_seconds)
         return cls(database, ServerLock(file.with_name("servers")), uptime=uptime)
+
+    @classmethod
+    def in_postgres(cls, url: str, *, namespace: str = "", uptime: Callable[[], float] = time.monotonic) -> Self:
+        """Return the store of a PostgreSQL database. Its tables are in the schema `namespace`, if that is not empty."""
+        # Imported only here: without PostgreSQL, servers start faster, and the driver need not be installed.
+        from mcp_vega.storage.database.postgres import PostgresDatabase, Session
+
+        session = Session(url, namespace)
+        return cls(PostgresDatabase(url, SCHEMA, namespace), session, session, uptime)
 
     # ---- the transactions of a paid call ----
 
@@ -105,29 +113,40 @@ class JobStore:
             VegaError: The refusal, or a `SpendingLimitReached` if the job would exceed the day's limit.
         """
         came = self.uptime() if arrived is None else arrived
+        joined: Begun | None = None
 
         def begin(connection: Connection) -> Begun:
-            me = self._servers.enter(connection, limits.calls_a_minute)
-            arrival = self._shared_time(connection, came)
-            if joined := joining.join(connection, job, arrival, self._servers, me):
-                return Begun(self._read(connection, queries.BY_ID, id=joined)[0], joined=True, may_send=False)
-            if refusal:
-                raise refusal
-            self._servers.reserve(connection, job, limits)
-            until = rows.moment(job.created + wanted)
-            values = {"me": me, "awaited_by": me, "delivered": False, "arrived": arrival, "wanted_until": until}
-            connection.execute(queries.ADD, {**rows.as_row(job), **values})
-            return Begun(job, joined=False, may_send=Slots(connection, me, limits).take_if_none_waits(job))
+            nonlocal joined
+            call = NewCall(job, self._shared_time(connection, came), job.created + wanted, refusal)
+            begun = self._transactions.begin(connection, call, limits)
+            joined = begun if begun.joined else None
+            return begun
 
-        return await self._database.write(begin)
+        def undo(connection: Connection) -> None:
+            self._transactions.discard(connection, job)
+            if joined:  # nobody waits for that job after all
+                moment = joining.Moment(job.created, self._shared_time(connection, came))
+                joining.end_wait(connection, joined.job, moment, delivered=False, cancelled=True)
+
+        # What a crash of the database takes, `mark_sent` does not find: then nothing is sent.
+        return await self._write_with_room(begin, durability=Durability.RELAXED, undo=undo)
+
+    async def _write_with_room(self, work: Work[T], **how: Any) -> T:
+        """Do work that reserves money. If the limit is reached, the money that dead servers had reserved comes back."""
+        try:
+            return await self._database.write(work, **how)
+        except SpendingLimitReached:
+            if await self._database.read(self._servers.all_alive):
+                raise
+        await self._database.write(self._servers.remove_dead)
+        return await self._database.write(work, **how)
 
     async def turns(self, limits: Limits, moment: datetime) -> Turns:
         """Return which of this server's jobs may be sent at a moment (UTC). Slots of dead servers are released."""
 
         def look(connection: Connection) -> tuple[Turns, bool]:
-            servers = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-            all_alive = servers == self._servers.alive(connection, servers)
-            return Slots(connection, self._servers.me, limits).turns(rows.moment(moment)), all_alive
+            turns = Slots(connection, self._servers.me, limits).turns(moment)
+            return turns, self._servers.all_alive(connection)
 
         found, all_alive = await self._database.read(look)
         if not all_alive:
@@ -139,7 +158,8 @@ class JobStore:
         """Note that a job's call leaves now, and take a slot for it. `SENT` means that this is safe on the disk.
 
         A job without a slot must only be sent when it is its turn (`turns`). Here the limits are checked, and not the
-        order of the jobs again.
+        order of the jobs again. After a `LedgerError`, call this again with the same `sent`: if the job was marked
+        already, the result is `SENT` nevertheless.
 
         Args:
             job: The job with its new `sent` and `state`.
@@ -149,30 +169,15 @@ class JobStore:
         Raises:
             SpendingLimitReached: The money reserved for the job was given back when its server died, and was spent.
         """
-
-        def mark(connection: Connection) -> Sending:
-            slots = Slots(connection, self._servers.enter(connection, limits.calls_a_minute), limits)
-            sending = slots.mark_sent(job, begun_here=begun_here)
-            # The reserved money may have been given back by a dead server.
-            if sending is Sending.SENT and not spending.counted(connection, job.local_id):
-                self._servers.reserve(connection, job, limits)
-                counts = {"local_id": job.local_id, "spent": spending.billionths(job)}
-                connection.execute(queries.COUNT_AGAIN, counts)
-            return sending
-
-        return await self._database.write(mark, durability=Durability.POWER, despite_cancel=True)
+        return await self._write_with_room(
+            lambda connection: self._transactions.mark_sent(connection, job, limits, begun_here=begun_here),
+            durability=Durability.POWER,
+            despite_cancel=True,
+        )
 
     def discard(self, job: Job) -> None:
         """Delete a job whose caller left before it was sent. The change is written in the background."""
-
-        def discard(connection: Connection) -> None:
-            values = {"local_id": job.local_id, "me": self._servers.me}
-            if connection.execute(queries.IS_UNSENT, values):
-                spending.give_back(connection, job.local_id)
-                connection.execute(queries.RELEASE_SLOT, values)
-                connection.execute("DELETE FROM jobs WHERE local_id = :local_id", values)
-
-        self._database.defer(discard, immediately=True)
+        self._database.defer(lambda connection: self._transactions.discard(connection, job), immediately=True)
 
     async def save(self, job: Job, *, release: bool = False) -> Job | None:
         """Write the current state, receipt and pictures of a job, and release its slot: its call has ended.
@@ -181,20 +186,9 @@ class JobStore:
         the job, or None if it is another server's: then its row is not changed. A job without a remote id gets the one
         in its receipt, unless another job has that id.
         """
-        row: dict[str, Any] = {**rows.as_row(job), "me": self._servers.me, "release": release}
-
-        def save(connection: Connection) -> Job | None:
-            counted = spending.counted(connection, job.local_id)
-            written = connection.execute(queries.SAVE, row)
-            if written:
-                spending.add(connection, job.local_id, row["spent"] - counted)
-            for image in rows.as_image_rows(job):
-                connection.execute(queries.SAVE_IMAGE, image)
-                connection.execute(queries.ADD_TO_GALLERY, image)
-            connection.execute(queries.RELEASE_SLOT, row)
-            return replace(job, remote_id=written[0]["remote_id"]) if written else None
-
-        return await self._database.write(save, despite_cancel=True)
+        return await self._database.write(
+            lambda connection: self._transactions.save(connection, job, release=release), despite_cancel=True
+        )
 
     # ---- who has the result ----
 
@@ -235,20 +229,17 @@ class JobStore:
 
     async def get(self, request_id: str) -> Job | None:
         """Return the job with this id, the API's or the local one; None if there is none."""
-        return next(iter(await self._jobs(queries.BY_ID, id=request_id)), None)
+        return next(iter(await self._jobs(job_queries.BY_ID, id=rows.storable(request_id))), None)
 
     async def latest(self, limit: int, owner: str = OPERATOR, since: datetime | None = None) -> list[Job]:
         """The jobs begun last, or since a moment, that `owner` may see, newest first."""
-        return await self._jobs(queries.LATEST, readable=True, limit=limit, owner=owner, since=rows.moment(since) or 0)
+        return await self._jobs(job_queries.LATEST, readable=True, limit=limit, owner=owner, since=since or EARLIEST)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         """Return jobs; with `readable`, without those whose row is damaged."""
-        return await self._database.read(lambda connection: self._read(connection, where, readable=readable, **values))
-
-    def _read(self, connection: Connection, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
-        found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
-        alive = self._servers.alive(connection, {row["holder"] for row in found})
-        return rows.read_jobs(connection, found, alive, readable=readable)
+        return await self._database.read(
+            lambda connection: self._transactions.read(connection, where, readable=readable, **values)
+        )
 
     # ---- who works on what ----
 
@@ -257,34 +248,22 @@ class JobStore:
 
         Returns False, and writes nothing, if the ledger already has a job with the same remote id.
         """
-        values = {**rows.as_row(job), "awaited_by": None, "delivered": True, "wanted_until": rows.moment(job.created)}
-
-        def add(connection: Connection) -> bool:
-            me = self._servers.enter(connection)
-            if not connection.execute(queries.ADD, {**values, "me": me, "arrived": connection.time}):
-                return False
-            return spending.reserve(connection, job, None)
-
-        return await self._database.write(add)
+        return await self._database.write(lambda connection: self._transactions.add_known(connection, job))
 
     async def assign(self, job: Job, remote_id: str) -> bool:
         """Give a job an id of the API, unless another job has that id; returns whether the job has it now."""
-        values = {"local_id": job.local_id, "remote_id": remote_id}
-        return bool(await self._database.write(lambda connection: connection.execute(queries.ASSIGN, values)))
+        return await self._database.write(lambda connection: self._transactions.assign(connection, job, remote_id))
 
     async def claim(self, local_id: str) -> Job | None:
         """Claim an open job for this server; None if there is no such job, or another living server works on it."""
+        return await self._database.write(lambda connection: self._transactions.claim(connection, local_id))
 
-        def claim(connection: Connection) -> Job | None:
-            found = self._read(connection, "WHERE local_id = :id AND open", id=local_id)
-            holder = connection.execute("SELECT holder FROM jobs WHERE local_id = :id", {"id": local_id})
-            me = self._servers.enter(connection)
-            if not found or (found[0].held and holder[0]["holder"] != me):
-                return None
-            connection.execute("UPDATE jobs SET holder = :me WHERE local_id = :id", {"me": me, "id": local_id})
-            return self._read(connection, queries.BY_ID, id=local_id)[0]
+    @property
+    def transfer(self) -> "Transfer":
+        """All jobs, to be moved to another ledger or from one."""
+        from mcp_vega.storage.ledger.transfer import Transfer
 
-        return await self._database.write(claim)
+        return Transfer(self._database)
 
     async def activity(self) -> Activity:
         """Return which other servers have work, and how many jobs are open."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.ledger.servers import Servers
-from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql import job_queries, rows
 
 # How long the same call can join a job whose result nobody received, since the last call for it began or ended.
 JOINING = timedelta(minutes=2)
@@ -23,6 +23,8 @@ SILENT = timedelta(seconds=4)
 LONGEST_STEP = timedelta(hours=6)
 # How long after its result was delivered a call may still be cancelled: the two messages may have crossed on their way.
 CROSSING = timedelta(seconds=15)
+# How exactly a server knows the clock that all servers share.
+CLOCK_ERROR = timedelta(seconds=0.1)
 
 
 class Moment(NamedTuple):
@@ -34,6 +36,8 @@ class Moment(NamedTuple):
 
 def join(connection: Connection, job: Job, arrived: float, servers: Servers, me: str) -> str | None:
     """Let a call wait for a job that the same call began; returns the local id of that job, None if there is none.
+
+    The jobs that could be joined are locked until the transaction ends, so that no result is given to two calls.
 
     If there are several such jobs, several calls join different ones. Times are compared by the monotonic clock that
     all servers share; if the machine was restarted since, by the time of day.
@@ -51,33 +55,36 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "account": job.account,
         "owner": job.owner,
         "arrived": arrived,
-        "lately": rows.moment(job.created - LONGEST_STEP),
+        "lately": job.created - LONGEST_STEP,
         "since_time": arrived - JOINING.total_seconds(),
-        "since": rows.moment(job.created - JOINING),
+        "since": job.created - JOINING,
         "awaited_since_time": arrived - AWAITED.total_seconds(),
-        "awaited_since": rows.moment(job.created - AWAITED),
+        "awaited_since": job.created - AWAITED,
         "silent_since_time": arrived - SILENT.total_seconds(),
-        "silent_since": rows.moment(job.created - SILENT),
+        "silent_since": job.created - SILENT,
     }
-    for row in connection.execute(queries.TO_JOIN, values):
-        if row["may_be_silent"] or not servers.alive(connection, [row["awaited_by"]], certain=True):
-            until = rows.moment(job.created + JOINING)
-            joining = {"me": me, "local_id": row["local_id"], "moment": rows.moment(job.created), "time": arrived}
-            connection.execute(queries.JOIN, {**joining, "until": until})
+    found = connection.execute(job_queries.TO_JOIN, values)
+    waiting = {row["awaited_by"] for row in found if not row["may_be_silent"]}
+    alive = servers.alive(connection, waiting, certain=True)
+    for row in found:
+        if row["may_be_silent"] or row["awaited_by"] not in alive:
+            until = job.created + JOINING
+            joining = {"me": me, "local_id": row["local_id"], "moment": job.created, "time": arrived}
+            connection.execute(job_queries.JOIN, {**joining, "until": until})
             return row["local_id"]
     return None
 
 
 def end_wait(connection: Connection, job: Job, ended: Moment, *, delivered: bool, cancelled: bool) -> None:
     """Note that a call that waited for a job has ended: with or without the result, or because it was cancelled."""
-    values = {"local_id": job.local_id, "moment": rows.moment(ended.day), "time": ended.time}
-    connection.execute(queries.END_WAIT, {**values, "delivered": delivered, "cancelled": cancelled})
+    values = {"local_id": job.local_id, "moment": ended.day, "time": ended.time}
+    connection.execute(job_queries.END_WAIT, {**values, "delivered": delivered, "cancelled": cancelled})
 
 
 def mark_delivered(connection: Connection, job: Job, delivered: Moment) -> None:
     """Note that a caller has received a job's result."""
-    values = {"local_id": job.local_id, "moment": rows.moment(delivered.day), "time": delivered.time}
-    connection.execute(queries.MARK_DELIVERED, values)
+    values = {"local_id": job.local_id, "moment": delivered.day, "time": delivered.time}
+    connection.execute(job_queries.MARK_DELIVERED, values)
 
 
 def take_back(connection: Connection, job: Job, cancelled: Moment) -> None:
@@ -85,6 +92,7 @@ def take_back(connection: Connection, job: Job, cancelled: Moment) -> None:
 
     If a caller received the result longer than `CROSSING` before, it stays received.
     """
-    values = {"local_id": job.local_id, "moment": rows.moment(cancelled.day), "time": cancelled.time}
-    since = cancelled.time - CROSSING.total_seconds()
-    connection.execute(queries.TAKE_BACK, {**values, "since_time": since})
+    values = {"local_id": job.local_id, "moment": cancelled.day, "time": cancelled.time}
+    values |= {"since_time": cancelled.time - CROSSING.total_seconds()}
+    values |= {"until_time": cancelled.time + CLOCK_ERROR.total_seconds()}
+    connection.execute(job_queries.TAKE_BACK, values)

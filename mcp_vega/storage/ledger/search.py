@@ -14,7 +14,7 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import named
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql import image_queries, rows
 
 PAGE = 20
 # The most words of a search, and the most letters of a word. Each word is searched for separately.
@@ -66,14 +66,14 @@ class ImageSearch:
             InvalidArguments: The query has too many words, or there is no picture with the id `after`.
         """
         conditions, values = _conditions(query)
-        conditions += [queries.IS_OLDER.format(name="after")] if after else []
-        values |= {"limit": size + 1, "skip": skip, "after": after}
+        conditions += [image_queries.IS_OLDER.format(name="after")] if after else []
+        values |= {"limit": size + 1, "skip": skip, "after": rows.storable(after)}
 
         def look(connection: Connection) -> tuple[list[JobImage], bool] | None:
-            if after and not connection.execute(queries.SHOWN_IMAGE, values):
+            if after and not connection.execute(image_queries.SHOWN_IMAGE, values):
                 return None
             while True:
-                found = connection.execute(queries.PAGE.format(where=self._where(conditions)), values)
+                found = connection.execute(image_queries.PAGE.format(where=self._where(conditions)), values)
                 images = rows.read_images(connection, found[:size])
                 ids = {kept.image.id for kept in images}
                 unreadable = {row["number"] for row in found[:size] if row["id"] not in ids}
@@ -97,14 +97,14 @@ class ImageSearch:
         if not (query.text and images):
             return images, await self._count(query)
         # The search for the page has read the pictures from `after` to the last one of the page.
-        unread = [queries.IS_NOT_OLDER.format(name="after")] if after else []
-        unread += [queries.IS_OLDER.format(name="last")] if more else []
-        condition = f"({' OR '.join(unread or [queries.NONE])})"
+        unread = [image_queries.IS_NOT_OLDER.format(name="after")] if after else []
+        unread += [image_queries.IS_OLDER.format(name="last")] if more else []
+        condition = f"({' OR '.join(unread or [image_queries.NONE])})"
         return images, skip + len(images) + await self._count(query, condition, after=after, last=images[-1].image.id)
 
     async def _count(self, query: ImageQuery, *first: str, **more_values: str) -> int:
         conditions, values = _conditions(query)
-        statement = queries.COUNT.format(where=self._where([*first, *conditions]))
+        statement = image_queries.COUNT.format(where=self._where([*first, *conditions]))
         return await self._number(statement, slow=bool(query.text), **values, **more_values)
 
     async def _number(self, statement: str, *, slow: bool = False, **values: Any) -> int:
@@ -118,7 +118,7 @@ class ImageSearch:
 
     async def image(self, image_id: str) -> JobImage | None:
         """Return the picture with this id, and its job; None if there is none."""
-        return next(iter(await self._found(queries.IMAGE, id=image_id)), None)
+        return next(iter(await self._found(image_queries.IMAGE, id=rows.storable(image_id))), None)
 
     async def id_named(self, text: str, owner: str = OPERATOR) -> str:
         """Return the complete id of the picture or job that `owner` names.
@@ -169,7 +169,7 @@ class ImageSearch:
 
         Only jobs that have ended and whose result was delivered; pictures with a star are left out.
         """
-        return await self._found(queries.BEFORE, moment=rows.moment(moment))
+        return await self._found(image_queries.BEFORE, moment=moment)
 
     async def _found(self, statement: str, **values: Any) -> list[JobImage]:
         return await self._database.read(
@@ -178,15 +178,15 @@ class ImageSearch:
 
     async def starred_before(self, moment: datetime) -> int:
         """Count the pictures with a star whose jobs were begun before a moment."""
-        return await self._number(queries.STARRED_BEFORE, moment=rows.moment(moment))
+        return await self._number(image_queries.STARRED_BEFORE, moment=moment)
 
     async def mark_starred(self, image_id: str, *, starred: bool) -> bool:
         """Note whether a picture has a star; returns False if the ledger does not have the picture."""
 
         def mark(connection: Connection) -> bool:
-            marked = connection.execute(queries.MARK_STARRED, {"id": image_id, "starred": starred})
+            marked = connection.execute(image_queries.MARK_STARRED, {"id": image_id, "starred": starred})
             for row in marked:
-                connection.execute(queries.SHOW_STAR, {**row, "starred": starred})
+                connection.execute(image_queries.SHOW_STAR, {**row, "starred": starred})
             return bool(marked)
 
         return await self._database.write(mark)
@@ -197,13 +197,13 @@ class ImageSearch:
         Returns False, and notes nothing, if the picture is no longer in that place, was deleted before, or has a star
         and `spare_starred` is set.
         """
-        values = {"id": image.id, "moment": rows.moment(moment), "spare_starred": spare_starred}
+        values = {"id": image.id, "moment": moment, "spare_starred": spare_starred}
         values |= image.location._asdict()
 
         def mark(connection: Connection) -> bool:
-            marked = connection.execute(queries.MARK_DELETED, values)
+            marked = connection.execute(image_queries.MARK_DELETED, values)
             for row in marked:
-                connection.execute(queries.LEAVE_GALLERY, dict(row))
+                connection.execute(image_queries.LEAVE_GALLERY, dict(row))
             return bool(marked)
 
         return await self._database.write(mark)
@@ -212,10 +212,10 @@ class ImageSearch:
         """Note that a picture's file was not deleted after all. If the ledger is locked, that is written later."""
 
         def unmark(connection: Connection) -> None:
-            connection.execute(queries.UNMARK_DELETED, {"id": image.id})
-            for job, _ in rows.read_images(connection, connection.execute(queries.IMAGE, {"id": image.id})):
+            connection.execute(image_queries.UNMARK_DELETED, {"id": image.id})
+            for job, _ in rows.read_images(connection, connection.execute(image_queries.IMAGE, {"id": image.id})):
                 for row in rows.as_image_rows(job):
-                    connection.execute(queries.ADD_TO_GALLERY, row)
+                    connection.execute(image_queries.ADD_TO_GALLERY, row)
 
         self._database.defer(unmark, immediately=True)
         with suppress(LedgerError):
@@ -223,7 +223,7 @@ class ImageSearch:
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """Return the ids of kept pictures that begin like this, newest first."""
-        return await self._ids(queries.IMAGE_IDS, queries.IMAGE_ID_BEGINS, beginning, limit, owner)
+        return await self._ids(image_queries.IMAGE_IDS, image_queries.IMAGE_ID_BEGINS, beginning, limit, owner)
 
     async def names(self, typed: str, limit: int, owner: str = OPERATOR) -> list[tuple[str, str]]:
         """Ids and file names of kept pictures, by words as `page` finds them, or by the beginning of the name.
@@ -231,11 +231,11 @@ class ImageSearch:
         Names that begin with the typed text come first, then the newest. Raises as `page` does.
         """
         conditions, values = _conditions(ImageQuery(typed, owner, typed=True))
-        values |= {"name": f"%/{_literal(typed[:LONGER_THAN_NAMES])}%", "limit": limit}
+        values |= {"name": f"%/{_literal(rows.storable(typed[:LONGER_THAN_NAMES]))}%", "limit": limit}
 
         def look(connection: Connection) -> list[tuple[str, str]]:
-            begun = connection.execute(queries.NAMES_THAT_BEGIN, values) if typed else []
-            found = connection.execute(queries.NAMES.format(where=self._where(conditions)), values)
+            begun = connection.execute(image_queries.NAMES_THAT_BEGIN, values) if typed else []
+            found = connection.execute(image_queries.NAMES.format(where=self._where(conditions)), values)
             names = {row["id"]: PurePosixPath(row["key"]).name for row in (*begun, *found)}
             return list(names.items())[:limit]
 
@@ -243,13 +243,13 @@ class ImageSearch:
 
     async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """Return the request ids of jobs that begin like this, newest first."""
-        return await self._ids(queries.REQUEST_IDS, queries.REQUEST_ID_BEGINS, beginning, limit, owner)
+        return await self._ids(image_queries.REQUEST_IDS, image_queries.REQUEST_ID_BEGINS, beginning, limit, owner)
 
     async def _ids(self, statement: str, begins: str, beginning: str, limit: int, owner: str) -> list[str]:
         statement = statement.format(matches=begins if beginning else "")
         values: dict[str, Any] = {"limit": limit, "owner": owner}
         # "~" sorts after every character of an id.
-        values |= {"beginning": beginning, "end": f"{beginning}~"} if beginning else {}
+        values |= {"beginning": rows.storable(beginning), "end": f"{rows.storable(beginning)}~"} if beginning else {}
         found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [row["id"] for row in found]
 
@@ -260,20 +260,20 @@ def _ids_that_begin(connection: Connection, beginning: str, owner: str) -> dict[
     names = {"name": beginning, "small": small, "local": f"local-{small}"}
     ends = {f"{key}_end": f"{name}~" for key, name in names.items()}
     values = {**names, **ends, "owner": owner, "limit": ALIKE + 1}
-    return {row["job"]: row["id"] for row in connection.execute(queries.NAMED, values)}
+    return {row["job"]: row["id"] for row in connection.execute(image_queries.NAMED, values)}
 
 
 def _conditions(query: ImageQuery) -> tuple[list[str], dict[str, Any]]:
     """Return the conditions for the rows of the gallery, as SQL, and their values."""
     patterns = _patterns(query.text, typed=query.typed)
     values: dict[str, Any] = {f"pattern_{index}": pattern for index, pattern in enumerate(patterns)}
-    conditions = [queries.MATCH.format(name=name) for name in values]
+    conditions = [image_queries.MATCH.format(name=name) for name in values]
     if query.text.strip() and not patterns:
-        conditions += [queries.NONE]  # nothing but punctuation
+        conditions += [image_queries.NONE]  # nothing but punctuation
     if query.starred:
-        conditions += [queries.IS_STARRED]
+        conditions += [image_queries.IS_STARRED]
     if query.owner != OPERATOR:
-        conditions += [queries.IS_OF]
+        conditions += [image_queries.IS_OF]
     return conditions, {**values, "owner": query.owner}
 
 

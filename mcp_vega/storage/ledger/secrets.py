@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger.sql import queries
+from mcp_vega.storage.ledger.sql import limit_queries
 
 
 class Secrets:
@@ -29,7 +29,7 @@ class Secrets:
 
 def _reading(name: str) -> Callable[[Connection], str]:
     def read(connection: Connection) -> str:
-        return next((row["value"] for row in connection.execute(queries.KEY_NAMED, {"name": name})), "")
+        return next((row["value"] for row in connection.execute(limit_queries.KEY_NAMED, {"name": name})), "")
 
     return read
 
@@ -37,7 +37,7 @@ def _reading(name: str) -> Callable[[Connection], str]:
 def _drawing(name: str) -> Callable[[Connection], str]:
     def draw(connection: Connection) -> str:
         """Store a new key, unless another server was quicker; returns the stored key."""
-        connection.execute(queries.DRAW_KEY, {"name": name, "value": secrets.token_hex(32)})
+        connection.execute(limit_queries.DRAW_KEY, {"name": name, "value": secrets.token_hex(32)})
         return _reading(name)(connection)
 
     return draw

@@ -8,12 +8,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.liveness import Liveness
 from mcp_vega.storage.ledger import spending
-from mcp_vega.storage.ledger.spending import Limits
-from mcp_vega.storage.ledger.sql import queries
+from mcp_vega.storage.ledger.sql import job_queries, limit_queries
 
 
 @dataclass(frozen=True)
@@ -51,43 +49,37 @@ class Servers:
         """
         self._liveness.take()
         self._liveness.require_intact()
-        values = {"me": self.me, "process": os.getpid(), "calls_a_minute": calls_a_minute}
-        connection.execute(queries.ENTER, values)
+        known = connection.execute(limit_queries.ENTERED, {"me": self.me})
+        # Usually the row is as it must be. Then it is not locked: many transactions run at the same time.
+        if not known or (known[0]["calls_a_minute"] is None and calls_a_minute is not None):
+            values = {"me": self.me, "process": os.getpid(), "calls_a_minute": calls_a_minute}
+            connection.execute(limit_queries.ENTER, values)
         return self.me
 
     def alive(self, connection: Connection, servers: Iterable[str | None], *, certain: bool = False) -> set[str]:
         """Return those of `servers` that are alive; for `certain` see `Liveness`."""
+        asked = set(servers) - {None}
+        if not asked:
+            return set()
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-        return self._liveness.alive(connection, entered.intersection(servers), certain=certain)
+        return self._liveness.alive(connection, entered & asked, certain=certain)
 
-    def remove_dead(self, connection: Connection) -> bool:
+    def all_alive(self, connection: Connection) -> bool:
+        """Whether no server must be removed from the table."""
+        entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
+        return entered == self._liveness.alive(connection, entered)
+
+    def remove_dead(self, connection: Connection) -> None:
         """Remove dead servers and their slots, and give back the money reserved for jobs that they never sent.
 
-        Their jobs then belong to no server. Returns whether there were dead servers.
+        Their jobs then belong to no server.
         """
         entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-        dead = False
         others = entered.union(self._liveness.servers()) - {self.me}
         for server in others - self._liveness.alive(connection, others):
             with self._liveness.locked_if_dead(server, connection) as is_dead:
                 if is_dead and server in entered:
                     _remove(connection, server)
-                    dead = True
-        return dead
-
-    def reserve(self, connection: Connection, job: Job, limits: Limits) -> None:
-        """Reserve the likely cost of a job: it counts as spent from now on.
-
-        If the limit is reached, money that dead servers had reserved is given back first.
-
-        Raises:
-            SpendingLimitReached: The job would exceed the day's limit.
-        """
-        limit = limits.usd_a_day
-        if spending.reserve(connection, job, limit):
-            return
-        if not (self.remove_dead(connection) and spending.reserve(connection, job, limit)):
-            raise spending.limit_reached(connection, job, limit)
 
     def leave(self, connection: Connection) -> None:
         """Remove this server from the table, so that other servers can continue its jobs."""
@@ -102,7 +94,7 @@ class Servers:
         self.remove_dead(connection)
         others = connection.execute("SELECT id, process FROM servers WHERE id != :me ORDER BY process", {"me": self.me})
         entered = {row["id"] for row in others} | {self.me}
-        counts = connection.execute(queries.OPEN_JOBS)
+        counts = connection.execute(job_queries.OPEN_JOBS)
         return Activity(
             processes=tuple(row["process"] for row in others),
             under_way=sum(row["jobs"] for row in counts if not row["lost"]),
@@ -112,7 +104,7 @@ class Servers:
 
 
 def _remove(connection: Connection, server: str) -> None:
-    for row in connection.execute(queries.UNSENT_OF, {"server": server}):
-        spending.give_back(connection, row["local_id"])
-    connection.execute("DELETE FROM slots WHERE server = :server", {"server": server})
-    connection.execute("DELETE FROM servers WHERE id = :server", {"server": server})
+    """Remove a server, unless another server is removing it at the same time."""
+    if connection.execute(limit_queries.REMOVE_SERVER, {"server": server}):
+        spending.give_back_of(connection, server)
+        connection.execute(limit_queries.RELEASE_SLOTS, {"server": server})

@@ -3,14 +3,17 @@
 The jobs that were begun and not sent wait for a slot. They get slots in a fair order, across all servers.
 """
 
+import random
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
+from mcp_vega.errors import LedgerError
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.ledger.spending import Limits
-from mcp_vega.storage.ledger.sql import queries, rows
+from mcp_vega.storage.ledger.sql import limit_queries
 
 
 class Sending(Enum):
@@ -36,20 +39,27 @@ class Turns:
 
 
 class Slots:
-    """The slots, for the server `me` with its limits, within a transaction that is open already."""
+    """The slots, for the server `me` with its limits, within a transaction that is open already.
+
+    The slots have numbers from 1 to `calls_at_once`, and each number is given only once. So transactions that take
+    slots at the same time need no lock.
+    """
 
     def __init__(self, connection: Connection, me: str, limits: Limits) -> None:
         self._connection = connection
         self._me = me
         self._limits = limits
 
-    def turns(self, moment: int | None) -> Turns:
+    def turns(self, moment: datetime) -> Turns:
         """Return which of this server's jobs may be sent at this moment (UTC)."""
-        free = self._free()
+        free = len(self._free_numbers())
+        in_minute = self._calls_in_minute() if free else 0
+        if self._limits.calls_a_minute is not None:
+            free = min(free, self._limits.calls_a_minute - in_minute)
         if free <= 0:
             return Turns(frozenset(), free=False)
-        values = {"free": free, "in_minute": self._calls_in_minute(), "moment": moment}
-        waiting = self._connection.execute(queries.WAITING, values)
+        values = {"free": free, "in_minute": in_minute, "moment": moment}
+        waiting = self._connection.execute(limit_queries.WAITING, values)
         return Turns(frozenset(row["local_id"] for row in waiting if row["holder"] == self._me), free=True)
 
     def take_if_none_waits(self, job: Job) -> bool:
@@ -57,51 +67,69 @@ class Slots:
 
         If others wait, only `turns` says which job is next: to find that out takes longer the more jobs wait.
         """
-        taken = self._free() > 0 and not self._connection.execute(queries.ANY_WAITING, {"local_id": job.local_id})
-        if taken:
-            self._take(job)
-        return taken
+        return not self._connection.execute(limit_queries.ANY_WAITING, {"local_id": job.local_id}) and self._take(job)
 
-    def _free(self) -> int:
-        """Return how many calls the limits of this server allow now."""
-        free = self._limits.calls_at_once - len(self._in_use())
-        if self._limits.calls_a_minute is not None:
-            free = min(free, self._limits.calls_a_minute - self._calls_in_minute())
-        return free
+    def _take(self, job: Job) -> bool:
+        """Take a slot for a job, if the limits allow it."""
+        most = self._limits.calls_a_minute
+        if most is not None:
+            # Held until the transaction ends, so that no two calls are counted as the last one of a minute.
+            self._connection.lock("calls")
+            if self._calls_in_minute() >= most:
+                return False
+        caller = job.owner or self._me
+        slot = {"local_id": job.local_id, "me": self._me, "caller": caller}
+        while numbers := self._free_numbers():
+            # Transactions that take slots at the same time rarely draw the same number.
+            number = random.choice(numbers)  # noqa: S311  no secret
+            if self._connection.execute(limit_queries.TAKE_SLOT, {**slot, "number": number}):
+                self._note_call(caller, forget=number == 1)
+                return True
+        return False
+
+    def _free_numbers(self) -> list[int]:
+        """Return the numbers of the slots that this server may take."""
+        in_use = {row["number"] for row in self._connection.execute(limit_queries.SLOTS)}
+        most = self._limits.calls_at_once
+        return [number for number in range(1, most + 1) if number not in in_use] if len(in_use) < most else []
 
     def _calls_in_minute(self) -> int:
-        (row,) = self._connection.execute(queries.CALLS_IN_MINUTE, {"time": self._connection.time})
+        (row,) = self._connection.execute(limit_queries.CALLS_IN_MINUTE, {"time": self._connection.time})
         return row["calls"]
 
-    def _take(self, job: Job) -> None:
-        in_use = self._in_use()
-        number = next(each for each in range(1, len(in_use) + 2) if each not in in_use)
-        values = {"caller": job.owner or self._me, "time": self._connection.time}
-        slot = {"number": number, "local_id": job.local_id, "me": self._me, "caller": values["caller"]}
-        self._connection.execute(queries.TAKE_SLOT, slot)
-        self._connection.execute(queries.FORGET_CALLS, values)
-        self._connection.execute(queries.NOTE_CALL, values)
+    def _note_call(self, caller: str, *, forget: bool) -> None:
+        values = {"caller": caller, "time": self._connection.time}
+        if forget:  # now and then is enough
+            self._connection.execute(limit_queries.FORGET_CALLS, values)
+        self._connection.execute(limit_queries.NOTE_CALL, values)
 
-    def mark_sent(self, job: Job, *, begun_here: bool) -> Sending:
-        """Mark a job as sent, and take a slot for it; see `JobStore.mark_sent`."""
-        moment = rows.moment(job.sent)
-        values: dict[str, Any] = {"local_id": job.local_id, "me": self._me, "sent": moment, "state": str(job.state)}
+    def mark_sent(self, job: Job, *, begun_here: bool) -> tuple[Sending, int]:
+        """Mark a job as sent, and take a slot for it if it has none; see `JobStore.mark_sent`.
+
+        Returns:
+            The outcome; and the amount that is reserved for a job that is sent, in billionths of a US dollar.
+        """
+        values: dict[str, Any] = {"local_id": job.local_id, "me": self._me, "sent": job.sent, "state": str(job.state)}
         values |= {"begun_here": begun_here, "time": self._connection.time}
-        has_slot = self._connection.execute("SELECT number FROM slots WHERE job = :local_id", values)
-        if not has_slot and self._free() <= 0:
-            return self._why_never(values) or Sending.NO_SLOT
-        if not self._connection.execute(queries.MARK_SENT, values):
-            return self._why_never(values) or Sending.TAKEN
-        if not has_slot:
-            self._take(job)
-        return Sending.SENT
+        marked = self._connection.execute(limit_queries.MARK_SENT, values)
+        if not marked:
+            if why := self._why_never(values):
+                return why, 0
+            if not self._take(job):
+                return Sending.NO_SLOT, 0
+            marked = self._connection.execute(limit_queries.MARK_SENT, values)
+        return Sending.SENT, marked[0]["spent"]
 
     def _why_never(self, values: dict[str, Any]) -> Sending | None:
-        """Return why this server can never send a job; None if there is no such reason."""
-        (row,) = self._connection.execute(queries.WHETHER_TO_SEND, values)
-        if row["holder"] != self._me or not row["open"] or row["sent"]:
+        """Return why this server can never send a job; None if there is no such reason. Locks the job's row."""
+        found = self._connection.execute(limit_queries.WHETHER_TO_SEND, values)
+        if not found:
+            said = "The ledger lost the job in a crash of its database before the call was sent"
+            raise LedgerError(said, next_step="Call again")
+        row = found[0]
+        if row["holder"] != self._me:
+            self._connection.execute(limit_queries.RELEASE_SLOT, values)
+            return Sending.TAKEN
+        if not row["open"] or row["sent"] not in (None, values["sent"]):
             return Sending.TAKEN
         return None if values["begun_here"] or row["wanted_until"] >= values["sent"] else Sending.UNWANTED
-
-    def _in_use(self) -> set[int]:
-        return {row["number"] for row in self._connection.execute("SELECT number FROM slots")}

@@ -6,7 +6,7 @@ a sum for each day and owner, in billionths of a US dollar.
 """
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
@@ -14,10 +14,9 @@ from mcp_vega.errors import Charged, SpendingLimitReached
 from mcp_vega.job import OPERATOR, SANDBOX, Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger.sql import queries
+from mcp_vega.storage.ledger.sql import limit_queries
 
 BILLION = 10**9
-FIRST_DAY = date(1970, 1, 1)
 # No call costs more. The sum of many such amounts still fits into 64 bits.
 MOST_USD = Decimal(1_000_000)
 
@@ -78,19 +77,17 @@ class Spending:
 
     async def since(self, day: date, owner: str = OPERATOR) -> Decimal:
         """Return what was spent on a UTC day and later, in US dollars: by `owner`, or in all for the operator."""
-        values = {"day": _number(day), "owner": owner}
-        (row,) = await self._database.read(lambda connection: connection.execute(queries.SPENT_SINCE, values))
+        values = {"day": day, "owner": owner}
+        (row,) = await self._database.read(lambda connection: connection.execute(limit_queries.SPENT_SINCE, values))
         return _usd(row["spent"])
 
     async def by_day(self, column: Literal["model", "owner"], since: date | None = None) -> list[DailySpending]:
         """What was spent on each UTC day by each model or owner, the last day first."""
-        statement = queries.SPENT_BY_DAY.format(column=column, day=queries.MICROSECONDS_A_DAY)
-        values = {"since": _number(since or date.min)}
+        statement = limit_queries.SPENT_BY_DAY.format(column=column)
+        values = {"since": datetime.combine(since or date.min, time(), UTC)}
         found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [
-            DailySpending(
-                FIRST_DAY + timedelta(row["day"]), row[column], row["calls"], _usd(row["spent"]), _usd(row["estimated"])
-            )
+            DailySpending(row["day"], row[column], row["calls"], _usd(row["spent"]), _usd(row["estimated"]))
             for row in found
         ]
 
@@ -103,11 +100,6 @@ def billionths(job: Job) -> int:
     return int((min(amount, MOST_USD) * BILLION).to_integral_value(ROUND_CEILING))
 
 
-def _number(day: date) -> int:
-    """Return a day as the ledger has it: days since 1970."""
-    return (day - FIRST_DAY).days
-
-
 def _usd(amount: int) -> Decimal:
     return Decimal(amount) / BILLION
 
@@ -117,41 +109,50 @@ def _usd(amount: int) -> Decimal:
 
 def spent_on(connection: Connection, day: date) -> Decimal:
     """Return what was spent on a UTC day, in US dollars."""
-    (row,) = connection.execute(queries.SPENT, {"day": _number(day)})
+    (row,) = connection.execute(limit_queries.SPENT, {"day": day})
     return _usd(row["spent"])
 
 
-def reserve(connection: Connection, job: Job, limit: Decimal | None) -> bool:
-    """Reserve the likely cost of a job: it counts as spent from now on. False if it would exceed the day's limit."""
-    values = {
-        "day": _number(job.created.date()),
-        "owner": job.owner,
-        "amount": billionths(job),
-        "limit": None if limit is None else int(min(limit, MOST_USD) * BILLION),
-    }
-    return bool(connection.execute(queries.RESERVE, values))
+def reserve(connection: Connection, job: Job, limit: Decimal | None) -> None:
+    """Reserve the likely cost of a job: it counts as spent from now on.
+
+    Raises:
+        SpendingLimitReached: The job would exceed the day's limit.
+    """
+    day, amount = job.created.date(), billionths(job)
+    if limit is None:
+        add(connection, day, job.owner, amount)
+        return
+    # Held until the transaction ends, so that no two jobs get the same last money of a day.
+    connection.lock(f"spending {day}")
+    most = int(min(limit, MOST_USD) * BILLION)
+    values = {"day": day, "owner": job.owner, "amount": amount, "limit": most}
+    if not connection.execute(limit_queries.RESERVE, values):
+        amounts = (job.parameters.expected_cost, spent_on(connection, day), limit)
+        cost, spent, allowed = (dollars(amount, pretend=job.base_url == SANDBOX) for amount in amounts)
+        said = f"The call is likely to cost {cost}, and {spent} of today's {allowed} (UTC) are spent"
+        raise SpendingLimitReached(said)
 
 
-def limit_reached(connection: Connection, job: Job, limit: Decimal | None) -> SpendingLimitReached:
-    """Why a job that there is no room for is refused."""
-    amounts = (job.parameters.expected_cost, spent_on(connection, job.created.date()), limit)
-    cost, spent, most = (dollars(amount, pretend=job.base_url == SANDBOX) for amount in amounts)
-    return SpendingLimitReached(f"The call is likely to cost {cost}, and {spent} of today's {most} (UTC) are spent")
+def add(connection: Connection, day: date, owner: str, amount: int) -> None:
+    """Add an amount, which may be negative, to what an owner spent on a day, in billionths of a US dollar."""
+    if amount:
+        connection.execute(limit_queries.ADD_SPENT, {"day": day, "owner": owner, "amount": amount})
 
 
-def counted(connection: Connection, local_id: str) -> int:
-    """Return the amount with which a job counts so far, in billionths of a US dollar."""
-    found = connection.execute("SELECT spent FROM jobs WHERE local_id = :local_id", {"local_id": local_id})
+def counted(connection: Connection, job: Job) -> int:
+    """Return the amount with which a job counts so far, in billionths of a US dollar. It cannot change meanwhile."""
+    found = connection.execute(limit_queries.COUNTED, {"local_id": job.local_id})
     return found[0]["spent"] if found else 0
 
 
-def add(connection: Connection, local_id: str, amount: int) -> None:
-    """Add an amount, which may be negative, to a job's day, in billionths of a US dollar."""
-    if amount:
-        connection.execute(queries.ADD_SPENT, {"local_id": local_id, "amount": amount})
+def count(connection: Connection, job: Job, amount: int) -> None:
+    """Let a job count with an amount, in billionths of a US dollar. The day's sum must have that amount already."""
+    connection.execute(limit_queries.COUNT_AS, {"local_id": job.local_id, "spent": amount})
 
 
-def give_back(connection: Connection, local_id: str) -> None:
-    """Release the money that was reserved for a job: it counts with 0 from now on."""
-    add(connection, local_id, -counted(connection, local_id))
-    connection.execute("UPDATE jobs SET spent = 0 WHERE local_id = :local_id", {"local_id": local_id})
+def give_back_of(connection: Connection, server: str) -> None:
+    """Release the money that was reserved for the jobs that a server began and never sent: they count with 0."""
+    for row in connection.execute(limit_queries.UNSENT_OF, {"server": server}):
+        add(connection, row["day"], row["owner"], -row["spent"])
+        connection.execute(limit_queries.COUNT_AS, {"local_id": row["local_id"], "spent": 0})

@@ -20,6 +20,7 @@ from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
+from mcp_vega.storage.images.store import place_of
 from mcp_vega.storage.ledger.spending import dollars
 
 # US dollars that all pictures may cost together by default: about three times their average cost.
@@ -107,15 +108,15 @@ async def _try_out(settings: Settings, pictures: Sequence[Picture], most_usd: De
 def show(seen: Observations, options: Namespace, settings: Settings, secrets: Sequence[str]) -> int:
     """Print the comparison, and write it to a file; returns the exit code."""
     # An error may name a file, whose path may have the user's name in it.
-    folders = (settings.gallery_folder, settings.home_folder, tempfile.gettempdir())
-    hidden = [*secrets, *map(str, folders)]
+    places = (settings.gallery_name, settings.ledger_name, str(settings.home_folder), tempfile.gettempdir())
+    hidden = [*secrets, *places]
     rows = report.compare(seen, hidden)
     told = report.record(rows, seen, hidden, sandbox=settings.sandbox)
     text = json.dumps(told, indent=2, ensure_ascii=False)
     write(text if options.json else "\n".join(report.page(rows, terminal_width())))
     for drawn in seen.drawn:
         for image in drawn.job.images if drawn.job else ():
-            tell(f"Kept: {image.path or image.uri}")
+            tell(f"Kept: {place_of(image.location) or image.uri}")
         if drawn.error:
             tell(f"{drawn.picture.name}: {drawn.error.text}")
     is_written = _write_file(settings.home_folder, text)

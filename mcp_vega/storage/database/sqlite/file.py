@@ -5,7 +5,6 @@ all locks of the process on that file. So once the file exists, only SQLite open
 """
 
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -13,11 +12,12 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage import folders
 from mcp_vega.storage.database.connection import Row
+from mcp_vega.storage.database.fingerprint import fingerprint_of
+from mcp_vega.storage.database.sqlite import dialect
 from mcp_vega.storage.database.sqlite.network_volume import MOUNTS, network_volume
 
 CREATION_SECONDS = 30.0
@@ -37,7 +37,7 @@ class SqliteFile:
 
     Args:
         file: The path of the file.
-        schema: The tables, as SQL statements.
+        schema: The statements that create the tables, in PostgreSQL's SQL.
         uptime: The machine's monotonic time in seconds, the same for all its processes.
         mounts: The file in which Linux lists the mounts.
     """
@@ -47,6 +47,7 @@ class SqliteFile:
     ) -> None:
         self.file = file
         self._schema = schema
+        self._row_type = dialect.row_type(schema)
         self._uptime = uptime
         self._mounts = mounts
 
@@ -58,7 +59,7 @@ class SqliteFile:
         _make_private(self.file)
         connection = sqlite3.connect(self.file, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
-            connection.row_factory = sqlite3.Row
+            connection.row_factory = self._row_type
             if _fingerprint(connection) != fingerprint_of(self._schema):
                 _create(connection, self._schema)
             _enable_wal(connection, wait)
@@ -97,7 +98,7 @@ class SqliteConnection:
 
     def execute(self, statement: str, values: Mapping[str, Any] | None = None) -> list[Row]:
         """Run a statement with named values, and return its rows."""
-        return self._connection.execute(statement, values or {}).fetchall()
+        return self._connection.execute(dialect.statement_of(statement), dialect.values_of(values or {})).fetchall()
 
     def lock(self, name: str) -> None:
         """Nothing is needed: only one transaction at a time changes the file."""
@@ -178,7 +179,7 @@ def _create(connection: sqlite3.Connection, schema: str) -> None:
     try:
         if _fingerprint(connection) != fingerprint_of(schema):  # no other server was quicker
             _require_empty(connection)
-            for statement in schema.split(";"):
+            for statement in dialect.schema_of(schema).split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {fingerprint_of(schema)}")
@@ -192,11 +193,6 @@ def _create(connection: sqlite3.Connection, schema: str) -> None:
 def _require_empty(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise _OtherSchemaError
-
-
-def fingerprint_of(schema: str) -> int:
-    """Return the number that identifies a schema in the file. Comments and white space do not change it."""
-    return crc32(" ".join(re.sub("--.*", "", schema).split()).encode()) & 0x7FFFFFFF
 
 
 def _fingerprint(connection: sqlite3.Connection) -> int:

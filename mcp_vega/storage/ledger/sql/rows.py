@@ -1,12 +1,10 @@
 """Converts jobs to rows of the ledger, and rows to jobs."""
 
-import json
 import logging
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -34,13 +32,28 @@ USUAL: dict[str, Any] = {
 USUAL_OF = {
     slug: {name: value for name, value in USUAL.items() if name in model.model_fields} for slug, model in MODELS.items()
 }
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Characters that separate words (SQL would find nothing after a NUL); and the dotless i, which becomes an i.
 PLAIN: dict[int, str] = {0x131: "i"} | dict.fromkeys(map(ord, ".,;:!?\"'()[]{}…“”„«»/\0"), " ")
+# PostgreSQL cannot store the character NUL. A prompt may have it, and must be read as it was sent. So the ledger has
+# this code point instead. It is not a character: Unicode leaves it to programs for such uses.
+NUL = "\U0010ffff"
+
+
+def storable(text: str) -> str:
+    """Return a text as the ledger can store it. Halves of surrogate pairs become question marks."""
+    return text.replace("\0", NUL).encode(errors="replace").decode()
+
+
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: storable(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _restored(value: Any) -> Any:
+    return value.replace(NUL, "\0") if isinstance(value, str) else value
 
 
 def as_row(job: Job) -> dict[str, Any]:
-    """Return a job's columns. Money is the text of the exact decimal, times are microseconds since 1970."""
+    """Return a job's columns."""
     receipt = job.receipt
     parameters = job.parameters.model_dump(mode="json")
     state, error = job.state, job.error
@@ -55,13 +68,13 @@ def as_row(job: Job) -> dict[str, Any]:
         "owner": job.owner,
         "model": job.model,
         "route": str(job.route),
-        "arguments": json.dumps(
+        "arguments": _storable(
             {name: None if value == parameters.get(name) else value for name, value in sorted(job.arguments.items())}
         ),
         "call": as_call(job),
-        "prompt": job.parameters.prompt,
+        "prompt": storable(job.parameters.prompt),
         "seed": job.parameters.seed,
-        "parameters": json.dumps(
+        "parameters": _storable(
             {
                 name: value
                 for name, value in parameters.items()
@@ -71,19 +84,20 @@ def as_row(job: Job) -> dict[str, Any]:
         "state": str(state),
         "open": job.open,
         "charged": str(job.charged),
-        "created": moment(job.created),
-        "sent": moment(job.sent),
-        "ended": moment(job.ended),
-        "next_try": moment(job.next_try),
-        "cost": _text(receipt.cost),
+        "created": job.created,
+        "day": job.created.date(),
+        "sent": job.sent,
+        "ended": job.ended,
+        "next_try": job.next_try,
+        "cost": receipt.cost,
         "spent": billionths(job),
-        "credits_left": _text(receipt.credits_left),
-        "seconds": _text(receipt.seconds),
+        "credits_left": receipt.credits_left,
+        "seconds": receipt.seconds,
         "reported_id": receipt.request_id,
         "reported_seed": receipt.seed,
-        "notes": json.dumps(job.notes),
-        "error": _error_text(error),
-        "search": _search_text(job.search),
+        "notes": [storable(note) for note in job.notes],
+        "error": _error_row(error),
+        "search": _search_row(job.search),
     }
 
 
@@ -107,7 +121,7 @@ def as_image_rows(job: Job) -> list[dict[str, Any]]:
             "height": image.height,
             "bytes": image.bytes,
             "sha256": image.sha256,
-            "created": moment(job.created),
+            "created": job.created,
             "words": _words(job.parameters, job.seed, job.created, image.id),
             "owner": job.owner,
         }
@@ -150,33 +164,36 @@ def from_row(row: Row, images: Iterable[Row], *, held: bool) -> Job:
 def _from_row(row: Row, images: Iterable[Row]) -> Job:
     receipt = Receipt(
         request_id=row["reported_id"],
-        cost=number(row["cost"]),
-        credits_left=number(row["credits_left"]),
-        seconds=number(row["seconds"]),
+        cost=row["cost"],
+        credits_left=row["credits_left"],
+        seconds=row["seconds"],
         seed=row["reported_seed"],
     )
     if row["model"] not in MODELS:
         raise ValueError(f"unknown model {row['model']!r}")
     model = MODELS[row["model"]]
-    parameters = {**USUAL_OF[model.slug], **json.loads(row["parameters"]), **{name: row[name] for name in APART}}
-    arguments = json.loads(row["arguments"])
+    parameters = {**USUAL_OF[model.slug], **row["parameters"], **{name: row[name] for name in APART}}
+    parameters = {name: _restored(value) for name, value in parameters.items()}
     job = Job(
         parameters=model.model_validate(parameters),
-        arguments={name: parameters.get(name) if value is None else value for name, value in arguments.items()},
+        arguments={
+            name: parameters.get(name) if value is None else _restored(value)
+            for name, value in sorted(row["arguments"].items())
+        },
         route=Route(row["route"]),
         base_url=row["base_url"],
         account=row["account"],
         owner=row["owner"],
-        created=_time(row["created"]),
-        sent=_moment(row["sent"]),
-        ended=_moment(row["ended"]),
-        next_try=_moment(row["next_try"]),
+        created=row["created"],
+        sent=row["sent"],
+        ended=row["ended"],
+        next_try=row["next_try"],
         local_id=row["local_id"],
         remote_id=row["remote_id"],
         state=State(row["state"]),
-        open=bool(row["open"]),
+        open=row["open"],
         receipt=receipt,
-        notes=tuple(json.loads(row["notes"])),
+        notes=tuple(row["notes"]),
         error=_error(row["error"]),
         search=_search(row["search"]),
     )
@@ -185,10 +202,8 @@ def _from_row(row: Row, images: Iterable[Row]) -> Job:
 
 def image_from_row(row: Row) -> Image:
     """Return a picture from its columns."""
-    columns = ("id", "mime_type", "width", "height", "bytes", "sha256")
-    known = {name: row[name] for name in columns}
-    known |= {name: bool(row[name]) for name in ("fallback", "starred")}
-    return Image(location=ImageLocation(row["store"], row["key"]), deleted=_moment(row["deleted"]), **known)
+    columns = ("id", "fallback", "mime_type", "width", "height", "bytes", "sha256", "starred", "deleted")
+    return Image(location=ImageLocation(row["store"], row["key"]), **{name: row[name] for name in columns})
 
 
 # ---- from the ledger ----
@@ -226,52 +241,26 @@ def read_images(connection: Connection, found: Iterable[Row]) -> list[JobImage]:
     return kept
 
 
-# ---- columns ----
+# ---- columns in JSON ----
 
 
-def moment(time: datetime | None) -> int | None:
-    """Return a time as microseconds since 1970 (UTC)."""
-    return None if time is None else (time - EPOCH) // timedelta(microseconds=1)
+def _search_row(search: Search) -> dict[str, Any] | None:
+    times = {name: time and time.isoformat() for name, time in asdict(search).items()}
+    return None if search == Search() else times
 
 
-def _moment(number: int | None) -> datetime | None:
-    return None if number is None else _time(number)
+def _search(times: dict[str, str | None] | None) -> Search:
+    return Search(**{name: datetime.fromisoformat(time) for name, time in (times or {}).items() if time})
 
 
-def _time(number: int) -> datetime:
-    return EPOCH + timedelta(microseconds=number)
-
-
-def _text(number: Decimal | None) -> str | None:
-    return None if number is None else f"{number:f}"
-
-
-def number(text: str | None) -> Decimal | None:
-    """Return the exact number that a column's text represents."""
-    return None if text is None else Decimal(text)
-
-
-def _search_text(search: Search) -> str | None:
-    moments = {name: moment(time) for name, time in asdict(search).items()}
-    return None if search == Search() else json.dumps(moments)
-
-
-def _search(text: str | None) -> Search:
-    return Search(**{name: _moment(time) for name, time in json.loads(text).items()}) if text else Search()
-
-
-# ---- errors ----
-
-
-def _error_text(error: VegaError | None) -> str | None:
+def _error_row(error: VegaError | None) -> dict[str, Any] | None:
     if error is None:
         return None
-    kept = {"code": error.code, "what": error.what, "next_step": error.next_step, "charged": error.charged}
-    return json.dumps(kept)
+    kept = {"code": error.code, "what": error.what, "next_step": error.next_step, "charged": str(error.charged)}
+    return _storable(kept)
 
 
-def _error(text: str | None) -> VegaError | None:
-    if text is None:
+def _error(kept: dict[str, Any] | None) -> VegaError | None:
+    if kept is None:
         return None
-    kept = json.loads(text)
     return VegaError.from_code(kept["code"], kept["what"], kept["next_step"], Charged(kept["charged"]))

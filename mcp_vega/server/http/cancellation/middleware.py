@@ -6,8 +6,8 @@ from contextlib import suppress
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_vega.server.client_info import owner_of
-from mcp_vega.server.requests_in_flight import RequestsInFlight, Sender
+from mcp_vega.server.http.cancellation.canceller import Canceller
+from mcp_vega.server.http.cancellation.requests_in_flight import CallId
 
 METHOD = "notifications/cancelled"
 # The part of the method that is in the body in any case: some clients write JSON with \/ for /.
@@ -19,9 +19,9 @@ LONGEST = 10_000
 class CancellationMiddleware:
     """Applies a cancellation before it is passed on and answered."""
 
-    def __init__(self, app: ASGIApp, requests: RequestsInFlight) -> None:
+    def __init__(self, app: ASGIApp, canceller: Canceller) -> None:
         self._app = app
-        self._requests = requests
+        self._canceller = canceller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Its body must come in one message."""
@@ -41,7 +41,7 @@ class CancellationMiddleware:
             case {"method": method, "params": {"requestId": bool()}} if method == METHOD:
                 pass  # the SDK answers it
             case {"method": method, "params": {"requestId": str() | int() as request_id}} if method == METHOD:
-                await self._requests.cancel(owner_of(scope), request_id, Sender.of(Request(scope)))
+                await self._canceller.cancel(CallId.of(Request(scope), request_id))
             case _:
                 pass  # the SDK answers it
 

@@ -7,7 +7,7 @@ cannot find the call. (Over stdio and SSE it can.)
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -46,6 +46,24 @@ class Sender(NamedTuple):
     def of(cls, request: Request[Any]) -> "Sender":
         """The sender of a request."""
         return cls(request.client and request.client.host, request.headers.get("user-agent"))
+
+
+class CallId(NamedTuple):
+    """Names a call, as far as a cancellation can. Clients choose the ids, so ids of two clients may be equal."""
+
+    owner: str
+    request_id: str  # as JSON: 7 and "7" are two ids
+    sender: Sender
+
+    @classmethod
+    def of(cls, request: Request[Any], request_id: str | int | None) -> "CallId":
+        """The name of a call with this id that comes, or came, from the sender of a request."""
+        return cls(owner_of(request.scope), json.dumps(request_id), Sender.of(request))
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The part that is the same whatever way the request took."""
+        return self.owner, self.request_id
 
 
 @dataclass(eq=False)
@@ -95,7 +113,7 @@ def current_request() -> RequestInFlight:
 
 
 class RequestsInFlight:
-    """The requests of one server, by owner and request id. Clients choose the ids, so ids of two clients may be equal.
+    """The requests of one server, by owner and request id.
 
     `take_back` writes to the ledger that the result of a job was not received; `uptime` is a monotonic clock (s).
     """
@@ -106,19 +124,18 @@ class RequestsInFlight:
         self._requests: dict[tuple[str, str], list[RequestInFlight]] = {}
         self._ended: deque[tuple[float, tuple[str, str], RequestInFlight]] = deque()
         # Cancellations whose call has not come yet. It may never come.
-        self._early: deque[tuple[float, tuple[str, str], Sender]] = deque(maxlen=MOST_EARLY)
+        self._early: deque[tuple[float, CallId]] = deque(maxlen=MOST_EARLY)
 
     async def follow(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Middleware of the SDK's server: keeps a tool call here until shortly after its answer."""
         if ctx.method != "tools/call" or not isinstance(ctx.request, Request):
             return await call_next(ctx)
         self._forget_old()
-        came = cast("Request[Any]", ctx.request)
-        key, sender = (owner_of(came.scope), json.dumps(ctx.request_id)), Sender.of(came)  # 7 and "7" are two ids
-        if self._was_cancelled(key, sender):
+        call = CallId.of(cast("Request[Any]", ctx.request), ctx.request_id)
+        if self._was_cancelled(call):
             raise MCPError(REQUEST_CANCELLED, "Request cancelled")  # before anything is begun
-        request = RequestInFlight(self._take_back, sender)
-        self._requests.setdefault(key, []).append(request)
+        request = RequestInFlight(self._take_back, call.sender)
+        self._requests.setdefault(call.key, []).append(request)
         _CURRENT.set(request)
         try:
             with request.scope:
@@ -126,7 +143,7 @@ class RequestsInFlight:
         finally:
             request.job_known.set()
             request.ended.set()
-            self._ended.append((self._uptime(), key, request))
+            self._ended.append((self._uptime(), call.key, request))
         raise MCPError(REQUEST_CANCELLED, "Request cancelled")
 
     def _forget_old(self) -> None:
@@ -137,32 +154,44 @@ class RequestsInFlight:
             if not self._requests[key]:
                 del self._requests[key]
 
-    def _was_cancelled(self, key: tuple[str, str], sender: Sender) -> bool:
+    def _was_cancelled(self, call: CallId) -> bool:
         """Whether a cancellation came before this call. The cancellation is removed, because it means one call only."""
         for early in self._early:
-            if early[1:] == (key, sender) and early[0] >= self._uptime() - OVERTAKING_SECONDS:
+            if early[1] == call and early[0] >= self._uptime() - OVERTAKING_SECONDS:
                 self._early.remove(early)
                 return True
         return False
 
-    async def cancel(self, owner: str, request_id: str | int, sender: Sender) -> None:
-        """Note that the result of a call is not wanted, and end the call if no other call can be meant.
-
-        If a result wrongly counts as not received, the same call gets it once more: that is harmless. But if another
-        client's call were ended, that client would lose its answer. Waits at most `WRITTEN_SECONDS` for the ledger.
-        """
+    def of_sender(self, call: CallId) -> list[RequestInFlight]:
+        """The calls that are most likely meant: they come from the sender of the cancellation."""
         self._forget_old()
-        key = owner, json.dumps(request_id)
-        known = self._requests.get(key, [])
-        of_sender = [each for each in known if each.sender == sender]
-        if not of_sender:
-            self._early.append((self._uptime(), key, sender))
-        meant = [each for each in known if not each.ended.is_set() or each in (of_sender or known)]
+        return [each for each in self._requests.get(call.key, []) if each.sender == call.sender]
+
+    def reject(self, call: CallId, known: Sequence[RequestInFlight] = ()) -> list[RequestInFlight]:
+        """Note that the result of a call is not wanted; returns all calls that may be meant, without the `known` ones.
+
+        If a result wrongly counts as not received, the same call gets it once more: that is harmless.
+        """
+        of_sender = self.of_sender(call)
+        every = self._requests.get(call.key, [])
+        meant = [each for each in every if not each.ended.is_set() or each in (of_sender or every)]
         for each in meant:
             each.unwanted = True
+        return [each for each in meant if each not in known]
+
+    def end(self, call: CallId) -> None:
+        """End a call if no other call can be meant: another client would lose its answer."""
+        of_sender = self.of_sender(call)
         if len(of_sender) == 1 and not of_sender[0].ended.is_set():
             of_sender[0].scope.cancel()
+
+    def note_early(self, call: CallId) -> None:
+        """Note a cancellation whose call may come later."""
+        self._early.append((self._uptime(), call))
+
+    async def until_written(self, rejected: Sequence[RequestInFlight]) -> None:
+        """Wait until the ledger has it that these calls were rejected, at most `WRITTEN_SECONDS`."""
         with anyio.move_on_after(WRITTEN_SECONDS):
             async with anyio.create_task_group() as tasks:
-                for each in meant:
+                for each in rejected:
                     tasks.start_soon(each.reject_when_known)

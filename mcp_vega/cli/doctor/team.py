@@ -1,0 +1,60 @@
+"""The ledger in PostgreSQL and the gallery in a bucket."""
+
+import time
+from datetime import UTC, datetime
+
+import anyio
+
+from mcp_vega.cli.application import bucket_of
+from mcp_vega.cli.doctor.check import Check, State
+from mcp_vega.errors import GalleryError
+from mcp_vega.job import new_id
+from mcp_vega.settings import Settings
+
+# The clocks of the servers and the database may differ by so many seconds.
+CLOCK_SECONDS = 2.0
+_TEXT = b"mcp-vega doctor checks whether pictures can be kept here. This object can be deleted.\n"
+
+
+def check_database(settings: Settings, url: str) -> Check:
+    """The state of the ledger's database, which can be read and written: the check ledger.
+
+    Raises:
+        LedgerError: It cannot be reached any more.
+    """
+    from mcp_vega.storage.database.postgres.inspection import CONNECTIONS_OF_A_SERVER, inspect
+
+    state = inspect(url)
+    said = (
+        f"{settings.ledger_name} can be read and written: PostgreSQL {state.version}, a round trip takes "
+        f"{state.seconds * 1000:.1f} ms; {state.used} of {state.most} connections are in use, and there is room for "
+        f"{state.room} more {'server' if state.room == 1 else 'servers'} with up to {CONNECTIONS_OF_A_SERVER} each"
+    )
+    fixes: list[str] = []
+    if not state.room:
+        fixes.append("Raise max_connections in PostgreSQL, or run fewer servers")
+    if abs(state.ahead) > CLOCK_SECONDS:
+        direction = "ahead of" if state.ahead > 0 else "behind"
+        said += f"; its clock is {abs(state.ahead):,.1f} s {direction} this machine's"
+        fixes.append("Synchronise both clocks, for example by NTP: days and waiting times are computed with them")
+    return Check("ledger", State.NOTE if fixes else State.GOOD, said, ". ".join(fixes))
+
+
+def check_bucket(settings: Settings) -> list[Check]:
+    """Whether a picture can be written, read and deleted: the check gallery."""
+    began = time.perf_counter()
+    anyio.run(_try_bucket, settings)
+    seconds = time.perf_counter() - began
+    said = f"{settings.gallery_url} can be written, read and cleared; a small object took {seconds * 1000:,.0f} ms"
+    return [Check("gallery", State.GOOD, said)]
+
+
+async def _try_bucket(settings: Settings) -> None:
+    """Write, read and delete a small object; raises a `GalleryError` if that fails."""
+    bucket = bucket_of(settings)
+    place = await bucket.save(_TEXT, "mcp-vega-doctor.txt", new_id(), datetime.now(UTC).date())
+    try:
+        if await bucket.read(place.key) != _TEXT:
+            raise GalleryError(f"The bucket {bucket.address} returns other data than was written")
+    finally:
+        await bucket.delete(place.key)

@@ -1,0 +1,14 @@
+"""Every environment variable of this package, read once when a command starts.
+
+settings    the class `Settings`: each variable, its default and its meaning
+values      how values are cleaned up, and messages about wrong ones
+urls        addresses of the API
+folders     folders and their defaults
+ledger_url  the URL of a PostgreSQL database
+bucket_url  the URL of a bucket
+"""
+
+from mcp_vega.settings.settings import Settings
+from mcp_vega.settings.urls import VENDOR_URL, is_loopback
+
+__all__ = ["VENDOR_URL", "Settings", "is_loopback"]

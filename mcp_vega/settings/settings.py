@@ -1,0 +1,225 @@
+"""Each variable of the environment, its default and its meaning."""
+
+import os
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from mcp_vega.errors import InvalidSettings
+from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home, folder_or_url
+from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, usual_url
+from mcp_vega.settings.values import MESSAGES, Names, Secrets, is_set, trimmed, trimmed_key, without_dollars
+
+
+class Settings(BaseModel):
+    """The settings. Each field's alias is its environment variable. An empty variable counts as unset.
+
+    A placeholder `${user_config.…}` that a host did not fill in counts as unset, too. Space and quotes around a value
+    are removed. A value from a fixed list of words may be in capitals or in lower case.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    api_key: Annotated[SecretStr | None, BeforeValidator(trimmed_key)] = Field(
+        default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
+    )
+    base_url: str = Field(
+        default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The address of the API: https, or http on loopback."
+    )
+    history_url: str = Field(
+        default="",
+        alias="SEGMIND_HISTORY_URL",
+        description="The address of the API's request history. If the answer to a call is lost, the server looks there "
+        "for how it ended. Default: the vendor's; if `SEGMIND_BASE_URL` is set, an address on that host.",
+    )
+    gallery: Annotated[Path | str | None, BeforeValidator(folder_or_url)] = Field(
+        default=None,
+        alias="MCP_VEGA_GALLERY",
+        description="The folder where all pictures are kept. Default: `mcp-vega` in your pictures folder. For a team, "
+        "a bucket: `s3://bucket/folder`, `gs://…` or `az://…`.",
+    )
+    home: Path | None = Field(
+        default=None,
+        alias="MCP_VEGA_HOME",
+        description="The folder of the ledger, the database of all jobs. Default: the platform's folder for a user's "
+        "application data.",
+    )
+    ledger: SecretStr | None = Field(
+        default=None,
+        alias="MCP_VEGA_LEDGER",
+        description="For a team: a PostgreSQL database for the ledger, as "
+        "`postgresql://user:password@host:5432/database`. Default: an SQLite file in `MCP_VEGA_HOME`.",
+    )
+    wait_seconds: float = Field(
+        default=45,
+        ge=0,
+        le=3600,
+        alias="MCP_VEGA_WAIT_SECONDS",
+        description="How many seconds a call waits for its pictures before it returns a request id instead.",
+    )
+    preview: Annotated[Literal["auto", "small", "full", "off"], BeforeValidator(str.lower)] = Field(
+        default="auto",
+        alias="MCP_VEGA_PREVIEW",
+        description="The size of the pictures inside a result: `auto` up to 768 px, `small` up to 512 px, `full` size "
+        "(up to 700 kB per result), or `off` for none.",
+    )
+    media_hosts: Names = Field(
+        default=(),
+        alias="MCP_VEGA_MEDIA_HOSTS",
+        description="More hosts from which finished pictures may be downloaded, comma-separated.",
+    )
+    spending_limit_usd: Annotated[Decimal | None, BeforeValidator(without_dollars)] = Field(
+        default=None,
+        ge=0,
+        le=10**9,
+        alias="MCP_VEGA_SPENDING_LIMIT_USD",
+        description="How many US dollars all servers together may spend in a UTC day. Default: no limit.",
+    )
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        alias="MCP_VEGA_REQUESTS_PER_MINUTE",
+        description="How many paid calls all servers together may send in a minute, such as your plan's limit. More "
+        "calls than that wait. Default: no limit.",
+    )
+    auth_tokens: Secrets = Field(
+        default=(),
+        alias="MCP_VEGA_AUTH_TOKENS",
+        description="For `sse` and `http`: access tokens, comma-separated, each `token` or `name:token`. Each caller "
+        "sees only their own jobs and pictures. A caller with a name keeps them when the token changes.",
+    )
+    token: SecretStr | None = Field(
+        default=None, alias="MCP_VEGA_TOKEN", description="The access token that `install --url` writes into an entry."
+    )
+    allowed_hosts: Names = Field(
+        default=(),
+        alias="MCP_VEGA_ALLOWED_HOSTS",
+        description="For `sse` and `http`: hosts accepted in the `Host` and `Origin` headers besides loopback, "
+        "comma-separated, with or without a port.",
+    )
+    sandbox: bool = Field(
+        default=False,
+        alias="MCP_VEGA_SANDBOX",
+        description="`1` is the same as `--sandbox`: no key, no network, no cost.",
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)] = Field(
+        default="WARNING", alias="MCP_VEGA_LOG_LEVEL", description="How much is logged to stderr."
+    )
+
+    @field_validator("base_url", "history_url")
+    @classmethod
+    def _valid_url(cls, url: str) -> str:
+        return usual_url(url) if url else url
+
+    @field_validator("gallery", "home")
+    @classmethod
+    def _valid_place(cls, place: Path | str | None) -> Path | str | None:
+        if place is None or isinstance(place, Path):
+            return place and absolute_folder(place)
+        from mcp_vega.settings import bucket_url
+
+        return bucket_url.usual_url(place)
+
+    @field_validator("ledger")
+    @classmethod
+    def _valid_ledger(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        from mcp_vega.settings import ledger_url
+
+        return SecretStr(ledger_url.usual_url(url.get_secret_value()))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _valid_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:(\d{1,5}|\*))?", host):
+                raise ValueError(f"it must name hosts such as pictures.example or pictures.example:8000, not {host!r}")
+        return hosts
+
+    @field_validator("auth_tokens")
+    @classmethod
+    def _trimmed_tokens(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not tokens:
+            raise ValueError("it contains no token")
+        parts = (each.get_secret_value().split(":", 1) for each in tokens)
+        return tuple(SecretStr(":".join(map(trimmed, each))) for each in parts)
+
+    @property
+    def request_history_url(self) -> str:
+        """The address of the request history."""
+        if self.history_url:
+            return self.history_url
+        if self.base_url == VENDOR_URL:
+            return VENDOR_HISTORY_URL
+        return f"{self.base_url}/inference-request/request-history"
+
+    @property
+    def gallery_url(self) -> str:
+        """The URL of the gallery's bucket; empty if the gallery is a folder. The sandbox has a folder in the bucket."""
+        return f"{self.gallery}{'/sandbox' if self.sandbox else ''}" if isinstance(self.gallery, str) else ""
+
+    @property
+    def gallery_folder(self) -> Path:
+        """The folder of the pictures, unless they are in a bucket. The sandbox has a folder of its own in it."""
+        if isinstance(self.gallery, str):
+            raise TypeError("the gallery is a bucket")
+        return (self.gallery or default_gallery()) / ("sandbox" if self.sandbox else "")
+
+    @property
+    def gallery_name(self) -> str:
+        """The gallery's name in messages: its folder or its URL."""
+        return self.gallery_url or str(self.gallery_folder)
+
+    @property
+    def home_folder(self) -> Path:
+        """The folder of the ledger and of other files of a server. The sandbox has a folder of its own in it."""
+        return (self.home or default_home()) / ("sandbox" if self.sandbox else "")
+
+    @property
+    def ledger_file(self) -> Path:
+        """The file of the ledger, unless that is in PostgreSQL."""
+        return self.home_folder / "ledger.sqlite3"
+
+    @property
+    def ledger_name(self) -> str:
+        """The ledger's name in messages: its file, or its URL without user, password and options."""
+        if self.ledger is None:
+            return str(self.ledger_file)
+        from mcp_vega.settings import ledger_url
+
+        return ledger_url.parsed(self.ledger.get_secret_value()).name
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings.
+
+        Raises:
+            InvalidSettings: A variable has a value that cannot be used.
+        """
+        names = {field.alias for field in cls.model_fields.values()}
+        values = {name: trimmed(value) for name, value in environment.items() if name in names}
+        try:
+            return cls.model_validate({name: value for name, value in values.items() if is_set(name, value)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+            raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {reason}") from None
+
+    @classmethod
+    def placeholder(cls) -> Self:
+        """Settings for a server whose own settings are wrong. Nothing can be created in their folders."""
+        nowhere = Path(os.devnull).absolute()
+        return cls(MCP_VEGA_GALLERY=nowhere, MCP_VEGA_HOME=nowhere)
+
+    def require_folders(self) -> None:
+        """Check that the folders are known.
+
+        Raises:
+            InvalidSettings: A folder is not set, and this user has no default for it.
+        """
+        _ = self.gallery_name, self.home_folder

@@ -1,0 +1,39 @@
+"""The addresses of the API."""
+
+import ipaddress
+
+import httpx
+
+VENDOR_URL = "https://api.segmind.com"
+VENDOR_HISTORY_URL = "https://api.spotprod.segmind.com/inference-request/request-history"
+
+
+def usual_url(url: str) -> str:
+    """An address of the API in its usual spelling.
+
+    Raises:
+        ValueError: The key must not be sent to such an address.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError("it is not a URL") from error
+    if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host))):
+        raise ValueError("it must begin with https:// and a host (or http:// on loopback): the key is sent there")
+    if (parsed.port or 0) > 65535:
+        raise ValueError("its port must be at most 65535")
+    if parsed.userinfo:
+        raise ValueError("it must not contain a user name or password, because the address is stored")
+    # The ledger compares addresses, so each needs one spelling. Only the second parsing removes the port of
+    # HTTPS://host:443: httpx knows the default ports of schemes in lower case only.
+    return str(httpx.URL(str(parsed))).rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,53 @@
+"""How the values of variables are cleaned up, and what is said about those that cannot be used."""
+
+import re
+import string
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SecretStr
+
+# Characters that pasting may leave around a value. Browsers and word processors add invisible ones.
+_SPACE = "\ufeff\u200b\u00a0" + string.whitespace
+_QUOTES = "\"'`‘’‚“”„«»"  # noqa: RUF001  the quotation marks of several languages
+# They replace pydantic's messages. A comma is refused: its meaning differs by country, and a wrong limit costs money.
+MESSAGES = {
+    **dict.fromkeys(("decimal_parsing", "float_parsing"), "it must be a number without comma or unit, such as 0.50"),
+    **dict.fromkeys(("int_parsing", "int_from_float"), "it must be a whole number, such as 5"),
+    "bool_parsing": "it must be 1 or 0",
+}
+
+
+def trimmed(value: str) -> str:
+    """A value without the space around it, and without the quotes that a shell would have removed."""
+    value = value.strip(_SPACE)
+    inner = value[1:-1]
+    if len(value) > 1 and value[0] in _QUOTES and value[-1] in _QUOTES and not {value[0], value[-1]} & {*inner}:
+        return trimmed(inner)
+    return value
+
+
+def is_set(name: str, value: str) -> bool:
+    """Whether a variable has a value.
+
+    The host of a bundle passes a placeholder for a setting that its user left empty. Such a placeholder is not a value.
+    The key's placeholder is kept, because the error names it.
+    """
+    return bool(value) and (name == "SEGMIND_API_KEY" or not re.fullmatch(r"\$\{user_config\.[^{}]*\}", value))
+
+
+def trimmed_key(key: Any) -> Any:
+    """A key without space and quotes around it; None if nothing is left."""
+    return (key.strip(_SPACE + _QUOTES) or None) if isinstance(key, str) else key
+
+
+def without_dollars(amount: str) -> str:
+    """An amount without the dollar sign or `USD` next to it."""
+    return re.sub(r"^(US\$|\$|USD)\s*|\s*(US\$|\$|USD)$", "", amount, flags=re.IGNORECASE)
+
+
+def _comma_separated(value: Any) -> Any:
+    return tuple(part for each in value.split(",") if (part := trimmed(each))) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
