@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx2
@@ -134,8 +134,7 @@ class Agent:
 
     def _broken(self, error: BaseException) -> None:
         """Note that there was no answer, and decide by which of the two rules to go on."""
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
+        error = first_of(error)
         self._tally.counts[f"no answer: {type(error).__name__}, {str(error)[:60]}"] += 1
         if self._call and not self._call.request_id:
             self._call.look = self._rng.random() < 0.5
@@ -255,6 +254,14 @@ class Agent:
             self._tally.wrong.append(f"{self._name} may read {uri}")
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The error, or the first one in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return first_of(group.exceptions[0])
+    return error
+
+
 def _meta(result: CallToolResult, name: str) -> Any:
     return (result.meta or {})[name]
 
@@ -265,11 +272,10 @@ def _decoded(contents: BlobResourceContents) -> bytes:
     return b64decode(contents.blob)
 
 
-async def draw(url: str, callers: dict[str, str], calls: int, *, gives_up_after: float) -> Tally:
-    """Let agents make calls, each as soon as its last one has ended; returns what they saw."""
-    tally, numbers = Tally(), iter(range(calls))
+async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, *, gives_up_after: float) -> None:
+    """Let agents make calls, each as soon as its last one has ended, and note what they see."""
+    numbers = iter(range(calls))
     async with anyio.create_task_group() as tasks:
         for index, caller in enumerate(callers.items()):
             agent = Agent(url, caller, MODES[index % len(MODES)], tally, gives_up_after=gives_up_after)
             tasks.start_soon(agent.run, numbers)
-    return tally

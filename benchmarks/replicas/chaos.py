@@ -21,6 +21,7 @@ It needs PostgreSQL, nginx, and the packages moto[server], obstore and psycopg.
 
 import argparse
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -47,6 +48,7 @@ REPLICAS = 3
 POSTGRES_AWAY, BUCKET_AWAY = 4, 30
 # Seconds until a killed replica is started again.
 RESTART = (0.2, 3)
+SHOW_SECONDS = 10
 # After so many seconds without the history, an agent takes an unknown outcome for an answer.
 WITHOUT_HISTORY = 20
 
@@ -159,8 +161,19 @@ def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[st
 
 
 async def draw(url: str, callers: dict[str, str], calls: int, gives_up_after: float) -> agents.Tally:
-    """Make the calls."""
-    return await agents.draw(url, callers, calls, gives_up_after=gives_up_after)
+    """Make the calls, and show on stderr how far they are."""
+    tally = agents.Tally()
+
+    async def show() -> None:
+        while True:
+            await anyio.sleep(SHOW_SECONDS)
+            print(f"{len(tally.seconds)} of {calls} calls answered", file=sys.stderr, flush=True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(show)
+        await agents.draw(url, callers, calls, tally, gives_up_after=gives_up_after)
+        tasks.cancel_scope.cancel()
+    return tally
 
 
 def keep_logs(team: Team, folder: Path) -> None:
@@ -197,6 +210,7 @@ def report(runs: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def main() -> int:
     """Draw, kill, count."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # else the replicas would go on
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=len(team.CALLERS), help=f"at most {len(team.CALLERS)}")

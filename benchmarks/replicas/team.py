@@ -21,7 +21,8 @@ import vendor
 from proxy import Nginx
 from replica import COMMAND, Replica
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from http_client import TOKENS
 from services import PostgresServer, folder_of_postgres
 
@@ -92,8 +93,11 @@ class Postgres:
         from psycopg.rows import dict_row
         from psycopg.sql import SQL
 
-        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(SQL(query))  # pyright: ignore[reportArgumentType]  # constants of these programs
+        with (
+            psycopg.connect(self.url, autocommit=True) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            cursor.execute(SQL(query))  # pyright: ignore[reportArgumentType]  # these programs write it
             return cursor.fetchall() if cursor.description else []
 
 

@@ -23,10 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import team
-from team import Postgres, Team
-
 from http_client import calls
 from processes import memory_of, processor_seconds
+from team import Postgres, Team
 
 EMBEDDED = "embedded"
 COUNTS = """

@@ -20,7 +20,7 @@ def settle(team: Team, *, history: bool = True) -> float:
     """
     began = time.monotonic()
     while time.monotonic() - began < LONGEST:
-        moving = {"QUEUED", "PROCESSING"} | ({UNKNOWN} if history else set())
+        moving = {"QUEUED", "PROCESSING", *([UNKNOWN] if history else [])}
         if not any(job["state"] in moving for job in team.records()) and not only_spare(team):
             break
         time.sleep(2)
