@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import KEY, Sandbox, Time, app_over, job_of, text_of, until
 from mcp.client import Client
-from test_job_store import Server
+from stores import ledger_at
 from test_promises import RT, VEGA, checked, id_in, listed, rows
 
 from mcp_vega.job import Job, Route
@@ -16,7 +16,7 @@ from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.spending import Limits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_ledger")]
 
 OTHER_KEY = "SG_another0123456789"
 ANOTHERS = "begun with another API key; only a server with that SEGMIND_API_KEY can finish it"
@@ -69,7 +69,7 @@ async def test_an_unsent_call_of_a_dead_server_is_not_sent_for_another_account(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    died = Server(home)
+    died = ledger_at(home).server()
     account = await died.store.accounts.of_key(KEY)
     async with app_over(sandbox.url, tmp_path, key=OTHER_KEY, home=home) as app, Client(build_server(app)) as agent:
         parameters, now = VegaRTParameters(prompt="left behind"), app.service.config.clock()
@@ -123,7 +123,7 @@ async def test_the_ledger_has_a_hash_of_the_key_that_is_different_in_each_ledger
 
 
 async def test_servers_that_create_a_ledger_at_the_same_time_make_the_same_hash_of_a_key(tmp_path: Path) -> None:
-    servers = [Server(tmp_path) for _ in range(6)]
+    servers = [ledger_at(tmp_path).server() for _ in range(6)]
     found = {await server.store.accounts.of_key(KEY) for server in servers}
     assert len(found) == 1
     assert await servers[0].store.accounts.of_key(OTHER_KEY) not in found

@@ -16,7 +16,7 @@ from conftest import Sandbox, app_over, images_of, job_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult, TextResourceContents
 from test_command_line import run_beside
-from test_job_store import full_disk
+from test_full_disk import full_disk
 
 from mcp_vega.errors import GalleryError
 from mcp_vega.job import Image, ImageLocation

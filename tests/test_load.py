@@ -11,8 +11,8 @@ import anyio
 import pytest
 from conftest import Sandbox, app_over, job_of, text_of, until
 from mcp.client import Client
+from stores import NOW, Ledger, a_job
 from test_cancellation import MODERN, HttpClient, serving_http
-from test_job_store import NOW, a_job, servers
 
 from mcp_vega.job import Image, Job, State
 from mcp_vega.jobs.running import RunningJob
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.anyio
 RT = "generate_image_vegart"
 
 
-async def test_a_new_call_takes_no_slot_for_which_another_waits_unless_it_is_its_turn(tmp_path: Path) -> None:
+async def test_a_new_call_takes_no_slot_for_which_another_waits_unless_it_is_its_turn(ledger: Ledger) -> None:
     limits, soon = Limits(calls_at_once=1), NOW + timedelta(seconds=1)
-    async with servers(tmp_path) as (one, two):
+    async with ledger.servers() as (one, two):
         first = await one.begin(limits, prompt="the first")
         waiting = await one.begin(limits, prompt="it waits")
         await one.store.save(replace(first, state=State.COMPLETED, open=False), release=True)

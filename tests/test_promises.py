@@ -32,6 +32,7 @@ from conftest import (
 )
 from mcp.client import Client
 from mcp_types import CallToolResult
+from stores import ledger_at
 
 from mcp_vega.imaging import metadata
 from mcp_vega.jobs.service import JobService
@@ -65,9 +66,7 @@ def id_in(result: CallToolResult) -> str:
 
 def rows(folder: Path, query: str) -> list[dict[str, Any]]:
     """Rows of the ledger, read as another program would read them."""
-    with closing(sqlite3.connect(folder.with_name(f"{folder.name}-home") / "ledger.sqlite3")) as database:
-        database.row_factory = sqlite3.Row
-        return [dict(row) for row in database.execute(query)]
+    return ledger_at(folder.with_name(f"{folder.name}-home")).execute(query)
 
 
 # ---- saved ----

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
-from test_job_store import NOW, servers
+from stores import NOW, SqliteLedger
 from test_metadata import PICTURES, RECIPE, picture
 
 from mcp_vega.errors import Charged, InvalidArguments, SegmindError
@@ -326,7 +326,7 @@ async def test_the_gallery_has_exactly_the_pictures_that_are_not_deleted_whateve
     tmp_path: Path, changes: list[tuple[int, str, int]], stores: str
 ) -> None:
     folder = tmp_path / new_id()
-    async with servers(folder) as both:
+    async with SqliteLedger(folder).servers() as both:
         job = await both[0].begin(prompt="two", owner="alice")
         pictures = [
             Image(

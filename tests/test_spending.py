@@ -1,9 +1,7 @@
 """What may be spent: the limit a day, the calls a minute and at the same time, over all servers that share a ledger."""
 
 import json
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from conftest import API, HANG_SECONDS, HISTORY, Sandbox, app_over, begun, handle, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
+from stores import ledger_at
 
 from mcp_vega import errors
 from mcp_vega.job import Job
@@ -25,7 +24,7 @@ from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.slots import Turns
 from mcp_vega.storage.ledger.spending import DailySpending, Limits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_ledger")]
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
 
@@ -184,6 +183,7 @@ async def test_a_call_that_joins_another_one_is_not_refused(sandbox: Sandbox, tm
     ):
         first = await agent.call_tool(VEGA, {"prompt": "a fox"})
         again = await agent.call_tool(VEGA, {"prompt": "a fox"})
+        await until(lambda: sandbox.paid_requests)
     assert not first.is_error
     assert not again.is_error
     assert sandbox.paid_requests == 1
@@ -363,67 +363,6 @@ async def test_a_call_that_still_waits_when_its_server_ends_is_not_sent_and_not_
     assert api.prompts == ["the first"]
 
 
-async def test_while_a_ledger_is_locked_calls_wait_and_do_not_fail(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    api, home = Api(), tmp_path / "home"
-    given: dict[str, Any] = {"limits": Limits(calls_at_once=1), "busy_seconds": 0.5}
-    async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), **given) as app:
-        jobs = [await begun(app.service, VegaRTParameters(prompt=f"{number}")) for number in range(3)]
-        await api.reached(1)
-        await until(lambda: all(waits(app.service, job) for job in jobs[1:]))
-        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
-            other.execute("BEGIN IMMEDIATE")
-            api.go.set()
-            await until(lambda: "is locked by another program" in caplog.text)
-        done = await ended(app.service, jobs)
-    assert [job.state for job in done] == ["COMPLETED"] * 3
-
-
-async def test_a_slot_becomes_free_as_soon_as_the_ledger_can_be_written_again(tmp_path: Path) -> None:
-    api, home = Api(), tmp_path / "home"
-    given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
-    given |= {"store_retries": 0, "busy_seconds": 0.1}
-    async with (
-        app_over(API, tmp_path / "one", home=home, **given) as one,
-        app_over(API, tmp_path / "two", home=home, **given) as two,
-    ):
-        first = await begun(one.service, VegaRTParameters(prompt="the first"))
-        await api.reached(1)
-        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
-            other.execute("BEGIN IMMEDIATE")
-            api.go.set()
-            await until(lambda: not one.service.active)
-        assert (await one.service.get(first.local_id)).complete
-        (done,) = await ended(two.service, [await begun(two.service, VegaRTParameters(prompt="the next"))])
-    assert done.complete
-
-
-async def test_a_call_that_could_not_be_sent_counts_as_free_only_after_that_is_stored(
-    tmp_path: Path,
-) -> None:
-    api, home = Api(), tmp_path / "home"
-    given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
-    given |= {"longest_wait": 0.05, "busy_seconds": 0.5, "heartbeat": 0.02}
-    async with app_over(API, tmp_path, home=home, **given) as app, Client(build_server(app)) as agent:
-        await begun(app.service, VegaRTParameters(prompt="the first"))
-        await api.reached(1)
-        late = await begun(app.service, VegaRTParameters(prompt="late"))
-        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
-            other.execute("BEGIN IMMEDIATE")
-            unsure = await agent.call_tool("check_job", {"request_id": late.local_id, "wait_seconds": 45})
-        assert "another server may still send the call" in text_of(unsure)
-        assert "Charged: unknown." in text_of(unsure)
-
-        async def known() -> bool:
-            return code_of(await agent.call_tool("check_job", {"request_id": late.local_id})) == "too_many_calls"
-
-        await until(known)
-        assert "Charged: no." in text_of(await agent.call_tool("check_job", {"request_id": late.local_id}))
-        api.go.set()
-    assert api.prompts == ["the first"]
-
-
 class OnceBroken(JobStore):
     """A store in which one request for slots fails."""
 
@@ -441,7 +380,7 @@ async def test_an_error_while_slots_are_requested_ends_neither_the_server_nor_th
 ) -> None:
     api = Api()
     given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
-    store = OnceBroken.in_file(tmp_path / "home" / "ledger.sqlite3")
+    store = ledger_at(tmp_path / "home").store(OnceBroken)
     async with app_over(API, tmp_path, store=store, **given) as app:
         jobs = [await begun(app.service, VegaRTParameters(prompt=f"{number}")) for number in range(2)]
         await until(lambda: "No slot can be taken" in caplog.text)
@@ -584,7 +523,7 @@ async def test_spending_is_added_up_by_day_and_model(sandbox: Sandbox, tmp_path:
         await agent.call_tool(VEGA, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl"})
         await agent.call_tool(RT, {"prompt": "an owl [fault:no-cost]"})
-        store = JobStore.in_file(home / "ledger.sqlite3")
+        store = ledger_at(home).store(JobStore)
         spent = await store.spending.by_day("model")
         await store.close()
     later, earlier = now[0].date(), now[0].date() - timedelta(days=1)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -18,6 +18,9 @@ from conftest import HANG_SECONDS, KEY, Sandbox, app_over, begun, job_of, noise,
 from mcp.client import Client
 from mcp_types import CallToolResult
 from stores import API, NO_LIMITS, NOW, SqliteLedger, a_job, complete, the_only
+from test_joining import Clock, locked_ledger
+from test_promises import ASKED, listed
+from test_spending import Api, code_of, ended, waits
 
 from mcp_vega.errors import (
     LedgerError,
@@ -30,6 +33,7 @@ from mcp_vega.storage.database.fingerprint import fingerprint_of
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
 from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
+from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.slots import Turns
 from mcp_vega.storage.ledger.spending import Limits
@@ -320,6 +324,100 @@ async def test_a_caller_that_gives_up_while_the_ledger_is_locked_returns_immedia
     assert {job.parameters.prompt for job in await server.store.latest(9)} == {"a fox", "another"}
     await server.store.close()
     server.die()
+
+
+class CountingFolder(ImageFolder):
+    """A folder that counts the calls that have arrived: it is prepared for each call before the ledger is used."""
+
+    arrived = 0
+
+    async def prepare(self, day: date) -> None:
+        await super().prepare(day)
+        self.arrived += 1
+
+
+async def test_equal_calls_at_the_same_time_stay_separate_however_long_the_ledger_is_locked(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    clock = Clock()
+    images = CountingFolder(tmp_path)
+    async with (
+        app_over(sandbox.url, tmp_path, images=images, busy_seconds=HANG_SECONDS, **clock.options) as app,
+        Client(build_server(app)) as agent,
+    ):
+        await agent.call_tool(RT, {"prompt": "the ledger is made"})
+        sandbox.hold()
+        async with anyio.create_task_group() as tasks:
+            with locked_ledger(tmp_path):
+                for _ in range(5):
+                    tasks.start_soon(agent.call_tool, VEGA, ASKED)
+                await until(lambda: images.arrived == 6)
+                clock.let_pass(10)
+            await until(lambda: sandbox.paid_requests == 6)
+            sandbox.let_go()
+        assert len({job["seed"] for job in await listed(agent)}) == 6
+    assert sandbox.paid_requests == 6
+
+
+async def test_while_a_ledger_is_locked_calls_wait_and_do_not_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api, home = Api(), tmp_path / "home"
+    given: dict[str, Any] = {"limits": Limits(calls_at_once=1), "busy_seconds": 0.5}
+    async with app_over(API, tmp_path, home=home, transport=httpx.MockTransport(api), **given) as app:
+        jobs = [await begun(app.service, VegaRTParameters(prompt=f"{number}")) for number in range(3)]
+        await api.reached(1)
+        await until(lambda: all(waits(app.service, job) for job in jobs[1:]))
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            api.go.set()
+            await until(lambda: "is locked by another program" in caplog.text)
+        done = await ended(app.service, jobs)
+    assert [job.state for job in done] == ["COMPLETED"] * 3
+
+
+async def test_a_slot_becomes_free_as_soon_as_the_ledger_can_be_written_again(tmp_path: Path) -> None:
+    api, home = Api(), tmp_path / "home"
+    given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
+    given |= {"store_retries": 0, "busy_seconds": 0.1}
+    async with (
+        app_over(API, tmp_path / "one", home=home, **given) as one,
+        app_over(API, tmp_path / "two", home=home, **given) as two,
+    ):
+        first = await begun(one.service, VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            api.go.set()
+            await until(lambda: not one.service.active)
+        assert (await one.service.get(first.local_id)).complete
+        (done,) = await ended(two.service, [await begun(two.service, VegaRTParameters(prompt="the next"))])
+    assert done.complete
+
+
+async def test_a_call_that_could_not_be_sent_counts_as_free_only_after_that_is_stored(
+    tmp_path: Path,
+) -> None:
+    api, home = Api(), tmp_path / "home"
+    given: dict[str, Any] = {"transport": httpx.MockTransport(api), "limits": Limits(calls_at_once=1)}
+    given |= {"longest_wait": 0.05, "busy_seconds": 0.5, "heartbeat": 0.02}
+    async with app_over(API, tmp_path, home=home, **given) as app, Client(build_server(app)) as agent:
+        await begun(app.service, VegaRTParameters(prompt="the first"))
+        await api.reached(1)
+        late = await begun(app.service, VegaRTParameters(prompt="late"))
+        with closing(sqlite3.connect(home / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            unsure = await agent.call_tool("check_job", {"request_id": late.local_id, "wait_seconds": 45})
+        assert "another server may still send the call" in text_of(unsure)
+        assert "Charged: unknown." in text_of(unsure)
+
+        async def known() -> bool:
+            return code_of(await agent.call_tool("check_job", {"request_id": late.local_id})) == "too_many_calls"
+
+        await until(known)
+        assert "Charged: no." in text_of(await agent.call_tool("check_job", {"request_id": late.local_id}))
+        api.go.set()
+    assert api.prompts == ["the first"]
 
 
 # ---- what can be wrong with it ----

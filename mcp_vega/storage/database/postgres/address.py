@@ -15,6 +15,9 @@ CONNECT_SECONDS = 2
 KEEPALIVES = {"idle": 3, "interval": 2, "count": 3}
 UNANSWERED_MS = 9000
 
+# How many connections a server uses at most, by purpose.
+CONNECTIONS = {"writes": 4, "reads": 2, "slow-reads": 1, "deferred": 1, "session": 1}
+
 # The URL's own options take precedence.
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
@@ -50,14 +53,15 @@ class Address:
             found = conninfo_to_dict(self.url)
         except ProgrammingError:  # its text quotes the URL
             raise InvalidUrlError from None
-        return {**DEFAULTS, **_checked(found), "client_encoding": "utf8"}
+        self._require_no_password_in(found)
+        return {**DEFAULTS, **found, "client_encoding": "utf8"}
 
     @property
     def name(self) -> str:
         """The database's name for messages, without user and password: `host:port/database`."""
         try:
-            found = _checked(conninfo_to_dict(self.url))
-        except (ProgrammingError, InvalidUrlError):
+            found = self.parameters()
+        except InvalidUrlError:
             return "(the URL is not valid)"
         host = found.get("host") or found.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
         port = found.get("port") or os.environ.get("PGPORT") or 5432
@@ -74,13 +78,16 @@ class Address:
             text = text.replace(form, "***")
         return text
 
+    def _require_no_password_in(self, parameters: dict[str, Any]) -> None:
+        """Check that no part of the password has ended up in the host, the port or the database's name.
 
-def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters, unless the password has ended up in the host, the port or the database's name.
-
-    That happens if characters of the password are not percent-encoded: `p@ss` or `p/ss`.
-    """
-    host, port = str(parameters.get("host") or ""), str(parameters.get("port") or "")
-    if re.search("[^@]@", host) or not re.fullmatch("[0-9,]*", port) or "@" in str(parameters.get("dbname") or ""):
-        raise InvalidUrlError
-    return parameters
+        That happens if its characters are not percent-encoded, as in `p@ss` and `p/ss`.
+        """
+        login_and_host = re.split("[/?]", self.url.partition("://")[2])[0]
+        port = str(parameters.get("port") or "")
+        if (
+            login_and_host.count("@") > 1
+            or "@" in str(parameters.get("dbname") or "")
+            or not re.fullmatch("[0-9,]*", port)
+        ):
+            raise InvalidUrlError

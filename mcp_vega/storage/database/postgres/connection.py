@@ -42,7 +42,11 @@ _CLOCK_AND_ID = _CLOCK.replace("NULL", "pg_current_xact_id()::text")
 
 
 class UnfitServerError(Exception):
-    """The server can be reached, but this package cannot use it. The text ends the sentence "The database … "."""
+    """The server can be reached, but this package cannot use it. The text follows the database's name."""
+
+    def __init__(self, what: str, next_step: str) -> None:
+        super().__init__(what)
+        self.next_step = next_step
 
 
 class CommitUnknownError(Exception):
@@ -173,10 +177,14 @@ class PostgresConnection:
 
 
 def _require_fit(raw: psycopg.Connection[Any], found: Row) -> None:
+    version, encoding = raw.info.server_version // 10_000, raw.info.parameter_status("server_encoding")
     if found["read_only"]:
-        raise UnfitServerError("is a standby, which cannot be written")
-    if raw.info.server_version < OLDEST_VERSION * 10_000:
-        raise UnfitServerError(f"is PostgreSQL {raw.info.server_version // 10_000}, and {OLDEST_VERSION} is needed")
-    encoding = raw.info.parameter_status("server_encoding")
+        raise UnfitServerError("is a standby, which cannot be written", "Set MCP_VEGA_LEDGER to the primary server")
+    if version < OLDEST_VERSION:
+        raise UnfitServerError(f"is PostgreSQL {version}, which is too old", f"Update to {OLDEST_VERSION} or newer")
     if encoding != "UTF8":
-        raise UnfitServerError(f"has the encoding {encoding}, and UTF8 is needed")
+        raise UnfitServerError(
+            f"has the encoding {encoding}, which cannot store all texts",
+            "Create another database with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and set "
+            "MCP_VEGA_LEDGER to it",
+        )

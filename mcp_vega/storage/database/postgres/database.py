@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from mcp_vega.storage.database.connection import Work
 from mcp_vega.storage.database.database import Durability
-from mcp_vega.storage.database.postgres.address import Address
+from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
 from mcp_vega.storage.database.postgres.connection import CommitUnknownError
 from mcp_vega.storage.database.postgres.deferred import Deferred
 from mcp_vega.storage.database.postgres.errors import explained
@@ -19,15 +19,12 @@ from mcp_vega.storage.database.postgres.transactions import Task, Transactions, 
 
 T = TypeVar("T")
 
-# How many writes, reads and slow reads run at the same time. Each has a connection, and so has the deferred work.
-WRITES, READS, SLOW_READS = 4, 2, 1
-CONNECTIONS = WRITES + READS + SLOW_READS + 1
 # How long a write waits for the work that was deferred before.
 DEFERRED_SECONDS = 0.5
 
 
 class PostgresDatabase:
-    """A `Database` on a PostgreSQL server. Connections are opened when they are needed, at most `CONNECTIONS`.
+    """A `Database` on a PostgreSQL server. Connections are opened when they are needed.
 
     Args:
         url: The URL of the database; see `Address`.
@@ -40,8 +37,8 @@ class PostgresDatabase:
         self._pool = Pool(self._address)
         self._transactions = Transactions(self._pool, schema)
         self._deferred = Deferred(self._transactions, self._explained)
-        names = {"writes": WRITES, "reads": READS, "slow-reads": SLOW_READS}
-        self._threads = {name: ThreadPoolExecutor(size, f"ledger-{name}") for name, size in names.items()}
+        kinds = ("writes", "reads", "slow-reads")
+        self._threads = {kind: ThreadPoolExecutor(CONNECTIONS[kind], f"ledger-{kind}") for kind in kinds}
 
     def shorten_waits(self) -> None:
         """Wait only shortly for others from now on, because the process is about to end."""

@@ -1,11 +1,13 @@
 """What is wrong with the database, in plain words, and what to do about it."""
 
 import re
+from typing import NamedTuple
 
 import psycopg
+from psycopg import errors as sql
 
 from mcp_vega.errors import LedgerError
-from mcp_vega.storage.database.postgres.address import Address, InvalidUrlError
+from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address, InvalidUrlError
 from mcp_vega.storage.database.postgres.connection import CommitUnknownError, UnfitServerError
 
 VARIABLE = "MCP_VEGA_LEDGER"
@@ -19,41 +21,124 @@ class ForeignTableError(ValueError):
     """A table of another program has a name that the ledger needs. The text is PostgreSQL's."""
 
 
-# What libpq says when it cannot connect: it passes on no code. Servers with another language are not understood, and
-# their own words are shown then.
-_REFUSALS = (
-    ("password authentication failed|no password supplied|role .* does not exist|no pg_hba.conf entry", "login"),
-    ("database .* does not exist", "database"),
-    ("too many clients|too many connections|connection slots are reserved", "full"),
-    ("SSL|certificate", "tls"),
+class _Problem(NamedTuple):
+    """What is wrong, after the database's name, and the next step. `{said}` is what PostgreSQL or libpq said."""
+
+    what: str
+    next_step: str
+
+
+# When a connection cannot be made, libpq passes on no code, but only a text. A server that speaks another language is
+# not understood: its own text is shown then.
+_REFUSALS = {
+    "password authentication failed|no password supplied|role .* does not exist|no pg_hba.conf entry|"
+    "not permitted to log in|permission denied for database": _Problem(
+        "does not let this user in: {said}",
+        f"Check the user and the password in {VARIABLE}, and the server's pg_hba.conf",
+    ),
+    "database .* does not exist": _Problem(
+        "does not exist", f"Create it with createdb, or correct the name in {VARIABLE}"
+    ),
+    "SSL|certificate": _Problem(
+        "cannot be reached with TLS: {said}",
+        f"Correct sslmode and sslrootcert in {VARIABLE}, or the server's certificate",
+    ),
+}
+_FULL = _Problem(
+    "has no free connection: {said}",
+    f"Raise max_connections of PostgreSQL, or run fewer servers. Each uses at most {sum(CONNECTIONS.values())} "
+    "connections",
 )
+_AWAY = _Problem(
+    "cannot be reached: {said}",
+    f"Check that PostgreSQL is running, and the host and the port in {VARIABLE}. The server then connects by itself",
+)
+# The first class that fits decides.
+_ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
+    OtherSchemaError: _Problem(
+        "was not written by this version of mcp-vega",
+        f"Install the same version of mcp-vega on all machines, or set {VARIABLE} to an empty database",
+    ),
+    ForeignTableError: _Problem(
+        "has a table of another program: {said}", f"Set {VARIABLE} to a database that only mcp-vega uses"
+    ),
+    CommitUnknownError: _Problem(
+        "broke the connection while a change was written, so it is not known whether the change was written",
+        "Call check_job without a request_id to see which jobs exist, then call again",
+    ),
+    (sql.DiskFull, sql.OutOfMemory, sql.ConfigurationLimitExceeded, sql.IoError): _Problem(
+        "cannot be written: {said}", "Free some disk space or memory on PostgreSQL's machine, then call again"
+    ),
+    sql.TooManyConnections: _FULL,
+    sql.ReadOnlySqlTransaction: _Problem(
+        "cannot be written: {said}",
+        f"Set {VARIABLE} to the primary server, or end its read-only mode (default_transaction_read_only)",
+    ),
+    sql.InsufficientPrivilege: _Problem(
+        "does not let this user do that: {said}",
+        "Make this user the owner of the database. Or let its owner run GRANT CREATE ON DATABASE … TO … and "
+        "GRANT CREATE, USAGE ON SCHEMA … TO …",
+    ),
+    (sql.AdminShutdown, sql.CrashShutdown, sql.CannotConnectNow, sql.IdleInTransactionSessionTimeout): _AWAY,
+    (sql.QueryCanceled, sql.LockNotAvailable, sql.DeadlockDetected, sql.SerializationFailure): _Problem(
+        "was too slow: {said}", "Call again. If that happens often, look at the load of PostgreSQL's machine"
+    ),
+    (sql.UndefinedTable, sql.UndefinedColumn, sql.InvalidSchemaName): _Problem(
+        "lacks a table of the ledger: {said}",
+        "Restore the database from a backup. Or delete its other tables and restart all servers: mcp-vega makes a new "
+        "ledger, and the pictures stay where they are",
+    ),
+    (sql.IndexCorrupted, sql.DataCorrupted): _Problem("is damaged: {said}", "Restore the database from a backup"),
+    (psycopg.DataError, UnicodeError): _Problem(
+        "cannot store a value: {said}", "Leave unusual characters out, such as NUL, and call again"
+    ),
+    psycopg.Error: _Problem("cannot be used: {said}", "Wait a minute, then call again"),
+    (ValueError, OverflowError): _Problem(
+        "has a value that cannot be read: {said}", "Update mcp-vega, or ignore this job"
+    ),
+    OSError: _AWAY,
+}
 
 
-def is_away(error: psycopg.OperationalError) -> bool:
-    """Whether an error when connecting may be over soon: the server cannot be reached, or is starting."""
-    return _refusal(error) in ("", "full")
-
-
-def _refusal(error: Exception) -> str:
-    found = (kind for pattern, kind in _REFUSALS if re.search(pattern, str(error), re.IGNORECASE))
-    return next(found, "")
+def is_away(error: Exception) -> bool:
+    """Whether an error when connecting may be over soon: the server cannot be reached, is starting or is full."""
+    return _problem(error) in (_AWAY, _FULL)
 
 
 def explained(address: Address, error: Exception) -> Exception:
     """Return a `LedgerError` with what is wrong and what to do about it; an error of another kind unchanged."""
-    known = (psycopg.Error, OSError, ValueError, OverflowError, UnfitServerError, CommitUnknownError)
-    return _explained(address, error) if isinstance(error, known) else error
+    if isinstance(error, InvalidUrlError):
+        return LedgerError(
+            f"{VARIABLE} is not a valid URL of a PostgreSQL database",
+            next_step=f"Set {VARIABLE} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Percent-encode special "
+            "characters of the user and the password, for example @ as %40, / as %2F and % as %25",
+        )
+    if problem := _problem(error):
+        what = problem.what.format(said=_said(address, error))
+        return LedgerError(f"The ledger's database {address.name} {what}", next_step=problem.next_step)
+    return error
 
 
-def _explained(address: Address, error: Exception) -> LedgerError:
-    name = f"The ledger's database {address.name}"
-    said = " ".join(address.redacted(str(error)).split())
-    match error:
-        case InvalidUrlError():
-            return LedgerError(
-                f"{VARIABLE} is not a valid URL of a PostgreSQL database",
-                next_step=f"Set {VARIABLE} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Percent-encode special "
-                "characters of the user and the password, for example @ as %40, / as %2F and % as %25",
-            )
-        case _:
-            return LedgerError(f"{name} cannot be used: {said}")
+def _problem(error: Exception) -> _Problem | None:
+    if isinstance(error, UnfitServerError):
+        return _Problem(str(error), error.next_step)
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return _refused(error)
+    return next((problem for kinds, problem in _ERRORS.items() if isinstance(error, kinds)), None)
+
+
+def _refused(error: psycopg.OperationalError) -> _Problem:
+    """Return why a connection could not be made, or broke."""
+    text = str(error)
+    if re.search("too many (clients|connections)|connection slots are reserved", text):
+        return _FULL
+    found = (problem for pattern, problem in _REFUSALS.items() if re.search(pattern, text))
+    return next(found, _AWAY)
+
+
+def _said(address: Address, error: Exception) -> str:
+    """Return what PostgreSQL or libpq said, in one line and without the password."""
+    text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    lines = (text or str(error) or type(error).__name__).strip().splitlines()
+    # libpq says first which connection failed, and that is said already. Its hints follow in the next lines.
+    return address.redacted(re.sub("^(connection failed: )?connection to server .*? failed: ", "", lines[0]))

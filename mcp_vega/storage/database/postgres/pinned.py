@@ -16,14 +16,14 @@ from mcp_vega.job import new_id
 from mcp_vega.storage.database.postgres.address import Address
 from mcp_vega.storage.database.postgres.connection import STARTED, PostgresConnection
 from mcp_vega.storage.database.postgres.creation import make_own_tables
-from mcp_vega.storage.database.postgres.errors import explained
+from mcp_vega.storage.database.postgres.errors import explained, is_away
 
 logger = logging.getLogger(__name__)
 
 # The pause before the next try to connect doubles from the first to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 # After a break, all servers connect again. Until then, those that have not done so yet are not dead.
-GRACE_SECONDS = 5
+GRACE_SECONDS = 5.0
 # How long the end waits for this thread, and how often a quiet connection is looked at.
 END_SECONDS, LOOK_SECONDS = 3.0, 1.0
 # How many notices wait while the database is away, and how many are sent at a time.
@@ -35,7 +35,11 @@ CLASS = """(
     SELECT (oid - CASE WHEN oid > 2147483647 THEN 4294967296 ELSE 0 END)::int
     FROM (SELECT 'server_numbers'::regclass::oid::bigint AS oid) AS numbers
 )"""
-STARTING = f"{STARTED} > clock_timestamp() - make_interval(secs => :grace)"
+# The servers that may not have connected again yet since the database started.
+STARTING = f"""
+    SELECT number FROM server_numbers
+    WHERE started < {STARTED} AND {STARTED} > clock_timestamp() - make_interval(secs => :grace)
+"""  # noqa: S608  constants
 _NEW_NUMBER = "INSERT INTO server_numbers (token) VALUES (:token) ON CONFLICT DO NOTHING RETURNING number"
 # Another server deletes the row of a server that it believes to be dead. A database that was restored from a backup may
 # have given the number to another server.
@@ -56,15 +60,13 @@ class Pinned:
     Args:
         address: The database.
         receive: Called in the thread with each notice of this or another server, and with None after each connecting.
-        grace_seconds: See `Session`.
+        grace_seconds: How long after a break servers are waited for that have not connected again.
     """
 
-    def __init__(
-        self, address: Address, receive: Callable[[str | None], None], grace_seconds: float = GRACE_SECONDS
-    ) -> None:
+    def __init__(self, address: Address, receive: Callable[[str | None], None], grace_seconds: float) -> None:
         self._address = address
-        self._receive = receive
         self._grace_seconds = grace_seconds
+        self._receive = receive
         self._token = new_id()
         self.number: int | None = None
         self._changed = threading.Condition()
@@ -108,7 +110,8 @@ class Pinned:
             LedgerError: It is not held by then.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: self._held, seconds):
+            self._changed.wait_for(lambda: self._held or (self._problem and not is_away(self._problem)), seconds)
+            if self._held:
                 return
         problem = explained(self._address, self._problem or TimeoutError("it does not answer"))
         raise problem if isinstance(problem, LedgerError) else LedgerError(str(problem))
@@ -152,7 +155,8 @@ class Pinned:
                 except Exception as error:  # noqa: BLE001  tried again
                     self._report(error)
                     with self._changed:
-                        self._held = False
+                        self._held, self._problem = False, error
+                        self._changed.notify_all()
                         self._changed.wait_for(lambda: self._ending, pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             self._bell = None
@@ -227,4 +231,3 @@ class Pinned:
         if self._held:
             problem = explained(self._address, error)
             logger.warning("The connection to the ledger's database broke, and is opened again: %s", problem)
-        self._problem = error

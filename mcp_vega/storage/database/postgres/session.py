@@ -28,17 +28,16 @@ PAYLOAD_BYTES = 7999
 _NUMBER = re.compile("[0-9]{1,9}")
 
 _HELD = f"""
-    SELECT {STARTING} AS starting, ARRAY(
-        SELECT objid::bigint FROM pg_locks
-        WHERE locktype = 'advisory' AND classid = 'server_numbers'::regclass AND objsubid = 2
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND mode = 'ShareLock' AND granted
-    ) AS held
+    SELECT objid::bigint AS number FROM pg_locks
+    WHERE locktype = 'advisory' AND classid = 'server_numbers'::regclass AND objsubid = 2
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND mode = 'ShareLock' AND granted
+    UNION ALL ({STARTING})
 """  # noqa: S608  constants
 # The lock can be taken alone only if nobody holds it. A server that connects again then waits until the transaction
 # has ended.
 _LOCK_IF_DEAD = f"""
-    SELECT CASE WHEN {STARTING} THEN FALSE ELSE pg_try_advisory_xact_lock({CLASS}, :number) END AS dead
+    SELECT CASE WHEN :number IN ({STARTING}) THEN FALSE ELSE pg_try_advisory_xact_lock({CLASS}, :number) END AS dead
 """
 
 
@@ -61,16 +60,15 @@ class Session:
     Args:
         url: The URL of the database; see `Address`.
         namespace: The PostgreSQL schema of the tables; "" for the server's default.
-        grace_seconds: How long after a start of PostgreSQL, or a break of this connection, all others count as alive.
+        grace_seconds: After a break, the other servers need time to connect again. So long, nobody counts as dead.
     """
 
     reach_others = True
 
     def __init__(self, url: str, namespace: str = "", grace_seconds: float = GRACE_SECONDS) -> None:
-        self._grace_seconds = grace_seconds
         self._pinned = Pinned(Address(url, namespace), self._receive, grace_seconds)
+        self._grace_seconds = grace_seconds
         self._entries: tuple[_Entry, ...] = ()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ---- who is alive ----
 
@@ -107,8 +105,7 @@ class Session:
         others = set(servers) - {self.me}
         if not others or self._pinned.others_unknown:
             return set(servers)
-        (found,) = connection.execute(_HELD, {"grace": self._grace_seconds})
-        held = others if found["starting"] else {str(number) for number in found["held"]}
+        held = {str(row["number"]) for row in connection.execute(_HELD, {"grace": self._grace_seconds})}
         return (others & held) | (set(servers) - others)
 
     def servers(self) -> list[str]:
@@ -123,11 +120,11 @@ class Session:
         elif server == self.me or self._pinned.others_unknown:
             yield False
         else:
-            number = {"number": int(server)}
-            (found,) = connection.execute(_LOCK_IF_DEAD, {**number, "grace": self._grace_seconds})
+            values = {"number": int(server), "grace": self._grace_seconds}
+            (found,) = connection.execute(_LOCK_IF_DEAD, values)
             yield found["dead"]
             if found["dead"]:
-                connection.execute("DELETE FROM server_numbers WHERE number = :number", number)
+                connection.execute("DELETE FROM server_numbers WHERE number = :number", values)
 
     def release(self) -> None:
         """Send the notices that wait, and release the lock: this server has ended."""
@@ -137,7 +134,6 @@ class Session:
 
     def open(self) -> None:
         """Receive notices from now on; see `Notices`. This also takes the lock, a little later."""
-        self._loop = asyncio.get_running_loop()
         self._pinned.start()
 
     def send(self, topic: str, content: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ class Transactions:
                 breaks += 1
                 if breaks > 1 and task.asked + self._pool.away_seconds < monotonic():
                     raise broken.error from None
-            except psycopg.errors.TransactionRollback:
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 repeats += 1
                 if task.asked + (CLOSING_SECONDS if self._closing else RETRY_SECONDS) < monotonic():
                     raise
