@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -91,6 +94,14 @@ def sessions(url: str, count: int = 2, **given: Any) -> Generator[list[Session]]
     finally:
         for each in opened:
             each.release()
+
+
+def broken(session: Session) -> bool:
+    try:
+        session.require_intact()
+    except LedgerError:
+        return True
+    return False
 
 
 def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
@@ -346,6 +357,7 @@ async def test_a_restart_between_two_calls_is_not_noticed(postgres: str, postgre
                 group.start_soon(database.write, add(number))
         postgres_server.stop(immediate=True)
         postgres_server.start()
+        database.shorten_waits()
         await database.write(add(4))
         assert await database.read(numbers) == [0, 1, 2, 3, 4]
 
@@ -400,6 +412,7 @@ class Relay:
         self.url = f"{database}?host={quote(str(folder), safe='')}"
         self.when: str | None = None  # break at the next commit: "before" PostgreSQL gets it, or "after" it was done
         self.closed_to_new = False
+        self.changed: Callable[[bytes], bytes] = lambda data: data
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -438,7 +451,7 @@ class Relay:
                         return
                     if not data:
                         return
-                    other[source].sendall(data)
+                    other[source].sendall(self.changed(data))
 
 
 @pytest.fixture
@@ -448,6 +461,7 @@ def relay(postgres: str, postgres_server: "PostgresServer") -> Generator[Relay]:
     found = Relay(postgres, folder)
     yield found
     found.close()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -477,6 +491,13 @@ async def test_a_write_of_unknown_outcome_is_reported_and_undone(relay: Relay, i
         if identified:
             await until(lambda: undone)
             assert undone == [[1]]
+
+
+async def test_a_pooler_is_refused(relay: Relay) -> None:
+    key = b"K\0\0\0\x0c"  # the message with the number of PostgreSQL's process, which poolers replace
+    relay.changed = lambda data: re.sub(key + b".{4}", key + b"abcd", data, flags=re.DOTALL)
+    error = await failed(relay.url)
+    assert "through a connection pooler" in error.what
 
 
 async def test_a_crash_of_the_server_is_another_start(postgres: str) -> None:
@@ -634,19 +655,18 @@ async def test_notices_reach_all_others_in_their_order(postgres: str, caplog: py
     assert "cannot be sent" in caplog.text
 
 
-async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(
-    postgres: str, postgres_server: "PostgresServer"
-) -> None:
-    with sessions(postgres) as (sender, other):
+async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(postgres: str, relay: Relay) -> None:
+    with sessions(relay.url, 1) as (sender,), sessions(postgres, 1) as (other,):
         heard: list[Any] = []
         with other.listening("change", heard.append):
-            postgres_server.stop(immediate=True)
+            relay.closed_to_new = True
+            execute(postgres, f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE objid = {sender.me}")  # noqa: S608
+            await until(partial(broken, sender))
             for number in range(5001):
                 sender.send("change", {"number": number})
-            postgres_server.start()
+            relay.closed_to_new = False
             await until(lambda: {"number": 5000} in heard)
-        assert None in heard
-        assert {"number": 0} not in heard
+    assert heard == [None, *({"number": number} for number in range(1, 5001))]
 
 
 # ---- the end ----
