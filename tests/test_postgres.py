@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +28,8 @@ from mcp_vega.errors import LedgerError
 from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Durability
 
-require_packages("psycopg")
+if not find_spec("psycopg"):
+    require_packages("psycopg")
 
 import psycopg
 
