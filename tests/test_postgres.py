@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import select
 import signal
 import socket
@@ -400,6 +401,7 @@ class Relay:
         self.url = f"{database}?host={quote(str(folder), safe='')}"
         self.when: str | None = None  # break at the next commit: "before" PostgreSQL gets it, or "after" it was done
         self.closed_to_new = False
+        self.changed: Callable[[bytes], bytes] = lambda data: data
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -438,7 +440,7 @@ class Relay:
                         return
                     if not data:
                         return
-                    other[source].sendall(data)
+                    other[source].sendall(self.changed(data))
 
 
 @pytest.fixture
@@ -477,6 +479,13 @@ async def test_a_write_of_unknown_outcome_is_reported_and_undone(relay: Relay, i
         if identified:
             await until(lambda: undone)
             assert undone == [[1]]
+
+
+async def test_a_pooler_is_refused(relay: Relay) -> None:
+    key = b"K\0\0\0\x0c"  # the message with the number of PostgreSQL's process, which poolers replace
+    relay.changed = lambda data: re.sub(key + b".{4}", key + b"abcd", data, flags=re.DOTALL)
+    error = await failed(relay.url)
+    assert "through a connection pooler" in error.what
 
 
 async def test_a_crash_of_the_server_is_another_start(postgres: str) -> None:

@@ -53,9 +53,8 @@ class _Entry:
 class Session:
     """This server's lock and notices on a PostgreSQL server: a `Liveness`, and `Notices`.
 
-    One connection does both. It is opened at the first use, and opened again if it breaks. It needs PostgreSQL itself,
-    or a pooler that keeps sessions. A child process made by fork must not use this object, and it keeps the lock as
-    long as it runs.
+    One connection does both. It is opened at the first use, and opened again if it breaks. A child process made by fork
+    must not use this object. It keeps the lock as long as it runs, even if its parent has ended.
 
     Args:
         url: The URL of the database; see `Address`.
@@ -139,7 +138,7 @@ class Session:
     def send(self, topic: str, content: Mapping[str, Any]) -> None:
         """Send a notice to all other servers soon. Does not wait, and does not raise if the notice cannot be sent."""
         try:
-            payload = json.dumps({"topic": topic, "from": self.me, "content": content}, ensure_ascii=False)
+            payload = json.dumps({"topic": topic, "from": self._pinned.token, "content": content}, ensure_ascii=False)
             size = len(payload.encode())
         except (TypeError, ValueError) as error:
             logger.warning("A notice to other servers cannot be sent: %s", error)
@@ -166,7 +165,7 @@ class Session:
         if payload is not None:
             try:
                 notice = json.loads(payload)
-                if notice and notice["from"] == self.me:
+                if notice and notice["from"] == self._pinned.token:
                     return
             except (ValueError, TypeError, LookupError):
                 return  # another program wrote it
