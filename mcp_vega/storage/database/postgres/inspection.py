@@ -13,8 +13,7 @@ CONNECTIONS_OF_A_SERVER = sum(CONNECTIONS.values())
 _STATE = """
     SELECT current_setting('server_version') AS version, current_setting('max_connections')::integer AS most,
         current_setting('superuser_reserved_connections')::integer AS reserved,
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())
-            AS used
+        (SELECT sum(numbackends) - 1 FROM pg_stat_database)::integer AS used -- without this connection
 """
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
 
