@@ -43,10 +43,10 @@ _LOCK_IF_DEAD = f"""
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A listener, and the event loop in which it is called."""
+    """A listener's notices that wait for it, and its event loop."""
 
     topic: str
-    listener: Listener
+    waiting: asyncio.Queue[Mapping[str, Any] | None]
     loop: asyncio.AbstractEventLoop
 
 
@@ -152,12 +152,15 @@ class Session:
     @contextmanager
     def listening(self, topic: str, listener: Listener) -> Generator[None]:
         """Call a listener with each notice of other servers on a topic, in this event loop, while the block runs."""
-        entry = _Entry(topic, listener, asyncio.get_running_loop())
+        entry = _Entry(topic, asyncio.Queue(), asyncio.get_running_loop())
+        # In a task, so that a listener may start tasks.
+        task = entry.loop.create_task(_pass_on(entry.waiting, listener))
         self._entries += (entry,)
         try:
             yield
         finally:
             self._entries = tuple(each for each in self._entries if each is not entry)
+            task.cancel()
 
     def _receive(self, payload: str | None) -> None:
         """Pass a notice on to the listeners. Runs in the thread of the connection."""
@@ -172,8 +175,13 @@ class Session:
         for each in self._entries:
             if notice is None or notice.get("topic") == each.topic:
                 with suppress(RuntimeError):  # its event loop has ended
-                    each.loop.call_soon_threadsafe(self._deliver, each, notice and notice.get("content"))
+                    each.loop.call_soon_threadsafe(each.waiting.put_nowait, notice and notice.get("content"))
 
-    def _deliver(self, entry: _Entry, content: Mapping[str, Any] | None) -> None:
-        if entry in self._entries:
-            entry.listener(content)
+
+async def _pass_on(waiting: asyncio.Queue[Mapping[str, Any] | None], listener: Listener) -> None:
+    while True:
+        notice = await waiting.get()
+        try:
+            listener(notice)
+        except Exception:
+            logger.exception("A notice of another server could not be handled")
