@@ -195,8 +195,7 @@ class PostgresLedger(Ledger):
     def _parts(self) -> tuple[Database, Liveness, Notices]:
         from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 
-        # The tests' server has just started: nobody needs time to connect again.
-        session = Session(self.url, self.namespace, grace_seconds=0)
+        session = Session(self.url, self.namespace)
         return PostgresDatabase(self.url, SCHEMA, self.namespace), session, session
 
     def execute(self, statement: str) -> list[dict[str, Any]]:

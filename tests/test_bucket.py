@@ -624,8 +624,9 @@ async def now(app: AppContext, image_id: str) -> Image:
 
 
 @pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize("deleted", [False, True])
 async def test_a_picture_on_the_disk_of_a_replica_is_moved_to_the_bucket_by_that_replica(
-    sandbox: Sandbox, tmp_path: Path, bucket: str, line: Line
+    sandbox: Sandbox, tmp_path: Path, bucket: str, line: Line, *, deleted: bool
 ) -> None:
     clock = Clock()
     async with replica(sandbox, tmp_path, bucket) as one, replica(sandbox, tmp_path, bucket, TWO, clock) as two:
@@ -652,12 +653,16 @@ async def test_a_picture_on_the_disk_of_a_replica_is_moved_to_the_bucket_by_that
             moved = await now(two, image.id)
             assert moved.location == (bucket, image.location.key)
             assert await two.gallery.read(image) == await restarted.gallery.read(moved) == data
-            clock.ahead = timedelta(days=2)
+            assert (await direct("GET", bucket, image.location.key)).content == data
+            if deleted:
+                await two.gallery.delete(image.id, datetime.now(UTC))
+            else:
+                clock.ahead = timedelta(days=2)
             await two.service.image_mover.move_back()
             assert file.read_bytes() == data, "only its own replica can delete it"
             await restarted.service.image_mover.move_back()
             assert not file.exists()
-        assert (await direct("GET", bucket, image.location.key)).content == data
+            assert (await direct("GET", bucket, image.location.key)).is_success is not deleted
     assert sandbox.paid_requests == 1
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from typing import TypeVar
 
 import anyio
@@ -63,31 +63,35 @@ async def require_sums_fit(ledger: Ledger, server: Server) -> None:
     assert await server.store.spending.on(NOW.date()) == Decimal(row["spent"]) / 10**9
 
 
-@pytest.mark.parametrize("cancelled", [1, 3])
-async def test_of_the_same_calls_at_the_same_time_each_joins_another_cancelled_job(
-    ledger: Ledger, cancelled: int
-) -> None:
+@pytest.mark.parametrize("how", ["cancelled", "silent"])
+@pytest.mark.parametrize("jobs", [1, 6])
+async def test_of_the_same_calls_at_the_same_time_each_joins_another_job(ledger: Ledger, jobs: int, how: str) -> None:
     async with ledger.servers() as several:
         one = several[0]
-        left = {(await one.begin()).local_id for _ in range(cancelled)}
-        for job in await one.store.latest(cancelled):
-            await one.store.take_back(job, NOW)
+        left = {(await one.begin()).local_id for _ in range(jobs)}
+        for job in await one.store.latest(jobs):
+            if how == "cancelled":
+                await one.store.take_back(job, NOW)
+        if how == "silent":
+            ledger.execute("UPDATE jobs SET arrived = arrived - 5")
 
         async def begins(server: Server) -> Begun:
-            return await server.store.begin(a_job(), NO_LIMITS)
+            return await server.store.begin(a_job(created=NOW + timedelta(seconds=5)), NO_LIMITS)
 
-        begun = await in_turn(several, [begins] * 8)
+        # Jobs whose caller may have given up can be joined again and again, so there are only as many calls as jobs.
+        begun = await in_turn(several, [begins] * (10 if how == "cancelled" else jobs))
         joined = [each.job.local_id for each in begun if each.joined]
-        assert (len(joined), set(joined)) == (cancelled, left)
+        assert (len(joined), set(joined)) == (jobs, left)
         await require_sums_fit(ledger, one)
 
 
 async def test_calls_at_the_same_time_never_exceed_the_limit_of_the_day_together(ledger: Ledger) -> None:
     limits = Limits(usd_a_day=Decimal("0.01"))
+    numbers = count()
 
     async def begins(server: Server) -> bool:
         try:
-            await server.store.begin(a_job(), limits)
+            await server.store.begin(a_job(str(next(numbers))), limits)
         except SpendingLimitReached:
             return False
         return True
@@ -100,16 +104,16 @@ async def test_calls_at_the_same_time_never_exceed_the_limit_of_the_day_together
 
 @pytest.mark.parametrize("limits", [Limits(calls_at_once=4), Limits(calls_a_minute=4)], ids=str)
 async def test_calls_at_the_same_time_never_get_more_slots_than_there_are(ledger: Ledger, limits: Limits) -> None:
+    numbers, nothing = count(), replace(limits, calls_at_once=0)
     async with ledger.servers() as several:
 
-        async def begins(server: Server) -> tuple[Server, Begun]:
-            return server, await server.store.begin(a_job(), limits)
+        async def begins(server: Server) -> tuple[Server, Job]:
+            return server, await server.begin(nothing, prompt=str(next(numbers)))
 
         begun = await in_turn(several, [begins] * 12)
-        assert sum(each.may_send for _, each in begun) <= 4
-        # A job that was begun while another one waited has no slot, even if one is free.
-        sent = await at_once(partial(server.sends, each.job, limits) for server, each in begun)
+        sent = await at_once(partial(server.sends, job, limits) for server, job in begun)
         assert sorted(map(str, sent)) == [str(Sending.NO_SLOT)] * 8 + [str(Sending.SENT)] * 4
+        assert len(ledger.execute("SELECT job FROM slots")) == 4
 
 
 async def test_the_money_of_a_dead_server_is_given_back_once(ledger: Ledger) -> None:

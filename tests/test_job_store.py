@@ -170,6 +170,30 @@ async def test_only_one_of_many_servers_gets_a_job(ledger: Ledger) -> None:
         assert len(takers) == 1
 
 
+@pytest.mark.parametrize("state", [State.COMPLETED, State.UNKNOWN])
+async def test_a_job_that_the_ledger_lost_is_written_again_by_the_server_that_works_on_it(
+    ledger: Ledger, state: State
+) -> None:
+    location = ImageLocation("/pictures", "2026-11-20/a-fox.jpg")
+    image = Image(id="0" * 32, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
+    async with ledger.servers() as (one, two):
+        job = await one.begin()
+        assert await one.sends(job) is Sending.SENT
+        for table in ("slots", "jobs", "spending", "servers"):
+            ledger.execute(f"DELETE FROM {table}")  # noqa: S608  as after a crash
+        images = (image,) if state is State.COMPLETED else ()
+        job = replace(job, sent=NOW, state=state, images=images, receipt=Receipt("r1", Decimal("0.002")))
+        assert await one.store.save(job) is not None
+        assert (await two.store.accounts.orphans(API, "")).left == [], "the first server still works on it"
+        saved = await one.store.save(replace(job, open=False), release=True)
+        found = await two.store.get("r1")
+        assert saved is not None
+        assert found is not None
+        assert (found.local_id, found.images, found.held, found.open) == (job.local_id, images, False, False)
+        assert await two.store.spending.on(NOW.date()) == Decimal("0.002")
+        assert (await two.store.begin(a_job(), NO_LIMITS)).joined, "the same call must not be paid for again"
+
+
 async def test_a_server_that_lost_a_job_may_save_only_its_pictures(ledger: Ledger) -> None:
     async with ledger.servers() as (one, two):
         job = await one.begin()

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,20 +16,23 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import anyio
 import pytest
 from conftest import HANG_SECONDS, until
+from services import PostgresServer, require_packages
 
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Durability
 
-if os.environ.get("MCP_VEGA_TEST_SERVICES") != "required":
-    pytest.importorskip("psycopg")
+if not find_spec("psycopg"):
+    require_packages("psycopg")
 
 import psycopg
 
@@ -35,10 +40,7 @@ from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
 
-if TYPE_CHECKING:
-    from services import PostgresServer
-
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
 SCHEMA = """
     CREATE TABLE notes (  -- the only table; of these tests
@@ -91,6 +93,14 @@ def sessions(url: str, count: int = 2, **given: Any) -> Generator[list[Session]]
     finally:
         for each in opened:
             each.release()
+
+
+def broken(session: Session) -> bool:
+    try:
+        session.require_intact()
+    except LedgerError:
+        return True
+    return False
 
 
 def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
@@ -315,7 +325,7 @@ async def test_a_cancelled_caller_leaves_immediately_unless_its_work_has_started
 
 
 async def test_an_outage_is_reported_soon_and_ends_without_a_restart(
-    postgres: str, postgres_server: "PostgresServer"
+    postgres: str, postgres_server: PostgresServer
 ) -> None:
     async with a_database(postgres) as database:
         await database.write(add(1))
@@ -339,19 +349,20 @@ async def test_an_outage_is_reported_soon_and_ends_without_a_restart(
         assert await database.read(numbers) == [1, 2]
 
 
-async def test_a_restart_between_two_calls_is_not_noticed(postgres: str, postgres_server: "PostgresServer") -> None:
+async def test_a_restart_between_two_calls_is_not_noticed(postgres: str, postgres_server: PostgresServer) -> None:
     async with a_database(postgres) as database:
         async with anyio.create_task_group() as group:  # several connections are open
             for number in range(4):
                 group.start_soon(database.write, add(number))
         postgres_server.stop(immediate=True)
         postgres_server.start()
+        database.shorten_waits()
         await database.write(add(4))
         assert await database.read(numbers) == [0, 1, 2, 3, 4]
 
 
 async def test_deferred_work_is_done_in_its_order_after_an_outage(
-    postgres: str, postgres_server: "PostgresServer", caplog: pytest.LogCaptureFixture
+    postgres: str, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     order: list[int] = []
 
@@ -400,6 +411,7 @@ class Relay:
         self.url = f"{database}?host={quote(str(folder), safe='')}"
         self.when: str | None = None  # break at the next commit: "before" PostgreSQL gets it, or "after" it was done
         self.closed_to_new = False
+        self.changed: Callable[[bytes], bytes] = lambda data: data
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -438,16 +450,17 @@ class Relay:
                         return
                     if not data:
                         return
-                    other[source].sendall(data)
+                    other[source].sendall(self.changed(data))
 
 
 @pytest.fixture
-def relay(postgres: str, postgres_server: "PostgresServer") -> Generator[Relay]:
+def relay(postgres: str, postgres_server: PostgresServer) -> Generator[Relay]:
     folder = postgres_server.folder / f"relay{time.monotonic_ns()}"
     folder.mkdir()
     found = Relay(postgres, folder)
     yield found
     found.close()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -477,6 +490,13 @@ async def test_a_write_of_unknown_outcome_is_reported_and_undone(relay: Relay, i
         if identified:
             await until(lambda: undone)
             assert undone == [[1]]
+
+
+async def test_a_pooler_is_refused(relay: Relay) -> None:
+    key = b"K\0\0\0\x0c"  # the message with the number of PostgreSQL's process, which poolers replace
+    relay.changed = lambda data: re.sub(key + b".{4}", key + b"abcd", data, flags=re.DOTALL)
+    error = await failed(relay.url)
+    assert "through a connection pooler" in error.what
 
 
 async def test_a_crash_of_the_server_is_another_start(postgres: str) -> None:
@@ -558,7 +578,7 @@ async def test_a_broken_session_connects_again_as_the_same_server(
 
 
 async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connect(
-    postgres: str, postgres_server: "PostgresServer"
+    postgres: str, postgres_server: PostgresServer
 ) -> None:
     async with a_database(postgres) as database:
         execute(postgres, "INSERT INTO server_numbers VALUES (77, 'x')")
@@ -578,9 +598,7 @@ async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connec
         assert await database.write(look) == [{"77"}, False, set(), True]
 
 
-async def test_a_server_without_a_database_cannot_take_its_lock(
-    postgres: str, postgres_server: "PostgresServer"
-) -> None:
+async def test_a_server_without_a_database_cannot_take_its_lock(postgres: str, postgres_server: PostgresServer) -> None:
     postgres_server.stop()
     session = Session(postgres)
     with pytest.raises(LedgerError, match="cannot be reached"):
@@ -634,19 +652,18 @@ async def test_notices_reach_all_others_in_their_order(postgres: str, caplog: py
     assert "cannot be sent" in caplog.text
 
 
-async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(
-    postgres: str, postgres_server: "PostgresServer"
-) -> None:
-    with sessions(postgres) as (sender, other):
+async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(postgres: str, relay: Relay) -> None:
+    with sessions(relay.url, 1) as (sender,), sessions(postgres, 1) as (other,):
         heard: list[Any] = []
         with other.listening("change", heard.append):
-            postgres_server.stop(immediate=True)
+            relay.closed_to_new = True
+            execute(postgres, f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE objid = {sender.me}")  # noqa: S608
+            await until(partial(broken, sender))
             for number in range(5001):
                 sender.send("change", {"number": number})
-            postgres_server.start()
+            relay.closed_to_new = False
             await until(lambda: {"number": 5000} in heard)
-        assert None in heard
-        assert {"number": 0} not in heard
+    assert heard == [None, *({"number": number} for number in range(1, 5001))]
 
 
 # ---- the end ----

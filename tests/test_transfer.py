@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, chdir
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -181,11 +181,7 @@ class Contents:
     files: dict[str, str]  # the sha256 of the pictures that can be read
     shown: list[tuple[str, str, bool]]  # the pictures in the gallery's order: job, picture, star
     spent: list[Any]
-
-    def of(self, owner: str) -> "Contents":
-        """The same with another owner of all jobs."""
-        spent = [replace(each, group=owner) for each in self.spent]
-        return replace(self, jobs=[replace(job, owner=owner) for job in self.jobs], spent=spent)
+    sum: Decimal  # the same in another table, which the limit is compared with
 
 
 async def contents_of(store: JobStore, images: FallbackImageStore) -> Contents:
@@ -199,6 +195,7 @@ async def contents_of(store: JobStore, images: FallbackImageStore) -> Contents:
         files,
         [(job.local_id, image.id, image.starred) for job, image in shown],
         await store.spending.by_day("owner"),
+        await store.spending.since(date.min),
     )
 
 
@@ -327,7 +324,7 @@ def test_a_second_import_brings_stars_outcomes_and_missing_pictures_and_undoes_n
     fox, owls, *_, lost = variety()
     source.add(fox, owls, lost)
     exported(source, file)
-    imported(any_target, file)
+    imported(any_target, file, "--owner", "ada")
     first, second = owls.images[0].id, owls.images[2].id
 
     async def later(store: JobStore, images: FallbackImageStore) -> None:
@@ -347,7 +344,8 @@ def test_a_second_import_brings_stars_outcomes_and_missing_pictures_and_undoes_n
     exported(source, file, "--force")
     assert imported(any_target, file) == "Imported: 0 jobs and 1 picture.\nThere already: 3 jobs.\n"
     there = any_target.contents()
-    assert there.spent == after.spent
+    assert (there.sum, {job.owner for job in there.jobs}) == (after.sum, {"ada"})
+    assert there.spent == [replace(each, group="ada") for each in after.spent]
     assert {job.local_id: job.state for job in there.jobs} == {job.local_id: job.state for job in after.jobs}
     assert (fox.local_id, fox.images[0].id, True) in there.shown
     assert (owls.local_id, first, True) in there.shown
@@ -524,6 +522,16 @@ def test_a_damaged_file_is_refused_and_nothing_of_it_is_kept(
     assert (target.jobs(), [*target.folder.glob("gallery/**/*")]) == ([], [])
 
 
+def test_a_list_of_jobs_with_a_changed_byte_is_refused_before_its_first_job(
+    source: Place, target: Place, file: Path
+) -> None:
+    source.add(*(job_with(f"fox {number}", number=number) for number in range(20)))
+    exported(source, file)
+    done = target.run("import", str(flipped(file, b"fox 19")))
+    assert (done.returncode, "jobs.jsonl cannot be read (Bad CRC-32" in done.stderr) == (1, True)
+    assert target.jobs() == []
+
+
 def with_picture(file: Path, change: Callable[[bytes], bytes]) -> Path:
     """A copy with another picture."""
     return changed(file, lambda name, data: change(data) if "/" in name else data)
@@ -575,7 +583,7 @@ def test_whatever_byte_is_changed_a_job_arrives_as_it_was_or_not_at_all(
         done = fresh.run("import", str(written(file, bytes(other))))
         assert done.returncode in (0, 1), done.stderr
         there = fresh.contents()
-        assert there in (before, Contents([], {}, [], [])), place
+        assert there in (before, Contents([], {}, [], [], Decimal(0))), place
         assert bool(there.jobs) == (done.returncode == 0)
 
 

@@ -35,7 +35,7 @@ class Database(Protocol):
         despite_cancel: bool = False,
         undo: Work[Any] | None = None,
     ) -> T:
-        """Change something, completely or not at all.
+        """Change something, completely or not at all. It comes after the work that was deferred before.
 
         A caller that is cancelled before the work has started leaves immediately, and the work is never done.
 
@@ -50,7 +50,7 @@ class Database(Protocol):
     def defer(self, work: Work[Any], *, immediately: bool = False) -> None:
         """Change something while nobody waits for it: a little later, or immediately.
 
-        It is tried until it succeeds.
+        It is tried until it succeeds. It may be done several times, if a transaction fails.
         """
         ...
 

@@ -12,7 +12,7 @@ class Liveness(Protocol):
 
     @property
     def me(self) -> str:
-        """This server's id. It may change while the lock is being taken."""
+        """This server's id. It may be empty before the lock is taken, and may change while the lock is being taken."""
         ...
 
     @property
@@ -24,7 +24,7 @@ class Liveness(Protocol):
         """Take the lock, unless it is taken already. It must be taken before others can learn this server's id.
 
         Raises:
-            OSError: The lock cannot be taken.
+            OSError, LedgerError: The lock cannot be taken.
         """
         ...
 

@@ -25,7 +25,7 @@ class Notices(Protocol):
         ...
 
     def listening(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
-        """Call a listener in the event loop with each notice of other servers on a topic, while the block runs."""
+        """Call a listener in this event loop with each notice of other servers on a topic, while the block runs."""
         ...
 
 

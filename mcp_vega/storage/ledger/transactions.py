@@ -99,6 +99,9 @@ class Transactions:
             lock_id(connection, row["reported_id"])
         counted = spending.counted(connection, job)
         written = connection.execute(job_queries.SAVE, row)
+        if not written and not connection.execute(job_queries.IS_KNOWN, row):
+            self._add_again(connection, job, row)
+            written = connection.execute(job_queries.SAVE, row)
         if written:
             spending.add(connection, row["day"], job.owner, row["spent"] - counted)
         for image in rows.as_image_rows(job):
@@ -106,6 +109,16 @@ class Transactions:
             connection.execute(image_queries.ADD_TO_GALLERY, image)
         connection.execute(limit_queries.RELEASE_SLOT, row)
         return replace(job, remote_id=written[0]["remote_id"]) if written else None
+
+    def _add_again(self, connection: Connection, job: Job, row: dict[str, Any]) -> None:
+        """Write a job that the ledger has lost, as it may when its database crashes. It may be joined, but not sent.
+
+        That its caller received the result is not known then. So the same call gets the result once more.
+        """
+        me = self._servers.enter(connection)
+        values = {**row, "me": me, "remote_id": None, "awaited_by": None, "delivered": False}
+        values |= {"arrived": connection.time, "wanted_until": job.created}
+        connection.execute(job_queries.ADD, values)
 
     def add_known(self, connection: Connection, job: Job) -> bool:
         """Write a job that the API knows already; see `JobStore.add_known`."""

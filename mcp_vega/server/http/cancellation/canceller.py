@@ -104,14 +104,16 @@ class Canceller:
                 pass  # a lost notice cannot be made up for: its call is over soon
 
     def _do(self, step: str, cancellation: str, call: CallId) -> None:
-        calls = len(self._requests.of_sender(call))
+        calls = self._requests.of_sender(call)
+        # A call that came after the first step. For the others, the answer to that step came too late.
+        is_new = step == EARLY and any(not each.unwanted for each in calls)
         if step == EARLY and not calls:
             self._requests.note_early(call)
-        if step == END or (step == EARLY and calls):  # the call came after the first step
+        if step == END or is_new:
             self._requests.end(call)
-        if step == REJECT or (step == EARLY and calls):
+        if step == REJECT or is_new:
             rejected = self._requests.reject(call)
             if self._tasks and rejected:
                 self._tasks.start_soon(self._requests.until_written, rejected)
         if step == REJECT and calls:
-            self._notices.send(ANSWER, {"id": cancellation, "calls": calls})
+            self._notices.send(ANSWER, {"id": cancellation, "calls": len(calls)})

@@ -11,9 +11,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 # libpq waits at least two seconds for a connection.
 CONNECT_SECONDS = 2
-# A machine that vanishes without a word is noticed after 3 + 2 × 3 seconds: by the server and by this client.
-KEEPALIVES = {"idle": 3, "interval": 2, "count": 3}
-UNANSWERED_MS = 9000
+# After how many seconds without an answer a connection is broken. A server whose machine was cut off knows that it has
+# lost its lock before PostgreSQL releases the lock, so before others continue its jobs.
+CLIENT = {"keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3}  # 2 + 3 × 1 seconds
+SERVER = {"keepalives_idle": 3, "keepalives_interval": 2, "keepalives_count": 3}
+CLIENT_MS, SERVER_MS = 5000, 9000
 
 # How many connections a server uses at most, by purpose.
 CONNECTIONS = {"writes": 4, "reads": 2, "slow-reads": 1, "deferred": 1, "session": 1}
@@ -22,8 +24,8 @@ CONNECTIONS = {"writes": 4, "reads": 2, "slow-reads": 1, "deferred": 1, "session
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "fallback_application_name": "mcp-vega",
-    **{f"keepalives_{name}": value for name, value in KEEPALIVES.items()},
-    "tcp_user_timeout": UNANSWERED_MS,
+    **CLIENT,
+    "tcp_user_timeout": CLIENT_MS,
 }
 
 

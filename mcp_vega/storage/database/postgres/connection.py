@@ -14,7 +14,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import JsonbDumper
 
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.database.postgres.address import KEEPALIVES, UNANSWERED_MS, Address
+from mcp_vega.storage.database.postgres.address import SERVER, SERVER_MS, Address
 from mcp_vega.storage.database.postgres.statements import for_psycopg
 
 OLDEST_VERSION = 13  # of PostgreSQL: the first with pg_current_xact_id
@@ -25,7 +25,7 @@ LOCK_SECONDS, WRITE_SECONDS, READ_SECONDS = 9.0, 10.0, 30.0
 STARTED = "greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter))"
 # A server with `synchronous_commit = off` would lose what must survive its crash.
 _SET_UP = f"""
-    SELECT pg_is_in_recovery() AS read_only, {STARTED} AS started,
+    SELECT pg_is_in_recovery() AS read_only, pg_backend_pid() AS process, {STARTED} AS started,
         CASE :namespace WHEN '' THEN '' ELSE set_config('search_path', quote_ident(:namespace), false) END,
         set_config('TimeZone', 'UTC', false),
         set_config('DateStyle', 'ISO, YMD', false),
@@ -33,8 +33,8 @@ _SET_UP = f"""
         set_config('statement_timeout', '{WRITE_SECONDS * 1000:.0f}', false),
         set_config('lock_timeout', '{LOCK_SECONDS * 1000:.0f}', false),
         set_config('idle_in_transaction_session_timeout', '{WRITE_SECONDS * 1000:.0f}', false),
-        {", ".join(f"set_config('tcp_keepalives_{name}', '{value}', false)" for name, value in KEEPALIVES.items())},
-        set_config('tcp_user_timeout', '{UNANSWERED_MS}', false)
+        {", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in SERVER.items())},
+        set_config('tcp_user_timeout', '{SERVER_MS}', false)
 """
 
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS time, NULL AS id"
@@ -180,6 +180,12 @@ def _require_fit(raw: psycopg.Connection[Any], found: Row) -> None:
     version, encoding = raw.info.server_version // 10_000, raw.info.parameter_status("server_encoding")
     if found["read_only"]:
         raise UnfitServerError("is a standby, which cannot be written", "Set MCP_VEGA_LEDGER to the primary server")
+    # A pooler makes up the number. Most poolers do not keep sessions, and locks and settings are lost with a session.
+    if found["process"] != raw.info.backend_pid:
+        raise UnfitServerError(
+            "is reached through a connection pooler, which may not keep sessions",
+            "Set MCP_VEGA_LEDGER to the address of PostgreSQL itself",
+        )
     if version < OLDEST_VERSION:
         raise UnfitServerError(f"is PostgreSQL {version}, which is too old", f"Update to {OLDEST_VERSION} or newer")
     if encoding != "UTF8":

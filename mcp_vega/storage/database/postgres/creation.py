@@ -26,6 +26,8 @@ def make_own_tables(connection: PostgresConnection) -> None:
     connection.begin("BEGIN", identified=False)
     try:
         connection.lock("creation")
+        # `to_regclass` may answer from a cache that PostgreSQL brings up to date only when it locks a table.
+        connection.execute("LOCK TABLE pg_class IN ACCESS SHARE MODE")
         if connection.namespace:
             _make_namespace(connection)
         if not connection.execute(_EXISTS)[0]["exists"]:

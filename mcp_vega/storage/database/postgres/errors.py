@@ -34,12 +34,12 @@ _REFUSALS = {
     "password authentication failed|no password supplied|role .* does not exist|no pg_hba.conf entry|"
     "not permitted to log in|permission denied for database": _Problem(
         "does not let this user in: {said}",
-        f"Check the user and the password in {VARIABLE}, and the server's pg_hba.conf",
+        f"Check the user, the password and sslmode in {VARIABLE}, and the server's pg_hba.conf",
     ),
     "database .* does not exist": _Problem(
         "does not exist", f"Create it with createdb, or correct the name in {VARIABLE}"
     ),
-    "SSL|certificate": _Problem(
+    "certificate|does not support SSL|wrong version number|unsupported protocol": _Problem(
         "cannot be reached with TLS: {said}",
         f"Correct sslmode and sslrootcert in {VARIABLE}, or the server's certificate",
     ),
@@ -141,4 +141,5 @@ def _said(address: Address, error: Exception) -> str:
     text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     lines = (text or str(error) or type(error).__name__).strip().splitlines()
     # libpq says first which connection failed, and that is said already. Its hints follow in the next lines.
-    return address.redacted(re.sub("^(connection failed: )?connection to server .*? failed: ", "", lines[0]))
+    said = re.sub("^(connection failed: )?connection to server .*? failed: ", "", lines[0])
+    return address.redacted(said.removeprefix("FATAL:").strip())

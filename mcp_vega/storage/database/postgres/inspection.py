@@ -3,20 +3,17 @@
 import time
 from typing import NamedTuple
 
-from mcp_vega.storage.database.postgres.address import Address
+from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
-from mcp_vega.storage.database.postgres.database import CONNECTIONS
 from mcp_vega.storage.database.postgres.errors import explained
 
 # How often a round trip is measured. The shortest one is the most exact.
 ROUND_TRIPS = 3
-# The most connections of a server of this package: those of its database, and the one that holds its lock.
-CONNECTIONS_OF_A_SERVER = CONNECTIONS + 1
+CONNECTIONS_OF_A_SERVER = sum(CONNECTIONS.values())
 _STATE = """
     SELECT current_setting('server_version') AS version, current_setting('max_connections')::integer AS most,
         current_setting('superuser_reserved_connections')::integer AS reserved,
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())
-            AS used
+        (SELECT sum(numbackends) - 1 FROM pg_stat_database)::integer AS used -- without this connection
 """
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
 

@@ -67,7 +67,7 @@ class Pinned:
         self._address = address
         self._grace_seconds = grace_seconds
         self._receive = receive
-        self._token = new_id()
+        self.token = new_id()
         self.number: int | None = None
         self._changed = threading.Condition()
         self._held = False  # the following change only with `_changed`
@@ -184,7 +184,7 @@ class Pinned:
 
     def _numbered(self, connection: PostgresConnection) -> int:
         """Return this server's number: the same as before, unless another server has it."""
-        values = {"token": self._token, "number": self.number}
+        values = {"token": self.token, "number": self.number}
         found = connection.execute(_OLD_NUMBER, values) if self.number is not None else []
         while not found:  # a number that is in use already is passed over
             found = connection.execute(_NEW_NUMBER, values)
@@ -199,7 +199,7 @@ class Pinned:
             while True:
                 self._send_all(connection)
                 if self._ending:
-                    connection.execute("DELETE FROM server_numbers WHERE token = :token", {"token": self._token})
+                    connection.execute("DELETE FROM server_numbers WHERE token = :token", {"token": self.token})
                     return
                 selector.select(LOOK_SECONDS)
                 with suppress(BlockingIOError):

@@ -43,19 +43,18 @@ _LOCK_IF_DEAD = f"""
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A listener, and the event loop in which it is called."""
+    """A listener's notices that wait for it, and its event loop."""
 
     topic: str
-    listener: Listener
+    waiting: asyncio.Queue[Mapping[str, Any] | None]
     loop: asyncio.AbstractEventLoop
 
 
 class Session:
     """This server's lock and notices on a PostgreSQL server: a `Liveness`, and `Notices`.
 
-    One connection does both. It is opened at the first use, and opened again if it breaks. It needs PostgreSQL itself,
-    or a pooler that keeps sessions. A child process made by fork must not use this object, and it keeps the lock as
-    long as it runs.
+    One connection does both. It is opened at the first use, and opened again if it breaks. A child process made by fork
+    must not use this object. It keeps the lock as long as it runs, even if its parent has ended.
 
     Args:
         url: The URL of the database; see `Address`.
@@ -139,7 +138,7 @@ class Session:
     def send(self, topic: str, content: Mapping[str, Any]) -> None:
         """Send a notice to all other servers soon. Does not wait, and does not raise if the notice cannot be sent."""
         try:
-            payload = json.dumps({"topic": topic, "from": self.me, "content": content}, ensure_ascii=False)
+            payload = json.dumps({"topic": topic, "from": self._pinned.token, "content": content}, ensure_ascii=False)
             size = len(payload.encode())
         except (TypeError, ValueError) as error:
             logger.warning("A notice to other servers cannot be sent: %s", error)
@@ -153,12 +152,15 @@ class Session:
     @contextmanager
     def listening(self, topic: str, listener: Listener) -> Generator[None]:
         """Call a listener with each notice of other servers on a topic, in this event loop, while the block runs."""
-        entry = _Entry(topic, listener, asyncio.get_running_loop())
+        entry = _Entry(topic, asyncio.Queue(), asyncio.get_running_loop())
+        # In a task, so that a listener may start tasks.
+        task = entry.loop.create_task(_pass_on(entry.waiting, listener))
         self._entries += (entry,)
         try:
             yield
         finally:
             self._entries = tuple(each for each in self._entries if each is not entry)
+            task.cancel()
 
     def _receive(self, payload: str | None) -> None:
         """Pass a notice on to the listeners. Runs in the thread of the connection."""
@@ -166,15 +168,20 @@ class Session:
         if payload is not None:
             try:
                 notice = json.loads(payload)
-                if notice and notice["from"] == self.me:
+                if notice and notice["from"] == self._pinned.token:
                     return
             except (ValueError, TypeError, LookupError):
                 return  # another program wrote it
         for each in self._entries:
             if notice is None or notice.get("topic") == each.topic:
                 with suppress(RuntimeError):  # its event loop has ended
-                    each.loop.call_soon_threadsafe(self._deliver, each, notice and notice.get("content"))
+                    each.loop.call_soon_threadsafe(each.waiting.put_nowait, notice and notice.get("content"))
 
-    def _deliver(self, entry: _Entry, content: Mapping[str, Any] | None) -> None:
-        if entry in self._entries:
-            entry.listener(content)
+
+async def _pass_on(waiting: asyncio.Queue[Mapping[str, Any] | None], listener: Listener) -> None:
+    while True:
+        notice = await waiting.get()
+        try:
+            listener(notice)
+        except Exception:
+            logger.exception("A notice of another server could not be handled")

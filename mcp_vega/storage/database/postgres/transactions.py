@@ -188,7 +188,7 @@ def once_ended(lost: CommitUnknownError, work: Work[T]) -> Work[T]:
 
     def do(connection: Connection) -> T:
         if lost.transaction and connection.execute(_RUNNING, {"id": lost.transaction}):
-            raise StillRunningError
+            raise StillRunningError("an earlier change is still being written")
         return work(connection)
 
     return do

@@ -44,7 +44,6 @@ OVERWRITES = Problem(
     "the storage would overwrite objects: it does not support conditional writes (If-None-Match)",
     "Use a storage that supports conditional writes, or a newer version of its software",
 )
-INCOMPLETE = Problem("the object did not arrive completely", "Try again", passing=True)
 
 
 def problem_of(error: Exception, credentials: str) -> Problem:

@@ -24,6 +24,7 @@ DISCARD = """
     WHERE local_id = :local_id AND open AND sent IS NULL AND holder = :me AND (awaited_by IS NULL OR awaited_by = :me)
     RETURNING day, owner, spent
 """
+IS_KNOWN = "SELECT number FROM jobs WHERE local_id = :local_id"
 HOLDER = "SELECT holder FROM jobs WHERE local_id = :local_id AND open"
 # If several servers claim a job, only one of them changes the row.
 CLAIM = """
