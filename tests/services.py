@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,22 +57,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("services")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that was skipped without the marker: CI would never run it."""
+    report = yield
+    if reason_of(report).endswith(ADVICE) and not item.get_closest_marker("services"):
+        report.outcome = "failed"
+        report.longrepr = "A test that needs a service, or a package of one, needs the marker `services`"
+    return report
+
+
+def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why a test was skipped; "" if it was not."""
+    return report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say once why the tests with services were skipped."""
-    reasons = Counter(str(each.longrepr[2]) for each in terminalreporter.stats.get("skipped", ()))
+    reasons = Counter(map(reason_of, terminalreporter.stats.get("skipped", ())))
     for reason, count in reasons.items():
         if reason.endswith(ADVICE):
-            terminalreporter.write_line(f"{count} of the tests with services: {reason}")
+            terminalreporter.write_line(f"{count} × {reason}")
 
 
 def unavailable(reason: str) -> NoReturn:
     """Skip the test, or fail it if the services are required."""
     if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
         pytest.fail(f"{reason}, and MCP_VEGA_TEST_SERVICES is 'required'")
-    pytest.skip(f"{reason}{ADVICE}")
+    pytest.skip(f"{reason}{ADVICE}", allow_module_level=True)
 
 
 def require_packages(*packages: str) -> None:
+    """Skip the test if a package is missing, or the whole module, before its imports. Both need the marker."""
     if missing := [each for each in packages if not find_spec(each)]:
         unavailable(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed")
 

@@ -195,7 +195,6 @@ class PostgresLedger(Ledger):
     def _parts(self) -> tuple[Database, Liveness, Notices]:
         from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 
-        # The tests' server has just started: nobody needs time to connect again.
         session = Session(self.url, self.namespace)
         return PostgresDatabase(self.url, SCHEMA, self.namespace), session, session
 

@@ -138,6 +138,15 @@ sys.addaudithook(watch)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("module", sorted(Path(__file__).parent.glob("test_*.py")), ids=lambda path: path.name)
+def test_tests_that_need_a_package_of_the_extra_have_the_marker(module: Path) -> None:
+    """`tests/services.py` sees to that for a single test, but not for a module that is skipped as a whole."""
+    text = module.read_text(encoding="utf-8")
+    assert not re.search(rf"importorskip\(.({'|'.join(TEAM)})", text), "use `require_packages`"
+    if re.search(r"^(if .*:\n    )?require_packages", text, re.MULTILINE):
+        assert re.search(r"^pytestmark = .*mark\.services", text, re.MULTILINE)
+
+
 # ---- sizes ----
 
 

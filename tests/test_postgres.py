@@ -16,21 +16,26 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+<<<<<<< HEAD
 from functools import partial
+=======
+from importlib.util import find_spec
+>>>>>>> infra
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import anyio
 import pytest
 from conftest import HANG_SECONDS, until
+from services import PostgresServer, require_packages
 
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Durability
 
-if os.environ.get("MCP_VEGA_TEST_SERVICES") != "required":
-    pytest.importorskip("psycopg")
+if not find_spec("psycopg"):
+    require_packages("psycopg")
 
 import psycopg
 
@@ -38,10 +43,7 @@ from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
 
-if TYPE_CHECKING:
-    from services import PostgresServer
-
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
 SCHEMA = """
     CREATE TABLE notes (  -- the only table; of these tests
@@ -326,7 +328,7 @@ async def test_a_cancelled_caller_leaves_immediately_unless_its_work_has_started
 
 
 async def test_an_outage_is_reported_soon_and_ends_without_a_restart(
-    postgres: str, postgres_server: "PostgresServer"
+    postgres: str, postgres_server: PostgresServer
 ) -> None:
     async with a_database(postgres) as database:
         await database.write(add(1))
@@ -350,7 +352,7 @@ async def test_an_outage_is_reported_soon_and_ends_without_a_restart(
         assert await database.read(numbers) == [1, 2]
 
 
-async def test_a_restart_between_two_calls_is_not_noticed(postgres: str, postgres_server: "PostgresServer") -> None:
+async def test_a_restart_between_two_calls_is_not_noticed(postgres: str, postgres_server: PostgresServer) -> None:
     async with a_database(postgres) as database:
         async with anyio.create_task_group() as group:  # several connections are open
             for number in range(4):
@@ -363,7 +365,7 @@ async def test_a_restart_between_two_calls_is_not_noticed(postgres: str, postgre
 
 
 async def test_deferred_work_is_done_in_its_order_after_an_outage(
-    postgres: str, postgres_server: "PostgresServer", caplog: pytest.LogCaptureFixture
+    postgres: str, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     order: list[int] = []
 
@@ -455,7 +457,7 @@ class Relay:
 
 
 @pytest.fixture
-def relay(postgres: str, postgres_server: "PostgresServer") -> Generator[Relay]:
+def relay(postgres: str, postgres_server: PostgresServer) -> Generator[Relay]:
     folder = postgres_server.folder / f"relay{time.monotonic_ns()}"
     folder.mkdir()
     found = Relay(postgres, folder)
@@ -579,7 +581,7 @@ async def test_a_broken_session_connects_again_as_the_same_server(
 
 
 async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connect(
-    postgres: str, postgres_server: "PostgresServer"
+    postgres: str, postgres_server: PostgresServer
 ) -> None:
     async with a_database(postgres) as database:
         execute(postgres, "INSERT INTO server_numbers VALUES (77, 'x')")
@@ -599,9 +601,7 @@ async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connec
         assert await database.write(look) == [{"77"}, False, set(), True]
 
 
-async def test_a_server_without_a_database_cannot_take_its_lock(
-    postgres: str, postgres_server: "PostgresServer"
-) -> None:
+async def test_a_server_without_a_database_cannot_take_its_lock(postgres: str, postgres_server: PostgresServer) -> None:
     postgres_server.stop()
     session = Session(postgres)
     with pytest.raises(LedgerError, match="cannot be reached"):
@@ -655,8 +655,15 @@ async def test_notices_reach_all_others_in_their_order(postgres: str, caplog: py
     assert "cannot be sent" in caplog.text
 
 
+<<<<<<< HEAD
 async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(postgres: str, relay: Relay) -> None:
     with sessions(relay.url, 1) as (sender,), sessions(postgres, 1) as (other,):
+=======
+async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(
+    postgres: str, postgres_server: PostgresServer
+) -> None:
+    with sessions(postgres) as (sender, other):
+>>>>>>> infra
         heard: list[Any] = []
         with other.listening("change", heard.append):
             relay.closed_to_new = True
