@@ -16,11 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-<<<<<<< HEAD
 from functools import partial
-=======
 from importlib.util import find_spec
->>>>>>> infra
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -655,15 +652,8 @@ async def test_notices_reach_all_others_in_their_order(postgres: str, caplog: py
     assert "cannot be sent" in caplog.text
 
 
-<<<<<<< HEAD
 async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(postgres: str, relay: Relay) -> None:
     with sessions(relay.url, 1) as (sender,), sessions(postgres, 1) as (other,):
-=======
-async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(
-    postgres: str, postgres_server: PostgresServer
-) -> None:
-    with sessions(postgres) as (sender, other):
->>>>>>> infra
         heard: list[Any] = []
         with other.listening("change", heard.append):
             relay.closed_to_new = True

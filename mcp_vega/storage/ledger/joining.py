@@ -38,8 +38,6 @@ class Moment(NamedTuple):
 def join(connection: Connection, job: Job, arrived: float, servers: Servers, me: str) -> str | None:
     """Let a call wait for a job that the same call began; returns the local id of that job, None if there is none.
 
-    The same calls must do this one after another, so that each finds the next job.
-
     If there are several such jobs, several calls join different ones. Times are compared by the monotonic clock that
     all servers share; if the machine was restarted since, by the time of day.
 
@@ -66,7 +64,7 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
     }
     joining = {"me": me, "moment": job.created, "time": arrived, "until": job.created + JOINING}
     while found := _joinable(connection, values, servers):
-        # The rows are not locked: other changes of several jobs may wait for one of them, and hold another.
+        # If another call was quicker, this one looks again, and finds the next job.
         seen = {"local_id": found["local_id"], "seen": found["last_call_time"]}
         if connection.execute(job_queries.JOIN, {**joining, **seen}):
             return found["local_id"]
