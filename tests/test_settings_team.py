@@ -82,7 +82,7 @@ def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_
 
 @pytest.mark.services
 def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
-    require_packages("psycopg", "psycopg_pool")
+    require_packages("psycopg")
     done = run("jobs", folder=tmp_path, MCP_VEGA_LEDGER=LEDGER)
     assert done.returncode == 1
     assert "127.0.0.1:1/vega" in done.stderr
@@ -91,7 +91,7 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_pat
 
 @pytest.mark.services
 def test_the_ledgers_password_is_redacted_once_the_ledger_is_used() -> None:
-    require_packages("psycopg", "psycopg_pool")
+    require_packages("psycopg")
     assert printable("in-visible7") == "in-visible7"
     job_store_of(Settings.from_environment({"MCP_VEGA_LEDGER": LEDGER}))
     assert printable("in-visible7") == "…"
