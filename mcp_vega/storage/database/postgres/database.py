@@ -19,8 +19,8 @@ from mcp_vega.storage.database.postgres.transactions import Task, Transactions, 
 
 T = TypeVar("T")
 
-# How long a write waits for the work that was deferred before. On a busy machine that may take longer than usual; if the
-# database is away, the work fails sooner.
+# How long a write waits for the work that was deferred before. On a busy machine that may take long; if the database is
+# away, the work fails sooner.
 DEFERRED_SECONDS = 5.0
 
 
