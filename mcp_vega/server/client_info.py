@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from mcp_vega.imaging.preview import MESSAGE_BYTES
 from mcp_vega.job import OPERATOR, Image
+from mcp_vega.storage.images.store import place_of
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
@@ -77,10 +78,10 @@ class ClientInfo:
         return self.name in TEXT_ONLY_CLIENTS
 
     def location(self, image: Image) -> str | None:
-        """The place of a picture's file for this client: a path on the same machine, else a URL of this server."""
+        """The place of a picture for this client: a path or a bucket's address on the same machine, else a URL."""
         if self.base_url is not None:
             return f"{self.base_url}{IMAGES_PATH}/{self.signed(image.id)}"
-        return str(image.path) if image.path else None
+        return place_of(image.location)
 
     def told(self, text: str, folders: Mapping[Path, str]) -> str:
         """A text as this client may see it: only an operator sees paths. For `folders` see `without_paths`."""

@@ -1,6 +1,7 @@
 """The ledger: every job and every cent spent. All servers of a user share it. No other package contains SQL.
 
-job_store        jobs: begun, marked as sent, saved, found, claimed
+job_store        jobs: begun, marked as sent, saved, found, claimed; what the other packages use
+transactions     the changes of jobs, and the order in which they take locks
 joining          joins the same call to its job, while nobody has received the result
 accounts         the accounts at the API, and their jobs
 slots            which job may be sent next

@@ -4,11 +4,12 @@ So the same picture is not paid for twice. Calls are compared after defaults are
 It does not matter which tools they used. The functions work within transactions that are open already.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcp_vega.job import Job
-from mcp_vega.storage.database.connection import Connection
+from mcp_vega.storage.database.connection import Connection, Row
 from mcp_vega.storage.ledger.servers import Servers
 from mcp_vega.storage.ledger.sql import job_queries, rows
 
@@ -37,8 +38,6 @@ class Moment(NamedTuple):
 def join(connection: Connection, job: Job, arrived: float, servers: Servers, me: str) -> str | None:
     """Let a call wait for a job that the same call began; returns the local id of that job, None if there is none.
 
-    The jobs that could be joined are locked until the transaction ends, so that no result is given to two calls.
-
     If there are several such jobs, several calls join different ones. Times are compared by the monotonic clock that
     all servers share; if the machine was restarted since, by the time of day.
 
@@ -63,16 +62,21 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "silent_since_time": arrived - SILENT.total_seconds(),
         "silent_since": job.created - SILENT,
     }
+    joining = {"me": me, "moment": job.created, "time": arrived, "until": job.created + JOINING}
+    while found := _joinable(connection, values, servers):
+        # If another call was quicker, this one looks again, and finds the next job.
+        seen = {"local_id": found["local_id"], "seen": found["last_call_time"]}
+        if connection.execute(job_queries.JOIN, {**joining, **seen}):
+            return found["local_id"]
+    return None
+
+
+def _joinable(connection: Connection, values: Mapping[str, Any], servers: Servers) -> Row | None:
+    """Return the job that may be joined first."""
     found = connection.execute(job_queries.TO_JOIN, values)
     waiting = {row["awaited_by"] for row in found if not row["may_be_silent"]}
     alive = servers.alive(connection, waiting, certain=True)
-    for row in found:
-        if row["may_be_silent"] or row["awaited_by"] not in alive:
-            until = job.created + JOINING
-            joining = {"me": me, "local_id": row["local_id"], "moment": job.created, "time": arrived}
-            connection.execute(job_queries.JOIN, {**joining, "until": until})
-            return row["local_id"]
-    return None
+    return next((row for row in found if row["may_be_silent"] or row["awaited_by"] not in alive), None)
 
 
 def end_wait(connection: Connection, job: Job, ended: Moment, *, delivered: bool, cancelled: bool) -> None:

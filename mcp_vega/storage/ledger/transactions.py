@@ -6,7 +6,7 @@ writes.
 
 Locks are taken in this order, so that no two transactions wait for each other:
 
-1. the lock of a call, or of an id at the API
+1. the lock of an id at the API
 2. the row of a server
 3. rows of jobs
 4. the lock of a day's money, then the rows of `spending` (of several, in the order of day and owner)
@@ -63,15 +63,13 @@ class Transactions:
     def begin(self, connection: Connection, call: NewCall, limits: Limits) -> Begun:
         """Write a new job, or join one; see `JobStore.begin`."""
         me = self._servers.enter(connection, limits.calls_a_minute)
-        row = rows.as_row(call.job)
-        connection.lock(f"call {row['call']}")
         if joined := joining.join(connection, call.job, call.arrived, self._servers, me):
             return Begun(self.read(connection, job_queries.BY_ID, id=joined)[0], joined=True, may_send=False)
         if call.refusal:
             raise call.refusal
         values = {"me": me, "awaited_by": me, "delivered": False}
         values |= {"arrived": call.arrived, "wanted_until": call.wanted_until}
-        connection.execute(job_queries.ADD, {**row, **values})
+        connection.execute(job_queries.ADD, {**rows.as_row(call.job), **values})
         spending.reserve(connection, call.job, limits.usd_a_day)
         return Begun(call.job, joined=False, may_send=Slots(connection, me, limits).take_if_none_waits(call.job))
 

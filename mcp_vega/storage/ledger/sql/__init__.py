@@ -1,6 +1,8 @@
-"""The SQL of the ledger, and how jobs become rows.
+"""The SQL of the ledger, in PostgreSQL's dialect, and how jobs become rows.
 
-schema   the tables
-queries  the statements
-rows     converts jobs to rows, and rows to jobs
+schema         the tables
+job_queries    the statements about jobs
+limit_queries  the statements about servers, money, slots and secrets
+image_queries  the statements about pictures and the beginnings of ids
+rows           converts jobs to rows, and rows to jobs
 """

@@ -83,7 +83,7 @@ SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 # The first row is the job that no call has joined for the longest time. If a time of the clock that all servers share
 # is later than now, it was written before the machine was restarted.
 TO_JOIN = """
-    SELECT local_id, awaited_by,
+    SELECT local_id, awaited_by, last_call_time,
         arrived <= :silent_since_time OR (arrived > :arrived AND created <= :silent_since) AS may_be_silent
     FROM jobs
     WHERE NOT delivered AND call = :call AND base_url = :base_url AND account = :account AND owner = :owner
@@ -93,12 +93,14 @@ TO_JOIN = """
             ELSE last_call_time >= CASE WHEN awaited_by IS NULL THEN :since_time ELSE :awaited_since_time END
         END
         AND NOT (state = 'FAILED' AND NOT open)
-    ORDER BY last_call, number FOR UPDATE
+    ORDER BY last_call, number
 """
+# Only if no call for the job has begun or ended since that was read, and the job has not failed.
 JOIN = """
     UPDATE jobs SET awaited_by = :me, last_call = :moment, last_call_time = :time,
         wanted_until = CASE WHEN wanted_until < :until THEN :until ELSE wanted_until END
-    WHERE local_id = :local_id
+    WHERE local_id = :local_id AND last_call_time = :seen AND NOT delivered AND NOT (state = 'FAILED' AND NOT open)
+    RETURNING local_id
 """
 END_WAIT = """
     UPDATE jobs SET awaited_by = NULL, last_call = :moment, last_call_time = :time,
