@@ -597,6 +597,8 @@ async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connec
 
         # 78 has no row, so it was never there before.
         assert await database.write(look) == [{"77"}, False, set(), True]
+        # A call must join the job of a server that may be dead, instead of being paid for again.
+        assert not await database.read(lambda connection: patient.alive(connection, {"77"}, certain=True))
 
 
 async def test_a_server_without_a_database_cannot_take_its_lock(postgres: str, postgres_server: PostgresServer) -> None:
