@@ -51,9 +51,9 @@ from fault_facts import (
     TOOLS,
     WORDS,
 )
+from in_process import CONFIG, HEARD, KEY, SHORT, STRAY, app_in, listening, one_picture
 from mcp.client import Client
 from mcp_types import CallToolResult, ImageContent, TextContent
-from services import CONFIG, HEARD, KEY, SHORT, STRAY, app_in, listening, one_picture
 from wires import MANNERS, wire
 
 from mcp_vega.imaging.integrity import is_complete

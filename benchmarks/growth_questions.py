@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote_plus
 
 import httpx
+from in_process import app_in, one_picture
 from ledgers import FIRST_DAY, RARE, UNUSED, WORDS
 from mcp.client import Client
 from mcp_types import PromptReference, ResourceTemplateReference, TextResourceContents
-from services import app_in, one_picture
 
 from mcp_vega.job import Job
 from mcp_vega.server.app import build_server

@@ -24,7 +24,7 @@ from typing import Any
 
 import anyio
 import httpx
-from services import CONFIG, KEY, SHORT, app_in, one_picture
+from in_process import CONFIG, KEY, SHORT, app_in, one_picture
 
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService

@@ -62,7 +62,7 @@ class Caller(asyncio.Protocol):
         """Make the next call after a whole answer."""
         if not self._answer:
             head, _, _ = data.partition(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head)
+            length = re.search(rb"(?i)content-length: (\d+)", head)
             self._missing = len(head) + 4 + int(length[1]) if length else None
         self._answer.append(data)
         if self._missing is not None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from services import API, KEY
+from in_process import API, KEY
 
 from mcp_vega.job import Image, ImageLocation, Job, Receipt, Route, State
 from mcp_vega.parameters import VegaParameters

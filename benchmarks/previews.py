@@ -31,9 +31,9 @@ from typing import Any
 
 import anyio
 import httpx
+from in_process import API, app_in
 from mcp.client import Client
 from PIL import Image
-from services import API, app_in
 
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.sandbox.painter import paint

@@ -38,17 +38,21 @@ class VegaError(Exception):
     """The root of the tree.
 
     `what` says what went wrong, and `next_step` says what to do. Each is one sentence that a person understands. Each
-    class has a default for `next_step`, and one for whether the call was `charged`.
+    class has a default for `next_step`, and one for whether the call was `charged`. If `what` names a machine, a
+    database or a user, `public` is the same for callers who must not see these names; else it is empty.
     """
 
     code: ClassVar[str] = "vega_error"
     by_code: ClassVar[dict[str, type["VegaError"]]] = {}
     charged: Charged = Charged.NO
     next_step: str = "Try again"
+    public: str = ""
 
-    def __init__(self, what: str, *, next_step: str | None = None, charged: Charged | None = None) -> None:
+    def __init__(
+        self, what: str, *, next_step: str | None = None, charged: Charged | None = None, public: str = ""
+    ) -> None:
         super().__init__(what)
-        self.what = what
+        self.what, self.public = what, public
         if next_step is not None:
             self.next_step = next_step
         if charged is not None:
@@ -65,7 +69,9 @@ class VegaError(Exception):
 
     def reworded(self, what: str, next_step: str | None = None) -> Self:
         """The same error with another text; all its other attributes are kept."""
-        return _without_init(type(self), **{**self.__dict__, "what": what, "next_step": next_step or self.next_step})
+        changes = {"what": what, "next_step": next_step or self.next_step}
+        changes |= {"public": self.public if what == self.what else ""}
+        return _without_init(type(self), **{**self.__dict__, **changes})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VegaError) and self._identity == other._identity

@@ -208,7 +208,7 @@ def postgres_of_worker() -> Iterator[PostgresServer]:
     """One server for each process of the tests: a test may stop it, and disturbs nobody."""
     if sys.platform == "win32":
         unavailable("These servers need POSIX")
-    require_packages("psycopg", "psycopg_pool")
+    require_packages("psycopg")
     programs = folder_of_postgres()
     if programs is None:
         unavailable("PostgreSQL 15 or newer is not installed")

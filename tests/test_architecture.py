@@ -76,7 +76,7 @@ def test_only_one_package_uses_sql() -> None:
 
 
 # The packages of the extra `team`, and the modules that may not be imported before a setting asks for them.
-TEAM = ("psycopg", "psycopg_pool", "obstore", "prometheus_client")
+TEAM = ("psycopg", "obstore", "prometheus_client")
 ONLY_FOR_TEAMS = ("storage/database/postgres/", "storage/images/bucket.py")
 
 

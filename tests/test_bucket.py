@@ -40,7 +40,7 @@ from mcp_vega.storage.images.object_storage import client
 from mcp_vega.storage.images.preview_cache import PreviewCache
 from mcp_vega.storage.images.store import file_name
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
 KEY = "2026-11-20/a-7-01234567.jpg"
 JPEG = b"\xff\xd8\xff a picture"

@@ -29,6 +29,7 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import ImageContent, ResourceTemplateReference
 from PIL import Image
 from pydantic import SecretStr
+from services import require_packages
 
 from mcp_vega.cli.application import open_application
 from mcp_vega.errors import PortTaken
@@ -403,6 +404,46 @@ async def test_a_caller_with_a_token_gets_no_path_of_the_ledger(sandbox: Sandbox
             assert f"The ledger {ledger} was deleted" in await as_operator(name, **arguments)
 
 
+LOCALHOST = "127.0.0.1:1"
+
+
+@pytest.mark.services
+@pytest.mark.parametrize(
+    ("settings", "told", "private"),
+    [
+        (
+            {"MCP_VEGA_LEDGER": f"postgresql://vega@{LOCALHOST}/jobs"},
+            "The ledger's database cannot be reached (ledger_error)",
+            f"The ledger's database {LOCALHOST}/jobs cannot be reached: Connection refused",
+        ),
+        (
+            {"MCP_VEGA_GALLERY": "s3://private/team"},
+            "The bucket MCP_VEGA_GALLERY could not be written: there is no connection",
+            "The bucket s3://private/team/sandbox could not be written: there is no connection",
+        ),
+    ],
+)
+async def test_a_caller_with_a_token_gets_no_name_of_the_database_or_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], told: str, private: str
+) -> None:
+    require_packages("psycopg", "obstore")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{LOCALHOST}")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "test")
+    folders = {"MCP_VEGA_HOME": tmp_path / "home", "MCP_VEGA_GALLERY": tmp_path}
+    team = Settings.from_environment({"MCP_VEGA_SANDBOX": "1", **{k: str(v) for k, v in folders.items()}, **settings})
+    async with (
+        open_application(team) as app,
+        served(app, "http") as server,
+        server.agent(ALICE) as alice,
+        Client(build_server(app)) as operator,
+    ):
+        shown = (await alice.call_tool(RT, {"prompt": "a fox"})).model_dump_json()
+        assert told in shown
+        assert not re.search("127|private|jobs|refused", shown)
+        assert private in text_of(await operator.call_tool(RT, {"prompt": "a fox"}))
+
+
 class BrokenFolder(ImageFolder):
     """A folder that fails with an unexpected error."""
 
@@ -441,13 +482,18 @@ async def test_the_folders_of_the_settings_are_replaced_by_the_names_of_the_sett
         ("The folder /srv/pictures: no space", "The folder …/pictures: no space"),
         ("The folder /srv/my pictures and /srv/my pictures-2/a", "The folder PICTURES and …/my pictures-2/a"),
         ("in /srv/my pictures. Or /srv/my pictures/a.jpg", "in PICTURES. Or PICTURES/a.jpg"),
+        ("kept at s3://their-bucket/a b/c.jpg", "kept at BUCKET/c.jpg"),
+        ("The bucket s3://their-bucket/a: no", "The bucket …/a: no"),
+        ("The bucket gs://old: no, nor az://old.", "The bucket …: no, nor …."),
+        ("in file://host-0a1b2c3d/srv/a.jpg", "in …/a.jpg"),
         ("see https://api.example/v1/images/7", "see https://api.example/v1/images/7"),
         ("The API said “no /v1/model/x”", "The API said “no /v1/model/x”"),
         ("HTTP 404 or a time-out/cut of 1/2 s", "HTTP 404 or a time-out/cut of 1/2 s"),
     ],
 )
 def test_only_the_last_part_of_any_other_path_is_shown(text: str, told: str) -> None:
-    assert without_paths(text, {Path("/srv/my pictures"): "PICTURES", Path("/"): "ROOT"}) == told
+    words = {Path("/srv/my pictures"): "PICTURES", Path("/"): "ROOT", "s3://their-bucket/a b": "BUCKET"}
+    assert without_paths(text, words) == told
 
 
 # ---- limits ----

@@ -39,6 +39,7 @@ import psycopg
 from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
+from mcp_vega.storage.database.postgres.errors import VARIABLE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
@@ -596,6 +597,8 @@ async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connec
 
         # 78 has no row, so it was never there before.
         assert await database.write(look) == [{"77"}, False, set(), True]
+        # A call must join the job of a server that may be dead, instead of being paid for again.
+        assert not await database.read(lambda connection: patient.alive(connection, {"77"}, certain=True))
 
 
 async def test_a_server_without_a_database_cannot_take_its_lock(postgres: str, postgres_server: PostgresServer) -> None:
@@ -774,6 +777,29 @@ PROBLEMS: dict[str, tuple[str, str, Work[Any], str, str]] = {
         "max_connections",
     ),
     "no right": ("CREATE ROLE guest LOGIN", "postgresql://guest@/{name}?host={host}", add(1), "let this user", "GRANT"),
+    "no schema": (
+        "REVOKE ALL ON SCHEMA public FROM public; CREATE ROLE visitor LOGIN",
+        "postgresql://visitor@/{name}?host={host}",
+        add(1),
+        "has no schema in which this user may make tables",
+        "GRANT CREATE, USAGE",
+    ),
+    "wrong option": (
+        "",
+        "postgresql://vega@localhost/db?sslmode=no",
+        add(1),
+        "option that cannot be used: invalid sslm",
+        "option",
+    ),
+    "wrong number": (
+        "",
+        "postgresql://vega@localhost/db?connect_timeout=no",
+        add(1),
+        "an option that cannot",
+        "option",
+    ),
+    "unknown option": ("", "postgresql://vega@localhost/db?retries=3", add(1), "the unknown option retries", VARIABLE),
+    "IPv6": ("", "postgresql://vega@[::1]:1,[::1]:2/db", add(1), "database [::1]:1,[::1]:2/db", "is running"),
     "no UTF-8": (
         "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0",
         "postgresql://vega@/ascii?host={host}",
@@ -812,3 +838,4 @@ async def test_each_problem_is_named_with_a_next_step(postgres: str, problem: st
     assert what in error.what
     assert next_step in error.next_step
     assert "MCP_VEGA_HOME" not in error.text
+    assert not re.search(f"{re.escape(host)}|{name}|localhost|::1|user vega", error.public)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from services import require_packages
 from test_command_line import run
 from test_startup import CHECK, SANDBOX, TOOLS, Host
 
@@ -79,16 +80,18 @@ def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_
     assert host.stderr.count("\n") == 1
 
 
+@pytest.mark.services
 def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg")
+    require_packages("psycopg")
     done = run("jobs", folder=tmp_path, MCP_VEGA_LEDGER=LEDGER)
     assert done.returncode == 1
     assert "127.0.0.1:1/vega" in done.stderr
     assert "in-visible7" not in done.stderr
 
 
+@pytest.mark.services
 def test_the_ledgers_password_is_redacted_once_the_ledger_is_used() -> None:
-    pytest.importorskip("psycopg")
+    require_packages("psycopg")
     assert printable("in-visible7") == "in-visible7"
     job_store_of(Settings.from_environment({"MCP_VEGA_LEDGER": LEDGER}))
     assert printable("in-visible7") == "…"

@@ -188,11 +188,10 @@ def preview_cache_of(settings: Settings) -> PreviewCache:
     return PreviewCache(settings.home_folder / "previews")
 
 
-def _folders_of(settings: Settings) -> dict[Path, str]:
-    """The folders that errors name, and the variables that say where they are."""
-    folders = {settings.home_folder: "MCP_VEGA_HOME"}
-    if not settings.gallery_url:
-        folders[settings.gallery_folder] = "MCP_VEGA_GALLERY"
+def _folders_of(settings: Settings) -> dict[Path | str, str]:
+    """The folders and the bucket that errors name, and the variables that say where they are."""
+    folders: dict[Path | str, str] = {settings.home_folder: "MCP_VEGA_HOME"}
+    folders[settings.gallery_url or settings.gallery_folder] = "MCP_VEGA_GALLERY"
     with suppress(FileNotFoundError):
         folders[Path(tempfile.gettempdir())] = "TMPDIR"
     return folders

@@ -12,6 +12,7 @@ import anyio.abc
 
 from mcp_vega.errors import OutcomeUnknown
 from mcp_vega.jobs.service import JobService
+from mcp_vega.storage.images.store import place_of
 
 T = TypeVar("T")
 
@@ -35,7 +36,10 @@ async def finish(service: JobService) -> None:
         if job.problem:
             lines = [job.problem.text]
         elif job.state.finished:
-            lines = [*(f"Kept: {image.path or image.uri}" for image in job.images if not image.in_memory), *job.notes]
+            lines = [
+                *(f"Kept: {place_of(image.location) or image.uri}" for image in job.images if not image.in_memory),
+                *job.notes,
+            ]
         else:
             unknown = OutcomeUnknown(
                 f"The process ended while job {job.request_id} was still running",

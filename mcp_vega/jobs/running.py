@@ -250,4 +250,4 @@ class RunningJobs:
 
 
 def _unsaved(error: LedgerError) -> str:
-    return f"{error.what}, so this job is not saved"
+    return f"{error.public or error.what}, so this job is not saved"  # the log names the database

@@ -44,6 +44,10 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 
 
+# How long an answer waits for its note in the store.
+NOTED_SECONDS = 2.0
+
+
 class JobService:
     """Draws pictures through the API and keeps them. Use it as a context manager: its jobs run inside of it.
 
@@ -159,6 +163,11 @@ class JobService:
             cancelled: Whether the caller left before there was an answer.
         """
         self.store.end_wait(job, self.config.clock(), delivered=delivered, cancelled=cancelled)
+
+    async def until_noted(self) -> None:
+        """Wait until the notes so far are stored, but not for long. The same call may come next, to another server."""
+        with anyio.move_on_after(NOTED_SECONDS):
+            await _or_none(self.store.written())
 
     async def take_back(self, job: Job) -> None:
         """Note that a job's result was not received after all. When this returns, all notes so far are stored."""

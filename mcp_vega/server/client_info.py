@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from mcp_vega.imaging.preview import MESSAGE_BYTES
 from mcp_vega.job import OPERATOR, Image
+from mcp_vega.storage.images.store import place_of
 
 IMAGES_PATH = "/images"
 SSE_MESSAGES_PATH = "/messages"
@@ -22,8 +23,12 @@ SESSION_ID = "mcp-session-id"
 OWNER, SIGNED = "mcp_vega.owner", "mcp_vega.signed"
 # Clients whose model gets a result as JSON: `_meta` first, pictures as base64, all of it cut to 8,000 characters.
 TEXT_ONLY_CLIENTS = {"@cline/core"}
-# The beginning of a path, up to its last name; or a quotation, which is left as it is.
-_PATHS = re.compile(r"“[^”]*”|(?<![^\s(])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\]+[/\\])+")
+# The beginning of a path or of a store's address, up to its last name; a bucket alone; or a quotation, which is left as
+# it is.
+_PATHS = re.compile(
+    r"“[^”]*”|(?<![^\s(])(?:/|[A-Za-z]:[\\/]|(?:s3|gs|az|file)://)(?:[^\s/\\]+[/\\])+"
+    r"|(?<![^\s(])(?P<bucket>(?:s3|gs|az|file)://[\w.-]*\w)"
+)
 
 
 @dataclass(frozen=True)
@@ -77,28 +82,30 @@ class ClientInfo:
         return self.name in TEXT_ONLY_CLIENTS
 
     def location(self, image: Image) -> str | None:
-        """The place of a picture's file for this client: a path on the same machine, else a URL of this server."""
+        """The place of a picture for this client: a path or a bucket's address on the same machine, else a URL."""
         if self.base_url is not None:
             return f"{self.base_url}{IMAGES_PATH}/{self.signed(image.id)}"
-        return str(image.path) if image.path else None
+        return place_of(image.location)
 
-    def told(self, text: str, folders: Mapping[Path, str]) -> str:
+    def told(self, text: str, folders: Mapping[Path | str, str]) -> str:
         """A text as this client may see it: only an operator sees paths. For `folders` see `without_paths`."""
         return text if self.owner == OPERATOR else without_paths(text, folders)
 
 
-def without_paths(text: str, folders: Mapping[Path, str]) -> str:
-    """A text without the paths of this machine.
+def without_paths(text: str, folders: Mapping[Path | str, str]) -> str:
+    """A text without the paths of this machine, and without the addresses of buckets.
 
-    Each of the `folders` is replaced by its word. Of any other path only the last name is left.
+    Each of the `folders`, which may be a bucket's address, is replaced by its word. Of any other path or address only
+    the last name is left.
     """
     if "/" not in text and "\\" not in text:  # to resolve the folders takes long for a note of each waiting job
         return text
-    words = {str(each): word for folder, word in folders.items() for each in (folder, Path(os.path.realpath(folder)))}
+    words = {str(folder): word for folder, word in folders.items()}
+    words |= {os.path.realpath(folder): word for folder, word in folders.items() if isinstance(folder, Path)}
     for folder in sorted(words, key=len, reverse=True):  # one may be inside another
         if len(Path(folder).parts) > 1:
             text = re.sub(rf"{re.escape(folder)}(?!\.?[\w-])", words[folder], text)
-    return _PATHS.sub(lambda found: found[0] if found[0].startswith("“") else "…/", text)
+    return _PATHS.sub(lambda found: found[0] if found[0].startswith("“") else "…" if found["bucket"] else "…/", text)
 
 
 def owner_of(scope: Mapping[str, Any]) -> str:

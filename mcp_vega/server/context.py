@@ -22,9 +22,9 @@ class AppContext:
 
     `wait_seconds` is how long a call waits for its pictures, `preview` how large they are in a result, `sandbox`
     whether the API is the sandbox. If there is a `problem`, every call is answered with it, and the service is not
-    used. `folders` are the server's folders, each with a word that replaces its path for clients that must not see
-    paths. `previewing` limits how many results hold pictures. A call reports its progress from `progress_after` seconds
-    on: a short call needs no reports.
+    used. `folders` are the server's folders and its bucket, each with a word that replaces its path or address for
+    clients that must not see these. `previewing` limits how many results hold pictures. A call reports its progress
+    from `progress_after` seconds on: a short call needs no reports.
     """
 
     service: JobService
@@ -33,6 +33,6 @@ class AppContext:
     preview: Mode = "auto"
     sandbox: bool = False
     problem: VegaError | None = None
-    folders: Mapping[Path, str] = field(default_factory=dict[Path, str])
+    folders: Mapping[Path | str, str] = field(default_factory=dict[Path | str, str])
     previewing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PREVIEWED_AT_ONCE))
     progress_after: float = 0.5

@@ -99,6 +99,8 @@ async def _answer(
         delivered = until(job) and (job.complete or not job.state.finished)
     finally:
         app.service.end_wait(job, delivered=delivered and not request.unwanted, cancelled=cancelled)
+    if not delivered:
+        await app.service.until_noted()
     return result
 
 

@@ -56,7 +56,7 @@ async def of_job(
     full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
     mode = "off" if client.text_only else "full" if full else app.preview
     text = _finished(app, job, client, notes)
-    previews, more = await _previews(app, job, mode, taken_by(text, meta))
+    previews, more = await _previews(app, job, client, mode, taken_by(text, meta))
     more += [NO_PREVIEW] if full and client.text_only else []
     text = replace(text, notes=[*text.notes, *(client.told(note, app.folders) for note in more)])
     return await result_of(app, client, text, meta, previews)
@@ -126,7 +126,9 @@ def quoted_prompt(job: Job, characters: int = 80) -> str:
 # ---- the pictures ----
 
 
-async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[list[ImageContent], list[str]]:
+async def _previews(
+    app: AppContext, job: Job, client: ClientInfo, mode: Mode, taken: int
+) -> tuple[list[ImageContent], list[str]]:
     """The previews of a job's pictures, and the notes about them.
 
     The rest of the result has `taken` that many characters of the previews' share.
@@ -142,7 +144,7 @@ async def _previews(app: AppContext, job: Job, mode: Mode, taken: int) -> tuple[
         return [], notes
     async with app.previewing:
         read = await _read(app, here)
-        notes += [each.what for each in read.values() if isinstance(each, VegaError)]
+        notes += [records.error_for(app, each, client).what for each in read.values() if isinstance(each, VegaError)]
         data = {image: each for image, each in read.items() if isinstance(each, bytes)}
         made = await app.service.processor.previews([*data.values()], mode, taken)
     broken = [image for image, preview in zip(data, made, strict=True) if preview is None]

@@ -24,7 +24,8 @@ def job_for(app: AppContext, job: Job, client: ClientInfo) -> Job:
 
 def error_for(app: AppContext, error: VegaError, client: ClientInfo) -> VegaError:
     """An error without what a client may not see."""
-    return error.reworded(client.told(error.what, app.folders), client.told(error.next_step, app.folders))
+    what = error.what if client.owner == OPERATOR else error.public or error.what
+    return error.reworded(client.told(what, app.folders), client.told(error.next_step, app.folders))
 
 
 def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:

@@ -179,10 +179,11 @@ class FallbackImageStore:
             return store
         folder = FolderAddress.parse(address)
         if folder and folder.disk:
+            said = "The picture is still on the disk of {}, which moves it to the gallery when the gallery works again"
             raise GalleryError(
-                f"The picture is still on the disk of the replica {folder.disk}; that replica moves it to the gallery "
-                "when the gallery works again",
-                next_step=f"Check that {folder.disk} is running and that the gallery works, then try again in a minute",
+                said.format(f"the replica {folder.disk}"),
+                next_step="Check that this replica is running and that the gallery works, then try again in a minute",
+                public=said.format("another replica"),
             )
         raise GalleryError(f"The pictures in {address} cannot be read: this server does not know that place")
 

@@ -214,6 +214,10 @@ class JobStore:
         cancelled = self._happened(moment)
         work: Work[None] = lambda connection: joining.take_back(connection, job, cancelled(connection))  # noqa: E731
         self._database.defer(work, immediately=True)
+        await self.written()
+
+    async def written(self) -> None:
+        """Wait until all earlier changes in the background are written."""
         await self._database.write(lambda _: None)
 
     def _happened(self, day: datetime) -> Callable[[Connection], joining.Moment]:

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 from urllib.parse import quote
 
@@ -30,7 +31,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 class InvalidUrlError(ValueError):
-    """The URL cannot be used. Its parts are not named, because each may be a part of the password."""
+    """The URL cannot be used. Its parts are not named, because each may be a part of the password.
+
+    The text is "", or an unknown option that follows the text of the message.
+    """
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,8 +57,10 @@ class Address:
         """
         try:
             found = conninfo_to_dict(self.url)
-        except ProgrammingError:  # its text quotes the URL
-            raise InvalidUrlError from None
+        except ProgrammingError as error:  # its text quotes the URL
+            option = re.search('query parameter: "([a-z_]+)"', str(error))
+            is_option = option is not None and "@" not in self.url.partition("?")[2]
+            raise InvalidUrlError(f": it has the unknown option {option[1]}" if option and is_option else "") from None
         self._require_no_password_in(found)
         return {**DEFAULTS, **found, "client_encoding": "utf8"}
 
@@ -68,7 +74,9 @@ class Address:
         host = found.get("host") or found.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
         port = found.get("port") or os.environ.get("PGPORT") or 5432
         database = found.get("dbname") or os.environ.get("PGDATABASE") or found.get("user") or ""
-        return f"{host}:{port}/{database}"
+        hosts = [f"[{each}]" if ":" in each else each for each in str(host).split(",")]
+        servers = zip(hosts, cycle(str(port).split(",")), strict=False)
+        return f"{','.join(f'{host}:{port or 5432}' for host, port in servers)}/{database}"
 
     def redacted(self, text: str) -> str:
         """Return a text without the URL's password."""

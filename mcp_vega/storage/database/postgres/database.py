@@ -19,8 +19,9 @@ from mcp_vega.storage.database.postgres.transactions import Task, Transactions, 
 
 T = TypeVar("T")
 
-# How long a write waits for the work that was deferred before.
-DEFERRED_SECONDS = 0.5
+# How long a write waits for the work that was deferred before. On a busy machine that may take long; if the database is
+# away, the work fails sooner.
+DEFERRED_SECONDS = 5.0
 
 
 class PostgresDatabase:

@@ -22,7 +22,10 @@ class ForeignTableError(ValueError):
 
 
 class _Problem(NamedTuple):
-    """What is wrong, after the database's name, and the next step. `{said}` is what PostgreSQL or libpq said."""
+    """What is wrong, after the database's name, and the next step.
+
+    `{said}` is what PostgreSQL or libpq said. It comes last: callers who are not the operator must not see it.
+    """
 
     what: str
     next_step: str
@@ -43,6 +46,9 @@ _REFUSALS = {
         "cannot be reached with TLS: {said}",
         f"Correct sslmode and sslrootcert in {VARIABLE}, or the server's certificate",
     ),
+    "invalid .*(value|number)|bad value for|definition of service|service file": _Problem(
+        "has an option that cannot be used: {said}", f"Correct the options after the ? in {VARIABLE}"
+    ),
 }
 _FULL = _Problem(
     "has no free connection: {said}",
@@ -53,6 +59,7 @@ _AWAY = _Problem(
     "cannot be reached: {said}",
     f"Check that PostgreSQL is running, and the host and the port in {VARIABLE}. The server then connects by itself",
 )
+_UNUSABLE = _Problem("cannot be used: {said}", "Wait a minute, then call again")
 # The first class that fits decides.
 _ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
     OtherSchemaError: _Problem(
@@ -83,7 +90,12 @@ _ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
     (sql.QueryCanceled, sql.LockNotAvailable, sql.DeadlockDetected, sql.SerializationFailure): _Problem(
         "was too slow: {said}", "Call again. If that happens often, look at the load of PostgreSQL's machine"
     ),
-    (sql.UndefinedTable, sql.UndefinedColumn, sql.InvalidSchemaName): _Problem(
+    sql.InvalidSchemaName: _Problem(
+        "has no schema in which this user may make tables: {said}",
+        "Let the owner of the database run GRANT CREATE, USAGE ON SCHEMA public TO … for this user. If you have set "
+        "search_path, correct it",
+    ),
+    (sql.UndefinedTable, sql.UndefinedColumn): _Problem(
         "lacks a table of the ledger: {said}",
         "Restore the database from a backup. Or delete its other tables and restart all servers: mcp-vega makes a new "
         "ledger, and the pictures stay where they are",
@@ -92,7 +104,7 @@ _ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
     (psycopg.DataError, UnicodeError): _Problem(
         "cannot store a value: {said}", "Leave unusual characters out, such as NUL, and call again"
     ),
-    psycopg.Error: _Problem("cannot be used: {said}", "Wait a minute, then call again"),
+    psycopg.Error: _UNUSABLE,
     (ValueError, OverflowError): _Problem(
         "has a value that cannot be read: {said}", "Update mcp-vega, or ignore this job"
     ),
@@ -109,31 +121,37 @@ def explained(address: Address, error: Exception) -> Exception:
     """Return a `LedgerError` with what is wrong and what to do about it; an error of another kind unchanged."""
     if isinstance(error, InvalidUrlError):
         return LedgerError(
-            f"{VARIABLE} is not a valid URL of a PostgreSQL database",
+            f"{VARIABLE} is not a valid URL of a PostgreSQL database{error}",
             next_step=f"Set {VARIABLE} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Percent-encode special "
             "characters of the user and the password, for example @ as %40, / as %2F and % as %25",
         )
     if problem := _problem(error):
         what = problem.what.format(said=_said(address, error))
-        return LedgerError(f"The ledger's database {address.name} {what}", next_step=problem.next_step)
+        return LedgerError(
+            f"The ledger's database {address.name} {what}",
+            next_step=problem.next_step,
+            public=f"The ledger's database {problem.what.removesuffix(': {said}')}",
+        )
     return error
 
 
 def _problem(error: Exception) -> _Problem | None:
     if isinstance(error, UnfitServerError):
         return _Problem(str(error), error.next_step)
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return _refused(error)
+    # psycopg checks some options itself, and reports a ProgrammingError.
+    if isinstance(error, psycopg.OperationalError | psycopg.ProgrammingError) and error.sqlstate is None:
+        default = _AWAY if isinstance(error, psycopg.OperationalError) else _UNUSABLE
+        return _refused(error, default)
     return next((problem for kinds, problem in _ERRORS.items() if isinstance(error, kinds)), None)
 
 
-def _refused(error: psycopg.OperationalError) -> _Problem:
+def _refused(error: psycopg.Error, default: _Problem) -> _Problem:
     """Return why a connection could not be made, or broke."""
     text = str(error)
     if re.search("too many (clients|connections)|connection slots are reserved", text):
         return _FULL
     found = (problem for pattern, problem in _REFUSALS.items() if re.search(pattern, text))
-    return next(found, _AWAY)
+    return next(found, default)
 
 
 def _said(address: Address, error: Exception) -> str:
@@ -141,5 +159,5 @@ def _said(address: Address, error: Exception) -> str:
     text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     lines = (text or str(error) or type(error).__name__).strip().splitlines()
     # libpq says first which connection failed, and that is said already. Its hints follow in the next lines.
-    said = re.sub("^(connection failed: )?connection to server .*? failed: ", "", lines[0])
+    said = re.sub("^(connection (failed|is bad): )?(connection to server .*? failed: )?", "", lines[0])
     return address.redacted(said.removeprefix("FATAL:").strip())

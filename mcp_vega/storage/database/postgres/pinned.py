@@ -114,7 +114,9 @@ class Pinned:
             if self._held:
                 return
         problem = explained(self._address, self._problem or TimeoutError("it does not answer"))
-        raise problem if isinstance(problem, LedgerError) else LedgerError(str(problem))
+        if isinstance(problem, LedgerError):
+            raise problem
+        raise LedgerError(str(problem), public="The ledger's database cannot be used")
 
     def send(self, payload: str) -> None:
         """Send a notice soon. If too many wait, the oldest is lost, and the others are told so."""

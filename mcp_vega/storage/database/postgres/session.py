@@ -99,12 +99,13 @@ class Session:
                 next_step="Call again in a few seconds: the server connects again by itself",
             )
 
-    def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:  # noqa: ARG002  always certain
+    def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:
         """Return those of `servers` that are alive; see `Liveness`."""
         others = set(servers) - {self.me}
-        if not others or self._pinned.others_unknown:
+        if not others or (self._pinned.others_unknown and not certain):
             return set(servers)
-        held = {str(row["number"]) for row in connection.execute(_HELD, {"grace": self._grace_seconds})}
+        grace = 0 if certain else self._grace_seconds
+        held = {str(row["number"]) for row in connection.execute(_HELD, {"grace": grace})}
         return (others & held) | (set(servers) - others)
 
     def servers(self) -> list[str]:
