@@ -38,8 +38,7 @@ class VegaError(Exception):
     """The root of the tree.
 
     `what` says what went wrong, and `next_step` says what to do. Each is one sentence that a person understands. Each
-    class has a default for `next_step`, and one for whether the call was `charged`. If `what` names a machine, a
-    database or a user, `public` is the same for callers who must not see these names; else it is empty.
+    class has a default for `next_step` and `charged`. If only the operator may see `what`, `public` is for others.
     """
 
     code: ClassVar[str] = "vega_error"
@@ -48,11 +47,9 @@ class VegaError(Exception):
     next_step: str = "Try again"
     public: str = ""
 
-    def __init__(
-        self, what: str, *, next_step: str | None = None, charged: Charged | None = None, public: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, next_step: str | None = None, charged: Charged | None = None) -> None:
         super().__init__(what)
-        self.what, self.public = what, public
+        self.what = what
         if next_step is not None:
             self.next_step = next_step
         if charged is not None:
@@ -69,9 +66,7 @@ class VegaError(Exception):
 
     def reworded(self, what: str, next_step: str | None = None) -> Self:
         """The same error with another text; all its other attributes are kept."""
-        changes = {"what": what, "next_step": next_step or self.next_step}
-        changes |= {"public": self.public if what == self.what else ""}
-        return _without_init(type(self), **{**self.__dict__, **changes})
+        return _without_init(type(self), **{**self.__dict__, "what": what, "next_step": next_step or self.next_step})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VegaError) and self._identity == other._identity
@@ -86,8 +81,7 @@ class VegaError(Exception):
     @property
     def text(self) -> str:
         """The three lines that users and agents see. The first line ends with the code."""
-        what = self.what.rstrip(". ")
-        lines = (f"Error: {what} ({self.code})", f"Charged: {self.charged}", f"Next: {self.next_step}")
+        lines = f"Error: {self.what.rstrip('. ')} ({self.code})", f"Charged: {self.charged}", f"Next: {self.next_step}"
         # Text from outside may contain line breaks, sequences for terminals, and characters that UTF-8 cannot encode.
         text = "\n".join(" ".join(line.splitlines()).rstrip(". ") + "." for line in lines)
         text = re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)

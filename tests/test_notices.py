@@ -317,6 +317,29 @@ async def has_pictures(app: AppContext, local_id: str) -> bool:
     return bool((await app.service.get(local_id)).images)
 
 
+async def test_a_call_whose_job_the_ledger_lost_fails_soon_and_can_be_made_again(
+    hub: Hub, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(hub, sandbox, tmp_path) as app, agent_of(app) as agent:
+        store, marks = app.service.store, list[Sending]()
+        mark = store.mark_sent
+
+        async def marked(job: Job, *given: Any, **options: Any) -> Sending:
+            if not marks:  # as after a crash of PostgreSQL, which may take the last half second
+                for table in ("slots", "jobs", "spending", "servers"):
+                    rows(tmp_path, f"DELETE FROM {table}")  # noqa: S608
+            marks.append(await mark(job, *given, **options))
+            return marks[-1]
+
+        monkeypatch.setattr(store, "mark_sent", marked)
+        failed = await agent.call_tool(RT, FOX)
+        assert "lost the job" in text_of(failed)
+        assert "Charged: no" in text_of(failed)
+        assert sandbox.paid_requests == 0
+        assert len(images_of(await agent.call_tool(RT, FOX))) == 1
+    assert marks == [Sending.LOST, Sending.SENT]
+
+
 async def test_a_call_whose_mark_was_not_answered_is_marked_again_with_the_same_moment(
     hub: Hub, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

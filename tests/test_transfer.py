@@ -369,6 +369,7 @@ def test_a_file_that_was_lost_in_the_new_gallery_comes_back(source: Place, targe
     before = target.contents()
     lost = min((target.folder / "gallery").glob("*/*.jpg"))
     lost.unlink()
+    assert "and 0 pictures." in imported(target, with_other_pictures(file)), "they are not those of the ledger"
     assert "and 1 picture." in imported(target, file)
     assert lost.exists()
     assert target.contents() == before
@@ -485,6 +486,7 @@ def with_data(file: Path, name: str, data: bytes | None) -> Path:
 
 
 NO_EXPORT, NO_ZIP = "is not an export of mcp-vega (", "is not an export of mcp-vega, or its end is missing"
+OTHER_ID = f"local-{'0' * 32}"
 JPEG = f"pictures/{'0' * 32}.jpg"
 DAMAGE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut": (lambda file: written(file, file.read_bytes()[:-100]), NO_ZIP),
@@ -504,7 +506,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "other version": (lambda file: with_manifest(file, version="x"), NO_EXPORT),
     "other field": (lambda file: with_job(file, lambda job: job.update(number=1)), "is not a job (number: Extra"),
     "number": (lambda file: with_job(file, lambda job: job["receipt"].update(cost="1E+999999")), "(receipt.cost: "),
+    "negative": (lambda file: with_job(file, lambda job: job["receipt"].update(cost="-5")), "(receipt.cost: "),
     "id": (lambda file: with_job(file, lambda job: job.update(local_id="../x")), "is not a job (local_id: "),
+    "id of the API": (lambda file: with_job(file, lambda job: job.update(local_id="r0")), "is not a job (local_id: "),
+    "id of another": (lambda file: with_job(file, lambda job: job.update(remote_id=OTHER_ID)), "(remote_id: "),
+    "last year": (lambda file: with_job(file, lambda job: job.update(created="9999-12-31T23:59:59Z")), "year must be"),
+    "no such year": (lambda file: with_job(file, lambda job: job.update(sent="0001-01-01T00:00:00+14:00")), "year"),
+    "owner": (lambda file: with_job(file, lambda job: job.update(owner="ada\0")), "no caller has this name"),
 }
 
 
@@ -537,6 +545,21 @@ def with_picture(file: Path, change: Callable[[bytes], bytes]) -> Path:
     return changed(file, lambda name, data: change(data) if "/" in name else data)
 
 
+def with_other_pictures(file: Path) -> Path:
+    """A copy with other pictures under the same ids."""
+
+    def change(name: str, data: bytes) -> bytes:
+        if name.endswith(".jpg"):
+            return data[:-1] + b"x"
+        lines = [json.loads(line) for line in data.splitlines()] if name == "jobs.jsonl" else []
+        for image in (image for line in lines for image in line["images"] if image["file"]):
+            with zipfile.ZipFile(file) as zipped:
+                image["sha256"] = sha256(zipped.read(image["file"])[:-1] + b"x").hexdigest()
+        return b"".join(json.dumps(line).encode() + b"\n" for line in lines) or data
+
+    return changed(file, change)
+
+
 PARTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "picture": (lambda file: flipped(file, painted(job_with("a fox"), 0)), ".jpg cannot be read (Bad CRC-32"),
     "forged": (lambda file: with_picture(file, lambda data: data[:-1] + b"x"), "was changed"),
@@ -544,7 +567,7 @@ PARTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "model": (lambda file: with_job(file, lambda job: job.update(model="x")), "the model 'x' is not known"),
     "steps": (lambda file: with_job(file, lambda job: job["parameters"].update(samples=9)), "the parameters are not"),
     "unsent": (lambda file: with_job(file, lambda job: job.update(open=True, sent=None)), "only the servers of its"),
-    "another": (lambda file: with_job(file, lambda job: job.update(local_id="local-1")), "is not one of its job"),
+    "another": (lambda file: with_job(file, lambda job: job.update(local_id=OTHER_ID)), "is not one of its job"),
 }
 
 
@@ -638,6 +661,26 @@ def test_jobs_go_to_a_caller_and_come_back_to_the_operator(source: Place, any_ta
     assert {(job.owner, job.parameters.prompt) for job in mine.jobs()} == {("", "owl 1"), ("", "owl 2")}
     refused = source.run("export", str(file), "--owner", "carol", "--force")
     assert (refused.returncode, "has no jobs of the caller 'carol'" in refused.stderr) == (1, True)
+
+
+def test_the_file_of_one_caller_changes_no_job_of_another(source: Place, any_target: Place, file: Path) -> None:
+    lost = variety()[-1]
+    source.add(job_with("a fox"), lost)
+    exported(source, file)
+    imported(any_target, file, "--owner", "ada")
+    (fox,) = (job for job in any_target.jobs() if job.images)
+    before = any_target.contents()
+    other = Place(source.folder.with_name("other"), source.variables)
+    found = replace(job_with("lost", pictures=0, number=6), local_id=lost.local_id)
+    other.add(replace(with_marks(fox, 0, starred=True), owner=""), found)
+    of_eve = file.with_name("eve.zip")
+    exported(other, of_eve)
+    assert (
+        imported(any_target, of_eve, "--owner", "eve") == "Imported: 0 jobs and 0 pictures.\nThere already: 2 jobs.\n"
+    )
+    assert any_target.contents() == before
+    imported(any_target, of_eve, "--owner", "ada")
+    assert any_target.contents() != before
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

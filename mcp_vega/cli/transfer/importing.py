@@ -13,6 +13,7 @@ from mcp_vega.errors import GalleryError, VegaError
 from mcp_vega.job import MEMORY, Image, ImageLocation, Job
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.transfer import is_of_another
 
 STAY = "They stay in the file"
 
@@ -114,6 +115,8 @@ class Importer:
             if record.images and not other.images:
                 self._report.problem(f"The ledger has the job {job.remote_id} already, but not its pictures. {STAY}")
             return job
+        if known and is_of_another(known, job):
+            return job
         there = {image.id: image for image in known.images} if known else {}
         job = replace(job, account=known.account if known else job.account)
         images = [await self._keep(job, image, there.get(image.id)) for image in record.images]
@@ -121,7 +124,8 @@ class Importer:
 
     async def _keep(self, job: Job, record: ImageRecord, known: Image | None) -> Image | None:
         """Keep a picture, unless it is there; returns it with its place, None if the file does not have it."""
-        if known and (known.deleted or record.file is None or not await self._images.is_gone(known)):
+        can_return = known and record.file and record.sha256 == known.sha256 and not known.deleted
+        if known and not (can_return and await self._images.is_gone(known)):
             return replace(known, starred=record.starred)
         name, key = place_of(job, record)
         if record.deleted:

@@ -17,8 +17,10 @@ from pydantic import (
 
 from mcp_vega.errors import Charged, VegaError
 from mcp_vega.imaging.formats import BY_ENDING, MAX_BYTES
-from mcp_vega.job import MOST_PICTURES, REQUEST_ID, Image, ImageLocation, Job, Receipt, Route, Search, State
+from mcp_vega.job import MOST_PICTURES, OPERATOR, REQUEST_ID, Image, ImageLocation, Job, Receipt, Route, Search, State
 from mcp_vega.parameters import MODELS
+from mcp_vega.segmind.values import DEAREST_CALL
+from mcp_vega.server.http.access.callers import NAME
 from mcp_vega.storage.images.store import file_name, names_of
 
 SUFFIXES = {each.mime_type: each.suffix for each in BY_ENDING.values()}
@@ -30,10 +32,28 @@ def _encodable(text: Any) -> Any:
 
 
 def _in_utc(time: datetime) -> datetime:
+    if time.year not in YEARS:
+        raise ValueError(f"the year must be {YEARS[0]} to {YEARS[-1]}")
     return time.astimezone(UTC)
 
 
-Id = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
+def _of_the_api(remote_id: str) -> str:
+    if remote_id.startswith("local-"):
+        raise ValueError("it is the id of another job")
+    return remote_id
+
+
+def _owner(owner: str) -> str:
+    if owner != OPERATOR and not NAME.fullmatch(owner):
+        raise ValueError("no caller has this name")
+    return owner
+
+
+# Python cannot show other times in every time zone.
+YEARS = range(2, 9999)
+LocalId = Annotated[str, Field(pattern="^local-[0-9a-f]{32}$")]
+RemoteId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$"), AfterValidator(_of_the_api)]
+Owner = Annotated[str, AfterValidator(_owner)]
 Text = Annotated[str, BeforeValidator(_encodable)]
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 # The ledger has whole numbers of 64 bits. No amount of money and no time needs so many digits.
@@ -51,7 +71,7 @@ class ReceiptRecord(Record):
     """A `Receipt`."""
 
     request_id: Text | None
-    cost: Exact | None
+    cost: Annotated[Exact, Field(ge=0, le=DEAREST_CALL)] | None
     credits_left: Exact | None
     seconds: Exact | None
     seed: Whole | None
@@ -113,11 +133,11 @@ class ImageRecord(Record):
 class JobRecord(Record):
     """A `Job` with everything that another ledger needs. Parameters have all values, those of defaults too."""
 
-    local_id: Id
-    remote_id: Id | None
+    local_id: LocalId
+    remote_id: RemoteId | None
     base_url: str = Field(max_length=2000)
     account: str = Field(pattern="^[0-9a-f]{0,32}$")
-    owner: str = Field(max_length=256)
+    owner: Owner
     model: str
     route: Route
     arguments: dict[str, Any]

@@ -180,11 +180,10 @@ class FallbackImageStore:
         folder = FolderAddress.parse(address)
         if folder and folder.disk:
             said = "The picture is still on the disk of {}, which moves it to the gallery when the gallery works again"
-            raise GalleryError(
-                said.format(f"the replica {folder.disk}"),
-                next_step="Check that this replica is running and that the gallery works, then try again in a minute",
-                public=said.format("another replica"),
-            )
+            step = "Check that this replica is running and that the gallery works, then try again in a minute"
+            error = GalleryError(said.format(f"the replica {folder.disk}"), next_step=step)
+            error.public = said.format("another replica")
+            raise error
         raise GalleryError(f"The pictures in {address} cannot be read: this server does not know that place")
 
     async def _any_at(self, address: str) -> ImageStore | None:

@@ -64,7 +64,8 @@ class Transfer:
 
         A new job belongs to no server, and no call can join it. A job that is there already stays as it is, with
         three exceptions: it gets pictures that it lacks; a picture with a star in either ledger has one; and a job
-        that is still open gets the outcome that the other ledger knows.
+        that is still open gets the outcome that the other ledger knows. There is no exception for a job of another
+        caller: the file of one caller changes nothing of the others.
 
         Args:
             jobs: The jobs. Their pictures are kept already.
@@ -92,6 +93,11 @@ class Transfer:
         return await self._database.write(add)
 
 
+def is_of_another(known: Job, job: Job) -> bool:
+    """Whether the job that the ledger has does not belong to the caller who gets the job of the file."""
+    return job.owner not in (OPERATOR, known.owner)
+
+
 class _Written(NamedTuple):
     """A job whose row is written, but not yet its money and its pictures."""
 
@@ -104,7 +110,10 @@ def _write(connection: Connection, job: Job, accounts: Mapping[str, str]) -> _Wr
     """Write the row of a job, or change it if it is there."""
     found = connection.execute(transfers.KNOWN, {"local_id": job.local_id})
     if found:
-        return _complete(connection, job, rows.read_jobs(connection, found)[0], accounts)
+        known = rows.read_jobs(connection, found)[0]
+        if is_of_another(known, job):
+            return _Written(replace(known, images=()), known, 0)
+        return _complete(connection, job, known, accounts)
     job = replace(job, account=accounts.get(job.account, job.account))
     values = {"me": None, "awaited_by": None, "delivered": True, "arrived": connection.time}
     row: dict[str, Any] = {**rows.as_row(job), **values, "wanted_until": job.created}

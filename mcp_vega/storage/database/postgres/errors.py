@@ -127,11 +127,9 @@ def explained(address: Address, error: Exception) -> Exception:
         )
     if problem := _problem(error):
         what = problem.what.format(said=_said(address, error))
-        return LedgerError(
-            f"The ledger's database {address.name} {what}",
-            next_step=problem.next_step,
-            public=f"The ledger's database {problem.what.removesuffix(': {said}')}",
-        )
+        shown = LedgerError(f"The ledger's database {address.name} {what}", next_step=problem.next_step)
+        shown.public = f"The ledger's database {problem.what.removesuffix(': {said}')}"
+        return shown
     return error
 
 

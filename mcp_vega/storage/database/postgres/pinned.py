@@ -114,9 +114,10 @@ class Pinned:
             if self._held:
                 return
         problem = explained(self._address, self._problem or TimeoutError("it does not answer"))
-        if isinstance(problem, LedgerError):
-            raise problem
-        raise LedgerError(str(problem), public="The ledger's database cannot be used")
+        if not isinstance(problem, LedgerError):
+            problem = LedgerError(str(problem))
+            problem.public = "The ledger's database cannot be used"
+        raise problem
 
     def send(self, payload: str) -> None:
         """Send a notice soon. If too many wait, the oldest is lost, and the others are told so."""
