@@ -91,8 +91,8 @@ class Rules:
 
     Attributes:
         seed: For what they do at random.
-        cancelled: One call of so many is cancelled and made again.
-        cancelled_within: After at most so many seconds. There can be no picture yet: since 2026-07-28, a cancellation
+        cancelled: One call of so many is cancelled and made again, unless it is submitted.
+        cancelled_within: After at most so many seconds. There can be no answer yet: since 2026-07-28, a cancellation
             closes the connection, and a server that has sent its answer does not notice it.
         gives_up_after: After so many seconds, an unknown outcome is taken for an answer.
     """
@@ -207,7 +207,7 @@ class Agent:
             if call.look:
                 return await client.call_tool(CHECK, {})
             call.tries += 1
-            if call.tries == 1 and call.number % self._rules.cancelled == 0:
+            if call.tries == 1 and call.tool != SUBMIT and call.number % self._rules.cancelled == 0:
                 with anyio.move_on_after(self._rng.uniform(0.02, self._rules.cancelled_within)):
                     return await client.call_tool(call.tool, call.arguments)
                 self._tally.counts["cancelled"] += 1
