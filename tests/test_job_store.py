@@ -240,6 +240,29 @@ async def test_a_call_is_sent_once_by_its_holder_while_it_is_open(ledger: Ledger
         assert await one.sends(ended) is Sending.TAKEN
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=9), timedelta(minutes=-9)])
+async def test_a_repeat_joins_while_the_end_of_its_call_is_noted_even_if_the_clocks_of_the_machines_differ(
+    ledger: Ledger, ahead: timedelta
+) -> None:
+    async with ledger.servers() as (one, two):
+        job = await one.begin()
+        arrived = two.store.uptime() - 1
+        one.store.end_wait(job, NOW, delivered=False, cancelled=True)  # noted a moment after the same call has come
+        await one.store.written()
+        again = await two.store.begin(a_job(created=NOW + ahead), NO_LIMITS, arrived=arrived)
+        assert again.joined
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=9), timedelta(minutes=-9)])
+async def test_two_calls_at_the_same_moment_are_two_even_if_the_clocks_of_the_machines_differ(
+    ledger: Ledger, ahead: timedelta
+) -> None:
+    async with ledger.servers() as (one, two):
+        arrived = two.store.uptime() - 1
+        await one.begin()
+        assert not (await two.store.begin(a_job(created=NOW + ahead), NO_LIMITS, arrived=arrived)).joined
+
+
 @pytest.mark.parametrize(
     ("wanted", "cancelled", "after", "outcome"),
     [
@@ -248,6 +271,7 @@ async def test_a_call_is_sent_once_by_its_holder_while_it_is_open(ledger: Ledger
         (SUBMITTED, False, timedelta(minutes=59), Sending.SENT),
         (SUBMITTED, False, timedelta(minutes=61), Sending.UNWANTED),
         (WANTED, True, timedelta(seconds=3), Sending.UNWANTED),
+        (WANTED, True, timedelta(minutes=-9), Sending.UNWANTED),  # the clock of the other server's machine is behind
     ],
 )
 async def test_another_server_sends_a_call_only_while_someone_expects_it(

@@ -597,6 +597,8 @@ async def test_after_a_start_of_the_database_earlier_servers_have_time_to_connec
 
         # 78 has no row, so it was never there before.
         assert await database.write(look) == [{"77"}, False, set(), True]
+        # A call must join the job of a server that may be dead, instead of being paid for again.
+        assert not await database.read(lambda connection: patient.alive(connection, {"77"}, certain=True))
 
 
 async def test_a_server_without_a_database_cannot_take_its_lock(postgres: str, postgres_server: PostgresServer) -> None:
@@ -665,6 +667,23 @@ async def test_notices_wait_for_the_end_of_an_outage_and_lost_ones_are_reported(
             relay.closed_to_new = False
             await until(lambda: {"number": 5000} in heard)
     assert heard == [None, *({"number": number} for number in range(1, 5001))]
+
+
+async def test_what_other_programs_send_disturbs_nobody(postgres: str, caplog: pytest.LogCaptureFixture) -> None:
+    hostile = ["", "0", "false", '""', "[]", "{}", "7", "[" * 7000, '{"from": 1}', '{"topic": "change", "content": 1}']
+    with sessions(postgres) as (session, sender):
+        heard: list[Any] = []
+        session.open()
+        with session.listening("change", heard.append):
+            (channel,) = execute(postgres, "SELECT 'mcp_vega_' || 'server_numbers'::regclass::oid")[0]
+            with psycopg.connect(postgres, autocommit=True) as other:
+                for payload in hostile:
+                    other.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+            sender.send("change", {"number": 1})
+            await until(lambda: heard)
+        session.require_intact()
+    assert heard == [{"number": 1}]
+    assert "broke" not in caplog.text
 
 
 # ---- the end ----

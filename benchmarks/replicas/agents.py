@@ -34,8 +34,8 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     (SUBMIT, {"model": "segmind-vega"}),
     (GENERATE, {}),
 )
-# One call of so many is cancelled and made again; after one of so many, the agent asks for what is not its own.
-CANCELLED, CURIOUS = 12, 10
+# After one call of so many, the agent asks for what is not its own.
+CURIOUS = 10
 # Seconds that a call may take before the agent gives up waiting, and seconds that one check waits.
 PATIENCE, WAIT = 60.0, 20
 # Seconds after which a call that has no answer breaks a promise.
@@ -60,6 +60,11 @@ class Call:
     look: bool = False  # whether the agent looks for the job among its latest jobs
     tries: int = 0
     unknown: bool = False  # whether the last answer was that nobody knows how the call ended
+    events: list[str] = field(default_factory=list[str])
+
+    def note(self, event: str) -> None:
+        """Note what happened, for a report about a broken promise."""
+        self.events.append(f"{time.monotonic() - self.began:.2f} s {event}")
 
     @property
     def prompt(self) -> str:
@@ -75,8 +80,27 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter[str])
     wrong: list[str] = field(default_factory=list[str])
     unknown: list[str] = field(default_factory=list[str])
+    events: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by prompt
     # Of the latest pictures: the agent, the request id, the picture's URI.
     known: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What agents do.
+
+    Attributes:
+        seed: For what they do at random.
+        cancelled: One call of so many is cancelled and made again.
+        cancelled_within: After at most so many seconds. There can be no picture yet: since 2026-07-28, a cancellation
+            closes the connection, and a server that has sent its answer does not notice it.
+        gives_up_after: After so many seconds, an unknown outcome is taken for an answer.
+    """
+
+    seed: int
+    cancelled: int
+    cancelled_within: float
+    gives_up_after: float
 
 
 class Agent:
@@ -88,18 +112,16 @@ class Agent:
         token: Its access token.
         mode: The SDK's name for the version of the protocol.
         tally: Where it notes what it saw.
-        gives_up_after: After so many seconds, an unknown outcome is taken for an answer.
+        rules: What it does.
     """
 
-    def __init__(
-        self, url: str, caller: tuple[str, str], mode: str, tally: Tally, *, gives_up_after: float = 120
-    ) -> None:
+    def __init__(self, url: str, caller: tuple[str, str], mode: str, tally: Tally, rules: Rules) -> None:
         self._url = url
         self._name, self._token = caller
         self._mode = mode
         self._tally = tally
-        self._gives_up_after = gives_up_after
-        self._rng = random.Random(self._name)  # noqa: S311  no secret
+        self._rules = rules
+        self._rng = random.Random(f"{self._name} {rules.seed}")  # noqa: S311  no secret
         self._call: Call | None = None
 
     async def run(self, numbers: Iterator[int]) -> None:
@@ -129,15 +151,18 @@ class Agent:
         if number is None:
             return False
         tool, arguments = KINDS[number % len(KINDS)]
-        self._call = Call(number, tool, {**arguments, "prompt": f"{self._name} wants picture {number}"})
+        call = self._call = Call(number, tool, {**arguments, "prompt": f"{self._name} wants picture {number}"})
+        self._tally.events[call.prompt] = call.events
         return True
 
     def _broken(self, error: BaseException) -> None:
         """Note that there was no answer, and decide by which of the two rules to go on."""
         error = first_of(error)
-        self._tally.counts[f"no answer: {type(error).__name__}, {str(error)[:60]}"] += 1
-        if self._call and not self._call.request_id:
-            self._call.look = self._rng.random() < 0.5
+        what = f"no answer: {type(error).__name__}, {str(error)[:60]}"
+        self._tally.counts[what] += 1
+        if self._call:
+            self._call.note(what)
+            self._call.look = not self._call.request_id and self._rng.random() < 0.5
 
     async def _step(self, client: Client) -> None:
         """Ask once more for the current call."""
@@ -164,7 +189,7 @@ class Agent:
     def _end_if_overdue(self) -> bool:
         """End the current call if it has no answer for too long; returns whether it was ended."""
         call, waited = self._call, time.monotonic() - (self._call or Call(0, "", {})).began
-        if call and call.unknown and waited > self._gives_up_after:
+        if call and call.unknown and waited > self._rules.gives_up_after:
             self._tally.unknown.append(call.prompt)
         elif call and waited > LONGEST:
             self._tally.wrong.append(f"{call.prompt}: no answer for {LONGEST:.0f} s")
@@ -176,15 +201,17 @@ class Agent:
     async def _ask(self, client: Client, call: Call) -> CallToolResult | None:
         """Make the call, look for its job, or check it; None if the call was cancelled."""
         with anyio.fail_after(PATIENCE):
+            call.note(f"checks {call.request_id}" if call.request_id else "looks" if call.look else "calls")
             if call.request_id:
                 return await client.call_tool(CHECK, {"request_id": call.request_id, "wait_seconds": WAIT})
             if call.look:
                 return await client.call_tool(CHECK, {})
             call.tries += 1
-            if call.tries == 1 and call.number % CANCELLED == 0:
-                with anyio.move_on_after(self._rng.uniform(0.05, 2)):
+            if call.tries == 1 and call.number % self._rules.cancelled == 0:
+                with anyio.move_on_after(self._rng.uniform(0.02, self._rules.cancelled_within)):
                     return await client.call_tool(call.tool, call.arguments)
                 self._tally.counts["cancelled"] += 1
+                call.note("has cancelled")
                 return None
             return await client.call_tool(call.tool, call.arguments)
 
@@ -200,6 +227,7 @@ class Agent:
         """Decide what an error means for the call."""
         code, charged = error["code"], error["charged"]
         self._tally.counts[f"error: {code}, charged: {charged}"] += 1
+        call.note(f"error: {code}, charged: {charged}")
         if (call.request_id or call.look) and code in OF_THE_SERVER:
             return
         call.unknown = charged == "unknown"
@@ -215,6 +243,7 @@ class Agent:
         """Keep what a result says; if the pictures are there, the call has ended."""
         self._require_own(job)
         call.request_id, call.unknown = job["request_id"], False
+        call.note(f"{job['state']}, {job['request_id']}")
         if job["state"] != "COMPLETED" or len(job["images"]) < call.arguments.get("samples", 1):
             return
         self._tally.seconds.append(time.monotonic() - call.began)
@@ -272,10 +301,10 @@ def _decoded(contents: BlobResourceContents) -> bytes:
     return b64decode(contents.blob)
 
 
-async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, *, gives_up_after: float) -> None:
+async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, rules: Rules) -> None:
     """Let agents make calls, each as soon as its last one has ended, and note what they see."""
     numbers = iter(range(calls))
     async with anyio.create_task_group() as tasks:
         for index, caller in enumerate(callers.items()):
-            agent = Agent(url, caller, MODES[index % len(MODES)], tally, gives_up_after=gives_up_after)
+            agent = Agent(url, caller, MODES[index % len(MODES)], tally, rules)
             tasks.start_soon(agent.run, numbers)

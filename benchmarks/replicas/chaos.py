@@ -30,7 +30,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import agents
 import anyio
@@ -41,6 +41,8 @@ from team import Team
 sys.path.append(str(Path(__file__).parents[1]))
 from figures import print_target
 
+from mcp_vega.parameters import VegaRTParameters
+
 # The 95th percentile of a call's time, compared with the quiet run.
 LIMIT = 2
 REPLICAS = 3
@@ -49,6 +51,8 @@ POSTGRES_AWAY, BUCKET_AWAY = 4, 30
 # Seconds until a killed replica is started again.
 RESTART = (0.2, 3)
 SHOW_SECONDS = 10
+# The documented time of the quickest drawing, in seconds.
+QUICKEST = VegaRTParameters.average_seconds
 # After so many seconds without the history, an agent takes an unknown outcome for an answer.
 WITHOUT_HISTORY = 20
 
@@ -128,6 +132,7 @@ def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[st
     is_quiet = quiet_seconds is None
     callers = dict(list(team.CALLERS.items())[: options.clients])
     gives_up_after = WITHOUT_HISTORY if options.history_503 else verdict.LONGEST
+    rules = agents.Rules(options.seed, options.cancelled, QUICKEST * options.speed, gives_up_after)
     with (
         tempfile.TemporaryDirectory() as name,
         team.running(Path(name), REPLICAS, speed=options.speed, embedded=options.embedded) as set_up,
@@ -137,10 +142,10 @@ def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[st
         seconds = options.minutes * 60 if options.minutes else (quiet_seconds or 0)
         began = time.monotonic()
         with nothing_fails() if is_quiet else much_fails(set_up, seconds, options.kills, options.seed) as log:
-            tally = anyio.run(draw, set_up.url, callers, options.calls, gives_up_after)
+            tally = anyio.run(draw, set_up.url, callers, options.calls, rules)
             took = time.monotonic() - began
         settled = verdict.settle(set_up, history=is_quiet or not options.history_503)
-        counts, broken = verdict.counts_of(set_up)
+        counts, broken = verdict.counts_of(set_up, tally.events)
         tracebacks = sum(replica.log.count("Traceback") for replica in set_up.replicas)
         if options.keep and not is_quiet:
             keep_logs(set_up, Path(options.keep))
@@ -160,7 +165,7 @@ def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[st
     }
 
 
-async def draw(url: str, callers: dict[str, str], calls: int, gives_up_after: float) -> agents.Tally:
+async def draw(url: str, callers: dict[str, str], calls: int, rules: agents.Rules) -> agents.Tally:
     """Make the calls, and show on stderr how far they are."""
     tally = agents.Tally()
 
@@ -171,7 +176,7 @@ async def draw(url: str, callers: dict[str, str], calls: int, gives_up_after: fl
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(show)
-        await agents.draw(url, callers, calls, tally, gives_up_after=gives_up_after)
+        await agents.draw(url, callers, calls, tally, rules)
         tasks.cancel_scope.cancel()
     return tally
 
@@ -208,9 +213,14 @@ def report(runs: Mapping[str, Mapping[str, Any]]) -> bool:
     return not any(run["broken"] for run in runs.values())
 
 
+def terminate(*_: object) -> NoReturn:
+    """End the replicas as well."""
+    raise SystemExit("terminated")
+
+
 def main() -> int:
     """Draw, kill, count."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # else the replicas would go on
+    signal.signal(signal.SIGTERM, terminate)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=len(team.CALLERS), help=f"at most {len(team.CALLERS)}")
@@ -218,15 +228,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--speed", type=float, default=1, help="the API's documented times are multiplied by this")
     parser.add_argument("--history-503", action="store_true", help="the API's request history answers with 503")
+    parser.add_argument("--cancelled", type=int, default=12, help="one call of so many is cancelled and made again")
     parser.add_argument("--quiet-only", action="store_true", help="only the run in which nothing fails")
+    parser.add_argument("--chaos-only", action="store_true", help="only the other run; needs --minutes")
     parser.add_argument("--minutes", type=float, help="how long things fail; by default as long as the quiet run takes")
     parser.add_argument("--embedded", action="store_true", help="share an SQLite file and a folder instead")
     parser.add_argument("--keep", metavar="FOLDER", help="copy the replicas' logs into this folder")
     options = parser.parse_args()
-    quiet = measure(options, None)
-    runs = {"quiet": quiet}
+    if options.chaos_only and not options.minutes:
+        parser.error("--chaos-only needs --minutes")
+    runs: dict[str, dict[str, Any]] = {}
+    if not options.chaos_only:
+        runs["quiet"] = measure(options, None)
     if not options.quiet_only:
-        runs["chaos"] = measure(options, quiet["seconds"])
+        runs["chaos"] = measure(options, runs["quiet"]["seconds"] if runs else 0)
     return 0 if report(runs) else 1
 
 

@@ -193,7 +193,7 @@ def measure(part: str, waiting: int, speed: float) -> bool:
         for what, figure in anyio.run(lose, set_up, distant, part, waiting).items():
             print(f"  {what:50} {figure:>6}")
         settled = verdict.settle(set_up)
-        counts, broken = verdict.counts_of(set_up)
+        counts, broken = verdict.counts_of(set_up, {})
         for row, count in {"seconds until settled": round(settled), **counts}.items():
             print(f"  {row:50} {count:6}")
         for line in broken:

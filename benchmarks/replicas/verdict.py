@@ -1,8 +1,9 @@
 """Compares what the API was asked to draw with the ledger and with the pictures that are kept."""
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
 from team import Record, Team
@@ -21,8 +22,11 @@ def settle(team: Team, *, history: bool = True) -> float:
     began = time.monotonic()
     while time.monotonic() - began < LONGEST:
         moving = {"QUEUED", "PROCESSING", *([UNKNOWN] if history else [])}
-        if not any(job["state"] in moving for job in team.records()) and not only_spare(team):
+        states = Counter(job["state"] for job in team.records())
+        spare = only_spare(team)
+        if not moving & states.keys() and not spare:
             break
+        print(f"not settled: {dict(states)}, pictures only on a replica's disk: {spare}", file=sys.stderr, flush=True)
         time.sleep(2)
     return time.monotonic() - began
 
@@ -33,8 +37,13 @@ def only_spare(team: Team) -> int:
     return len(spare - set(team.contents())) if spare else 0
 
 
-def counts_of(team: Team) -> tuple[dict[str, int], list[str]]:
-    """The counts to print, and what broke a promise."""
+def counts_of(team: Team, events: Mapping[str, Sequence[str]]) -> tuple[dict[str, int], list[str]]:
+    """The counts to print, and what broke a promise.
+
+    Args:
+        team: The set-up, after everything is settled.
+        events: What the agents saw, by prompt.
+    """
     jobs: dict[str, list[Record]] = {}
     for job in team.records():
         jobs.setdefault(job["parameters"]["prompt"], []).append(job)
@@ -61,11 +70,15 @@ def counts_of(team: Team) -> tuple[dict[str, int], list[str]]:
     if team.s3:
         counts["objects stored twice"] = sum(number > 1 for number in team.nginx.uploads().values())
     broken = [f"{name}: {counts[name]}" for name in PROMISES if counts.get(name)]
-    details = [f"paid {number} times: {prompt}" for prompt, number in posts.items() if number > 1]
-    details += [f"lost: {prompt}: {[(job['state'], job['error']) for job in jobs.get(prompt, [])]}" for prompt in lost]
-    return counts, [*broken, *details[:20]]
+    for prompt in [*(prompt for prompt, number in posts.items() if number > 1), *lost][:10]:
+        broken += [f"{prompt}: {posts[prompt]} paid calls", *(f"  {event}" for event in events.get(prompt, []))]
+        for job in jobs.get(prompt, []):
+            broken.append("  " + ", ".join(f"{name}: {job[name]}" for name in SHOWN))
+    return counts, broken
 
 
+# What a report about a broken promise shows of a job.
+SHOWN = ("request_id", "local_id", "state", "created", "sent", "ended", "charged", "notes", "error")
 # These must be 0.
 PROMISES = (
     "prompts paid for twice",

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # How long an old file stays, because somebody may still use its path.
 KEPT = timedelta(days=1)
 # Seconds until the first store is tried again after it could not keep a picture.
-PAUSE = 60.0
+PAUSE = 10.0
 # How many pictures are moved in one run, so that nobody waits long for its end.
 AT_ONCE = 20
 

@@ -123,16 +123,12 @@ class RateLimiter:
                 await anyio.sleep(POLL_SECONDS)
                 continue
             running.may_send = False
-            match outcome:
-                case Sending.SENT:
-                    return self._running.show(job, stored=True)
-                case Sending.TAKEN:
-                    raise ClaimedElsewhereError
-                case Sending.UNWANTED:
-                    raise errors.ServerClosing("The call was not sent, because its server ended before that")
-                case Sending.NO_SLOT:
-                    store_fails_since = job = None
-                    await anyio.sleep(POLL_SECONDS)
+            if outcome is Sending.SENT:
+                return self._running.show(job, stored=True)
+            if outcome is not Sending.NO_SLOT:
+                raise _not_sent(outcome)
+            store_fails_since = job = None
+            await anyio.sleep(POLL_SECONDS)
 
     def _leaving_now(self, job: Job, state: State) -> Job:
         """A job whose call leaves now."""
@@ -251,3 +247,13 @@ class RateLimiter:
 
 def _closing() -> errors.ServerClosing:
     return errors.ServerClosing("The server is about to exit, so the call was not sent")
+
+
+def _not_sent(outcome: Sending) -> Exception:
+    """Why a call will never be sent."""
+    if outcome is Sending.LOST:  # the same call may have begun another job since, so this one must not be sent
+        said = "The ledger lost the job in a crash of its database, so the call was not sent"
+        return errors.LedgerError(said, next_step="Call again")
+    if outcome is Sending.UNWANTED:
+        return errors.ServerClosing("The call was not sent, because its server ended before that")
+    return ClaimedElsewhereError()

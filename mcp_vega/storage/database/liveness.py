@@ -39,8 +39,8 @@ class Liveness(Protocol):
     def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:
         """Return those of `servers` that are alive. A server whose state is not known counts as alive.
 
-        A dead server may also count as alive while another process checks its lock. With `certain`, wait until that
-        check has ended.
+        That is so while another process checks a dead server's lock, and while servers connect again after a break.
+        With `certain`, wait for such a check; and servers that have not connected again do not count as alive.
         """
         ...
 

@@ -5,7 +5,7 @@ It does not matter which tools they used. The functions work within transactions
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from mcp_vega.job import Job
@@ -26,6 +26,9 @@ LONGEST_STEP = timedelta(hours=6)
 CROSSING = timedelta(seconds=15)
 # How exactly a server knows the clock that all servers share.
 CLOCK_ERROR = timedelta(seconds=0.1)
+# Until when another server may send a job that nobody wants any more. The end of the wait would not do: the clock of
+# the other server's machine may be behind.
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Moment(NamedTuple):
@@ -53,7 +56,6 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
         "base_url": job.base_url,
         "account": job.account,
         "owner": job.owner,
-        "arrived": arrived,
         "lately": job.created - LONGEST_STEP,
         "since_time": arrived - JOINING.total_seconds(),
         "since": job.created - JOINING,
@@ -73,7 +75,8 @@ def join(connection: Connection, job: Job, arrived: float, servers: Servers, me:
 
 def _joinable(connection: Connection, values: Mapping[str, Any], servers: Servers) -> Row | None:
     """Return the job that may be joined first."""
-    found = connection.execute(job_queries.TO_JOIN, values)
+    now = connection.time + CLOCK_ERROR.total_seconds()
+    found = connection.execute(job_queries.TO_JOIN, {**values, "now": now})
     waiting = {row["awaited_by"] for row in found if not row["may_be_silent"]}
     alive = servers.alive(connection, waiting, certain=True)
     return next((row for row in found if row["may_be_silent"] or row["awaited_by"] not in alive), None)
@@ -82,7 +85,8 @@ def _joinable(connection: Connection, values: Mapping[str, Any], servers: Server
 def end_wait(connection: Connection, job: Job, ended: Moment, *, delivered: bool, cancelled: bool) -> None:
     """Note that a call that waited for a job has ended: with or without the result, or because it was cancelled."""
     values = {"local_id": job.local_id, "moment": ended.day, "time": ended.time}
-    connection.execute(job_queries.END_WAIT, {**values, "delivered": delivered, "cancelled": cancelled})
+    values |= {"delivered": delivered, "cancelled": cancelled, "never": NEVER}
+    connection.execute(job_queries.END_WAIT, values)
 
 
 def mark_delivered(connection: Connection, job: Job, delivered: Moment) -> None:

@@ -9,7 +9,6 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
-from mcp_vega.errors import LedgerError
 from mcp_vega.job import Job
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.ledger.spending import Limits
@@ -23,6 +22,7 @@ class Sending(Enum):
     NO_SLOT = auto()  # another job was quicker
     UNWANTED = auto()  # it was cancelled or is too old, so nobody expects it to be sent any more
     TAKEN = auto()  # it was sent before, another server works on it, or it has ended
+    LOST = auto()  # the ledger lost it in a crash of its database
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ class Slots:
         """Return why this server can never send a job; None if there is no such reason. Locks the job's row."""
         found = self._connection.execute(limit_queries.WHETHER_TO_SEND, values)
         if not found:
-            said = "The ledger lost the job in a crash of its database before the call was sent"
-            raise LedgerError(said, next_step="Call again")
+            return Sending.LOST
         row = found[0]
         if row["holder"] != self._me:
             self._connection.execute(limit_queries.RELEASE_SLOT, values)

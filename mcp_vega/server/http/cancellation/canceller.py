@@ -15,6 +15,9 @@ from mcp_vega.storage.database.notices import Notices
 TOPIC, ANSWER = "cancel", "cancelled"
 # How long other servers have to answer.
 ANSWER_SECONDS = 0.5
+# If no server knows the call, the others are asked again after these pauses: notices are lost while the servers connect
+# to the database again.
+PAUSES = (1.0, 3.0)
 # The steps of a cancellation: the call's result counts as not received; the call is ended; or no server knows the call,
 # so it may come later.
 REJECT, END, EARLY = "reject", "end", "early"
@@ -60,6 +63,8 @@ class Canceller:
             if not here and not elsewhere:
                 self._requests.note_early(call)
                 self._send(EARLY, call)
+                if self._tasks:
+                    self._tasks.start_soon(self._ask_again, call)
             elif len(here) + elsewhere == 1:
                 self._requests.end(call)
                 self._send(END, call)
@@ -76,6 +81,12 @@ class Canceller:
             return self._answers[cancellation]
         finally:
             del self._answers[cancellation]
+
+    async def _ask_again(self, call: CallId) -> None:
+        """Let the other servers reject a call that none of them knew at the first question."""
+        for pause in PAUSES:
+            await anyio.sleep(pause)
+            self._send(REJECT, call)
 
     def _send(self, step: str, call: CallId, cancellation: str = "") -> None:
         if self._tasks:

@@ -99,12 +99,13 @@ class Session:
                 next_step="Call again in a few seconds: the server connects again by itself",
             )
 
-    def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:  # noqa: ARG002  always certain
+    def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:
         """Return those of `servers` that are alive; see `Liveness`."""
         others = set(servers) - {self.me}
-        if not others or self._pinned.others_unknown:
+        if not others or (self._pinned.others_unknown and not certain):
             return set(servers)
-        held = {str(row["number"]) for row in connection.execute(_HELD, {"grace": self._grace_seconds})}
+        grace = 0 if certain else self._grace_seconds
+        held = {str(row["number"]) for row in connection.execute(_HELD, {"grace": grace})}
         return (others & held) | (set(servers) - others)
 
     def servers(self) -> list[str]:
@@ -164,18 +165,26 @@ class Session:
 
     def _receive(self, payload: str | None) -> None:
         """Pass a notice on to the listeners. Runs in the thread of the connection."""
-        notice: Any = None
-        if payload is not None:
-            try:
-                notice = json.loads(payload)
-                if notice and notice["from"] == self._pinned.token:
-                    return
-            except (ValueError, TypeError, LookupError):
-                return  # another program wrote it
+        topic = content = None
+        match _parsed(payload):
+            case None:
+                pass  # notices were lost, on any topic
+            case {"topic": str(topic), "from": str(sender), "content": {**content}} if sender != self._pinned.token:
+                pass
+            case _:
+                return  # this server wrote it, or another program
         for each in self._entries:
-            if notice is None or notice.get("topic") == each.topic:
+            if topic in (None, each.topic):
                 with suppress(RuntimeError):  # its event loop has ended
-                    each.loop.call_soon_threadsafe(each.waiting.put_nowait, notice and notice.get("content"))
+                    each.loop.call_soon_threadsafe(each.waiting.put_nowait, content)
+
+
+def _parsed(payload: str | None) -> Any:
+    """Return a notice; None if notices were lost; False if another program wrote it, which may write anything."""
+    try:
+        return None if payload is None else json.loads(payload)
+    except (ValueError, RecursionError):
+        return False
 
 
 async def _pass_on(waiting: asyncio.Queue[Mapping[str, Any] | None], listener: Listener) -> None:

@@ -81,14 +81,15 @@ SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 # ---- the same call again ----
 
 # The first row is the job that no call has joined for the longest time. If a time of the clock that all servers share
-# is later than now, it was written before the machine was restarted.
+# is later than :now, it was written before the machine was restarted. Only then the times of day are compared: the
+# clocks of two machines may differ.
 TO_JOIN = """
     SELECT local_id, awaited_by, last_call_time,
-        arrived <= :silent_since_time OR (arrived > :arrived AND created <= :silent_since) AS may_be_silent
+        arrived <= :silent_since_time OR (arrived > :now AND created <= :silent_since) AS may_be_silent
     FROM jobs
     WHERE NOT delivered AND call = :call AND base_url = :base_url AND account = :account AND owner = :owner
         AND last_call >= :lately
-        AND CASE WHEN last_call_time > :arrived
+        AND CASE WHEN last_call_time > :now
             THEN last_call >= CASE WHEN awaited_by IS NULL THEN :since ELSE :awaited_since END
             ELSE last_call_time >= CASE WHEN awaited_by IS NULL THEN :since_time ELSE :awaited_since_time END
         END
@@ -104,7 +105,7 @@ JOIN = """
 """
 END_WAIT = """
     UPDATE jobs SET awaited_by = NULL, last_call = :moment, last_call_time = :time,
-        delivered = delivered OR :delivered, wanted_until = CASE WHEN :cancelled THEN :moment ELSE wanted_until END
+        delivered = delivered OR :delivered, wanted_until = CASE WHEN :cancelled THEN :never ELSE wanted_until END
     WHERE local_id = :local_id
 """
 MARK_DELIVERED = """
