@@ -501,6 +501,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "json": (lambda file: with_data(file, "jobs.jsonl", b"{"), "line 1 of jobs.jsonl is not a job (JSON: Invalid"),
     "no job": (lambda file: with_data(file, "jobs.jsonl", b""), "it has 0 jobs, but should have 1"),
     "no manifest": (lambda file: with_data(file, "manifest.json", None), NO_EXPORT),
+    "deep manifest": (lambda file: with_data(file, "manifest.json", b"[" * 90_000), NO_EXPORT),
     "newer": (lambda file: with_manifest(file, version=2), "was made by a newer version of mcp-vega"),
     "other program": (lambda file: with_manifest(file, format="other"), NO_EXPORT),
     "other version": (lambda file: with_manifest(file, version="x"), NO_EXPORT),
@@ -780,8 +781,9 @@ def test_without_jobs_there_is_nothing_to_export_and_no_ledger_is_made(source: P
     assert (done.returncode, done.stdout) == (1, "")
     assert "has no jobs to export (unknown_job)" in done.stderr
     assert not [*source.folder.iterdir()]
-    done = source.run("import", str(file))
-    assert (done.returncode, "There is no file" in done.stderr) == (2, True)
+    for other in (file, file.parent, Path(os.devnull)):  # a device may have no end
+        done = source.run("import", str(other))
+        assert (done.returncode, f"There is no file {other}" in done.stderr) == (2, True)
     assert not [*source.folder.iterdir()]
 
 
