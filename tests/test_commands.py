@@ -40,6 +40,8 @@ NOT_RUN = {
     'mcp-vega draw "a valley in the mountains at dawn" --samples 4 --seed 7 --sandbox -o valley.jpg': "it takes ten "
     "seconds, as the API would; tests/test_documents.py compares the pictures with the painter",
     "mcp-vega --transport http": SERVES,
+    "mcp-vega --transport http --host 10.0.0.11": SERVES,
+    "curl http://10.0.0.11:8000/health": "there is no such host; tests/test_transports.py asks a server here",
     "mcp-vega gallery": "it serves until it is stopped; tests/test_gallery_command.py asks it",
     "mcp-vega gallery --print --port 8001": "as above",
     "mcp-vega export vega.zip": "it needs a ledger with jobs; tests/test_transfer.py runs it",
@@ -97,6 +99,11 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/faults.py": "it takes minutes; tests/test_fault_table.py runs a part of it",
     ".venv/bin/python benchmarks/faults.py --write": "as above",
     ".venv/bin/python benchmarks/drawn.py": "it takes minutes; tests/test_stdio.py and test_properties.py draw fewer",
+    ".venv/bin/python benchmarks/replicas/chaos.py": "it takes minutes, and needs nginx; tests/test_replicas.py runs "
+    "three servers with PostgreSQL",
+    ".venv/bin/python benchmarks/replicas/chaos.py --history-503": "as above",
+    ".venv/bin/python benchmarks/replicas/partition.py": "it needs root",
+    ".venv/bin/python benchmarks/replicas/throughput.py": "it needs nginx",
     ".venv/bin/python benchmarks/histories.py": "it takes minutes; tests/test_reconciliation.py draws some cases of it",
 }
 

@@ -23,18 +23,23 @@ def settle(team: Team, *, history: bool = True) -> float:
     while time.monotonic() - began < LONGEST:
         moving = {"QUEUED", "PROCESSING", *([UNKNOWN] if history else [])}
         states = Counter(job["state"] for job in team.records())
-        spare = only_spare(team)
-        if not moving & states.keys() and not spare:
+        left = only_spare(team)
+        if not moving & states.keys() and not left:
             break
-        print(f"not settled: {dict(states)}, pictures only on a replica's disk: {spare}", file=sys.stderr, flush=True)
+        print(f"not settled: {dict(states)}, pictures only on a replica's disk: {left}", file=sys.stderr, flush=True)
         time.sleep(2)
     return time.monotonic() - began
 
 
+def spare(team: Team) -> set[str]:
+    """The SHA-256 hashes of the pictures on the replicas' own disks. They stay there for a day after they are moved."""
+    return {sha256(path.read_bytes()).hexdigest() for replica in team.replicas for path in replica.spare_files()}
+
+
 def only_spare(team: Team) -> int:
     """How many pictures are on a replica's own disk and not in the gallery."""
-    spare = {sha256(path.read_bytes()).hexdigest() for replica in team.replicas for path in replica.spare_files()}
-    return len(spare - set(team.contents())) if spare else 0
+    found = spare(team)
+    return len(found - set(team.contents())) if found else 0
 
 
 def counts_of(team: Team, events: Mapping[str, Sequence[str]]) -> tuple[dict[str, int], list[str]]:
@@ -68,6 +73,8 @@ def counts_of(team: Team, events: Mapping[str, Sequence[str]]) -> tuple[dict[str
         "pictures only on a replica's disk": only_spare(team),
     }
     if team.s3:
+        counts["pictures that were on a replica's disk"] = len(spare(team))
+        counts["answers of the bucket with 503"] = team.nginx.refused()
         counts["objects stored twice"] = sum(number > 1 for number in team.nginx.uploads().values())
     broken = [f"{name}: {counts[name]}" for name in PROMISES if counts.get(name)]
     for prompt in [*(prompt for prompt, number in posts.items() if number > 1), *lost][:10]:
