@@ -638,9 +638,8 @@ async def test_a_picture_on_the_disk_of_a_replica_is_moved_to_the_bucket_by_that
         await two.service.image_mover.move_back()
         assert await now(two, image.id) == image
         for request in (partial(two.gallery.read, image), partial(two.gallery.delete, image.id, datetime.now(UTC))):
-            with pytest.raises(GalleryError, match=f"on the disk of the replica {ONE}") as caught:
+            with pytest.raises(GalleryError, match=f"on the disk of the replica {ONE}"):
                 await request()
-            assert ONE in caught.value.next_step
         line.cut()
         await one.service.image_mover.move_back()
         assert await now(one, image.id) == image
