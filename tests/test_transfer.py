@@ -421,6 +421,26 @@ def test_pictures_that_the_gallery_cannot_take_are_kept_in_another_place(
     assert [*target.folder.glob("home/rescued/*/*.jpg")]
 
 
+def test_while_a_bucket_is_away_nothing_is_imported_and_no_export_is_replaced(
+    source: Place, target: Place, file: Path, bucket: str
+) -> None:
+    cloud = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    team = Place(target.folder, {**target.variables, **cloud, "MCP_VEGA_GALLERY": bucket})
+    source.add(job_with("a fox"))
+    exported(source, file)
+    away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    done = team.run("import", str(file), **away)
+    assert (done.returncode, done.stdout, team.jobs()) == (1, "", [])
+    assert f"The bucket {bucket} could not be written: there is no connection to the storage" in done.stderr
+    assert not [*team.folder.glob("**/*.jpg")]
+    imported(team, file)
+    before = file.read_bytes()
+    done = team.run("export", str(file), "--force", **away)
+    assert (done.returncode, done.stdout, file.read_bytes()) == (1, "", before)
+    assert f"The picture {bucket}/2026-11-20/" in done.stderr
+    assert "Next: Check the network and the service's address in the environment" in done.stderr
+
+
 # ---- damage ----
 
 
