@@ -35,6 +35,7 @@ from mcp_types import CallToolResult
 from stores import ledger_at
 
 from mcp_vega.imaging import metadata
+from mcp_vega.job import Job, State
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.sandbox.account import Call
@@ -322,6 +323,33 @@ async def two_servers(sandbox: Sandbox, folder: Path, **config: Any) -> AsyncGen
         Client(build_server(other)) as second,
     ):
         yield first, second
+
+
+async def test_the_id_in_an_answer_is_kept_even_if_another_server_has_claimed_the_job_meanwhile(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.account.history_status = 503  # so only the id leads to the pictures
+    async with app_over(sandbox.url, tmp_path) as one, app_over(sandbox.url, tmp_path) as other:
+        store = one.service.store
+        save = store.save
+
+        async def save_later(job: Job, **options: Any) -> Job | None:
+            if job.remote_id and not job.images and not other_has.is_set():  # as if this server had seemed dead
+                rows(tmp_path, "UPDATE jobs SET holder = NULL")
+                await other.service.check(job.local_id)
+                await until(lambda: not other.service.active)
+                other_has.set()
+            return await save(job, **options)
+
+        other_has = anyio.Event()
+        monkeypatch.setattr(store, "save", save_later)
+        job = (await one.service.submit(VegaRTParameters(prompt="a fox", seed=7))).job
+        await until(lambda: other_has.is_set() and not one.service.active)
+        async for _ in other.service.follow(await other.service.check(job.local_id), 45):
+            pass
+        found = await other.service.get(job.local_id)
+    assert (found.state, len(found.images)) == (State.COMPLETED, 1)
+    assert sandbox.paid_requests == 1
 
 
 async def test_a_job_that_another_server_works_on_can_be_followed_to_its_end(sandbox: Sandbox, tmp_path: Path) -> None:

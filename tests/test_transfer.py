@@ -421,6 +421,26 @@ def test_pictures_that_the_gallery_cannot_take_are_kept_in_another_place(
     assert [*target.folder.glob("home/rescued/*/*.jpg")]
 
 
+def test_while_a_bucket_is_away_nothing_is_imported_and_no_export_is_replaced(
+    source: Place, target: Place, file: Path, bucket: str
+) -> None:
+    cloud = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    team = Place(target.folder, {**target.variables, **cloud, "MCP_VEGA_GALLERY": bucket})
+    source.add(job_with("a fox"))
+    exported(source, file)
+    away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    done = team.run("import", str(file), **away)
+    assert (done.returncode, done.stdout, team.jobs()) == (1, "", [])
+    assert f"The bucket {bucket} could not be written: there is no connection to the storage" in done.stderr
+    assert not [*team.folder.glob("**/*.jpg")]
+    imported(team, file)
+    before = file.read_bytes()
+    done = team.run("export", str(file), "--force", **away)
+    assert (done.returncode, done.stdout, file.read_bytes()) == (1, "", before)
+    assert f"The picture {bucket}/2026-11-20/" in done.stderr
+    assert "Next: Check the network and the service's address in the environment" in done.stderr
+
+
 # ---- damage ----
 
 
@@ -501,6 +521,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "json": (lambda file: with_data(file, "jobs.jsonl", b"{"), "line 1 of jobs.jsonl is not a job (JSON: Invalid"),
     "no job": (lambda file: with_data(file, "jobs.jsonl", b""), "it has 0 jobs, but should have 1"),
     "no manifest": (lambda file: with_data(file, "manifest.json", None), NO_EXPORT),
+    "deep manifest": (lambda file: with_data(file, "manifest.json", b"[" * 90_000), NO_EXPORT),
     "newer": (lambda file: with_manifest(file, version=2), "was made by a newer version of mcp-vega"),
     "other program": (lambda file: with_manifest(file, format="other"), NO_EXPORT),
     "other version": (lambda file: with_manifest(file, version="x"), NO_EXPORT),
@@ -780,8 +801,9 @@ def test_without_jobs_there_is_nothing_to_export_and_no_ledger_is_made(source: P
     assert (done.returncode, done.stdout) == (1, "")
     assert "has no jobs to export (unknown_job)" in done.stderr
     assert not [*source.folder.iterdir()]
-    done = source.run("import", str(file))
-    assert (done.returncode, "There is no file" in done.stderr) == (2, True)
+    for other in (file, file.parent, Path(os.devnull)):  # a device may have no end
+        done = source.run("import", str(other))
+        assert (done.returncode, f"There is no file {other}" in done.stderr) == (2, True)
     assert not [*source.folder.iterdir()]
 
 

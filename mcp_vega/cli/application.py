@@ -154,8 +154,8 @@ def rescued_folder_of(settings: Settings) -> Path:
     return settings.home_folder / "rescued"
 
 
-def image_store_of(settings: Settings) -> FallbackImageStore:
-    """The gallery, and the folders that take a paid picture when the gallery cannot.
+def image_store_of(settings: Settings, *, fallbacks: bool = True) -> FallbackImageStore:
+    """The gallery, and, with `fallbacks`, the folders that take a paid picture when the gallery cannot.
 
     If several servers on different disks share the ledger, the addresses of these folders say whose they are. The
     gallery is the same for all servers.
@@ -164,15 +164,16 @@ def image_store_of(settings: Settings) -> FallbackImageStore:
         InvalidSettings: The gallery is a bucket, and a package is missing, or a variable of its cloud cannot be used.
     """
     disk = replica_disk_name(settings.home_folder) if settings.ledger else ""
-    stores: list[ImageStore] = [
-        bucket_of(settings) if settings.gallery_url else image_folder_of(settings),
-        ImageFolder(rescued_folder_of(settings), private=True, disk=disk),
-    ]
+    open_other = partial(open_store, disk=disk)
+    first = bucket_of(settings) if settings.gallery_url else image_folder_of(settings)
+    if not fallbacks:
+        return FallbackImageStore([first], open_other)
+    stores: list[ImageStore] = [first, ImageFolder(rescued_folder_of(settings), private=True, disk=disk)]
     with suppress(FileNotFoundError):  # there is no temporary folder
         # All users share the temporary folder, except on Windows, so the name holds the user's id.
         user = "" if sys.platform == "win32" else f"-{os.getuid()}"
         stores.append(ImageFolder(Path(tempfile.gettempdir()) / f"mcp-vega{user}", private=True, disk=disk))
-    return FallbackImageStore([*stores, MemoryImageStore()], partial(open_store, disk=disk))
+    return FallbackImageStore([*stores, MemoryImageStore()], open_other)
 
 
 def bucket_of(settings: Settings) -> ImageStore:

@@ -119,11 +119,17 @@ class RunningJobs:
         return running.job
 
     async def _save(self, running: RunningJob, *, release: bool) -> bool:
-        """Save a job, which may get its remote id then. Returns False if it is another server's."""
-        saved = await self.store.save(running.job, release=release)
+        """Save a job, which may get its remote id then. Returns False if it is another server's.
+
+        That server gets the remote id, if it is known here: the answer with the id came to this server only.
+        """
+        job = running.job
+        saved = await self.store.save(job, release=release)
         if saved:
             # While this was written, the job may have got an id that is not written yet.
             running.job = replace(running.job, remote_id=running.job.remote_id or saved.remote_id)
+        elif job.remote_id:
+            await self.store.assign(job, job.remote_id)
         return saved is not None
 
     def show(self, job: Job, *, stored: bool = False, **changes: Any) -> Job:

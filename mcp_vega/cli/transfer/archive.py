@@ -192,7 +192,7 @@ class ArchiveReader:
         try:
             found = json.loads(text)
             version = found["version"] if found["format"] == FORMAT else None
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise _not_an_export(self._file) from None
         if isinstance(version, int) and version > VERSION:
             said = f"{self._file} was made by a newer version of mcp-vega"
@@ -269,10 +269,10 @@ def reading(file: Path) -> Generator[ArchiveReader]:
         ExportFileError: It cannot be read, is damaged, or is not an export.
     """
     try:
+        if not file.is_file():  # a pipe or a device may have no end
+            step = "Name a file that `mcp-vega export` has written"
+            raise InvalidArguments(f"There is no file {file}", next_step=step)
         zipped = ZipFile(file)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        step = "Name a file that `mcp-vega export` has written"
-        raise InvalidArguments(f"There is no file {file}", next_step=step) from None
     except OSError as error:
         raise ExportFileError(f"{file} cannot be read: {error.strerror or error}") from error
     except DAMAGE:

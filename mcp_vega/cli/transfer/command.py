@@ -102,8 +102,12 @@ def run_import(options: Namespace, environment: Mapping[str, str]) -> int:
 
 async def _import(settings: Settings, archive: ArchiveReader, owner: str | None, report: Report) -> None:
     store = job_store_of(settings)
-    importer = Importer(archive, store, image_store_of(settings), report)
+    # If the bucket is away, the pictures stay in the file: perhaps no server runs on this machine that would move them.
+    images = image_store_of(settings, fallbacks=not settings.gallery_url)
+    importer = Importer(archive, store, images, report)
     try:
+        if settings.gallery_url and archive.manifest.pictures:
+            await images.prepare(datetime.now(UTC).date())
         await importer.import_(await _changes(settings, archive, store, owner))
     finally:
         _say_counts(importer.counts, report)

@@ -10,6 +10,7 @@ from mcp_vega.cli.transfer.report import Report
 from mcp_vega.errors import GalleryError
 from mcp_vega.job import OPERATOR, Image, Job
 from mcp_vega.storage.images.fallback import FallbackImageStore
+from mcp_vega.storage.images.object_storage.problems import is_outage
 from mcp_vega.storage.ledger.job_store import JobStore
 
 JOBS_AT_ONCE = 100
@@ -29,6 +30,7 @@ class Exporter:
 
         Raises:
             LedgerError: The ledger cannot be read.
+            GalleryError: The gallery's bucket does not answer.
         """
         whose = OPERATOR if owner is None else owner
         total, done, after = await store.transfer.count(whose), 0, 0
@@ -50,6 +52,8 @@ class Exporter:
             if isinstance(data, bytes):
                 self._archive.add_picture(name_in_zip(image.id, image.mime_type), data)
                 there.add(image.id)
+            elif is_outage(data):
+                raise data
             else:
                 self._report.problem(f"The picture {image.id} is not in the file. {data.what}")
         for job in jobs:

@@ -68,13 +68,16 @@ class FallbackImageStore:
         Returns:
             Where the picture is; and if that is not the first store, the reason, else "".
         """
-        problem = ""
+        first: GalleryError | None = None
         for store in self._stores:
             try:
-                return await store.save(data, name, image_id, day), problem
+                return await store.save(data, name, image_id, day), first.what if first else ""
             except GalleryError as error:
-                problem = problem or error.what
-        raise GalleryError(f"{problem}; no other folder could be written either", charged=Charged.YES)
+                first = first or error
+        assert first  # noqa: S101  there is a store
+        if len(self._stores) == 1:
+            raise first
+        raise GalleryError(f"{first.what}; no other folder could be written either", charged=Charged.YES)
 
     async def set_aside(self, data: bytes, name: str, day: date) -> str | None:
         """Keep an answer that is not a readable picture but was paid for; returns its place, or None if that failed."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AnswerT = TypeVar("AnswerT")
 
+INSTALL = "Run `pip install 'mcp-vega[team]'` in the environment of mcp-vega. Then start the server again"
 # Seconds until a connection must be made, and until an answer or its next part must come.
 CONNECT_SECONDS, ANSWER_SECONDS = 2, 10.0
 # An upload may take longer: this many bytes a second are fast enough.
@@ -46,7 +47,7 @@ class StorageClient:
             from obstore import exceptions
         except ImportError as error:
             said = f"MCP_VEGA_GALLERY is {address}, but the package obstore is not installed"
-            raise InvalidSettings(said, next_step="Run `pip install 'mcp-vega[team]'`") from error
+            raise InvalidSettings(said, next_step=INSTALL) from error
         self._obstore, self._errors = obstore, exceptions
         self._address = address
         self._store = self._opened()

@@ -6,6 +6,8 @@ obstore's own texts are never shown: they may contain signatures, key ids and ad
 import re
 from typing import NamedTuple
 
+from mcp_vega.errors import VegaError
+
 # In the answers of all three services.
 _CODE = re.compile("<Code>([A-Za-z0-9]{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -44,6 +46,11 @@ OVERWRITES = Problem(
     "the storage would overwrite objects: it does not support conditional writes (If-None-Match)",
     "Use a storage that supports conditional writes, or a newer version of its software",
 )
+
+
+def is_outage(error: VegaError) -> bool:
+    """Whether the error of a store says that an object storage does not answer, or not as it should."""
+    return isinstance(error.__cause__, StorageError) and error.__cause__.problem.passing
 
 
 def problem_of(error: Exception, credentials: str) -> Problem:
