@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import threading
 import time
+import uuid
 from base64 import b64decode
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -137,17 +138,18 @@ class Team:
     bucket: Bucket
     bucket_url: str
     postgres: PostgresServer
+    database: str
     folder: Path
     stack: ExitStack
     replicas: list[Replica] = field(default_factory=list[Replica])
 
-    def replica(self, name: str, database: str = "replicas", **settings: str) -> Replica:
+    def replica(self, name: str, database: str = "", **settings: str) -> Replica:
         """A server that is not started yet."""
         (folder := self.folder / name).mkdir()
         shared = {
             "SEGMIND_BASE_URL": self.sandbox.url,
             "SEGMIND_API_KEY": KEY,
-            "MCP_VEGA_LEDGER": self.postgres.url_of(database),
+            "MCP_VEGA_LEDGER": self.postgres.url_of(database or self.database),
             "MCP_VEGA_GALLERY": f"s3://{BUCKET}/pictures",
             "MCP_VEGA_AUTH_TOKENS": f"{ALICE},{BOB}",
             "AWS_ENDPOINT_URL": self.bucket_url,
@@ -170,7 +172,7 @@ class Team:
         """Read from the ledger."""
         from psycopg import connect
 
-        with connect(self.postgres.url_of("replicas"), autocommit=True) as connection:
+        with connect(self.postgres.url_of(self.database), autocommit=True) as connection:
             return connection.execute(query.encode(), values).fetchall()
 
     def state(self, prompt: str) -> str:
@@ -196,8 +198,9 @@ def set_up(
         folder = tmp_path_factory.mktemp("replicas")
         if not postgres_of_worker.running:
             postgres_of_worker.start()
-        postgres_of_worker.execute("CREATE DATABASE replicas")
-        team = Team(Sandbox(api, account, answers), pictures, s3, postgres_of_worker, folder, stack)
+        database = f"replicas_{uuid.uuid4().hex}"
+        postgres_of_worker.execute(f"CREATE DATABASE {database}")
+        team = Team(Sandbox(api, account, answers), pictures, s3, postgres_of_worker, database, folder, stack)
         team.replicas += [team.replica(name) for name in ("one", "two", "three")]
         yield team
 
@@ -294,9 +297,9 @@ async def test_a_client_of_one_server_is_notified_of_a_picture_that_another_one_
 
 
 async def test_the_spending_limit_and_the_calls_a_minute_hold_for_all_servers_together(team: Team) -> None:
-    team.postgres.execute("CREATE DATABASE limited")
+    team.postgres.execute(f"CREATE DATABASE limited_{team.database}")
     limits = {"MCP_VEGA_SPENDING_LIMIT_USD": "0.007", "MCP_VEGA_REQUESTS_PER_MINUTE": "2"}
-    both = [team.replica(name, "limited", **limits) for name in ("limited-one", "limited-two")]
+    both = [team.replica(name, f"limited_{team.database}", **limits) for name in ("limited-one", "limited-two")]
     for replica in both:
         replica.start()
     for replica in both:

@@ -1,11 +1,12 @@
-"""A replica whose packets are dropped while it has jobs: the others continue them, and nothing is paid for twice.
+"""A replica dies or is cut off while it has jobs: the others continue them, and nothing is paid for twice.
 
     python benchmarks/replicas/partition.py [--waiting 6] [--speed 8]
 
 The replica is in a network namespace of its own (Linux, root). It has two links: one to PostgreSQL and the bucket, one
-to the API. A link is cut without a FIN or an error: both ends send to a MAC address that nobody has. There are two
+to the API. A link is cut without a FIN or an error: both ends send to a MAC address that nobody has. There are three
 parts, each with 16 calls under way and some that wait for their turn:
 
+- `killed`: the replica is killed (SIGKILL), and started again.
 - `machine`: both links are cut, as if the machine had vanished.
 - `ledger`: only the link to PostgreSQL and the bucket is cut, and the API's request history answers with 503. So only
   this replica gets the pictures of its calls. They must arrive when the link is back.
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ import team
 import verdict
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from replica import Replica
 from team import Team
 
@@ -41,12 +43,14 @@ NAMESPACE = "vega-partition"
 # For each link: the names of its ends here and in the namespace, and its addresses there.
 LEDGER, API = ("vega-a0", "vega-a1", "10.213.77.1", "10.213.77.2"), ("vega-b0", "vega-b1", "10.213.78.1", "10.213.78.2")
 Link = tuple[str, str, str, str]
-PARTS: dict[str, Sequence[Link]] = {"machine": (LEDGER, API), "ledger": (LEDGER,)}
+# The links that are cut in each part.
+PARTS: dict[str, Sequence[Link]] = {"killed": (), "machine": (LEDGER, API), "ledger": (LEDGER,)}
 NOBODY = "02:00:00:00:00:99"
 # The limit of paid calls under way at the same time.
 UNDER_WAY = 16
 # Seconds until the jobs must have been taken over, and seconds for which a link stays cut at least.
 LONGEST, CUT_SECONDS = 120, 40
+UP_FOR_LONG = "SELECT 1 WHERE clock_timestamp() > pg_postmaster_start_time() + interval '6 s'"
 INSIDE = ("ip", "netns", "exec", NAMESPACE)
 
 
@@ -58,18 +62,19 @@ def run(*command: str) -> None:
 @contextmanager
 def namespace() -> Generator[None]:
     """A network namespace with its links while the block runs."""
-    run("ip", "netns", "add", NAMESPACE)
-    try:
+    with ExitStack() as stack:
+        run("ip", "netns", "add", NAMESPACE)
+        stack.callback(run, "ip", "netns", "delete", NAMESPACE)
         run(*INSIDE, "ip", "link", "set", "lo", "up")
         for here, there, our_address, its_address in (LEDGER, API):
             run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", NAMESPACE)
+            # Connections that were cut off would keep it for minutes.
+            stack.callback(run, "ip", "link", "delete", here)
             run("ip", "address", "add", f"{our_address}/30", "dev", here)
             run("ip", "link", "set", here, "up")
             run(*INSIDE, "ip", "address", "add", f"{its_address}/30", "dev", there)
             run(*INSIDE, "ip", "link", "set", there, "up")
         yield
-    finally:
-        run("ip", "netns", "delete", NAMESPACE)
 
 
 def cut(link: Link) -> None:
@@ -84,6 +89,23 @@ def restore(link: Link) -> None:
     here, there, our_address, its_address = link
     run("ip", "neighbour", "delete", its_address, "dev", here)
     run(*INSIDE, "ip", "neighbour", "delete", our_address, "dev", there)
+
+
+def begin_outage(distant: Replica, part: str) -> None:
+    """Cut the replica off, or kill it."""
+    if not PARTS[part]:
+        distant.kill()
+    for link in PARTS[part]:
+        cut(link)
+
+
+def end_outage(distant: Replica, part: str) -> None:
+    """Undo what `begin_outage` did."""
+    if not PARTS[part]:
+        distant.start()
+        distant.wait()
+    for link in PARTS[part]:
+        restore(link)
 
 
 @contextmanager
@@ -122,8 +144,13 @@ async def generate(url: str, token: str, prompts: Sequence[str], task_status: an
         Client(streamable_http_client(url, http_client=http), mode="legacy") as client,
         anyio.create_task_group() as tasks,
     ):
+
+        async def call(prompt: str) -> None:
+            with suppress(MCPError):  # the replica was killed
+                await client.call_tool(agents.GENERATE, {"prompt": prompt})
+
         for prompt in prompts:
-            tasks.start_soon(client.call_tool, agents.GENERATE, {"prompt": prompt})
+            tasks.start_soon(call, prompt)
         task_status.started()
 
 
@@ -138,7 +165,7 @@ async def until(what: str, condition: Callable[[], Any]) -> float:
 
 
 async def lose(set_up: Team, distant: Replica, part: str, waiting: int) -> dict[str, str]:
-    """Make calls, cut the links, wait for the others, and restore the links; returns what to print."""
+    """Make calls, begin the outage, wait for the others, and end the outage; returns what to print."""
     postgres = set_up.postgres
     assert postgres
     prompts = [f"{part}: picture {number}" for number in range(UNDER_WAY + waiting)]
@@ -151,9 +178,10 @@ async def lose(set_up: Team, distant: Replica, part: str, waiting: int) -> dict[
         await tasks.start(generate, distant.url, next(iter(team.CALLERS.values())), prompts)
         await until("the calls are under way", lambda: jobs("sent IS NOT NULL") == UNDER_WAY)
         await until("the others wait", lambda: jobs("true") == len(prompts))
+        # In the first seconds after the database's own start, no server counts as dead.
+        await until("the database has been up for a while", lambda: postgres.rows(UP_FOR_LONG))
         (holder,) = {row["holder"] for row in postgres.rows("SELECT holder FROM jobs")}
-        for link in PARTS[part]:
-            cut(link)
+        await anyio.to_thread.run_sync(begin_outage, distant, part)
         began = time.monotonic()
         mine = f"holder = '{holder}'"
         first = await until("a job was taken over", lambda: jobs(mine) < len(prompts))
@@ -162,14 +190,14 @@ async def lose(set_up: Team, distant: Replica, part: str, waiting: int) -> dict[
         figures["seconds until all jobs were taken over"] = f"{time.monotonic() - began:.1f}"
         await until("the waiting calls were sent", lambda: len(set_up.vendor.calls()) == len(prompts))
         figures["seconds until the waiting calls were sent"] = f"{time.monotonic() - began:.1f}"
-        if part == "machine":
+        if part != "ledger":
             await until("all pictures are there", lambda: jobs("state = 'COMPLETED'") == len(prompts))
             figures["seconds until all pictures were in the bucket"] = f"{time.monotonic() - began:.1f}"
-        await anyio.sleep(max(CUT_SECONDS - (time.monotonic() - began), 0))
-        figures["unknown outcomes before the links were restored"] = str(jobs("state <> 'COMPLETED'"))
-        figures["pictures on the replica's own disk by then"] = str(len(distant.spare_files()))
-        for link in PARTS[part]:
-            restore(link)
+        if PARTS[part]:
+            await anyio.sleep(max(CUT_SECONDS - (time.monotonic() - began), 0))
+        figures["unknown outcomes by then"] = str(jobs("state <> 'COMPLETED'"))
+        figures["pictures only on the replica's disk by then"] = str(len(distant.spare_files()))
+        await anyio.to_thread.run_sync(end_outage, distant, part)
         began = time.monotonic()
         await until("all pictures are there", lambda: jobs("state = 'COMPLETED'") == len(prompts))
         figures["seconds until all pictures arrived after that"] = f"{time.monotonic() - began:.1f}"
