@@ -186,7 +186,7 @@ def test_the_doctor_reports_a_wrong_clock_and_too_few_connections(
     assert ledger.state == "note"
     assert "its clock is 10.0 s ahead of this machine's" in ledger.detail
     assert "Raise max_connections" in ledger.fix
-    assert "Synchronise both clocks" in ledger.fix
+    assert "Synchronize both clocks" in ledger.fix
 
 
 def test_the_doctor_names_a_bucket_and_a_database_that_do_not_exist(team: dict[str, str]) -> None:

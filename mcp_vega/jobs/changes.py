@@ -11,7 +11,7 @@ import anyio
 from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.notices import Notices
 
-# The topic of the notices that tell other servers of a change.
+# The topic of the notices that report a change to other servers.
 TOPIC = "change"
 
 
@@ -83,12 +83,12 @@ class Changes:
         self._report(change)
 
     def announce(self, change: Change, *, stored: bool) -> None:
-        """Report a change to the listeners, and to all that follow the job; to other servers if the store has it."""
+        """Report a change to the listeners, and to all that follow the job; to other servers if it is `stored`."""
         self._report(change)
         self.announce_to_followers(change, stored=stored)
 
     def announce_to_followers(self, change: Change, *, stored: bool) -> None:
-        """Wake all that follow the job here, and report the change to other servers if the store has it."""
+        """Wake all that follow the job here, and report the change to other servers if it is `stored`."""
         self._wake(change.job)
         if stored:
             self._notices.send(TOPIC, asdict(change))

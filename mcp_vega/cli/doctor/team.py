@@ -36,7 +36,7 @@ def check_database(settings: Settings, url: str) -> Check:
     if abs(state.ahead) > CLOCK_SECONDS:
         direction = "ahead of" if state.ahead > 0 else "behind"
         said += f"; its clock is {abs(state.ahead):,.1f} s {direction} this machine's"
-        fixes.append("Synchronise both clocks, for example by NTP: days and waiting times are computed with them")
+        fixes.append("Synchronize both clocks, for example with NTP: they decide about days and waiting times")
     return Check("ledger", State.NOTE if fixes else State.GOOD, said, ". ".join(fixes))
 
 
@@ -45,7 +45,7 @@ def check_bucket(settings: Settings) -> list[Check]:
     began = time.perf_counter()
     anyio.run(_try_bucket, settings)
     seconds = time.perf_counter() - began
-    said = f"{settings.gallery_url} can be written, read and cleared; a small object took {seconds * 1000:,.0f} ms"
+    said = f"{settings.gallery_url} can be written, read and deleted from; a small object took {seconds * 1000:,.0f} ms"
     return [Check("gallery", State.GOOD, said)]
 
 

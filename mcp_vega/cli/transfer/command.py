@@ -80,7 +80,7 @@ def run_import(options: Namespace, environment: Mapping[str, str]) -> int:
     """Add the jobs and pictures of a file to the ledger and the gallery; returns the exit code.
 
     Raises:
-        InvalidArguments: There is no such file, or it does not fit to this ledger.
+        InvalidArguments: There is no such file, or it does not fit this ledger.
         ExportFileError: The file cannot be read, is damaged, or is not an export.
         GalleryError: The pictures cannot be kept.
         LedgerError: The ledger cannot be written.
@@ -102,7 +102,7 @@ def run_import(options: Namespace, environment: Mapping[str, str]) -> int:
 
 async def _import(settings: Settings, archive: ArchiveReader, owner: str | None, report: Report) -> None:
     store = job_store_of(settings)
-    # If the bucket is away, the pictures stay in the file: perhaps no server runs on this machine that would move them.
+    # If the bucket cannot be reached, the pictures stay in the file: perhaps no server on this machine would move them.
     images = image_store_of(settings, fallbacks=not settings.gallery_url)
     importer = Importer(archive, store, images, report)
     try:

@@ -10,7 +10,7 @@ from mcp_vega.errors import VegaError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How many pictures are read or written at the same time: a disk or a bucket is then not waited for each time.
+# How many pictures are read or written at the same time, so that the waiting times for a bucket do not add up.
 AT_ONCE = 8
 
 

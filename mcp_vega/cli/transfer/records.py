@@ -27,7 +27,7 @@ SUFFIXES = {each.mime_type: each.suffix for each in BY_ENDING.values()}
 
 
 def _encodable(text: Any) -> Any:
-    """A text without characters that have no bytes: answers of the API may have such characters."""
+    """A text that UTF-8 can encode. The API's answers may have halves of surrogate pairs, which become `?`."""
     return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
 

@@ -20,11 +20,11 @@ class Database(Protocol):
     """Does work in transactions. Every method raises a `LedgerError` if the database cannot be used."""
 
     def shorten_waits(self) -> None:
-        """Wait only shortly for others from now on, because the process is about to end."""
+        """Wait only shortly for other transactions from now on, because the process is about to end."""
         ...
 
     async def read(self, work: Work[T], *, slow: bool = False) -> T:
-        """Read from a snapshot of the database. Reads do not wait for writes, and only `slow` reads for slow reads."""
+        """Read from a snapshot of the database. Reads wait for no writes, and only `slow` reads wait for slow reads."""
         ...
 
     async def write(
@@ -35,9 +35,9 @@ class Database(Protocol):
         despite_cancel: bool = False,
         undo: Work[Any] | None = None,
     ) -> T:
-        """Change something, completely or not at all. It comes after the work that was deferred before.
+        """Change something, completely or not at all. The work that was deferred before is done first.
 
-        A caller that is cancelled before the work has started leaves immediately, and the work is never done.
+        If the caller is cancelled before the work has started, the caller leaves, and the work is never done.
 
         Args:
             work: Gets the connection, within the transaction. It may be done several times, if a transaction fails.

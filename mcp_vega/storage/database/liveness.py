@@ -1,4 +1,4 @@
-"""The interface for who is alive: each server has an id and holds a lock that ends with its process."""
+"""The interface that shows which servers are alive: each has an id, and a lock that ends with its process."""
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ from mcp_vega.storage.database.connection import Connection
 
 
 class Liveness(Protocol):
-    """This server's lock, and a look at those of the others. It is safe to use from several threads."""
+    """This server's lock, and checks of the other servers' locks. It is safe to use from several threads."""
 
     @property
     def me(self) -> str:
@@ -39,7 +39,7 @@ class Liveness(Protocol):
     def alive(self, connection: Connection, /, servers: Collection[str], *, certain: bool = False) -> set[str]:
         """Return those of `servers` that are alive. A server whose state is not known counts as alive.
 
-        That is so while another process checks a dead server's lock, and while servers connect again after a break.
+        The state is not known while another process checks the lock, and while servers connect again after a break.
         With `certain`, wait for such a check; and servers that have not connected again do not count as alive.
         """
         ...

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-# Called with a notice; with None if notices of others may have been lost, so that everything must be looked at again.
+# Called with a notice; with None if notices of others may have been lost, so that everything must be checked again.
 Listener = Callable[[Mapping[str, Any] | None], None]
 
 
 class Notices(Protocol):
-    """Sends notices to the other servers. Nothing here raises: a notice may be lost, and what matters is in rows."""
+    """Sends notices to the other servers. No method raises. Notices may be lost: all lasting facts are in tables."""
 
     @property
     def reach_others(self) -> bool:
-        """Whether other servers receive notices. If not, changes by others are found only by looking."""
+        """Whether other servers receive notices. If not, changes by others are found only by polling."""
         ...
 
     def open(self) -> None:
@@ -40,6 +40,6 @@ class NoNotices:
     def send(self, topic: str, content: Mapping[str, Any]) -> None:
         """Nothing is sent."""
 
-    def listening(self, topic: str, listener: Listener) -> AbstractContextManager[None]:  # noqa: ARG002  none comes
+    def listening(self, topic: str, listener: Listener) -> AbstractContextManager[None]:  # noqa: ARG002  there are no notices
         """No notice comes."""
         return nullcontext()

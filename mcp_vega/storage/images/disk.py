@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # The file in the home folder with the name of the disk.
 FILE = "replica"
-# Within how many seconds another process has written that file.
+# How many seconds to wait until another process has written that file.
 WRITTEN_SECONDS = 1.0
 _SCHEME = "file://"
 _NAME = "[a-z0-9-]{1,60}-[0-9a-f]{8}"

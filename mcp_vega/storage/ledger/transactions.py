@@ -109,9 +109,9 @@ class Transactions:
         return replace(job, remote_id=written[0]["remote_id"]) if written else None
 
     def _add_again(self, connection: Connection, job: Job, row: dict[str, Any]) -> None:
-        """Write a job that the ledger has lost, as it may when its database crashes. It may be joined, but not sent.
+        """Write a job that the ledger lost when its database crashed. Other calls may join it, but it may not be sent.
 
-        That its caller received the result is not known then. So the same call gets the result once more.
+        The ledger then does not know that the caller received the result. So the same call gets it once more.
         """
         me = self._servers.enter(connection)
         values = {**row, "me": me, "remote_id": None, "awaited_by": None, "delivered": False}

@@ -64,8 +64,8 @@ class Transfer:
 
         A new job belongs to no server, and no call can join it. A job that is there already stays as it is, with
         three exceptions: it gets pictures that it lacks; a picture with a star in either ledger has one; and a job
-        that is still open gets the outcome that the other ledger knows. There is no exception for a job of another
-        caller: the file of one caller changes nothing of the others.
+        that is still open gets the outcome that the other ledger knows. A job of another caller stays as it is in
+        any case: the file of one caller changes nothing of the others.
 
         Args:
             jobs: The jobs. Their pictures are kept already.
@@ -94,7 +94,7 @@ class Transfer:
 
 
 def is_of_another(known: Job, job: Job) -> bool:
-    """Whether the job that the ledger has does not belong to the caller who gets the job of the file."""
+    """Whether the job in the ledger belongs to another caller than the one who gets the job of the file."""
     return job.owner not in (OPERATOR, known.owner)
 
 

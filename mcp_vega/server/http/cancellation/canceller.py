@@ -52,8 +52,8 @@ class Canceller:
     async def cancel(self, call: CallId) -> None:
         """Apply a cancellation to its call, or to a call that comes soon after it.
 
-        Waits until the ledger has it, but only for a while: see `RequestsInFlight.until_written`. If there are other
-        servers, also waits `ANSWER_SECONDS` for them.
+        Waits until the cancellation is in the ledger, but only for a while: see `RequestsInFlight.until_written`. If
+        there are other servers, also waits `ANSWER_SECONDS` for them.
         """
         rejected = self._requests.reject(call)
         async with anyio.create_task_group() as tasks:
@@ -112,7 +112,7 @@ class Canceller:
             }:
                 self._do(step, cancellation, CallId(owner, request_id, Sender(address, user_agent)))
             case _:
-                pass  # a lost notice cannot be made up for: its call is over soon
+                pass  # a lost notice is not repeated: its call is over soon
 
     def _do(self, step: str, cancellation: str, call: CallId) -> None:
         calls = self._requests.of_sender(call)

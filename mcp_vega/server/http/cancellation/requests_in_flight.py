@@ -190,7 +190,7 @@ class RequestsInFlight:
         self._early.append((self._uptime(), call))
 
     async def until_written(self, rejected: Sequence[RequestInFlight]) -> None:
-        """Wait until the ledger has it that these calls were rejected, at most `WRITTEN_SECONDS`."""
+        """Wait until the ledger knows that these calls were rejected, at most `WRITTEN_SECONDS`."""
         with anyio.move_on_after(WRITTEN_SECONDS):
             async with anyio.create_task_group() as tasks:
                 for each in rejected:

@@ -12,8 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 # libpq waits at least two seconds for a connection.
 CONNECT_SECONDS = 2
-# After how many seconds without an answer a connection is broken. A server whose machine was cut off knows that it has
-# lost its lock before PostgreSQL releases the lock, so before others continue its jobs.
+# How many seconds without an answer break a connection. A server that was cut off must know that it has lost its lock
+# before others continue its jobs. So `CLIENT` takes less time than `SERVER`, after which PostgreSQL releases the lock.
 CLIENT = {"keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3}  # 2 + 3 × 1 seconds
 SERVER = {"keepalives_idle": 3, "keepalives_interval": 2, "keepalives_count": 3}
 CLIENT_MS, SERVER_MS = 5000, 9000

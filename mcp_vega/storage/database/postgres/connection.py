@@ -78,7 +78,7 @@ def _adapters() -> AdaptersMap:
 
 @dataclass(frozen=True)
 class _Context:
-    """The way in which psycopg wants to be told how to convert values."""
+    """The form in which psycopg expects the conversion of values."""
 
     adapters: AdaptersMap
     connection: None = None
@@ -180,7 +180,7 @@ def _require_fit(raw: psycopg.Connection[Any], found: Row) -> None:
     version, encoding = raw.info.server_version // 10_000, raw.info.parameter_status("server_encoding")
     if found["read_only"]:
         raise UnfitServerError("is a standby, which cannot be written", "Set MCP_VEGA_LEDGER to the primary server")
-    # A pooler makes up the number. Most poolers do not keep sessions, and locks and settings are lost with a session.
+    # A pooler invents a process number. Most poolers do not keep sessions: locks and settings end with a session.
     if found["process"] != raw.info.backend_pid:
         raise UnfitServerError(
             "is reached through a connection pooler, which may not keep sessions",

@@ -42,11 +42,11 @@ class PostgresDatabase:
         self._threads = {kind: ThreadPoolExecutor(CONNECTIONS[kind], f"ledger-{kind}") for kind in kinds}
 
     def shorten_waits(self) -> None:
-        """Wait only shortly for others from now on, because the process is about to end."""
+        """Wait only shortly for other transactions from now on, because the process is about to end."""
         self._transactions.shorten_waits()
 
     async def read(self, work: Work[T], *, slow: bool = False) -> T:
-        """Read from a snapshot of the database. Reads do not wait for writes, and only `slow` reads for slow reads."""
+        """Read from a snapshot of the database. Reads wait for no writes, and only `slow` reads wait for slow reads."""
         task = Task(work)
         future = self._submit("slow-reads" if slow else "reads", lambda: self._transactions.read(task))
         try:

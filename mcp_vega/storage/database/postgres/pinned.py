@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 # After a break, all servers connect again. Until then, those that have not done so yet are not dead.
 GRACE_SECONDS = 5.0
-# How long the end waits for this thread, and how often a quiet connection is looked at.
+# How long `stop` waits for this thread, and how often an idle connection is checked.
 END_SECONDS, LOOK_SECONDS = 3.0, 1.0
 # How many notices wait while the database is away, and how many are sent at a time.
 WAITING_NOTICES, BATCH = 5_000, 500
@@ -49,7 +49,7 @@ _OLD_NUMBER = """
     RETURNING number
 """
 _LOCK = f"SELECT pg_advisory_lock_shared({CLASS}, :number), 'server_numbers'::regclass::oid::bigint AS oid"
-# A notice that says only that others were lost.
+# A notice that says only that other notices were lost.
 SOME_LOST = "null"
 _NOTIFY = "SELECT pg_notify(:channel, payload) FROM jsonb_array_elements_text(:payloads::jsonb) AS payload"
 
@@ -59,8 +59,8 @@ class Pinned:
 
     Args:
         address: The database.
-        receive: Called in the thread with each notice of this or another server, and with None after each connecting.
-        grace_seconds: How long after a break servers are waited for that have not connected again.
+        receive: Called in the thread with each notice of any server, and with None each time it has connected.
+        grace_seconds: How long after a break to wait for servers that have not connected again.
     """
 
     def __init__(self, address: Address, receive: Callable[[str | None], None], grace_seconds: float) -> None:
@@ -92,7 +92,7 @@ class Pinned:
 
     @property
     def others_unknown(self) -> bool:
-        """Whether others may not have connected again yet after a break that this server has noticed."""
+        """Whether other servers may not have connected again yet, after a break that this server has noticed."""
         return self.started and not (self._held and self._restored + self._grace_seconds < monotonic())
 
     def start(self) -> None:
@@ -120,7 +120,7 @@ class Pinned:
         raise problem
 
     def send(self, payload: str) -> None:
-        """Send a notice soon. If too many wait, the oldest is lost, and the others are told so."""
+        """Send a notice soon. If too many wait, the oldest is lost, and the other servers learn that."""
         with self._changed:
             self._some_lost = self._some_lost or len(self._queue) == WAITING_NOTICES
             self._queue.append(payload)
@@ -189,7 +189,7 @@ class Pinned:
         """Return this server's number: the same as before, unless another server has it."""
         values = {"token": self.token, "number": self.number}
         found = connection.execute(_OLD_NUMBER, values) if self.number is not None else []
-        while not found:  # a number that is in use already is passed over
+        while not found:  # a number that is in use already is skipped
             found = connection.execute(_NEW_NUMBER, values)
         return found[0]["number"]
 

@@ -14,7 +14,7 @@ AWAY_SECONDS, TRY_PAUSE = 1.5, 0.1
 
 
 class Pool:
-    """Opens connections, and keeps those that are not in use. There are as many as threads use at the same time."""
+    """Opens connections, and keeps those that are not in use. There are as many as threads need at the same time."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -59,7 +59,7 @@ class Pool:
             each.close()
 
     def close(self) -> None:
-        """Close the connections that are not in use; the others are closed when they are given back."""
+        """Close the connections that are not in use; the others are closed when they are returned."""
         with self._changing:
             self._closed = True
             unused, self._idle = self._idle, []

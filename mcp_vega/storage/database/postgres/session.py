@@ -59,7 +59,7 @@ class Session:
     Args:
         url: The URL of the database; see `Address`.
         namespace: The PostgreSQL schema of the tables; "" for the server's default.
-        grace_seconds: After a break, the other servers need time to connect again. So long, nobody counts as dead.
+        grace_seconds: How long no server counts as dead after a break: the others need time to connect again.
     """
 
     reach_others = True

@@ -20,7 +20,7 @@ from mcp_vega.storage.database.postgres.pool import TRY_PAUSE, Pool
 
 T = TypeVar("T")
 
-# How long a transaction is repeated that others keep from being committed, and the longest pause between two tries.
+# How long a transaction is repeated if others prevent its commit, and the longest pause between two tries.
 RETRY_SECONDS, LONGEST_PAUSE = 10.0, 0.05
 # How long to wait for a lock once the process is about to end.
 CLOSING_SECONDS = 0.5
@@ -83,7 +83,7 @@ class Transactions:
         self._closing = False
 
     def shorten_waits(self) -> None:
-        """Wait only shortly for others from now on, because the process is about to end."""
+        """Wait only shortly for other transactions from now on, because the process is about to end."""
         self._closing = True
         self._pool.away_seconds = 0
 
@@ -157,7 +157,7 @@ class Transactions:
         self._made = True
 
     def _was_committed(self, lost: CommitUnknownError) -> bool | None:
-        """Whether a change was written whose connection broke; None if that is not known, or not known soon enough."""
+        """Whether a change was written before its connection broke; None if that is not known in time."""
         asked = monotonic()
         while lost.transaction:
             try:
@@ -184,7 +184,7 @@ class Transactions:
 
 
 def once_ended(lost: CommitUnknownError, work: Work[T]) -> Work[T]:
-    """Return work that fails as long as a lost transaction is still running, so that it is then tried again."""
+    """Return work that fails, and so is tried again, as long as a lost transaction is still running."""
 
     def do(connection: Connection) -> T:
         if lost.transaction and connection.execute(_RUNNING, {"id": lost.transaction}):

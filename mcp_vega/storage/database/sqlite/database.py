@@ -84,7 +84,7 @@ class SqliteDatabase:
         self._writer.busy_seconds = CLOSING_SECONDS
 
     async def read(self, work: Work[T], *, slow: bool = False) -> T:
-        """Read from a snapshot of the database. Reads do not wait for writes, and only `slow` reads for slow reads."""
+        """Read from a snapshot of the database. Reads wait for no writes, and only `slow` reads wait for slow reads."""
         reader = self._slow_reader if slow else self._reader
         return await reader.read(work, monotonic() + self._writer.busy_seconds)
 

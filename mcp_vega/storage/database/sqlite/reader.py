@@ -12,7 +12,7 @@ from mcp_vega.storage.database.sqlite.file import SqliteConnection, SqliteFile
 
 T = TypeVar("T")
 
-# How many seconds a read waits for a lock, even if it has waited for other reads all its time.
+# How many seconds a read waits for a lock, even if it spent all its time waiting for other reads.
 SHORTEST_WAIT = 0.05
 
 

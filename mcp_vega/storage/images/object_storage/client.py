@@ -1,6 +1,6 @@
 """The requests to an object storage, with their time limits and retries.
 
-obstore is imported here alone, and only when a client is built. Its async functions use no thread of Python.
+Only this module imports obstore, and only when a client is built. Its async functions use no Python threads.
 """
 
 from collections.abc import Awaitable, Callable

@@ -29,7 +29,7 @@ RESERVE = """
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
     RETURNING spent
 """
-# PostgreSQL's sums have another type than what is added up.
+# In PostgreSQL, a sum has another type than the values that are added.
 SPENT = "SELECT CAST(coalesce(sum(spent), 0) AS bigint) AS spent FROM spending WHERE day = :day"
 SPENT_SINCE = f"""
     SELECT CAST(coalesce(sum(spent), 0) AS bigint) AS spent FROM spending WHERE day >= :day AND {IS_SHOWN}
