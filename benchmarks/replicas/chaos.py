@@ -4,8 +4,8 @@
     python benchmarks/replicas/chaos.py --history-503
 
 Three replicas serve behind nginx, on loopback, with PostgreSQL (fsync on) and moto's S3 server. The agents use the
-SDK's client, half of them with each era of the protocol. They generate, submit and check, cancel some calls, and repeat
-by the documented rules. First there is a run in which nothing fails. In the second run, replicas are killed (SIGKILL)
+SDK's client, half of them with MCP 2026-07-28, half with an older version. They generate, submit and check, cancel
+some calls, and repeat by the documented rules. First there is a run in which nothing fails. In the second run, replicas are killed (SIGKILL)
 and started again at random moments, PostgreSQL crashes once and is away for four seconds, and the bucket answers with
 503 for 30 seconds once.
 

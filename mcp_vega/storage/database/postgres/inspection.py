@@ -21,8 +21,8 @@ _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
 class ServerState(NamedTuple):
     """The state of a PostgreSQL server.
 
-    `seconds` is the time of a round trip. `ahead` is by how many seconds its clock is ahead of this machine's clock. Of
-    its `most` connections for ordinary users, `used` are in use.
+    `seconds` is the time of a round trip. `ahead` is how many seconds its clock is ahead of this machine's. `most` is
+    the number of connections for ordinary users, and `used` is the number of those in use.
     """
 
     version: str
