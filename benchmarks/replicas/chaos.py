@@ -4,10 +4,10 @@
     python benchmarks/replicas/chaos.py --history-503
 
 Three replicas serve behind nginx, on loopback, with PostgreSQL (fsync on) and moto's S3 server. The agents use the
-SDK's client, half of them with MCP 2026-07-28, half with an older version. They generate, submit and check, cancel
-some calls, and repeat by the documented rules. First there is a run in which nothing fails. In the second run, replicas are killed (SIGKILL)
-and started again at random moments, PostgreSQL crashes once and is away for four seconds, and the bucket answers with
-503 for 30 seconds once.
+SDK's client, half of them with MCP 2026-07-28, half with an older version. They generate, submit and check, cancel some
+calls, and repeat by the documented rules. First there is a run in which nothing fails. In the second run, replicas are
+killed (SIGKILL) and started again at random moments, PostgreSQL crashes once and is away for four seconds, and the
+bucket answers with 503 for 30 seconds once.
 
 At the end, when everything is settled, the program compares the API's calls, the ledger and the bucket. It exits with 1
 if a prompt was paid for twice, if a paid picture is not in the bucket exactly once, if a picture is only on a replica's
