@@ -60,9 +60,10 @@ class VegaError(Exception):
         VegaError.by_code[cls.code] = cls
 
     @classmethod
-    def from_code(cls, code: str, what: str, next_step: str, charged: Charged) -> "VegaError":
+    def from_code(cls, code: str, what: str, next_step: str, charged: Charged, public: str = "") -> "VegaError":
         """The error that was stored with this code. It does not call the class's constructor, which may differ."""
-        return _without_init(cls.by_code.get(code, VegaError), what=what, next_step=next_step, charged=charged)
+        attributes = {"what": what, "next_step": next_step, "charged": charged, "public": public}
+        return _without_init(cls.by_code.get(code, VegaError), **attributes)
 
     def reworded(self, what: str, next_step: str | None = None) -> Self:
         """The same error with another text; all its other attributes are kept."""
@@ -121,8 +122,7 @@ class PortTaken(InvalidSettings):
     next_step = "Choose another port with --port; 0 picks a free one"
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
-        # Python adds the address to the system's message.
-        reason = (error.strerror or str(error)).partition(" (while")[0]
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # Python adds the address to the system's text
         super().__init__(f"Port {port} on {host} is not available: {reason}")
 
 

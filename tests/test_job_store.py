@@ -43,6 +43,8 @@ VEGA, RT = "generate_image_vega", "generate_image_vegart"
 async def test_a_job_is_read_as_it_was_written(tmp_path: Path, ledger: Ledger) -> None:
     location = ImageLocation(str(tmp_path), "2026-11-20/ü.jpg")
     image = Image(id="0" * 32, location=location, mime_type="image/jpeg", width=1, height=2, bytes=3, sha256="f")
+    error = MediaError("gone from s3://ours", next_step="Look")
+    error.public = "gone"
     async with ledger.servers() as (one, other):
         job = await one.begin()
         job = replace(
@@ -55,13 +57,13 @@ async def test_a_job_is_read_as_it_was_written(tmp_path: Path, ledger: Ledger) -
             receipt=Receipt("r1", Decimal("0.0020"), Decimal("9.81"), Decimal("1.7"), 7),
             images=(image,),
             notes=("one", "two"),
-            error=MediaError("gone", next_step="Look"),
+            error=error,
         )
         await one.store.save(job)
         found = await other.store.get("r1")
         assert found is not None
         assert found.error is not None
-        assert (type(found.error), found.error.text) == (MediaError, job.error and job.error.text)
+        assert (found.error, found.error.text, found.error.public) == (error, error.text, "gone")
         assert replace(found, error=None) == replace(job, error=None, held=True)
         kept = await other.store.search.image("0" * 32)
         assert kept is not None

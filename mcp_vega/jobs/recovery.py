@@ -17,9 +17,9 @@ from mcp_vega.segmind.client import SegmindClient
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two searches for jobs that nobody works on, or that could not be saved.
+# Seconds between two searches for jobs that nobody works on, or that could not be saved; and for pictures to move.
 LOOK_SECONDS = 5.0
-# The same for servers that can report changes to each other: then many people wait for them.
+# The same for the jobs, if the servers can report changes to each other: then many people wait for these servers.
 REPORTED_LOOK_SECONDS = 1.0
 
 

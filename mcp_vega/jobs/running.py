@@ -45,9 +45,11 @@ class RunningJob:
         job = self.before or self.job
         if job.error and job.sent is None and not self.saved:
             # In the store, the job may still wait to be sent, and another server may find it there.
-            message = f"{job.error.what}; this could not be saved, so another server may still send the call"
+            unsaved = "this could not be saved, so another server may still send the call"
             step = f"Call check_job with the request_id {job.request_id} in about two minutes. Do not repeat the call"
-            job = replace(job, error=OutcomeUnknown(message, next_step=step))
+            error = OutcomeUnknown(f"{job.error.what}; {unsaved}", next_step=step)
+            error.public = job.error.public and f"{job.error.public}; {unsaved}"
+            job = replace(job, error=error)
         return replace(job, notes=(*job.notes, self.note)) if self.note else job
 
 

@@ -6,6 +6,7 @@ urls        addresses of the API
 folders     folders and their defaults
 ledger_url  the URL of a PostgreSQL database
 bucket_url  the URL of a bucket
+secrets     which values of the environment must be redacted
 """
 
 from mcp_vega.settings.settings import Settings

@@ -22,7 +22,8 @@ def check_database(settings: Settings, url: str) -> Check:
     Raises:
         LedgerError: It cannot be reached any more.
     """
-    from mcp_vega.storage.database.postgres.inspection import CONNECTIONS_OF_A_SERVER, inspect
+    from mcp_vega.storage.database.postgres.address import CONNECTIONS_OF_A_SERVER
+    from mcp_vega.storage.database.postgres.inspection import inspect
 
     state = inspect(url)
     said = (

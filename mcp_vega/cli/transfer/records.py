@@ -84,6 +84,7 @@ class ErrorRecord(Record):
     what: Text
     next_step: Text
     charged: Charged
+    public: Text = ""
 
 
 class SearchRecord(Record):
@@ -179,7 +180,7 @@ class JobRecord(Record):
         job = Job(
             parameters=parameters,
             receipt=Receipt(**dict(self.receipt)),
-            error=error and VegaError.from_code(error.code, error.what, error.next_step, error.charged),
+            error=error and VegaError.from_code(**dict(error)),
             search=Search(**dict(self.search)),
             **{name: value for name, value in self if name not in own},
         )

@@ -25,7 +25,9 @@ def job_for(app: AppContext, job: Job, client: ClientInfo) -> Job:
 def error_for(app: AppContext, error: VegaError, client: ClientInfo) -> VegaError:
     """An error without what a client may not see."""
     what = error.what if client.owner == OPERATOR else error.public or error.what
-    return error.reworded(client.told(what, app.folders), client.told(error.next_step, app.folders))
+    shown = error.reworded(client.told(what, app.folders), client.told(error.next_step, app.folders))
+    shown.public = ""  # else it would replace what is added to the text later
+    return shown
 
 
 def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:

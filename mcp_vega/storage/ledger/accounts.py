@@ -118,7 +118,7 @@ class Accounts:
         """Return jobs, without those whose row is damaged."""
 
         def look(connection: Connection) -> list[Job]:
-            found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `queries`
+            found = connection.execute(f"SELECT * FROM jobs {where}", values)  # noqa: S608  one of `job_queries`
             alive = self._servers.alive(connection, {row["holder"] for row in found})
             return rows.read_jobs(connection, found, alive, readable=True)
 

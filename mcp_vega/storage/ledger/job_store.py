@@ -72,7 +72,7 @@ class JobStore:
     ) -> Self:
         """Return the store of an SQLite file, which is made if it is missing. The servers' locks are next to the file.
 
-        For `uptime` see `SqliteFile`, for `busy_seconds` see `Database`.
+        For `uptime` see `SqliteFile`, for `busy_seconds` see `SqliteDatabase`.
         """
         database = SqliteDatabase(SqliteFile(file, SCHEMA, uptime), busy_seconds)
         return cls(database, ServerLock(file.with_name("servers")), uptime=uptime)

@@ -61,12 +61,11 @@ class Servers:
         asked = set(servers) - {None}
         if not asked:
             return set()
-        entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
-        return self._liveness.alive(connection, entered & asked, certain=certain)
+        return self._liveness.alive(connection, _entered(connection) & asked, certain=certain)
 
     def all_alive(self, connection: Connection) -> bool:
         """Whether no server must be removed from the table."""
-        entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
+        entered = _entered(connection)
         return entered == self._liveness.alive(connection, entered)
 
     def remove_dead(self, connection: Connection) -> None:
@@ -74,7 +73,7 @@ class Servers:
 
         Their jobs then belong to no server.
         """
-        entered = {row["id"] for row in connection.execute("SELECT id FROM servers")}
+        entered = _entered(connection)
         others = entered.union(self._liveness.servers()) - {self.me}
         for server in others - self._liveness.alive(connection, others):
             with self._liveness.locked_if_dead(server, connection) as is_dead:
@@ -101,6 +100,11 @@ class Servers:
             unknown=sum(row["jobs"] for row in counts if row["lost"]),
             unattended=sum(row["jobs"] for row in counts if row["holder"] not in entered),
         )
+
+
+def _entered(connection: Connection) -> set[str]:
+    """Return the ids of all servers in the table."""
+    return {row["id"] for row in connection.execute("SELECT id FROM servers")}
 
 
 def _remove(connection: Connection, server: str) -> None:

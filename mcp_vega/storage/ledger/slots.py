@@ -42,7 +42,7 @@ class Slots:
     """The slots, for the server `me` with its limits, within a transaction that is open already.
 
     The slots have numbers from 1 to `calls_at_once`, and each number is given only once. So transactions that take
-    slots at the same time need no lock.
+    slots at the same time need a lock only to count the calls of a minute.
     """
 
     def __init__(self, connection: Connection, me: str, limits: Limits) -> None:

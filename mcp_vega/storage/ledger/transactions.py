@@ -6,7 +6,7 @@ writes.
 
 Locks are taken in this order, so that no two transactions wait for each other:
 
-1. the lock of an id at the API
+1. the lock of imports (only `transfer`), then the lock of an id at the API (of several, in their order)
 2. the row of a server
 3. rows of jobs
 4. the lock of a day's money, then the rows of `spending` (of several, in the order of day and owner)

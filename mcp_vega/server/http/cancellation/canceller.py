@@ -43,11 +43,14 @@ class Canceller:
         if not self._notices.reach_others:
             yield
             return
-        async with anyio.create_task_group() as self._tasks:
-            with self._notices.listening(TOPIC, self._receive), self._notices.listening(ANSWER, self._count):
-                yield
-            self._tasks.cancel_scope.cancel()
-        self._tasks = None
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                with self._notices.listening(TOPIC, self._receive), self._notices.listening(ANSWER, self._count):
+                    yield
+            finally:
+                self._tasks = None
+                tasks.cancel_scope.cancel()
 
     async def cancel(self, call: CallId) -> None:
         """Apply a cancellation to its call, or to a call that comes soon after it.

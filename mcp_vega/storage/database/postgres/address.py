@@ -20,6 +20,7 @@ CLIENT_MS, SERVER_MS = 5000, 9000
 
 # How many connections a server uses at most, by purpose.
 CONNECTIONS = {"writes": 4, "reads": 2, "slow-reads": 1, "deferred": 1, "session": 1}
+CONNECTIONS_OF_A_SERVER = sum(CONNECTIONS.values())
 
 # The URL's own options take precedence.
 DEFAULTS: dict[str, Any] = {

@@ -7,7 +7,7 @@ import psycopg
 from psycopg import errors as sql
 
 from mcp_vega.errors import LedgerError
-from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address, InvalidUrlError
+from mcp_vega.storage.database.postgres.address import CONNECTIONS_OF_A_SERVER, Address, InvalidUrlError
 from mcp_vega.storage.database.postgres.connection import CommitUnknownError, UnfitServerError
 
 VARIABLE = "MCP_VEGA_LEDGER"
@@ -52,7 +52,7 @@ _REFUSALS = {
 }
 _FULL = _Problem(
     "has no free connection: {said}",
-    f"Raise max_connections of PostgreSQL, or run fewer servers. Each uses at most {sum(CONNECTIONS.values())} "
+    f"Raise max_connections of PostgreSQL, or run fewer servers. Each uses at most {CONNECTIONS_OF_A_SERVER} "
     "connections",
 )
 _AWAY = _Problem(

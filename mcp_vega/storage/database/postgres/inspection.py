@@ -3,13 +3,12 @@
 import time
 from typing import NamedTuple
 
-from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
+from mcp_vega.storage.database.postgres.address import CONNECTIONS_OF_A_SERVER, Address
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
 from mcp_vega.storage.database.postgres.errors import explained
 
 # How often a round trip is measured. The shortest one is the most exact.
 ROUND_TRIPS = 3
-CONNECTIONS_OF_A_SERVER = sum(CONNECTIONS.values())
 _STATE = """
     SELECT current_setting('server_version') AS version, current_setting('max_connections')::integer AS most,
         current_setting('superuser_reserved_connections')::integer AS reserved,

@@ -257,10 +257,11 @@ def _error_row(error: VegaError | None) -> dict[str, Any] | None:
     if error is None:
         return None
     kept = {"code": error.code, "what": error.what, "next_step": error.next_step, "charged": str(error.charged)}
-    return _storable(kept)
+    return _storable({**kept, "public": error.public} if error.public else kept)
 
 
 def _error(kept: dict[str, Any] | None) -> VegaError | None:
     if kept is None:
         return None
-    return VegaError.from_code(kept["code"], kept["what"], kept["next_step"], Charged(kept["charged"]))
+    charged, public = Charged(kept["charged"]), kept.get("public", "")
+    return VegaError.from_code(kept["code"], kept["what"], kept["next_step"], charged, public)
