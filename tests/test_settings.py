@@ -7,6 +7,7 @@ import pytest
 
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.settings import Settings
+from mcp_vega.settings.secrets import secrets_of
 
 # A part of a password or key, which no message may show.
 SECRET = "hush0"
@@ -115,3 +116,16 @@ def test_a_url_that_is_not_one_of_a_bucket_is_refused(url: str, words: str) -> N
     said = refusal(MCP_VEGA_GALLERY=url)
     assert re.search(f"MCP_VEGA_GALLERY cannot be used: .*{re.escape(words)}", said)
     assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("postgresql://vega:a%2Fb@db.example/vega", {"a/b", "a%2Fb"}),
+        ("postgresql://db.example/vega?password=a%2Fb+c", {"a/b+c", "a%2Fb%2Bc"}),
+        ("postgresql://db.example/vega?sslpassword=of+key", {"of+key", "of%2Bkey"}),
+    ],
+)
+def test_every_spelling_of_a_password_of_the_ledger_is_a_secret(url: str, secrets: set[str]) -> None:
+    settings = Settings.from_environment({"MCP_VEGA_LEDGER": url})
+    assert set(secrets_of(settings, {})) == {*secrets, url}

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 
 import anyio
 
@@ -106,8 +107,10 @@ class ImageMover:
             self._left.add(copy.location)
             return
         try:
-            if await self._images.is_intact(old):  # else the user has changed it
-                await self._images.delete(copy.location)
+            if not await self._images.is_gone(old):
+                data = await self._images.read(old.location)
+                if sha256(data).hexdigest() == old.sha256:  # else the user has changed it
+                    await self._images.delete(copy.location)
         except GalleryError as error:
             logger.warning(error.what)
             self._left.add(copy.location)

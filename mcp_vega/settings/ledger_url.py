@@ -6,7 +6,7 @@ would show the rest of the password. Therefore no error here repeats anything of
 
 import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 EXAMPLE = "postgresql://user:password@host:5432/database"
 _URL = re.compile(
@@ -19,12 +19,12 @@ _ENCODE = "percent-encode special characters in the user name and password: @ is
 
 
 class LedgerUrl(NamedTuple):
-    """The parts of the URL that are shown, and the password."""
+    """The parts of the URL that are shown, and the passwords: for the login, and of the client's key file."""
 
     hosts: str
     database: str
     socket: str
-    password: str
+    passwords: tuple[str, str]
 
     @property
     def name(self) -> str:
@@ -76,11 +76,12 @@ def parsed(url: str) -> LedgerUrl:
     """The parts of a usable URL."""
     found = _URL.fullmatch(url)
     assert found  # noqa: S101  `usual_url` has checked it
-    options = dict(parse_qsl(found["options"] or "", keep_blank_values=True))
+    pairs = (option.partition("=") for option in (found["options"] or "").split("&"))
+    options = {name: unquote(value) for name, _, value in pairs}  # unlike in forms, a plus is a plus
     hosts = options.get("host") or options.get("hostaddr") or unquote(found["hosts"])
     database = options.get("dbname") or unquote(found["database"] or "")
     socket = hosts if hosts.startswith(("/", "@")) else ""
     port = options.get("port", "5432")
     shown = ",".join(each if _HAS_PORT.search(each) else f"{each.rstrip(':')}:{port}" for each in hosts.split(","))
     password = options.get("password") or unquote(found["password"] or "")
-    return LedgerUrl(shown if hosts else "", database, socket, password)
+    return LedgerUrl(shown if hosts else "", database, socket, (password, options.get("sslpassword", "")))

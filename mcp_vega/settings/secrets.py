@@ -13,10 +13,10 @@ _VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE|PG)\w*(KEY|SECRET|TOKEN|PASSWORD|SAS)
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The password of the ledger in each spelling, and the secrets in the variables of the clouds and of PostgreSQL."""
+    """The ledger's passwords in each spelling, and the secrets in the variables of the clouds and of PostgreSQL."""
     found = [value for name, value in environment.items() if _VARIABLE.fullmatch(name)]
     if settings.ledger:
         url = settings.ledger.get_secret_value()
-        password = ledger_url.parsed(url).password
-        found += [password, quote(password, safe=""), url]
+        passwords = ledger_url.parsed(url).passwords
+        found += [*passwords, *(quote(each, safe="") for each in passwords), url]
     return [each for each in found if each.strip()]
