@@ -203,6 +203,24 @@ async def test_two_servers_can_delete_the_old_file_at_the_same_time(
     assert rows(tmp_path, "SELECT * FROM moved_images") == []
 
 
+async def test_an_old_file_whose_disk_is_away_is_deleted_by_a_later_server(
+    server: Server, sandbox: Sandbox, tmp_path: Path, clock: Clock
+) -> None:
+    job = await server.drawn_elsewhere()
+    old = Path(job["images"][0]["path"])
+    plug_in(tmp_path)
+    await server.move_back()
+    clock.ahead = timedelta(days=2)
+    away = old.parents[1].rename(tmp_path / "away")
+    await server.move_back()
+    assert len(rows(tmp_path, "SELECT * FROM moved_images")) == 1
+    away.rename(old.parents[1])
+    async with serving(sandbox, tmp_path, clock=clock) as later:
+        await later.move_back()
+    assert not old.exists()
+    assert rows(tmp_path, "SELECT * FROM moved_images") == []
+
+
 async def test_a_picture_that_is_moved_between_looking_it_up_and_reading_it_can_be_read(
     server: Server, tmp_path: Path, clock: Clock
 ) -> None:
