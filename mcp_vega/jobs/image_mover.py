@@ -107,12 +107,12 @@ class ImageMover:
             self._left.add(copy.location)
             return
         try:
-            if not await self._images.is_gone(old):
-                data = await self._images.read(old.location)
-                if sha256(data).hexdigest() == old.sha256:  # else the user has changed it
-                    await self._images.delete(copy.location)
+            data = await self._images.read(old.location)
+            if sha256(data).hexdigest() == old.sha256:  # else the user has changed it
+                await self._images.delete(copy.location)
         except GalleryError as error:
-            logger.warning(error.what)
-            self._left.add(copy.location)
-        else:
-            await self._locations.forget_copy(copy.location)
+            if not await self._images.is_gone(old):
+                logger.warning(error.what)
+                self._left.add(copy.location)
+                return
+        await self._locations.forget_copy(copy.location)
