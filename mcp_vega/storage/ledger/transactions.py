@@ -77,7 +77,8 @@ class Transactions:
         """Note that a job's call leaves now; see `JobStore.mark_sent`."""
         slots = Slots(connection, self._servers.enter(connection, limits.calls_a_minute), limits)
         sending, reserved = slots.mark_sent(job, begun_here=begun_here)
-        # The reserved money may have been given back by another server, which believed that this one was dead.
+        # The reserved money may have been given back by another server, which believed that this one was dead. This is
+        # rare, so it may take its lock after those of the slots: at worst, the transaction is repeated.
         if sending is Sending.SENT and not reserved:
             spending.reserve(connection, job, limits.usd_a_day)
             spending.count(connection, job, spending.billionths(job))
