@@ -35,7 +35,7 @@ SMALL, LINE = 100_000, 10_000_000
 COPIED = 1_000_000  # bytes at a time
 ENCRYPTED = 0x1  # of an entry's flags
 # All that Python's zipfile raises for a damaged file.
-DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, LookupError)
+DAMAGE = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, LookupError)
 COPY_AGAIN = "Copy the file again from where it was made, or export again. Then repeat the import"
 
 
