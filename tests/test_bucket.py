@@ -430,41 +430,6 @@ async def test_calls_that_wait_for_one_check_fail_together(
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "s3://",
-        "s3:///prefix",
-        "s3://a",
-        "s3://user:hunter2@bucket",
-        "s3://bucket?region=x",
-        "s3://bucket/prefix#x",
-        "s3://bucket:80/prefix",
-        "s3://bucket/../other",
-        "s3://bucket/a//b",
-        "s3://bucket/%2e%2e",
-        "s3://bucket/a\nb",
-        "s3://[::1",
-        "s3:bucket",
-        "http://bucket/prefix",
-        "ftp://bucket",
-        "bucket",
-        "",
-    ],
-)
-def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
-    with pytest.raises(InvalidSettings, match="MCP_VEGA_GALLERY cannot be used") as caught:
-        Bucket(url)
-    assert "hunter2" not in caught.value.text
-
-
-@pytest.mark.parametrize("url", ["s3://pics/team", "s3://pics/team/", "s3://pics/team//", "S3://pics/team"])
-def test_a_bucket_has_one_address_however_its_url_is_written(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    require_packages("obstore")
-    set_environment(monkeypatch)
-    assert Bucket(url).address == "s3://pics/team"
-
-
-@pytest.mark.parametrize(
     ("variables", "said"),
     [
         ({"AWS_ENDPOINT_URL": "http://storage.example:9000"}, "AWS_ENDPOINT_URL .* http is allowed only"),

@@ -48,7 +48,7 @@ async def test_a_full_disk_is_a_clear_error_before_anything_is_paid(sandbox: San
         await agent.call_tool("check_job", {})
         with full_disk():
             text = text_of(await agent.call_tool(RT, {"prompt": "a fox"}))
-        assert f"The folder {tmp_path} cannot be written: File too large" in text or "cannot be written" in text
+        assert "cannot be written" in text
         assert "Charged: no." in text
         assert "Image: " in text_of(await agent.call_tool(RT, {"prompt": "a fox"}))
     assert sandbox.paid_requests == 1

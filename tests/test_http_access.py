@@ -32,7 +32,7 @@ from pydantic import SecretStr
 from services import require_packages
 
 from mcp_vega.cli.application import open_application
-from mcp_vega.errors import PortTaken
+from mcp_vega.errors import LedgerError, PortTaken
 from mcp_vega.sandbox.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import without_paths
@@ -44,6 +44,8 @@ from mcp_vega.server.http.listener import bind_socket, server_config
 from mcp_vega.server.resources import GALLERY
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.slots import Sending
 
 pytestmark = pytest.mark.anyio
 
@@ -442,6 +444,33 @@ async def test_a_caller_with_a_token_gets_no_name_of_the_database_or_the_bucket(
         assert told in shown
         assert not re.search("127|private|jobs|refused", shown)
         assert private in text_of(await operator.call_tool(RT, {"prompt": "a fox"}))
+
+
+class Unreachable(JobStore):
+    """A store that fails just before a call is sent."""
+
+    async def mark_sent(self, *_: Any, **__: Any) -> Sending:
+        error = LedgerError("The ledger's database db.private:5432/jobs cannot be reached")
+        error.public = "The ledger's database cannot be reached"
+        raise error
+
+
+async def test_the_error_that_a_job_keeps_names_no_database_to_its_caller(sandbox: Sandbox, tmp_path: Path) -> None:
+    store = Unreachable.in_file(tmp_path / "home" / "ledger.sqlite3")
+    async with (
+        app_over(sandbox.url, tmp_path / "pictures", store=store, store_retries=0) as app,
+        served(app, "http") as server,
+        server.agent(ALICE) as alice,
+        Client(build_server(app)) as operator,
+    ):
+        failed = await alice.call_tool(RT, {"prompt": "a fox"})
+        (job,) = await store.latest(1)
+        again = await alice.call_tool("check_job", {"request_id": job.request_id})
+        for shown in (failed, again):
+            assert "The ledger's database cannot be reached" in text_of(shown)
+            assert "private" not in shown.model_dump_json()
+        assert "db.private" in text_of(await operator.call_tool("check_job", {"request_id": job.request_id}))
+    assert sandbox.paid_requests == 0
 
 
 class BrokenFolder(ImageFolder):

@@ -104,11 +104,14 @@ def test_a_gallery_on_the_disk_has_no_url() -> None:
         ("https://bucket.s3.amazonaws.com/folder", "set in AWS_ENDPOINT_URL"),
         ("file:///pictures", "without file://"),
         ("ftp://server/pictures", "a bucket such as s3://bucket/folder"),
-        ("s3:///folder", "it names no bucket"),
+        *(
+            (f"s3://{rest}", "it names no bucket")
+            for rest in ("", "/folder", "a", "bucket:80/folder", "[::1", "bucket?a")
+        ),
         ("s3://AKIA:hush0@bucket/folder", "must not contain keys"),
         *(
             (f"s3://bucket/{folder}", "its folders may have")
-            for folder in ("..", "a/../b", "a?b", "a#b", "a%2Fb", "a b", "ä")
+            for folder in ("..", "a/../b", "a?b", "a#b", "a%2Fb", "a b", "a\nb", "ä")
         ),
     ],
 )

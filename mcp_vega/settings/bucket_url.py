@@ -4,8 +4,9 @@ import re
 
 SCHEMES = ("s3", "gs", "az")
 _EXAMPLE = "s3://bucket/folder (or gs://, az://)"
-_BUCKET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
-_FOLDER = re.compile(r"[\w.=+-]+", re.ASCII)
+# The names that the three services allow.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]")
+_FOLDER = re.compile(r"[\w.=+-]{1,200}", re.ASCII)
 
 
 def usual_url(url: str) -> str:

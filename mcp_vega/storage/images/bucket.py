@@ -38,7 +38,7 @@ class Bucket:
             another service, come from the usual environment variables of the clouds.
 
     Raises:
-        InvalidSettings: The URL or a variable cannot be used, or obstore is not installed.
+        InvalidSettings: A variable cannot be used, or obstore is not installed.
     """
 
     def __init__(self, url: str) -> None:

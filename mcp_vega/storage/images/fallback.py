@@ -15,10 +15,9 @@ from mcp_vega.errors import Charged, GalleryError, InvalidSettings
 from mcp_vega.job import Image, ImageLocation
 from mcp_vega.storage.images.disk import FolderAddress
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.images.object_storage.address import PREFIXES
 from mcp_vega.storage.images.store import ImageStore, name_and_day, place_of
 
-# How the addresses of buckets begin.
-BUCKETS = ("s3://", "gs://", "az://")
 # Opens the store with an address; returns None if this machine cannot reach such a store.
 OpenStore = Callable[[str], ImageStore | None]
 
@@ -35,7 +34,7 @@ def open_store(address: str, disk: str = "") -> ImageStore | None:
     """
     if folder := FolderAddress.parse(address):
         return ImageFolder(folder.path, disk=folder.disk) if folder.disk in ("", disk) else None
-    if address.startswith(BUCKETS):
+    if address.partition("://")[0] in PREFIXES:
         from mcp_vega.storage.images.bucket import Bucket
 
         return Bucket(address)
