@@ -10,9 +10,10 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.settings.combinations import require_consistent
 from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home, folder_or_url
-from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, usual_url
-from mcp_vega.settings.values import MESSAGES, Names, Secrets, is_set, trimmed, trimmed_key, without_dollars
+from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, exact_url, usual_url
+from mcp_vega.settings.values import MESSAGES, Address, Names, Secrets, is_set, trimmed, trimmed_key, without_dollars
 
 
 class Settings(BaseModel):
@@ -26,6 +27,12 @@ class Settings(BaseModel):
 
     api_key: Annotated[SecretStr | None, BeforeValidator(trimmed_key)] = Field(
         default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
+    )
+    api_key_file: Path | None = Field(
+        default=None,
+        alias="SEGMIND_API_KEY_FILE",
+        description="A file with the key, instead of `SEGMIND_API_KEY`. Over HTTP, the signal SIGHUP lets the server "
+        "read it again.",
     )
     base_url: str = Field(
         default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The address of the API: https, or http on loopback."
@@ -79,6 +86,13 @@ class Settings(BaseModel):
         alias="MCP_VEGA_SPENDING_LIMIT_USD",
         description="How many US dollars all servers together may spend in a UTC day. Default: no limit.",
     )
+    spending_limit_usd_each: Annotated[Decimal | None, BeforeValidator(without_dollars)] = Field(
+        default=None,
+        ge=0,
+        le=10**9,
+        alias="MCP_VEGA_SPENDING_LIMIT_USD_EACH",
+        description="How many US dollars each caller may spend in a UTC day. Default: no limit.",
+    )
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,
@@ -92,6 +106,30 @@ class Settings(BaseModel):
         description="For `sse` and `http`: access tokens, comma-separated, each `token` or `name:token`. Each caller "
         "sees only their own jobs and pictures. A caller with a name keeps them when the token changes.",
     )
+    auth_tokens_file: Path | None = Field(
+        default=None,
+        alias="MCP_VEGA_AUTH_TOKENS_FILE",
+        description="A file with the access tokens, instead of `MCP_VEGA_AUTH_TOKENS`: one on each line. The signal "
+        "SIGHUP lets the server read it again.",
+    )
+    oauth_issuer: str = Field(
+        default="",
+        alias="MCP_VEGA_OAUTH_ISSUER",
+        description="For `http`: the URL of an OAuth 2.1 authorization server, instead of access tokens. People sign "
+        "in there, and each sees only their own jobs and pictures.",
+    )
+    oauth_resource: str = Field(
+        default="",
+        alias="MCP_VEGA_OAUTH_RESOURCE",
+        description="With `MCP_VEGA_OAUTH_ISSUER`: the URL at which clients reach this server, such as "
+        "`https://pictures.example/mcp`. An access token must be issued for it (`aud`).",
+    )
+    oauth_scopes: Names = Field(
+        default=(),
+        alias="MCP_VEGA_OAUTH_SCOPES",
+        description="With `MCP_VEGA_OAUTH_ISSUER`: the scopes that an access token needs, comma-separated. Default: "
+        "none.",
+    )
     token: SecretStr | None = Field(
         default=None, alias="MCP_VEGA_TOKEN", description="The access token that `install --url` writes into an entry."
     )
@@ -101,6 +139,19 @@ class Settings(BaseModel):
         description="For `sse` and `http`: hosts accepted in the `Host` and `Origin` headers besides loopback, "
         "comma-separated, with or without a port.",
     )
+    metrics_address: Address | None = Field(
+        default=None,
+        alias="MCP_VEGA_METRICS_PORT",
+        description="For `sse` and `http`: the port at which Prometheus reads `/metrics`, on loopback. For another "
+        "address: `10.0.0.11:9464`. Needs the extra `team`.",
+    )
+    drain_seconds: float = Field(
+        default=8,
+        ge=0,
+        le=3600,
+        alias="MCP_VEGA_DRAIN_SECONDS",
+        description="For `sse` and `http`: how many seconds the server lets running jobs end after SIGTERM.",
+    )
     sandbox: bool = Field(
         default=False,
         alias="MCP_VEGA_SANDBOX",
@@ -109,11 +160,26 @@ class Settings(BaseModel):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)] = Field(
         default="WARNING", alias="MCP_VEGA_LOG_LEVEL", description="How much is logged to stderr."
     )
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(str.lower)] = Field(
+        default="text",
+        alias="MCP_VEGA_LOG_FORMAT",
+        description="The form of the log: `text`, or `json` with one JSON object on each line.",
+    )
 
     @field_validator("base_url", "history_url")
     @classmethod
     def _valid_url(cls, url: str) -> str:
         return usual_url(url) if url else url
+
+    @field_validator("api_key_file", "auth_tokens_file")
+    @classmethod
+    def _valid_file(cls, file: Path | None) -> Path | None:
+        return file and absolute_folder(file)
+
+    @field_validator("oauth_issuer", "oauth_resource")
+    @classmethod
+    def _valid_oauth_url(cls, url: str) -> str:
+        return exact_url(url) if url else url
 
     @field_validator("gallery", "home")
     @classmethod
@@ -204,11 +270,13 @@ class Settings(BaseModel):
         names = {field.alias for field in cls.model_fields.values()}
         values = {name: trimmed(value) for name, value in environment.items() if name in names}
         try:
-            return cls.model_validate({name: value for name, value in values.items() if is_set(name, value)})
+            settings = cls.model_validate({name: value for name, value in values.items() if is_set(name, value)})
         except ValidationError as error:
             first = error.errors()[0]
             reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
             raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {reason}") from None
+        require_consistent({name for name, value in values.items() if is_set(name, value)})
+        return settings
 
     @classmethod
     def placeholder(cls) -> Self:

@@ -1,4 +1,4 @@
-"""The addresses of the API."""
+"""The addresses of the API, and of a server that signs people in."""
 
 import ipaddress
 
@@ -19,7 +19,7 @@ def usual_url(url: str) -> str:
     except (httpx.InvalidURL, ValueError) as error:
         raise ValueError("it is not a URL") from error
     if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host))):
-        raise ValueError("it must begin with https:// and a host (or http:// on loopback): the key is sent there")
+        raise ValueError("it must begin with https:// and a host (or http:// on loopback): secrets are sent there")
     if (parsed.port or 0) > 65535:
         raise ValueError("its port must be at most 65535")
     if parsed.userinfo:
@@ -27,6 +27,18 @@ def usual_url(url: str) -> str:
     # The ledger compares addresses, so each needs one spelling. Only the second parsing removes the port of
     # HTTPS://host:443: httpx knows the default ports of schemes in lower case only.
     return str(httpx.URL(str(parsed))).rstrip("/")
+
+
+def exact_url(url: str) -> str:
+    """The URL of an issuer or a resource of OAuth, unchanged: such URLs are compared character by character.
+
+    Raises:
+        ValueError: Nobody can be identified with such a URL.
+    """
+    usual_url(url)
+    if not url.isascii() or "?" in url or "#" in url:
+        raise ValueError("it must be in ASCII, without ? and #")
+    return url
 
 
 def is_loopback(host: str) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 import string
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, SecretStr
 
@@ -51,3 +51,21 @@ def _comma_separated(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
+
+
+class HostPort(NamedTuple):
+    """An address at which a server listens."""
+
+    host: str
+    port: int
+
+
+def _host_and_port(value: Any) -> Any:
+    """The address in a text such as `9464`, which is on loopback, `10.0.0.11:9464` or `[::1]:9464`."""
+    found = re.fullmatch(r"(?:([\w.-]+|\[[0-9a-fA-F:.]+\]):)?(\d{1,5})", value) if isinstance(value, str) else None
+    if not found or int(found[2]) > 65535:
+        raise ValueError("it must be a port such as 9464, or an address such as 10.0.0.11:9464")
+    return HostPort((found[1] or "127.0.0.1").strip("[]"), int(found[2]))
+
+
+Address = Annotated[HostPort, BeforeValidator(_host_and_port)]

@@ -1,0 +1,1 @@
+"""What an operator sees of a running server: spans of OpenTelemetry, figures for Prometheus, and the log."""
