@@ -37,7 +37,8 @@ from mcp_vega.sandbox.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import without_paths
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.access.callers import Caller, callers_of
+from mcp_vega.server.http.access.callers import Caller, Callers
+from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.listener import bind_socket, server_config
@@ -90,12 +91,13 @@ async def served(
     app: AppContext,
     transport: str,
     *hosts: str,
-    callers: Sequence[Caller] = CALLERS,
+    callers: Callers | Sequence[Caller] = CALLERS,
     limits: HttpLimits = DEFAULT_LIMITS,
     behind: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[HttpServer]:
     """A server; `behind` can put an ASGI application in front of it that acts as a proxy."""
-    config = server_config(build_application(app, transport, hosts, callers, limits), limits)
+    known = TokenCallers(callers) if isinstance(callers, Sequence) else callers
+    config = server_config(build_application(app, transport, hosts, known, limits), limits)
     if behind:
         config.app = behind(config.app)
     with bind_socket("127.0.0.1", 0) as listener:

@@ -22,7 +22,8 @@ from mcp_vega.job import OPERATOR
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.redaction import redacted
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.access.callers import Caller, callers_of, name_of
+from mcp_vega.server.http.access.callers import Caller, name_of
+from mcp_vega.server.http.access.tokens import caller_with, callers_of
 from mcp_vega.server.http.limits import DEFAULT_LIMITS
 from mcp_vega.settings import Settings
 
@@ -569,7 +570,7 @@ async def seen(server: HttpServer, token: str, link: str) -> tuple[int, int]:
 async def test_the_operators_token_shows_everything_with_the_paths_of_the_files(app: AppContext) -> None:
     job = await begun(app.service, VegaRTParameters(prompt="a fox"), "alice")
     job = await until(lambda: _finished(app, job.local_id))
-    async with served(app, "http", callers=[Caller(OPERATOR, SecretStr("key")), *callers("alice:first")]) as server:
+    async with served(app, "http", callers=[caller_with("key", OPERATOR), *callers("alice:first")]) as server:
         assert await seen(server, "key", f"/images/{job.images[0].id}") == (200, 1)
         async with server.agent("key") as agent:
             told = job_of(await agent.call_tool("check_job", {"request_id": job.request_id}))["images"][0]

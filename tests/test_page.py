@@ -19,7 +19,6 @@ import pytest
 from conftest import HANG_SECONDS, Sandbox, app_over, begun, images_of, paint_small, until
 from mcp.client import Client
 from PIL import Image
-from pydantic import SecretStr
 from test_command_line import run_beside
 
 from mcp_vega.job import OPERATOR
@@ -27,21 +26,22 @@ from mcp_vega.job import Image as KeptImage
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.access.callers import Caller
+from mcp_vega.server.http.access.tokens import TokenCallers, caller_with
 from mcp_vega.server.http.app import build_page
 from mcp_vega.storage.gallery import CONCURRENT_READS, Gallery
 
 pytestmark = pytest.mark.anyio
 
-ALICE, BOB, ADMIN = (Caller(name, SecretStr(f"{name}-token")) for name in ("alice", "bob", OPERATOR))
+ALICE, BOB, ADMIN = "alice", "bob", OPERATOR
+CALLERS = TokenCallers([caller_with(f"{owner}-token", owner) for owner in (ALICE, BOB, ADMIN)])
 OURS = {"x-mcp-vega": "1", "sec-fetch-site": "same-origin"}
 
 
 @asynccontextmanager
-async def page_of(app: AppContext, caller: Caller = ADMIN) -> AsyncGenerator[httpx.AsyncClient]:
+async def page_of(app: AppContext, owner: str = ADMIN) -> AsyncGenerator[httpx.AsyncClient]:
     """The server of the page, as the browser of a caller asks it."""
-    transport = httpx.ASGITransport(build_page(app, [ALICE, BOB, ADMIN]))
-    headers = {"authorization": f"Bearer {caller.token.get_secret_value()}", **OURS}
+    transport = httpx.ASGITransport(build_page(app, CALLERS))
+    headers = {"authorization": f"Bearer {owner}-token", **OURS}
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
         yield client
 

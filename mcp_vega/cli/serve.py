@@ -21,7 +21,8 @@ from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
-from mcp_vega.server.http.access.callers import Caller, callers_of
+from mcp_vega.server.http.access.callers import Callers
+from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
 
@@ -111,7 +112,7 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
     require_stores(settings)
-    callers = callers_of(settings.auth_tokens)
+    callers = TokenCallers(callers_of(settings.auth_tokens))
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = f"[{host}]" if ":" in host else host
@@ -146,7 +147,7 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
 
 
 async def _serve_http(
-    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Sequence[Caller]
+    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Callers
 ) -> int:
     from mcp_vega.server.http.app import build_application
     from mcp_vega.server.http.listener import allow_files

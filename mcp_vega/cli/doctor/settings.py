@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.errors import InvalidSettings
-from mcp_vega.server.http.access.callers import callers_of
+from mcp_vega.server.http.access.tokens import callers_of
 from mcp_vega.settings import Settings
 
 PREFIXES = ("MCP_VEGA_", "SEGMIND_")

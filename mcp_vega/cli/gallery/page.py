@@ -17,7 +17,7 @@ from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import write
 from mcp_vega.cli.serve import serve_until_signal
 from mcp_vega.job import OPERATOR
-from mcp_vega.server.http.access.callers import Caller
+from mcp_vega.server.http.access.tokens import TokenCallers, caller_with
 from mcp_vega.server.http.app import build_page
 from mcp_vega.server.http.listener import bind_socket
 from mcp_vega.settings import Settings
@@ -52,7 +52,7 @@ async def _serve(
     settings: Settings, listener: socket.socket, key: SecretStr, opened: str, environment: Mapping[str, str]
 ) -> int:
     async with open_application(settings) as app:
-        page = _Requests(build_page(app, [Caller(OPERATOR, key)]))
+        page = _Requests(build_page(app, TokenCallers([caller_with(key.get_secret_value(), OPERATOR)])))
 
         async def open_and_wait() -> None:
             is_opened = await _open(opened, environment)

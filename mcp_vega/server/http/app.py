@@ -16,11 +16,12 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import SSE_MESSAGES_PATH
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
-from mcp_vega.server.http.access.callers import Caller, Callers
+from mcp_vega.server.http.access.callers import Callers
 from mcp_vega.server.http.access.cors import OriginMiddleware
 from mcp_vega.server.http.access.headers import DefaultHeaders
 from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn
 from mcp_vega.server.http.access.signatures import Signatures
+from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.http.cancellation.canceller import Canceller
 from mcp_vega.server.http.cancellation.middleware import CancellationMiddleware
 from mcp_vega.server.http.cancellation.requests_in_flight import RequestsInFlight
@@ -39,13 +40,13 @@ def build_application(
     app: AppContext,
     transport: str,
     hosts: Sequence[str] = (),
-    callers: Sequence[Caller] = (),
+    callers: Callers | None = None,
     limits: HttpLimits = DEFAULT_LIMITS,
 ) -> Starlette:
     """Return the server as an ASGI application over `http` (Streamable HTTP) or `sse`, with the page at `/`.
 
-    The service in `app` must stay open while the application runs. For `hosts` see `AllowedHosts`, for `callers` see
-    `Callers`.
+    The service in `app` must stay open while the application runs. For `hosts` see `AllowedHosts`. Without `callers`,
+    everybody is the operator.
     """
     requests, streams = RequestsInFlight(app.service.take_back, app.service.store.uptime), SseStreams()
     server = build_server(app, [requests.follow if transport == "http" else streams.follow])
@@ -59,7 +60,7 @@ def build_application(
         asgi.router.lifespan_context = _connected(canceller, asgi.router.lifespan_context)
     asgi.add_middleware(MessageMiddleware, path=SSE_MESSAGES_PATH if transport == "sse" else path)
     asgi.add_middleware(StreamMiddleware, path=path, streams=streams)
-    return _with_page(asgi, app, AllowedHosts(hosts), Callers(callers), limits)
+    return _with_page(asgi, app, AllowedHosts(hosts), callers or TokenCallers(), limits)
 
 
 def _connected(canceller: Canceller, lifespan: Lifespan[Any]) -> Lifespan[Any]:
@@ -73,9 +74,9 @@ def _connected(canceller: Canceller, lifespan: Lifespan[Any]) -> Lifespan[Any]:
     return connected
 
 
-def build_page(app: AppContext, callers: Sequence[Caller]) -> Starlette:
+def build_page(app: AppContext, callers: Callers) -> Starlette:
     """Return an application with the page only, for requests from this machine."""
-    return _with_page(Starlette(), app, AllowedHosts(()), Callers(callers), DEFAULT_LIMITS)
+    return _with_page(Starlette(), app, AllowedHosts(()), callers, DEFAULT_LIMITS)
 
 
 def _with_page(

@@ -3,7 +3,8 @@
 auth        finds the caller of a request, or rejects the request
 cors        which web pages may use the server
 headers     default headers for browsers and caches
-callers     who has an access token
+callers     who the callers are
+tokens      callers with access tokens
 signatures  signatures that identify a caller without a token
 links       links that open a picture for a day
 sign_in     people sign in with a browser

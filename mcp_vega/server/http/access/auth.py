@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.redaction import quoted
 from mcp_vega.server.client_info import OWNER, SIGNED
-from mcp_vega.server.http.access.callers import ANYONE, Caller
+from mcp_vega.server.http.access.callers import Caller
 from mcp_vega.server.http.access.links import READING, Links
 from mcp_vega.server.http.access.rejections import (
     HostNotAllowed,
@@ -33,6 +33,7 @@ from mcp_vega.server.http.access.rejections import (
 )
 from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn, require_own_page
 from mcp_vega.server.http.access.signatures import Signatures
+from mcp_vega.server.http.access.tokens import ANYONE
 from mcp_vega.server.http.capacity import Activity, connection_of
 from mcp_vega.server.http.forwarded import route_of
 from mcp_vega.server.http.limits import HttpLimits
@@ -103,7 +104,7 @@ class AuthMiddleware:
         # Without a caller, only a small body is read. A sign-in's body is a token, and a token fits in a header.
         most = self._limits.header_bytes
         if (scope["method"], route_of(scope)) not in OPEN_ROUTES:
-            caller = self._authenticate(scope)
+            caller = await self._authenticate(scope)
             scope[OWNER], scope[SIGNED] = caller.owner, partial(self._links.signed, caller)
             self._admit(scope, caller)
             most = self._limits.body_bytes
@@ -117,29 +118,27 @@ class AuthMiddleware:
         if len(hosts) != 1 or hosts[0] not in self._hosts:
             raise HostNotAllowed(f"The Host header {quoted(', '.join(hosts), 100)} is not allowed")
 
-    def _authenticate(self, scope: Scope) -> Caller:
+    async def _authenticate(self, scope: Scope) -> Caller:
         """Return the caller of a request. An Authorization header counts alone; without it, a link or a cookie does."""
         given = Headers(scope=scope).getlist("authorization")
-        if not given and (caller := self._links.open(scope)):
+        if not given and (caller := await self._links.open(scope)):
             return caller
-        if not self._callers:
+        if not self._callers.required:
             return ANYONE
-        if not given and (caller := self._sign_in.caller(scope)):
+        if not given and (caller := await self._sign_in.caller(scope)):
             return caller
-        return self._caller_with_header(scope, given)
+        return await self._caller_with_header(scope, given)
 
-    def _caller_with_header(self, scope: Scope, given: Sequence[str]) -> Caller:
+    async def _caller_with_header(self, scope: Scope, given: Sequence[str]) -> Caller:
         # With several headers, a proxy in front might check one of them, and this server another.
         if len(given) > 1:
             raise InvalidToken(f"The request has {len(given)} Authorization headers")
         match = re.fullmatch(r"bearer +(\S.*)", given[0] if given else "", re.IGNORECASE)
         if not match:
             raise MissingToken("The request has no access token")
-        caller = self._callers.with_token(match[1])
-        if caller is None:
-            raise InvalidToken("The request has an access token that the server does not know")
+        caller = await self._callers.with_token(match[1])
         # With this the SDK does not let one token use a session of another.
-        scope["user"] = AuthenticatedUser(AccessToken(token=caller.token_hash, client_id=caller.token_hash, scopes=[]))
+        scope["user"] = AuthenticatedUser(AccessToken(token=caller.identity, client_id=caller.identity, scopes=[]))
         return caller
 
     def _admit(self, scope: Scope, caller: Caller) -> None:
@@ -150,7 +149,7 @@ class AuthMiddleware:
         """
         connection = connection_of(scope)
         address = scope["client"][0] if scope.get("client") else ""
-        if not connection.capacity.admit(connection, caller.owner if self._callers else address):
+        if not connection.capacity.admit(connection, caller.owner if self._callers.required else address):
             raise TooManyConnections("There are too many connections, and the server cannot close an idle one")
 
     # ---- size and time ----

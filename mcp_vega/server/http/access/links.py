@@ -34,7 +34,7 @@ class Links:
             f"{image_id}?{EXPIRES}={expires}&{SIGNATURE}={self._signatures.sign(caller, expires, _PURPOSE, image_id)}"
         )
 
-    def open(self, scope: Scope) -> Caller | None:
+    async def open(self, scope: Scope) -> Caller | None:
         """Return the caller for whom a request's link was made; None if the request has no link.
 
         Raises:
@@ -45,7 +45,8 @@ class Links:
         if scope["method"] not in READING or not found or not {EXPIRES, SIGNATURE} & {*query}:
             return None
         expires, signature = (",".join(query.getlist(name)) for name in (EXPIRES, SIGNATURE))
-        caller = self._signatures.caller(signature, expires, _PURPOSE, found[1])
+        callers = await self._signatures.callers.signers(found[1])
+        caller = self._signatures.caller(callers, signature, expires, _PURPOSE, found[1])
         if caller is None:
             raise InvalidLink("This link to a picture was changed, or its access token was removed from the server")
         scope[SECONDS_LEFT] = int(expires) - self._signatures.now

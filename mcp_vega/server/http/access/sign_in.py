@@ -45,7 +45,7 @@ class SignIn:
         self._signatures = signatures
         self._limits = limits
 
-    def caller(self, scope: Scope) -> Caller | None:
+    async def caller(self, scope: Scope) -> Caller | None:
         """Return the caller who has signed in with the browser; None if nobody has, or if cookies do not count here.
 
         If the browser sends several cookies of this name, none counts: one of them may come from another program.
@@ -56,8 +56,10 @@ class SignIn:
         given = "; ".join(Headers(scope=scope).getlist("cookie")).split(";")
         values = [value for key, _, value in (each.strip().partition("=") for each in given) if key == name]
         match = _COOKIE.fullmatch(values[0]) if len(values) == 1 else None
-        caller = self._signatures.caller(match[2], match[1], _PURPOSE) if match else None
-        if not match or caller is None or int(match[1]) <= self._signatures.now:
+        if not match:
+            return None
+        caller = self._signatures.caller(await self._signatures.callers.signers(), match[2], match[1], _PURPOSE)
+        if caller is None or int(match[1]) <= self._signatures.now:
             return None
         if _is_of_gallery(scope) and not self._has_key(scope, caller, match[1]):
             return None
@@ -67,12 +69,13 @@ class SignIn:
     def _has_key(self, scope: Scope, caller: Caller, expires: str) -> bool:
         """Whether a request has the page's key that was given with the cookie."""
         keys = Headers(scope=scope).getlist(PAGE_KEY)
-        return len(keys) == 1 and self._signatures.caller(keys[0], expires, _PAGE) is caller
+        return len(keys) == 1 and self._signatures.caller([caller], keys[0], expires, _PAGE) is caller
 
     async def sign_in(self, request: Request) -> Response:
         """Check the token in a request, and answer with a cookie."""
-        caller = self._signatures.callers.with_token(await _given_token(request))
-        if caller is None:
+        try:
+            caller = await self._signatures.callers.with_token(await _given_token(request))
+        except InvalidToken:
             await anyio.sleep(self._limits.wrong_token_seconds)
             step = "Ask the person who runs the server for your token"
             return answer_to(InvalidToken("The server does not know this access token", next_step=step))

@@ -1,7 +1,7 @@
 """Signatures that identify a caller without a token. Each is valid for one purpose and until a given time.
 
-A signature does not contain its caller, so each caller is tried. The hash of the token is signed as well. So if a token
-is removed, its signatures are no longer valid, even if its caller has another token.
+A signature does not contain its caller, so each possible caller is tried. The caller's identity is signed as well. So
+if a token is removed, its signatures are no longer valid, even if its caller has another token.
 """
 
 import hmac
@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import anyio
@@ -63,13 +63,13 @@ class Signatures:
         """Return a signature for a caller, valid for this purpose until a Unix time (s)."""
         return self._signature(self._keys[0], caller, str(expires), purpose)
 
-    def caller(self, signature: str, expires: str, *purpose: str) -> Caller | None:
-        """Return the caller of a signature; None if it is not valid. Does not check whether it has expired."""
+    def caller(self, callers: Iterable[Caller], signature: str, expires: str, *purpose: str) -> Caller | None:
+        """Return which caller has a signature; None if it is not valid. Does not check whether it has expired."""
         if not _TIME.fullmatch(expires):
             return None
         found = [
             caller
-            for caller in self.callers
+            for caller in callers
             for key in self._keys
             if hmac.compare_digest(self._signature(key, caller, expires, purpose).encode(), signature.encode())
         ]
@@ -77,5 +77,5 @@ class Signatures:
 
     @staticmethod
     def _signature(key: bytes, caller: Caller, expires: str, purpose: tuple[str, ...]) -> str:
-        signed = json.dumps([*purpose, caller.owner, caller.token_hash, expires])
+        signed = json.dumps([*purpose, caller.owner, caller.identity, expires])
         return urlsafe_b64encode(hmac.digest(key, signed.encode(), "sha256")).decode().rstrip("=")
