@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,20 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
         settings = Settings.from_environment(environment)
         require_stores(settings)
     except InvalidSettings as error:
-        settings, problem = Settings.placeholder(), error
+        settings, problem = Settings.placeholder().model_copy(update=_log_settings(environment)), error
     log_to_stderr(settings.log_level, settings.log_format)
     if early := EARLY_ANSWERS.get():
         early.may_store = Path(early.folder).parent == settings.home_folder
     return anyio.run(_serve_stdio, settings, problem)
+
+
+def _log_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The level and the format of the log, by their names in the settings; empty if one cannot be used."""
+    names = {"MCP_VEGA_LOG_LEVEL", "MCP_VEGA_LOG_FORMAT"}
+    with suppress(InvalidSettings):
+        read = Settings.from_environment({name: text for name, text in environment.items() if name in names})
+        return {"log_level": read.log_level, "log_format": read.log_format}
+    return {}
 
 
 async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> int:

@@ -130,12 +130,16 @@ def log_change(before: Job, job: Job) -> None:
         for image in job.images:
             if image.id not in earlier:  # not the name of its file, which has words of the prompt
                 logger.info("The picture %s of job %s is kept in %s", image.uri, job.local_id, image.location.store)
-        if job.has_outcome and (job.state, job.error) != (before.state, before.error):
+        if job.has_outcome and _state(job) != _state(before):
             logger.info("Job %s ended: %s", job.local_id, ", ".join(_outcome(job)))
 
 
+def _state(job: Job) -> str:
+    return f"{job.state} ({job.error.code})" if job.error else str(job.state)
+
+
 def _outcome(job: Job) -> Generator[str]:
-    yield f"{job.state} ({job.error.code})" if job.error else str(job.state)
+    yield _state(job)
     if job.ended:
         yield f"{(job.ended - job.created).total_seconds():.1f} s"
     if job.receipt.cost is not None:

@@ -112,7 +112,7 @@ class _VegaServer(MCPServer[Any]):
             asked = known[name].arguments.parse(arguments)
             return await known[name].run(self._app, asked, context or Context(mcp_server=self))
         except VegaError as error:
-            logger.info("%s was refused: %s", name, error.code)  # its text may quote the prompt
+            logger.info("%s was answered with the error %s", name, error.code)  # its text may quote the prompt
             return of_error(self._app, error)
         except MCPError:
             raise

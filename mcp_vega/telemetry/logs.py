@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mcp_vega.redaction import redacted
 from mcp_vega.telemetry.log_context import JOB, REQUEST
@@ -31,8 +31,9 @@ _LEVELS_UNLESS_DEBUG = {**_LEVELS, "mcp": logging.WARNING, "opentelemetry": logg
 # These loggers quote a header, a parameter of the URL or an exception, after a colon or on further lines.
 _QUOTING = {"asyncio", "mcp.server.sse", "mcp.server.transport_security"}
 # The name of a picture's file begins with words of the prompt. Seed and id are left, so that the file can be found.
-_FILE_NAME = re.compile(r"(?<![^\s/\\\"'“(])[^\s/\\]+-(\d+-(?:[0-9a-f]{32}|[0-9a-f]{8})\.[a-z]{3,4})\b")
+_FILE_NAME = re.compile(r"(?<![^\s/\\\"'“(])[^\s/\\\"'“(]+-(\d+-(?:[0-9a-f]{32}|[0-9a-f]{8})\.[a-z]{3,4})\b")
 
+# How many characters of a JSON-RPC id are shown: the caller has chosen it.
 _MOST_ID = 100
 # JSON's integers are exact up to here in all languages.
 _MOST_INTEGER = 2**53
@@ -45,7 +46,7 @@ def log_to_stderr(level: str, form: Literal["text", "json"]) -> None:
     handler.setFormatter(_JsonFormatter(quotes=quotes) if form == "json" else _TextFormatter(quotes=quotes))
     logging.basicConfig(level=level, handlers=[handler])
     for name, least in (_LEVELS if quotes else _LEVELS_UNLESS_DEBUG).items():
-        logging.getLogger(name).setLevel(least)
+        logging.getLogger(name).setLevel(max(least, logging.getLevelNamesMapping()[level]))
     if form == "json":
         _log_the_rest()
 
@@ -105,30 +106,29 @@ class _JsonFormatter(_Formatter):
             "level": str(record.levelname),
             "logger": str(record.name),
             "message": message,
-            **_subjects(),
+            **self._subjects(),
             **_span(),
         }
         values = known | ({"exception": exception} if exception else {})
         # ASCII, whatever the encoding of stderr. Half a character cannot be read in every language.
         return json.dumps({name: _readable(values[name]) for name in FIELDS if name in values})
 
+    def _subjects(self) -> dict[str, str | int]:
+        """The ids of the job that is worked on, and of the request that is answered."""
+        job, request = JOB.get(), REQUEST.get()
+        ids: dict[str, str | int] = {}
+        if job and job.value:
+            ids |= {"job": job.value.local_id, "request_id": redacted(job.value.request_id)}
+        if request and request.value is not None:
+            rpc_id = request.value
+            is_exact = isinstance(rpc_id, int) and abs(rpc_id) <= _MOST_INTEGER
+            ids["rpc_id"] = rpc_id if is_exact else self._or_type(str, rpc_id)[:_MOST_ID]
+        return ids
+
 
 def _time(seconds: float) -> str:
     """A Unix time (s) as in RFC 3339."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _subjects() -> dict[str, str | int]:
-    """The ids of the job that is worked on, and of the request that is answered."""
-    job, request = JOB.get(), REQUEST.get()
-    ids: dict[str, str | int] = {}
-    if job and job.value:
-        ids |= {"job": job.value.local_id, "request_id": redacted(job.value.request_id)}
-    if request and request.value is not None:  # the caller has chosen it
-        rpc_id = request.value
-        is_exact = isinstance(rpc_id, int) and abs(rpc_id) < _MOST_INTEGER
-        ids["rpc_id"] = rpc_id if is_exact else redacted(f"{rpc_id:.{_MOST_ID}}" if isinstance(rpc_id, str) else "…")
-    return ids
 
 
 def _span() -> dict[str, str]:
@@ -150,7 +150,7 @@ def _without_messages(error: BaseException) -> Iterator[str]:
     """
     chain = [error]
     while following := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__):
-        if following in chain:
+        if any(following is each for each in chain):
             break
         chain.append(following)
     for each in reversed(chain):
@@ -159,5 +159,5 @@ def _without_messages(error: BaseException) -> Iterator[str]:
         reason = f": {each.strerror}" if isinstance(each, OSError) and each.strerror else ""
         yield f"{type(each).__qualname__}{reason}\n"
         if isinstance(each, BaseExceptionGroup):
-            for part in each.exceptions:
+            for part in cast("tuple[BaseException, ...]", each.exceptions):
                 yield from (f"  {line}" for line in "".join(_without_messages(part)).splitlines(keepends=True))
