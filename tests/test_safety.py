@@ -31,10 +31,10 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.values import parse_request_id
 from mcp_vega.server.app import build_server
 from mcp_vega.settings import Settings
-from mcp_vega.telemetry.logs import log_to_stderr
 from mcp_vega.settings.secrets import secrets_of
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.telemetry.logs import log_to_stderr
 
 pytestmark = pytest.mark.anyio
 

@@ -131,15 +131,15 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
         sys.stderr.flush()
         log_to_stderr(settings.log_level, settings.log_format)
         if not is_loopback(host) and not settings.auth_tokens:
-            logger.warning("Anyone who reaches this address can draw at your cost, because no token is asked for")
+            logger.warning("Anyone who reaches this address can draw at your cost, because no token is asked for.")
         if host in WILDCARDS and not settings.allowed_hosts:
             logger.warning(
-                "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS"
+                "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS."
             )
         if options.transport == "sse" and settings.ledger:
             logger.warning(
                 "Several servers behind one address need --transport http: with sse, all requests of a client must "
-                "reach the same server"
+                "reach the same server."
             )
         warn_of_key(settings)
         # A request may also name the address that is served, unless that is a wildcard.

@@ -18,8 +18,6 @@ from typing import Any, Literal, cast
 from mcp_vega.redaction import redacted
 from mcp_vega.telemetry.log_context import JOB, REQUEST
 
-logger = logging.getLogger(__name__)
-
 # The fields of a line in JSON, in this order. Those after `message` are left out if they are not known.
 FIELDS = ("time", "level", "logger", "message", "job", "request_id", "rpc_id", "trace_id", "span_id", "exception")
 
@@ -54,6 +52,7 @@ def log_to_stderr(level: str, form: Literal["text", "json"]) -> None:
 def _log_the_rest() -> None:
     """Log what Python would write to stderr as plain text: warnings, and errors that nothing has handled."""
     logging.captureWarnings(capture=True)
+    logger = logging.getLogger(__name__)
     sys.excepthook = lambda kind, error, trace: logger.critical("The server broke", exc_info=(kind, error, trace))
     threading.excepthook = lambda broken: logger.error("A thread broke", exc_info=broken.exc_value)
     sys.unraisablehook = lambda broken: logger.error("An error could not be raised", exc_info=broken.exc_value)
