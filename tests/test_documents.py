@@ -32,6 +32,7 @@ from mcp_vega.server.http.limits import HttpLimits
 from mcp_vega.server.resources import TEMPLATES
 from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.telemetry.logs import FIELDS
 
 README, TOOLS = read("README.md"), read("docs/tools.md")
 
@@ -128,6 +129,10 @@ def test_the_table_of_prompts_is_that_of_the_server() -> None:
         [prompt.name, ", ".join(f"`{argument.name}`" for argument in prompt.arguments or [])]
         for prompt in (definition.shown for definition in prompts.DEFINITIONS)
     ]
+
+
+def test_the_table_of_the_fields_of_the_log_is_that_of_the_code() -> None:
+    assert [row[0].strip("`") for row in rows(read("docs/team.md"), "field")] == list(FIELDS)
 
 
 def test_the_table_of_states_is_that_of_the_code() -> None:

@@ -25,7 +25,6 @@ from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
 from mcp_vega.cli.api_client import no_cookies
-from mcp_vega.cli.application import log_to_stderr
 from mcp_vega.errors import GalleryError, InvalidSettings
 from mcp_vega.redaction import add_secret, beginning, named, printable, quoted, redacted
 from mcp_vega.segmind.client import Endpoints, SegmindClient
@@ -35,6 +34,7 @@ from mcp_vega.settings import Settings
 from mcp_vega.settings.secrets import secrets_of
 from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.telemetry.logs import log_to_stderr
 
 pytestmark = pytest.mark.anyio
 
@@ -248,7 +248,7 @@ def test_no_representation_of_an_object_shows_a_key() -> None:
 def test_no_line_of_the_log_shows_a_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
     monkeypatch.setattr(logging.Logger, "root", logging.root)
-    log_to_stderr(Settings.from_environment({"MCP_VEGA_LOG_LEVEL": "debug"}))
+    log_to_stderr("DEBUG", "text")
     try:
         raise ValueError(f"with {KEY}")  # noqa: TRY301  what is tested
     except ValueError:

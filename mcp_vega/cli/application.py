@@ -16,7 +16,7 @@ from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
-from mcp_vega.redaction import add_secret, printable, redacted
+from mcp_vega.redaction import add_secret, printable
 from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
@@ -196,19 +196,3 @@ def _folders_of(settings: Settings) -> dict[Path | str, str]:
     with suppress(FileNotFoundError):
         folders[Path(tempfile.gettempdir())] = "TMPDIR"
     return folders
-
-
-class _RedactingFormatter(logging.Formatter):
-    """Redacts keys in all log lines, including tracebacks and lines of other packages."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
-
-
-def log_to_stderr(settings: Settings) -> None:
-    """Log to stderr, before the MCP SDK sets up its own log. httpx would log every URL, httpcore every header."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,18 @@ import anyio.abc
 from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 
-from mcp_vega.cli.application import log_to_stderr, open_application, require_stores, warn, warn_of_key
+from mcp_vega.cli.application import open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
-from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
+from mcp_vega.cli.shutdown import finish, handled_signals, log_end, print_end, until_signal
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.access.callers import Callers
 from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.telemetry.logs import log_to_stderr
 
 if TYPE_CHECKING:  # a host does not wait for this import
     from argparse import Namespace
@@ -57,15 +60,24 @@ def _run_stdio(environment: Mapping[str, str]) -> int:
         settings = Settings.from_environment(environment)
         require_stores(settings)
     except InvalidSettings as error:
-        settings, problem = Settings.placeholder(), error
-    log_to_stderr(settings)
+        settings, problem = Settings.placeholder().model_copy(update=_log_settings(environment)), error
+    log_to_stderr(settings.log_level, settings.log_format)
     if early := EARLY_ANSWERS.get():
         early.may_store = Path(early.folder).parent == settings.home_folder
     return anyio.run(_serve_stdio, settings, problem)
 
 
+def _log_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The level and the format of the log, by their names in the settings; empty if one cannot be used."""
+    names = {"MCP_VEGA_LOG_LEVEL", "MCP_VEGA_LOG_FORMAT"}
+    with suppress(InvalidSettings):
+        read = Settings.from_environment({name: text for name, text in environment.items() if name in names})
+        return {"log_level": read.log_level, "log_format": read.log_format}
+    return {}
+
+
 async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> int:
-    if sys.stdin.isatty():
+    if sys.stdin.isatty() and settings.log_format == "text":
         program = command_line()
         sys.stderr.write(
             "mcp-vega speaks MCP on stdin and stdout, so an MCP host starts it, not a person.\n"
@@ -78,7 +90,7 @@ async def _serve_stdio(settings: Settings, problem: InvalidSettings | None) -> i
         warn_of_key(settings)
     async with open_application(settings, problem) as app:
         server = build_server(app)
-        return await until_signal(app.service, lambda: _until_host_leaves(server))
+        return await until_signal(app.service, lambda: _until_host_leaves(server), log_end)
 
 
 async def _until_host_leaves(server: MCPServer[Any]) -> int:
@@ -117,19 +129,19 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = f"[{host}]" if ":" in host else host
         sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
+        sys.stderr.flush()
+        log_to_stderr(settings.log_level, settings.log_format)
         if not is_loopback(host) and not settings.auth_tokens:
-            sys.stderr.write("Anyone who reaches this address can draw at your cost, because no token is asked for.\n")
+            logger.warning("Anyone who reaches this address can draw at your cost, because no token is asked for.")
         if host in WILDCARDS and not settings.allowed_hosts:
-            sys.stderr.write(
-                "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS.\n"
+            logger.warning(
+                "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS."
             )
         if options.transport == "sse" and settings.ledger:
-            sys.stderr.write(
+            logger.warning(
                 "Several servers behind one address need --transport http: with sse, all requests of a client must "
-                "reach the same server.\n"
+                "reach the same server."
             )
-        sys.stderr.flush()
-        log_to_stderr(settings)
         warn_of_key(settings)
         # A request may also name the address that is served, unless that is a wildcard.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
@@ -156,7 +168,7 @@ async def _serve_http(
     async with open_application(settings) as app:
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
-        await serve_until_signal(app.service, asgi, listener)
+        await serve_until_signal(app.service, asgi, listener, tell=log_end)
     return 0
 
 
@@ -165,8 +177,12 @@ async def serve_until_signal(
     asgi: ASGIApp,
     listener: socket.socket,
     until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
+    tell: Callable[[Job], None] = print_end,
 ) -> None:
-    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept."""
+    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept.
+
+    `tell` reports each job that was running then.
+    """
     import uvicorn
 
     from mcp_vega.server.http.listener import server_config
@@ -177,7 +193,7 @@ async def serve_until_signal(
         with anyio.open_signal_receiver(*handled_signals()) as signals:
             task_status.started()
             async for _ in signals:
-                await finish(service)
+                await finish(service, tell)
                 server.should_exit = True
 
     async def stop_in_time() -> None:
@@ -190,5 +206,5 @@ async def serve_until_signal(
         tasks.start_soon(stop_in_time)
         await server.serve([listener])
         if not service.closing:  # no signal came: the server ended by itself
-            await finish(service)
+            await finish(service, tell)
         tasks.cancel_scope.cancel()

@@ -1,5 +1,6 @@
 """How the process ends: it first keeps the paid pictures, for as long as the program that started it allows."""
 
+import logging
 import os
 import signal
 import sys
@@ -11,8 +12,12 @@ import anyio
 import anyio.abc
 
 from mcp_vega.errors import OutcomeUnknown
+from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.storage.images.store import place_of
+from mcp_vega.telemetry.log_context import working_on
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,33 +35,60 @@ def handled_signals() -> list[signal.Signals]:
     return [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN]
 
 
-async def finish(service: JobService) -> None:
-    """Give the running jobs a little time, and say on stderr what happened to each."""
-    for job in await service.finish(GRACE_SECONDS):
-        if job.problem:
-            lines = [job.problem.text]
-        elif job.state.finished:
-            lines = [
-                *(f"Kept: {place_of(image.location) or image.uri}" for image in job.images if not image.in_memory),
-                *job.notes,
-            ]
-        else:
-            unknown = OutcomeUnknown(
-                f"The process ended while job {job.request_id} was still running",
-                next_step="Start mcp-vega again. It finds out how the job ended, and keeps its picture. Do not repeat "
-                "the call",
-            )
-            lines = [unknown.text]
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
+def print_end(job: Job) -> None:
+    """Say on stderr, to the person who started the command, what happened to a job."""
+    if job.problem:
+        lines = [job.problem.text]
+    elif job.state.finished:
+        lines = [*_kept(job), *job.notes]
+    else:
+        lines = [_left(job).text]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
     sys.stderr.flush()
 
 
-async def until_signal(service: JobService, work: Callable[[], Awaitable[T]]) -> T:
+def log_end(job: Job) -> None:
+    """Log what happened to a job. Its error and its notes may quote the prompt, so they are left out."""
+    with working_on(job):
+        if job.error:
+            logger.warning("Job %s ended: %s. Charged: %s", job.request_id, job.error.code, job.error.charged)
+        elif job.state.finished:
+            for line in _kept(job):
+                logger.warning(line)
+        else:
+            logger.warning(_left(job).text.replace("\n", " "))
+
+
+def _kept(job: Job) -> list[str]:
+    return [f"Kept: {place_of(image.location) or image.uri}" for image in job.images if not image.in_memory]
+
+
+def _left(job: Job) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"The process ended while job {job.request_id} was still running",
+        next_step="Start mcp-vega again. It finds out how the job ended, and keeps its picture. Do not repeat the call",
+    )
+
+
+async def finish(service: JobService, tell: Callable[[Job], None]) -> None:
+    """Give the running jobs a little time, and report what happened to each."""
+    for job in await service.finish(GRACE_SECONDS):
+        tell(job)
+
+
+async def until_signal(
+    service: JobService, work: Callable[[], Awaitable[T]], tell: Callable[[Job], None] = print_end
+) -> T:
     """Do the process's work, then give the running jobs a little time to keep their pictures.
 
     SIGINT, SIGTERM and SIGHUP (the terminal was closed) end the work, and then the process, with the exit code 128 +
     signal. Nothing waits for the thread that reads stdin, because it cannot be stopped. The signals are handled until
     the last picture is kept, because hosts send one after they close stdin. Windows has no such signals.
+
+    Args:
+        service: The service whose jobs are given time.
+        work: The process's work.
+        tell: Reports each job that was running at the end.
 
     Returns:
         The result of `work`.
@@ -71,7 +103,7 @@ async def until_signal(service: JobService, work: Callable[[], Awaitable[T]]) ->
                     continue  # the work has ended, and the pictures are being kept already
                 scope.cancel()
                 with suppress(OSError):  # nothing can be written to a closed terminal
-                    await finish(service)
+                    await finish(service, tell)
                 os._exit(128 + number)
 
     async with anyio.create_task_group() as tasks:
@@ -81,9 +113,9 @@ async def until_signal(service: JobService, work: Callable[[], Awaitable[T]]) ->
             try:
                 done = await work()
             except Exception:  # paid pictures are kept first
-                await finish(service)
+                await finish(service, tell)
                 raise
-            await finish(service)
+            await finish(service, tell)
             tasks.cancel_scope.cancel()
             return done
         await anyio.sleep_forever()  # a signal came; `watch` ends the process

@@ -146,6 +146,7 @@ class RateLimiter:
             raise error
         if anyio.current_time() + pause > give_up:
             raise error
+        logger.info("The call of job %s was refused (%s); next try in %.1f s", running.local_id, error.code, pause)
         following = now + timedelta(seconds=pause)
         note = f"the API's rate limit allows the call at {following:%H:%M:%S} UTC"
         unsent = {"state": State.QUEUED, "sent": None, "next_try": following, "notes": (note,)}

@@ -14,6 +14,7 @@ from mcp_vega.jobs.image_mover import ImageMover
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.telemetry.log_context import working_on
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class Recovery:
         if not job or not job.open or self._running.get_active(job):
             return None
         job = self._worker.resume(job, may_send=may_send)
+        with working_on(job):
+            logger.info("This server continues job %s, which nobody works on: %s", job.local_id, job.state)
         self._running.changes.announce_to_followers(Change.of(job), stored=True)
         return job
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
-from mcp_vega.jobs.changes import Change, Changes
+from mcp_vega.jobs.changes import Change, Changes, log_change
 from mcp_vega.storage.ledger.job_store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,16 @@ class RunningJob:
     released: bool = False
     note: str = ""
     before: Job | None = None
+
+    @property
+    def local_id(self) -> str:
+        """The job's local id."""
+        return self.job.local_id
+
+    @property
+    def request_id(self) -> str:
+        """The job's id that users see."""
+        return self.job.request_id
 
     @property
     def shown(self) -> Job:
@@ -106,7 +116,8 @@ class RunningJobs:
         """
         running = self._jobs[job.local_id]
         kept = len(changes.get("images", ())) > len(running.job.images)
-        running.before, running.job = running.job, replace(job, **changes)
+        before, running.job = running.job, replace(job, **changes)
+        running.before = before
         try:
             if not await self._save(running, release=not running.job.open):
                 raise ClaimedElsewhereError
@@ -117,6 +128,7 @@ class RunningJobs:
             running.saved, running.note = False, _unsaved(error)
         finally:
             running.before = None
+        log_change(before, running.job)
         self.changes.announce(Change.of(running.job, kept=kept), stored=running.saved)
         return running.job
 
@@ -137,7 +149,8 @@ class RunningJobs:
     def show(self, job: Job, *, stored: bool = False, **changes: Any) -> Job:
         """Report a change of a job without saving it: it need not be saved, or is `stored`. Returns the changed job."""
         running = self._jobs[job.local_id]
-        running.job = replace(job, **changes)
+        before, running.job = running.job, replace(job, **changes)
+        log_change(before, running.job)
         self.changes.announce(Change.of(running.job), stored=stored)
         return running.job
 
@@ -173,6 +186,7 @@ class RunningJobs:
 
     def drop(self, running: RunningJob) -> None:
         """Forget a job that another server works on."""
+        logger.info("Another server works on job %s", running.local_id)
         running.active = False
         self._forget(running)
         self.changes.announce_to_followers(Change.of(running.job), stored=False)

@@ -23,6 +23,7 @@ from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.storage.ledger.transactions import Begun
+from mcp_vega.telemetry.log_context import working_on
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Worker:
     def start(self, begun: Begun) -> Job:
         """Start to send a new job's call and to work on the job until it ends. Returns its current state."""
         running = self._running.add(begun.job, begun_here=True, may_send=begun.may_send)
+        with working_on(running):
+            logger.info("Job %s was begun: %s by %s", running.local_id, running.job.model, running.job.route)
         self._tasks.start_soon(self._run, running, self._send)
         return running.job
 
@@ -76,18 +79,19 @@ class Worker:
 
     async def _run(self, running: RunningJob, work: Work) -> None:
         """Work on a job. Whatever happens is recorded in its state, and never stops another job."""
-        try:
+        with working_on(running):
             try:
-                await self._attempt(running, work)
-                if running.job.sent and not running.job.done and work != self._settle:
-                    await self._attempt(running, self._settle)
-            except ClaimedElsewhereError:
-                self._running.drop(running)
-            finally:
-                if running.active:
-                    await self._running.remove(running, self._next_try(running.job))
-        except Exception:
-            logger.exception("The work on job %s failed", running.job.local_id)
+                try:
+                    await self._attempt(running, work)
+                    if running.job.sent and not running.job.done and work != self._settle:
+                        await self._attempt(running, self._settle)
+                except ClaimedElsewhereError:
+                    self._running.drop(running)
+                finally:
+                    if running.active:
+                        await self._running.remove(running, self._next_try(running.job))
+            except Exception:
+                logger.exception("The work on job %s failed", running.job.local_id)
 
     async def _attempt(self, running: RunningJob, work: Work) -> None:
         """Do a piece of work. If it fails, its error becomes the job's error."""

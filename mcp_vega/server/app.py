@@ -26,6 +26,7 @@ from mcp_vega.server.results import records
 from mcp_vega.server.results.result import of_error
 from mcp_vega.server.stdio.streams import serve_stdio
 from mcp_vega.server.tools import DEFINITIONS, SANDBOX_NOTE
+from mcp_vega.telemetry.log_context import answering
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class _VegaServer(MCPServer[Any]):
             from mcp_vega.server import prompts
 
             ctx = replace(ctx, params=prompts.as_texts(ctx.params))
-        answer = await _with_protocol_errors(self._app, call_next(ctx))
+        with answering(ctx.request_id):
+            answer = await _with_protocol_errors(self._app, call_next(ctx))
         self._notifications.note_client(ctx, answer)
         if isinstance(answer, dict) and ctx.method != "server/discover":
             _shorten_meta(answer, client)
@@ -110,7 +112,7 @@ class _VegaServer(MCPServer[Any]):
             asked = known[name].arguments.parse(arguments)
             return await known[name].run(self._app, asked, context or Context(mcp_server=self))
         except VegaError as error:
-            logger.info("%s: %s", name, error.what)
+            logger.info("%s was answered with the error %s", name, error.code)  # its text may quote the prompt
             return of_error(self._app, error)
         except MCPError:
             raise

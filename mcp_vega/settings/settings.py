@@ -158,7 +158,10 @@ class Settings(BaseModel):
         description="`1` is the same as `--sandbox`: no key, no network, no cost.",
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)] = Field(
-        default="WARNING", alias="MCP_VEGA_LOG_LEVEL", description="How much is logged to stderr."
+        default="WARNING",
+        alias="MCP_VEGA_LOG_LEVEL",
+        description="How much is logged to stderr: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. With `INFO` you "
+        "can follow each job. `DEBUG` may show prompts.",
     )
     log_format: Annotated[Literal["text", "json"], BeforeValidator(str.lower)] = Field(
         default="text",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 
-from mcp_vega.cli.application import log_to_stderr
 from mcp_vega.cli.desktop import open_on_desktop
 from mcp_vega.cli.draw.arguments import calls_of
 from mcp_vega.cli.draw.calls import make_calls
@@ -17,6 +16,7 @@ from mcp_vega.cli.draw.screen import Screen
 from mcp_vega.cli.output import OutputError
 from mcp_vega.errors import VegaError
 from mcp_vega.settings import Settings
+from mcp_vega.telemetry.logs import log_to_stderr
 
 
 def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
@@ -30,7 +30,7 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
         OutputError: stdout cannot be written.
     """
     settings = Settings.from_environment(environment)
-    log_to_stderr(settings)
+    log_to_stderr(settings.log_level, settings.log_format)
     calls = calls_of(options, settings)
     output = output_of(options.output, sum(call.parameters.pictures for call in calls), settings)
     report = Report(Screen.of(environment), as_json=options.json, sandbox=settings.sandbox)

@@ -11,7 +11,7 @@ import anyio.to_thread
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_vega.cli.application import log_to_stderr, open_application, require_stores
+from mcp_vega.cli.application import open_application, require_stores
 from mcp_vega.cli.desktop import open_on_desktop
 from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import write
@@ -21,6 +21,7 @@ from mcp_vega.server.http.access.tokens import TokenCallers, caller_with
 from mcp_vega.server.http.app import build_page
 from mcp_vega.server.http.listener import bind_socket
 from mcp_vega.settings import Settings
+from mcp_vega.telemetry.logs import log_to_stderr
 
 HOST = "127.0.0.1"
 # The page ends when nobody has looked at it for so long; a page that is shown asks for changes all the time (seconds).
@@ -44,7 +45,7 @@ def show_page(settings: Settings, environment: Mapping[str, str], port: int, *, 
         # A browser does not send the fragment of an address, so the key is in no log.
         address = f"http://{HOST}:{listener.getsockname()[1]}/#{key}"
         write(address)
-        log_to_stderr(settings)
+        log_to_stderr(settings.log_level, settings.log_format)
         return anyio.run(_serve, settings, listener, SecretStr(key), address if in_browser else "", environment)
 
 

@@ -40,7 +40,8 @@ def _prefix_of(scope: Mapping[str, Any]) -> str:
         return ""
     match = _PREFIX.fullmatch(said)
     if not match:
-        logger.info("X-Forwarded-Prefix is ignored: %s is not a plain path", quoted(said, 100))
+        logger.info("X-Forwarded-Prefix is ignored: it is not a plain path")
+        logger.debug("X-Forwarded-Prefix: %s", quoted(said, 100))
         return ""
     return match[1]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from mcp_vega.cli.application import log_to_stderr, open_application
+from mcp_vega.cli.application import open_application
 from mcp_vega.cli.doctor.paid import report
 from mcp_vega.cli.doctor.paid.finding import Verdict
 from mcp_vega.cli.doctor.paid.observation import Observations, Picture
@@ -22,6 +22,7 @@ from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images.store import place_of
 from mcp_vega.storage.ledger.spending import dollars
+from mcp_vega.telemetry.logs import log_to_stderr
 
 # US dollars that all pictures may cost together by default: about three times their average cost.
 MOST_USD = Decimal("0.02")
@@ -52,7 +53,7 @@ def run_paid(
     Raises:
         VegaError: No picture may be paid for, or no call could be begun.
     """
-    log_to_stderr(settings)
+    log_to_stderr(settings.log_level, settings.log_format)
     most_usd = MOST_USD if options.max_usd is None else options.max_usd
     agreed = _agreed(most_usd, None if options.yes or settings.sandbox else ask or _ask)
     if not agreed:

@@ -106,7 +106,8 @@ async def reject(error: RequestRejected, limits: HttpLimits, scope: Scope, recei
 
     If the connection were closed immediately, a client that is still writing would get a reset instead of the answer.
     """
-    logger.info(error.what)
+    logger.info("A request was rejected with HTTP %s: %s", error.status, error.code)
+    logger.debug(error.what)  # it may quote a header
 
     async def hold_open(message: Message) -> None:
         await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
