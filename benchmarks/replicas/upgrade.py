@@ -62,6 +62,7 @@ class Upgrade(threading.Thread):
         for replica in older:
             self._replace(replica, self._newer)
         self._draw("three of the newer one")
+        self._set_up.program = self._newer
         if self._additive:
             self._replace(newer, COMMAND)
             self._draw("one of this version again")
