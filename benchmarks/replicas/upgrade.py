@@ -16,7 +16,6 @@ It needs PostgreSQL, nginx, and the packages moto[server], obstore and psycopg.
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,31 +29,22 @@ from replica import COMMAND, Replica
 from team import Team
 
 NEWER = Path(__file__).with_name("newer.py")
-ENDLESS = 1_000_000
 REFUSED = "was not written by this version"
 
 
-class Upgrade(threading.Thread):
-    """Replaces the replicas. In a thread, because the agents draw meanwhile."""
+class Upgrade:
+    """Replaces the replicas."""
 
     def __init__(self, set_up: Team, tally: agents.Tally, options: argparse.Namespace) -> None:
-        super().__init__(daemon=True)
         self._set_up = set_up
         self._tally = tally
         self._seconds: float = options.seconds
         self._additive: bool = not options.incompatible
         self._newer = (sys.executable, str(NEWER), "additive" if self._additive else "incompatible")
-        self.error: BaseException | None = None
         self.answered: list[tuple[str, int, dict[str, int]]] = []
 
     def run(self) -> None:
-        """Do all steps."""
-        try:
-            self._steps()
-        except BaseException as error:  # noqa: BLE001  the main thread raises it
-            self.error = error
-
-    def _steps(self) -> None:
+        """Do all steps, while the agents draw."""
         *older, newer = self._set_up.replicas
         self._draw("two replicas of this version")
         self._replace(newer, self._newer)
@@ -97,21 +87,12 @@ def main() -> int:
     options = parser.parse_args()
     tally = agents.Tally()
     callers = dict(list(team.CALLERS.items())[: options.clients])
-    rules = agents.Rules(seed=1, cancelled=ENDLESS, cancelled_within=1, gives_up_after=agents.LONGEST)
+    rules = agents.Rules(seed=1, cancelled=agents.ENDLESS, cancelled_within=1, gives_up_after=agents.LONGEST)
     with tempfile.TemporaryDirectory() as folder, team.running(Path(folder), 3, speed=options.speed) as set_up:
         set_up.replicas[-1].end()
         upgrade = Upgrade(set_up, tally, options)
 
-        async def draw() -> None:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(agents.draw, set_up.url, callers, ENDLESS, tally, rules)
-                await anyio.to_thread.run_sync(upgrade.join)
-                tasks.cancel_scope.cancel()
-
-        upgrade.start()
-        anyio.run(draw)
-        if upgrade.error:
-            raise upgrade.error
+        anyio.run(agents.draw_while, set_up.url, callers, tally, rules, upgrade.run)
         settled = verdict.settle(set_up)
         counts, broken = verdict.counts_of(set_up, tally.events)
         if options.keep:
