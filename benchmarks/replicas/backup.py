@@ -2,10 +2,11 @@
 
     python benchmarks/replicas/backup.py [--seconds 15] [--speed 0.5] [--as-it-is]
 
-Agents draw at one replica, with more calls at the same time than slots, so that some calls always wait. After some
-seconds, `pg_dump` writes the ledger to a file, and then the bucket is copied. The agents draw on for some seconds. Then
-everything is lost: the replica is killed, PostgreSQL crashes, its bucket is gone. Both copies are restored into a new
-PostgreSQL and a new bucket, as docs/team.md says, and a replica starts there. At the end, the agents draw again.
+Agents draw at one replica with a limit for calls a minute, so that soon some calls wait. After some seconds, `pg_dump`
+writes the ledger to a file, and then the bucket is copied. The replica is replaced by one without the limit. It sends
+the calls that wait, and the agents draw on for some seconds. Then everything is lost: the replica is killed, PostgreSQL
+crashes, its bucket is gone. Both copies are restored into a new PostgreSQL and a new bucket, as docs/team.md says, and
+a replica starts there. At the end, the agents draw again.
 
 The program exits with 1 if a job or a picture of the dump is not there, or if a prompt was paid for twice. With
 `--as-it-is`, the restored ledger is used without the statement that docs/team.md demands: then calls that were sent
@@ -34,6 +35,8 @@ from team import Postgres, Team
 
 # From docs/team.md: whether these calls were sent after the dump is not known.
 MARK = "UPDATE jobs SET sent = created WHERE open AND sent IS NULL RETURNING prompt"
+# Calls a minute before the dump: fewer than there are agents would like.
+LIMIT = 40
 SIZE = "SELECT pg_database_size(current_database()) AS bytes"
 
 
@@ -51,6 +54,9 @@ class Backup:
         """Do all steps, while the agents draw."""
         assert self._set_up.postgres
         assert self._set_up.s3
+        self._set_up.replicas[0].end()
+        (limited := self._replica("limited", MCP_VEGA_REQUESTS_PER_MINUTE=str(LIMIT))).start()
+        limited.wait()
         time.sleep(self._seconds)
         began = time.monotonic()
         run("pg_dump", "--format=custom", f"--file={self.dump}", self._set_up.postgres.url)
@@ -63,9 +69,16 @@ class Backup:
             "seconds for the bucket": round(time.monotonic() - dumped, 2),
             "pictures copied": len(self.pictures),
         }
+        limited.kill()
+        (unlimited := self._replica("unlimited")).start()
         time.sleep(self._seconds)
-        self._set_up.replicas[0].kill()
+        unlimited.kill()
         self._set_up.postgres.crash()
+
+    def _replica(self, name: str, **more: str) -> Replica:
+        """A replica at the address of the first one."""
+        host, port = self._set_up.replicas[0].address.split(":")
+        return Replica(self._set_up.folder / name, (host, int(port)), {**self._set_up.settings, **more})
 
 
 def run(name: str, *arguments: str) -> None:
