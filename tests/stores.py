@@ -17,6 +17,7 @@ from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Database
 from mcp_vega.storage.database.liveness import Liveness
 from mcp_vega.storage.database.notices import Notices
+from mcp_vega.storage.database.schema import Schema
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
 from mcp_vega.storage.database.sqlite.file import SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
@@ -77,8 +78,8 @@ class Ledger(ABC):
     """A ledger for servers of this process."""
 
     @abstractmethod
-    def server(self) -> Server:
-        """Another server on this ledger."""
+    def server(self, *, schema: Schema = SCHEMA) -> Server:
+        """Another server on this ledger. With another schema, it is one of another version."""
 
     @abstractmethod
     def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:
@@ -112,8 +113,10 @@ class SqliteLedger(Ledger):
     def __init__(self, folder: Path) -> None:
         self.file = folder / "ledger.sqlite3"
 
-    def server(self, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = 3600) -> Server:
-        database = SqliteDatabase(SqliteFile(self.file, SCHEMA), busy_seconds, deferred_seconds)
+    def server(
+        self, busy_seconds: float = BUSY_SECONDS, deferred_seconds: float = 3600, *, schema: Schema = SCHEMA
+    ) -> Server:
+        database = SqliteDatabase(SqliteFile(self.file, schema), busy_seconds, deferred_seconds)
         return Server(database, ServerLock(self.file.with_name("servers")))
 
     def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:
@@ -185,18 +188,18 @@ class PostgresLedger(Ledger):
         self.url = url
         self.namespace = namespace
 
-    def server(self) -> Server:
-        return Replica(self, *self._parts())
+    def server(self, *, schema: Schema = SCHEMA) -> Server:
+        return Replica(self, *self._parts(schema))
 
     def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:  # noqa: ARG002
         database, session, notices = self._parts()
         return kind(database if uptime is MONOTONIC else OtherClock(database, uptime), session, notices, uptime)
 
-    def _parts(self) -> tuple[Database, Liveness, Notices]:
+    def _parts(self, schema: Schema = SCHEMA) -> tuple[Database, Liveness, Notices]:
         from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 
         session = Session(self.url, self.namespace)
-        return PostgresDatabase(self.url, SCHEMA, self.namespace), session, session
+        return PostgresDatabase(self.url, schema, self.namespace), session, session
 
     def execute(self, statement: str) -> list[dict[str, Any]]:
         from psycopg import Connection

@@ -103,6 +103,10 @@ NOT_RUN = {
     "three servers with PostgreSQL",
     ".venv/bin/python benchmarks/replicas/chaos.py --history-503": "as above",
     ".venv/bin/python benchmarks/replicas/partition.py": "it needs root",
+    ".venv/bin/python benchmarks/replicas/upgrade.py": "it needs nginx; tests/test_replicas.py has less of it",
+    ".venv/bin/python benchmarks/replicas/backup.py": "as above, and pg_dump",
+    "pg_dump --format=custom --file=ledger.dump postgresql://vega:PASSWORD@db.example:5432/vega": "there is no such "
+    "host; benchmarks/replicas/backup.py runs it",
     ".venv/bin/python benchmarks/replicas/throughput.py": "it needs nginx",
     ".venv/bin/python benchmarks/histories.py": "it takes minutes; tests/test_reconciliation.py draws some cases of it",
 }

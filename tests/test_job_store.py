@@ -1,5 +1,6 @@
 """The ledger: several servers share it, whatever database it is in."""
 
+import re
 import threading
 import time
 from contextlib import suppress
@@ -403,6 +404,20 @@ async def test_a_result_that_was_delivered_is_not_joined_by_the_next_call(ledger
         job = await server.begin()
         server.store.end_wait(job, NOW, delivered=True, cancelled=False)
         assert not (await server.store.begin(a_job(), NO_LIMITS)).joined, "nothing waited for the note of the delivery"
+
+
+async def test_no_call_that_waits_in_a_restored_ledger_is_sent_after_the_documented_statement(ledger: Ledger) -> None:
+    """It may have been sent after the backup was made."""
+    page = (Path(__file__).parents[1] / "docs" / "team.md").read_text(encoding="utf-8")
+    (statement,) = re.findall("UPDATE jobs .*;", page)
+    async with ledger.servers() as (one, two):
+        waiting = await one.begin(created=NOW)
+        one.die()
+        ledger.execute(statement)
+        claimed = await two.store.claim(waiting.local_id)
+        assert claimed
+        assert claimed.sent == NOW  # so the API's history is searched for it
+        assert await two.sends(claimed, begun_here=False) is Sending.TAKEN
 
 
 async def test_unsent_calls_of_a_dead_server_use_neither_budget_nor_slots(ledger: Ledger) -> None:

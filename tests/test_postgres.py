@@ -40,15 +40,16 @@ from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 from mcp_vega.storage.database.postgres.address import CONNECTIONS, Address
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
 from mcp_vega.storage.database.postgres.errors import VARIABLE
+from mcp_vega.storage.database.schema import Schema
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
-SCHEMA = """
+SCHEMA = Schema("""
     CREATE TABLE notes (  -- the only table; of these tests
         number BIGINT PRIMARY KEY,
         body TEXT
     )
-"""
+""")
 NUMBERS = "SELECT number FROM notes ORDER BY number"
 # A call while PostgreSQL is away fails after two seconds. A busy machine takes longer.
 ERROR_SECONDS = 10
@@ -127,7 +128,7 @@ async def test_servers_that_start_at_the_same_moment_make_the_tables_once(postgr
 
 async def test_another_version_of_the_tables_is_refused(postgres: str) -> None:
     async with a_database(postgres):
-        other = PostgresDatabase(postgres, SCHEMA + "; CREATE TABLE more (number BIGINT)")
+        other = PostgresDatabase(postgres, Schema(f"{SCHEMA.tables}; CREATE TABLE more (number BIGINT)"))
         with pytest.raises(LedgerError, match="was not written by this version"):
             await other.write(add(1))
         await other.close()

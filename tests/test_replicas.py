@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -42,13 +43,15 @@ from starlette.routing import Route
 from test_cancellation import MODERN, RT, Answer, HttpClient
 from test_http_access import ALICE, BOB
 from test_http_links import PAGE, PAGE_KEY, SIGN_IN
-from test_transports import MODES, address, started
+from test_transports import MODES, address, started, started_by
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 
 pytestmark = pytest.mark.anyio
 
+# Serves as the next version of this package, whose tables differ.
+NEWER = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "replicas" / "newer.py"), "additive"]
 BUCKET = "replicas"
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 # An idle server looks for jobs of dead servers once a second; a server alone on a disk, every five seconds.
@@ -294,6 +297,30 @@ async def test_a_client_of_one_server_is_notified_of_a_picture_that_another_one_
                         break
         listed = (await watching.list_resources()).resources
         assert job["images"][0]["uri"] in [str(each.uri) for each in listed]
+
+
+async def test_a_newer_version_changes_the_tables_while_others_draw(team: Team) -> None:
+    one, two, _ = team.replicas
+    newer, call = team.replica("newer"), {"prompt": "drawn while the tables change"}
+    team.sandbox.hold()
+    async with one.client("2025-11-25") as client, two.agent() as other:
+        answer = Answer()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call, 1, RT, call, answer)
+            await until(lambda: team.paid(call["prompt"]))
+            with started_by(NEWER, newer.folder, "--transport", "http", "--port", "0", **newer.settings):
+                newer.wait()
+                column = "SELECT 1 FROM information_schema.columns WHERE column_name = 'labelled'"
+                await until(lambda: team.rows(column))
+                team.sandbox.let_go()
+                async with newer.agent() as agent:
+                    drawn = [await each.call_tool(RT, {"prompt": f"after that {each}"}) for each in (other, agent)]
+                    await until(lambda: answer.pictures)
+                    for job in (*map(job_of, drawn), answer.message["result"]["_meta"]["mcp-vega/job"]):
+                        for each in (other, agent):
+                            checked = await each.call_tool("check_job", {"request_id": job["request_id"]})
+                            assert job_of(checked)["images"][0]["sha256"] == job["images"][0]["sha256"]
+    assert team.paid(call["prompt"]) == 1
 
 
 async def test_the_spending_limit_and_the_calls_a_minute_hold_for_all_servers_together(team: Team) -> None:

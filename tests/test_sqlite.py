@@ -29,9 +29,9 @@ from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.database.fingerprint import fingerprint_of
+from mcp_vega.storage.database.sqlite.creation import APPLICATION_ID
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
-from mcp_vega.storage.database.sqlite.file import APPLICATION_ID, SqliteConnection, SqliteFile
+from mcp_vega.storage.database.sqlite.file import SqliteConnection, SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.ledger.job_store import JobStore
@@ -434,7 +434,7 @@ def other_schema(file: Path) -> Generator[None]:
 def changed_schema(file: Path) -> Generator[None]:
     with closing(sqlite3.connect(file)) as database:
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {fingerprint_of(SCHEMA) + 1}")
+        database.execute(f"PRAGMA user_version = {SCHEMA.fingerprint + 1}")
         database.execute("CREATE TABLE jobs (id TEXT)")
     yield
 

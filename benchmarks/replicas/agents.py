@@ -9,13 +9,14 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 import httpx2
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
@@ -40,6 +41,8 @@ CURIOUS = 10
 PATIENCE, WAIT = 60.0, 20
 # Seconds after which a call that has no answer breaks a promise.
 LONGEST = 300.0
+# More calls than there will be.
+ENDLESS = 1_000_000
 # Seconds before the next try, and between a cancellation and the same call: fewer would be two calls at the same time.
 PAUSE, REPEATED_AFTER = 0.5, 1.0
 # Errors of the server itself. With check_job they say nothing about the job.
@@ -308,3 +311,11 @@ async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, rule
         for index, caller in enumerate(callers.items()):
             agent = Agent(url, caller, MODES[index % len(MODES)], tally, rules)
             tasks.start_soon(agent.run, numbers)
+
+
+async def draw_while(url: str, callers: dict[str, str], tally: Tally, rules: Rules, steps: Callable[[], None]) -> None:
+    """Let agents draw, one call after the other, until the steps have been done in a thread."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(draw, url, callers, ENDLESS, tally, rules)
+        await anyio.to_thread.run_sync(steps)
+        tasks.cancel_scope.cancel()

@@ -5,15 +5,19 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
 sys.path.append(str(Path(__file__).parents[1]))
 from processes import Served, stand_in
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
 
 BUCKET, PREFIX = "pictures", "team"
 KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_REGION": "us-east-1"}
@@ -36,10 +40,28 @@ class Bucket:
 
     def contents(self) -> Counter[str]:
         """The SHA-256 hashes of all pictures."""
+        return Counter(sha256(data).hexdigest() for path, data in self.objects().items() if path.endswith(".jpg"))
+
+    def objects(self) -> dict[str, bytes]:
+        """All files by their names."""
         import obstore
+
+        store = self._store()
+        paths = [entry["path"] for part in obstore.list(store) for entry in part]
+        return {path: bytes(obstore.get(store, path).bytes()) for path in paths}
+
+    def fill(self, objects: Mapping[str, bytes]) -> None:
+        """Put files into the bucket."""
+        import obstore
+
+        store = self._store()
+        for path, data in objects.items():
+            obstore.put(store, path, data)
+
+    def _store(self) -> "S3Store":
         from obstore.store import S3Store
 
-        store = S3Store(
+        return S3Store(
             BUCKET,
             prefix=PREFIX,
             config={
@@ -50,8 +72,6 @@ class Bucket:
             },
             client_options={"allow_http": True},
         )
-        paths = [entry["path"] for part in obstore.list(store) for entry in part if entry["path"].endswith(".jpg")]
-        return Counter(sha256(obstore.get(store, path).bytes()).hexdigest() for path in paths)
 
 
 def main() -> None:

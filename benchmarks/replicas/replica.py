@@ -31,7 +31,9 @@ class Replica:
         self.folder = folder
         self.address = f"{address[0]}:{address[1]}"
         self.url = f"http://{self.address}/mcp"
-        self._command = [*under, *COMMAND, "--transport", "http", "--host", address[0], "--port", str(address[1])]
+        self.program: Sequence[str] = COMMAND  # what the next start runs
+        self._under = under
+        self._arguments = ["--transport", "http", "--host", address[0], "--port", str(address[1])]
         (folder / "tmp").mkdir(parents=True)
         self._settings = {"MCP_VEGA_HOME": str(folder / "home"), **settings, "TMPDIR": str(folder / "tmp")}
         self._log = folder.with_suffix(".txt")
@@ -52,7 +54,10 @@ class Replica:
         """Start it."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env={"PATH": os.environ["PATH"], **self._settings}, stderr=log, start_new_session=True
+                [*self._under, *self.program, *self._arguments],
+                env={"PATH": os.environ["PATH"], **self._settings},
+                stderr=log,
+                start_new_session=True,
             )
 
     def wait(self) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -113,6 +113,7 @@ class Team:
     contents: Callable[[], Counter[str]]
     postgres: Postgres | None = None
     s3: bucket.Bucket | None = None
+    program: Sequence[str] = COMMAND  # what reads the ledger
 
     @property
     def url(self) -> str:
@@ -122,7 +123,7 @@ class Team:
     def records(self) -> list[Record]:
         """All jobs in the ledger, as `mcp-vega jobs --json` shows them."""
         settings = {"MCP_VEGA_HOME": str(self.folder / "operator"), **self.settings}
-        command = [*COMMAND, "jobs", "--json", "--limit", "100000"]
+        command = [*self.program, "jobs", "--json", "--limit", "100000"]
         shown = subprocess.run(command, env=settings, check=True, capture_output=True).stdout
         return json.loads(shown)
 

@@ -16,6 +16,7 @@ from psycopg.types.json import JsonbDumper
 from mcp_vega.storage.database.connection import Row
 from mcp_vega.storage.database.postgres.address import SERVER, SERVER_MS, Address
 from mcp_vega.storage.database.postgres.statements import for_psycopg
+from mcp_vega.storage.database.schema import OtherSchemaError
 
 OLDEST_VERSION = 13  # of PostgreSQL: the first with pg_current_xact_id
 LOCK_SECONDS, WRITE_SECONDS, READ_SECONDS = 9.0, 10.0, 30.0
@@ -37,8 +38,7 @@ _SET_UP = f"""
         set_config('tcp_user_timeout', '{SERVER_MS}', false)
 """
 
-_CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS time, NULL AS id"
-_CLOCK_AND_ID = _CLOCK.replace("NULL", "pg_current_xact_id()::text")
+_CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS time"
 
 
 class UnfitServerError(Exception):
@@ -131,19 +131,30 @@ class PostgresConnection:
         # A key of one number never equals one of two numbers, as the servers' own locks have.
         self.execute("SELECT pg_advisory_xact_lock(:key)", {"key": int.from_bytes(key, signed=True)})
 
-    def begin(self, how: str, *, identified: bool) -> None:
+    def begin(self, how: str, *, identified: bool, fingerprint: int | None = None) -> None:
         """Begin a transaction, and read the clock in the same round trip.
+
+        With a fingerprint, the tables stay usable for its version until the transaction ends: a migration that would
+        change that waits for a lock on `ledger_schema`.
 
         Args:
             how: BEGIN, and other statements without values and results.
             identified: Whether to give the transaction its id now. PostgreSQL writes to the disk for such a transaction
                 even if it changes nothing.
+            fingerprint: The schema of the version that uses the tables.
+
+        Raises:
+            OtherSchemaError: That version may not use the tables.
         """
-        cursor = self.raw.execute(cast("Any", f"{how}; {_CLOCK_AND_ID if identified else _CLOCK}"))
+        number = "pg_current_xact_id()::text" if identified else "NULL"
+        fits = "TRUE" if fingerprint is None else f"{fingerprint} IN (SELECT fingerprint FROM ledger_schema)"  # noqa: S608
+        cursor = self.raw.execute(cast("Any", f"{how}; {_CLOCK}, {number} AS id, {fits} AS fits"))
         while cursor.nextset():
             pass
         found = cast("DictRow", cursor.fetchone())
         self._time, self._time_read, self.transaction = found["time"], monotonic(), found["id"]
+        if not found["fits"]:
+            raise OtherSchemaError
 
     def commit(self) -> None:
         """Commit the transaction.

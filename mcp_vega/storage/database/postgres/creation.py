@@ -1,11 +1,27 @@
-"""Makes the tables. Replicas that start at the same time make them once."""
+"""Makes the tables, or changes those of an earlier version. Replicas that start at the same time do it once.
+
+The table `ledger_schema` has the fingerprints of all versions that may use the tables.
+"""
+
+import logging
+from collections.abc import Sequence
+from time import sleep
 
 import psycopg
 
-from mcp_vega.storage.database.fingerprint import fingerprint_of
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
-from mcp_vega.storage.database.postgres.errors import ForeignTableError, OtherSchemaError
+from mcp_vega.storage.database.postgres.errors import ForeignTableError, MigrationError
 from mcp_vega.storage.database.postgres.statements import with_collation
+from mcp_vega.storage.database.schema import Migration, Schema
+
+logger = logging.getLogger(__name__)
+
+# While a migration waits for a lock on a table, all others wait behind it. So it waits for a short time, lets them go
+# on, and tries again. PostgreSQL looks for deadlocks after a second: the migration gives way before that.
+LOCK_SECONDS, PAUSE, TRIES = 0.5, 1.0, 20
+# How long a migration may take, or wait for that of another server. An index of a large table takes a while.
+MIGRATION_SECONDS = 600
+_BEGIN = f"BEGIN; SET LOCAL statement_timeout = '{MIGRATION_SECONDS}s'; SET LOCAL lock_timeout = 0"
 
 # A server's row is deleted when the server has ended. Its number is never given to another server.
 _OWN_TABLES = """
@@ -38,41 +54,73 @@ def make_own_tables(connection: PostgresConnection) -> None:
         raise
 
 
-def make_tables(connection: PostgresConnection, schema: str) -> None:
-    """Make the ledger's tables, if they are missing.
+def make_tables(connection: PostgresConnection, schema: Schema) -> None:
+    """Make the ledger's tables if they are missing, and change those of an earlier version.
+
+    Servers of an earlier version may be using them meanwhile.
 
     Raises:
-        OtherSchemaError: There are tables of another version.
+        OtherSchemaError: There are tables of a version that this one does not know.
+        MigrationError: The tables could not be changed.
         ForeignTableError: A table of another program has the same name.
+        psycopg.errors.LockNotAvailable: Others have used the tables all the time.
     """
     make_own_tables(connection)
-    if _fits(connection, schema):
-        return
-    connection.begin("BEGIN", identified=False)
+    tries = 0
+    while schema.fingerprint not in _users(connection):
+        tries += 1
+        try:
+            _make_or_migrate(connection, schema)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if tries == TRIES:
+                raise
+            sleep(PAUSE)
+
+
+def _make_or_migrate(connection: PostgresConnection, schema: Schema) -> None:
+    connection.begin(_BEGIN, identified=False)
     try:
         connection.lock("creation")
-        if not _fits(connection, schema):  # no other server was quicker
-            _run(connection, with_collation(schema))
-            connection.execute(
-                "INSERT INTO ledger_schema VALUES (:fingerprint)", {"fingerprint": fingerprint_of(schema)}
-            )
+        users = _users(connection)
+        if schema.fingerprint not in users:  # no other server was quicker
+            if users:
+                _migrate(connection, schema.pending(users))
+            else:
+                _run(connection, with_collation(schema.tables))
+            connection.execute("DELETE FROM ledger_schema")
+            for user in schema.users:
+                connection.execute("INSERT INTO ledger_schema VALUES (:user)", {"user": user})
         connection.commit()
     except BaseException:
         connection.rollback()
         raise
 
 
-def _fits(connection: PostgresConnection, schema: str) -> bool:
-    """Whether the tables are there; False if there are none yet."""
-    found = {row["fingerprint"] for row in connection.execute("SELECT fingerprint FROM ledger_schema")}
-    if found - {fingerprint_of(schema)}:
-        raise OtherSchemaError
-    return bool(found)
+def _migrate(connection: PostgresConnection, pending: Sequence[Migration]) -> None:
+    connection.execute(f"SET LOCAL lock_timeout = {LOCK_SECONDS * 1000:.0f}")
+    try:
+        if not all(each.additive for each in pending):
+            # No transaction of an earlier version is running now. The next ones see that they may not go on.
+            connection.execute("LOCK TABLE ledger_schema IN ACCESS EXCLUSIVE MODE")
+        for each in pending:
+            _run(connection, with_collation(each.statements))
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        raise
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        raise MigrationError(error.diag.message_primary or str(error)) from error
+    logger.warning("The ledger's tables were changed for this version of mcp-vega")
+
+
+def _users(connection: PostgresConnection) -> set[int]:
+    """Return the fingerprints of all versions that may use the tables; none if there are no tables yet."""
+    return {row["fingerprint"] for row in connection.execute("SELECT fingerprint FROM ledger_schema")}
 
 
 def _run(connection: PostgresConnection, statements: str) -> None:
     try:
-        for statement in statements.split(";"):
+        for statement in filter(str.strip, statements.split(";")):
             connection.execute(statement)
     except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
         raise ForeignTableError(error.diag.message_primary) from error

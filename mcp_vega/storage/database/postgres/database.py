@@ -16,6 +16,7 @@ from mcp_vega.storage.database.postgres.deferred import Deferred
 from mcp_vega.storage.database.postgres.errors import explained
 from mcp_vega.storage.database.postgres.pool import Pool
 from mcp_vega.storage.database.postgres.transactions import Task, Transactions, once_ended
+from mcp_vega.storage.database.schema import Schema
 
 T = TypeVar("T")
 
@@ -29,11 +30,11 @@ class PostgresDatabase:
 
     Args:
         url: The URL of the database; see `Address`.
-        schema: The tables, as SQL statements.
+        schema: The tables, which are made if they are missing.
         namespace: The PostgreSQL schema for the tables, which is made if it is missing; "" for the server's default.
     """
 
-    def __init__(self, url: str, schema: str, namespace: str = "") -> None:
+    def __init__(self, url: str, schema: Schema, namespace: str = "") -> None:
         self._address = Address(url, namespace)
         self._pool = Pool(self._address)
         self._transactions = Transactions(self._pool, schema)

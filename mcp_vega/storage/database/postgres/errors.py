@@ -9,16 +9,17 @@ from psycopg import errors as sql
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage.database.postgres.address import CONNECTIONS_OF_A_SERVER, Address, InvalidUrlError
 from mcp_vega.storage.database.postgres.connection import CommitUnknownError, UnfitServerError
+from mcp_vega.storage.database.schema import OtherSchemaError
 
 VARIABLE = "MCP_VEGA_LEDGER"
 
 
-class OtherSchemaError(ValueError):
-    """The tables were written by another version of this package."""
-
-
 class ForeignTableError(ValueError):
     """A table of another program has a name that the ledger needs. The text is PostgreSQL's."""
+
+
+class MigrationError(ValueError):
+    """The tables could not be changed for this version, so that they are as before. The text is PostgreSQL's."""
 
 
 class _Problem(NamedTuple):
@@ -65,6 +66,11 @@ _ERRORS: dict[type[Exception] | tuple[type[Exception], ...], _Problem] = {
     OtherSchemaError: _Problem(
         "was not written by this version of mcp-vega",
         f"Install the same version of mcp-vega on all machines, or set {VARIABLE} to an empty database",
+    ),
+    MigrationError: _Problem(
+        "could not be changed for this version of mcp-vega, and is as it was before: {said}",
+        f"Install the version that you used before: it still works. If {VARIABLE} names another user than the owner of "
+        "the tables, start one server of the new version as their owner",
     ),
     ForeignTableError: _Problem(
         "has a table of another program: {said}", f"Set {VARIABLE} to a database that only mcp-vega uses"

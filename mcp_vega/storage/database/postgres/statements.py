@@ -10,7 +10,7 @@ _PARTS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_TEXT_COLUMN = re.compile(r"^(\s*\w+\s+TEXT)\b(?!\s+COLLATE)", re.MULTILINE | re.IGNORECASE)
+_TEXT_COLUMN = re.compile(r"(^\s*\w+\s+TEXT|\bADD\s+COLUMN\s+\w+\s+TEXT)\b(?!\s+COLLATE)", re.MULTILINE | re.IGNORECASE)
 
 
 @lru_cache(maxsize=1000)
@@ -24,5 +24,5 @@ def for_psycopg(statement: str) -> str:
 
 
 def with_collation(schema: str) -> str:
-    """Return the tables with text columns that compare bytes, as SQLite's do, whatever the database's language is."""
+    """Return statements whose new text columns compare bytes, as SQLite's do, whatever the database's language is."""
     return _TEXT_COLUMN.sub(r'\1 COLLATE "C"', re.sub("--.*", "", schema))

@@ -17,6 +17,7 @@ from mcp_vega.storage.database.postgres.connection import (
     UnfitServerError,
 )
 from mcp_vega.storage.database.postgres.pool import TRY_PAUSE, Pool
+from mcp_vega.storage.database.schema import OtherSchemaError, Schema
 
 T = TypeVar("T")
 
@@ -28,6 +29,9 @@ _READ = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
     f"SET LOCAL statement_timeout = {READ_SECONDS * 1000:.0f}"  # milliseconds
 )
+# The function of PostgreSQL that reports that a prepared statement would return other columns than before. The error's
+# code has other meanings as well.
+_OLD_PLAN = "RevalidateCachedQuery"
 _RUNNING = "SELECT 1 FROM pg_snapshot_xip(pg_current_snapshot()) AS running WHERE running = :id::text::xid8"
 
 
@@ -41,6 +45,13 @@ class _BrokenError(Exception):
     def __init__(self, error: psycopg.Error) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _TablesChangedError(Exception):
+    """A newer version has added a column, so that PostgreSQL refuses a statement that it had prepared before.
+
+    It does so once: with a rollback, psycopg forgets all prepared statements of the connection.
+    """
 
 
 class Withdrawn(Exception):  # noqa: N818  not an error
@@ -76,7 +87,7 @@ class Task(Generic[T]):
 class Transactions:
     """Runs work in transactions. The methods wait, and may be called in several threads at the same time."""
 
-    def __init__(self, pool: Pool, schema: str) -> None:
+    def __init__(self, pool: Pool, schema: Schema) -> None:
         self._pool = pool
         self._schema = schema
         self._made = False
@@ -123,7 +134,7 @@ class Transactions:
                 breaks += 1
                 if breaks > 1 and task.asked + self._pool.away_seconds < monotonic():
                     raise broken.error from None
-            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, _TablesChangedError):
                 repeats += 1
                 if task.asked + (CLOSING_SECONDS if self._closing else RETRY_SECONDS) < monotonic():
                     raise
@@ -133,13 +144,18 @@ class Transactions:
         connection = self._pool.take(task.asked)
         try:
             self._make_tables(connection)
-            connection.begin(begin, identified=identified)
+            connection.begin(begin, identified=identified, fingerprint=self._schema.fingerprint)
             task.start()
             task.result = task.work(connection)
             connection.commit()
         except psycopg.Error as error:
             if connection.broken:
                 raise _BrokenError(error) from error
+            if error.diag.source_function == _OLD_PLAN:
+                raise _TablesChangedError from error
+            raise
+        except OtherSchemaError:
+            self._made = False  # the next transaction looks whether this version can change the tables
             raise
         else:
             return task.result

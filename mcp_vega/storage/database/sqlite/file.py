@@ -1,4 +1,4 @@
-"""The ledger's SQLite file: created with this version's schema, opened, read and written.
+"""The ledger's SQLite file: created with this version's schema or changed to it, opened, read and written.
 
 Several servers have the file open at the same time (WAL). When a process closes any descriptor of a file, POSIX drops
 all locks of the process on that file. So once the file exists, only SQLite opens it; other checks use `os.stat`.
@@ -16,14 +16,10 @@ from typing import Any
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage import folders
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.database.fingerprint import fingerprint_of
+from mcp_vega.storage.database.schema import OtherSchemaError, Schema
 from mcp_vega.storage.database.sqlite import dialect
+from mcp_vega.storage.database.sqlite.creation import MigrationError, make_tables, require_usable, version_of
 from mcp_vega.storage.database.sqlite.network_volume import MOUNTS, network_volume
-
-CREATION_SECONDS = 30.0
-
-# Marks an SQLite file as a ledger ("vega" in ASCII).
-APPLICATION_ID = 0x76656761
 
 # How much of the file a connection keeps in memory, in KiB. Twice SQLite's default: the index with which 100,000
 # pictures are counted has 2 MB.
@@ -37,17 +33,17 @@ class SqliteFile:
 
     Args:
         file: The path of the file.
-        schema: The statements that create the tables, in PostgreSQL's SQL.
+        schema: The tables, which are made if they are missing.
         uptime: The machine's monotonic time in seconds, the same for all its processes.
         mounts: The file in which Linux lists the mounts.
     """
 
     def __init__(
-        self, file: Path, schema: str, uptime: Callable[[], float] = time.monotonic, mounts: Path = MOUNTS
+        self, file: Path, schema: Schema, uptime: Callable[[], float] = time.monotonic, mounts: Path = MOUNTS
     ) -> None:
         self.file = file
         self._schema = schema
-        self._row_type = dialect.row_type(schema)
+        self._row_type = dialect.row_type(schema.tables)
         self._uptime = uptime
         self._mounts = mounts
 
@@ -60,17 +56,15 @@ class SqliteFile:
         connection = sqlite3.connect(self.file, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = self._row_type
-            if _fingerprint(connection) != fingerprint_of(self._schema):
-                _create(connection, self._schema)
+            make_tables(connection, self._schema)
             _enable_wal(connection, wait)
-            _fingerprint(connection)  # the first read after that makes the WAL's file
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             connection.execute(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
+            return SqliteConnection(connection, self.file, self._schema, self._uptime)
         except BaseException:
             connection.close()
             raise
-        return SqliteConnection(connection, self.file, self._uptime)
 
     def is_busy(self, error: Exception) -> bool:
         """Whether an error only says that another program has locked the file."""
@@ -85,8 +79,10 @@ class SqliteFile:
 class SqliteConnection:
     """A connection to the ledger's file. It fails once another file is at the path."""
 
-    def __init__(self, connection: sqlite3.Connection, file: Path, uptime: Callable[[], float]) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: Path, schema: Schema, uptime: Callable[[], float]) -> None:
         self._connection = connection
+        self._schema = schema
+        self._version = version_of(connection)  # this read makes the WAL's file, if there is none
         self._uptime = uptime
         # The WAL belongs to the ledger.
         self._files = {each: _identity(each) for each in (file, file.with_name(f"{file.name}-wal"))}
@@ -119,6 +115,7 @@ class SqliteConnection:
         execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
+            self._require_usable()
             yield
             execute("COMMIT")
         except BaseException:
@@ -129,6 +126,13 @@ class SqliteConnection:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _require_usable(self) -> None:
+        """Check that no newer version has changed the tables in a way that this version does not know."""
+        version = version_of(self._connection)
+        if version != self._version:
+            require_usable(self._connection, self._schema)
+            self._version = version
 
     def _require_same_file(self) -> None:
         for file, known in self._files.items():
@@ -172,39 +176,6 @@ def _enable_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
             return
 
 
-def _create(connection: sqlite3.Connection, schema: str) -> None:
-    """Make the tables in an empty file. Other servers that open the file meanwhile wait."""
-    connection.execute(f"PRAGMA busy_timeout = {CREATION_SECONDS * 1000:.0f}")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if _fingerprint(connection) != fingerprint_of(schema):  # no other server was quicker
-            _require_empty(connection)
-            for statement in dialect.schema_of(schema).split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {fingerprint_of(schema)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _require_empty(connection: sqlite3.Connection) -> None:
-    if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise _OtherSchemaError
-
-
-def _fingerprint(connection: sqlite3.Connection) -> int:
-    """Return the fingerprint of the ledger's schema; 0 if the file is not a ledger."""
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    return connection.execute("PRAGMA user_version").fetchone()[0] if application_id == APPLICATION_ID else 0
-
-
-class _OtherSchemaError(ValueError):
-    """The file holds other tables."""
-
-
 class _UnfitVolumeError(OSError):
     """The file is on a volume where servers cannot share it."""
 
@@ -218,7 +189,7 @@ def _code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a table
+def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: C901, PLR0911  a table
     """Return what is wrong with the ledger, and what to do about it."""
     code = _code(error)
     match error:
@@ -233,7 +204,14 @@ def _explained(file: Path, error: Exception) -> LedgerError:  # noqa: PLR0911  a
                 next_step="Put the file back together with its -wal and -shm files. Or restart all servers: they make "
                 "a new ledger, and the pictures stay where they are",
             )
-        case _OtherSchemaError():
+        case MigrationError():
+            return LedgerError(
+                f"The ledger {file} could not be changed for this version of mcp-vega, and is as it was before: "
+                f"{error}",
+                next_step="Free some disk space and start again. Or install the version of mcp-vega that you used "
+                "before: it still works",
+            )
+        case OtherSchemaError():
             return LedgerError(
                 f"The ledger {file} was not written by this version of mcp-vega",
                 next_step=f"Stop all servers. Then update mcp-vega, or move {file} to another folder and start again: "

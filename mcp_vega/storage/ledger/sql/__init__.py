@@ -1,6 +1,7 @@
 """The SQL of the ledger, in PostgreSQL's dialect, and how jobs become rows.
 
 schema         the tables
+migrations     their changes since the first release
 job_queries    the statements about jobs
 limit_queries  the statements about servers, money, slots and secrets
 image_queries  the statements about pictures and the beginnings of ids

@@ -2,9 +2,14 @@
 
 Texts are compared by code points: `storage/database/postgres` adds that. So ids can be searched by their beginnings,
 and both databases sort alike.
+
+After the first release, each change here needs an entry in `migrations`.
 """
 
-SCHEMA = """
+from mcp_vega.storage.database.schema import Schema
+from mcp_vega.storage.ledger.sql.migrations import MIGRATIONS
+
+_TABLES = """
     CREATE TABLE servers (
         id text PRIMARY KEY,       -- its id in `Liveness`
         process bigint NOT NULL,
@@ -117,3 +122,5 @@ SCHEMA = """
         PRIMARY KEY (day, owner)
     )
 """
+
+SCHEMA = Schema(_TABLES, MIGRATIONS)
