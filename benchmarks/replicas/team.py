@@ -41,7 +41,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 class Postgres:
     """PostgreSQL on a port of loopback, with fsync. It may also listen at another address, and trust its network."""
 
-    def __init__(self, server: PostgresServer, address: str = "") -> None:
+    def __init__(self, server: PostgresServer, address: str = "", connections: int = 100) -> None:
         self._server = server
         if address:
             with (server.folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as rules:
@@ -51,7 +51,7 @@ class Postgres:
             "port": str(free_port()),
             "fsync": "on",
             "autovacuum": "on",
-            "max_connections": "100",
+            "max_connections": str(connections),
             "shared_buffers": "128MB",
             "shared_preload_libraries": "pg_stat_statements",
         }
@@ -60,13 +60,13 @@ class Postgres:
 
     @classmethod
     @contextmanager
-    def running(cls, address: str = "") -> Generator["Postgres"]:
+    def running(cls, address: str = "", connections: int = 100) -> Generator["Postgres"]:
         """Run it while the block runs."""
         if (programs := folder_of_postgres()) is None:
             raise SystemExit("This needs PostgreSQL")
         server = PostgresServer(programs)
         try:
-            postgres = cls(server, address)
+            postgres = cls(server, address, connections)
             postgres.start()
             yield postgres
         finally:
