@@ -16,7 +16,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,6 @@ from pathlib import Path
 import team
 from in_process import API, KEY
 from large_ledger import begun, new_job
-from processes import processor_seconds
 from team import Postgres
 
 from mcp_vega.job import State
@@ -60,7 +59,7 @@ async def used_by(postgres: Postgres, work: Callable[[], Awaitable[None]]) -> Us
 
     def look() -> Used:
         (row,) = postgres.rows(COUNTS)
-        cpu = sum(map(processor_seconds, postgres.pids))
+        cpu = postgres.processor_seconds()
         return Used(row["statements"], row["milliseconds"], cpu, time.process_time())
 
     before = look()
@@ -71,8 +70,12 @@ async def used_by(postgres: Postgres, work: Callable[[], Awaitable[None]]) -> Us
 
 def memory(postgres: Postgres) -> float:
     """The memory of PostgreSQL's processes in MB."""
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in postgres.pids]
-    return sum(int(text.split("Pss:")[1].split()[0]) for text in texts) * 1024 / 1e6
+    total = 0
+    for pid in postgres.pids:
+        with suppress(OSError):  # it has ended
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+            total += int(text.split("Pss:")[1].split()[0]) * 1024
+    return total / 1e6
 
 
 async def begin(store: JobStore, account: str, number: int) -> None:

@@ -25,7 +25,6 @@ import team
 from in_process import API
 from large_ledger import RARE_CALLER, begun, fill, make_originals, new_job
 from ledgers import RARE, UNUSED, WORDS
-from processes import processor_seconds
 from team import Postgres
 
 from mcp_vega.job import OPERATOR, Job, State
@@ -92,10 +91,10 @@ async def calls(store: JobStore, postgres: Postgres, number: int, account: str) 
     jobs = [replace(new_job(f"caller{index}"), account=account) for index in range(number)]
     for statement in ("DELETE FROM calls", CALLS, "VACUUM ANALYZE calls", "CHECKPOINT"):
         postgres.rows(statement)
-    before, processor = counts(postgres), sum(map(processor_seconds, postgres.pids))
+    before, processor = counts(postgres), postgres.processor_seconds()
     times = [await call(store, job) for job in jobs]
     await store.written()
-    used = (sum(map(processor_seconds, postgres.pids)) - processor) * 1000
+    used = (postgres.processor_seconds() - processor) * 1000
     done = {name: value - before[name] for name, value in counts(postgres).items()}
     medians = {name: statistics.median(each[name] for each in times) for name in times[0]}
     per_call = [done["statements"], used, done["milliseconds"], done["log"]]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +24,7 @@ from replica import COMMAND, Replica
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from http_client import TOKENS
+from processes import processor_seconds
 from services import PostgresServer, folder_of_postgres
 
 # 20 characters and more, as a real token.
@@ -78,6 +79,14 @@ class Postgres:
         (first, *_) = (self._server.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()
         children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="utf-8").split()
         return [int(first), *map(int, children)]
+
+    def processor_seconds(self) -> float:
+        """The processor time of its processes, and of those that have ended (Linux)."""
+        total = processor_seconds(self.pids[0], ended_children=True)
+        for pid in self.pids[1:]:
+            with suppress(OSError):  # it ends just now
+                total += processor_seconds(pid)
+        return total
 
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
