@@ -112,7 +112,7 @@ async def call(store: JobStore, job: Job, limits: Limits) -> float:
     await store.begin(begun(job), limits)
     took = (time.perf_counter() - began) * 1000
     sent = replace(begun(job), sent=job.sent, state=State.PROCESSING)
-    while await store.mark_sent(sent, limits) is Sending.NO_SLOT:  # noqa: ASYNC110  nobody reports a free slot here
+    while await store.mark_sent(sent, limits) is Sending.NO_SLOT:  # noqa: ASYNC110  no event says that a slot is free
         await asyncio.sleep(0.005)
     await store.save(job, release=True)
     store.end_wait(job, job.ended or job.created, delivered=True, cancelled=False)

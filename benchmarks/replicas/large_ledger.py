@@ -94,13 +94,13 @@ async def fill(postgres: Postgres, jobs: int) -> None:
         connection.execute(_copied(connection, "jobs", "number", _OWN), values)
         connection.execute(_copied(connection, "images", "job", _OWN_OF_IMAGE), values)
         connection.execute(
-            "INSERT INTO gallery SELECT images.created, images.number, images.owner, FALSE, words"
+            "INSERT INTO gallery SELECT images.created, images.number, images.owner, FALSE, words"  # noqa: S608
             f" FROM images JOIN gallery AS first ON first.image = {_original('images.number - :first')}"
             " WHERE images.number > :first",
             values,
         )
         for table in ("jobs", "images"):
-            connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'number'), max(number)) FROM {table}")
+            connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'number'), max(number)) FROM {table}")  # noqa: S608
         connection.execute(_SPENT)
 
     if values["count"] > 0:
@@ -119,12 +119,12 @@ def _copied(connection: Connection, table: str, key: str, own: dict[str, str]) -
     columns = [
         row["name"]
         for row in connection.execute(
-            "SELECT attname::text AS name FROM pg_attribute"
+            "SELECT attname::text AS name FROM pg_attribute"  # noqa: S608
             f" WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
         )
     ]
     chosen = ", ".join(f"{own[name]} AS {name}" if name in own else f"{table}.{name}" for name in columns)
     return (
-        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {chosen}"
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {chosen}"  # noqa: S608
         f" FROM generate_series(1, :count) AS n JOIN {table} ON {table}.{key} = {_original('n')}"
     )
