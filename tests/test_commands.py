@@ -104,6 +104,10 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/replicas/chaos.py --history-503": "as above",
     ".venv/bin/python benchmarks/replicas/partition.py": "it needs root",
     ".venv/bin/python benchmarks/replicas/throughput.py": "it needs nginx",
+    ".venv/bin/python benchmarks/replicas/growth.py": "it takes minutes: it fills a ledger with a million jobs",
+    ".venv/bin/python benchmarks/replicas/contention.py": "it takes minutes",
+    ".venv/bin/python benchmarks/replicas/crowd.py": "it opens 300 connections to PostgreSQL",
+    ".venv/bin/python benchmarks/replicas/objects.py": "it needs an S3 server",
     ".venv/bin/python benchmarks/histories.py": "it takes minutes; tests/test_reconciliation.py draws some cases of it",
 }
 
