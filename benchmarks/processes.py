@@ -66,7 +66,7 @@ def memory_of(pid: int, name: str = "VmRSS") -> float:
     return status(pid, name) * 1024 / 1e6 if sys.platform == "linux" else math.nan
 
 
-def processor_seconds(pid: int) -> float:
-    """How long a process has used the processor. Linux only."""
+def processor_seconds(pid: int, *, ended_children: bool = False) -> float:
+    """How long a process has used the processor, also with its children that have ended. Linux only."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11 : 15 if ended_children else 13])) / os.sysconf("SC_CLK_TCK")

@@ -108,6 +108,10 @@ NOT_RUN = {
     "pg_dump --format=custom --file=ledger.dump postgresql://vega:PASSWORD@db.example:5432/vega": "there is no such "
     "host; benchmarks/replicas/backup.py runs it",
     ".venv/bin/python benchmarks/replicas/throughput.py": "it needs nginx",
+    ".venv/bin/python benchmarks/replicas/growth.py": "it takes minutes: it fills a ledger with a million jobs",
+    ".venv/bin/python benchmarks/replicas/contention.py": "it takes minutes",
+    ".venv/bin/python benchmarks/replicas/crowd.py": "it opens 300 connections to PostgreSQL",
+    ".venv/bin/python benchmarks/replicas/objects.py": "it needs an S3 server",
     ".venv/bin/python benchmarks/histories.py": "it takes minutes; tests/test_reconciliation.py draws some cases of it",
 }
 

@@ -16,7 +16,7 @@ import anyio
 import pytest
 from conftest import HANG_SECONDS, KEY, Sandbox, app_over, begun, job_of, until
 from mcp.client import Client
-from stores import API, NO_LIMITS, NOW, Ledger, Server, a_job, complete, the_only
+from stores import API, NO_LIMITS, NOW, Ledger, PostgresLedger, Server, a_job, complete, the_only
 
 from mcp_vega.errors import (
     InvalidArguments,
@@ -34,11 +34,37 @@ from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, JobStore
 from mcp_vega.storage.ledger.slots import Sending
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.storage.ledger.sql import image_queries, job_queries
 from mcp_vega.storage.ledger.transactions import Begun
 
 pytestmark = pytest.mark.anyio
 
 VEGA, RT = "generate_image_vega", "generate_image_vegart"
+
+
+NEWEST = (
+    f"SELECT * FROM jobs {job_queries.LATEST}",  # noqa: S608
+    image_queries.NEWEST_REQUEST_IDS,
+    image_queries.NEWEST_IMAGE_IDS,
+)
+
+
+@pytest.mark.parametrize("statement", NEWEST)
+async def test_what_a_caller_has_is_found_without_reading_what_others_have(ledger: Ledger, statement: str) -> None:
+    statement = statement.format(shown=job_queries.shown_to("alice"))
+    for name, value in {":owner": "'alice'", ":since": "'2026-11-20'", ":limit": "9"}.items():
+        statement = statement.replace(name, value)
+    async with ledger.servers(1) as (server,):
+        await server.begin()
+        explain = "EXPLAIN QUERY PLAN"
+        if isinstance(ledger, PostgresLedger):
+            explain = "EXPLAIN"
+            # Small tables are usually read completely, without an index.
+            for option in ("enable_seqscan", "enable_bitmapscan"):
+                change = f"format('ALTER DATABASE %I SET {option} = off', current_database())"
+                ledger.execute(f"DO $$ BEGIN EXECUTE {change}; END $$")
+        plan = ledger.execute(f"{explain} {statement}")
+        assert any("_by_owner" in str(value) for row in plan for value in row.values()), plan
 
 
 async def test_a_job_is_read_as_it_was_written(tmp_path: Path, ledger: Ledger) -> None:

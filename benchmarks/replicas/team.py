@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +24,7 @@ from replica import COMMAND, Replica
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from http_client import TOKENS
+from processes import processor_seconds
 from services import PostgresServer, folder_of_postgres
 
 # 20 characters and more, as a real token.
@@ -41,7 +42,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 class Postgres:
     """PostgreSQL on a port of loopback, with fsync. It may also listen at another address, and trust its network."""
 
-    def __init__(self, server: PostgresServer, address: str = "") -> None:
+    def __init__(self, server: PostgresServer, address: str = "", connections: int = 100) -> None:
         self._server = server
         if address:
             with (server.folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as rules:
@@ -51,7 +52,7 @@ class Postgres:
             "port": str(free_port()),
             "fsync": "on",
             "autovacuum": "on",
-            "max_connections": "100",
+            "max_connections": str(connections),
             "shared_buffers": "128MB",
             "shared_preload_libraries": "pg_stat_statements",
         }
@@ -60,13 +61,13 @@ class Postgres:
 
     @classmethod
     @contextmanager
-    def running(cls, address: str = "") -> Generator["Postgres"]:
+    def running(cls, address: str = "", connections: int = 100) -> Generator["Postgres"]:
         """Run it while the block runs."""
         if (programs := folder_of_postgres()) is None:
             raise SystemExit("This needs PostgreSQL")
         server = PostgresServer(programs)
         try:
-            postgres = cls(server, address)
+            postgres = cls(server, address, connections)
             postgres.start()
             yield postgres
         finally:
@@ -78,6 +79,14 @@ class Postgres:
         (first, *_) = (self._server.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()
         children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="utf-8").split()
         return [int(first), *map(int, children)]
+
+    def processor_seconds(self) -> float:
+        """The processor time of its processes, and of those that have ended (Linux)."""
+        total = processor_seconds(self.pids[0], ended_children=True)
+        for pid in self.pids[1:]:
+            with suppress(OSError):  # it ends just now
+                total += processor_seconds(pid)
+        return total
 
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""

@@ -1,9 +1,9 @@
-"""Calls a second of one, two and three replicas, and what a job costs PostgreSQL; compared with the embedded ledger.
+"""Calls a second of some replicas, and what a job costs PostgreSQL; compared with the embedded ledger.
 
-    python benchmarks/replicas/throughput.py [--rounds 3] [--seconds 5] [--at-once 32] [--top 12]
+    python benchmarks/replicas/throughput.py [--replicas 1 2 3] [--rounds 3] [--seconds 5] [--at-once 32] [--top 12]
 
 In each round, calls go for some seconds to one server with an SQLite file and a folder, and then, through nginx, to
-one, two and three replicas with PostgreSQL (fsync on) and moto's S3 server. Each answer is followed by the next call.
+different numbers of replicas with PostgreSQL (fsync on) and moto's S3 server. Each answer is followed by the next call.
 The API answers immediately, with the same picture. Servers, PostgreSQL, S3, nginx, API and client share this machine's
 cores: with two cores, more replicas cannot be faster, and the figures of interest are those for each call.
 
@@ -33,6 +33,7 @@ COUNTS = """
            (SELECT sum(total_exec_time) FROM pg_stat_statements)::float8 AS milliseconds,
            (SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database)::float8 AS transactions,
            (SELECT wal_sync FROM pg_stat_wal)::float8 AS flushes,
+           (SELECT sum(rows) FROM pg_stat_statements WHERE query LIKE '%pg_notify%')::float8 AS notices,
            (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::float8 - 1 AS connections
 """
 TOP = """
@@ -86,7 +87,7 @@ def measure(set_up: Team, figures: Figures, at_once: int, seconds: float, replic
     figures.processor.append({name: (after[name] - processor[name]) / len(times) * 1000 for name in after})
     if set_up.postgres:
         now = counts_of(set_up.postgres)
-        done = {name: (now[name] - before[name]) / len(times) for name in now}
+        done = {name: ((now[name] or 0) - (before[name] or 0)) / len(times) for name in now}
         figures.database.append({**done, "connections": now["connections"]})
 
 
@@ -108,7 +109,7 @@ def report(found: Mapping[str, Figures]) -> None:
         parts = {part: [each[part] for each in figures.processor] for part in figures.processor[0]}
         values = [figures.calls_a_second, figures.p50, *parts.values()]
         print(f"{name:18}" + "".join(f"{statistics.median(each):15.1f}" for each in values))
-    columns = ["statements", "milliseconds", "transactions", "flushes", "connections"]
+    columns = ["statements", "milliseconds", "transactions", "flushes", "notices", "connections"]
     print(f"\n{'PostgreSQL':18}" + "".join(f"{column:>15}" for column in columns) + "   for each call")
     for name, figures in found.items():
         if figures.database:
@@ -119,6 +120,7 @@ def report(found: Mapping[str, Figures]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="how long a round is for each set-up")
     parser.add_argument("--at-once", type=int, default=32, help="calls at the same time")
@@ -128,16 +130,18 @@ def main() -> None:
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as other,
         team.running(Path(one), 1, speed=0, embedded=True) as embedded,
-        team.running(Path(other), 3, speed=0) as set_up,
+        team.running(Path(other), max(options.replicas), speed=0) as set_up,
     ):
         assert set_up.postgres
         set_up.postgres.rows("CREATE EXTENSION pg_stat_statements")
-        found = {EMBEDDED: Figures(), **{f"{number} replica{'s' * (number > 1)}": Figures() for number in (1, 2, 3)}}
+        numbers = {f"{number} replica{'s' * (number > 1)}": number for number in options.replicas}
+        found = {EMBEDDED: Figures(), **{name: Figures() for name in numbers}}
         resting = idle(set_up, options.seconds)
         set_up.postgres.rows("SELECT pg_stat_statements_reset()")
         for _ in range(options.rounds):
-            for number, figures in enumerate(found.values()):
-                measure(set_up if number else embedded, figures, options.at_once, options.seconds, number or 1)
+            for name, figures in found.items():
+                team_or_one = set_up if name in numbers else embedded
+                measure(team_or_one, figures, options.at_once, options.seconds, numbers.get(name, 1))
         memory = {EMBEDDED: memory_of(embedded.replicas[0].pid), "replica": memory_of(set_up.replicas[0].pid)}
         top = {
             order: set_up.postgres.rows(TOP.format(order=order, number=options.top))
@@ -146,7 +150,10 @@ def main() -> None:
         }
     print(f"{options.at_once} calls at the same time, rounds of {options.seconds:g} s: {options.rounds}")
     report(found)
-    print("\nthree replicas at rest, for each second: " + ", ".join(f"{n} {v:.1f}" for n, v in resting.items()))
+    print(
+        f"\n{max(options.replicas)} replicas at rest, for each second: "
+        + ", ".join(f"{n} {v:.1f}" for n, v in resting.items())
+    )
     print("memory after that, MB: " + ", ".join(f"{name} {size:.0f}" for name, size in memory.items()))
     for order, rows in top.items():
         print(f"\nstatements by {order}")

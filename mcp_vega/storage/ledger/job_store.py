@@ -237,7 +237,8 @@ class JobStore:
 
     async def latest(self, limit: int, owner: str = OPERATOR, since: datetime | None = None) -> list[Job]:
         """The jobs begun last, or since a moment, that `owner` may see, newest first."""
-        return await self._jobs(job_queries.LATEST, readable=True, limit=limit, owner=owner, since=since or EARLIEST)
+        latest = job_queries.LATEST.format(shown=job_queries.shown_to(owner))
+        return await self._jobs(latest, readable=True, limit=limit, owner=owner, since=since or EARLIEST)
 
     async def _jobs(self, where: str, *, readable: bool = False, **values: Any) -> list[Job]:
         """Return jobs; with `readable`, without those whose row is damaged."""

@@ -14,7 +14,7 @@ from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import named
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.database import Database
-from mcp_vega.storage.ledger.sql import image_queries, rows
+from mcp_vega.storage.ledger.sql import image_queries, job_queries, rows
 
 PAGE = 20
 # The most words of a search, and the most letters of a word. Each word is searched for separately.
@@ -223,7 +223,7 @@ class ImageSearch:
 
     async def image_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """Return the ids of kept pictures that begin like this, newest first."""
-        return await self._ids(image_queries.IMAGE_IDS, image_queries.IMAGE_ID_BEGINS, beginning, limit, owner)
+        return await self._ids(image_queries.NEWEST_IMAGE_IDS, image_queries.IMAGE_IDS, beginning, limit, owner)
 
     async def names(self, typed: str, limit: int, owner: str = OPERATOR) -> list[tuple[str, str]]:
         """Ids and file names of kept pictures, by words as `page` finds them, or by the beginning of the name.
@@ -243,13 +243,13 @@ class ImageSearch:
 
     async def request_ids(self, beginning: str, limit: int, owner: str = OPERATOR) -> list[str]:
         """Return the request ids of jobs that begin like this, newest first."""
-        return await self._ids(image_queries.REQUEST_IDS, image_queries.REQUEST_ID_BEGINS, beginning, limit, owner)
+        return await self._ids(image_queries.NEWEST_REQUEST_IDS, image_queries.REQUEST_IDS, beginning, limit, owner)
 
-    async def _ids(self, statement: str, begins: str, beginning: str, limit: int, owner: str) -> list[str]:
-        statement = statement.format(matches=begins if beginning else "")
-        values: dict[str, Any] = {"limit": limit, "owner": owner}
+    async def _ids(self, newest: str, matching: str, beginning: str, limit: int, owner: str) -> list[str]:
+        statement = (matching if beginning else newest).format(shown=job_queries.shown_to(owner))
         # "~" sorts after every character of an id.
-        values |= {"beginning": rows.storable(beginning), "end": f"{rows.storable(beginning)}~"} if beginning else {}
+        ends = {"beginning": rows.storable(beginning), "end": f"{rows.storable(beginning)}~"}
+        values = {"limit": limit, "owner": owner, **ends}
         found = await self._database.read(lambda connection: connection.execute(statement, values))
         return [row["id"] for row in found]
 

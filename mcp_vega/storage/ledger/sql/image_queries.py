@@ -82,9 +82,16 @@ MARK_DELETED = """
 """
 LEAVE_GALLERY = "DELETE FROM gallery WHERE created = :created AND image = :number"
 UNMARK_DELETED = "UPDATE images SET deleted = NULL WHERE id = :id"
-IMAGE_IDS = f"""
-    SELECT id FROM images WHERE deleted IS NULL AND {IS_SHOWN} {{matches}} ORDER BY number DESC LIMIT :limit
-"""  # noqa: S608
+NEWEST_IMAGE_IDS = """
+    SELECT id FROM images WHERE number IN (
+        SELECT image FROM gallery WHERE {shown} ORDER BY created DESC, image DESC LIMIT :limit
+    )
+    ORDER BY created DESC, number DESC
+"""
+IMAGE_IDS = """
+    SELECT id FROM images WHERE deleted IS NULL AND {shown} AND id BETWEEN :beginning AND :end
+    ORDER BY number DESC LIMIT :limit
+"""
 NAMES = """
     SELECT id, key FROM images WHERE number IN (
         SELECT image FROM gallery {where} ORDER BY created DESC, image DESC LIMIT :limit
@@ -95,13 +102,14 @@ NAMES_THAT_BEGIN = f"""
     SELECT id, key FROM images WHERE deleted IS NULL AND {IS_SHOWN} AND lower(key) LIKE lower(:name) ESCAPE '\\'
     ORDER BY number DESC LIMIT :limit
 """  # noqa: S608
-IMAGE_ID_BEGINS = "AND id BETWEEN :beginning AND :end"
-REQUEST_IDS = f"""
-    SELECT coalesce(remote_id, local_id) AS id FROM jobs WHERE {IS_SHOWN} {{matches}}
+NEWEST_REQUEST_IDS = """
+    SELECT coalesce(remote_id, local_id) AS id FROM jobs WHERE {shown} ORDER BY created DESC LIMIT :limit
+"""
+REQUEST_IDS = """
+    SELECT coalesce(remote_id, local_id) AS id FROM jobs
+    WHERE {shown}
+        AND (remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end))
     ORDER BY created DESC LIMIT :limit
-"""  # noqa: S608
-REQUEST_ID_BEGINS = """
-    AND (remote_id BETWEEN :beginning AND :end OR (remote_id IS NULL AND local_id BETWEEN :beginning AND :end))
 """
 # Pictures and jobs whose id begins like this, deleted pictures too. A job has two ids; "local-" may be left out.
 NAMED = f"""

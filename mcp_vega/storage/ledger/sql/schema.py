@@ -57,6 +57,7 @@ _TABLES = """
     );
     CREATE INDEX jobs_by_remote_id ON jobs (remote_id);
     CREATE INDEX jobs_by_time ON jobs (created);
+    CREATE INDEX jobs_by_owner ON jobs (owner, created);
     CREATE INDEX jobs_by_seed ON jobs (seed);
     CREATE INDEX jobs_open ON jobs (base_url) WHERE open;
     CREATE INDEX jobs_unsent ON jobs (holder) WHERE open AND sent IS NULL;
