@@ -36,6 +36,8 @@ NOT_RUN = {
     "/absolute/path/to/mcp_vega/.venv/bin/mcp-vega": "the host's program is needed, and it changes its configuration",
     "mcp-vega install claude-code --url https://pictures.example/mcp": "as above",
     "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",
+    "jq -R 'fromjson? | select(.job == \"local-0123456789abcdef0123456789abcdef\") | .message' replica.log": "jq is "
+    "another program, and the log is made up",
     "mcp-vega doctor --paid": "it pays, after asking; tests/test_doctor_paid.py has it pay the sandbox",
     'mcp-vega draw "a valley in the mountains at dawn" --samples 4 --seed 7 --sandbox -o valley.jpg': "it takes ten "
     "seconds, as the API would; tests/test_documents.py compares the pictures with the painter",
