@@ -8,8 +8,10 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from mcp_vega.job import OPERATOR, Job
+from mcp_vega.job import OPERATOR, Job, State
 from mcp_vega.storage.database.notices import Notices
+from mcp_vega.storage.ledger.spending import BILLION, billionths
+from mcp_vega.telemetry.recorder import recorder
 
 # The topic of the notices that report a change to other servers.
 TOPIC = "change"
@@ -115,3 +117,17 @@ class Changes:
         event = self._next.get(job.local_id) or anyio.Event()
         self._next[job.local_id] = event
         return event
+
+
+def report_end(added: Job, job: Job) -> None:
+    """Report for the figures how a job ended, unless it had this outcome already when the work on it began.
+
+    Its cost counts once: a job that had an outcome before, such as unknown, has counted with its cost or estimate.
+    """
+    if not job.has_outcome or (added.has_outcome and added.state is job.state):
+        return
+    outcome = {State.COMPLETED: "done", State.FAILED: "failed"}.get(job.state, "unknown")
+    seconds = ((job.ended or job.created) - job.created).total_seconds()
+    recorder().job_ended(job.model, outcome, max(seconds, 0))
+    counted = billionths(added) if added.has_outcome else 0
+    recorder().spent(job.model, max(billionths(job) - counted, 0) / BILLION)
