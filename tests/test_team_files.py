@@ -2,15 +2,18 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pages import blocks, read
-from team_files import ENVIRONMENT, ROOT, TEAM, address_of, compose, directives, parsed, replicas
+from services import require_packages
+from team_files import ENVIRONMENT, ROOT, TEAM, address_of, alerts, compose, directives, panels, parsed, replicas
 from test_packaging import LAST
 
 from mcp_vega.settings import Settings
+from mcp_vega.telemetry.recorder import Load
 
 COMPOSE = compose()
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -168,3 +171,31 @@ def test_the_dashboard_uses_the_data_source_that_its_reader_chooses() -> None:
         if panel["type"] != "row":
             assert panel["datasource"] == chosen, panel["title"]
             assert panel["targets"], panel["title"]
+
+
+def figures() -> set[str]:
+    """The names of the figures that a replica serves, with the endings of counters and histograms."""
+    require_packages("prometheus_client")
+    from mcp_vega.telemetry.prometheus import Labels, PrometheusRecorder
+
+    recorder = PrometheusRecorder("1", Labels((), ()), lambda: Load({}, 0, 0, 0, 0))
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return {f"{each.name}{end}" for each in recorder.registry.collect() for end in endings.get(each.type, ("",))}
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("query", [*dict.fromkeys(query for _, query in panels()), *alerts().values()])
+def test_the_figures_in_a_query_exist(query: str) -> None:
+    named = set(re.findall(r"\b(?:mcp_vega|process)_[a-z_]+\b", query)) - {"mcp_vega"}
+    if not named:
+        assert query == 'up{job="mcp-vega"} == 0'  # Prometheus's own
+    if sys.platform == "linux":  # prometheus_client has no figures of the process elsewhere
+        assert named <= figures()
+
+
+@pytest.mark.services
+def test_every_figure_is_on_the_dashboard() -> None:
+    shown = " ".join(query for _, query in panels())
+    mine = {name for name in figures() if name.startswith("mcp_vega_")}
+    # A histogram is shown by its buckets.
+    assert {name for name in mine if not name.endswith(("_sum", "_count"))} - set(re.findall(r"\w+", shown)) == set()
