@@ -2,29 +2,33 @@
 
     python benchmarks/replicas/scrape.py [--seconds 60] [--clients 8]
 
-Agents draw through nginx while Prometheus reads `/metrics` of the replicas, with the packaged rules. One more call gets
-only 429 from the API. Then the program asks Prometheus every query of the dashboard and whether the alert rules can be
-evaluated, and lets promtool check the figures, the rules and the configuration. It exits with 1 if a query has no
-value, if a rule fails or an alert for a broken team fires, or if promtool finds something.
+Agents draw through nginx while Prometheus reads `/metrics` of the replicas, with the packaged rules. One request gets
+429 from the API. Meanwhile the program asks Prometheus every query of the dashboard. Then it asks whether the alert
+rules can be evaluated, and lets promtool check the figures, the rules and the configuration. It exits with 1 if a query
+has no value, if a rule fails, if an alert for a broken team fires, or if promtool finds something.
 
 It needs what `chaos.py` needs, and Prometheus with promtool (Debian's package `prometheus`).
 """
 
 import argparse
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import agents
 import anyio
+import anyio.to_thread
 import httpx
+import httpx2
 import team
 import yaml
 from mcp.client import Client
@@ -36,7 +40,8 @@ from team_files import TEAM, panels, parsed
 
 # Prometheus reads more often than usual, so that a minute has enough samples.
 INTERVAL = "2s"
-# What Grafana puts in the place of these variables.
+START_SECONDS = 60
+# What Grafana puts instead of these variables.
 VARIABLES = {"$__rate_interval": "1m", "$job": "mcp-vega"}
 # Alerts that may fire here: the agents and the 429 are the load.
 EXPECTED = {"RateLimited", "Spending", "OutcomeUnknown"}
@@ -67,28 +72,44 @@ def prometheus(folder: Path, ports: Sequence[int]) -> Generator[str]:
             process.terminate()
 
 
-async def load(set_up: Team, clients: int, seconds: float) -> agents.Tally:
-    """Draw for some seconds."""
+async def load(
+    set_up: Team, clients: int, seconds: float, look: Callable[[], list[str]]
+) -> tuple[list[str], list[str]]:
+    """Draw, look after some seconds, and stop; returns what the look found, and what the agents saw that is wrong."""
     tally = agents.Tally()
     callers = dict(list(team.CALLERS.items())[:clients])
     rules = agents.Rules(seed=1, cancelled=12, cancelled_within=0.5, gives_up_after=agents.LONGEST)
-    with anyio.move_on_after(seconds):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_refused, set_up)
-            await agents.draw(set_up.url, callers, sys.maxsize, tally, rules)
-    return tally
+    found: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_refused, set_up)
+        tasks.start_soon(agents.draw, set_up.url, callers, sys.maxsize, tally, rules)
+        await anyio.sleep(seconds)
+        print(f"{len(tally.seconds)} calls answered in {seconds:g} s")
+        found += await anyio.to_thread.run_sync(look)
+        tasks.cancel_scope.cancel()
+    return found, tally.wrong
 
 
 async def _refused(set_up: Team) -> None:
-    """Make a call that gets 429 until the server gives up."""
-    import httpx2
-
+    """Make a call whose first request gets 429 from the API."""
     headers = {"authorization": f"Bearer {team.CALLERS['caller19']}"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(300), trust_env=False) as http,
         Client(streamable_http_client(set_up.url, http_client=http)) as client,
     ):
         await client.call_tool(agents.GENERATE, {"prompt": REFUSED})
+
+
+def wait_until_read(url: str, replicas: int) -> None:
+    """Wait until Prometheus has read the figures of every replica once: it sees only later increases."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with suppress(httpx.TransportError):
+            if [each["value"][1] for each in asked(url, "query", query="sum(up)")["result"]] == [str(replicas)]:
+                return
+        if time.monotonic() > deadline:
+            raise SystemExit("Prometheus does not read the figures")
+        time.sleep(0.2)
 
 
 def asked(url: str, path: str, **parameters: str) -> Any:
@@ -99,14 +120,14 @@ def asked(url: str, path: str, **parameters: str) -> Any:
 
 
 def without_value(url: str) -> list[str]:
-    """The queries of the dashboard that get no value. Prints the others with their first value."""
+    """The queries of the dashboard that get no value. Prints the others with their largest value."""
     missing: list[str] = []
     for title, query in panels():
         for name, value in VARIABLES.items():
             query = query.replace(name, value)  # noqa: PLW2901  the query as Grafana asks it
-        found = [each for each in asked(url, "query", query=query)["result"] if each["value"][1] != "NaN"]
-        shown = f"{len(found)} series, {found[0]['metric']} {found[0]['value'][1][:8]}" if found else "NOTHING"
-        print(f"{title:40} {shown}")
+        values = [float(each["value"][1]) for each in asked(url, "query", query=query)["result"]]
+        found = [value for value in values if not math.isnan(value)]  # a quantile of nothing
+        print(f"{title:40} " + (f"{len(found)} series, at most {max(found):g}" if found else "NOTHING"))
         if not found:
             missing.append(f"{title}: {query}")
     return missing
@@ -153,13 +174,13 @@ def main() -> int:
         team.running(Path(name), [{"MCP_VEGA_METRICS_PORT": str(port)} for port in ports], speed=0.3) as set_up,
         prometheus(Path(name) / "prometheus", ports) as url,
     ):
-        tally = anyio.run(load, set_up, options.clients, options.seconds)
-        print(f"{len(tally.seconds)} calls answered in {options.seconds:g} s")
-        time.sleep(5)  # the last figures are read
-        missing, broken, found = without_value(url), broken_rules(url), findings(ports)
-    for line in (*(f"no value: {each}" for each in missing), *(f"rule: {each}" for each in broken), *found):
+        wait_until_read(url, len(ports))
+        look = partial(without_value, url)
+        missing, wrong = anyio.run(load, set_up, options.clients, options.seconds, look)
+        broken, found = broken_rules(url), findings(ports)
+    for line in (*(f"no value: {each}" for each in missing), *(f"rule: {each}" for each in broken), *found, *wrong):
         print(line)
-    return 1 if missing or broken or found or tally.wrong else 0
+    return 1 if missing or broken or found or wrong else 0
 
 
 if __name__ == "__main__":
