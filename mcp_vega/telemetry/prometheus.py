@@ -51,24 +51,48 @@ class PrometheusRecorder(Recorder):
         def histogram(name: str, says: str, *names: str, buckets: Iterable[float]) -> Histogram:
             return Histogram(f"mcp_vega_{name}", says, names, buckets=tuple(buckets), registry=registry)
 
-        self._tool_calls = counter("tool_calls", "Calls of tools that were answered.", "tool", "outcome")
+        self._tool_calls = counter(
+            "tool_calls",
+            "Calls of tools. A call of a tool that does not exist counts as the tool `unknown`.",
+            "tool",
+            "outcome",
+        )
         self._tool_call_seconds = histogram(
             "tool_call_seconds", "Seconds until a call of a tool was answered.", "tool", buckets=(*SHORT, 10, 45, 60)
         )
-        self._jobs_ended = counter("jobs_ended", "Jobs that ended in this server.", "model", "outcome")
+        self._jobs_ended = counter(
+            "jobs_ended",
+            "Jobs that ended in this server. A job counts again if its `unknown` outcome becomes known later.",
+            "model",
+            "outcome",
+        )
         self._job_seconds = histogram("job_seconds", "Seconds from a call until its outcome.", "model", buckets=LONG)
-        self._spent = counter("spent_usd", "Costs of the jobs that ended in this server, in US dollars.", "model")
-        self._pictures = counter("pictures", "Pictures that were kept.", "model")
-        self._api_requests = counter("api_requests", "Requests to the API.", "operation", "status")
+        self._spent = counter(
+            "spent_usd",
+            "US dollars for the jobs that ended in this server: as the API reported, else estimated.",
+            "model",
+        )
+        self._pictures = counter("pictures", "Pictures that this server saved.", "model")
+        self._api_requests = counter(
+            "api_requests",
+            "Requests to the API by the HTTP status of the answer; `none` if no answer came.",
+            "operation",
+            "status",
+        )
         self._api_request_seconds = histogram(
             "api_request_seconds", "Seconds until a request to the API was answered.", "operation", buckets=LONG
         )
         self._rate_limited = counter("api_rate_limited", "Requests that the API refused with status 429.")
-        self._previews = counter("previews", "Previews for results and for the gallery.", "source")
+        self._previews = counter("previews", "Previews that were made, or were in the cache of the gallery.", "source")
         self._preview_seconds = histogram(
             "preview_seconds", "Seconds until the previews of one result were made.", buckets=SHORT
         )
-        self._transactions = counter("ledger_transactions", "Transactions of the ledger.", "kind", "outcome")
+        self._transactions = counter(
+            "ledger_transactions",
+            "Transactions of the ledger. Deferred ones are written while nobody waits.",
+            "kind",
+            "outcome",
+        )
         self._transaction_seconds = histogram(
             "ledger_transaction_seconds", "Seconds until a transaction of the ledger was done.", "kind", buckets=SHORT
         )
