@@ -104,7 +104,7 @@ def wait_until_read(url: str, replicas: int) -> None:
     """Wait until Prometheus has read the figures of every replica once: it sees only later increases."""
     deadline = time.monotonic() + START_SECONDS
     while True:
-        with suppress(httpx.TransportError):
+        with suppress(httpx.HTTPError):  # while it starts, it answers 503
             if [each["value"][1] for each in asked(url, "query", query="sum(up)")["result"]] == [str(replicas)]:
                 return
         if time.monotonic() > deadline:
