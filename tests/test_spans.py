@@ -55,7 +55,7 @@ class Spans:
         return {self.path(each) for each in self.ours}
 
     def path(self, span: ReadableSpan) -> str:
-        known = {each.context.span_id: each for each in self.ended}
+        known = {each.context.span_id: each for each in self.ended if each.context}
         parent = span.parent and known.get(span.parent.span_id)
         if span.parent and not parent:
             return f"? > {span.name}"  # the parent has not ended yet
