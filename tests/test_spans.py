@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import HISTORY, KEY, NO_PAUSE, Sandbox, app_over, job_of, until
+from conftest import HISTORY, KEY, NO_PAUSE, Sandbox, app_over, begun, job_of, until
 from mcp.client import Client
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.spending import Limits
 
@@ -55,7 +56,7 @@ class Spans:
         return {self.path(each) for each in self.ours}
 
     def path(self, span: ReadableSpan) -> str:
-        known = {each.context.span_id: each for each in self.ended}
+        known = {each.context.span_id: each for each in self.ended if each.context}
         parent = span.parent and known.get(span.parent.span_id)
         if span.parent and not parent:
             return f"? > {span.name}"  # the parent has not ended yet
@@ -166,6 +167,21 @@ async def test_the_work_on_a_job_that_is_continued_later_is_a_trace_of_its_own(
     assert "continue job > GET /inference-request/request-history" in spans.paths
     roots = {each.partition(" > ")[0] for each in spans.paths}
     assert roots == {CALL, "continue job"}
+
+
+async def test_a_call_that_asks_for_a_job_is_not_the_parent_of_the_work_on_it(
+    sandbox: Sandbox, tmp_path: Path, spans: Spans
+) -> None:
+    sandbox.hold()
+    async with app_over(sandbox.url, tmp_path) as app:
+        job = await begun(app.service, VegaRTParameters(prompt=PROMPT))
+        await until(lambda: sandbox.paid_requests)
+    sandbox.let_go()
+    async with app_over(sandbox.url, tmp_path) as app:
+        with trace.get_tracer("test").start_as_current_span("asks"):
+            await app.service.check(job.request_id)
+        await until(lambda: spans.named("continue job"))
+    assert {"asks > claim", "continue job > save"} <= spans.paths
 
 
 async def test_a_refusal_of_the_work_is_not_a_failure_of_the_database(
