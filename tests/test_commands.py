@@ -66,6 +66,15 @@ NOT_RUN = {
     "export SEGMIND_API_KEY=SG_your_key": CONTAINS,
     "docker run -d --name vega -p 127.0.0.1:8000:8000 -e SEGMIND_API_KEY -e MCP_VEGA_AUTH_TOKENS -v "
     "mcp-vega-pictures:/pictures -v mcp-vega-ledger:/ledger mcp-vega": CONTAINS,
+    "mkdir -m 700 secrets": CONTAINS,
+    "echo SG_none > secrets/segmind_api_key": CONTAINS,
+    """python3 -c "import secrets; print('alice:' + secrets.token_urlsafe(32))" > secrets/auth_tokens""": CONTAINS,
+    """python3 -c "import secrets; print('POSTGRES_PASSWORD=' + secrets.token_hex(24))" > .env""": CONTAINS,
+    """python3 -c "import secrets; print('S3_SECRET_KEY=' + secrets.token_hex(24))" >> .env""": CONTAINS,
+    "echo MCP_VEGA_SANDBOX=1 >> .env": CONTAINS,
+    "docker compose up -d --build": CONTAINS,
+    "docker compose ps": CONTAINS,
+    "docker compose --profile figures up -d": CONTAINS,
     "python3 -m venv --without-pip .venv && python3 -m pip --python .venv install -q pip": DEVELOPMENT,
     ".venv/bin/pip install -q -e . --group dev": DEVELOPMENT,
     ".venv/bin/pytest": DEVELOPMENT,
@@ -108,6 +117,9 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/replicas/chaos.py --history-503": "as above",
     ".venv/bin/python benchmarks/replicas/partition.py": "it needs root",
     ".venv/bin/python benchmarks/replicas/throughput.py": "it needs nginx",
+    ".venv/bin/python benchmarks/replicas/by_hand.py": "it needs root",
+    ".venv/bin/python benchmarks/replicas/scrape.py": "it takes minutes, and needs nginx; tests/test_team_files.py "
+    "compares the dashboard with the figures",
     ".venv/bin/python benchmarks/histories.py": "it takes minutes; tests/test_reconciliation.py draws some cases of it",
 }
 

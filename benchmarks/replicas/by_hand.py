@@ -1,6 +1,6 @@
 """The steps of compose.yaml without a container engine: does the team that it describes draw pictures?
 
-    sudo .venv/bin/python benchmarks/replicas/by_hand.py
+    python benchmarks/replicas/by_hand.py
 
 Variables, addresses, ports and commands come from compose.yaml, packaging/Dockerfile and packaging/team. Each replica
 runs in a network namespace of its own (Linux, root), with the address that it has in compose.yaml. PostgreSQL, the S3
