@@ -93,6 +93,11 @@ def require_packages(*packages: str) -> None:
         unavailable(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed")
 
 
+def promtool() -> str:
+    """The program of Prometheus that checks figures."""
+    return shutil.which("promtool") or unavailable("promtool, a program of Prometheus, is not installed")
+
+
 # ---- PostgreSQL ----
 
 

@@ -192,8 +192,10 @@ class PostgresLedger(Ledger):
         return Replica(self, *self._parts(schema))
 
     def store(self, kind: type[S], uptime: Callable[[], float] = MONOTONIC, busy_seconds: float = BUSY_SECONDS) -> S:  # noqa: ARG002
+        if uptime is MONOTONIC:
+            return kind.in_postgres(self.url, namespace=self.namespace)
         database, session, notices = self._parts()
-        return kind(database if uptime is MONOTONIC else OtherClock(database, uptime), session, notices, uptime)
+        return kind(OtherClock(database, uptime), session, notices, uptime)
 
     def _parts(self, schema: Schema = SCHEMA) -> tuple[Database, Liveness, Notices]:
         from mcp_vega.storage.database.postgres import PostgresDatabase, Session

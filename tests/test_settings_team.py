@@ -18,10 +18,11 @@ from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings
 
 LEDGER = "postgresql://vega:in-visible7@127.0.0.1:1/vega"
+EXTRA = ("psycopg", "obstore", "prometheus_client")
 # Starts the command in a Python in which the packages of the extra are missing.
 WITHOUT_EXTRA = """
 import sys
-sys.modules.update(psycopg=None, obstore=None)
+sys.modules.update(psycopg=None, obstore=None, prometheus_client=None)
 from mcp_vega.cli.main import main
 sys.exit(main())
 """
@@ -37,10 +38,10 @@ def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python in which the packages of the extra are missing."""
     for name in [*sys.modules]:
-        if name.startswith(("psycopg", "obstore", "mcp_vega.storage.database.postgres")):
+        if name.startswith((*EXTRA, "mcp_vega.storage.database.postgres")):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.setitem(sys.modules, "obstore", None)
+    for name in EXTRA:
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 MISSING = [
@@ -60,6 +61,17 @@ def test_without_the_extra_a_command_names_it_and_exits_with_2(
     assert named in done.stderr
     assert "pip install 'mcp-vega[team]'" in done.stderr
     assert "http://" not in done.stderr
+
+
+@pytest.mark.usefixtures("without_extra")
+def test_without_the_extra_only_a_server_over_http_says_that_there_are_no_figures(tmp_path: Path) -> None:
+    variables = {**SANDBOX, "MCP_VEGA_METRICS_PORT": "9464"}
+    done = run("--transport", "http", "--port", "0", folder=tmp_path, **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "MCP_VEGA_METRICS_PORT needs the extra `team`" in done.stderr
+    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "http://" not in done.stderr
+    assert run("jobs", folder=tmp_path, **variables).returncode == 0
 
 
 @pytest.mark.usefixtures("without_extra")

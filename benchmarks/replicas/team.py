@@ -146,13 +146,18 @@ class Team:
 
 @contextmanager
 def running(
-    folder: Path, replicas: int = 3, *, speed: float = 1, embedded: bool = False, address: str = ""
+    folder: Path,
+    replicas: int | Sequence[Mapping[str, str]] = 3,
+    *,
+    speed: float = 1,
+    embedded: bool = False,
+    address: str = "",
 ) -> Generator[Team]:
     """Run the set-up in an empty folder while the block runs.
 
     Args:
         folder: An empty folder.
-        replicas: How many replicas there are.
+        replicas: How many replicas there are, or the variables that each one has for itself.
         speed: The documented times of the API are multiplied by this.
         embedded: Whether the replicas share an SQLite file and a folder instead of PostgreSQL and a bucket.
         address: Another address at which PostgreSQL listens.
@@ -181,9 +186,11 @@ def running(
                 **bucket.KEYS,
             }
             parts = {"contents": pictures.contents, "postgres": postgres, "s3": pictures}
+        nothing: Mapping[str, str] = {}
+        own = [nothing] * replicas if isinstance(replicas, int) else replicas
         servers = [
-            Replica(folder / f"replica-{number}", ("127.0.0.1", free_port()), settings)
-            for number in range(1, replicas + 1)
+            Replica(folder / f"replica-{number}", ("127.0.0.1", free_port()), {**settings, **each})
+            for number, each in enumerate(own, start=1)
         ]
         stack.enter_context(nginx.running([each.address for each in servers]))
         team = Team(folder, servers, api, nginx, settings, **parts)

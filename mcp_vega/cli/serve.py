@@ -118,6 +118,7 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 
 
 def _run_http(options: "Namespace", settings: Settings) -> int:
+    from mcp_vega.cli.metrics import bind_metrics, metrics_url
     from mcp_vega.server.http.app import PATHS
     from mcp_vega.server.http.listener import bind_socket
 
@@ -125,7 +126,8 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
     _require_tokens(host, settings, insecure=options.insecure)
     require_stores(settings)
     callers = TokenCallers(callers_of(settings.auth_tokens))
-    with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
+    port = PORT if options.serve_port is None else options.serve_port
+    with bind_socket(host, port) as listener, bind_metrics(settings) as metrics:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = f"[{host}]" if ":" in host else host
         sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
@@ -142,10 +144,12 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
                 "Several servers behind one address need --transport http: with sse, all requests of a client must "
                 "reach the same server."
             )
+        if metrics:
+            logger.info("Figures for Prometheus: %s", metrics_url(metrics))
         warn_of_key(settings)
         # A request may also name the address that is served, unless that is a wildcard.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
-        return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers)
+        return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers, metrics)
 
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
@@ -158,14 +162,20 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
         )
 
 
-async def _serve_http(
-    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Callers
+async def _serve_http(  # noqa: PLR0913, PLR0917  all that the command line decides
+    settings: Settings,
+    transport: str,
+    listener: socket.socket,
+    hosts: Sequence[str],
+    callers: Callers,
+    metrics: socket.socket | None,
 ) -> int:
+    from mcp_vega.cli.metrics import serving_metrics
     from mcp_vega.server.http.app import build_application
     from mcp_vega.server.http.listener import allow_files
 
     allow_files()
-    async with open_application(settings) as app:
+    async with open_application(settings) as app, serving_metrics(metrics, app.service):
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
         await serve_until_signal(app.service, asgi, listener, tell=log_end)

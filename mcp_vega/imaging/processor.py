@@ -6,6 +6,7 @@ A picture of the models takes about 10 MB while its preview is made.
 import os
 import threading
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, TypeVar
 
 import anyio
@@ -15,6 +16,7 @@ from mcp_vega.errors import GalleryError
 from mcp_vega.imaging import preview, sheet
 from mcp_vega.imaging.preview import Mode, Preview
 from mcp_vega.imaging.sheet import Sheet
+from mcp_vega.telemetry.recorder import recorder
 
 T = TypeVar("T")
 
@@ -40,11 +42,17 @@ class ImageProcessor:
 
     async def previews(self, data: list[bytes], mode: Mode, taken: int = 0) -> list[Preview | None]:
         """As `preview.previews`. A caller that is cancelled leaves immediately."""
-        return await self._run(preview.previews, data, mode, taken)
+        began = perf_counter()
+        made = await self._run(preview.previews, data, mode, taken)
+        _report(len(made) - made.count(None), began)
+        return made
 
     async def sheet(self, data: list[bytes], mode: Mode, taken: int = 0) -> Sheet | None:
         """As `sheet.sheet`. A caller that is cancelled leaves immediately."""
-        return await self._run(sheet.sheet, data, mode, taken)
+        began = perf_counter()
+        made = await self._run(sheet.sheet, data, mode, taken)
+        _report(1 if made else 0, began)
+        return made
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         def do() -> T:
@@ -64,3 +72,8 @@ class ImageProcessor:
                 return made
         said = "The file is no longer a complete picture"
         raise GalleryError(said, next_step="Put the file back, or draw it again")
+
+
+def _report(made: int, began: float) -> None:
+    if made:
+        recorder().previews_made(made, perf_counter() - began)

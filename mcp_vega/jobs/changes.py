@@ -9,9 +9,11 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from mcp_vega.job import OPERATOR, Job
+from mcp_vega.job import OPERATOR, Job, State
 from mcp_vega.storage.database.notices import Notices
+from mcp_vega.storage.ledger.spending import BILLION, billionths
 from mcp_vega.telemetry.log_context import working_on
+from mcp_vega.telemetry.recorder import recorder
 
 logger = logging.getLogger(__name__)
 
@@ -146,3 +148,17 @@ def _outcome(job: Job) -> Generator[str]:
         yield f"${job.receipt.cost:f}"
     else:
         yield f"charged: {job.charged}"
+
+
+def report_end(added: Job, job: Job) -> None:
+    """Report for the figures how a job ended, unless it had this outcome already when the work on it began.
+
+    Its cost counts once: a job that had an outcome before, such as unknown, has counted with its cost or estimate.
+    """
+    if not job.has_outcome or (added.has_outcome and added.state is job.state):
+        return
+    outcome = {State.COMPLETED: "done", State.FAILED: "failed"}.get(job.state, "unknown")
+    seconds = ((job.ended or job.created) - job.created).total_seconds()
+    recorder().job_ended(job.model, outcome, max(seconds, 0))
+    counted = billionths(added) if added.has_outcome else 0
+    recorder().spent(job.model, max(billionths(job) - counted, 0) / BILLION)

@@ -37,6 +37,7 @@ class ImageMover:
         self._locations = locations
         self._config = config
         self._due = 0.0
+        self.waiting = 0  # how many pictures were still to be moved at the last look
         # Pictures that stay where they are, because their file was changed or cannot be deleted. Not tried again.
         self._left = set[object]()
 
@@ -64,7 +65,9 @@ class ImageMover:
         images, copies = await self._locations.pending(now - KEPT)
         for copy in (await self._reachable(copies))[:AT_ONCE]:
             await self._delete(copy)
-        if later := await self._in_later_stores(images):
+        later = await self._in_later_stores(images)
+        self.waiting = len(later)
+        if later:
             await self._images.prepare(now.date())
         for image in later[:AT_ONCE]:
             await self._move(image)

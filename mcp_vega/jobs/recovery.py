@@ -15,6 +15,7 @@ from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.telemetry.log_context import working_on
+from mcp_vega.telemetry.spans import detached
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +112,9 @@ class Recovery:
         if not self._recovering:
             self._recovering = True
             self._running.changes.open()
-            self._tasks.start_soon(self._resume_orphans)
-            self._tasks.start_soon(self._move_pictures)
+            with detached():  # a request may have called this
+                self._tasks.start_soon(self._resume_orphans)
+                self._tasks.start_soon(self._move_pictures)
 
     async def _resume_orphans(self) -> None:
         moment = None  # at first, all are tried: much may have changed since the last server ended

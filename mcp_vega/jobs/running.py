@@ -1,14 +1,15 @@
 """The jobs that this server works on, and their current states."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
-from mcp_vega.jobs.changes import Change, Changes, log_change
+from mcp_vega.jobs.changes import Change, Changes, log_change, report_end
 from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.telemetry.recorder import recorder
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class RunningJob:
         released: Whether the store knows that nobody works on it any more.
         note: What to tell users if the store does not have its current state.
         before: Its state before a change that is being saved. Until then, others see this state.
+        added: Its state when the work on it began.
     """
 
     job: Job
@@ -38,6 +40,10 @@ class RunningJob:
     released: bool = False
     note: str = ""
     before: Job | None = None
+    added: Job = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.added = self.job
 
     @property
     def local_id(self) -> str:
@@ -115,7 +121,7 @@ class RunningJobs:
             ClaimedElsewhereError: Another server works on the job.
         """
         running = self._jobs[job.local_id]
-        kept = len(changes.get("images", ())) > len(running.job.images)
+        kept = len(changes.get("images", ())) - len(running.job.images)
         before, running.job = running.job, replace(job, **changes)
         running.before = before
         try:
@@ -129,7 +135,9 @@ class RunningJobs:
         finally:
             running.before = None
         log_change(before, running.job)
-        self.changes.announce(Change.of(running.job, kept=kept), stored=running.saved)
+        if kept > 0:
+            recorder().pictures_kept(running.job.model, kept)
+        self.changes.announce(Change.of(running.job, kept=kept > 0), stored=running.saved)
         return running.job
 
     async def _save(self, running: RunningJob, *, release: bool) -> bool:
@@ -179,6 +187,8 @@ class RunningJobs:
             running.saved, running.note = False, _unsaved(error)
         finally:
             # Until here the job counts as active, so that nothing else in this server starts to work on it.
+            if running.active:
+                report_end(running.added, running.job)
             running.active, running.job = False, replace(running.job, held=False)
         if running.saved and not any(image.in_memory for image in running.job.images):
             self._forget(running)

@@ -34,16 +34,14 @@ from mcp_vega.storage.images.fallback import FallbackImageStore
 from mcp_vega.storage.ledger.job_store import SUBMITTED, WANTED, JobStore
 from mcp_vega.storage.ledger.spending import Budget
 from mcp_vega.storage.ledger.transactions import Begun
+from mcp_vega.telemetry.recorder import Load
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
 # Seconds between two looks at a job that another server works on, if that server cannot report its changes.
 POLL_SECONDS = 0.25
-
-
 # How long an answer waits for its note in the store.
 NOTED_SECONDS = 2.0
 
@@ -96,6 +94,11 @@ class JobService:
     def active(self) -> list[Job]:
         """The jobs that this server is working on."""
         return [running.job for running in self._running.active]
+
+    @property
+    def load(self) -> Load:
+        """What it does now, without a look into the store."""
+        return self._limiter.load(self.image_mover.waiting)
 
     async def finish(self, grace: float) -> list[Job]:
         """Accept no more jobs, and give the jobs begun here `grace` seconds to end, counted from the first call.

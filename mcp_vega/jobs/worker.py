@@ -7,6 +7,7 @@ for the request history, for a picture.
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -23,6 +24,7 @@ from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.storage.ledger.transactions import Begun
+from mcp_vega.telemetry import spans
 from mcp_vega.telemetry.log_context import working_on
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class Worker:
         running = self._running.add(begun.job, begun_here=True, may_send=begun.may_send)
         with working_on(running):
             logger.info("Job %s was begun: %s by %s", running.local_id, running.job.model, running.job.route)
-        self._tasks.start_soon(self._run, running, self._send)
+        self._tasks.start_soon(self._traced, running, self._send)
         return running.job
 
     def resume(self, job: Job, *, may_send: bool = False) -> Job:
@@ -74,8 +76,16 @@ class Worker:
         elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
             work = self._fetch
         running.answer_lost = work == self._settle
-        self._tasks.start_soon(self._run, running, work)
+        self._tasks.start_soon(partial(self._traced, running, work, resumed=True))
         return job
+
+    async def _traced(self, running: RunningJob, work: Work, *, resumed: bool = False) -> None:
+        """Work on a job, in a span. It belongs to the call that began the job, unless the job is continued later."""
+        about = {"mcp_vega.model": running.job.model, "mcp_vega.job": running.job.local_id}
+        with spans.span("continue job" if resumed else "job", about, root=resumed) as span:
+            await self._run(running, work)
+            if error := running.job.error:
+                spans.mark_failed(span, error.code)
 
     async def _run(self, running: RunningJob, work: Work) -> None:
         """Work on a job. Whatever happens is recorded in its state, and never stops another job."""

@@ -20,7 +20,7 @@ from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import api_key, history, parsing
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
-from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, RetryPolicy, poll_pauses
+from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, Operation, RetryPolicy, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
 from mcp_vega.segmind.response import ApiResponse, Exchange
@@ -99,12 +99,12 @@ class SegmindClient:
 
     async def generate(self, slug: str, body: Mapping[str, Any]) -> Generation | Submission:
         """`POST /v1/{slug}`: draw and wait for the pictures, unless the API queues the call instead. Charged."""
-        response = await self._send("POST", f"{self.base_url}/v1/{slug}", json=body, paid=True)
+        response = await self._send(Operation.GENERATE, f"{self.base_url}/v1/{slug}", json=body)
         return await self._read(response, partial(parsing.parse_generation, paid=True))
 
     async def submit(self, slug: str, body: Mapping[str, Any]) -> Submission | Generation:
         """`POST /v2/{slug}`: queue a job, unless the API draws it immediately. Each call is charged."""
-        response = await self._send("POST", f"{self.base_url}/v2/{slug}", json=body, paid=True)
+        response = await self._send(Operation.SUBMIT, f"{self.base_url}/v2/{slug}", json=body)
         return await self._read(response, parsing.parse_submission)
 
     async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
@@ -140,7 +140,7 @@ class SegmindClient:
 
     async def status(self, request_id: str) -> Status:
         """`GET /v2/requests/{id}/status`: a queued job's status."""
-        response = await self._send("GET", f"{self._request_url(request_id)}/status")
+        response = await self._send(Operation.STATUS, f"{self._request_url(request_id)}/status")
         return await self._read(response, parsing.parse_status)
 
     async def result(self, request_id: str, *, deadline: float = 600) -> Generation:
@@ -176,7 +176,7 @@ class SegmindClient:
         raise RuntimeError("there is no further pause")
 
     async def _result(self, request_id: str) -> Generation | Submission:
-        response = await self._send("GET", self._request_url(request_id))
+        response = await self._send(Operation.RESULT, self._request_url(request_id))
         return await self._read(response, partial(parsing.parse_generation, paid=False))
 
     async def history(
@@ -190,17 +190,18 @@ class SegmindClient:
         query = {"page": page, "per_page": per_page, "from_date": since.isoformat(), "to_date": until.isoformat()}
         query |= {"model_name": model} if model else {}
         query |= {"sort_by": "model_created", "sort_order": "desc"}
-        response = await self._send("GET", self._history_url, params=query, repeat=False)
+        response = await self._send(Operation.HISTORY, self._history_url, params=query, repeat=False)
         return await self._read(response, history.parse_history)
 
     async def history_entry(self, request_id: str) -> HistoryRow | None:
         """One call of the account, of any age; None if the history has no such call. The request is not repeated."""
-        response = await self._send("GET", f"{self._history_url}/{quote(request_id, safe='')}", repeat=False)
+        url = f"{self._history_url}/{quote(request_id, safe='')}"
+        response = await self._send(Operation.HISTORY_ENTRY, url, repeat=False)
         return await self._read(response, history.parse_history_entry)
 
     async def credits(self) -> Credits:
         """`GET /v1/get-user-credits`: the account's balance. It is free, so it is the right check of a key."""
-        return parsing.parse_credits(await self._send("GET", f"{self.base_url}/v1/get-user-credits"))
+        return parsing.parse_credits(await self._send(Operation.CREDITS, f"{self.base_url}/v1/get-user-credits"))
 
     async def download(self, url: str) -> bytes:
         """Download a finished picture without sending the key: a complete JPEG, PNG or WebP of at most 25 MB.
@@ -234,8 +235,8 @@ class SegmindClient:
     def _request_url(self, request_id: str) -> str:
         return f"{self.base_url}/v2/requests/{quote(request_id, safe='')}"
 
-    async def _send(self, method: str, url: str, *, paid: bool = False, **request: Any) -> ApiResponse:
-        return await self._sender.send(method, url, self.require_key(), paid=paid, **request)
+    async def _send(self, operation: Operation, url: str, **request: Any) -> ApiResponse:
+        return await self._sender.send(operation, url, self.require_key(), **request)
 
     async def _read(self, response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
         """Parse a response. If the parser itself fails, the error keeps the response."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from mcp_vega.segmind.body import ANSWER_BYTES, decompressed, is_large, read_bod
 from mcp_vega.segmind.connection import RequestTrace
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.response import ApiResponse, Exchange, error_from
+from mcp_vega.telemetry.measurements import api_request
 
 T = TypeVar("T")
 
@@ -89,6 +91,24 @@ def poll_pauses(expected: float) -> Iterator[float]:
         pause = min(pause * 1.5, 10.0)
 
 
+class Operation(Enum):
+    """The kinds of requests. The value is the path, with names instead of ids; empty if the API chooses the address."""
+
+    GENERATE = "/v1/{model}"
+    SUBMIT = "/v2/{model}"
+    STATUS = "/v2/requests/{id}/status"
+    RESULT = "/v2/requests/{id}"
+    HISTORY = "/inference-request/request-history"
+    HISTORY_ENTRY = "/inference-request/request-history/{id}"
+    CREDITS = "/v1/get-user-credits"
+    DOWNLOAD = ""
+
+    @property
+    def paid(self) -> bool:
+        """Whether each such call is charged."""
+        return self in (Operation.GENERATE, Operation.SUBMIT)
+
+
 class HttpSender:
     """Sends requests over an HTTP client, which it does not close.
 
@@ -103,16 +123,16 @@ class HttpSender:
         self.listener: Callable[[Exchange], None] = lambda _: None  # called with each response, also before a retry
 
     async def send(
-        self, method: str, url: str, key: str, *, paid: bool, repeat: bool = True, **request: Any
+        self, operation: Operation, url: str, key: str, *, repeat: bool = True, **request: Any
     ) -> ApiResponse:
         """Send a request with the key. With `repeat`, it is repeated as far as the policy allows."""
-        limits = self._policy.limits
+        limits, paid = self._policy.limits, operation.paid
         read, seconds = (limits.drawing_read, limits.drawing) if paid else (limits.read, limits.asking)
         timeout = httpx.Timeout(limits.connect, read=read)
 
         async def attempt() -> ApiResponse:
             options = {"headers": {"x-api-key": key}, "timeout": timeout, **request}
-            async with self._exchange(method, url, seconds, **options) as response:
+            async with self._exchange(operation, url, seconds, **options) as response:
                 pieces = await read_body(response, ANSWER_BYTES, keep_partial=paid and response.is_success)
                 # If the response repeats the key, the key is removed.
                 headers = {name: value.replace(key, "SG_…") for name, value in response.headers.items()}
@@ -140,7 +160,7 @@ class HttpSender:
             if not allowed_urls.permits(url):
                 raise _not_allowed(url)
             timeout = httpx.Timeout(limits.connect, read=limits.read)
-            async with self._exchange("GET", url, limits.media, timeout=timeout) as response:
+            async with self._exchange(Operation.DOWNLOAD, url, limits.media, timeout=timeout) as response:
                 moved, headers = response.has_redirect_location, dict(response.headers)
                 pieces = [] if moved else await read_body(response, MAX_BYTES)
                 body = await self.off_loop(pieces, lambda: decompressed(b"".join(pieces), headers, MAX_BYTES))  # noqa: B023
@@ -163,7 +183,9 @@ class HttpSender:
         return answer
 
     @asynccontextmanager
-    async def _exchange(self, method: str, url: str, seconds: float, **request: Any) -> AsyncGenerator[httpx.Response]:
+    async def _exchange(
+        self, operation: Operation, url: str, seconds: float, **request: Any
+    ) -> AsyncGenerator[httpx.Response]:
         """The response to one request. Everything until the end of the block takes at most `seconds`.
 
         Raises:
@@ -172,16 +194,19 @@ class HttpSender:
         if self._http.is_closed:
             raise _not_made("the HTTP client is closed")
         try:
-            built = self._http.build_request(method, url, **request)
+            built = self._http.build_request("POST" if operation.paid else "GET", url, **request)
         except (httpx.InvalidURL, ValueError) as error:
             raise _not_made(type(error).__name__) from error
         trace = built.extensions["trace"] = RequestTrace(built.url)
+        address = built.url.host, built.url.port
         try:
-            async with (
-                _time_limit(seconds, self._policy.limits.reaching, trace),
-                aclosing(await self._http.send(built, stream=True)) as response,
-            ):
-                yield response
+            with api_request(operation.name.lower(), built.method, operation.value, *address) as measured:
+                async with (
+                    _time_limit(seconds, self._policy.limits.reaching, trace),
+                    aclosing(await self._http.send(built, stream=True)) as response,
+                ):
+                    measured.status = response.status_code
+                    yield response
         except errors.Unreachable:  # the transport already gave the reason
             raise
         except Exception as error:

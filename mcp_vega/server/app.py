@@ -27,6 +27,7 @@ from mcp_vega.server.results.result import of_error
 from mcp_vega.server.stdio.streams import serve_stdio
 from mcp_vega.server.tools import DEFINITIONS, SANDBOX_NOTE
 from mcp_vega.telemetry.log_context import answering
+from mcp_vega.telemetry.measurements import tool_call
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ ResultT = TypeVar("ResultT")
 
 # Errors that the caller can correct.
 CALLERS_ERRORS = (InvalidArguments, UnknownImage, UnknownJob)
+
+TOOLS = {definition.name: definition for definition in DEFINITIONS}
 
 # The methods that need the job service, besides the tools.
 NEED_SERVICE = {"resources/list", "resources/read", "prompts/get", "completion/complete"}
@@ -102,15 +105,22 @@ class _VegaServer(MCPServer[Any]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> mcp_types.CallToolResult:
-        known = {definition.name: definition for definition in DEFINITIONS}
-        if name not in known:
-            error = InvalidArguments(f"There is no tool {named(name)}", next_step=f"Call one of {', '.join(known)}")
+        with tool_call(name if name in TOOLS else "unknown") as call:
+            result = await self._answer(name, arguments, context or Context(mcp_server=self))
+            call.error = "tool_error" if result.is_error else ""
+        return result
+
+    async def _answer(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any]
+    ) -> mcp_types.CallToolResult:
+        if name not in TOOLS:
+            error = InvalidArguments(f"There is no tool {named(name)}", next_step=f"Call one of {', '.join(TOOLS)}")
             return of_error(self._app, error)
         if self._app.problem:
             return of_error(self._app, self._app.problem)
         try:
-            asked = known[name].arguments.parse(arguments)
-            return await known[name].run(self._app, asked, context or Context(mcp_server=self))
+            asked = TOOLS[name].arguments.parse(arguments)
+            return await TOOLS[name].run(self._app, asked, context)
         except VegaError as error:
             logger.info("%s was answered with the error %s", name, error.code)  # its text may quote the prompt
             return of_error(self._app, error)

@@ -1,1 +1,7 @@
-"""What an operator sees of a running server: spans of OpenTelemetry, figures for Prometheus, and the log."""
+"""What an operator sees of a running server: spans of OpenTelemetry, figures for Prometheus, and the log.
+
+measurements  each kind of work that is measured: a span and the figures of it, from one place
+spans         opens spans, with the API of OpenTelemetry alone
+recorder      takes the figures; the default does nothing
+prometheus    takes the figures for Prometheus; needs the extra `team`
+"""

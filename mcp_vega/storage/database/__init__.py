@@ -2,6 +2,7 @@
 
 connection  what the code within a transaction uses
 database    transactions
+traced      measures the transactions
 liveness    which servers are alive
 notices     short messages between the servers
 schema      the tables, and how those of an earlier version become these

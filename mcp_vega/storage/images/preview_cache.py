@@ -9,6 +9,7 @@ import anyio.to_thread
 from mcp_vega.imaging.integrity import is_complete
 from mcp_vega.imaging.processor import ImageProcessor
 from mcp_vega.storage import folders
+from mcp_vega.telemetry.recorder import recorder
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,10 @@ class PreviewCache:
     async def get(self, image_id: str) -> bytes | None:
         """Return the preview of a picture; None if none is kept, or if its file is damaged."""
         # A caller that is cancelled does not wait for a disk that hangs.
-        return await anyio.to_thread.run_sync(self._read, image_id, abandon_on_cancel=True)
+        found = await anyio.to_thread.run_sync(self._read, image_id, abandon_on_cancel=True)
+        if found:
+            recorder().preview_reused()
+        return found
 
     async def make(self, image_id: str, data: bytes) -> bytes:
         """Make and keep the preview of a picture: a JPEG, or the same bytes if they are a small JPEG or PNG already.

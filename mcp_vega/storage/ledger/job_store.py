@@ -20,6 +20,7 @@ from mcp_vega.storage.database.notices import NoNotices, Notices
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS, SqliteDatabase
 from mcp_vega.storage.database.sqlite.file import SqliteFile
 from mcp_vega.storage.database.sqlite.server_lock import ServerLock
+from mcp_vega.storage.database.traced import TracedDatabase
 from mcp_vega.storage.ledger import joining
 from mcp_vega.storage.ledger.accounts import Accounts
 from mcp_vega.storage.ledger.image_locations import ImageLocations
@@ -74,7 +75,7 @@ class JobStore:
 
         For `uptime` see `SqliteFile`, for `busy_seconds` see `SqliteDatabase`.
         """
-        database = SqliteDatabase(SqliteFile(file, SCHEMA, uptime), busy_seconds)
+        database = TracedDatabase(SqliteDatabase(SqliteFile(file, SCHEMA, uptime), busy_seconds), "sqlite")
         return cls(database, ServerLock(file.with_name("servers")), uptime=uptime)
 
     @classmethod
@@ -84,7 +85,8 @@ class JobStore:
         from mcp_vega.storage.database.postgres import PostgresDatabase, Session
 
         session = Session(url, namespace)
-        return cls(PostgresDatabase(url, SCHEMA, namespace), session, session, uptime)
+        database = TracedDatabase(PostgresDatabase(url, SCHEMA, namespace), "postgresql")
+        return cls(database, session, session, uptime)
 
     # ---- the transactions of a paid call ----
 

@@ -14,6 +14,7 @@ from mcp_vega.imaging.formats import recognise
 from mcp_vega.storage.images.object_storage.address import PREFIXES, BucketAddress
 from mcp_vega.storage.images.object_storage.problems import SILENT, StorageError, problem_of
 from mcp_vega.storage.images.store import ascii_name
+from mcp_vega.telemetry.measurements import bucket_request
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
@@ -107,7 +108,7 @@ class StorageClient:
             return True
 
         limit = ANSWER_SECONDS + len(data) / SLOWEST_UPLOAD if seconds is None else seconds
-        return await self._repeated(put, limit, retry_seconds)
+        return await self._repeated("create", put, limit, retry_seconds)
 
     async def overwrite(self, key: str, data: bytes, retry_seconds: float, seconds: float) -> None:
         """Put an object, even if there is one with this key. Each try may take so many seconds."""
@@ -117,11 +118,11 @@ class StorageClient:
                 self._store, key, data, attributes={"Content-Type": "text/plain"}, use_multipart=False
             )
 
-        await self._repeated(put, seconds, retry_seconds)
+        await self._repeated("overwrite", put, seconds, retry_seconds)
 
     async def read(self, key: str, retry_seconds: float) -> bytes:
         """Return an object's bytes."""
-        return await self._repeated(lambda: self._read(key), None, retry_seconds)
+        return await self._repeated("read", lambda: self._read(key), None, retry_seconds)
 
     async def _read(self, key: str) -> bytes:
         parts: list[bytes] = []
@@ -141,7 +142,7 @@ class StorageClient:
             return False
 
         try:
-            return await self._repeated(look, ANSWER_SECONDS, retry_seconds)
+            return await self._repeated("look_up", look, ANSWER_SECONDS, retry_seconds)
         except StorageError as error:
             if error.problem.missing:
                 return True
@@ -150,27 +151,38 @@ class StorageClient:
     async def delete(self, key: str, retry_seconds: float) -> None:
         """Delete an object, if it exists."""
         try:
-            await self._repeated(lambda: self._obstore.delete_async(self._store, key), ANSWER_SECONDS, retry_seconds)
+            await self._repeated(
+                "delete", lambda: self._obstore.delete_async(self._store, key), ANSWER_SECONDS, retry_seconds
+            )
         except StorageError as error:
             if not error.problem.missing:
                 raise
 
     async def _repeated(
-        self, request: Callable[[], Awaitable[AnswerT]], seconds: float | None, retry_seconds: float
+        self, operation: str, request: Callable[[], Awaitable[AnswerT]], seconds: float | None, retry_seconds: float
     ) -> AnswerT:
         """Return the answer to a request. Each try may take this many seconds; None: it has a limit of its own."""
         end, pause = anyio.current_time() + retry_seconds, FIRST_PAUSE
         while True:
             try:
-                with anyio.fail_after(seconds):
-                    return await request()
+                return await self._measured(operation, request, seconds)
             except TimeoutError:
                 raise StorageError(SILENT) from None
-            except StorageError as error:
-                problem = error.problem
             except Exception as error:  # noqa: BLE001  a panic of Rust is an Exception without a class of its own
                 problem = problem_of(error, self._address.credentials)
             if not problem.passing or anyio.current_time() + pause > end:
                 raise StorageError(problem)
             await anyio.sleep(pause)
             pause *= 2
+
+    async def _measured(
+        self, operation: str, request: Callable[[], Awaitable[AnswerT]], seconds: float | None
+    ) -> AnswerT:
+        """Send a request once. It may take this many seconds; None: it has a limit of its own."""
+        with bucket_request(operation, self._address.scheme, self._address.bucket) as measured:
+            try:
+                with anyio.fail_after(seconds):
+                    return await request()
+            except Exception as error:
+                measured.failed = not problem_of(error, self._address.credentials).missing
+                raise

@@ -1,0 +1,86 @@
+"""Serves the figures for Prometheus, at an address of their own."""
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mcp_vega import __version__
+from mcp_vega.cli.application import INSTALL_TEAM
+from mcp_vega.errors import InvalidSettings, PortTaken
+from mcp_vega.jobs.service import JobService
+from mcp_vega.parameters import MODELS
+from mcp_vega.redaction import printable
+from mcp_vega.sandbox.serving import EmbeddedServer
+from mcp_vega.server.http.listener import bind_socket, server_config
+from mcp_vega.server.tools import DEFINITIONS
+from mcp_vega.settings import Settings
+from mcp_vega.telemetry.recorder import set_recorder
+
+PATH = "/metrics"
+
+
+def bind_metrics(settings: Settings) -> AbstractContextManager[socket.socket | None]:
+    """The socket at which the figures are read; None if nobody wants them.
+
+    Raises:
+        InvalidSettings: A package is missing.
+        PortTaken: The port is not available.
+    """
+    if settings.metrics_address is None:
+        return nullcontext()
+    try:
+        import prometheus_client  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise InvalidSettings(
+            "MCP_VEGA_METRICS_PORT needs the extra `team` of this package, which cannot be loaded: "
+            f"{printable(str(error))}",
+            next_step=INSTALL_TEAM,
+        ) from error
+    try:
+        return bind_socket(*settings.metrics_address)
+    except PortTaken as error:
+        step = "Set MCP_VEGA_METRICS_PORT to another port, then start the server again"
+        raise error.reworded(error.what, step) from error
+
+
+def metrics_url(listener: socket.socket) -> str:
+    """The address at which the figures are read."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+
+
+@asynccontextmanager
+async def serving_metrics(listener: socket.socket | None, service: JobService) -> AsyncGenerator[None]:
+    """Collect the figures and serve them while the block runs, if there is a socket for them.
+
+    They are served by the event loop, with the time limits of the other port, so that a slow client blocks nobody.
+    """
+    if listener is None:
+        yield
+        return
+    from mcp_vega.telemetry.prometheus import Labels, PrometheusRecorder
+
+    labels = Labels([each.name for each in DEFINITIONS], MODELS)
+    recorder = PrometheusRecorder(__version__, labels, lambda: service.load)
+
+    async def answer(request: Request) -> Response:
+        text, media_type = recorder.text(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": media_type})
+
+    config = server_config(Starlette(routes=[Route(PATH, answer, methods=["GET"])]))
+    config.date_header = False  # an embedded server does not keep it up to date
+    server = EmbeddedServer(config)
+    set_recorder(recorder)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            yield
+            server.end()
+    finally:
+        set_recorder(None)
