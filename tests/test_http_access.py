@@ -40,8 +40,8 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import Caller, Callers
 from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
 from mcp_vega.server.http.app import PATHS, build_application
+from mcp_vega.server.http.connections.listener import bind_socket, server_config
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
-from mcp_vega.server.http.listener import bind_socket, server_config
 from mcp_vega.server.resources import GALLERY
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images.folder import ImageFolder

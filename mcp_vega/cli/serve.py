@@ -107,7 +107,7 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 
 def _run_http(options: "Namespace", settings: Settings) -> int:
     from mcp_vega.server.http.app import PATHS
-    from mcp_vega.server.http.listener import bind_socket
+    from mcp_vega.server.http.connections.listener import bind_socket
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
@@ -150,7 +150,7 @@ async def _serve_http(
     settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Callers
 ) -> int:
     from mcp_vega.server.http.app import build_application
-    from mcp_vega.server.http.listener import allow_files
+    from mcp_vega.server.http.connections.listener import allow_files
 
     allow_files()
     async with open_application(settings) as app:
@@ -169,7 +169,7 @@ async def serve_until_signal(
     """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept."""
     import uvicorn
 
-    from mcp_vega.server.http.listener import server_config
+    from mcp_vega.server.http.connections.listener import server_config
 
     server = uvicorn.Server(server_config(asgi))
 

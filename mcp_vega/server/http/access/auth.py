@@ -34,7 +34,7 @@ from mcp_vega.server.http.access.rejections import (
 from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn, require_own_page
 from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.access.tokens import ANYONE
-from mcp_vega.server.http.capacity import Activity, connection_of
+from mcp_vega.server.http.connections.capacity import Activity, connection_of
 from mcp_vega.server.http.forwarded import route_of
 from mcp_vega.server.http.limits import HttpLimits
 

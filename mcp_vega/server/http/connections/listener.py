@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
-from mcp_vega.server.http.capacity import CONNECTION, Activity, Capacity, Connection
+from mcp_vega.server.http.connections.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
