@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 
 from mcp_vega.cli.application import log_to_stderr, open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
-from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
+from mcp_vega.cli.shutdown import GRACE_SECONDS, handled_signals, report, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8000
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  only compared with
+# A signal that comes within so many seconds after the first one repeats it: some programs pass on what the server gets
+# from the terminal as well.
+SAME_SIGNAL_SECONDS = 1.0
 
 
 def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
@@ -156,7 +160,7 @@ async def _serve_http(
     async with open_application(settings) as app:
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
-        await serve_until_signal(app.service, asgi, listener)
+        await serve_until_signal(app.service, asgi, listener, grace=settings.drain_seconds)
     return 0
 
 
@@ -165,30 +169,50 @@ async def serve_until_signal(
     asgi: ASGIApp,
     listener: socket.socket,
     until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
+    *,
+    grace: float = GRACE_SECONDS,
 ) -> None:
-    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept."""
-    import uvicorn
+    """Serve an application until a signal comes or `until` returns, then drain the server.
 
-    from mcp_vega.server.http.connections.listener import server_config
+    It refuses new connections and new jobs, and gives the running jobs `grace` seconds to end; a second signal shortens
+    this time. Calls that still wait then are answered with the states of their jobs. The caller closes the service,
+    which leaves these jobs to other servers.
+    """
+    from mcp_vega.server.http.connections.listener import HttpServer
 
-    server = uvicorn.Server(server_config(asgi))
+    server = HttpServer(asgi)
 
-    async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def drain() -> None:
+        service.close()
+        await server.stop_accepting()
+        jobs = await service.finish(grace)
+        service.end_waits()
+        await server.until_answered()
+        server.should_exit = True
+        with suppress(OSError):  # nothing can be written to a closed terminal
+            report(jobs)
+
+    async def drain_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        began: float | None = None
         with anyio.open_signal_receiver(*handled_signals()) as signals:
             task_status.started()
             async for _ in signals:
-                await finish(service)
-                server.should_exit = True
+                if began is None:
+                    began = anyio.current_time()
+                    tasks.start_soon(drain)
+                elif anyio.current_time() > began + SAME_SIGNAL_SECONDS:
+                    service.hurry()
 
-    async def stop_in_time() -> None:
+    async def drain_in_time() -> None:
         await until()
-        server.should_exit = True
+        if not service.closing:
+            await drain()
 
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
-            await tasks.start(stop_on_signal)  # first: uvicorn raises the signals again that it receives itself
-        tasks.start_soon(stop_in_time)
+            await tasks.start(drain_on_signal)
+        tasks.start_soon(drain_in_time)
         await server.serve([listener])
-        if not service.closing:  # no signal came: the server ended by itself
-            await finish(service)
+        if not service.closing:  # on Windows, uvicorn handles the signals
+            report(await service.finish(grace))
         tasks.cancel_scope.cancel()

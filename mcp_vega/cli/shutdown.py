@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 
 from mcp_vega.errors import OutcomeUnknown
+from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.storage.images.store import place_of
 
@@ -31,8 +32,15 @@ def handled_signals() -> list[signal.Signals]:
 
 
 async def finish(service: JobService) -> None:
-    """Give the running jobs a little time, and say on stderr what happened to each."""
-    for job in await service.finish(GRACE_SECONDS):
+    """Give the running jobs a little time, leave the rest to other servers, and say on stderr what happened to each."""
+    jobs = await service.finish(GRACE_SECONDS)
+    await service.leave()
+    report(jobs)
+
+
+def report(jobs: Iterable[Job]) -> None:
+    """Say on stderr what happened to the jobs that were running when the process began to end."""
+    for job in jobs:
         if job.problem:
             lines = [job.problem.text]
         elif job.state.finished:
