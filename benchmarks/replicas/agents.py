@@ -9,7 +9,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -91,7 +91,7 @@ class Rules:
 
     Attributes:
         seed: For what they do at random.
-        cancelled: One call of so many is cancelled and made again, unless it is submitted.
+        cancelled: One call of so many is cancelled and made again, unless it is submitted; 0 for none.
         cancelled_within: After at most so many seconds. There can be no answer yet: since 2026-07-28, a cancellation
             closes the connection, and a server that has sent its answer does not notice it.
         gives_up_after: After so many seconds, an unknown outcome is taken for an answer.
@@ -207,7 +207,8 @@ class Agent:
             if call.look:
                 return await client.call_tool(CHECK, {})
             call.tries += 1
-            if call.tries == 1 and call.tool != SUBMIT and call.number % self._rules.cancelled == 0:
+            often = self._rules.cancelled
+            if often and call.tries == 1 and call.tool != SUBMIT and call.number % often == 0:
                 with anyio.move_on_after(self._rng.uniform(0.02, self._rules.cancelled_within)):
                     return await client.call_tool(call.tool, call.arguments)
                 self._tally.counts["cancelled"] += 1
@@ -301,9 +302,9 @@ def _decoded(contents: BlobResourceContents) -> bytes:
     return b64decode(contents.blob)
 
 
-async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, rules: Rules) -> None:
-    """Let agents make calls, each as soon as its last one has ended, and note what they see."""
-    numbers = iter(range(calls))
+async def draw(url: str, callers: dict[str, str], calls: Iterable[int], tally: Tally, rules: Rules) -> None:
+    """Let agents make the calls with these numbers, each as soon as its last one has ended, and note what they see."""
+    numbers = iter(calls)
     async with anyio.create_task_group() as tasks:
         for index, caller in enumerate(callers.items()):
             agent = Agent(url, caller, MODES[index % len(MODES)], tally, rules)
