@@ -22,6 +22,8 @@ from test_http_access import served
 from test_transports import address, complaints, exit_code, signals, started
 
 from mcp_vega import __version__
+from mcp_vega.server.app import build_server
+from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -139,11 +141,36 @@ async def test_a_call_that_waits_is_answered_when_the_time_to_drain_is_over(
 
             await agent.list_tools()  # otherwise the SDK asks for the tools after the call
             tasks.start_soon(stop)
-            result = await agent.call_tool(RT, ASKED)
-            assert job_of(result)["state"] == "PROCESSING", text_of(result)
+            assert job_of(await agent.call_tool(RT, ASKED))["state"] == "PROCESSING"
         assert exit_code(process) == 0
     assert complaints(tmp_path).count("was still running") == 1
     assert "Traceback" not in complaints(tmp_path)
+
+
+async def test_a_call_that_was_never_sent_is_refused_and_not_answered_with_its_state(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.hold()
+    texts = dict[str, str]()
+    async with (
+        app_over(sandbox.url, tmp_path, limits=Limits(calls_at_once=1)) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def draw(prompt: str) -> None:
+            texts[prompt] = text_of(await agent.call_tool(RT, {"prompt": prompt}))
+
+        tasks.start_soon(draw, "sent")
+        await until(lambda: sandbox.account.calls)
+        tasks.start_soon(draw, "never sent")
+        await until(lambda: len(app.service.active) == 2)
+        app.service.close()
+        app.service.end_waits()  # before the refusal is written
+        await until(lambda: len(texts) == 2)
+        sandbox.let_go()
+    assert "State: PROCESSING" in texts["sent"]
+    assert "(server_closing)" in texts["never sent"]
 
 
 async def test_the_health_checks_say_who_is_up_and_who_is_ready(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ LONGEST = 300.0
 # Seconds before the next try, and between a cancellation and the same call: fewer would be two calls at the same time.
 PAUSE, REPEATED_AFTER = 0.5, 1.0
 # Errors of the server itself. With check_job they say nothing about the job.
-OF_THE_SERVER = ("ledger_error", "internal_error", "server_closing", "too_many_calls", "gallery_error")
+OF_THE_SERVER = ("ledger_error", "internal_error", "too_many_calls", "gallery_error")
 # The agents use no TLS, and reading the machine's certificates takes each of them 20 ms.
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 

@@ -16,6 +16,7 @@ It needs PostgreSQL, nginx, and the packages moto[server], obstore and psycopg.
 
 import argparse
 import itertools
+import signal
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import agents
 import anyio
@@ -128,8 +130,14 @@ def measure(options: argparse.Namespace) -> bool:
     return not broken
 
 
+def terminate(*_: object) -> NoReturn:
+    """End the replicas as well."""
+    raise SystemExit("terminated")
+
+
 def main() -> int:
     """Draw, restart, count."""
+    signal.signal(signal.SIGTERM, terminate)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=16, help=f"at most {len(team.CALLERS)}")
     parser.add_argument("--rounds", type=int, default=1, help="how often each replica is restarted")

@@ -205,7 +205,9 @@ class JobService:
                 job = await self._resumed(job)  # the server that worked on it has died
             yield job
             now = anyio.current_time()
-            if not job.held or now >= deadline or changes.waits_ended:
+            # A job that was not sent yet is refused at the end, which takes only a moment.
+            is_refused = running is not None and running.active and running.job.sent is None
+            if not job.held or now >= deadline or (changes.waits_ended and not is_refused):
                 return
             heartbeat = first if now < first else now + self.config.heartbeat
             with anyio.move_on_after(min(heartbeat, deadline) - now):
