@@ -102,6 +102,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/replicas/chaos.py": "it takes minutes, and needs nginx; tests/test_replicas.py runs "
     "three servers with PostgreSQL",
     ".venv/bin/python benchmarks/replicas/chaos.py --history-503": "as above",
+    ".venv/bin/python benchmarks/replicas/rolling.py": "as above",
     ".venv/bin/python benchmarks/replicas/partition.py": "it needs root",
     ".venv/bin/python benchmarks/replicas/throughput.py": "it needs nginx",
     ".venv/bin/python benchmarks/histories.py": "it takes minutes; tests/test_reconciliation.py draws some cases of it",

@@ -271,6 +271,7 @@ NO_BODY = [
     ("GET /health", b"200 OK"),
     ("HEAD /health", b"200 OK"),
     ("POST /health", b"405 "),
+    ("GET /readyz", b"200 OK"),
     ("GET /images/0", b"404 "),
     ("HEAD /images/0", b"404 "),
     ("OPTIONS /images/0", b"405 "),

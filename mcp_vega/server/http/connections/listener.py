@@ -83,7 +83,8 @@ def allow_files(limits: HttpLimits = DEFAULT_LIMITS) -> None:
 
 def _is_relevant(record: logging.LogRecord) -> bool:
     """Whether to log a record. That uvicorn cancels running requests at the end is intended, so it is not logged."""
-    return not str(record.msg).startswith("Cancel %s running task")
+    is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not (is_cancelled or str(record.msg).startswith("Cancel %s running task"))
 
 
 class HttpServer(uvicorn.Server):
