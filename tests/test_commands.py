@@ -117,6 +117,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/replicas/chaos.py": "it takes minutes, and needs nginx; tests/test_replicas.py runs "
     "three servers with PostgreSQL",
     ".venv/bin/python benchmarks/replicas/chaos.py --history-503": "as above",
+    ".venv/bin/python benchmarks/replicas/rolling.py": "as above",
     ".venv/bin/python benchmarks/replicas/partition.py": "it needs root",
     ".venv/bin/python benchmarks/replicas/upgrade.py": "it needs nginx; tests/test_replicas.py has less of it",
     ".venv/bin/python benchmarks/replicas/backup.py": "as above, and pg_dump",

@@ -40,8 +40,8 @@ from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import Caller, Callers
 from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
 from mcp_vega.server.http.app import PATHS, build_application
+from mcp_vega.server.http.connections.listener import bind_socket, server_config
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
-from mcp_vega.server.http.listener import bind_socket, server_config
 from mcp_vega.server.resources import GALLERY
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images.folder import ImageFolder
@@ -188,9 +188,10 @@ async def test_an_allowed_host_may_have_any_port_unless_the_setting_names_one(ap
 
 
 async def test_anybody_may_ask_for_the_health_and_learns_nothing_else(server: HttpServer) -> None:
-    answer = await server.ask("GET", "/health", headers={"host": "10.0.0.7"})
-    assert answer.status_code == 200
-    assert set(answer.json()) == {"status", "version"}
+    learned = {"/health": {"status", "version"}, "/livez": {"status"}, "/readyz": {"status"}}
+    for path, names in learned.items():
+        answer = await server.ask("GET", path, headers={"host": "10.0.0.7", "origin": "https://evil.example"})
+        assert (answer.status_code, set(answer.json())) == (200, names)
 
 
 async def test_with_a_token_the_tools_work(server: HttpServer) -> None:

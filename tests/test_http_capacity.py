@@ -17,7 +17,7 @@ from test_http_access import ALICE, BOB, RT, HttpServer, connected, rest_of, ser
 
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.app import PATHS
-from mcp_vega.server.http.capacity import SETTLING_SECONDS
+from mcp_vega.server.http.connections.capacity import SETTLING_SECONDS
 from mcp_vega.server.http.limits import HttpLimits
 
 pytestmark = pytest.mark.anyio
@@ -271,6 +271,7 @@ NO_BODY = [
     ("GET /health", b"200 OK"),
     ("HEAD /health", b"200 OK"),
     ("POST /health", b"405 "),
+    ("GET /readyz", b"200 OK"),
     ("GET /images/0", b"404 "),
     ("HEAD /images/0", b"404 "),
     ("OPTIONS /images/0", b"405 "),

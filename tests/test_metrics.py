@@ -100,6 +100,7 @@ async def test_a_server_counts_what_it_does_without_anything_private(tmp_path: P
             others = await http.post(url), await http.get(url.removesuffix("/metrics"))
     assert [each.status_code for each in others] == [405, 404]
     after = parsed(text)
+    assert after["mcp_vega_ready"] == 1
     expected = {
         f'mcp_vega_tool_calls_total{{outcome="ok",tool="{TOOL}"}}': 1,
         'mcp_vega_tool_calls_total{outcome="error",tool="unknown"}': 3,

@@ -107,7 +107,7 @@ def hub() -> Hub:
 @pytest.fixture(autouse=True)
 def _nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a server learns, it learns from a notice."""
-    monkeypatch.setattr("mcp_vega.jobs.service.POLL_SECONDS", NEVER)
+    monkeypatch.setattr("mcp_vega.jobs.running.POLL_SECONDS", NEVER)
     monkeypatch.setattr("mcp_vega.jobs.rate_limiter.REPORTED_POLL_SECONDS", NEVER)
     monkeypatch.setattr("mcp_vega.jobs.recovery.REPORTED_LOOK_SECONDS", NEVER)
 

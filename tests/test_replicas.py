@@ -157,6 +157,7 @@ class Team:
             "MCP_VEGA_AUTH_TOKENS": f"{ALICE},{BOB}",
             "AWS_ENDPOINT_URL": self.bucket_url,
             "AWS_ALLOW_HTTP": "true",
+            "MCP_VEGA_DRAIN_SECONDS": "0",
             "TMPDIR": str(folder),
             **S3_KEYS,
         }
@@ -286,6 +287,31 @@ async def test_an_idle_server_continues_the_job_of_one_that_was_killed(team: Tea
     assert team.paid(call["prompt"]) == 1
 
 
+@pytest.mark.parametrize("version", ["2025-11-25", MODERN])
+async def test_a_call_is_answered_when_its_server_is_restarted_and_another_one_gives_its_picture(
+    team: Team, version: str
+) -> None:
+    one, two, _ = team.replicas
+    process = one.process
+    assert process
+    call, answer = {"prompt": f"restarted, {version}"}, Answer()
+    team.sandbox.hold()
+    async with one.client(version) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.call, 1, RT, call, answer)
+        await until(lambda: team.paid(call["prompt"]))
+        process.terminate()
+    assert "State: PROCESSING" in answer.text
+    assert process.wait(HANG_SECONDS) == 0
+    team.sandbox.let_go()
+    async with two.agent() as agent:
+
+        async def picture() -> bool:
+            return bool(images_of(await agent.call_tool("check_job", {"request_id": answer.request_id})))
+
+        await until(picture)
+    assert team.paid(call["prompt"]) == 1
+
+
 async def test_a_client_of_one_server_is_notified_of_a_picture_that_another_one_drew(team: Team) -> None:
     one, two, _ = team.replicas
     async with one.agent() as watching, two.agent() as drawing:
@@ -376,11 +402,15 @@ async def test_calls_are_refused_while_postgresql_is_away_and_paid_pictures_are_
         refused = await other.call_tool(RT, {"prompt": "too early"})
         assert "(ledger_error)" in text_of(refused)
         assert "Charged: no." in text_of(refused)
+        unready = await two.ask("GET", "/readyz")  # and it names no machine
+        assert (unready.status_code, unready.json()) == (503, {"status": "not ready", "reason": "ledger"})
+        assert (await two.ask("GET", "/livez")).status_code == 200
         team.sandbox.let_go()
         await until(lambda: answer.message)
         assert answer.pictures == 1
         team.postgres.start()
         await until(lambda: team.state(call["prompt"]) == "COMPLETED")
+        assert (await two.ask("GET", "/readyz")).json() == {"status": "ready"}
         checked = await other.call_tool("check_job", {"request_id": answer.request_id})
         assert len(images_of(checked)) == 1
         assert not (await other.call_tool(RT, {"prompt": "now"})).is_error

@@ -9,7 +9,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -46,7 +46,7 @@ ENDLESS = 1_000_000
 # Seconds before the next try, and between a cancellation and the same call: fewer would be two calls at the same time.
 PAUSE, REPEATED_AFTER = 0.5, 1.0
 # Errors of the server itself. With check_job they say nothing about the job.
-OF_THE_SERVER = ("ledger_error", "internal_error", "server_closing", "too_many_calls", "gallery_error")
+OF_THE_SERVER = ("ledger_error", "internal_error", "too_many_calls", "gallery_error")
 # The agents use no TLS, and reading the machine's certificates takes each of them 20 ms.
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -94,7 +94,7 @@ class Rules:
 
     Attributes:
         seed: For what they do at random.
-        cancelled: One call of so many is cancelled and made again, unless it is submitted.
+        cancelled: One call of so many is cancelled and made again, unless it is submitted; 0 for none.
         cancelled_within: After at most so many seconds. There can be no answer yet: since 2026-07-28, a cancellation
             closes the connection, and a server that has sent its answer does not notice it.
         gives_up_after: After so many seconds, an unknown outcome is taken for an answer.
@@ -210,7 +210,8 @@ class Agent:
             if call.look:
                 return await client.call_tool(CHECK, {})
             call.tries += 1
-            if call.tries == 1 and call.tool != SUBMIT and call.number % self._rules.cancelled == 0:
+            often = self._rules.cancelled
+            if often and call.tries == 1 and call.tool != SUBMIT and call.number % often == 0:
                 with anyio.move_on_after(self._rng.uniform(0.02, self._rules.cancelled_within)):
                     return await client.call_tool(call.tool, call.arguments)
                 self._tally.counts["cancelled"] += 1
@@ -304,9 +305,9 @@ def _decoded(contents: BlobResourceContents) -> bytes:
     return b64decode(contents.blob)
 
 
-async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, rules: Rules) -> None:
-    """Let agents make calls, each as soon as its last one has ended, and note what they see."""
-    numbers = iter(range(calls))
+async def draw(url: str, callers: dict[str, str], calls: Iterable[int], tally: Tally, rules: Rules) -> None:
+    """Let agents make the calls with these numbers, each as soon as its last one has ended, and note what they see."""
+    numbers = iter(calls)
     async with anyio.create_task_group() as tasks:
         for index, caller in enumerate(callers.items()):
             agent = Agent(url, caller, MODES[index % len(MODES)], tally, rules)
@@ -316,6 +317,6 @@ async def draw(url: str, callers: dict[str, str], calls: int, tally: Tally, rule
 async def draw_while(url: str, callers: dict[str, str], tally: Tally, rules: Rules, steps: Callable[[], None]) -> None:
     """Let agents draw, one call after the other, until the steps have been done in a thread."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(draw, url, callers, ENDLESS, tally, rules)
+        tasks.start_soon(draw, url, callers, range(ENDLESS), tally, rules)
         await anyio.to_thread.run_sync(steps)
         tasks.cancel_scope.cancel()

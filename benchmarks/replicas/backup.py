@@ -142,7 +142,7 @@ def main() -> int:
         counts, broken = compared(after)
         again = agents.Tally()
         callers = {f"again{number}": token for number, token in enumerate(team.LOAD.values())}
-        anyio.run(agents.draw, after.replicas[0].url, callers, 10, again, rules)
+        anyio.run(agents.draw, after.replicas[0].url, callers, range(10), again, rules)
         counts["calls answered after that"] = len(again.seconds)
     for what, number in {**backup.figures, **counts}.items():
         print(f"{what:44}{number:12}")

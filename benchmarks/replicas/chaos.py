@@ -176,7 +176,7 @@ async def draw(url: str, callers: dict[str, str], calls: int, rules: agents.Rule
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(show)
-        await agents.draw(url, callers, calls, tally, rules)
+        await agents.draw(url, callers, range(calls), tally, rules)
         tasks.cancel_scope.cancel()
     return tally
 

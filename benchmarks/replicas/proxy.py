@@ -130,6 +130,12 @@ class Nginx:
         """How many requests to the bucket were answered with 503."""
         return sum(status == "503" for _, status, *_ in self._requests())
 
+    def failures(self) -> Counter[str]:
+        """How many requests of agents were answered with each status of 500 and more."""
+        with (self._folder / "calls.txt").open(encoding="utf-8") as lines:
+            statuses = Counter(line.split()[1] for line in lines)
+        return Counter({status: count for status, count in statuses.items() if status >= "5"})
+
     def _requests(self) -> Iterator[list[str]]:
         with (self._folder / "requests.txt").open(encoding="utf-8") as lines:
             yield from (line.split() for line in lines)

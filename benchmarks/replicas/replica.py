@@ -60,15 +60,15 @@ class Replica:
                 start_new_session=True,
             )
 
-    def wait(self) -> None:
-        """Wait until it answers."""
+    def wait(self, path: str = "/health") -> None:
+        """Wait until it answers at this path."""
         assert self._process
         deadline = time.monotonic() + START_SECONDS
         while True:
             if (code := self._process.poll()) is not None:
                 raise SystemExit(f"a replica ended with {code}:\n{self.log[-3000:]}")
             try:
-                httpx.get(f"http://{self.address}/health", trust_env=False, timeout=START_SECONDS).raise_for_status()
+                httpx.get(f"http://{self.address}{path}", trust_env=False, timeout=START_SECONDS).raise_for_status()
             except httpx.HTTPError:
                 if time.monotonic() > deadline:
                     raise

@@ -11,6 +11,7 @@ It needs what `chaos.py` needs, and Prometheus with promtool (Debian's package `
 """
 
 import argparse
+import itertools
 import math
 import os
 import shutil
@@ -82,7 +83,7 @@ async def load(
     found: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_refused, set_up)
-        tasks.start_soon(agents.draw, set_up.url, callers, sys.maxsize, tally, rules)
+        tasks.start_soon(agents.draw, set_up.url, callers, itertools.count(), tally, rules)
         await anyio.sleep(seconds)
         print(f"{len(tally.seconds)} calls answered in {seconds:g} s")
         found += await anyio.to_thread.run_sync(look)

@@ -145,13 +145,14 @@ class Team:
 
 
 @contextmanager
-def running(
+def running(  # noqa: PLR0913  what differs between the programs
     folder: Path,
     replicas: int | Sequence[Mapping[str, str]] = 3,
     *,
     speed: float = 1,
     embedded: bool = False,
     address: str = "",
+    drain_seconds: float = 8,
 ) -> Generator[Team]:
     """Run the set-up in an empty folder while the block runs.
 
@@ -161,12 +162,14 @@ def running(
         speed: The documented times of the API are multiplied by this.
         embedded: Whether the replicas share an SQLite file and a folder instead of PostgreSQL and a bucket.
         address: Another address at which PostgreSQL listens.
+        drain_seconds: How many seconds a replica lets running jobs end after SIGTERM.
     """
     with ExitStack() as stack:
         api = stack.enter_context(vendor.running(speed))
         settings = {
             "SEGMIND_BASE_URL": api.url,
             "SEGMIND_API_KEY": "SG_replicas",
+            "MCP_VEGA_DRAIN_SECONDS": str(drain_seconds),
             "MCP_VEGA_AUTH_TOKENS": ",".join(f"{name}:{token}" for name, token in {**CALLERS, **LOAD}.items()),
         }
         if embedded:

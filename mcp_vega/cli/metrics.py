@@ -17,7 +17,8 @@ from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import printable
 from mcp_vega.sandbox.serving import EmbeddedServer
-from mcp_vega.server.http.listener import bind_socket, server_config
+from mcp_vega.server.http.connections.listener import bind_socket, server_config
+from mcp_vega.server.http.health import Readiness
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings
 from mcp_vega.telemetry.recorder import set_recorder
@@ -69,7 +70,10 @@ async def serving_metrics(listener: socket.socket | None, service: JobService) -
     labels = Labels([each.name for each in DEFINITIONS], MODELS)
     recorder = PrometheusRecorder(__version__, labels, lambda: service.load)
 
+    readiness = Readiness(service)
+
     async def answer(request: Request) -> Response:
+        recorder.ready(not await readiness.problem())
         text, media_type = recorder.text(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": media_type})
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from mcp_vega.cli.application import open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
-from mcp_vega.cli.shutdown import finish, handled_signals, log_end, print_end, until_signal
+from mcp_vega.cli.shutdown import GRACE_SECONDS, handled_signals, log_end, print_end, until_signal
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8000
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  only compared with
+# A signal that comes within so many seconds after the first one repeats it: some programs pass on what the server gets
+# from the terminal as well.
+SAME_SIGNAL_SECONDS = 1.0
 
 
 def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
@@ -120,7 +123,7 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 def _run_http(options: "Namespace", settings: Settings) -> int:
     from mcp_vega.cli.metrics import bind_metrics, metrics_url
     from mcp_vega.server.http.app import PATHS
-    from mcp_vega.server.http.listener import bind_socket
+    from mcp_vega.server.http.connections.listener import bind_socket
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
@@ -172,13 +175,13 @@ async def _serve_http(  # noqa: PLR0913, PLR0917  all that the command line deci
 ) -> int:
     from mcp_vega.cli.metrics import serving_metrics
     from mcp_vega.server.http.app import build_application
-    from mcp_vega.server.http.listener import allow_files
+    from mcp_vega.server.http.connections.listener import allow_files
 
     allow_files()
     async with open_application(settings) as app, serving_metrics(metrics, app.service):
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
-        await serve_until_signal(app.service, asgi, listener, tell=log_end)
+        await serve_until_signal(app.service, asgi, listener, grace=settings.drain_seconds, tell=log_end)
     return 0
 
 
@@ -187,34 +190,55 @@ async def serve_until_signal(
     asgi: ASGIApp,
     listener: socket.socket,
     until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
+    *,
+    grace: float = GRACE_SECONDS,
     tell: Callable[[Job], None] = print_end,
 ) -> None:
-    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept.
+    """Serve an application until a signal comes or `until` returns, then drain the server.
 
-    `tell` reports each job that was running then.
+    It refuses new connections and new jobs, and gives the running jobs `grace` seconds to end; a second signal shortens
+    this time. Calls that still wait then are answered with the states of their jobs. The caller closes the service,
+    which leaves these jobs to other servers.
     """
-    import uvicorn
+    from mcp_vega.server.http.connections.listener import HttpServer
 
-    from mcp_vega.server.http.listener import server_config
+    server = HttpServer(asgi)
 
-    server = uvicorn.Server(server_config(asgi))
+    def report(jobs: Sequence[Job]) -> None:
+        with suppress(OSError):  # nothing can be written to a closed terminal
+            for job in jobs:
+                tell(job)
 
-    async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def drain() -> None:
+        service.close()
+        await server.stop_accepting()
+        jobs = await service.finish(grace)
+        service.end_waits()
+        await server.until_answered()
+        server.should_exit = True
+        report(jobs)
+
+    async def drain_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        began: float | None = None
         with anyio.open_signal_receiver(*handled_signals()) as signals:
             task_status.started()
             async for _ in signals:
-                await finish(service, tell)
-                server.should_exit = True
+                if began is None:
+                    began = anyio.current_time()
+                    tasks.start_soon(drain)
+                elif anyio.current_time() > began + SAME_SIGNAL_SECONDS:
+                    service.hurry()
 
-    async def stop_in_time() -> None:
+    async def drain_in_time() -> None:
         await until()
-        server.should_exit = True
+        if not service.closing:
+            await drain()
 
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
-            await tasks.start(stop_on_signal)  # first: uvicorn raises the signals again that it receives itself
-        tasks.start_soon(stop_in_time)
+            await tasks.start(drain_on_signal)
+        tasks.start_soon(drain_in_time)
         await server.serve([listener])
-        if not service.closing:  # no signal came: the server ended by itself
-            await finish(service, tell)
+        if not service.closing:  # on Windows, uvicorn handles the signals
+            report(await service.finish(grace))
         tasks.cancel_scope.cancel()

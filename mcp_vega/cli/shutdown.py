@@ -71,8 +71,10 @@ def _left(job: Job) -> OutcomeUnknown:
 
 
 async def finish(service: JobService, tell: Callable[[Job], None]) -> None:
-    """Give the running jobs a little time, and report what happened to each."""
-    for job in await service.finish(GRACE_SECONDS):
+    """Give the running jobs a little time, leave the rest to other servers, and report what happened to each."""
+    jobs = await service.finish(GRACE_SECONDS)
+    await service.leave()
+    for job in jobs:
         tell(job)
 
 

@@ -68,6 +68,8 @@ class Changes:
         self._listeners: list[Listener] = []
         # An event stays here only as long as something waits for it.
         self._next = WeakValueDictionary[str, anyio.Event]()
+        # Whether nobody may wait for a change any longer, because the process is about to exit.
+        self.waits_ended = False
 
     @property
     def reach_others(self) -> bool:
@@ -106,6 +108,12 @@ class Changes:
     def _wake(self, job: str) -> None:
         if event := self._next.pop(job, None):
             event.set()
+
+    def end_waits(self) -> None:
+        """Wake all that follow a job. From now on, nobody may wait for a change."""
+        self.waits_ended = True
+        for job in [*self._next]:
+            self._wake(job)
 
     @contextmanager
     def listening(self, listener: Listener) -> Generator[None]:

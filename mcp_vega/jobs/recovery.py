@@ -54,7 +54,8 @@ class Recovery:
         self._mover = mover
         self._config = config
         self._recovering = False
-        self._leaving = False
+        # Whether it continues no more jobs; and whether it has left the open jobs to other servers.
+        self._leaving = self._left = False
         # The jobs that this server held at the last look, although it did not work on them.
         self._idle = set[str]()
 
@@ -149,7 +150,7 @@ class Recovery:
         return [*orphans.left, *(each for each in orphans.mine if each in before)]
 
     async def _move_pictures(self) -> None:
-        while not self._leaving:
+        while not self._left:
             await self._mover.move_back()
             await anyio.sleep(LOOK_SECONDS)
 
@@ -175,7 +176,7 @@ class Recovery:
     async def _save_again(self) -> None:
         """Save from time to time what the store could not save before."""
         problem = _Problem()
-        while not self._leaving:
+        while not self._left:
             await anyio.sleep(self._pause)
             try:
                 await self._running.save_again()
@@ -186,19 +187,18 @@ class Recovery:
                 logger.exception("The server's unsaved jobs could not be saved")
 
     async def finish(self, deadline: float) -> list[Job]:
-        """Continue no more jobs, wait until the deadline for the jobs begun here, and leave the rest to other servers.
+        """Continue no more jobs, and wait until the deadline for the jobs begun here. Then call `leave`.
 
-        Returns the jobs begun here that have not ended, in their current state.
+        Returns the jobs that it waited for, in their current state.
         """
         self._leaving = True
         under_way = await self._worker.finish(deadline)
         self._store.shorten_waits()
-        await self.leave()
         return [await self._running.current(each.job) for each in under_way]
 
     async def leave(self) -> None:
         """Leave the jobs in progress to other servers."""
-        self._leaving = True
+        self._leaving = self._left = True
         try:
             await self._store.leave()
         except errors.LedgerError as error:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import anyio
+
 from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
 from mcp_vega.jobs.changes import Change, Changes, log_change, report_end
@@ -12,6 +14,9 @@ from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.telemetry.recorder import recorder
 
 logger = logging.getLogger(__name__)
+
+# Seconds between two looks at a job that another server works on, if that server cannot report its changes.
+POLL_SECONDS = 0.25
 
 
 @dataclass(eq=False)
@@ -274,6 +279,15 @@ class RunningJobs:
             if here is None:
                 raise
             return here
+
+    async def until_changed(self, job: Job, changed: anyio.Event) -> None:
+        """Wait until a job has changed, or nobody may wait any longer. `changed` is the event of its next change."""
+        if self.changes.reach_others or self.get_active(job):
+            await changed.wait()
+            return
+        # Another server works on the job, and cannot report its changes.
+        while not self.changes.waits_ended and await self.current(job) == job:  # noqa: ASYNC110  there is no event
+            await anyio.sleep(POLL_SECONDS)
 
     async def until_outcome(self, running: RunningJob) -> None:
         """Wait until a job has an outcome, or this server no longer works on it."""

@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds between two looks at a job that another server works on, if that server cannot report its changes.
-POLL_SECONDS = 0.25
 # How long an answer waits for its note in the store.
 NOTED_SECONDS = 2.0
 
@@ -65,7 +63,8 @@ class JobService:
         self._worker = Worker(client, self._running, self._limiter, self._saver, config)
         self.image_mover = ImageMover(images, store.locations, config)
         self._recovery = Recovery(client, self._running, self._worker, self.image_mover, config)
-        self._finish_by: float | None = None
+        # Whether it accepts no more jobs, because the process is about to exit.
+        self.closing = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -86,11 +85,6 @@ class JobService:
             await self._recovery.leave()
 
     @property
-    def closing(self) -> bool:
-        """Whether it accepts no more jobs, because the process is about to exit."""
-        return self._finish_by is not None
-
-    @property
     def active(self) -> list[Job]:
         """The jobs that this server is working on."""
         return [running.job for running in self._running.active]
@@ -100,16 +94,30 @@ class JobService:
         """What it does now, without a look into the store."""
         return self._limiter.load(self.image_mover.waiting)
 
-    async def finish(self, grace: float) -> list[Job]:
-        """Accept no more jobs, and give the jobs begun here `grace` seconds to end, counted from the first call.
+    def close(self) -> None:
+        """Accept no more jobs, because the process is about to exit. Calls that wait to be sent are refused."""
+        self.closing = True
+        self._limiter.close()
 
-        Calls that wait to be sent are refused. Jobs that are not finished then stay in the store for another server.
+    async def finish(self, grace: float) -> list[Job]:
+        """Accept no more jobs, and give the jobs begun here `grace` seconds to end. `hurry` shortens this time.
+
         Returns the jobs begun here that were in progress, in their current state.
         """
-        if self._finish_by is None:
-            self._finish_by = anyio.current_time() + grace
-            self._limiter.close()
-        return await self._recovery.finish(self._finish_by)
+        self.close()
+        return await self._recovery.finish(anyio.current_time() + grace)
+
+    def hurry(self) -> None:
+        """Let `finish` wait no longer."""
+        self._worker.hurry()
+
+    def end_waits(self) -> None:
+        """Let nobody wait for a job any longer: calls are answered with the job's current state."""
+        self._running.changes.end_waits()
+
+    async def leave(self) -> None:
+        """Leave the jobs that have not ended to other servers."""
+        await self._recovery.leave()
 
     def resume_orphans(self) -> None:
         """From now on, continue the unfinished jobs of this API that no running server works on."""
@@ -185,7 +193,7 @@ class JobService:
     async def follow(self, job: Job, seconds: float, first: float = 0) -> AsyncIterator[Job]:
         """The current state of a job, then each change and heartbeat, until nobody works on it or the time is up.
 
-        With `first`, there is also a heartbeat after so many seconds.
+        After `end_waits`, the time is up. With `first`, there is also a heartbeat after so many seconds.
         """
         now = anyio.current_time()
         deadline, first = now + seconds, now + first
@@ -202,15 +210,13 @@ class JobService:
                 job = await self._resumed(job)  # the server that worked on it has died
             yield job
             now = anyio.current_time()
-            if not job.held or now >= deadline:
+            # A job that was not sent yet is refused at the end, which takes only a moment.
+            is_refused = running is not None and running.active and running.job.sent is None
+            if not job.held or now >= deadline or (changes.waits_ended and not is_refused):
                 return
             heartbeat = first if now < first else now + self.config.heartbeat
             with anyio.move_on_after(min(heartbeat, deadline) - now):
-                if changes.reach_others or self._running.get_active(job):
-                    await changed.wait()
-                else:  # another server works on it
-                    while await self._running.current(job) == job:  # noqa: ASYNC110  there is no event to wait for
-                        await anyio.sleep(POLL_SECONDS)
+                await self._running.until_changed(job, changed)
 
     async def check(self, request_id: str, owner: str = OPERATOR) -> Job:
         """The job with this id, even if only the API knows it. If nobody works on it, the work is continued."""

@@ -47,6 +47,7 @@ class Worker:
         self._saver = saver
         self._config = config
         self._poller = Poller(client, running, saver, config)
+        self._grace: anyio.CancelScope | None = None  # while `finish` waits
         self._reconciler = Reconciler(client, running, saver, self._poller, config)
 
     def open(self, tasks: TaskGroup) -> None:
@@ -173,9 +174,14 @@ class Worker:
     # ---- the end ----
 
     async def finish(self, deadline: float) -> list[RunningJob]:
-        """Wait until the deadline for the jobs that this server began. Returns those that have not ended."""
+        """Wait until the deadline, or `hurry`, for the jobs that this server began. Returns the jobs it waited for."""
         under_way = [each for each in self._running.active if each.begun_here and not each.job.has_outcome]
-        with anyio.CancelScope(deadline=deadline, shield=True):
+        with anyio.CancelScope(deadline=deadline, shield=True) as self._grace:
             for each in under_way:
                 await self._running.until_outcome(each)
         return under_way
+
+    def hurry(self) -> None:
+        """Let `finish` wait no longer."""
+        if self._grace:
+            self._grace.deadline = anyio.current_time()

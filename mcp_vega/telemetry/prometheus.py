@@ -168,6 +168,7 @@ class PrometheusRecorder(Recorder):
         self._bucket_request_seconds.labels(operation).observe(seconds)
 
     def ready(self, ready: bool) -> None:  # noqa: FBT001  the only argument
+        """Report whether the server accepts calls."""
         self._ready.set(ready)
 
 

@@ -66,9 +66,6 @@ class Recorder:
     def bucket_requested(self, operation: str, outcome: Outcome, seconds: float) -> None:
         """A request to the bucket has ended."""
 
-    def ready(self, ready: bool) -> None:  # noqa: FBT001  the only argument
-        """The server accepts calls from now on, or does not."""
-
 
 _NOBODY = Recorder()
 _recorder = _NOBODY

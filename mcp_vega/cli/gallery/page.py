@@ -19,7 +19,7 @@ from mcp_vega.cli.serve import serve_until_signal
 from mcp_vega.job import OPERATOR
 from mcp_vega.server.http.access.tokens import TokenCallers, caller_with
 from mcp_vega.server.http.app import build_page
-from mcp_vega.server.http.listener import bind_socket
+from mcp_vega.server.http.connections.listener import bind_socket
 from mcp_vega.settings import Settings
 from mcp_vega.telemetry.logs import log_to_stderr
 

@@ -1,4 +1,4 @@
-"""The server over HTTP: MCP at its path, the page, the pictures' files, and a health check."""
+"""The server over HTTP: MCP at its path, the page, the pictures' files, and health checks."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -6,16 +6,13 @@ from typing import Any
 
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from mcp_vega import __version__
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import SSE_MESSAGES_PATH
 from mcp_vega.server.context import AppContext
-from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts, AuthMiddleware
+from mcp_vega.server.http.access.auth import AllowedHosts, AuthMiddleware
 from mcp_vega.server.http.access.callers import Callers
 from mcp_vega.server.http.access.cors import OriginMiddleware
 from mcp_vega.server.http.access.headers import DefaultHeaders
@@ -25,6 +22,7 @@ from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.http.cancellation.canceller import Canceller
 from mcp_vega.server.http.cancellation.middleware import CancellationMiddleware
 from mcp_vega.server.http.cancellation.requests_in_flight import RequestsInFlight
+from mcp_vega.server.http.health import health_routes
 from mcp_vega.server.http.images import image_routes
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.http.messages import MessageMiddleware
@@ -82,11 +80,11 @@ def build_page(app: AppContext, callers: Callers) -> Starlette:
 def _with_page(
     asgi: Starlette, app: AppContext, hosts: AllowedHosts, callers: Callers, limits: HttpLimits
 ) -> Starlette:
-    """Add the page, the pictures' files, the health check, and the access control to an application."""
+    """Add the page, the pictures' files, the health checks, and the access control to an application."""
     signatures = Signatures(callers, app.service.store.secrets, app.service.config.clock)
     sign_in = SignIn(signatures, limits)
     asgi.router.routes += [
-        Route(HEALTH_PATH, _health),
+        *health_routes(app.service),
         Route(SIGN_IN_PATH, sign_in.sign_in, methods=["POST"]),
         Route(SIGN_OUT_PATH, sign_in.sign_out, methods=["POST"]),
         *page_routes(app),
@@ -96,7 +94,3 @@ def _with_page(
     asgi.add_middleware(OriginMiddleware, hosts=hosts, limits=limits)
     asgi.add_middleware(DefaultHeaders)
     return asgi
-
-
-async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok", "version": __version__})

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.server.client_info import SSE_MESSAGES_PATH
-from mcp_vega.server.http.capacity import Activity, Connection, connection_of
+from mcp_vega.server.http.connections.capacity import Activity, Connection, connection_of
 from mcp_vega.server.http.forwarded import route_of
 
 # The key in the ASGI scope of a call over SSE for the connection of its stream.

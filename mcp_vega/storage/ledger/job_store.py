@@ -276,6 +276,10 @@ class JobStore:
         """Return which other servers have work, and how many jobs are open."""
         return await self._database.write(self._servers.activity)
 
+    async def require_readable(self) -> None:
+        """Read a little from the ledger."""
+        await self._database.read(lambda connection: connection.execute("SELECT 1 FROM servers LIMIT 1"))
+
     async def leave(self) -> None:
         """Leave the ledger, so that other servers can continue this server's jobs."""
         if self._servers.entered:

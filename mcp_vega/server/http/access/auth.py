@@ -34,12 +34,12 @@ from mcp_vega.server.http.access.rejections import (
 from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn, require_own_page
 from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.access.tokens import ANYONE
-from mcp_vega.server.http.capacity import Activity, connection_of
+from mcp_vega.server.http.connections.capacity import Activity, connection_of
 from mcp_vega.server.http.forwarded import route_of
+from mcp_vega.server.http.health import HEALTH_PATHS
 from mcp_vega.server.http.limits import HttpLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-HEALTH_PATH = "/health"
 # Requests that anyone may send: for the gallery's page without its data, and to sign in and out.
 OPEN_ROUTES = {
     *((method, path) for method in READING for path in ("/", "/icon.png")),
@@ -81,7 +81,7 @@ class AuthMiddleware:
         connection.set_activity(Activity.RECEIVING)
         try:
             self._check_header_size(scope)
-            if route_of(scope) != HEALTH_PATH:
+            if route_of(scope) not in HEALTH_PATHS:
                 body = await self._let_in(scope, receive)
         except ClientDisconnect:
             return

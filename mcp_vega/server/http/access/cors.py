@@ -5,9 +5,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_vega.redaction import quoted
-from mcp_vega.server.http.access.auth import HEALTH_PATH, AllowedHosts
+from mcp_vega.server.http.access.auth import AllowedHosts
 from mcp_vega.server.http.access.rejections import OriginNotAllowed, reject
 from mcp_vega.server.http.forwarded import route_of
+from mcp_vega.server.http.health import HEALTH_PATHS
 from mcp_vega.server.http.limits import HttpLimits
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -53,7 +54,7 @@ class OriginMiddleware:
         not_allowed = [origin for origin in origins if not self._is_allowed(origin)]
         if not not_allowed:
             await self._cors(scope, receive, send)
-        elif route_of(scope) == HEALTH_PATH:
+        elif route_of(scope) in HEALTH_PATHS:
             await self._app(scope, receive, send)
         else:
             error = OriginNotAllowed(f"A page of {quoted(not_allowed[0], 100)} may not use this server")

@@ -1,23 +1,31 @@
-"""The server's socket and its connections. Limits how many there are, and how long a client may let them wait."""
+"""The server's socket and its connections. Limits how long a client may let them wait, and drains the server."""
 
 import asyncio
 import logging
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
+import anyio
+import anyio.lowlevel
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
-from mcp_vega.server.http.capacity import CONNECTION, Activity, Capacity, Connection
+from mcp_vega.server.http.connections.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
 # Open files for the ledger, pictures and calls to the API.
 OTHER_FILES = 256
+# Seconds that answers have to leave before the server ends, and seconds between two looks whether they have left.
+ANSWER_SECONDS, LOOK_SECONDS = 1.0, 0.02
+CLOSE_HEADER = (b"connection", b"close")
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -75,7 +83,51 @@ def allow_files(limits: HttpLimits = DEFAULT_LIMITS) -> None:
 
 def _is_relevant(record: logging.LogRecord) -> bool:
     """Whether to log a record. That uvicorn cancels running requests at the end is intended, so it is not logged."""
-    return not str(record.msg).startswith("Cancel %s running task")
+    is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not (is_cancelled or str(record.msg).startswith("Cancel %s running task"))
+
+
+class HttpServer(uvicorn.Server):
+    """A server that can be drained before it ends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(server_config(app))
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals to the caller of `serve`. On Windows an event loop cannot handle them, but uvicorn can."""
+        if sys.platform == "win32":
+            with super().capture_signals():
+                yield
+        else:
+            yield
+
+    @property
+    def _connections(self) -> list["_LimitedProtocol"]:
+        return cast("list[_LimitedProtocol]", [*self.server_state.connections])
+
+    async def stop_accepting(self) -> None:
+        """Refuse new connections. Idle connections end, all others after their next answer."""
+        for _ in range(2):  # meanwhile the event loop accepts the connections that wait already
+            await anyio.lowlevel.checkpoint()
+        for listening in self.servers if self.started else ():
+            listening.close()
+        self.config.encoded_headers.append(CLOSE_HEADER)
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
+        for connection in self._connections:
+            connection.drain()
+
+    async def until_answered(self) -> None:
+        """Wait until all answers have left, but not for long. Streams of notifications are not waited for."""
+        with anyio.move_on_after(ANSWER_SECONDS):
+            while not all(connection.is_idle_stream for connection in self._connections):  # noqa: ASYNC110
+                await anyio.sleep(LOOK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams of notifications, then all connections."""
+        for connection in self._connections:
+            connection.end_stream()
+        await super().shutdown(sockets)
 
 
 class _LimitedProtocol(H11Protocol):
@@ -122,12 +174,40 @@ class _LimitedProtocol(H11Protocol):
         _cancel(self._request_timer)
         _cancel(self._reading_timer)
 
+    def drain(self) -> None:
+        """Close the connection now if it is idle, otherwise after its next answer."""
+        if self._is_new or self.conn.trailing_data[0]:
+            pass  # a request is coming; the server's headers say that its answer is the last one
+        elif self.cycle.response_complete:
+            self.shutdown()
+        else:
+            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
+            self.cycle.keep_alive = False
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it has not received a request yet."""
+        return self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  it is None until the first request
+
+    @property
+    def is_idle_stream(self) -> bool:
+        """Whether it only waits for notifications."""
+        return self._connection.activity is Activity.LISTENING and self._connection.idle
+
+    def end_stream(self) -> None:
+        """End a stream of notifications as its client expects it, and close the connection."""
+        is_open = self._connection.activity is Activity.LISTENING and not self.cycle.response_complete
+        if is_open and self.cycle.response_started and not self.transport.is_closing():
+            self.cycle.disconnected = True  # what the application still sends is dropped
+            self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+            self.transport.close()
+
     def _await_request(self) -> None:
         _cancel(self._request_timer)
         self._request_timer = self.loop.call_later(self._limits.header_seconds, self._expire)
 
     def _expire(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]  it is None until the first request
+        if self._is_new or self.cycle.response_complete:
             self.transport.close()  # the client can still read the rest of its last answer
 
     def _watch_reading(self) -> None:

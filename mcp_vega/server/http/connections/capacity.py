@@ -1,7 +1,7 @@
 """Limits the number of connections. If there is no room for a new connection, it decides which one is closed.
 
 At first a connection has no caller. It gets one when a request on it has shown an access token. If the server asks for
-no tokens, a request for more than /health is enough. Connections without a caller have places of their own, so they
+no tokens, any request except a health check is enough. Connections without a caller have places of their own, so they
 take no places from callers. The callers (tokens, or else addresses) share the other places: a new connection replaces
 an idle connection of the caller who has the most.
 """

@@ -1,0 +1,202 @@
+"""How a server over HTTP ends: it refuses what is new, lets jobs end, answers calls that wait, and leaves the rest."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import pytest
+from conftest import HANG_SECONDS, KEY, TLS, Sandbox, app_over, images_of, job_of, text_of, until
+from mcp.client import Client
+from mcp.client.sse import sse_client
+from test_cancellation import MODERN, RT, Answer, HttpClient
+from test_http_access import served
+from test_transports import address, complaints, exit_code, signals, started
+
+from mcp_vega import __version__
+from mcp_vega.server.app import build_server
+from mcp_vega.storage.ledger.spending import Limits
+
+pytestmark = pytest.mark.anyio
+
+ASKED = {"prompt": "in flight"}
+
+
+def serving(
+    folder: Path, sandbox: Sandbox, *, transport: str = "http", drain_seconds: float = 3600
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    variables = {"SEGMIND_BASE_URL": sandbox.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_DRAIN_SECONDS": str(drain_seconds)}
+    return started(folder, "--transport", transport, "--port", "0", **variables)
+
+
+class OpenConnection(HTTPConnection):
+    """A connection to a server that is opened before it is used."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(urlsplit(url).netloc, timeout=HANG_SECONDS)
+        self.connect()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str, str | None]:
+        """The status, the body, and whether the server closes the connection."""
+        self.request(method, path, body and json.dumps(body), headers)
+        answer = self.getresponse()
+        return answer.status, answer.read().decode(), answer.headers["connection"]
+
+    def call(self, version: str, tool: str, **arguments: Any) -> str:
+        """The answer to a call of a tool."""
+        client = HttpClient(httpx.AsyncClient(verify=TLS), version)
+        params = {"name": tool, "arguments": arguments, "_meta": client.meta}
+        headers = {**client.headers("tools/call", tool), "content-type": "application/json"}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        status, text, connection = self.ask("POST", "/mcp", message, **headers)
+        assert (status, "close" in (connection or "")) == (200, True), text
+        return text
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has closed the connection."""
+        return self.sock.recv(1) == b""
+
+
+def refuses(url: str) -> bool:
+    """Whether the server accepts no new connections."""
+    where = urlsplit(url)
+    try:
+        socket.create_connection((where.hostname, where.port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@asynccontextmanager
+async def client_of(url: str, version: str) -> AsyncGenerator[HttpClient]:
+    options: dict[str, Any] = {"timeout": HANG_SECONDS, "verify": TLS, "trust_env": False}
+    async with httpx.AsyncClient(base_url=url.removesuffix("/mcp"), **options) as http:
+        yield HttpClient(http, version)
+
+
+@signals
+@pytest.mark.parametrize("version", ["2025-11-25", MODERN])
+async def test_a_server_that_drains_refuses_what_is_new_and_answers_what_waits(
+    sandbox_in_thread: Sandbox, tmp_path: Path, version: str
+) -> None:
+    sandbox_in_thread.hold()
+    answer = Answer()
+    with serving(tmp_path, sandbox_in_thread) as process, ExitStack() as stack:
+        url = address(tmp_path)
+        idle, *new = [stack.enter_context(closing(OpenConnection(url))) for _ in range(4)]
+        assert idle.ask("GET", "/readyz") == (200, '{"status":"ready"}', None)
+        async with client_of(url, version) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call, 1, RT, ASKED, answer)
+            await until(lambda: sandbox_in_thread.account.calls)
+            process.terminate()
+            await until(lambda: refuses(url))
+            assert idle.ended
+            assert new[0].ask("GET", "/readyz") == (503, '{"status":"not ready","reason":"draining"}', "close")
+            assert "(server_closing)" in new[1].call(version, RT, prompt="new")
+            assert ASKED["prompt"] in new[2].call(version, "check_job")
+            assert not answer.message
+
+            def answered() -> bool:
+                process.send_signal(signal.SIGINT)  # one that comes immediately after the first one does not count
+                return bool(answer.message)
+
+            await until(answered)
+        assert exit_code(process) == 0
+    assert "State: PROCESSING" in answer.text
+    assert complaints(tmp_path).count("was still running") == 1
+    assert "Traceback" not in complaints(tmp_path)
+    sandbox_in_thread.let_go()
+    with serving(tmp_path, sandbox_in_thread):
+        async with Client(address(tmp_path)) as agent:
+
+            async def picture() -> bool:
+                return bool(images_of(await agent.call_tool("check_job", {"request_id": answer.request_id})))
+
+            await until(picture)
+    assert sandbox_in_thread.paid_requests == 1
+
+
+@signals
+@pytest.mark.parametrize("transport", ["sse", "http"])
+async def test_a_call_that_waits_is_answered_when_the_time_to_drain_is_over(
+    sandbox_in_thread: Sandbox, tmp_path: Path, transport: str
+) -> None:
+    sandbox_in_thread.hold()
+    with serving(tmp_path, sandbox_in_thread, transport=transport, drain_seconds=0.5) as process:
+        url = address(tmp_path)
+        async with Client(sse_client(url) if transport == "sse" else url) as agent, anyio.create_task_group() as tasks:
+
+            async def stop() -> None:
+                await until(lambda: sandbox_in_thread.account.calls)
+                process.terminate()
+
+            await agent.list_tools()  # otherwise the SDK asks for the tools after the call
+            tasks.start_soon(stop)
+            assert job_of(await agent.call_tool(RT, ASKED))["state"] == "PROCESSING"
+        assert exit_code(process) == 0
+    assert complaints(tmp_path).count("was still running") == 1
+    assert "Traceback" not in complaints(tmp_path)
+
+
+async def test_a_call_that_was_never_sent_is_refused_and_not_answered_with_its_state(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.hold()
+    texts = dict[str, str]()
+    async with (
+        app_over(sandbox.url, tmp_path, limits=Limits(calls_at_once=1)) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def draw(prompt: str) -> None:
+            texts[prompt] = text_of(await agent.call_tool(RT, {"prompt": prompt}))
+
+        tasks.start_soon(draw, "sent")
+        await until(lambda: sandbox.account.calls)
+        tasks.start_soon(draw, "never sent")
+        await until(lambda: len(app.service.active) == 2)
+        app.service.close()
+        app.service.end_waits()  # before the refusal is written
+        await until(lambda: len(texts) == 2)
+        sandbox.let_go()
+    assert "State: PROCESSING" in texts["sent"]
+    assert "(server_closing)" in texts["never sent"]
+
+
+async def test_the_health_checks_say_who_is_up_and_who_is_ready(sandbox: Sandbox, tmp_path: Path) -> None:
+    passed = 0.0
+    home = tmp_path / "home"
+    async with (
+        app_over(sandbox.url, tmp_path, home=home, uptime=lambda: passed) as app,
+        served(app, "http") as server,
+    ):
+
+        async def is_ready(code: int, **body: str) -> None:
+            answer = await server.ask("GET", "/readyz")
+            assert (answer.status_code, answer.json()) == (code, body)
+            assert (await server.ask("HEAD", "/readyz")).status_code == code
+
+        await is_ready(200, status="ready")
+        ledger = home / "ledger.sqlite3"
+        ledger.rename(away := home / "away")
+        await is_ready(200, status="ready")  # the ledger is read at most once a second
+        passed += 1
+        await is_ready(503, status="not ready", reason="ledger")
+        away.rename(ledger)
+        await is_ready(503, status="not ready", reason="ledger")
+        passed += 1
+        await is_ready(200, status="ready")
+        await app.service.finish(0)
+        await is_ready(503, status="not ready", reason="draining")
+        assert (await server.ask("GET", "/livez")).json() == {"status": "ok"}
+        assert (await server.ask("GET", "/health")).json() == {"status": "ok", "version": __version__}
