@@ -57,12 +57,18 @@ async def open_application(
         client = await stack.enter_async_context(open_client(settings, policy))
         store = job_store_of(settings)
         stack.push_async_callback(store.close)
-        config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
+        config = JobConfig(api=api, limits=limits_of(settings))
         images = image_store_of(settings)
         service = await stack.enter_async_context(JobService(client, images, store, config))
         gallery = Gallery(store.search, images, preview_cache_of(settings), service.look_up_image)
         folders = _folders_of(settings)
         yield AppContext(service, gallery, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits on paid calls."""
+    each = settings.spending_limit_usd_each
+    return Limits(settings.spending_limit_usd, settings.requests_per_minute, usd_a_day_each=each)
 
 
 @asynccontextmanager

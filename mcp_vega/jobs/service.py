@@ -242,13 +242,13 @@ class JobService:
         """A job, which is continued if there is something to do and it is possible now."""
         return await _or_none(self._recovery.resume(job)) or job
 
-    async def budget(self) -> Budget | None:
-        """How much may be spent today and how much was; None if there is no limit, or the store cannot be read."""
-        limit = self.config.limits.usd_a_day
-        if limit is None:
+    async def budget(self, owner: str = OPERATOR) -> Budget | None:
+        """How much an owner may spend today and how much was spent; None without a limit, or without the store."""
+        limits = self.config.limits
+        if limits.usd_a_day is None and limits.usd_a_day_each is None:
             return None
-        spent = await _or_none(self.store.spending.on(self.config.clock().date()))
-        return None if spent is None else Budget(limit, spent)
+        spent = await _or_none(self.store.spending.by_all_and(owner, self.config.clock().date()))
+        return spent and Budget.of(limits, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Call `listener` at every change of a job, for as long as the block runs.
