@@ -596,9 +596,9 @@ def test_no_key_is_needed_here_if_all_hosts_use_servers_over_http(tmp_path: Path
 def test_a_variable_instead_of_a_key_counts_as_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "${input:key}"})
-    assert hosts.key_of_a_host({}) == ("", "")
+    assert hosts.key_of_a_host({}) == ({}, "")
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY})
-    assert hosts.key_of_a_host({}) == (KEY, "Cursor")
+    assert hosts.key_of_a_host({}) == ({"SEGMIND_API_KEY": KEY}, "Cursor")
 
 
 def test_a_setting_in_a_hosts_file_that_cannot_be_used_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

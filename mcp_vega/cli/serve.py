@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.access.callers import Callers
-from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
+from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
 
@@ -44,7 +45,7 @@ def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
     """
     if options.transport == "stdio":
         return _run_stdio(environment)
-    return _run_http(options, Settings.from_environment(environment))
+    return _run_http(options, environment)
 
 
 # ---- stdio ----
@@ -105,14 +106,18 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 # ---- SSE and Streamable HTTP ----
 
 
-def _run_http(options: "Namespace", settings: Settings) -> int:
+def _run_http(options: "Namespace", environment: Mapping[str, str]) -> int:
+    from mcp_vega.cli.reload import hold_hangup, reads_again, token_callers
     from mcp_vega.server.http.app import PATHS
     from mcp_vega.server.http.listener import bind_socket
 
+    settings = Settings.from_environment(environment)
+    if reads_again(settings):
+        hold_hangup()
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
     require_stores(settings)
-    callers = TokenCallers(callers_of(settings.auth_tokens))
+    callers = TokenCallers(token_callers(settings))
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = f"[{host}]" if ":" in host else host
@@ -133,7 +138,8 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
         warn_of_key(settings)
         # A request may also name the address that is served, unless that is a wildcard.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
-        return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers)
+        serve = partial(_serve_http, settings, environment, callers)
+        return anyio.run(serve, options.transport, listener, hosts)
 
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
@@ -146,9 +152,15 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
         )
 
 
-async def _serve_http(
-    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Callers
+async def _serve_http(  # noqa: PLR0913, PLR0917  what `_run_http` has found out
+    settings: Settings,
+    environment: Mapping[str, str],
+    callers: Callers,
+    transport: str,
+    listener: socket.socket,
+    hosts: Sequence[str],
 ) -> int:
+    from mcp_vega.cli.reload import SecretReader, reading_on_hangup, reads_again
     from mcp_vega.server.http.app import build_application
     from mcp_vega.server.http.listener import allow_files
 
@@ -156,7 +168,11 @@ async def _serve_http(
     async with open_application(settings) as app:
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
-        await serve_until_signal(app.service, asgi, listener)
+        if reads_again(settings):
+            async with reading_on_hangup(SecretReader(settings, environment, app.service.client, callers)):
+                await serve_until_signal(app.service, asgi, listener, hangup_ends=False)
+        else:
+            await serve_until_signal(app.service, asgi, listener)
     return 0
 
 
@@ -165,8 +181,13 @@ async def serve_until_signal(
     asgi: ASGIApp,
     listener: socket.socket,
     until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
+    *,
+    hangup_ends: bool = True,
 ) -> None:
-    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept."""
+    """Serve an application until a signal comes or `until` returns. Before the end, paid pictures are kept.
+
+    `hangup_ends` says whether SIGHUP is one of these signals.
+    """
     import uvicorn
 
     from mcp_vega.server.http.listener import server_config
@@ -174,7 +195,7 @@ async def serve_until_signal(
     server = uvicorn.Server(server_config(asgi))
 
     async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*handled_signals()) as signals:
+        with anyio.open_signal_receiver(*handled_signals(hangup=hangup_ends)) as signals:
             task_status.started()
             async for _ in signals:
                 await finish(service)

@@ -131,7 +131,7 @@ class JobService:
             raise errors.ServerClosing("The server is about to exit and accepts no new calls")
         arrived = self.store.uptime()
         job = Job.of_call(parameters, route=route, base_url=self.config.api, owner=owner, created=self.config.clock())
-        with self._limiter.starting(owner) as too_many:
+        with self.client.keeping_key(), self._limiter.starting(owner) as too_many:
             job = replace(job, account=await self._recovery.account())
             refusal = too_many or await self._no_room(job)
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal, arrived=arrived)
@@ -218,13 +218,14 @@ class JobService:
             return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
-        row = await history_row(self.client, request_id)
-        whose = (self.config.api, await self._recovery.account())
-        if known := await job_without_id(self.store, row, *whose):
-            return await self._recovery.resume(known)
-        job = imported_job(row, *whose, self.config.clock())
-        if await self.store.add_known(job):
-            return self._worker.resume(job)
+        with self.client.keeping_key():
+            row = await history_row(self.client, request_id)
+            whose = (self.config.api, await self._recovery.account())
+            if known := await job_without_id(self.store, row, *whose):
+                return await self._recovery.resume(known)
+            job = imported_job(row, *whose, self.config.clock())
+            if await self.store.add_known(job):
+                return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker
 
     async def get(self, request_id: str, owner: str = OPERATOR) -> Job:
