@@ -247,7 +247,7 @@ async def test_after_sighup_new_tokens_and_a_new_key_count_and_removed_tokens_do
         said = f"WARNING mcp_vega.cli.reload: Read again: {KEY_FILE} (another key), {TOKENS_FILE} (2 callers)\n"
         hang_up(process, tmp_path, said)
         assert [state_with(url, token) for token in (OLD, NEW, "bobs-token")] == [401, 200, 200]
-        assert (status_of(link), status_of(state, **page)) == (401, 401)
+        assert (status_of(link), status_of(state, **page)) == (403, 401)
         async with agent_with(url, NEW) as alice:
             job_of(await alice.call_tool("generate_image_vegart", {"prompt": "a cat"}))
             # Jobs belong to the name, not to the token.
