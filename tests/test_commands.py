@@ -35,6 +35,7 @@ NOT_RUN = {
     "claude mcp add vega --scope user -e SEGMIND_API_KEY=SG_your_key -- "
     "/absolute/path/to/mcp_vega/.venv/bin/mcp-vega": "the host's program is needed, and it changes its configuration",
     "mcp-vega install claude-code --url https://pictures.example/mcp": "as above",
+    "kill -HUP PID": "PID stands for a number; tests/test_secret_files.py sends the signal",
     "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",
     "mcp-vega doctor --paid": "it pays, after asking; tests/test_doctor_paid.py has it pay the sandbox",
     'mcp-vega draw "a valley in the mountains at dawn" --samples 4 --seed 7 --sandbox -o valley.jpg': "it takes ten "
