@@ -35,6 +35,7 @@ NOT_RUN = {
     "claude mcp add vega --scope user -e SEGMIND_API_KEY=SG_your_key -- "
     "/absolute/path/to/mcp_vega/.venv/bin/mcp-vega": "the host's program is needed, and it changes its configuration",
     "mcp-vega install claude-code --url https://pictures.example/mcp": "as above",
+    "kill -HUP PID": "PID stands for a number; tests/test_secret_files.py sends the signal",
     "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",
     "jq -R 'fromjson? | select(.job == \"local-0123456789abcdef0123456789abcdef\") | .message' replica.log": "jq is "
     "another program, and the log is made up",

@@ -85,20 +85,35 @@ async def test_of_the_same_calls_at_the_same_time_each_joins_another_job(ledger:
         await require_sums_fit(ledger, one)
 
 
-async def test_calls_at_the_same_time_never_exceed_the_limit_of_the_day_together(ledger: Ledger) -> None:
-    limits = Limits(usd_a_day=Decimal("0.01"))
+@pytest.mark.parametrize(
+    ("limits", "spent"),
+    [
+        (Limits(usd_a_day=Decimal("0.01")), {"all": "0.01"}),
+        (Limits(usd_a_day_each=Decimal("0.01")), {"": "0.01", "ada": "0.01", "all": "0.02"}),
+        (Limits(usd_a_day_each=Decimal("0.001")), {"": "0", "ada": "0", "all": "0"}),
+        (Limits(usd_a_day=Decimal("0.03"), usd_a_day_each=Decimal("0.01")), {"": "0.01", "ada": "0.01", "all": "0.02"}),
+    ],
+    ids=str,
+)
+async def test_calls_at_the_same_time_never_exceed_a_limit_of_the_day_together(
+    ledger: Ledger, limits: Limits, spent: dict[str, str]
+) -> None:
     numbers = count()
 
     async def begins(server: Server) -> bool:
+        number = next(numbers)
         try:
-            await server.store.begin(a_job(str(next(numbers))), limits)
+            await server.store.begin(a_job(str(number), owner=("", "ada")[number // 2 % 2]), limits)
         except SpendingLimitReached:
             return False
         return True
 
     async with ledger.servers() as several:
-        assert sum(await in_turn(several, [begins] * 30)) == 5, "a call costs 0.002"
-        assert await several[0].store.spending.on(NOW.date()) == Decimal("0.01")
+        begun = sum(await in_turn(several, [begins] * 40))
+        assert begun * Decimal("0.002") == Decimal(spent["all"]), "a call costs 0.002"
+        by = {owner: await several[0].store.spending.by_all_and(owner, NOW.date()) for owner in ("", "ada")}
+        figures = {"all": by[""].by_all, **{owner: each.by_owner for owner, each in by.items()}}
+        assert figures | {name: Decimal(usd) for name, usd in spent.items()} == figures
         await require_sums_fit(ledger, several[0])
 
 

@@ -578,6 +578,26 @@ def test_a_key_that_only_a_hosts_file_has_is_checked(tmp_path: Path, api: dict[s
     assert "no-key-of" not in json.dumps(checked)
 
 
+def test_a_key_in_a_file_is_checked_and_the_file_is_named(tmp_path: Path, api: dict[str, str]) -> None:
+    file = tmp_path / "key"
+    file.write_text(api["SEGMIND_API_KEY"], encoding="utf-8")
+    given = {"SEGMIND_BASE_URL": api["SEGMIND_BASE_URL"], "SEGMIND_API_KEY_FILE": str(file)}
+    checked = found(tmp_path, **given)
+    assert checked["key"]["detail"] == f"is accepted (the key in {file})"
+    assert checked["settings"]["detail"].endswith(
+        "SEGMIND_API_KEY_FILE, SEGMIND_BASE_URL, MCP_VEGA_GALLERY, MCP_VEGA_HOME"
+    )
+    configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY_FILE": str(file)})
+    checked = found(tmp_path, SEGMIND_BASE_URL=api["SEGMIND_BASE_URL"])
+    assert checked["key"]["detail"] == "is accepted (the key in Cursor's file)"
+    assert checked["hosts"]["detail"] == "Cursor (with a key)"
+    file.unlink()
+    checked = found(tmp_path, **given)
+    assert bad(checked)[0] == "settings"
+    assert f"The file {file}, which SEGMIND_API_KEY_FILE names" in checked["settings"]["detail"]
+    assert api["SEGMIND_API_KEY"] not in json.dumps(checked)
+
+
 def test_no_key_is_needed_here_if_all_hosts_use_servers_over_http(tmp_path: Path) -> None:
     file = tmp_path / ".cursor" / "mcp.json"
     file.parent.mkdir()
@@ -596,9 +616,9 @@ def test_no_key_is_needed_here_if_all_hosts_use_servers_over_http(tmp_path: Path
 def test_a_variable_instead_of_a_key_counts_as_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": "${input:key}"})
-    assert hosts.key_of_a_host({}) == ("", "")
+    assert hosts.key_of_a_host({}) == ({}, "")
     configure(tmp_path, sys.executable, env={"SEGMIND_API_KEY": KEY})
-    assert hosts.key_of_a_host({}) == (KEY, "Cursor")
+    assert hosts.key_of_a_host({}) == ({"SEGMIND_API_KEY": KEY}, "Cursor")
 
 
 def test_a_setting_in_a_hosts_file_that_cannot_be_used_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

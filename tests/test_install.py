@@ -538,6 +538,29 @@ def test_a_value_that_is_not_a_key_is_not_written(key: str, home: Path, run: Run
     assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
 
 
+@pytest.mark.parametrize("host", ["cursor", "codex"])
+def test_a_host_gets_the_path_of_the_file_with_the_key_and_not_the_key(host: str, home: Path, run: Run) -> None:
+    file = home / "key"
+    file.write_text(f"{KEY}\n", encoding="utf-8")
+    in_file = {"SEGMIND_API_KEY_FILE": "~/key"}
+    assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
+    said = run("install", host, "--yes", **in_file)
+    assert servers_in(host, home)["vega"]["env"] == {"SEGMIND_API_KEY_FILE": str(file)}
+    assert f"env SEGMIND_API_KEY_FILE: {file}" in said.out
+    assert KEY not in file_of(host, home).read_text(encoding="utf-8") + said.out + said.err
+    assert "nothing to do" in run("install", host, "--yes", **in_file).out
+    # A key instead of the file, and a file that cannot be used.
+    assert run("install", host, "--yes", SEGMIND_API_KEY=KEY).code == 0
+    assert servers_in(host, home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY}
+    file.write_text(f"Bearer {KEY}", encoding="utf-8")
+    refused = run("install", host, "--yes", **in_file)
+    assert (refused.code, KEY in refused.err, "The file in SEGMIND_API_KEY_FILE contains" in refused.err) == (
+        2,
+        False,
+        True,
+    )
+
+
 def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     run("install", "zed", "--yes", SEGMIND_API_KEY=KEY)
     before = file_of("zed", home).read_bytes()

@@ -446,8 +446,9 @@ async def test_no_call_that_waits_in_a_restored_ledger_is_sent_after_the_documen
         assert await two.sends(claimed, begun_here=False) is Sending.TAKEN
 
 
-async def test_unsent_calls_of_a_dead_server_use_neither_budget_nor_slots(ledger: Ledger) -> None:
-    limits = Limits(usd_a_day=Decimal("0.005"), calls_at_once=1)
+@pytest.mark.parametrize("limit", ["usd_a_day", "usd_a_day_each"])
+async def test_unsent_calls_of_a_dead_server_use_neither_budget_nor_slots(ledger: Ledger, limit: str) -> None:
+    limits = replace(Limits(calls_at_once=1), **{limit: Decimal("0.005")})
     async with ledger.servers() as (one, two):
         sent, unsent = await one.begin(limits), await one.begin(limits, prompt="another")
         assert await one.sends(sent, limits) is Sending.SENT

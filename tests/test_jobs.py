@@ -455,7 +455,7 @@ DAY (UTC)   CALLER          SPENT
 2024-11-29  (this machine)  $1,234.50
 2024-11-29  ada             $0.00425
 2024-11-28  token 01234567  $0.00225
-2024-11-28  a-team-with-q…  $0.00225
+2024-11-28  a-team…example  $0.00225
 TOTAL                       $1,234.50875
 """,
     80: """\
@@ -463,7 +463,7 @@ DAY (UTC)   CALLER                                CALLS  SPENT         ESTIMATED
 2024-11-29  (this machine)                            1  $1,234.50     –
 2024-11-29  ada                                       2  $0.00425      $0.002
 2024-11-28  token 01234567                            1  $0.00225      –
-2024-11-28  a-team-with-quite-a-long-name@pictu…      1  $0.00225      –
+2024-11-28  a-team-with-quite…e@pictures.example      1  $0.00225      –
 TOTAL                                                 5  $1,234.50875  $0.002
 """,
     200: """\
@@ -484,6 +484,42 @@ async def test_spending_is_added_up_by_day_and_by_model_or_caller(tmp_path: Path
     for width, expected in BY_CALLER.items():
         by_caller = await shown_beside("jobs", "--spent", "--by", "caller", folder=tmp_path, size=(width, 24))
         assert by_caller == expected, width
+
+
+SHARES = {
+    41: """\
+DAY (UTC)   CALLER          CALLS  SPENT
+2024-11-29  token 01234567      1  $1.005
+2024-11-29  https:…res#ada      1  $0.25
+TOTAL                           2  $1.255
+""",
+    100: """\
+DAY (UTC)   CALLER                                     CALLS  SPENT   ESTIMATED  OF $1.00
+2024-11-29  token 01234567                                 1  $1.005  –              100%
+2024-11-29  https://login.example/realms/pictures#ada      1  $0.25   –               25%
+TOTAL                                                      2  $1.255  –
+""",
+}
+
+
+@posix
+async def test_the_sums_by_caller_say_how_much_of_the_limit_each_used(tmp_path: Path, keep: Keep) -> None:
+    await keep(
+        Kept(owner="https://login.example/realms/pictures#ada", cost="0.25"),
+        Kept(remote_id=None, owner="0123456789abcdef" * 2, cost="1.005"),
+    )
+    for limit in ({"MCP_VEGA_SPENDING_LIMIT_USD_EACH": "1"}, {"MCP_VEGA_SPENDING_LIMIT_USD": "1"}):
+        for width, expected in SHARES.items():
+            options = ("jobs", "--spent", "--by", "caller")
+            shown = await shown_beside(*options, folder=tmp_path, size=(width, 24), **limit)
+            assert shown.partition("Spending limit")[0] == expected, width
+    both = {"MCP_VEGA_SPENDING_LIMIT_USD_EACH": "1", "MCP_VEGA_SPENDING_LIMIT_USD": "5"}
+    said = (await run_beside("jobs", "--spent", folder=tmp_path, **both)).stderr
+    assert said == (
+        "Spending limit: $5.00 of $5.00 left today (UTC)\nSpending limit of each caller: $1.00 a day (UTC)\n"
+    )
+    data = json.loads((await run_beside("jobs", "--spent", "--by", "caller", "--json", folder=tmp_path)).stdout)
+    assert [each["caller"] for each in data] == ["token 01234567", "https://login.example/realms/pictures#ada"]
 
 
 async def test_spending_can_be_limited_to_the_time_since_a_day(tmp_path: Path, keep: Keep) -> None:

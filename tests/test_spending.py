@@ -13,13 +13,16 @@ import pytest
 from conftest import API, HANG_SECONDS, HISTORY, Sandbox, app_over, begun, handle, job_of, noise, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
+from pydantic import SecretStr
 from stores import ledger_at
+from test_http_access import served
 
 from mcp_vega import errors
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
+from mcp_vega.server.http.access.tokens import callers_of
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.slots import Turns
 from mcp_vega.storage.ledger.spending import DailySpending, Limits
@@ -174,6 +177,47 @@ async def test_each_day_has_a_limit_of_its_own(sandbox: Sandbox, tmp_path: Path)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
         now[0] += timedelta(microseconds=1)
         job_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
+
+
+async def test_each_caller_has_a_limit_and_sees_what_is_left_of_it_but_not_what_others_spent(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    limits, cost = Limits(Decimal("0.0115"), usd_a_day_each=Decimal("0.005")), "The call is likely to cost $0.00225"
+    callers = callers_of([SecretStr("alice:alices-token"), SecretStr("bob:bobs-token"), SecretStr("eve:eves-token")])
+    async with (
+        app_over(sandbox.url, tmp_path, limits=limits) as app,
+        served(app, "http", callers=callers) as server,
+        server.agent("alices-token") as alice,
+        server.agent("bobs-token") as bob,
+        server.agent("eves-token") as eve,
+        Client(build_server(app)) as operator,
+    ):
+        for prompt, left in (("a fox", "$0.00275"), ("an owl", "$0.0005")):
+            drawn = await alice.call_tool(VEGA, {"prompt": prompt})
+            assert f"\nSpending limit: {left} of $0.005 left today (UTC)\n" in text_of(drawn)
+        refused = await alice.call_tool(VEGA, {"prompt": "a cat"})
+        assert text_of(refused).splitlines() == [
+            f"Error: {cost}, and $0.0045 of this caller's $0.005 for today (UTC) are spent (spending_limit_reached).",
+            "Charged: no.",
+            "Next: Call again after midnight UTC, or ask the user to raise MCP_VEGA_SPENDING_LIMIT_USD_EACH.",
+        ]
+        # The operator is a caller like others.
+        for prompt in ("a fox", "an owl"):
+            job_of(await operator.call_tool(VEGA, {"prompt": prompt}))
+        assert "this caller's $0.005" in text_of(await operator.call_tool(VEGA, {"prompt": "a cat"}))
+        job_of(await bob.call_tool(VEGA, {"prompt": "a fox"}))
+        # Less is left of what all may spend together.
+        listed = await eve.call_tool("check_job", {})
+        assert text_of(listed).endswith("\nSpending limit: $0.00025 of $0.005 left today (UTC)")
+        spending = {"limit_usd": 0.005, "spent_usd": 0.0, "left_usd": 0.00025}
+        assert (listed.meta or {})["mcp-vega/spending"] == spending
+        state = await server.ask("GET", "/gallery/state", headers={"authorization": "Bearer eves-token"})
+        assert {"today_usd": 0.0, "limit_usd": 0.005, "left_usd": 0.00025}.items() <= state.json()["spent"].items()
+        refused = text_of(await eve.call_tool(VEGA, {"prompt": "a cat"}))
+        said = "and less is left of what all callers together may spend today (UTC) (spending_limit_reached)."
+        assert refused.splitlines()[0] == f"Error: {cost}, {said}"
+        assert refused.endswith("to raise MCP_VEGA_SPENDING_LIMIT_USD.")
+        assert sandbox.paid_requests == 5
 
 
 async def test_a_call_that_joins_another_one_is_not_refused(sandbox: Sandbox, tmp_path: Path) -> None:

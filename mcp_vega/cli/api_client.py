@@ -9,6 +9,8 @@ import httpx
 
 from mcp_vega import __version__
 from mcp_vega.errors import Unreachable
+from mcp_vega.redaction import add_secret
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
@@ -25,7 +27,17 @@ async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) 
     transport = _LazyTransport()
     async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
         endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
-        yield SegmindClient(http, settings.api_key, endpoints, policy, transport.open)
+        client = SegmindClient(http, settings.api_key, endpoints, policy, transport.open)
+        client.use_key(key_of(settings))
+        yield client
+
+
+def key_of(settings: Settings) -> ApiKey:
+    """The API key. If it is from a file, it is redacted in all texts from now on, whatever it looks like."""
+    in_file = settings.api_key_file is not None
+    if in_file and settings.api_key:
+        add_secret(settings.api_key.get_secret_value())
+    return ApiKey(settings.api_key, in_file)
 
 
 def no_cookies() -> CookieJar:

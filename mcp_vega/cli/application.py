@@ -11,13 +11,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from mcp_vega.cli.api_client import open_client
+from mcp_vega.cli.api_client import key_of, open_client
 from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import add_secret, printable
-from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
 from mcp_vega.server.context import AppContext
 from mcp_vega.settings import Settings
@@ -57,12 +56,18 @@ async def open_application(
         client = await stack.enter_async_context(open_client(settings, policy))
         store = job_store_of(settings)
         stack.push_async_callback(store.close)
-        config = JobConfig(api=api, limits=Limits(settings.spending_limit_usd, settings.requests_per_minute))
+        config = JobConfig(api=api, limits=limits_of(settings))
         images = image_store_of(settings)
         service = await stack.enter_async_context(JobService(client, images, store, config))
         gallery = Gallery(store.search, images, preview_cache_of(settings), service.look_up_image)
         folders = _folders_of(settings)
         yield AppContext(service, gallery, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits on paid calls."""
+    each = settings.spending_limit_usd_each
+    return Limits(settings.spending_limit_usd, settings.requests_per_minute, usd_a_day_each=each)
 
 
 @asynccontextmanager
@@ -73,7 +78,9 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
     from mcp_vega.sandbox.serving import serving
 
     async with serving(build_sandbox(Account())) as url:
-        yield settings.model_copy(update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY})
+        yield settings.model_copy(
+            update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY, "api_key_file": None}
+        )
 
 
 def job_store_of(settings: Settings) -> JobStore:
@@ -134,7 +141,7 @@ def warn_of_key(settings: Settings) -> None:
     """Log in one line why the key cannot be used. The tools say it as well."""
     try:
         if not settings.sandbox:
-            require_usable(settings.api_key)
+            key_of(settings).usable()
     except InvalidSettings as error:
         warn(error)
 

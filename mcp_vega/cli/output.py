@@ -99,6 +99,7 @@ class Column:
         rank: If there is too little room, the column with the highest rank gives way first; one with 0 stays.
         short: What replaces it when it gives way; without that it is left out.
         flexible: Whether its cells may be cut. One column of a table at most is flexible.
+        both_ends: Whether a cell is cut in its middle.
         right: Whether its cells are flush right.
     """
 
@@ -107,6 +108,7 @@ class Column:
     rank: int = 0
     short: "Column | None" = None
     flexible: bool = False
+    both_ends: bool = False
     right: bool = False
 
     @property
@@ -116,7 +118,8 @@ class Column:
 
     def lines(self, width: int) -> list[str]:
         """Its cells, each of this width."""
-        cells = [shortened(cell, width) for cell in (self.heading, *self.cells)]
+        shorten = _with_both_ends if self.both_ends else shortened
+        cells = [shorten(cell, width) for cell in (self.heading, *self.cells)]
         padding = [" " * (width - width_of(cell)) for cell in cells]
         cells = [f"{LEFT_TO_RIGHT}{cell}{LEFT_TO_RIGHT}" if _has_right_to_left(cell) else cell for cell in cells]
         return [pad + cell if self.right else cell + pad for cell, pad in zip(cells, padding, strict=True)]
@@ -182,6 +185,16 @@ def shortened(text: str, width: int) -> str:
         if used < width:
             end = at + 1
     return text
+
+
+def _with_both_ends(text: str, width: int) -> str:
+    """A text of so many columns of a terminal at most, with an ellipsis in its middle if it is cut."""
+    if width_of(text) <= width:
+        return text
+    start, end = shortened(text, (width + 1) // 2), len(text)
+    while end and width_of(start) + width_of(text[end - 1 :]) <= width:
+        end -= 1
+    return start + text[end:]
 
 
 def _width_at(text: str, at: int) -> int:

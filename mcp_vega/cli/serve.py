@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.access.callers import Callers
-from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
+from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.telemetry.logs import log_to_stderr
@@ -50,7 +51,7 @@ def run_serve(options: "Namespace", environment: Mapping[str, str]) -> int:
     """
     if options.transport == "stdio":
         return _run_stdio(environment)
-    return _run_http(options, Settings.from_environment(environment))
+    return _run_http(options, environment)
 
 
 # ---- stdio ----
@@ -120,15 +121,19 @@ def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
 # ---- SSE and Streamable HTTP ----
 
 
-def _run_http(options: "Namespace", settings: Settings) -> int:
+def _run_http(options: "Namespace", environment: Mapping[str, str]) -> int:
     from mcp_vega.cli.metrics import bind_metrics, metrics_url
+    from mcp_vega.cli.reload import hold_hangup, reads_again, token_callers
     from mcp_vega.server.http.app import PATHS
     from mcp_vega.server.http.connections.listener import bind_socket
 
+    settings = Settings.from_environment(environment)
+    if reads_again(settings):
+        hold_hangup()
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
     require_stores(settings)
-    callers = TokenCallers(callers_of(settings.auth_tokens))
+    callers = TokenCallers(token_callers(settings))
     port = PORT if options.serve_port is None else options.serve_port
     with bind_socket(host, port) as listener, bind_metrics(settings) as metrics:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
@@ -152,7 +157,8 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
         warn_of_key(settings)
         # A request may also name the address that is served, unless that is a wildcard.
         hosts = settings.allowed_hosts if host in WILDCARDS else (*settings.allowed_hosts, shown)
-        return anyio.run(_serve_http, settings, options.transport, listener, hosts, callers, metrics)
+        serve = partial(_serve_http, settings, environment, callers)
+        return anyio.run(serve, options.transport, listener, hosts, metrics)
 
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
@@ -165,15 +171,17 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
         )
 
 
-async def _serve_http(  # noqa: PLR0913, PLR0917  all that the command line decides
+async def _serve_http(  # noqa: PLR0913, PLR0917  what `_run_http` has found out
     settings: Settings,
+    environment: Mapping[str, str],
+    callers: Callers,
     transport: str,
     listener: socket.socket,
     hosts: Sequence[str],
-    callers: Callers,
     metrics: socket.socket | None,
 ) -> int:
     from mcp_vega.cli.metrics import serving_metrics
+    from mcp_vega.cli.reload import SecretReader, reading_on_hangup, reads_again
     from mcp_vega.server.http.app import build_application
     from mcp_vega.server.http.connections.listener import allow_files
 
@@ -181,7 +189,12 @@ async def _serve_http(  # noqa: PLR0913, PLR0917  all that the command line deci
     async with open_application(settings) as app, serving_metrics(metrics, app.service):
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
         asgi = build_application(app, transport, hosts, callers)
-        await serve_until_signal(app.service, asgi, listener, grace=settings.drain_seconds, tell=log_end)
+        how = {"grace": settings.drain_seconds, "tell": log_end}
+        if reads_again(settings):
+            async with reading_on_hangup(SecretReader(settings, environment, app.service.client, callers)):
+                await serve_until_signal(app.service, asgi, listener, hangup_ends=False, **how)
+        else:
+            await serve_until_signal(app.service, asgi, listener, **how)
     return 0
 
 
@@ -191,10 +204,13 @@ async def serve_until_signal(
     listener: socket.socket,
     until: Callable[[], Awaitable[None]] = anyio.sleep_forever,
     *,
+    hangup_ends: bool = True,
     grace: float = GRACE_SECONDS,
     tell: Callable[[Job], None] = print_end,
 ) -> None:
     """Serve an application until a signal comes or `until` returns, then drain the server.
+
+    `hangup_ends` says whether SIGHUP is one of these signals.
 
     It refuses new connections and new jobs, and gives the running jobs `grace` seconds to end; a second signal shortens
     this time. Calls that still wait then are answered with the states of their jobs. The caller closes the service,
@@ -220,7 +236,7 @@ async def serve_until_signal(
 
     async def drain_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
         began: float | None = None
-        with anyio.open_signal_receiver(*handled_signals()) as signals:
+        with anyio.open_signal_receiver(*handled_signals(hangup=hangup_ends)) as signals:
             task_status.started()
             async for _ in signals:
                 if began is None:

@@ -30,9 +30,9 @@ else:
 GRACE_SECONDS = 3.0
 
 
-def handled_signals() -> list[signal.Signals]:
-    """The signals that end the process. SIGHUP is left out if it is ignored, as under `nohup`."""
-    return [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN]
+def handled_signals(*, hangup: bool = True) -> list[signal.Signals]:
+    """The signals that end the process. SIGHUP is left out if it is ignored, as under `nohup`, or without `hangup`."""
+    return [each for each in SIGNALS if each.name != "SIGHUP" or (hangup and signal.getsignal(each) != signal.SIG_IGN)]
 
 
 def print_end(job: Job) -> None:

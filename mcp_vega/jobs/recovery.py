@@ -86,10 +86,13 @@ class Recovery:
         Raises:
             VegaError: There is no usable key, or the store cannot be written.
         """
-        if not job.open or job.held or self._leaving or await self.why_not_resumable(job):
+        if not job.open or job.held or self._leaving:
             return job
-        if claimed := await self._claim(job.local_id):
-            return claimed
+        with self._client.keeping_key():
+            if await self.why_not_resumable(job):
+                return job
+            if claimed := await self._claim(job.local_id):
+                return claimed
         await self._running.forget_if_kept(job)
         return await self._running.current(job)
 
@@ -119,15 +122,16 @@ class Recovery:
 
     async def _resume_orphans(self) -> None:
         moment = None  # at first, all are tried: much may have changed since the last server ended
-        warned, problem = False, _Problem()
+        warned, problem = "", _Problem()
         while not self._leaving:
             try:
-                account = await self.account()
-                if not warned:
-                    await self._warn_of_other_accounts(account)
-                    warned = True
-                for local_id in await self._orphans(account, moment):
-                    await self._resume_orphan(local_id)
+                with self._client.keeping_key():
+                    account = await self.account()
+                    if warned != account:
+                        await self._warn_of_other_accounts(account)
+                        warned = account
+                    for local_id in await self._orphans(account, moment):
+                        await self._resume_orphan(local_id)
                 moment = self._config.clock()
                 problem.end()
             except errors.InvalidSettings:

@@ -142,7 +142,7 @@ class JobService:
             raise errors.ServerClosing("The server is about to exit and accepts no new calls")
         arrived = self.store.uptime()
         job = Job.of_call(parameters, route=route, base_url=self.config.api, owner=owner, created=self.config.clock())
-        with self._limiter.starting(owner) as too_many:
+        with self.client.keeping_key(), self._limiter.starting(owner) as too_many:
             job = replace(job, account=await self._recovery.account())
             refusal = too_many or await self._no_room(job)
             begun = await self.store.begin(job, self.config.limits, wanted=wanted, refusal=refusal, arrived=arrived)
@@ -227,13 +227,14 @@ class JobService:
             return current
         if job or owner != OPERATOR or request_id.startswith("local-"):
             raise _unknown(request_id)
-        row = await history_row(self.client, request_id)
-        whose = (self.config.api, await self._recovery.account())
-        if known := await job_without_id(self.store, row, *whose):
-            return await self._recovery.resume(known)
-        job = imported_job(row, *whose, self.config.clock())
-        if await self.store.add_known(job):
-            return self._worker.resume(job)
+        with self.client.keeping_key():
+            row = await history_row(self.client, request_id)
+            whose = (self.config.api, await self._recovery.account())
+            if known := await job_without_id(self.store, row, *whose):
+                return await self._recovery.resume(known)
+            job = imported_job(row, *whose, self.config.clock())
+            if await self.store.add_known(job):
+                return self._worker.resume(job)
         return await self.check(request_id)  # another server was quicker
 
     async def get(self, request_id: str, owner: str = OPERATOR) -> Job:
@@ -251,13 +252,13 @@ class JobService:
         """A job, which is continued if there is something to do and it is possible now."""
         return await _or_none(self._recovery.resume(job)) or job
 
-    async def budget(self) -> Budget | None:
-        """How much may be spent today and how much was; None if there is no limit, or the store cannot be read."""
-        limit = self.config.limits.usd_a_day
-        if limit is None:
+    async def budget(self, owner: str = OPERATOR) -> Budget | None:
+        """How much an owner may spend today and how much was spent; None without a limit, or without the store."""
+        limits = self.config.limits
+        if limits.usd_a_day is None and limits.usd_a_day_each is None:
             return None
-        spent = await _or_none(self.store.spending.on(self.config.clock().date()))
-        return None if spent is None else Budget(limit, spent)
+        spent = await _or_none(self.store.spending.by_all_and(owner, self.config.clock().date()))
+        return spent and Budget.of(limits, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Call `listener` at every change of a job, for as long as the block runs.

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -18,7 +19,8 @@ from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.redaction import quoted
-from mcp_vega.segmind import api_key, history, parsing
+from mcp_vega.segmind import history, parsing
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
 from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, Operation, RetryPolicy, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
@@ -37,6 +39,10 @@ LONGEST_PAUSE = 120.0
 
 # Errors that say nothing about the job. Another request may succeed.
 TEMPORARY = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
+
+
+# The key of the work that is done in this context; None for the client's.
+_KEPT_KEY: ContextVar[ApiKey | None] = ContextVar("kept_key", default=None)
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,36 @@ class SegmindClient:
     ) -> None:
         self._sender = HttpSender(http, policy)
         self._open_http = open_http
-        self._key = key
+        self._key = ApiKey(key)
         self.base_url = endpoints.base_url.rstrip("/")
         self._history_url = endpoints.history_url.rstrip("/")
         self._allowed_urls = AllowedUrls(endpoints.base_url, endpoints.media_hosts)
         self._replication_seconds = policy.replication_seconds
 
+    def use_key(self, key: ApiKey) -> None:
+        """Use another key from now on, except in blocks of `keeping_key` that have begun."""
+        self._key = key
+
+    @contextmanager
+    def keeping_key(self) -> Generator[None]:
+        """Within the block, and in the tasks that it starts, use the present key, whatever `use_key` does meanwhile.
+
+        A job belongs to the account of its key. If it went on with the key of another account, its call could not be
+        found there.
+        """
+        token = _KEPT_KEY.set(self._present_key)
+        try:
+            yield
+        finally:
+            _KEPT_KEY.reset(token)
+
     def require_key(self) -> str:
         """The key, if it can be used for a call. Raises the errors of `api_key.require_usable`."""
-        return api_key.require_usable(self._key)
+        return self._present_key.usable()
+
+    @property
+    def _present_key(self) -> ApiKey:
+        return _KEPT_KEY.get() or self._key
 
     @property
     def history_url(self) -> str:
@@ -216,7 +243,8 @@ class SegmindClient:
                 url = str(httpx.URL(self.base_url).join(url))
         shown = quoted(url)
         open_soon = f"Open {shown} within seven days"
-        if self._key and self._key.get_secret_value() in unquote(url):
+        key = self._present_key.secret
+        if key and key.get_secret_value() in unquote(url):
             raise errors.MediaError("The picture was drawn, but its address contains the API key, so it is not opened")
         try:
             response = await self._sender.download(url, self._allowed_urls)

@@ -12,8 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.settings.combinations import require_consistent
 from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home, folder_or_url
+from mcp_vega.settings.secret_files import secrets_in
 from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, exact_url, usual_url
-from mcp_vega.settings.values import MESSAGES, Address, Names, Secrets, is_set, trimmed, trimmed_key, without_dollars
+from mcp_vega.settings.values import MESSAGES, Address, Names, Tokens, is_set, trimmed, trimmed_key, without_dollars
 
 
 class Settings(BaseModel):
@@ -100,7 +101,7 @@ class Settings(BaseModel):
         description="How many paid calls all servers together may send in a minute, such as your plan's limit. More "
         "calls than that wait. Default: no limit.",
     )
-    auth_tokens: Secrets = Field(
+    auth_tokens: Tokens = Field(
         default=(),
         alias="MCP_VEGA_AUTH_TOKENS",
         description="For `sse` and `http`: access tokens, comma-separated, each `token` or `name:token`. Each caller "
@@ -210,14 +211,6 @@ class Settings(BaseModel):
                 raise ValueError(f"it must name hosts such as pictures.example or pictures.example:8000, not {host!r}")
         return hosts
 
-    @field_validator("auth_tokens")
-    @classmethod
-    def _trimmed_tokens(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if not tokens:
-            raise ValueError("it contains no token")
-        parts = (each.get_secret_value().split(":", 1) for each in tokens)
-        return tuple(SecretStr(":".join(map(trimmed, each))) for each in parts)
-
     @property
     def request_history_url(self) -> str:
         """The address of the request history."""
@@ -265,10 +258,10 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read the settings.
+        """Read the settings, and the secrets in files that they name.
 
         Raises:
-            InvalidSettings: A variable has a value that cannot be used.
+            InvalidSettings: A variable has a value that cannot be used, or names a file that cannot be used.
         """
         names = {field.alias for field in cls.model_fields.values()}
         values = {name: trimmed(value) for name, value in environment.items() if name in names}
@@ -279,7 +272,8 @@ class Settings(BaseModel):
             reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
             raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {reason}") from None
         require_consistent({name for name, value in values.items() if is_set(name, value)})
-        return settings
+        key_file = None if settings.sandbox else settings.api_key_file  # the sandbox needs no key
+        return settings.model_copy(update=secrets_in(key_file, settings.auth_tokens_file))
 
     @classmethod
     def placeholder(cls) -> Self:

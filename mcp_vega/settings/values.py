@@ -40,6 +40,11 @@ def trimmed_key(key: Any) -> Any:
     return (key.strip(_SPACE + _QUOTES) or None) if isinstance(key, str) else key
 
 
+def trimmed_token(entry: str) -> str:
+    """An access token, or a name and a token, without space and quotes around each."""
+    return ":".join(map(trimmed, entry.split(":", 1)))
+
+
 def without_dollars(amount: str) -> str:
     """An amount without the dollar sign or `USD` next to it."""
     return re.sub(r"^(US\$|\$|USD)\s*|\s*(US\$|\$|USD)$", "", amount, flags=re.IGNORECASE)
@@ -50,7 +55,17 @@ def _comma_separated(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
+
+
+def _tokens(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not (entries := _comma_separated(value)):
+        raise ValueError("it contains no token")
+    return tuple(map(trimmed_token, entries))
+
+
+Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens)]
 
 
 class HostPort(NamedTuple):

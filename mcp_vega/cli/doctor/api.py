@@ -5,7 +5,7 @@ import time
 import anyio
 from pydantic import SecretStr
 
-from mcp_vega.cli.api_client import open_client
+from mcp_vega.cli.api_client import key_of, open_client
 from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.output import command_line
 from mcp_vega.errors import (
@@ -16,7 +16,6 @@ from mcp_vega.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
-from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.segmind.parsing import Credits
 from mcp_vega.settings import Settings
@@ -40,11 +39,12 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
             Check("key", State.GOOD, "the sandbox needs no key"),
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
-    place = f" (the key in {source}'s file)" if source else ""
+    file = f"{source}'s file" if source else settings.api_key_file
+    place = f" (the key in {file})" if file else ""
     key_fix = f"; `{command_line('install', 'HOST')}` replaces the key" if source else ""
     unusable = None
     try:
-        require_usable(settings.api_key)
+        key_of(settings).usable()
     except InvalidSettings as error:
         # The API is asked all the same: if it refuses this key, it can be reached.
         unusable, settings = error, settings.model_copy(update={"api_key": SecretStr("none")})

@@ -16,7 +16,7 @@ from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.doctor.page import page
 from mcp_vega.cli.doctor.runner import CheckGroup, run_groups
 from mcp_vega.cli.doctor.settings import check_settings, read_settings
-from mcp_vega.cli.install.entry import KEY
+from mcp_vega.cli.install.entry import KEY, KEY_FILE
 from mcp_vega.cli.output import terminal_width, write
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.settings import Settings
@@ -74,8 +74,10 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
-    keys = [environment.get(name, "") for name in (KEY, "MCP_VEGA_TOKEN")]
-    return [*keys, *re.split("[:,]", environment.get("MCP_VEGA_AUTH_TOKENS", ""))]
+    settings, _ = read_settings(environment)
+    in_files = [settings.api_key, *settings.auth_tokens] if settings.api_key_file or settings.auth_tokens_file else []
+    keys = [environment.get(name, "") for name in (KEY, "MCP_VEGA_TOKEN", "MCP_VEGA_AUTH_TOKENS")]
+    return re.split("[:,]", ",".join([*keys, *(each.get_secret_value() for each in in_files if each)]))
 
 
 def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list[CheckGroup]:
@@ -112,7 +114,8 @@ def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check
     Without a key, the API is not asked if none is needed, because all hosts use servers over HTTP.
     """
     environment, source = _with_a_key(environment)
-    if not (settings.sandbox or environment[KEY].strip()) and hosts.all_over_http(environment):
+    has_key = environment.get(KEY, "").strip() or settings.api_key_file
+    if not (settings.sandbox or has_key) and hosts.all_over_http(environment):
         said = "none is set, and none is needed: every host uses a server over HTTP, which has its own key"
         return [
             Check("api", State.NOTE, "not asked, because no key is needed here"),
@@ -127,10 +130,10 @@ def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check
 def _with_a_key(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
     """The environment; if it has no key, with the key of a host's file, and that host's title."""
     settings, _ = read_settings(environment)
-    if environment.get(KEY, "").strip() or settings.sandbox:
+    if any(environment.get(name, "").strip() for name in (KEY, KEY_FILE)) or settings.sandbox:
         return environment, ""
     key, source = hosts.key_of_a_host(environment)
-    return {**environment, KEY: key}, source
+    return {**environment, **key}, source
 
 
 def _takes_colours(environment: Mapping[str, str]) -> bool:

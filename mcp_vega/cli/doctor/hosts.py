@@ -9,7 +9,7 @@ from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.cli.doctor.installation import PACKAGE
 from mcp_vega.cli.install.change import refused_in, servers_in
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
-from mcp_vega.cli.install.entry import KEY, NAME
+from mcp_vega.cli.install.entry import KEY, KEY_FILE, NAME
 from mcp_vega.cli.install.hosts import HOSTS, Refused, UserEnvironment
 from mcp_vega.cli.install.remote import url_of
 from mcp_vega.cli.install.switches import switched_off
@@ -37,6 +37,11 @@ class _HostEntry:
         return self.variables.get(KEY, "")
 
     @property
+    def key_variable(self) -> Mapping[str, str]:
+        """The variable with the key, or with the path of its file; empty if there is none."""
+        return {name: value for name in (KEY, KEY_FILE) if (value := self.variables.get(name, ""))}
+
+    @property
     def title(self) -> str:
         return HOSTS[self.host].title
 
@@ -44,7 +49,7 @@ class _HostEntry:
     def kind(self) -> str:
         if self.url:
             return " (over HTTP)"
-        return " (sandbox)" if self.is_sandbox else " (with a key)" if self.key else ""
+        return " (sandbox)" if self.is_sandbox else " (with a key)" if self.key_variable else ""
 
 
 def check_hosts(environment: Mapping[str, str]) -> list[Check]:
@@ -95,12 +100,12 @@ def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Che
         yield Check("hosts", State.BAD, f"{title}: {error.what}", f"Correct the variable in {path}")
 
 
-def key_of_a_host(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The first key in a host's file, and that host's title; both are empty if no file has a key."""
+def key_of_a_host(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+    """The first variable with a key in a host's file, and that host's title; both are empty if no file has a key."""
     for entry in _entries(environment):
-        if isinstance(entry, _HostEntry) and entry.key and "$" not in entry.key:
-            return entry.key, entry.title
-    return "", ""
+        if isinstance(entry, _HostEntry) and entry.key_variable and "$" not in "".join(entry.key_variable.values()):
+            return entry.key_variable, entry.title
+    return {}, ""
 
 
 def all_over_http(environment: Mapping[str, str]) -> bool:

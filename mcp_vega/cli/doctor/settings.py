@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from mcp_vega.cli.doctor.check import Check, State
+from mcp_vega.cli.reload import token_callers
 from mcp_vega.errors import InvalidSettings
-from mcp_vega.server.http.access.tokens import callers_of
 from mcp_vega.settings import Settings
 
 PREFIXES = ("MCP_VEGA_", "SEGMIND_")
@@ -18,7 +18,7 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
     for field in Settings.model_fields.values():
         name = str(field.alias)
         try:
-            callers_of(Settings.from_environment({name: environment.get(name, "")}).auth_tokens)
+            token_callers(Settings.from_environment({name: environment.get(name, "")}))
         except InvalidSettings as error:
             problems[name] = error
     usable = {name: value for name, value in environment.items() if name not in problems}
@@ -41,6 +41,8 @@ def check_settings(
         fix = f"Did you mean {nearest[0]}?" if nearest else "Its name may be misspelled"
         return [Check("settings", State.NOTE, f"not a setting: {', '.join(unknown)}", fix)]
     read = Settings.from_environment(environment).model_fields_set
+    # A secret that was read from a file has no variable of its own.
+    read = {name for name in read if f"{name}_file" not in read}
     given = {name: str(field.alias) for name, field in Settings.model_fields.items() if name in read}
     given |= {"sandbox": "--sandbox"} if has_sandbox_option else {}
     said = f"set: {', '.join(given.values())}" if given else "none is set; all are at their defaults"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mcp_vega.cli.install.entry import KEY
+from mcp_vega.cli.install.entry import KEY, KEY_FILE
 from mcp_vega.cli.install.found import FoundHost
 from mcp_vega.cli.install.hosts import HOSTS
 from mcp_vega.cli.install.remote import same_server, url_of, usable_token
@@ -41,6 +41,19 @@ def api_key(olders: Sequence[dict[str, Any]], environment: Mapping[str, str], *,
     if environment.get(KEY, "").strip() or not ask:
         return _usable_key(environment.get(KEY, ""))
     return _typed("Segmind API key", {has_key(each) for each in olders}, _usable_key)
+
+
+def key_file(environment: Mapping[str, str]) -> str:
+    """The path of the file with the API key; empty if the environment names none.
+
+    Raises:
+        InvalidSettings: The file cannot be used, or what it holds cannot be a key.
+    """
+    settings = Settings.from_environment({name: environment.get(name, "") for name in (KEY, KEY_FILE)})
+    if settings.api_key_file is None:
+        return ""
+    require_usable(settings.api_key, in_file=True)
+    return str(settings.api_key_file)
 
 
 def _usable_key(text: str) -> str:

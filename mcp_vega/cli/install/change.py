@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from mcp_vega.cli.install import jsonc, toml
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
-from mcp_vega.cli.install.entry import KEY, NAME, Entry
+from mcp_vega.cli.install.entry import KEY, KEY_FILE, NAME, Entry
 from mcp_vega.cli.install.hosts import Host, Refused
 from mcp_vega.cli.install.remote import HEADER, URLS, RemoteEntry, same_server, url_of
 from mcp_vega.segmind.values import as_object
@@ -123,8 +123,9 @@ def _with_command(older: dict[str, Any], host: Host, entry: Entry) -> dict[str, 
     kept = {name: value for name, value in older.items() if name not in REMOTE}
     if kept.get("type", "stdio") != "stdio":
         del kept["type"]
-    if entry.key and "env" in kept:
-        new["env"] = {**as_object(kept["env"]), KEY: entry.key}
+    if entry.env and "env" in kept:  # a server accepts only one of the two variables for the key
+        others = {name: value for name, value in as_object(kept["env"]).items() if name not in (KEY, KEY_FILE)}
+        new["env"] = others | entry.env
     return {**slow, **host.defaults, **kept, **new}
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mcp_vega.cli.install.asking import TOKEN, access_token, agreed, api_key, choose, is_terminal
+from mcp_vega.cli.install.asking import TOKEN, access_token, agreed, api_key, choose, is_terminal, key_file
 from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile
 from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
@@ -225,7 +225,11 @@ def _with_secret(
     ask = not options.yes and not options.dry_run and is_terminal()
     if isinstance(entry, RemoteEntry):
         return replace(entry, token=access_token(olders, entry.url, environment, ask=ask))
-    return entry if options.sandbox else replace(entry, key=api_key(olders, environment, ask=ask))
+    if options.sandbox:
+        return entry
+    # A host gets the path, and never what the file holds.
+    file = key_file(environment)
+    return replace(entry, key_file=file) if file else replace(entry, key=api_key(olders, environment, ask=ask))
 
 
 # ---- the change ----
@@ -267,7 +271,7 @@ def _carry_out(change: Change, options: Namespace, environment: Mapping[str, str
         state = "has this entry already" if change.after is not None else f"has no entry {NAME}"
         write(f"{change.file.path} {state}; nothing to do.")
         for secret, variable, is_kept in (("key", KEY, has_key), ("token", TOKEN, has_token)):
-            if is_kept(change.after) and not environment.get(variable):
+            if is_kept(change.after) and not (environment.get(variable) or environment.get(f"{variable}_FILE")):
                 write(f"Its {secret} is kept. To replace it, set {variable} and run this again.")
         return 0
     write("\n".join(lines_of(change)))

@@ -15,7 +15,7 @@ from typing import Any
 from mcp_vega.errors import VegaError
 
 NAME = "vega"
-KEY = "SEGMIND_API_KEY"
+KEY, KEY_FILE = "SEGMIND_API_KEY", "SEGMIND_API_KEY_FILE"
 
 
 class NotInstalled(VegaError):  # noqa: N818  says what happened
@@ -32,16 +32,23 @@ class Entry:
         command: An absolute path: hosts with windows do not have the PATH of a shell.
         args: Its arguments.
         key: The API key for the server's environment; empty if it is not known.
+        key_file: The path of a file with the key, instead of the key; empty if there is none.
     """
 
     command: str
     args: tuple[str, ...] = ()
     key: str = field(default="", repr=False)
+    key_file: str = ""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables for the server's environment."""
+        return {KEY_FILE: self.key_file} if self.key_file else {KEY: self.key} if self.key else {}
 
     @property
     def data(self) -> dict[str, Any]:
         """The entry as most hosts spell it."""
-        return {"command": self.command, "args": list(self.args), **({"env": {KEY: self.key}} if self.key else {})}
+        return {"command": self.command, "args": list(self.args), **({"env": self.env} if self.env else {})}
 
     @property
     def downloads(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_vega.cli.install.change import HEADERS, SIGN_IN, Change, refused_in, servers_in
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
-from mcp_vega.cli.install.entry import KEY, NAME
+from mcp_vega.cli.install.entry import KEY, KEY_FILE, NAME
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.cli.install.remote import URLS, url_of
 from mcp_vega.cli.install.switches import switched_off
@@ -19,7 +19,7 @@ from mcp_vega.segmind.values import as_object
 
 # Members of an entry whose values are shown; arguments and addresses only if they are this server's own.
 PLAIN = ("type", "command", "startup_timeout_sec", "required")
-NEW = (*PLAIN, *URLS, "args")
+NEW = (*PLAIN, *URLS, "args", f"env {KEY_FILE}")
 HIDDEN = "(not shown)"
 OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
 OWN_ADDRESS = re.compile(r"https?://[\w.:\[\]-]+/mcp")
@@ -98,8 +98,9 @@ def _members(entry: Any) -> dict[str, str]:
 
 
 def has_key(entry: Any) -> bool:
-    """Whether an entry has an API key, or a variable of the host's in its place."""
-    key = str(as_object(as_object(entry).get("env")).get(KEY) or "")
+    """Whether an entry has an API key, the path of a file with the key, or a variable of the host's in its place."""
+    variables = as_object(as_object(entry).get("env"))
+    key = str(variables.get(KEY) or variables.get(KEY_FILE) or "")
     return bool(key) and ("$" in key or not is_placeholder(key))
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import anyio
 
-from mcp_vega.cli.application import open_job_store
+from mcp_vega.cli.application import limits_of, open_job_store
 from mcp_vega.cli.jobs.lookup import say_hint
 from mcp_vega.cli.output import Column, table, terminal_width, write
 from mcp_vega.job import OPERATOR
 from mcp_vega.parameters import MODELS
 from mcp_vega.server.http.access.callers import name_of
 from mcp_vega.settings import Settings
-from mcp_vega.storage.ledger.spending import Budget, DailySpending, dollars
+from mcp_vega.storage.ledger.spending import DailySpending, dollars
 
 # Who works at the machine itself; no caller has a name with brackets.
 THIS_MACHINE = "(this machine)"
@@ -33,7 +33,7 @@ def print_spent(options: Namespace, settings: Settings, most_days: int) -> None:
         write(json.dumps([_data_of(each, by) for each in shown], indent=2))
         return
     if shown:
-        write(_table(shown, by))
+        write(_table(shown, by, settings))
     else:
         since = f" since {options.since} (UTC)" if options.since else " yet"
         sys.stderr.write(f"Nothing spent{since} in {settings.ledger_name}\n")
@@ -42,9 +42,18 @@ def print_spent(options: Namespace, settings: Settings, most_days: int) -> None:
         sys.stderr.write(f"Not shown: {more} earlier {'day' if more == 1 else 'days'}. --limit N shows more.\n")
     if settings.sandbox and shown:
         sys.stderr.write("The money of the sandbox is pretend.\n")
-    if (limit := settings.spending_limit_usd) is not None:
-        left, most = (dollars(usd, pretend=settings.sandbox) for usd in (Budget(limit, today_usd).left, limit))
+    _print_limits(settings, today_usd)
+
+
+def _print_limits(settings: Settings, today_usd: Decimal) -> None:
+    limits = limits_of(settings)
+    if (limit := limits.usd_a_day) is not None:
+        left, most = (dollars(usd, pretend=settings.sandbox) for usd in (max(limit - today_usd, Decimal(0)), limit))
         sys.stderr.write(f"Spending limit: {left} of {most} left today (UTC)\n")
+    if limits.usd_a_day_each is not None:
+        sys.stderr.write(
+            f"Spending limit of each caller: {dollars(limits.usd_a_day_each, pretend=settings.sandbox)} a day (UTC)\n"
+        )
 
 
 async def _read(settings: Settings, by_caller: bool, since: date | None) -> tuple[list[DailySpending], Decimal]:  # noqa: FBT001  by anyio.run
@@ -56,17 +65,23 @@ async def _read(settings: Settings, by_caller: bool, since: date | None) -> tupl
         return await store.spending.by_day("owner" if by_caller else "model", since), await store.spending.on(today)
 
 
-def _table(spent: Sequence[DailySpending], by: str) -> str:
+def _table(spent: Sequence[DailySpending], by: str, settings: Settings) -> str:
     calls = sum(each.calls for each in spent)
     usd = sum((each.usd for each in spent), Decimal(0))
     estimated = sum((each.estimated_usd for each in spent), Decimal(0))
     columns = [
         Column("DAY (UTC)", [*(str(each.day) for each in spent), "TOTAL"]),
-        Column(by.upper(), [*(_name(each, by) for each in spent), ""], flexible=True),
+        # A caller's name begins alike for all who sign in at one place, and ends alike for all of one domain.
+        Column(by.upper(), [*(_name(each, by) for each in spent), ""], flexible=True, both_ends=by == "caller"),
         Column("CALLS", [*(f"{each.calls:,}" for each in spent), f"{calls:,}"], rank=1, right=True),
         Column("SPENT", [*(dollars(each.usd) for each in spent), dollars(usd)]),
         Column("ESTIMATED", [*(_or_none(each.estimated_usd) for each in spent), _or_none(estimated)], rank=2),
     ]
+    limits = limits_of(settings)
+    limit = limits.usd_a_day if limits.usd_a_day_each is None else limits.usd_a_day_each
+    if by == "caller" and limit:
+        shares = [f"{each.usd / limit:.0%}" for each in spent]
+        columns.append(Column(f"OF {dollars(limit)}", [*shares, ""], rank=3, right=True))
     return table(columns, terminal_width())
 
 

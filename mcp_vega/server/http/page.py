@@ -87,7 +87,7 @@ async def _state(app: AppContext, request: Request) -> Response:
 async def _spent(app: AppContext, owner: str) -> dict[str, float | None]:
     today, spending = app.service.config.clock().date(), app.service.store.spending
     days = {"today_usd": today, "month_usd": today.replace(day=1), "total_usd": date.min}
-    budget = await app.service.budget()
+    budget = await app.service.budget(owner)
     return {
         **{name: float(await spending.since(day, owner)) for name, day in days.items()},
         "limit_usd": budget and float(budget.limit),

@@ -43,9 +43,9 @@ class ResultText:
 async def result_of(
     app: AppContext, client: ClientInfo, text: ResultText, meta: dict[str, Any], previews: Sequence[ImageContent] = ()
 ) -> CallToolResult:
-    """A result that also says how much can still be spent today, if there is a limit."""
+    """A result that also says how much its caller can still spend today, if there is a limit."""
     further: list[str] = []
-    if budget := await app.service.budget():
+    if budget := await app.service.budget(client.owner):
         left, limit = (dollars(amount, pretend=app.sandbox) for amount in (budget.left, budget.limit))
         further += [f"{LIMIT}{left} of {limit} left today (UTC)"]
         figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}

@@ -19,6 +19,8 @@ from mcp_vega.storage.ledger.sql import limit_queries
 BILLION = 10**9
 # No call costs more. The sum of many such amounts still fits into 64 bits.
 MOST_USD = Decimal(1_000_000)
+# No sum reaches this limit.
+NO_LIMIT = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,44 @@ class Limits:
     usd_a_day: Decimal | None = None  # US dollars in a UTC day
     calls_a_minute: int | None = None  # calls in any sixty seconds
     calls_at_once: int = 16  # calls that have no answer yet
+    usd_a_day_each: Decimal | None = None  # US dollars of each caller in a UTC day
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent on a UTC day, in US dollars: by all callers together, and by one of them."""
+
+    by_all: Decimal
+    by_owner: Decimal
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The spending limit of a UTC day, and what was spent on that day, in US dollars."""
+    """A spending limit of a UTC day for a caller, in US dollars.
+
+    Attributes:
+        limit: The limit of each caller. If there is none, the limit of all callers together.
+        spent: What counts towards that limit.
+        left: What the caller can still spend on that day. Less than the difference if all callers together reach their
+            limit earlier.
+    """
 
     limit: Decimal
     spent: Decimal
+    left: Decimal
 
-    @property
-    def left(self) -> Decimal:
-        """What can still be spent on that day."""
-        return max(self.limit - self.spent, Decimal(0))
+    @classmethod
+    def of(cls, limits: Limits, spent: Spent) -> "Budget | None":
+        """Return the budget of a caller; None if there is no limit. It does not show what the others spent.
+
+        Without a limit of each caller, the limit of all is shown as it is, and so is what they spent together.
+        """
+        found = [(limits.usd_a_day_each, spent.by_owner), (limits.usd_a_day, spent.by_all)]
+        limited = [(limit, used) for limit, used in found if limit is not None]
+        if not limited:
+            return None
+        left = min(limit - used for limit, used in limited)
+        return cls(*limited[0], max(left, Decimal(0)))
 
 
 def dollars(amount: Decimal | None, *, pretend: bool = False) -> str:
@@ -73,7 +100,11 @@ class Spending:
 
     async def on(self, day: date) -> Decimal:
         """Return what was spent on a UTC day, in US dollars."""
-        return await self._database.read(lambda connection: spent_on(connection, day))
+        return (await self.by_all_and(OPERATOR, day)).by_all
+
+    async def by_all_and(self, owner: str, day: date) -> Spent:
+        """Return what all callers together spent on a UTC day, and how much of it one of them did."""
+        return await self._database.read(lambda connection: spent_on(connection, day, owner))
 
     async def since(self, day: date, owner: str = OPERATOR) -> Decimal:
         """Return what was spent on a UTC day and later, in US dollars: by `owner`, or in all for the operator."""
@@ -107,31 +138,50 @@ def _usd(amount: int) -> Decimal:
 # ---- within transactions that are open already ----
 
 
-def spent_on(connection: Connection, day: date) -> Decimal:
+def spent_on(connection: Connection, day: date, owner: str) -> Spent:
     """Return what was spent on a UTC day, in US dollars."""
-    (row,) = connection.execute(limit_queries.SPENT, {"day": day})
-    return _usd(row["spent"])
+    (row,) = connection.execute(limit_queries.SPENT, {"day": day, "owner": owner})
+    return Spent(_usd(row["spent"]), _usd(row["by_owner"]))
 
 
-def reserve(connection: Connection, job: Job, limit: Decimal | None) -> None:
+def reserve(connection: Connection, job: Job, limits: Limits) -> None:
     """Reserve the likely cost of a job: it counts as spent from now on.
 
     Raises:
-        SpendingLimitReached: The job would exceed the day's limit.
+        SpendingLimitReached: The job would exceed the day's limit of all callers, or of its caller.
     """
     day, amount = job.created.date(), billionths(job)
-    if limit is None:
+    if limits.usd_a_day is None and limits.usd_a_day_each is None:
         add(connection, day, job.owner, amount)
         return
-    # Held until the transaction ends, so that no two jobs get the same last money of a day.
-    connection.lock(f"spending {day}")
-    most = int(min(limit, MOST_USD) * BILLION)
-    values = {"day": day, "owner": job.owner, "amount": amount, "limit": most}
+    if limits.usd_a_day is not None:
+        # Held until the transaction ends, so that no two jobs get the same last money of a day.
+        connection.lock(f"spending {day}")
+    values = {"day": day, "owner": job.owner, "amount": amount}
+    values |= {"limit": _most(limits.usd_a_day), "limit_each": _most(limits.usd_a_day_each)}
     if not connection.execute(limit_queries.RESERVE, values):
-        amounts = (job.parameters.expected_cost, spent_on(connection, day), limit)
-        cost, spent, allowed = (dollars(amount, pretend=job.base_url == SANDBOX) for amount in amounts)
-        said = f"The call is likely to cost {cost}, and {spent} of today's {allowed} (UTC) are spent"
-        raise SpendingLimitReached(said)
+        raise _limit_reached(job, limits, spent_on(connection, day, job.owner))
+
+
+def _most(limit: Decimal | None) -> int:
+    return NO_LIMIT if limit is None else int(min(limit, MOST_USD) * BILLION)
+
+
+def _limit_reached(job: Job, limits: Limits, spent: Spent) -> SpendingLimitReached:
+    """Return the error of a job that would exceed a limit. Callers with a token do not see what others spent."""
+
+    def shown(usd: Decimal | None) -> str:
+        return dollars(usd, pretend=job.base_url == SANDBOX)
+
+    cost = f"The call is likely to cost {shown(job.parameters.expected_cost)}"
+    each, together = limits.usd_a_day_each, limits.usd_a_day
+    if each is not None and (together is None or job.parameters.expected_cost + spent.by_owner > each):
+        whose = f"{shown(spent.by_owner)} of this caller's {shown(each)} for today (UTC) are spent"
+        # The default step ends with the name of the other limit.
+        return SpendingLimitReached(f"{cost}, and {whose}", next_step=f"{SpendingLimitReached.next_step}_EACH")
+    error = SpendingLimitReached(f"{cost}, and {shown(spent.by_all)} of today's {shown(together)} (UTC) are spent")
+    error.public = f"{cost}, and less is left of what all callers together may spend today (UTC)"
+    return error
 
 
 def add(connection: Connection, day: date, owner: str, amount: int) -> None:

@@ -9,7 +9,8 @@ Locks are taken in this order, so that no two transactions wait for each other:
 1. the lock of imports (only `transfer`), then the lock of an id at the API (of several, in their order)
 2. the row of a server
 3. rows of jobs
-4. the lock of a day's money, then the rows of `spending` (of several, in the order of day and owner)
+4. the lock of a day's money (only if all callers together have a limit), then the rows of `spending` (of several, in
+   the order of day and owner)
 5. rows of pictures
 6. the lock of the calls of a minute, then the rows of slots
 
@@ -70,7 +71,7 @@ class Transactions:
         values = {"me": me, "awaited_by": me, "delivered": False}
         values |= {"arrived": call.arrived, "wanted_until": call.wanted_until}
         connection.execute(job_queries.ADD, {**rows.as_row(call.job), **values})
-        spending.reserve(connection, call.job, limits.usd_a_day)
+        spending.reserve(connection, call.job, limits)
         return Begun(call.job, joined=False, may_send=Slots(connection, me, limits).take_if_none_waits(call.job))
 
     def mark_sent(self, connection: Connection, job: Job, limits: Limits, *, begun_here: bool) -> Sending:
@@ -80,7 +81,7 @@ class Transactions:
         # The reserved money may have been given back by another server, which believed that this one was dead. This is
         # rare, so it may take its lock after those of the slots: at worst, the transaction is repeated.
         if sending is Sending.SENT and not reserved:
-            spending.reserve(connection, job, limits.usd_a_day)
+            spending.reserve(connection, job, limits)
             spending.count(connection, job, spending.billionths(job))
         return sending
 

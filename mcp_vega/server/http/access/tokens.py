@@ -16,8 +16,12 @@ from mcp_vega.server.http.access.rejections import InvalidToken
 TOKEN = re.compile("[!-~]+")
 
 
-def callers_of(entries: Sequence[SecretStr]) -> list[Caller]:
-    """Return the callers in MCP_VEGA_AUTH_TOKENS. An entry is `token` or `name:token`; a name may have several tokens.
+def callers_of(
+    entries: Sequence[SecretStr], source: str = "The environment variable MCP_VEGA_AUTH_TOKENS"
+) -> list[Caller]:
+    """Return the callers in a list. An entry is `token` or `name:token`; a name may have several tokens.
+
+    Errors name the `source` of the list.
 
     Raises:
         InvalidSettings: An entry has neither form, or two callers have the same token. The error shows no part of an
@@ -29,17 +33,17 @@ def callers_of(entries: Sequence[SecretStr]) -> list[Caller]:
         name, token = (first, rest) if colon else (None, first)
         if name is not None and (not NAME.fullmatch(name) or HASH.fullmatch(name)):
             rule = "use 1 to 64 letters, digits and _.@+-, but not 32 hex digits"
-            raise _unusable(number, f"the part before the first colon is not a valid name: {rule}")
+            raise _unusable(source, number, f"the part before the first colon is not a valid name: {rule}")
         if not TOKEN.fullmatch(token):
-            raise _unusable(number, "its token is empty or cannot be sent: use letters, digits and punctuation")
+            raise _unusable(source, number, "its token is empty or cannot be sent: use letters, digits and punctuation")
         owner = _hash(token) if name is None else name
         if owners.setdefault(token, owner) != owner:
-            raise _unusable(number, "its token already belongs to another caller")
+            raise _unusable(source, number, "its token already belongs to another caller")
     return [caller_with(token, owner) for token, owner in owners.items()]
 
 
-def _unusable(number: int, why: str) -> InvalidSettings:
-    return InvalidSettings(f"The environment variable MCP_VEGA_AUTH_TOKENS cannot be used: in entry {number}, {why}")
+def _unusable(source: str, number: int, why: str) -> InvalidSettings:
+    return InvalidSettings(f"{source} cannot be used: in entry {number}, {why}")
 
 
 def _hash(token: str) -> str:
@@ -61,11 +65,16 @@ class TokenCallers:
 
     def __init__(self, callers: Sequence[Caller] = ()) -> None:
         self._callers = tuple(callers)
+        self._required = bool(callers)
+
+    def replace(self, callers: Sequence[Caller]) -> None:
+        """Accept only these callers from the next request on. Earlier links and cookies of the others end as well."""
+        self._callers = tuple(callers)
 
     @property
     def required(self) -> bool:
-        """Whether a request must show who its caller is."""
-        return bool(self._callers)
+        """Whether a request must show who its caller is. This never changes."""
+        return self._required
 
     async def with_token(self, token: str) -> Caller:
         """Return the caller with an access token. Raises `InvalidToken` if there is none."""
@@ -78,4 +87,4 @@ class TokenCallers:
 
     async def signers(self, image_id: str | None = None) -> Sequence[Caller]:  # noqa: ARG002  any of them may have signed
         """Return the callers for whom a signature can have been made."""
-        return self._callers or (ANYONE,)
+        return self._callers if self._required else (ANYONE,)

@@ -21,16 +21,23 @@ ADD_SPENT = """
     INSERT INTO spending (day, owner, spent) VALUES (:day, :owner, :amount)
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
 """
-# The condition is checked for the first call of a day and for all later ones.
+# The condition on the sum is checked for every call. The limit of each caller has two conditions: one for the caller's
+# first call of a day, one for the later ones. The latter is checked while the caller's row is locked. So the calls of a
+# caller need no other lock, however many come at the same time.
 RESERVE = """
     INSERT INTO spending (day, owner, spent)
     SELECT :day, :owner, :amount
-    WHERE :amount + (SELECT coalesce(sum(spent), 0) FROM spending WHERE day = :day) <= :limit
+    WHERE :amount + (SELECT coalesce(sum(spent), 0) FROM spending WHERE day = :day) <= :limit AND :amount <= :limit_each
     ON CONFLICT (day, owner) DO UPDATE SET spent = spending.spent + excluded.spent
+    WHERE spending.spent + excluded.spent <= :limit_each
     RETURNING spent
 """
 # In PostgreSQL, a sum has another type than the values that are added.
-SPENT = "SELECT CAST(coalesce(sum(spent), 0) AS bigint) AS spent FROM spending WHERE day = :day"
+SPENT = """
+    SELECT CAST(coalesce(sum(spent), 0) AS bigint) AS spent,
+        CAST(coalesce(sum(CASE WHEN owner = :owner THEN spent END), 0) AS bigint) AS by_owner
+    FROM spending WHERE day = :day
+"""
 SPENT_SINCE = f"""
     SELECT CAST(coalesce(sum(spent), 0) AS bigint) AS spent FROM spending WHERE day >= :day AND {IS_SHOWN}
 """  # noqa: S608
