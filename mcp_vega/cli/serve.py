@@ -18,9 +18,10 @@ from starlette.types import ASGIApp
 from mcp_vega.cli.application import log_to_stderr, open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
 from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
-from mcp_vega.errors import InvalidSettings
+from mcp_vega.errors import InvalidSettings, UnknownImage
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import Callers
 from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS
@@ -111,13 +112,17 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
 
     host = options.serve_host or HOST
     _require_tokens(host, settings, insecure=options.insecure)
+    _require_http(options.transport, settings)
     require_stores(settings)
-    callers = TokenCallers(callers_of(settings.auth_tokens))
+    # The callers of OAuth need the ledger, which is not open yet.
+    callers = None if settings.oauth_issuer else TokenCallers(callers_of(settings.auth_tokens))
     with bind_socket(host, PORT if options.serve_port is None else options.serve_port) as listener:
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = f"[{host}]" if ":" in host else host
         sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
-        if not is_loopback(host) and not settings.auth_tokens:
+        if settings.oauth_issuer:
+            sys.stderr.write(f"People sign in at {settings.oauth_issuer}\n")
+        elif not is_loopback(host) and not settings.auth_tokens:
             sys.stderr.write("Anyone who reaches this address can draw at your cost, because no token is asked for.\n")
         if host in WILDCARDS and not settings.allowed_hosts:
             sys.stderr.write(
@@ -138,7 +143,8 @@ def _run_http(options: "Namespace", settings: Settings) -> int:
 
 def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
     """Refuse an address that lets other machines draw at the user's cost without a token."""
-    if not is_loopback(host) and not settings.auth_tokens and not insecure:
+    has_callers = settings.auth_tokens or settings.oauth_issuer
+    if not is_loopback(host) and not has_callers and not insecure:
         raise InvalidSettings(
             f"Other machines can reach --host {host}, and everybody who reaches it can draw at your cost",
             next_step="Set MCP_VEGA_AUTH_TOKENS to one or more long random texts, which clients send in the header "
@@ -146,8 +152,32 @@ def _require_tokens(host: str, settings: Settings, *, insecure: bool) -> None:
         )
 
 
+def _require_http(transport: str, settings: Settings) -> None:
+    """Refuse OAuth over SSE: that transport is older than the protocol's rules for OAuth."""
+    if settings.oauth_issuer and transport != "http":
+        raise InvalidSettings(
+            f"MCP_VEGA_OAUTH_ISSUER is set, and --transport {transport} does not work with OAuth",
+            next_step="Use --transport http, or set MCP_VEGA_AUTH_TOKENS instead of the variables of OAuth",
+        )
+
+
+def _oauth_callers(settings: Settings, app: AppContext) -> Callers:
+    """Return the callers whom the issuer has signed in."""
+    from mcp_vega.server.http.access.oauth.callers import OAuthCallers, auth_settings
+    from mcp_vega.server.http.access.oauth.keys import IssuerKeys
+
+    async def owner_of_image(image_id: str) -> str | None:
+        try:
+            return (await app.gallery.find(image_id)).job.owner
+        except UnknownImage:
+            return None
+
+    auth = auth_settings(settings.oauth_issuer, settings.oauth_resource, settings.oauth_scopes)
+    return OAuthCallers(auth, IssuerKeys(settings.oauth_issuer), owner_of_image)
+
+
 async def _serve_http(
-    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Callers
+    settings: Settings, transport: str, listener: socket.socket, hosts: Sequence[str], callers: Callers | None
 ) -> int:
     from mcp_vega.server.http.app import build_application
     from mcp_vega.server.http.listener import allow_files
@@ -155,7 +185,7 @@ async def _serve_http(
     allow_files()
     async with open_application(settings) as app:
         app.service.resume_orphans()  # without waiting for a first request, which may go to another server
-        asgi = build_application(app, transport, hosts, callers)
+        asgi = build_application(app, transport, hosts, callers or _oauth_callers(settings, app))
         await serve_until_signal(app.service, asgi, listener)
     return 0
 
