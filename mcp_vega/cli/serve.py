@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from mcp_vega.cli.application import log_to_stderr, open_application, require_stores, warn, warn_of_key
 from mcp_vega.cli.output import command_line
 from mcp_vega.cli.shutdown import finish, handled_signals, until_signal
-from mcp_vega.errors import InvalidSettings, UnknownImage
+from mcp_vega.errors import InvalidSettings
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -166,14 +166,8 @@ def _oauth_callers(settings: Settings, app: AppContext) -> Callers:
     from mcp_vega.server.http.access.oauth.callers import OAuthCallers, auth_settings
     from mcp_vega.server.http.access.oauth.keys import IssuerKeys
 
-    async def owner_of_image(image_id: str) -> str | None:
-        try:
-            return (await app.gallery.find(image_id)).job.owner
-        except UnknownImage:
-            return None
-
     auth = auth_settings(settings.oauth_issuer, settings.oauth_resource, settings.oauth_scopes)
-    return OAuthCallers(auth, IssuerKeys(settings.oauth_issuer), owner_of_image)
+    return OAuthCallers(auth, IssuerKeys(settings.oauth_issuer), app.gallery)
 
 
 async def _serve_http(

@@ -1,6 +1,6 @@
 """The callers whom an issuer has signed in."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 from mcp.server.auth.provider import AccessToken
@@ -8,7 +8,7 @@ from mcp.server.auth.routes import build_resource_metadata_url, create_protected
 from mcp.server.auth.settings import AuthSettings
 from starlette.routing import Route
 
-from mcp_vega.errors import LedgerError
+from mcp_vega.errors import LedgerError, UnknownImage
 from mcp_vega.server.http.access.callers import Caller, Callers, owner_with
 from mcp_vega.server.http.access.oauth.keys import IssuerKeys
 from mcp_vega.server.http.access.oauth.verifier import OAuthTokenVerifier
@@ -20,10 +20,9 @@ from mcp_vega.server.http.access.rejections import (
     MissingToken,
     RequestRejected,
 )
+from mcp_vega.storage.gallery import Gallery
 
 METADATA_PATH = "/.well-known/oauth-protected-resource"
-# Finds the owner of a picture; None if there is no such picture.
-OwnerOfImage = Callable[[str], Awaitable[str | None]]
 
 
 def auth_settings(issuer: str, resource: str, scopes: Sequence[str]) -> AuthSettings:
@@ -43,14 +42,14 @@ class OAuthCallers(Callers):
 
     can_sign_in = False
 
-    def __init__(self, settings: AuthSettings, keys: IssuerKeys, owner_of_image: OwnerOfImage) -> None:
+    def __init__(self, settings: AuthSettings, keys: IssuerKeys, gallery: Gallery) -> None:
         if settings.resource_server_url is None:
             raise ValueError("a resource server has a URL")
         resource = settings.resource_server_url
         self._issuer, self._scopes = str(settings.issuer_url), settings.required_scopes or []
         self._resource = resource
         self._verifier = OAuthTokenVerifier(settings, resource, keys)
-        self._owner_of_image = owner_of_image
+        self._gallery = gallery
         self._metadata_url = str(build_resource_metadata_url(resource))
         (route,) = create_protected_resource_routes(
             resource, [settings.issuer_url], settings.required_scopes, "mcp-vega"
@@ -83,11 +82,15 @@ class OAuthCallers(Callers):
         Raises:
             AuthUnavailable: The ledger cannot be read.
         """
+        if image_id is None:
+            return []
         try:
-            owner = await self._owner_of_image(image_id) if image_id else None
+            owner = (await self._gallery.find(image_id)).job.owner
+        except UnknownImage:
+            return []
         except LedgerError as error:
             raise AuthUnavailable("The ledger cannot be read, so this link cannot be checked") from error
-        return [_caller(owner)] if owner and owner.startswith(owner_with(self._issuer, "")) else []
+        return [_caller(owner)] if owner.startswith(owner_with(self._issuer, "")) else []
 
     def explained(self, error: RequestRejected) -> RequestRejected:
         """Return an error with what an MCP client needs to get a token."""
