@@ -101,8 +101,8 @@ async def served(
     """
     with bind_socket("127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        known = TokenCallers(callers) if isinstance(callers, Sequence) else callers
-        known = known(url) if callable(known) else known
+        known = callers(url) if callable(callers) else callers
+        known = TokenCallers(known) if isinstance(known, Sequence) else known
         config = server_config(build_application(app, transport, hosts, known, limits), limits)
         if behind:
             config.app = behind(config.app)

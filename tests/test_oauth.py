@@ -1,11 +1,11 @@
 """People sign in with OAuth: which access tokens the server takes, in both eras of the protocol, and who sees what."""
 
 import json
-import logging
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,20 @@ from issuer import METADATA, RESOURCE, Issuer, private_key, public_jwk, segment,
 from mcp.client import Client
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.auth.provider import principal_components
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken, ProtectedResourceMetadata
-from pydantic import AnyUrl
+from pydantic import AnyHttpUrl, AnyUrl
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from test_cancellation import MODERN, HttpClient, held
 from test_command_line import run, run_beside
 from test_http_access import RT, HttpServer, served
-from test_joining import locked_ledger
 from test_http_links import NOTHING, PAGE, SIGN_IN, refused
 
 from mcp_vega.cli.doctor.check import State
 from mcp_vega.cli.doctor.team import check_oauth
+from mcp_vega.errors import InvalidSettings, LedgerError
+from mcp_vega.job import OPERATOR, JobImage
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.callers import is_owner, is_subject, owner_with
 from mcp_vega.server.http.access.oauth.callers import METADATA_PATH, OAuthCallers, auth_settings
@@ -45,13 +47,14 @@ from mcp_vega.server.http.access.oauth.keys import (
     UNKNOWN_SECONDS,
     IssuerKeys,
 )
+from mcp_vega.server.http.access.oauth.verifier import OAuthTokenVerifier
 from mcp_vega.settings import Settings
+from mcp_vega.storage.gallery import Gallery
 
 pytestmark = pytest.mark.anyio
 
 ERAS = ["2025-11-25", MODERN]
 METADATA_URL = "https://pictures.example/.well-known/oauth-protected-resource/mcp"
-DAY = 86_400
 OTHER = "https://other.example/mcp"
 
 
@@ -78,21 +81,19 @@ class Place:
     server: HttpServer
     issuer: Issuer
     sandbox: Sandbox
+    app: AppContext
     uptime: Uptime = field(default_factory=Uptime)
     version: str = MODERN
 
     async def ask(self, token: str | None = None, **request: Any) -> httpx.Response:
         """The answer to a tool call with a token, or with other parts of a request."""
-        headers = HttpClient(httpx.AsyncClient(verify=TLS), self.version).headers("tools/call", "check_job")
-        params = {
-            "name": "check_job",
-            "arguments": {},
-            "_meta": HttpClient(httpx.AsyncClient(verify=TLS), self.version).meta,
-        }
-        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-        given = [*headers.items(), *request.pop("headers", [])]
-        given += [("authorization", f"Bearer {token}")] if token is not None else []
-        return await self.server.ask(json=message, headers=given, **request)
+        async with httpx.AsyncClient(trust_env=False, verify=TLS) as http:
+            client = HttpClient(http, self.version)
+            params = {"name": "check_job", "arguments": {}, "_meta": client.meta}
+            given = [*client.headers("tools/call", "check_job").items(), *request.pop("headers", [])]
+            given += [("authorization", f"Bearer {token}".encode("latin-1"))] if token is not None else []
+            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+            return await http.post(f"{self.server.url}/mcp", json=message, headers=given, **request)
 
     @asynccontextmanager
     async def client(self, subject: str = "ada") -> AsyncGenerator[HttpClient]:
@@ -109,7 +110,7 @@ async def place_at(
     async with serving_issuer() as issuer, app_over(sandbox.url, folder, **options) as app:
         callers = oauth_callers(app, issuer, uptime, scopes)
         async with served(app, "http", callers=callers) as server:
-            yield Place(server, issuer, sandbox, uptime, version)
+            yield Place(server, issuer, sandbox, app, uptime, version)
 
 
 def oauth_callers(app: AppContext, issuer: Issuer, uptime: Uptime, scopes: Sequence[str] = ("draw",)) -> OAuthCallers:
@@ -149,7 +150,7 @@ async def place(sandbox: Sandbox, tmp_path: Path, version: str) -> AsyncGenerato
 # ---- which tokens count ----
 
 
-def soon(issuer: Issuer, seconds: float) -> float:
+def soon(seconds: float) -> float:
     return time.time() + seconds
 
 
@@ -163,7 +164,7 @@ def with_secret(issuer: Issuer, secret: bytes, kid: str = "one") -> str:
     return signed({"alg": "HS256", "kid": kid}, json.dumps(issuer.claims()), secret)
 
 
-def pem(issuer: Issuer) -> bytes:
+def pem() -> bytes:
     return private_key("one").public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -190,9 +191,9 @@ GOOD: dict[str, Callable[[Issuer], str]] = {
     "scopes in scp as text": lambda i: i.token(scope=None, scp="read draw"),
     "scopes in scp as a list": lambda i: i.token(scope=None, scp=["read", "draw"]),
     "scopes in scope as a list": lambda i: i.token(scope=["read", "draw"]),
-    "a fraction in exp": lambda i: i.token(exp=soon(i, 100.5)),
-    "expired a moment ago": lambda i: i.token(exp=soon(i, -10)),
-    "nbf a moment ahead": lambda i: i.token(nbf=soon(i, 10)),
+    "a fraction in exp": lambda i: i.token(exp=soon(100.5)),
+    "expired a moment ago": lambda i: i.token(exp=soon(-10)),
+    "nbf a moment ahead": lambda i: i.token(nbf=soon(10)),
     "no typ": lambda i: i.token({"typ": None}),
     "the typ JWT": lambda i: i.token({"typ": "JWT"}),
     "RS384 with a key that names no alg": lambda i: i.token({"alg": "RS384", "kid": "no-alg"}, private_key("no-alg")),
@@ -206,9 +207,9 @@ GOOD: dict[str, Callable[[Issuer], str]] = {
 }
 
 INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
-    "expired": (lambda i: i.token(exp=soon(i, -60)), "it has expired"),
-    "nbf in the future": (lambda i: i.token(nbf=soon(i, 100)), "its time has not come yet"),
-    "iat in the future": (lambda i: i.token(iat=soon(i, 100)), "its time has not come yet"),
+    "expired": (lambda i: i.token(exp=soon(-60)), "it has expired"),
+    "nbf in the future": (lambda i: i.token(nbf=soon(100)), "its time has not come yet"),
+    "iat in the future": (lambda i: i.token(iat=soon(100)), "its time has not come yet"),
     "another audience": (lambda i: i.token(aud=OTHER), f"its aud does not contain {RESOURCE}"),
     "other audiences": (lambda i: i.token(aud=[OTHER, f"{RESOURCE}/x", 7]), "its aud does not contain"),
     "an audience that is a number": (lambda i: i.token(aud=7), "its aud does not contain"),
@@ -246,13 +247,13 @@ INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "a sub with two spaces": (lambda i: i.token(sub="ada  l"), "its sub is not a text"),
     "a sub of spaces": (lambda i: i.token(sub=" "), "its sub is not a text"),
     "claims that are a list": (
-        lambda i: signed({"alg": "RS256", "kid": "one"}, "[]", private_key("one")),
+        lambda _: signed({"alg": "RS256", "kid": "one"}, "[]", private_key("one")),
         "not a signed",
     ),
     "claims with deep lists": (lambda i: raw(i, "x", "[" * 3000 + "]" * 3000), "not a signed JWT"),
     "alg none": (unsigned, "its alg is not one of"),
     "alg None": (partial(unsigned, alg="None"), "its alg is not one of"),
-    "HS256 with the public key as secret": (lambda i: with_secret(i, pem(i)), "its alg is not one of"),
+    "HS256 with the public key as secret": (lambda i: with_secret(i, pem()), "its alg is not one of"),
     "HS256 with the secret of a published key": (
         lambda i: with_secret(i, b"k" * 32, "secret"),
         "its alg is not one of",
@@ -274,11 +275,11 @@ INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "crit": (lambda i: i.token({"crit": ["exp"], "exp": 1}), "not a signed JWT"),
     "b64": (lambda i: i.token({"crit": ["b64"], "b64": False}), "not a signed JWT"),
     "a token for another purpose": (lambda i: i.token({"typ": "logout+jwt"}), "its typ is not"),
-    "JWE": (lambda i: ".".join([segment('{"alg":"RSA-OAEP","enc":"A256GCM"}'), *["eA"] * 4]), "not a signed JWT"),
-    "garbage": (lambda i: "garbage", "not a signed JWT"),
-    "three parts of garbage": (lambda i: "a.b.c", "not a signed JWT"),
-    "beyond ASCII": (lambda i: "tök.en.x", "not a signed JWT"),
-    "only dots": (lambda i: "..", "not a signed JWT"),
+    "JWE": (lambda _: ".".join([segment('{"alg":"RSA-OAEP","enc":"A256GCM"}'), *["eA"] * 4]), "not a signed JWT"),
+    "garbage": (lambda _: "garbage", "not a signed JWT"),
+    "three parts of garbage": (lambda _: "a.b.c", "not a signed JWT"),
+    "beyond ASCII": (lambda _: "tök.en.x", "not a signed JWT"),
+    "only dots": (lambda _: "..", "not a signed JWT"),
 }
 
 
@@ -329,11 +330,11 @@ async def test_a_token_without_the_scope_is_refused_with_the_scope(shared: Place
 
 
 WITHOUT: dict[str, Callable[[str], dict[str, Any]]] = {
-    "nothing": lambda token: {},
+    "nothing": lambda _: {},
     "a token in the URL": lambda token: {"params": {"access_token": token, "token": token}},
     "a token in a cookie": lambda token: {"headers": [("cookie", f"token={token}; mcp_vega={token}")]},
     "another scheme": lambda token: {"headers": [("authorization", f"DPoP {token}")]},
-    "an empty token": lambda token: {"headers": [("authorization", "Bearer ")]},
+    "an empty token": lambda _: {"headers": [("authorization", "Bearer")]},
 }
 
 
@@ -447,8 +448,8 @@ async def test_one_fetch_is_enough_for_all_requests_that_wait(place: Place) -> N
 LARGE = b" " * (BYTES + 1)
 
 
-def metadata_of(issuer: Issuer, **changes: Any) -> dict[str, Response]:
-    return {METADATA: JSONResponse(issuer.metadata | changes)}
+def metadata_of(i: Issuer, /, **changes: Any) -> dict[str, Response]:
+    return {METADATA: JSONResponse(i.metadata | changes)}
 
 
 def keys_as(content: Any) -> Callable[[Issuer], dict[str, Response]]:
@@ -456,23 +457,23 @@ def keys_as(content: Any) -> Callable[[Issuer], dict[str, Response]]:
 
 
 BROKEN: dict[str, tuple[Callable[[Issuer], dict[str, Response]], str]] = {
-    "no metadata": (lambda i: {METADATA: Response(status_code=404)}, "status 404"),
+    "no metadata": (lambda _: {METADATA: Response(status_code=404)}, "status 404"),
     "the metadata of another issuer": (partial(metadata_of, issuer="https://evil.example"), "another issuer"),
     "an issuer that is a list": (partial(metadata_of, issuer=["x"]), "another issuer"),
-    "metadata that are a page": (lambda i: {METADATA: Response("<html>")}, "did not answer with a JSON object"),
+    "metadata that are a page": (lambda _: {METADATA: Response("<html>")}, "did not answer with a JSON object"),
     "metadata elsewhere": (lambda i: {METADATA: RedirectResponse(f"{i.url}/elsewhere")}, "status 307"),
     "no jwks_uri": (partial(metadata_of, jwks_uri=None), "jwks_uri is 'None'"),
     "keys without TLS": (partial(metadata_of, jwks_uri="http://keys.example/"), "must begin with https://"),
     "keys in a file": (partial(metadata_of, jwks_uri="file:///etc/passwd"), "must begin with https://"),
     "keys for a user": (partial(metadata_of, jwks_uri="https://user:secret@keys.example/"), "must begin with https://"),
     "keys elsewhere": (lambda i: {"/keys": RedirectResponse(f"{i.url}/elsewhere")}, "/keys answered with status 307"),
-    "too much": (lambda i: {"/keys": Response(LARGE)}, f"larger than {BYTES:,} bytes"),
-    "keys that are a page": (lambda i: {"/keys": Response("<html>")}, "did not answer with a list of keys"),
+    "too much": (lambda _: {"/keys": Response(LARGE)}, f"larger than {BYTES:,} bytes"),
+    "keys that are a page": (lambda _: {"/keys": Response("<html>")}, "did not answer with a list of keys"),
     "keys that are a list": (keys_as([]), "did not answer with a list of keys"),
     "no keys": (keys_as({"keys": []}), "no key that can sign tokens"),
     "only odd keys": (keys_as({"keys": [7, {}, {"kty": "RSA", "kid": "x", "n": {}}, {"kty": ["RSA"]}]}), "no key"),
     "a key without a name": (
-        lambda i: {"/keys": JSONResponse({"keys": [public_jwk(private_key("one"), alg="RS256")]})},
+        lambda _: {"/keys": JSONResponse({"keys": [public_jwk(private_key("one"), alg="RS256")]})},
         "no key that can sign tokens",
     ),
     "a key that may only sign": (
@@ -615,5 +616,221 @@ async def test_the_sdks_own_client_signs_in_and_draws(sandbox: Sandbox, tmp_path
             said = jwt.decode(storage.tokens.access_token, options={"verify_signature": False})
             assert (said["aud"], said["scope"]) == (server.endpoint, "draw")
             assert issuer.requests["/register"] == issuer.requests["/token"] == 1
-            (job,) = await app.service.jobs(limit=1)
+            (job,) = await app.service.store.latest(1)
             assert job.owner == f"{issuer.url}#ada"
+
+
+# ---- who sees what ----
+
+
+async def link_of(client: HttpClient, number: int = 1) -> tuple[str, str]:
+    """The request id of a new job, and the path and query of the link to its picture."""
+    answer = await client.call(number)
+    url: str = answer.message["result"]["_meta"]["mcp-vega/job"]["images"][0]["url"]
+    return answer.request_id, url.removeprefix(str(client.http.base_url).rstrip("/"))
+
+
+async def test_each_subject_sees_only_their_own_jobs_pictures_and_gallery(place: Place) -> None:
+    async with place.client("ada") as ada, place.client("ada#1") as other:
+        request_id, link = await link_of(ada)
+        image = link.partition("?")[0]
+        assert "(unknown_job)" in (await other.call(1, "check_job", {"request_id": request_id})).text
+        assert "No jobs yet" in (await other.call(2, "check_job", {})).text
+        assert (await ada.call(3, "check_job", {"request_id": request_id})).pictures == 1
+        assert (await ada.http.get(image)).status_code == 200
+        assert refused(await other.http.get(image), 404, "unknown_image")
+        assert refused(await other.http.get(link), 404, "unknown_image"), "a token counts alone"
+        again = await link_of(other)
+        assert again[0] != request_id, "another subject's call is another job"
+    owners = {job.owner for job in await place.app.service.store.latest(9)}
+    assert owners == {owner_with(place.issuer.url, subject) for subject in ("ada", "ada#1")}
+
+
+async def test_a_link_opens_its_picture_without_a_token(place: Place) -> None:
+    async with place.client() as ada:
+        _, link = await link_of(ada)
+        _, other = await link_of(ada, 2)
+    ask = partial(place.server.ask, "GET")
+    assert (await ask(path=link)).status_code == 200
+    for changed in (
+        link.replace(link.partition("?")[0], other.partition("?")[0]),
+        link[:-1] + ("A" if link[-1] != "A" else "B"),
+        f"/images/{'0' * 32}?{link.partition('?')[2]}",
+        f"/images/x?{link.partition('?')[2]}",
+    ):
+        answer = await ask(path=changed)
+        assert refused(answer, 403, "invalid_link"), answer.text
+        assert "changed, or there is no such picture" in answer.text
+    assert refused(await ask(path=link.partition("?")[0]), 401, "missing_token")
+    place.issuer.away = True
+    place.uptime.seconds += KEPT_SECONDS
+    assert (await ask(path=link)).status_code == 200, "the issuer is not needed for a link"
+
+
+async def test_the_same_subject_of_another_issuer_is_another_caller(place: Place) -> None:
+    async with place.client() as ada:
+        request_id, link = await link_of(ada)
+    async with serving_issuer() as issuer:
+        callers = oauth_callers(place.app, issuer, place.uptime)
+        async with served(place.app, "http", callers=callers) as server:
+            elsewhere = replace(place, server=server, issuer=issuer)
+            async with elsewhere.client() as other:
+                assert "(unknown_job)" in (await other.call(1, "check_job", {"request_id": request_id})).text
+            assert refused(await server.ask("GET", link), 403, "invalid_link")
+
+
+async def test_the_sdk_knows_a_person_by_issuer_and_subject_whatever_the_token(place: Place) -> None:
+    callers = oauth_callers(place.app, place.issuer, place.uptime)
+    tokens = [place.issuer.token(client_id="a-client", jti=each) for each in ("1", "2")]
+    first, second = [await callers.with_token(each) for each in tokens]
+    assert first == second
+    assert first.access_token
+    assert second.access_token
+    assert principal_components(first.access_token) == ("a-client", place.issuer.url, "ada")
+    assert principal_components(first.access_token) == principal_components(second.access_token)
+    assert first.access_token.token not in tokens, "a token is needed no more"
+    verifier = OAuthTokenVerifier(
+        auth_settings(place.issuer.url, RESOURCE, ()), AnyHttpUrl(RESOURCE), IssuerKeys(place.issuer.url)
+    )
+    assert (found := await verifier.verify_token(tokens[0]))
+    assert (found.resource, found.subject) == (RESOURCE, "ada")
+    assert await verifier.verify_token("garbage") is None
+
+
+async def test_a_cancellation_of_another_subject_ends_nothing(place: Place) -> None:
+    async with place.client("ada") as ada, place.client("eve") as eve, anyio.create_task_group() as tasks:
+        with held(place.sandbox):
+            call = await ada.begin(tasks, 7)
+            await eve.cancel(7)
+        await until(lambda: call.message)
+        assert call.pictures == 1
+
+
+async def test_a_call_goes_on_when_its_token_has_expired_and_a_new_token_gets_its_result(place: Place) -> None:
+    async with place.client() as client, anyio.create_task_group() as tasks:
+        client.http.headers["authorization"] = f"Bearer {place.issuer.token(exp=time.time() - 28)}"
+        with held(place.sandbox):
+            call = await client.begin(tasks, 7)
+            await until(lambda: _is_refused(place, client))
+        await until(lambda: call.message)
+        assert call.pictures == 1
+        client.http.headers["authorization"] = f"Bearer {place.issuer.token()}"
+        assert call.request_id in (await client.call(8, "check_job", {})).text
+
+
+async def _is_refused(place: Place, client: HttpClient) -> bool:
+    return (await place.ask(client.http.headers["authorization"].removeprefix("Bearer "))).status_code == 401
+
+
+async def test_a_ledger_that_is_away_gives_503_for_a_link(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with place_at(sandbox, tmp_path, busy_seconds=0.1, gallery=BrokenGallery) as place:
+        answer = await place.server.ask("GET", "/images/0?expires=9999999999&signature=x")
+        assert refused(answer, 503, "auth_unavailable")
+        assert "The ledger cannot be read" in answer.text
+
+
+class BrokenGallery(Gallery):
+    """A gallery whose ledger cannot be read."""
+
+    async def find(self, image_id: str, owner: str = OPERATOR) -> JobImage:
+        raise LedgerError(f"no ledger for {image_id} and {owner!r} in /secret/place")
+
+
+# ---- names of callers ----
+
+
+OWNERS = [
+    "ada",
+    "a@b.example",
+    "0" * 32,
+    "https://login.example#ada",
+    "https://l.example/t/7#a#b",
+    "http://127.0.0.1:1#x",
+]
+NO_OWNERS = ["", "#", "#ada", "ada#x", "https://login.example", "https://login.example#", "https://l.example# a", "a/b"]
+
+
+def test_an_owner_is_a_name_a_hash_or_issuer_and_subject() -> None:
+    assert [each for each in OWNERS if not is_owner(each)] == []
+    assert [each for each in NO_OWNERS if is_owner(each)] == []
+    assert is_subject("愛" * 255)
+
+
+async def test_export_and_import_take_a_caller_of_oauth(place: Place, tmp_path: Path) -> None:
+    async with place.client("Ada Lovelace") as client:
+        await client.call(1)
+    owner = f"{place.issuer.url}#Ada Lovelace"
+    variables = {"MCP_VEGA_HOME": str(tmp_path.with_name(f"{tmp_path.name}-home")), "MCP_VEGA_GALLERY": str(tmp_path)}
+
+    async def move(*arguments: str, **variables: str) -> Any:
+        return await run_beside(*arguments, folder=tmp_path, **variables)
+
+    file = str(tmp_path / "ada.zip")
+    assert "Exported: 1 job and 1 picture" in (await move("export", file, "--owner", owner, **variables)).stderr
+    new = {"MCP_VEGA_HOME": str(tmp_path / "new")}
+    done = await move("import", file, "--owner", owner, **new)
+    assert "Imported: 1 job and 1 picture" in done.stderr, done.stderr
+    spent = await move("jobs", "--spent", "--by", "caller", **new)
+    assert owner in spent.stdout, spent
+    done = await move("import", file, "--owner", "https://login.example#\x1b[31m", **new)
+    assert (done.returncode, "\x1b" in done.stderr, "ISSUER#SUBJECT" in done.stderr) == (2, False, True)
+
+
+# ---- the command ----
+
+OAUTH = {"MCP_VEGA_OAUTH_ISSUER": "https://login.example", "MCP_VEGA_OAUTH_RESOURCE": RESOURCE}
+
+
+def test_oauth_does_not_go_with_sse(tmp_path: Path) -> None:
+    done = run("--transport", "sse", "--port", "0", "--sandbox", folder=tmp_path, **OAUTH)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        "MCP_VEGA_OAUTH_ISSUER is set, and --transport sse does not work with OAuth (invalid_settings)" in done.stderr
+    )
+    assert "http://" not in done.stderr
+
+
+def test_with_oauth_other_machines_may_reach_the_server(tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        serve = ("--transport", "http", "--host", "0.0.0.0", "--port", str(taken.getsockname()[1]), "--sandbox")  # noqa: S104
+        assert "(port_taken)" in run(*serve, folder=tmp_path, **OAUTH).stderr
+        assert "(invalid_settings)" in run(*serve, folder=tmp_path).stderr
+
+
+@pytest.mark.parametrize("token", ["", "a.b.c"])
+async def test_install_writes_an_entry_without_a_token_and_says_that_people_sign_in(
+    shared: Place, tmp_path: Path, token: str
+) -> None:
+    variables = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "MCP_VEGA_TOKEN": token}
+    url = f"{shared.server.url}/mcp"
+    done = await run_beside("install", "claude-code", "--url", url, "--yes", folder=tmp_path, **variables)
+    entry = json.loads((tmp_path / ".claude.json").read_text(encoding="utf-8"))["mcpServers"]["vega"]
+    assert (done.returncode, "headers" in entry, entry["url"]) == (0, bool(token), url), done
+    assert ("It signs people in with OAuth" in done.stdout) == (not token)
+    assert ("remove the token" in done.stderr) == bool(token)
+    assert "no access token" not in done.stderr
+
+
+WRONG_SETTINGS = {
+    "MCP_VEGA_OAUTH_ISSUER": ["HTTPS://Login.example", "https://login.example:443/x", "https://l.example/a b", "login"],
+    "MCP_VEGA_OAUTH_RESOURCE": ["https://pictures.example/mcp?x=1", "https://pictures.example/" + "a" * 500],
+    "MCP_VEGA_OAUTH_SCOPES": ['draw"', "dr\\aw", "zeichnen-ü"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, each) for name in WRONG_SETTINGS for each in WRONG_SETTINGS[name]])
+def test_a_wrong_setting_of_oauth_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{name} cannot be used"):
+        Settings.from_environment({**OAUTH, name: value})
+
+
+def test_scopes_may_be_separated_by_commas_or_spaces() -> None:
+    settings = Settings.from_environment({**OAUTH, "MCP_VEGA_OAUTH_SCOPES": "draw, read  write"})
+    assert settings.oauth_scopes == ("draw", "read", "write")
+
+
+def test_doctor_names_a_setting_of_oauth_that_lacks_another(tmp_path: Path) -> None:
+    done = run("doctor", "--json", folder=tmp_path, MCP_VEGA_SANDBOX="1", MCP_VEGA_OAUTH_SCOPES="draw")
+    check = next(each for each in json.loads(done.stdout) if each["name"] == "settings")
+    said = "The environment variable MCP_VEGA_OAUTH_SCOPES is set, and MCP_VEGA_OAUTH_ISSUER is not"
+    assert (check["state"], check["detail"]) == ("bad", said)

@@ -76,7 +76,6 @@ class IssuerKeys:
         async with self._lock:
             if self._fetches != fetches or not self._may_fetch(is_known=is_known):
                 return
-            self._fetches += 1
             try:
                 with anyio.fail_after(FETCH_SECONDS):
                     state = await anyio.to_thread.run_sync(self._read, self._issuer, abandon_on_cancel=True)
@@ -89,6 +88,7 @@ class IssuerKeys:
                 if self._failed is not None:
                     logger.warning("The issuer %s answers again", self._issuer)
                 self._known, self._fetched, self._failed = state.keys, self._uptime(), None
+            self._fetches += 1
 
     def _may_fetch(self, *, is_known: bool) -> bool:
         if self._failed is not None:

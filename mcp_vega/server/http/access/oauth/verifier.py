@@ -70,7 +70,7 @@ class OAuthTokenVerifier:
                 subject=subject_of(claims),
                 claims={"iss": self._issuer},
             )
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InvalidToken(f"The access token is not valid: {_reason(error)}") from error
 
     def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
