@@ -17,12 +17,12 @@ from typing import Any
 import anyio._backends._asyncio  # pyright: ignore[reportUnusedImport]  # noqa: F401
 import mcp.server.stdio  # pyright: ignore[reportUnusedImport]  # noqa: F401
 
-import mcp_vega.cli.serve  # pyright: ignore[reportUnusedImport]  # noqa: F401
+import mcp_vega.cli.serve.command  # pyright: ignore[reportUnusedImport]  # noqa: F401
 from mcp_vega.cli.main import main
 from mcp_vega.server.stdio.early_answers import EARLY_ANSWERS, MOST_BYTES_READ
 from mcp_vega.server.stdio.stored_answers import StoredAnswers
 
-LAST = "mcp_vega.cli.serve"
+LAST = "mcp_vega.cli.serve.command"
 
 
 load = StoredAnswers.load

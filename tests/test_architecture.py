@@ -62,8 +62,9 @@ def test_imports_point_down(module: Path) -> None:
 
 def test_only_one_package_uses_http() -> None:
     users = {module.as_posix() for module in MODULES if "import httpx" in (ROOT / module).read_text(encoding="utf-8")}
-    # The command opens the client, an installation asks the user's own server, and the settings only read URLs.
-    others = {"cli/api_client.py", "cli/install/remote.py", "settings/urls.py"}
+    # The command opens the client, an installation asks the user's own server, the settings only read URLs, and an
+    # issuer of OAuth is asked for its keys.
+    others = {"cli/api_client.py", "cli/install/remote.py", "settings/urls.py", "server/http/access/oauth/issuer.py"}
     assert {name for name in users if not name.startswith("segmind/")} == others
 
 
@@ -115,6 +116,14 @@ def of_the_extra() -> set[Path]:
 
 def test_packages_of_the_extra_are_imported_only_when_they_are_needed() -> None:
     assert {name for module in of_the_extra() if not (name := module.as_posix()).startswith(ONLY_FOR_TEAMS)} == set()
+
+
+def test_pyjwt_is_imported_only_for_oauth() -> None:
+    package = "server/http/access/oauth/"
+    imported = {module.as_posix(): imported_first(module) for module in MODULES}
+    names = {"jwt", dotted(Path(package))}
+    assert {name for name, found in imported.items() if found & names and not name.startswith(package)} == set()
+    assert any("jwt" in found for found in imported.values())
 
 
 def test_the_database_package_knows_nothing_about_jobs_or_pictures() -> None:

@@ -91,22 +91,27 @@ async def served(
     app: AppContext,
     transport: str,
     *hosts: str,
-    callers: Callers | Sequence[Caller] = CALLERS,
+    callers: Callers | Sequence[Caller] | Callable[[str], Callers] = CALLERS,
     limits: HttpLimits = DEFAULT_LIMITS,
     behind: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[HttpServer]:
-    """A server; `behind` can put an ASGI application in front of it that acts as a proxy."""
-    known = TokenCallers(callers) if isinstance(callers, Sequence) else callers
-    config = server_config(build_application(app, transport, hosts, known, limits), limits)
-    if behind:
-        config.app = behind(config.app)
+    """A server; `behind` can put an ASGI application in front of it that acts as a proxy.
+
+    `callers` can be a function of the server's URL.
+    """
     with bind_socket("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        known = callers(url) if callable(callers) else callers
+        known = TokenCallers(known) if isinstance(known, Sequence) else known
+        config = server_config(build_application(app, transport, hosts, known, limits), limits)
+        if behind:
+            config.app = behind(config.app)
         # Data that a client does not read fills this buffer soon, and then stays with the server.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
         embedded = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(embedded.serve, [listener])
-            yield HttpServer(f"http://127.0.0.1:{listener.getsockname()[1]}", transport)
+            yield HttpServer(url, transport)
             embedded.end()
 
 

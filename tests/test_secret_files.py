@@ -45,7 +45,7 @@ from test_transports import (
 )
 
 from mcp_vega.cli.api_client import key_of
-from mcp_vega.cli.reload import token_callers
+from mcp_vega.cli.serve.callers import token_callers
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.segmind.api_key import ApiKey
@@ -244,7 +244,7 @@ async def test_after_sighup_new_tokens_and_a_new_key_count_and_removed_tokens_do
         assert keys_at(sandbox_in_thread) == [KEY, KEY]
 
         files.write(NEW_KEY, f"alice:{NEW}\nalice:alices-third-token\nbob:bobs-token\n")
-        said = f"WARNING mcp_vega.cli.reload: Read again: {KEY_FILE} (another key), {TOKENS_FILE} (2 callers)\n"
+        said = f"WARNING mcp_vega.cli.serve.reload: Read again: {KEY_FILE} (another key), {TOKENS_FILE} (2 callers)\n"
         hang_up(process, tmp_path, said)
         assert [state_with(url, token) for token in (OLD, NEW, "bobs-token")] == [401, 200, 200]
         assert (status_of(link), status_of(state, **page)) == (403, 401)

@@ -28,7 +28,7 @@ MODULES = {
     "import": "transfer.command",
     "completion": "completion",
     "sandbox": "sandbox",
-    "serve": "serve",
+    "serve": "serve.command",
 }
 
 

@@ -14,7 +14,7 @@ from mcp_vega.settings.combinations import require_consistent
 from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home, folder_or_url
 from mcp_vega.settings.secret_files import secrets_in
 from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, exact_url, usual_url
-from mcp_vega.settings.values import MESSAGES, Address, Names, Tokens, is_set, trimmed, trimmed_key, without_dollars
+from mcp_vega.settings.values import MESSAGES, Address, Key, Names, Scopes, Tokens, is_set, trimmed, without_dollars
 
 
 class Settings(BaseModel):
@@ -26,7 +26,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    api_key: Annotated[SecretStr | None, BeforeValidator(trimmed_key)] = Field(
+    api_key: Key = Field(
         default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
     )
     api_key_file: Path | None = Field(
@@ -125,7 +125,7 @@ class Settings(BaseModel):
         description="With `MCP_VEGA_OAUTH_ISSUER`: the URL at which clients reach this server, such as "
         "`https://pictures.example/mcp`. An access token must be issued for it (`aud`).",
     )
-    oauth_scopes: Names = Field(
+    oauth_scopes: Scopes = Field(
         default=(),
         alias="MCP_VEGA_OAUTH_SCOPES",
         description="With `MCP_VEGA_OAUTH_ISSUER`: the scopes that an access token needs, comma-separated. Default: "
@@ -257,8 +257,10 @@ class Settings(BaseModel):
         return ledger_url.parsed(self.ledger.get_secret_value()).name
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, *, is_complete: bool = True) -> Self:
         """Read the settings, and the secrets in files that they name.
+
+        An environment that `is_complete` has all variables, so they must go together.
 
         Raises:
             InvalidSettings: A variable has a value that cannot be used, or names a file that cannot be used.
@@ -271,7 +273,8 @@ class Settings(BaseModel):
             first = error.errors()[0]
             reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
             raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {reason}") from None
-        require_consistent({name for name, value in values.items() if is_set(name, value)})
+        if is_complete:
+            require_consistent({name for name, value in values.items() if is_set(name, value)})
         key_file = None if settings.sandbox else settings.api_key_file  # the sandbox needs no key
         return settings.model_copy(update=secrets_in(key_file, settings.auth_tokens_file))
 

@@ -3,8 +3,11 @@
 import ipaddress
 
 import httpx
+from pydantic import AnyHttpUrl, ConfigDict, TypeAdapter
 
 VENDOR_URL = "https://api.segmind.com"
+# The URL of an issuer is a part of its callers' names, which the ledger has in its indexes.
+LONGEST_EXACT_URL = 500
 VENDOR_HISTORY_URL = "https://api.spotprod.segmind.com/inference-request/request-history"
 
 
@@ -38,6 +41,12 @@ def exact_url(url: str) -> str:
     usual_url(url)
     if not url.isascii() or "?" in url or "#" in url:
         raise ValueError("it must be in ASCII, without ? and #")
+    if len(url) > LONGEST_EXACT_URL:
+        raise ValueError(f"it must have at most {LONGEST_EXACT_URL} characters")
+    # The MCP SDK publishes the URL in this spelling, and clients compare it.
+    adapter = TypeAdapter(AnyHttpUrl, config=ConfigDict(url_preserve_empty_path=True))
+    if (spelled := str(adapter.validate_python(url))) != url:
+        raise ValueError(f"write it as clients will see it: {spelled}")
     return url
 
 

@@ -40,6 +40,9 @@ def trimmed_key(key: Any) -> Any:
     return (key.strip(_SPACE + _QUOTES) or None) if isinstance(key, str) else key
 
 
+Key = Annotated[SecretStr | None, BeforeValidator(trimmed_key)]
+
+
 def trimmed_token(entry: str) -> str:
     """An access token, or a name and a token, without space and quotes around each."""
     return ":".join(map(trimmed, entry.split(":", 1)))
@@ -54,6 +57,14 @@ def _comma_separated(value: Any) -> Any:
     return tuple(part for each in value.split(",") if (part := trimmed(each))) if isinstance(value, str) else value
 
 
+def _scopes(value: Any) -> Any:
+    """Scopes, also with spaces between them, as OAuth writes them."""
+    found = tuple(scope for each in _comma_separated(value) for scope in each.split())
+    if not all(re.fullmatch(r"[!#-\[\]-~]+", each) for each in found):
+        raise ValueError("a scope must be in ASCII, without quotation marks and backslashes")
+    return found
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 
 
@@ -66,6 +77,7 @@ def _tokens(value: Any) -> Any:
 
 
 Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens)]
+Scopes = Annotated[tuple[str, ...], BeforeValidator(_scopes)]
 
 
 class HostPort(NamedTuple):

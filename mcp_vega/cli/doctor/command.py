@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 
 from mcp_vega.cli.application import redact_secrets, require_stores
-from mcp_vega.cli.doctor import folders, handshake, hosts, installation
+from mcp_vega.cli.doctor import folders, handshake, hosts, installation, team
 from mcp_vega.cli.doctor.api import check_api
 from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.doctor.page import page
@@ -103,6 +103,7 @@ def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list
         group("api", "key", "balance", run=api, needs=["SEGMIND_BASE_URL"]),
         group("gallery", run=gallery, needs=["MCP_VEGA_GALLERY"]),
         group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME", "MCP_VEGA_LEDGER"]),
+        *([group("oauth", run=partial(team.check_oauth, settings))] if settings.oauth_issuer else []),
         group("handshake", run=partial(handshake.check_handshake, environment), needs=every),
         group("hosts", run=partial(hosts.check_hosts, environment)),
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from mcp_vega.cli.doctor.check import Check, State
-from mcp_vega.cli.reload import token_callers
+from mcp_vega.cli.serve.callers import token_callers
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.settings import Settings
 
@@ -18,11 +18,19 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, dict[str, I
     for field in Settings.model_fields.values():
         name = str(field.alias)
         try:
-            token_callers(Settings.from_environment({name: environment.get(name, "")}))
+            token_callers(_one(environment, name))
         except InvalidSettings as error:
             problems[name] = error
     usable = {name: value for name, value in environment.items() if name not in problems}
-    return Settings.from_environment(usable), problems
+    try:
+        return Settings.from_environment(usable), problems
+    except InvalidSettings as error:  # two variables do not go together; the error names them
+        problems |= {name: error for name in usable if name in error.what.split()}
+        return read_settings({name: value for name, value in usable.items() if name not in problems})[0], problems
+
+
+def _one(environment: Mapping[str, str], name: str) -> Settings:
+    return Settings.from_environment({name: environment.get(name, "")}, is_complete=False)
 
 
 def check_settings(
@@ -33,7 +41,7 @@ def check_settings(
     With `has_sandbox_option`, `--sandbox` has set its variable in the environment, and not the user.
     """
     if problems:
-        return [Check("settings", State.BAD, "; ".join(error.what for error in problems.values()), FIX)]
+        return [Check("settings", State.BAD, "; ".join({error.what: "" for error in problems.values()}), FIX)]
     names = [str(field.alias) for field in Settings.model_fields.values()]
     unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in names)
     if unknown:

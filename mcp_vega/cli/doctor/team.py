@@ -1,4 +1,4 @@
-"""The ledger in PostgreSQL and the gallery in a bucket."""
+"""The ledger in PostgreSQL, the gallery in a bucket, and the issuer of OAuth."""
 
 import time
 from datetime import UTC, datetime
@@ -48,6 +48,27 @@ def check_bucket(settings: Settings) -> list[Check]:
     seconds = time.perf_counter() - began
     said = f"{settings.gallery_url} can be written, read and deleted from; a small object took {seconds * 1000:,.0f} ms"
     return [Check("gallery", State.GOOD, said)]
+
+
+def check_oauth(settings: Settings) -> list[Check]:
+    """Whether the issuer answers with its metadata and with keys: the check oauth."""
+    from mcp_vega.server.http.access.oauth.issuer import IssuerProblem, read_issuer
+
+    issuer, began = settings.oauth_issuer, time.perf_counter()
+    try:
+        state = read_issuer(issuer)
+    except IssuerProblem as error:
+        said = f"{issuer} cannot be used: {error}"
+        return [Check("oauth", State.BAD, said, "Check MCP_VEGA_OAUTH_ISSUER, the network and the issuer")]
+    names = {name for name, _ in state.keys}
+    keys = "1 key" if len(names) == 1 else f"{len(names)} keys"
+    said = f"{issuer} answered in {time.perf_counter() - began:.2f} s and has {keys} that can sign tokens"
+    offered = state.metadata.get("scopes_supported")
+    unknown_scopes = [each for each in settings.oauth_scopes if isinstance(offered, list) and each not in offered]
+    if unknown_scopes:
+        said += f"; it does not list the scope {', '.join(unknown_scopes)}"
+        return [Check("oauth", State.NOTE, said, "Add it at the issuer, or correct MCP_VEGA_OAUTH_SCOPES")]
+    return [Check("oauth", State.GOOD, said)]
 
 
 async def _try_bucket(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from mcp_vega.cli.application import open_application, require_stores
 from mcp_vega.cli.desktop import open_on_desktop
 from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import write
-from mcp_vega.cli.serve import serve_until_signal
+from mcp_vega.cli.serve.draining import serve_until_signal
 from mcp_vega.job import OPERATOR
 from mcp_vega.server.http.access.tokens import TokenCallers, caller_with
 from mcp_vega.server.http.app import build_page
@@ -65,7 +65,7 @@ async def _serve(
             await page.until_idle()
             _say("Nobody has looked at the page for an hour, so it ends here.")
 
-        await serve_until_signal(app.service, page, listener, open_and_wait)
+        await serve_until_signal(app.service, page, listener, until=open_and_wait)
     return 0
 
 

@@ -63,7 +63,7 @@ def _install_in(
         if targets:
             entry = _with_secret(entry, [each.older for each in targets], options, environment)
             if isinstance(entry, RemoteEntry) and not options.dry_run:
-                _ask_server(entry)
+                entry = _ask_server(entry)
         for number, target in enumerate(targets):
             if number:
                 write("")
@@ -224,6 +224,8 @@ def _with_secret(
     """The entry with the API key or the access token, which is asked for once, whatever the number of hosts."""
     ask = not options.yes and not options.dry_run and is_terminal()
     if isinstance(entry, RemoteEntry):
+        # A server with OAuth takes no token that a person could type.
+        ask = ask and (bool(environment.get(TOKEN)) or not answer_of(entry.url, "").signs_in)
         return replace(entry, token=access_token(olders, entry.url, environment, ask=ask))
     if options.sandbox:
         return entry
@@ -238,7 +240,10 @@ def _with_secret(
 def _notes(entry: Entry | RemoteEntry, change: Change, options: Namespace) -> Iterator[str]:
     """What a person should know of an entry, whatever its host."""
     if isinstance(entry, RemoteEntry):
-        if not has_token(change.after):
+        if entry.signs_in:
+            if has_token(change.after):
+                yield "the entry has an access token, so the host may not open the sign-in page; remove the token"
+        elif not has_token(change.after):
             yield "the entry has no access token; a server that asks for one refuses its calls"
     else:
         if is_temporary(entry.command):
@@ -247,13 +252,14 @@ def _notes(entry: Entry | RemoteEntry, change: Change, options: Namespace) -> It
             yield f"without {KEY} no picture can be drawn; run this again with it set to add it"
 
 
-def _ask_server(entry: RemoteEntry) -> None:
+def _ask_server(entry: RemoteEntry) -> RemoteEntry:
     """Say whether the server is there and takes the token. If not, the entry is right all the same when it starts."""
-    is_good, sentence = answer_of(entry.url, entry.token)
-    if is_good:
-        write(sentence)
+    answer = answer_of(entry.url, entry.token)
+    if answer.is_good:
+        write(answer.sentence)
     else:
-        sys.stderr.write(f"Note: {sentence}.\n")
+        sys.stderr.write(f"Note: {answer.sentence}.\n")
+    return replace(entry, signs_in=answer.signs_in)
 
 
 def _print_notes(notes: Sequence[str], said: set[str]) -> None:

@@ -25,6 +25,7 @@ _ADDRESS = re.compile(r"[A-Za-z0-9._~:/\[\]@!&'()*+,;=%?#-]+")
 _TOKEN = re.compile("[!-~]+")
 _FILLED_IN = re.compile("[${}]")
 _NAMED = re.compile(r"[\w.@+-]{1,64}:.")
+SIGN_IN = " It signs people in with OAuth: a host that supports OAuth opens the sign-in page when it connects."
 # For each step of a request, such as to connect.
 ANSWER_SECONDS = 5
 
@@ -36,10 +37,12 @@ class RemoteEntry:
     Attributes:
         url: The address.
         token: The access token that each request carries; empty if there is none.
+        signs_in: Whether the server has said that people sign in with OAuth.
     """
 
     url: str
     token: str = field(default="", repr=False)
+    signs_in: bool = False
 
     def data(self, host: Host) -> dict[str, Any]:
         """The entry as the host spells it.
@@ -126,8 +129,23 @@ def same_server(one: str, other: str) -> bool:
     return first == second
 
 
-def answer_of(url: str, token: str) -> tuple[bool, str]:
-    """Ask the server whether it is there and takes the token; returns whether it does, and a sentence about it.
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        sentence: A sentence about it; if it is not good, without its full stop.
+        is_good: Whether the server is there and takes the token.
+        signs_in: Whether people sign in with OAuth.
+    """
+
+    sentence: str
+    is_good: bool = False
+    signs_in: bool = False
+
+
+def answer_of(url: str, token: str) -> Answer:
+    """Ask the server whether it is there and takes the token.
 
     The token is sent to this address alone: no redirect is followed, and on this machine no proxy is used.
     """
@@ -141,21 +159,24 @@ def answer_of(url: str, token: str) -> tuple[bool, str]:
             with client.stream("GET", urljoin(url.rstrip("/"), "health")) as health:
                 is_healthy = health.status_code == HTTPStatus.OK
             with client.stream("POST", url, headers=headers, content=ping) as answer:
-                status = answer.status_code
+                status, challenge = answer.status_code, answer.headers.get("www-authenticate", "")
     except httpx.RemoteProtocolError:  # its text may hold the answer
-        return False, f"what answers at {url} speaks no HTTP; check the URL"
+        return Answer(f"what answers at {url} speaks no HTTP; check the URL")
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ImportError, ValueError) as error:
         # The last three are about the proxy and the certificates of the environment.
         reason = printable(re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__)
-        return False, f"the server does not answer, so it is not known whether it takes the token: {reason}"
+        return Answer(f"the server does not answer, so it is not known whether it takes the token: {reason}")
     if status == HTTPStatus.OK:
-        return True, f"The server answered and {'takes the token' if token else 'asks for no token'}."
+        said = f"The server answered and {'takes the token' if token else 'asks for no token'}."
+        return Answer(said, is_good=True)
     if status == HTTPStatus.UNAUTHORIZED:
-        return (False, "the server does not take this token") if token else (True, "The server answered.")
+        signs_in = "resource_metadata=" in challenge
+        said = "the server does not take this token" if token else f"The server answered.{SIGN_IN if signs_in else ''}"
+        return Answer(said, is_good=not token, signs_in=signs_in)
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return False, "the URL leads to another address, and hosts may not send a token there; use that address"
+        return Answer("the URL leads to another address, and hosts may not send a token there; use that address")
     where = "the server" if is_healthy else "something other than this server"
-    return False, f"{where} answered at {url}, with status {status}; check the URL"
+    return Answer(f"{where} answered at {url}, with status {status}; check the URL")
 
 
 def _unusable(why: str) -> InvalidArguments:

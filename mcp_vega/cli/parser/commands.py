@@ -229,7 +229,9 @@ def _add_export(parser: Parser) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the file to write, such as vega.zip")
     parser.add_argument(
-        "--owner", metavar="NAME", help="only the jobs of this caller (a name in MCP_VEGA_AUTH_TOKENS); default: all"
+        "--owner",
+        metavar="NAME",
+        help="only the jobs of this caller (a name in MCP_VEGA_AUTH_TOKENS, or ISSUER#SUBJECT); default: all",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     _add_sandbox(parser, default=SUPPRESS, text="export the sandbox's jobs")
@@ -244,7 +246,8 @@ def _add_import(parser: Parser) -> None:
     parser.add_argument(
         "--owner",
         metavar="NAME",
-        help="give all jobs to this caller (a name in MCP_VEGA_AUTH_TOKENS); default: they keep their callers",
+        help="give all jobs to this caller (a name in MCP_VEGA_AUTH_TOKENS, or ISSUER#SUBJECT); default: they keep "
+        "their callers",
     )
     _add_sandbox(parser, default=SUPPRESS, text="import into the sandbox's ledger")
 

@@ -19,7 +19,7 @@ from mcp_vega.cli.transfer.report import Report, number_of
 from mcp_vega.errors import InvalidArguments, InvalidSettings, UnknownJob
 from mcp_vega.redaction import named
 from mcp_vega.segmind.api_key import require_usable
-from mcp_vega.server.http.access.callers import HASH, NAME
+from mcp_vega.server.http.access.callers import HASH, is_owner
 from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger import accounts
 from mcp_vega.storage.ledger.job_store import JobStore
@@ -145,14 +145,15 @@ def _say_counts(counts: Counts, report: Report) -> None:
 
 
 def _require_name(name: str) -> None:
-    """Check the name of a caller, as MCP_VEGA_AUTH_TOKENS allows it.
+    """Check the name of a caller, as MCP_VEGA_AUTH_TOKENS allows it, or the issuer and subject of OAuth.
 
     Raises:
         InvalidArguments: It is not a name.
     """
-    if not NAME.fullmatch(name) or HASH.fullmatch(name):
+    if not is_owner(name) or HASH.fullmatch(name):
         said = f"--owner is {named(name)}, but must have 1 to 64 letters, digits and _.@+-, and not be 32 hex digits"
-        raise InvalidArguments(said, next_step="Write the name as it is in MCP_VEGA_AUTH_TOKENS")
+        step = "Write the name as it is in MCP_VEGA_AUTH_TOKENS. For a caller of OAuth, write 'ISSUER#SUBJECT'"
+        raise InvalidArguments(said, next_step=step)
 
 
 def _other_money(file: str, *, of_sandbox: bool) -> InvalidArguments:

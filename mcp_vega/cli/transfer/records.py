@@ -20,7 +20,7 @@ from mcp_vega.imaging.formats import BY_ENDING, MAX_BYTES
 from mcp_vega.job import MOST_PICTURES, OPERATOR, REQUEST_ID, Image, ImageLocation, Job, Receipt, Route, Search, State
 from mcp_vega.parameters import MODELS
 from mcp_vega.segmind.values import DEAREST_CALL
-from mcp_vega.server.http.access.callers import NAME
+from mcp_vega.server.http.access.callers import is_owner
 from mcp_vega.storage.images.store import file_name, names_of
 
 SUFFIXES = {each.mime_type: each.suffix for each in BY_ENDING.values()}
@@ -44,7 +44,7 @@ def _of_the_api(remote_id: str) -> str:
 
 
 def _owner(owner: str) -> str:
-    if owner != OPERATOR and not NAME.fullmatch(owner):
+    if owner != OPERATOR and not is_owner(owner):
         raise ValueError("no caller has this name")
     return owner
 

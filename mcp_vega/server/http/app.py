@@ -87,10 +87,12 @@ def _with_page(
         *health_routes(app.service),
         Route(SIGN_IN_PATH, sign_in.sign_in, methods=["POST"]),
         Route(SIGN_OUT_PATH, sign_in.sign_out, methods=["POST"]),
-        *page_routes(app),
+        *callers.routes,
+        *page_routes(app, can_sign_in=callers.can_sign_in),
         *image_routes(app),
     ]
     asgi.add_middleware(AuthMiddleware, hosts=hosts, limits=limits, signatures=signatures, sign_in=sign_in)
-    asgi.add_middleware(OriginMiddleware, hosts=hosts, limits=limits)
+    open_paths = [route.path for route in callers.routes]
+    asgi.add_middleware(OriginMiddleware, hosts=hosts, limits=limits, open_paths=open_paths)
     asgi.add_middleware(DefaultHeaders)
     return asgi

@@ -27,8 +27,10 @@ from mcp_vega.storage.ledger.search import ImageQuery
 MOST_PICTURES, PROMPT_CHARACTERS = 200, 200
 
 
-def page_routes(app: AppContext) -> Sequence[BaseRoute]:
-    """Return the routes of the page and its data."""
+def page_routes(app: AppContext, *, can_sign_in: bool = True) -> Sequence[BaseRoute]:
+    """Return the routes of the page and its data. If nobody can sign in, a short page says so instead."""
+    if not can_sign_in:
+        return [Route("/", _page_off), Route("/icon.png", _icon)]
     one = f"{GALLERY_PATH}/pictures/{{id}}"
     return [
         Route("/", _page),
@@ -53,6 +55,13 @@ async def _page(_: Request) -> Response:
         "cache-control": "no-cache",
     }
     return HTMLResponse(resources.view_html(), headers=headers)
+
+
+async def _page_off(_: Request) -> Response:
+    html = files("mcp_vega.server") / "static" / "page_off.html"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+    headers = {"content-security-policy": policy, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+    return HTMLResponse(html.read_text(encoding="utf-8"), headers=headers)
 
 
 async def _icon(_: Request) -> Response:

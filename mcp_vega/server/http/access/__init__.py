@@ -5,6 +5,7 @@ cors        which web pages may use the server
 headers     default headers for browsers and caches
 callers     who the callers are
 tokens      callers with access tokens
+oauth       callers with access tokens of an OAuth issuer
 signatures  signatures that identify a caller without a token
 links       links that open a picture for a day
 sign_in     people sign in with a browser

@@ -2,8 +2,8 @@
 
 Starlette and the MCP SDK have middlewares for most of this, but their answers have no code and no next step. Each also
 lacks something: TrustedHostMiddleware does not check ports and origins; TransportSecurityMiddleware does not check
-other routes and exact names; RequireAuthMiddleware needs an OAuth issuer; RequestBodyLimitMiddleware has no time limit,
-and its client may not see the answer.
+other routes and exact names; RequireAuthMiddleware knows no links and no cookies; RequestBodyLimitMiddleware has no
+time limit, and its client may not see the answer.
 """
 
 import re
@@ -25,13 +25,14 @@ from mcp_vega.server.http.access.rejections import (
     HostNotAllowed,
     InvalidToken,
     MissingToken,
+    PageOff,
     RequestRejected,
     RequestTooLarge,
     RequestTooSlow,
     TooManyConnections,
     reject,
 )
-from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn, require_own_page
+from mcp_vega.server.http.access.sign_in import SIGN_IN_PATH, SIGN_OUT_PATH, SignIn, is_of_gallery, require_own_page
 from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.access.tokens import ANYONE
 from mcp_vega.server.http.connections.capacity import Activity, connection_of
@@ -71,6 +72,8 @@ class AuthMiddleware:
         self._callers = signatures.callers
         self._links = Links(signatures)
         self._sign_in = sign_in
+        routes = {(method, each.path) for each in self._callers.routes for method in each.methods or ()}
+        self._open_routes = OPEN_ROUTES | routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -86,7 +89,7 @@ class AuthMiddleware:
         except ClientDisconnect:
             return
         except RequestRejected as error:
-            await reject(error, self._limits, scope, receive, send)
+            await reject(self._callers.explained(error), self._limits, scope, receive, send)
         else:
             connection.set_activity(Activity.ANSWERING)
             await self._app(scope, _with_body(body, receive), send)
@@ -99,11 +102,13 @@ class AuthMiddleware:
             ClientDisconnect: The client has left.
         """
         self._check_host(Headers(scope=scope))
+        if is_of_gallery(scope) and not self._callers.can_sign_in:
+            raise PageOff("The gallery page is off, because this server signs people in with OAuth")
         require_own_page(scope)
         await self._signatures.prepare()
         # Without a caller, only a small body is read. A sign-in's body is a token, and a token fits in a header.
         most = self._limits.header_bytes
-        if (scope["method"], route_of(scope)) not in OPEN_ROUTES:
+        if (scope["method"], route_of(scope)) not in self._open_routes:
             caller = await self._authenticate(scope)
             scope[OWNER], scope[SIGNED] = caller.owner, partial(self._links.signed, caller)
             self._admit(scope, caller)
@@ -138,7 +143,8 @@ class AuthMiddleware:
             raise MissingToken("The request has no access token")
         caller = await self._callers.with_token(match[1])
         # With this the SDK does not let one token use a session of another.
-        scope["user"] = AuthenticatedUser(AccessToken(token=caller.identity, client_id=caller.identity, scopes=[]))
+        unnamed = AccessToken(token=caller.identity, client_id=caller.identity, scopes=[])
+        scope["user"] = AuthenticatedUser(caller.access_token or unnamed)
         return caller
 
     def _admit(self, scope: Scope, caller: Caller) -> None:

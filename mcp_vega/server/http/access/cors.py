@@ -1,5 +1,7 @@
 """Which web pages may use the server from a browser, and read its answers: an ASGI middleware."""
 
+from collections.abc import Collection
+
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,12 +32,14 @@ class OriginMiddleware:
     """Rejects the requests of pages that are not allowed, and lets allowed pages read the answers.
 
     It is outside of everything that may reject a request, so that a page can read why its request was rejected.
+    Any page may ask the `open_paths`, and whether the server is up.
     """
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, limits: HttpLimits) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, limits: HttpLimits, open_paths: Collection[str] = ()) -> None:
         self._app = app
         self._hosts = hosts
         self._limits = limits
+        self._open_paths = {*HEALTH_PATHS, *open_paths}
         # It only gets requests of allowed pages and requests without an origin. By itself it would add some of its
         # headers to the answers for other pages, too.
         self._cors = CORSMiddleware(
@@ -54,7 +58,7 @@ class OriginMiddleware:
         not_allowed = [origin for origin in origins if not self._is_allowed(origin)]
         if not not_allowed:
             await self._cors(scope, receive, send)
-        elif route_of(scope) in HEALTH_PATHS:
+        elif route_of(scope) in self._open_paths:
             await self._app(scope, receive, send)
         else:
             error = OriginNotAllowed(f"A page of {quoted(not_allowed[0], 100)} may not use this server")

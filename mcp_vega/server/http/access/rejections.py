@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import anyio
@@ -18,14 +19,14 @@ class RequestRejected(VegaError):  # noqa: N818  the names below say what happen
     """An HTTP request was rejected. `status` and `headers` are those of the answer."""
 
     status: ClassVar[int] = 403
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class MissingToken(RequestRejected):
     """The request has no access token in its Authorization header, and no valid link or cookie."""
 
     status = 401
-    headers: ClassVar = {"www-authenticate": "Bearer"}
+    headers = MappingProxyType({"www-authenticate": "Bearer"})
     next_step = (
         "Send the header `Authorization: Bearer TOKEN` with one of the tokens in the server's MCP_VEGA_AUTH_TOKENS. A "
         "token in the URL does not count"
@@ -33,11 +34,35 @@ class MissingToken(RequestRejected):
 
 
 class InvalidToken(RequestRejected):
-    """The request has an access token that the server does not know, or more than one token."""
+    """The request has an access token that is not valid, or more than one token."""
 
     status = 401
-    headers: ClassVar = {"www-authenticate": 'Bearer error="invalid_token"'}
+    headers = MappingProxyType({"www-authenticate": 'Bearer error="invalid_token"'})
     next_step = "Compare the token with those in the server's MCP_VEGA_AUTH_TOKENS, and send one of them"
+
+
+class InsufficientScope(RequestRejected):
+    """The access token does not have all scopes in the server's MCP_VEGA_OAUTH_SCOPES."""
+
+    next_step = "Sign in again, and allow what the MCP client asks for. If that does not help, ask your administrator"
+
+
+class AuthUnavailable(RequestRejected):
+    """The server cannot find out who sent the request: the issuer of OAuth or the ledger does not answer."""
+
+    status = 503
+    headers = MappingProxyType({"retry-after": "5"})
+    next_step = "Send the request again in a minute"
+
+
+class PageOff(RequestRejected):
+    """The server signs people in with OAuth, so it has no gallery page."""
+
+    status = 404
+    next_step = (
+        "Ask your agent for the resource vega://gallery. At the server's own machine, the operator can run "
+        "`mcp-vega gallery`"
+    )
 
 
 class InvalidLink(RequestRejected):
@@ -92,7 +117,7 @@ class TooManyConnections(RequestRejected):
     """There are too many connections to the server, and it cannot close an idle one for the new request."""
 
     status = 503
-    headers: ClassVar = {"retry-after": "10"}
+    headers = MappingProxyType({"retry-after": "10"})
     next_step = "Close connections that you do not need, or call again in a minute"
 
 

@@ -61,7 +61,7 @@ class SignIn:
         caller = self._signatures.caller(await self._signatures.callers.signers(), match[2], match[1], _PURPOSE)
         if caller is None or int(match[1]) <= self._signatures.now:
             return None
-        if _is_of_gallery(scope) and not self._has_key(scope, caller, match[1]):
+        if is_of_gallery(scope) and not self._has_key(scope, caller, match[1]):
             return None
         scope[SIGNED_IN] = True
         return caller
@@ -122,7 +122,7 @@ def require_own_page(scope: Scope) -> None:
     Raises:
         CrossSiteRequest: The page may not send it, or the browser is too old to say where it comes from.
     """
-    if not _is_of_gallery(scope):
+    if not is_of_gallery(scope):
         return
     headers = Headers(scope=scope)
     sites, origins = headers.getlist("sec-fetch-site"), headers.getlist("origin")
@@ -139,10 +139,11 @@ def require_own_page(scope: Scope) -> None:
 
 def _takes_cookie(scope: Scope) -> bool:
     is_reading_image = scope["method"] in READING and route_of(scope).startswith(f"{IMAGES_PATH}/")
-    return is_reading_image or _is_of_gallery(scope)
+    return is_reading_image or is_of_gallery(scope)
 
 
-def _is_of_gallery(scope: Scope) -> bool:
+def is_of_gallery(scope: Scope) -> bool:
+    """Whether a request is for the data of the gallery's page, or to sign in or out."""
     return route_of(scope).startswith(f"{GALLERY_PATH}/")
 
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.job import OPERATOR
-from mcp_vega.server.http.access.callers import HASH, NAME, Caller
+from mcp_vega.server.http.access.callers import HASH, NAME, Caller, Callers
 from mcp_vega.server.http.access.rejections import InvalidToken
 
 # The characters that a header can carry.
@@ -60,7 +60,7 @@ def caller_with(token: str, owner: str) -> Caller:
 ANYONE = caller_with("", OPERATOR)
 
 
-class TokenCallers:
+class TokenCallers(Callers):
     """The `Callers` who have an access token. If there are none, everybody may use the server, as its operator."""
 
     def __init__(self, callers: Sequence[Caller] = ()) -> None:

@@ -1,6 +1,6 @@
 """Reads the API key and the access tokens in files again when the signal SIGHUP comes, without a restart.
 
-Windows has no such signal. The modules for HTTP are imported where they are used, as in `serve`.
+Windows has no such signal.
 """
 
 import logging
@@ -15,25 +15,14 @@ import anyio.abc
 import anyio.to_thread
 
 from mcp_vega.cli.api_client import key_of
+from mcp_vega.cli.serve.callers import token_callers
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.server.http.access.callers import Caller, Callers
-from mcp_vega.server.http.access.tokens import TokenCallers, callers_of
+from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-
-def token_callers(settings: Settings) -> list[Caller]:
-    """The callers with access tokens.
-
-    Raises:
-        InvalidSettings: An entry cannot be used. The error shows no part of an entry.
-    """
-    if settings.auth_tokens_file:
-        source = f"The file {settings.auth_tokens_file}, which MCP_VEGA_AUTH_TOKENS_FILE names,"
-        return callers_of(settings.auth_tokens, source)
-    return callers_of(settings.auth_tokens)
 
 
 def reads_again(settings: Settings) -> bool:
@@ -52,7 +41,7 @@ class SecretReader:
     def __init__(
         self, settings: Settings, environment: Mapping[str, str], client: SegmindClient, callers: Callers
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._environment = environment
         self._client = client
         self._callers = callers
@@ -70,14 +59,14 @@ class SecretReader:
             return
         read: list[str] = []
         if settings.api_key_file and not settings.sandbox:
-            is_new = settings.api_key != self._settings.api_key
+            is_new = settings.api_key != self.settings.api_key
             self._client.use_key(key_of(settings))
             read.append(f"SEGMIND_API_KEY_FILE ({'another key' if is_new else 'the same key'})")
         if settings.auth_tokens_file and isinstance(self._callers, TokenCallers):
             self._callers.replace(callers)
             count = len({each.owner for each in callers})
             read.append(f"MCP_VEGA_AUTH_TOKENS_FILE ({count} {'caller' if count == 1 else 'callers'})")
-        self._settings = settings
+        self.settings = settings
         # The person who sent the signal looks for this line, and the default level shows only warnings and errors.
         logger.warning("Read again: %s", ", ".join(read))
 
@@ -90,11 +79,14 @@ class SecretReader:
 
 @asynccontextmanager
 async def reading_on_hangup(reader: SecretReader) -> AsyncGenerator[None]:
-    """While the block runs, SIGHUP lets the reader read again.
+    """While the block runs, SIGHUP lets the reader read again, if a secret comes from a file.
 
     The system sends the same signal when the terminal of a process is closed. Then the process ends as with SIGTERM,
     unless it was started to ignore that, as by `nohup`.
     """
+    if not reads_again(reader.settings):
+        yield
+        return
     ends_with_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
 
     async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
