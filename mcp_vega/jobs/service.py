@@ -261,10 +261,7 @@ class JobService:
         return spent and Budget.of(limits, spent)
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
-        """Call `listener` at every change of a job, for as long as the block runs.
-
-        Changes by other servers are reported too, if these can send notices.
-        """
+        """Call `listener` at every change of a job while the block runs, also by servers that can send notices."""
         return self._running.changes.listening(listener)
 
     def expected_seconds(self, job: Job) -> float:

@@ -59,6 +59,8 @@ def run_http(options: Namespace, environment: Mapping[str, str]) -> int:
         log_to_stderr(settings.log_level, settings.log_format)
         for warning in _warnings(host, options.transport, settings):
             logger.warning(warning)
+        if settings.oauth_issuer:
+            logger.info("People sign in at %s", settings.oauth_issuer)
         if metrics:
             logger.info("Figures for Prometheus: %s", metrics_url(metrics))
         warn_of_key(settings)
