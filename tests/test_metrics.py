@@ -85,7 +85,7 @@ def increased(before: Figures, after: Figures) -> Figures:
 
 
 async def test_a_server_counts_what_it_does_without_anything_private(tmp_path: Path) -> None:
-    variables = {**AT_ANY_PORT, "MCP_VEGA_AUTH_TOKENS": f"alice:{TOKEN}"}
+    variables = {**AT_ANY_PORT, "MCP_VEGA_CALLS_AT_ONCE": "3", "MCP_VEGA_AUTH_TOKENS": f"alice:{TOKEN}"}
     with started(tmp_path, *SERVER, **variables):
         url, server = metrics_url(tmp_path), HttpServer(address(tmp_path).removesuffix("/mcp"), "http")
         before = parsed(scraped(url))
@@ -100,7 +100,7 @@ async def test_a_server_counts_what_it_does_without_anything_private(tmp_path: P
             others = await http.post(url), await http.get(url.removesuffix("/metrics"))
     assert [each.status_code for each in others] == [405, 404]
     after = parsed(text)
-    assert after["mcp_vega_ready"] == 1
+    assert (after["mcp_vega_ready"], after["mcp_vega_slots"]) == (1, 3)
     expected = {
         f'mcp_vega_tool_calls_total{{outcome="ok",tool="{TOOL}"}}': 1,
         'mcp_vega_tool_calls_total{outcome="error",tool="unknown"}': 3,

@@ -66,8 +66,8 @@ async def open_application(
 
 def limits_of(settings: Settings) -> Limits:
     """The limits on paid calls."""
-    each = settings.spending_limit_usd_each
-    return Limits(settings.spending_limit_usd, settings.requests_per_minute, usd_a_day_each=each)
+    money, each = settings.spending_limit_usd, settings.spending_limit_usd_each
+    return Limits(money, settings.requests_per_minute, settings.calls_at_once, usd_a_day_each=each)
 
 
 @asynccontextmanager

@@ -101,6 +101,13 @@ class Settings(BaseModel):
         description="How many paid calls all servers together may send in a minute, such as your plan's limit. More "
         "calls than that wait. Default: no limit.",
     )
+    calls_at_once: int = Field(
+        default=16,
+        ge=1,
+        le=1000,
+        alias="MCP_VEGA_CALLS_AT_ONCE",
+        description="How many paid calls all servers together may have under way at the same time. More calls wait.",
+    )
     auth_tokens: Tokens = Field(
         default=(),
         alias="MCP_VEGA_AUTH_TOKENS",
