@@ -44,7 +44,7 @@ NOT_RUN = {
     "seconds, as the API would; tests/test_documents.py compares the pictures with the painter",
     "mcp-vega --transport http": SERVES,
     "mcp-vega --transport http --host 10.0.0.11": SERVES,
-    "curl http://10.0.0.11:8000/health": "there is no such host; tests/test_transports.py asks a server here",
+    "curl http://10.0.0.11:8000/readyz": "there is no such host; tests/test_draining.py asks a server here",
     "MCP_VEGA_METRICS_PORT=9464 mcp-vega --transport http": SERVES,
     "curl http://127.0.0.1:9464/metrics": "it needs that server; tests/test_metrics.py reads the figures of one",
     "pip install opentelemetry-distro opentelemetry-exporter-otlp": "it needs a network",

@@ -132,7 +132,7 @@ def test_the_table_of_prompts_is_that_of_the_server() -> None:
 
 
 def test_the_table_of_the_fields_of_the_log_is_that_of_the_code() -> None:
-    assert [row[0].strip("`") for row in rows(read("docs/team.md"), "field")] == list(FIELDS)
+    assert [row[0].strip("`") for row in rows(read("docs/operating.md"), "field")] == list(FIELDS)
 
 
 def test_the_table_of_states_is_that_of_the_code() -> None:

@@ -434,7 +434,7 @@ async def test_a_result_that_was_delivered_is_not_joined_by_the_next_call(ledger
 
 async def test_no_call_that_waits_in_a_restored_ledger_is_sent_after_the_documented_statement(ledger: Ledger) -> None:
     """It may have been sent after the backup was made."""
-    page = (Path(__file__).parents[1] / "docs" / "team.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
     (statement,) = re.findall("UPDATE jobs .*;", page)
     async with ledger.servers() as (one, two):
         waiting = await one.begin(created=NOW)

@@ -334,4 +334,4 @@ def test_the_table_of_figures_is_that_of_the_registry(recorder: PrometheusRecord
         ]
         for name, metric in metrics.items()
     ]
-    assert rows(read("docs/team.md"), "figure") == expected
+    assert rows(read("docs/operating.md"), "figure") == expected
