@@ -840,7 +840,7 @@ async def test_install_writes_an_entry_without_a_token_and_says_that_people_sign
     done = await run_beside("install", "claude-code", "--url", url, "--yes", folder=tmp_path, **variables)
     entry = json.loads((tmp_path / ".claude.json").read_text(encoding="utf-8"))["mcpServers"]["vega"]
     assert (done.returncode, "headers" in entry, entry["url"]) == (0, bool(token), url), done
-    assert ("It signs people in with OAuth" in done.stdout) == (not token)
+    assert ("People sign in to it with OAuth" in done.stdout) == (not token)
     assert ("remove the token" in done.stderr) == bool(token)
     assert "no access token" not in done.stderr
 

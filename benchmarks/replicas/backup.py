@@ -5,12 +5,12 @@
 Agents draw at one replica with a limit for calls a minute, so that soon some calls wait. After some seconds, `pg_dump`
 writes the ledger to a file, and then the bucket is copied. The replica is replaced by one without the limit. It sends
 the calls that wait, and the agents draw on for some seconds. Then everything is lost: the replica is killed, PostgreSQL
-crashes, its bucket is gone. Both copies are restored into a new PostgreSQL and a new bucket, as docs/operating.md says, and
-a replica starts there. At the end, the agents draw again.
+crashes, its bucket is gone. Both copies are restored into a new PostgreSQL and a new bucket, as docs/operating.md says,
+and a replica starts there. At the end, the agents draw again.
 
 The program exits with 1 if a job or a picture of the dump is not there, or if a prompt was paid for twice. With
-`--as-it-is`, the restored ledger is used without the statement that docs/operating.md demands: then calls that were sent
-after the dump may be sent again. It needs PostgreSQL, nginx, and the packages moto[server], obstore and psycopg.
+`--as-it-is`, the restored ledger is used without the statement that docs/operating.md demands: then calls that were
+sent after the dump may be sent again. It needs PostgreSQL, nginx, and the packages moto[server], obstore and psycopg.
 """
 
 import argparse

@@ -66,7 +66,8 @@ def _kept(job: Job) -> list[str]:
 def _left(job: Job) -> OutcomeUnknown:
     return OutcomeUnknown(
         f"The process ended while job {job.request_id} was still running",
-        next_step="Start mcp-vega again. It finds out how the job ended, and keeps its picture. Do not repeat the call",
+        next_step="Do not repeat the call. Another server on this ledger continues the job. If there is none, start "
+        "mcp-vega again",
     )
 
 

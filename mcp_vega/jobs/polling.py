@@ -62,7 +62,7 @@ class Poller:
         try:
             await self._saver.save(job, status.pictures, status.receipt)
         except VegaError as error:
-            logger.info("The pictures in the status of job %s: %s", job.request_id, error.code)
+            logger.info("The pictures in the status of job %s could not be kept: %s", job.request_id, error.code)
             return False
         return True
 

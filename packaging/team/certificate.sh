@@ -7,10 +7,11 @@ cd "$1"
 if [ -e trusted.pem ]; then
     exit 0
 fi
-# Not a CA, because clients refuse a CA as a server's certificate.
+# This is not a CA certificate, because clients refuse one as a server's certificate.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj "/CN=$2" \
     -extensions v3_req -addext "subjectAltName=DNS:$2" -keyout "$2.key" -out "$2.pem"
-# The S3 server runs as another user. Only it and the replicas have this folder.
+# The S3 server runs as another user, so everybody may read the key. Only the S3 server and the replicas have this
+# folder.
 chmod 644 "$2.key"
 cat /etc/ssl/certs/ca-certificates.crt "$2.pem" > trusted.new
 mv trusted.new trusted.pem

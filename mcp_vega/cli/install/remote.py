@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"[A-Za-z0-9._~:/\[\]@!&'()*+,;=%?#-]+")
 _TOKEN = re.compile("[!-~]+")
 _FILLED_IN = re.compile("[${}]")
 _NAMED = re.compile(r"[\w.@+-]{1,64}:.")
-SIGN_IN = " It signs people in with OAuth: a host that supports OAuth opens the sign-in page when it connects."
+SIGN_IN = " People sign in to it with OAuth: a host that supports OAuth opens the sign-in page when it connects."
 # For each step of a request, such as to connect.
 ANSWER_SECONDS = 5
 

@@ -52,9 +52,7 @@ class SecretReader:
             # In a thread: a disk may be slow, and calls must go on.
             settings, callers = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
         except InvalidSettings as error:
-            said = (
-                "Nothing was read again, and the earlier secrets stay in use. %s. Correct this, then send SIGHUP again"
-            )
+            said = "The earlier secrets stay in use. %s. Correct this, then send SIGHUP again"
             logger.error(said, error.what)  # noqa: TRY400  a traceback would not help
             return
         read: list[str] = []

@@ -103,7 +103,7 @@ class AuthMiddleware:
         """
         self._check_host(Headers(scope=scope))
         if is_of_gallery(scope) and not self._callers.can_sign_in:
-            raise PageOff("The gallery page is off, because this server signs people in with OAuth")
+            raise PageOff("The gallery page is off, because people sign in to this server with OAuth")
         require_own_page(scope)
         await self._signatures.prepare()
         # Without a caller, only a small body is read. A sign-in's body is a token, and a token fits in a header.

@@ -48,7 +48,7 @@ class InsufficientScope(RequestRejected):
 
 
 class AuthUnavailable(RequestRejected):
-    """The server cannot find out who sent the request: the issuer of OAuth or the ledger does not answer."""
+    """The server cannot find out who sent the request, because the OAuth issuer or the ledger does not answer."""
 
     status = 503
     headers = MappingProxyType({"retry-after": "5"})
@@ -56,7 +56,7 @@ class AuthUnavailable(RequestRejected):
 
 
 class PageOff(RequestRejected):
-    """The server signs people in with OAuth, so it has no gallery page."""
+    """People sign in to the server with OAuth, and the gallery page does not work with OAuth."""
 
     status = 404
     next_step = (

@@ -49,7 +49,7 @@ def read_issuer(issuer: str) -> IssuerState:
     try:
         signing = _KeyClient(_keys_url(metadata)).get_signing_keys()
     except (PyJWTError, TypeError, ValueError, RecursionError) as error:
-        raise IssuerProblem(f"{issuer} has no key that can sign tokens: {error}") from error
+        raise IssuerProblem(f"it has no key that can sign tokens: {error}") from error
     return IssuerState(metadata, {(cast("str", key.key_id), key.algorithm_name): key for key in reversed(signing)})
 
 
@@ -79,7 +79,7 @@ def _metadata(issuer: str) -> Mapping[str, Any]:
         elif not isinstance(data, dict):
             problems.append(f"{url} did not answer with a JSON object")
         elif (named := cast("dict[str, Any]", data).get("issuer")) != issuer:
-            problems.append(f"{url} is the metadata of another issuer: {str(named)[:200]!r}")
+            problems.append(f"{url} has the metadata of another issuer: {str(named)[:200]!r}")
         else:
             return cast("dict[str, Any]", data)
     raise IssuerProblem("; ".join(problems))
