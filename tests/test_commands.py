@@ -37,7 +37,7 @@ NOT_RUN = {
     "mcp-vega install claude-code --url https://pictures.example/mcp": "as above",
     "kill -HUP PID": "PID stands for a number; tests/test_secret_files.py sends the signal",
     "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",
-    "jq -R 'fromjson? | select(.job == \"local-0123456789abcdef0123456789abcdef\") | .message' replica.log": "jq is "
+    "jq -rR 'fromjson? | select(.job == \"local-0123456789abcdef0123456789abcdef\") | .message' replica.log": "jq is "
     "another program, and the log is made up",
     "mcp-vega doctor --paid": "it pays, after asking; tests/test_doctor_paid.py has it pay the sandbox",
     'mcp-vega draw "a valley in the mountains at dawn" --samples 4 --seed 7 --sandbox -o valley.jpg': "it takes ten "
