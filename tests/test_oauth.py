@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,11 @@ import anyio.to_thread
 import httpx
 import jwt
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from conftest import TLS, Sandbox, app_over, serving_sandbox, until
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from issuer import METADATA, RESOURCE, Issuer, private_key, public_jwk, segment, serving_issuer, signed
+from jwt.algorithms import ECAlgorithm
 from mcp.client import Client
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
@@ -25,7 +27,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import principal_components
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken, ProtectedResourceMetadata
-from pydantic import AnyHttpUrl, AnyUrl
+from pydantic import AnyUrl
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 from test_cancellation import MODERN, HttpClient, held
@@ -41,8 +43,9 @@ from mcp_vega.job import OPERATOR, JobImage
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.auth import AllowedHosts, AuthMiddleware
 from mcp_vega.server.http.access.callers import is_owner, is_subject, owner_with
+from mcp_vega.server.http.access.oauth import issuer as issuer_module
 from mcp_vega.server.http.access.oauth.callers import METADATA_PATH, OAuthCallers, auth_settings
-from mcp_vega.server.http.access.oauth.issuer import BYTES, IssuerProblem, metadata_urls, read_issuer
+from mcp_vega.server.http.access.oauth.issuer import BYTES, IssuerProblem, keys_url, metadata_urls, read_issuer
 from mcp_vega.server.http.access.oauth.keys import (
     FRESH_SECONDS,
     KEPT_SECONDS,
@@ -143,6 +146,8 @@ async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         issuer.add("encrypts", "RS256", use="enc", alg="RS256")
         issuer.add("small", "weak", alg="RS256")
         issuer.keys["odd"] = {"kty": "RSA", "kid": "odd", "alg": ["RS256"], "n": 7}
+        leaked = ECAlgorithm.to_jwk(private_key("leaked", "ES256"), as_dict=True)
+        issuer.keys["leaked"] = {**leaked, "kid": "leaked", "alg": "ES256"}
         issuer.keys["secret"] = {"kty": "oct", "kid": "secret", "alg": "HS256", "k": segment(b"k" * 32)}
         yield place
 
@@ -219,6 +224,12 @@ INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "another audience": (lambda i: i.token(aud=OTHER), f"its aud does not contain {RESOURCE}"),
     "other audiences": (lambda i: i.token(aud=[OTHER, f"{RESOURCE}/x", 7]), "its aud does not contain"),
     "an audience that is a number": (lambda i: i.token(aud=7), "its aud does not contain"),
+    "an audience with a user": (lambda i: i.token(aud="https://@pictures.example/mcp"), "its aud does not contain"),
+    "an audience without slashes": (lambda i: i.token(aud="https:pictures.example/mcp"), "its aud does not contain"),
+    "an audience with backslashes": (lambda i: i.token(aud=RESOURCE.replace("/", "\\")), "its aud does not contain"),
+    "an audience with a line break": (lambda i: i.token(aud=f"{RESOURCE}\n"), "its aud does not contain"),
+    "an audience with dots": (lambda i: i.token(aud="https://pictures.example/x/../mcp"), "its aud does not contain"),
+    "an audience in wide letters": (lambda i: i.token(aud="https://pictures。example/mcp"), "its aud does not contain"),
     "a longer audience": (lambda i: i.token(aud=f"{RESOURCE}2"), "its aud does not contain"),
     "another issuer": (lambda i: i.token(iss="https://evil.example"), "it is from another issuer"),
     "the issuer with a slash": (lambda i: i.token(iss=f"{i.url}/"), "it is from another issuer"),
@@ -271,6 +282,10 @@ INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
         "a key that its issuer does not have",
     ),
     "a key that is too small": (lambda i: i.token({"kid": "small"}, private_key("small", "weak")), "not a signed JWT"),
+    "a private key that everybody can read": (
+        lambda i: i.token({"alg": "ES256", "kid": "leaked"}, private_key("leaked", "ES256")),
+        "a key that its issuer does not have",
+    ),
     "an unknown key": (lambda i: i.token({"kid": "evil"}, private_key("evil")), "a key that its issuer does not have"),
     "another key under a known name": (lambda i: i.token(key=private_key("evil")), "its signature is wrong"),
     "the claims of another token": (other_signature, "its signature is wrong"),
@@ -322,6 +337,7 @@ async def test_any_other_token_is_refused_with_a_reason_and_the_way_to_sign_in(s
 SCOPES: dict[str, dict[str, Any]] = {
     "another scope": {"scope": "read"},
     "a longer scope": {"scope": "drawing"},
+    "the scope after another kind of space": {"scope": "read\u00a0draw"},
     "no scope": {"scope": None},
     "a scope that is a number": {"scope": 7},
     "the scope in a map": {"scope": {"draw": True}},
@@ -526,10 +542,42 @@ async def test_the_metadata_of_an_issuer_with_a_path_are_found_at_each_of_their_
         name = f"{issuer.url}/tenant/7"
         url = metadata_urls(name)[number]
         issuer.answers = {urlsplit(url).path: JSONResponse({**issuer.metadata, "issuer": name})}
-        state = await anyio.to_thread.run_sync(read_issuer, name)
+        state = await read_issuer(name)
         assert [*state.keys] == [("one", "RS256")]
         with pytest.raises(IssuerProblem, match="another issuer"):
-            await anyio.to_thread.run_sync(read_issuer, f"{name}/")
+            await read_issuer(f"{name}/")
+
+
+def test_only_an_issuer_on_this_machine_may_have_its_keys_here_without_tls() -> None:
+    for url in ("http://127.0.0.1:1/keys", "http://localhost/keys", "http://[::1]:1/keys"):
+        assert keys_url({"jwks_uri": url}, "http://127.0.0.1:2") == url
+        with pytest.raises(IssuerProblem, match="must begin with https://"):
+            keys_url({"jwks_uri": url}, "https://login.example")
+
+
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["headers", "body"])
+async def test_an_issuer_that_answers_byte_by_byte_is_left_after_a_while(
+    beginning: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuer_module, "SECONDS", 0.3)
+    was_left = anyio.Event()
+
+    async def drip(client: SocketStream) -> None:
+        with suppress(anyio.BrokenResourceError):
+            await client.send(beginning)
+            while True:
+                await client.send(b" ")
+                await anyio.sleep(0.02)
+        was_left.set()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, drip)
+        issuer = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610  not Django's
+        with anyio.fail_after(10):
+            with pytest.raises(IssuerProblem, match="took more than 0"):
+                await read_issuer(issuer)
+            await was_left.wait()
+        tasks.cancel_scope.cancel()
 
 
 # ---- what clients find ----
@@ -696,9 +744,7 @@ async def test_the_sdk_knows_a_person_by_issuer_and_subject_whatever_the_token(p
     assert principal_components(first.access_token) == ("a-client", place.issuer.url, "ada")
     assert principal_components(first.access_token) == principal_components(second.access_token)
     assert first.access_token.token not in tokens, "a token is needed no more"
-    verifier = OAuthTokenVerifier(
-        auth_settings(place.issuer.url, RESOURCE, ()), AnyHttpUrl(RESOURCE), IssuerKeys(place.issuer.url)
-    )
+    verifier = OAuthTokenVerifier(auth_settings(place.issuer.url, RESOURCE, ()), RESOURCE, IssuerKeys(place.issuer.url))
     assert (found := await verifier.verify_token(tokens[0]))
     assert (found.resource, found.subject) == (RESOURCE, "ada")
     assert await verifier.verify_token("garbage") is None
