@@ -16,7 +16,7 @@ import httpx
 import jwt
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from conftest import TLS, Sandbox, app_over, serving_sandbox, until
+from conftest import HANG_SECONDS, TLS, Sandbox, app_over, job_of, serving_sandbox, until
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from issuer import METADATA, RESOURCE, Issuer, private_key, public_jwk, segment, serving_issuer, signed
 from jwt.algorithms import ECAlgorithm
@@ -27,6 +27,9 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import principal_components
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken, ProtectedResourceMetadata
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp_types import ResourceTemplateReference
 from pydantic import AnyUrl
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -57,6 +60,7 @@ from mcp_vega.server.http.access.oauth.verifier import OAuthTokenVerifier
 from mcp_vega.server.http.access.sign_in import SignIn
 from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.limits import DEFAULT_LIMITS
+from mcp_vega.server.resources import GALLERY
 from mcp_vega.settings import Settings
 from mcp_vega.storage.gallery import Gallery
 
@@ -699,6 +703,41 @@ async def test_each_subject_sees_only_their_own_jobs_pictures_and_gallery(place:
         assert again[0] != request_id, "another subject's call is another job"
     owners = {job.owner for job in await place.app.service.store.latest(9)}
     assert owners == {owner_with(place.issuer.url, subject) for subject in ("ada", "ada#1")}
+
+
+async def test_another_subject_finds_a_picture_nowhere_and_is_not_notified_of_it(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.account.speed = 100  # so the job does not end before both listen
+    async with place_at(sandbox, tmp_path, wait_seconds=0) as place:
+        tokens = [place.issuer.token(sub=subject) for subject in ("ada", "eve")]
+        async with place.server.agent(tokens[0]) as ada, place.server.agent(tokens[1]) as eve:
+            job = job_of(await ada.call_tool("submit_job", {"prompt": "a fox", "model": "segmind-vega-rt-v1"}))
+            uris = [f"vega://jobs/{job['request_id']}", GALLERY]
+            async with (
+                ada.listen(resources_list_changed=True) as hers,
+                eve.listen(resources_list_changed=True, resource_subscriptions=uris) as others,
+            ):
+                with anyio.fail_after(HANG_SECONDS):
+                    await until(lambda: sandbox.account.calls)
+                    sandbox.account.skip(1000)
+                    assert isinstance(await anext(hers), ResourcesListChanged)
+                    # What eve finds; each notification of ada's picture would have come before that of her own.
+                    uri = (await ada.list_resources()).resources[-1].uri
+                    for known in (uri, f"{uri}/preview", uris[0]):
+                        with pytest.raises(MCPError, match="unknown_"):
+                            await eve.read_resource(known)
+                    assert (await eve.list_resources()).resources[-1].uri == GALLERY
+                    for template, name in (("vega://images/{id}", "id"), ("vega://jobs/{request_id}", "request_id")):
+                        asked = ResourceTemplateReference(uri=template)
+                        offered = await eve.complete(asked, {"name": name, "value": ""})
+                        assert offered.completion.values == []
+                    with pytest.raises(MCPError, match="unknown_image"):
+                        await eve.get_prompt("vary", {"image": uri, "change": "snow"})
+                    sandbox.account.speed = 0
+                    await eve.call_tool(RT, {"prompt": "an owl"})
+                    assert await anext(others) == ResourceUpdated(uri=GALLERY)
+                    assert isinstance(await anext(others), ResourcesListChanged)
 
 
 async def test_a_link_opens_its_picture_without_a_token(place: Place) -> None:
