@@ -305,6 +305,21 @@ async def test_a_token_is_notified_only_of_its_own_pictures(sandbox: Sandbox, tm
                 assert isinstance(await anext(his), ResourcesListChanged)
 
 
+async def test_a_request_with_two_lengths_is_the_last_one_of_its_connection(app: AppContext) -> None:
+    """A proxy in front that reads the other length would take the second answer for one to somebody else's request."""
+    lengths = "content-length: 60\r\ntransfer-encoding: chunked"
+    first = f"POST /health HTTP/1.1\r\nhost: localhost\r\n{lengths}\r\n\r\n0\r\n\r\n"
+    second = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with served(app, "http") as server:
+        port = httpx.URL(server.url).port or 0
+        async with await anyio.connect_tcp("127.0.0.1", port) as client:
+            await client.send(f"{first}{second}".encode())
+            with anyio.fail_after(LONG):
+                answers = b"".join([piece async for piece in client])
+    assert answers.startswith(b"HTTP/1.1 405 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
 async def test_a_session_over_sse_answers_only_to_its_own_token(app: AppContext) -> None:
     async with (
         served(app, "sse") as server,

@@ -98,7 +98,13 @@ async def test_a_server_counts_what_it_does_without_anything_private(tmp_path: P
         text = scraped(url)
         async with httpx.AsyncClient(trust_env=False) as http:
             others = await http.post(url), await http.get(url.removesuffix("/metrics"))
+            rebound = await http.get(url, headers={"host": f"evil.example:{httpx.URL(url).port}"})
     assert [each.status_code for each in others] == [405, 404]
+    assert (rebound.status_code, "(host_not_allowed)" in rebound.text, "mcp_vega_" in rebound.text) == (
+        421,
+        True,
+        False,
+    )
     after = parsed(text)
     assert after["mcp_vega_ready"] == 1
     expected = {

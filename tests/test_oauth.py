@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,11 @@ import anyio.to_thread
 import httpx
 import jwt
 import pytest
-from conftest import TLS, Sandbox, app_over, serving_sandbox, until
+from anyio.abc import SocketAttribute, SocketStream
+from conftest import HANG_SECONDS, TLS, Sandbox, app_over, job_of, serving_sandbox, until
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from issuer import METADATA, RESOURCE, Issuer, private_key, public_jwk, segment, serving_issuer, signed
+from jwt.algorithms import ECAlgorithm
 from mcp.client import Client
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
@@ -25,7 +27,10 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import principal_components
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken, ProtectedResourceMetadata
-from pydantic import AnyHttpUrl, AnyUrl
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp_types import ResourceTemplateReference
+from pydantic import AnyUrl
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 from test_cancellation import MODERN, HttpClient, held
@@ -41,8 +46,9 @@ from mcp_vega.job import OPERATOR, JobImage
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.auth import AllowedHosts, AuthMiddleware
 from mcp_vega.server.http.access.callers import is_owner, is_subject, owner_with
+from mcp_vega.server.http.access.oauth import issuer as issuer_module
 from mcp_vega.server.http.access.oauth.callers import METADATA_PATH, OAuthCallers, auth_settings
-from mcp_vega.server.http.access.oauth.issuer import BYTES, IssuerProblem, metadata_urls, read_issuer
+from mcp_vega.server.http.access.oauth.issuer import BYTES, IssuerProblem, keys_url, metadata_urls, read_issuer
 from mcp_vega.server.http.access.oauth.keys import (
     FRESH_SECONDS,
     KEPT_SECONDS,
@@ -54,6 +60,7 @@ from mcp_vega.server.http.access.oauth.verifier import OAuthTokenVerifier
 from mcp_vega.server.http.access.sign_in import SignIn
 from mcp_vega.server.http.access.signatures import Signatures
 from mcp_vega.server.http.limits import DEFAULT_LIMITS
+from mcp_vega.server.resources import GALLERY
 from mcp_vega.settings import Settings
 from mcp_vega.storage.gallery import Gallery
 
@@ -143,6 +150,8 @@ async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         issuer.add("encrypts", "RS256", use="enc", alg="RS256")
         issuer.add("small", "weak", alg="RS256")
         issuer.keys["odd"] = {"kty": "RSA", "kid": "odd", "alg": ["RS256"], "n": 7}
+        leaked = ECAlgorithm.to_jwk(private_key("leaked", "ES256"), as_dict=True)
+        issuer.keys["leaked"] = {**leaked, "kid": "leaked", "alg": "ES256"}
         issuer.keys["secret"] = {"kty": "oct", "kid": "secret", "alg": "HS256", "k": segment(b"k" * 32)}
         yield place
 
@@ -219,6 +228,12 @@ INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "another audience": (lambda i: i.token(aud=OTHER), f"its aud does not contain {RESOURCE}"),
     "other audiences": (lambda i: i.token(aud=[OTHER, f"{RESOURCE}/x", 7]), "its aud does not contain"),
     "an audience that is a number": (lambda i: i.token(aud=7), "its aud does not contain"),
+    "an audience with a user": (lambda i: i.token(aud="https://@pictures.example/mcp"), "its aud does not contain"),
+    "an audience without slashes": (lambda i: i.token(aud="https:pictures.example/mcp"), "its aud does not contain"),
+    "an audience with backslashes": (lambda i: i.token(aud=RESOURCE.replace("/", "\\")), "its aud does not contain"),
+    "an audience with a line break": (lambda i: i.token(aud=f"{RESOURCE}\n"), "its aud does not contain"),
+    "an audience with dots": (lambda i: i.token(aud="https://pictures.example/x/../mcp"), "its aud does not contain"),
+    "an audience in wide letters": (lambda i: i.token(aud="https://pictures。example/mcp"), "its aud does not contain"),
     "a longer audience": (lambda i: i.token(aud=f"{RESOURCE}2"), "its aud does not contain"),
     "another issuer": (lambda i: i.token(iss="https://evil.example"), "it is from another issuer"),
     "the issuer with a slash": (lambda i: i.token(iss=f"{i.url}/"), "it is from another issuer"),
@@ -271,6 +286,10 @@ INVALID: dict[str, tuple[Callable[[Issuer], str], str]] = {
         "a key that its issuer does not have",
     ),
     "a key that is too small": (lambda i: i.token({"kid": "small"}, private_key("small", "weak")), "not a signed JWT"),
+    "a private key that everybody can read": (
+        lambda i: i.token({"alg": "ES256", "kid": "leaked"}, private_key("leaked", "ES256")),
+        "a key that its issuer does not have",
+    ),
     "an unknown key": (lambda i: i.token({"kid": "evil"}, private_key("evil")), "a key that its issuer does not have"),
     "another key under a known name": (lambda i: i.token(key=private_key("evil")), "its signature is wrong"),
     "the claims of another token": (other_signature, "its signature is wrong"),
@@ -322,6 +341,7 @@ async def test_any_other_token_is_refused_with_a_reason_and_the_way_to_sign_in(s
 SCOPES: dict[str, dict[str, Any]] = {
     "another scope": {"scope": "read"},
     "a longer scope": {"scope": "drawing"},
+    "the scope after another kind of space": {"scope": "read\u00a0draw"},
     "no scope": {"scope": None},
     "a scope that is a number": {"scope": 7},
     "the scope in a map": {"scope": {"draw": True}},
@@ -526,10 +546,42 @@ async def test_the_metadata_of_an_issuer_with_a_path_are_found_at_each_of_their_
         name = f"{issuer.url}/tenant/7"
         url = metadata_urls(name)[number]
         issuer.answers = {urlsplit(url).path: JSONResponse({**issuer.metadata, "issuer": name})}
-        state = await anyio.to_thread.run_sync(read_issuer, name)
+        state = await read_issuer(name)
         assert [*state.keys] == [("one", "RS256")]
         with pytest.raises(IssuerProblem, match="another issuer"):
-            await anyio.to_thread.run_sync(read_issuer, f"{name}/")
+            await read_issuer(f"{name}/")
+
+
+def test_only_an_issuer_on_this_machine_may_have_its_keys_here_without_tls() -> None:
+    for url in ("http://127.0.0.1:1/keys", "http://localhost/keys", "http://[::1]:1/keys"):
+        assert keys_url({"jwks_uri": url}, "http://127.0.0.1:2") == url
+        with pytest.raises(IssuerProblem, match="must begin with https://"):
+            keys_url({"jwks_uri": url}, "https://login.example")
+
+
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["headers", "body"])
+async def test_an_issuer_that_answers_byte_by_byte_is_left_after_a_while(
+    beginning: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuer_module, "SECONDS", 0.3)
+    was_left = anyio.Event()
+
+    async def drip(client: SocketStream) -> None:
+        with suppress(anyio.BrokenResourceError):
+            await client.send(beginning)
+            while True:
+                await client.send(b" ")
+                await anyio.sleep(0.02)
+        was_left.set()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, drip)
+        issuer = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610  not Django's
+        with anyio.fail_after(10):
+            with pytest.raises(IssuerProblem, match="took more than 0"):
+                await read_issuer(issuer)
+            await was_left.wait()
+        tasks.cancel_scope.cancel()
 
 
 # ---- what clients find ----
@@ -653,6 +705,41 @@ async def test_each_subject_sees_only_their_own_jobs_pictures_and_gallery(place:
     assert owners == {owner_with(place.issuer.url, subject) for subject in ("ada", "ada#1")}
 
 
+async def test_another_subject_finds_a_picture_nowhere_and_is_not_notified_of_it(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.account.speed = 100  # so the job does not end before both listen
+    async with place_at(sandbox, tmp_path, wait_seconds=0) as place:
+        tokens = [place.issuer.token(sub=subject) for subject in ("ada", "eve")]
+        async with place.server.agent(tokens[0]) as ada, place.server.agent(tokens[1]) as eve:
+            job = job_of(await ada.call_tool("submit_job", {"prompt": "a fox", "model": "segmind-vega-rt-v1"}))
+            uris = [f"vega://jobs/{job['request_id']}", GALLERY]
+            async with (
+                ada.listen(resources_list_changed=True) as hers,
+                eve.listen(resources_list_changed=True, resource_subscriptions=uris) as others,
+            ):
+                with anyio.fail_after(HANG_SECONDS):
+                    await until(lambda: sandbox.account.calls)
+                    sandbox.account.skip(1000)
+                    assert isinstance(await anext(hers), ResourcesListChanged)
+                    # What eve finds; each notification of ada's picture would have come before that of her own.
+                    uri = (await ada.list_resources()).resources[-1].uri
+                    for known in (uri, f"{uri}/preview", uris[0]):
+                        with pytest.raises(MCPError, match="unknown_"):
+                            await eve.read_resource(known)
+                    assert (await eve.list_resources()).resources[-1].uri == GALLERY
+                    for template, name in (("vega://images/{id}", "id"), ("vega://jobs/{request_id}", "request_id")):
+                        asked = ResourceTemplateReference(uri=template)
+                        offered = await eve.complete(asked, {"name": name, "value": ""})
+                        assert offered.completion.values == []
+                    with pytest.raises(MCPError, match="unknown_image"):
+                        await eve.get_prompt("vary", {"image": uri, "change": "snow"})
+                    sandbox.account.speed = 0
+                    await eve.call_tool(RT, {"prompt": "an owl"})
+                    assert await anext(others) == ResourceUpdated(uri=GALLERY)
+                    assert isinstance(await anext(others), ResourcesListChanged)
+
+
 async def test_a_link_opens_its_picture_without_a_token(place: Place) -> None:
     async with place.client() as ada:
         _, link = await link_of(ada)
@@ -696,9 +783,7 @@ async def test_the_sdk_knows_a_person_by_issuer_and_subject_whatever_the_token(p
     assert principal_components(first.access_token) == ("a-client", place.issuer.url, "ada")
     assert principal_components(first.access_token) == principal_components(second.access_token)
     assert first.access_token.token not in tokens, "a token is needed no more"
-    verifier = OAuthTokenVerifier(
-        auth_settings(place.issuer.url, RESOURCE, ()), AnyHttpUrl(RESOURCE), IssuerKeys(place.issuer.url)
-    )
+    verifier = OAuthTokenVerifier(auth_settings(place.issuer.url, RESOURCE, ()), RESOURCE, IssuerKeys(place.issuer.url))
     assert (found := await verifier.verify_token(tokens[0]))
     assert (found.resource, found.subject) == (RESOURCE, "ada")
     assert await verifier.verify_token("garbage") is None

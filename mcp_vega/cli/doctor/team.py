@@ -56,7 +56,7 @@ def check_oauth(settings: Settings) -> list[Check]:
 
     issuer, began = settings.oauth_issuer, time.perf_counter()
     try:
-        state = read_issuer(issuer)
+        state = anyio.run(read_issuer, issuer)
     except IssuerProblem as error:
         said = f"{issuer} cannot be used: {error}"
         return [Check("oauth", State.BAD, said, "Check MCP_VEGA_OAUTH_ISSUER, the network and the issuer")]

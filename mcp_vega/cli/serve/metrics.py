@@ -1,7 +1,7 @@
 """Serves the figures for Prometheus, at an address of their own."""
 
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import anyio
@@ -15,12 +15,14 @@ from mcp_vega.cli.application import INSTALL_TEAM
 from mcp_vega.errors import InvalidSettings, PortTaken
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import MODELS
-from mcp_vega.redaction import printable
+from mcp_vega.redaction import printable, quoted
 from mcp_vega.sandbox.serving import EmbeddedServer
+from mcp_vega.server.http.access.auth import AllowedHosts
+from mcp_vega.server.http.access.rejections import HostNotAllowed, answer_to
 from mcp_vega.server.http.connections.listener import bind_socket, server_config
 from mcp_vega.server.http.health import Readiness
 from mcp_vega.server.tools import DEFINITIONS
-from mcp_vega.settings import Settings
+from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.telemetry.recorder import set_recorder
 
 PATH = "/metrics"
@@ -57,10 +59,14 @@ def metrics_url(listener: socket.socket) -> str:
 
 
 @asynccontextmanager
-async def serving_metrics(listener: socket.socket | None, service: JobService) -> AsyncGenerator[None]:
+async def serving_metrics(
+    listener: socket.socket | None, service: JobService, hosts: Sequence[str] = ()
+) -> AsyncGenerator[None]:
     """Collect the figures and serve them while the block runs, if there is a socket for them.
 
-    They are served by the event loop, with the time limits of the other port, so that a slow client blocks nobody.
+    They are served by the event loop, with the time limits of the other port, so that a slow client blocks nobody. On
+    loopback, a request must be for loopback or one of the `hosts`: a web page can let its own host name mean this
+    machine, and would then be allowed to read the figures.
     """
     if listener is None:
         yield
@@ -70,9 +76,13 @@ async def serving_metrics(listener: socket.socket | None, service: JobService) -
     labels = Labels([each.name for each in DEFINITIONS], MODELS)
     recorder = PrometheusRecorder(__version__, labels, lambda: service.load)
 
-    readiness = Readiness(service)
+    readiness, allowed = Readiness(service), AllowedHosts(hosts)
+    is_here = is_loopback(listener.getsockname()[0])
 
     async def answer(request: Request) -> Response:
+        host = request.headers.get("host", "")
+        if is_here and host not in allowed:
+            return answer_to(HostNotAllowed(f"The Host header {quoted(host, 100)} is not allowed"))
         recorder.ready(not await readiness.problem())
         text, media_type = recorder.text(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": media_type})

@@ -48,7 +48,7 @@ class OAuthCallers(Callers):
         resource = settings.resource_server_url
         self._issuer, self._scopes = str(settings.issuer_url), settings.required_scopes or []
         self._resource = resource
-        self._verifier = OAuthTokenVerifier(settings, resource, keys)
+        self._verifier = OAuthTokenVerifier(settings, str(resource), keys)
         self._gallery = gallery
         self._metadata_url = str(build_resource_metadata_url(resource))
         (route,) = create_protected_resource_routes(

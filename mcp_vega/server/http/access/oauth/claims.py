@@ -1,9 +1,8 @@
 """What an access token must say about its owner, its time, its audience and its scopes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
-
-from pydantic import AnyHttpUrl, ValidationError
 
 from mcp_vega.server.http.access.callers import is_subject
 
@@ -12,6 +11,9 @@ LATEST = 253_402_300_799
 TIMES = ("exp", "nbf", "iat")
 # The claims in which issuers name the program that uses a token: RFC 9068, OpenID Connect, Entra, Okta.
 CLIENTS = ("client_id", "azp", "appid", "cid")
+# The usual form of a resource: scheme, host, port and path.
+_RESOURCE = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]+))?(/.*)?", re.IGNORECASE | re.ASCII)
+_USUAL_PORTS = {"http": "80", "https": "443"}
 
 
 class BadClaim(ValueError):  # noqa: N818  it says what is wrong with a claim
@@ -42,26 +44,29 @@ def subject_of(claims: Mapping[str, Any]) -> str:
     return subject
 
 
-def resource_of(claims: Mapping[str, Any], resource: AnyHttpUrl) -> str:
+def resource_of(claims: Mapping[str, Any], resource: str) -> str:
     """Return the audience that means this server.
 
-    The SDK compares resources as URLs: the case of the host, a usual port and a slash at the end do not matter.
+    The case of scheme and host, a usual port and a slash at the end do not matter. Other spellings that a browser would
+    take for the same URL do not count: the issuer compares texts when it decides who may have a token for which server.
 
     Raises:
         BadClaim: There is no such audience.
     """
     said = claims.get("aud")
     for each in cast("list[Any]", said) if isinstance(said, list) else [said]:
-        if isinstance(each, str) and _plain(each) == _plain(str(resource)):
+        if isinstance(each, str) and _plain(each) == _plain(resource):
             return each
     raise BadClaim(f"its aud does not contain {resource}")
 
 
 def _plain(url: str) -> str:
-    try:
-        return str(AnyHttpUrl(url)).removesuffix("/")
-    except ValidationError:
-        return ""
+    """Return a resource in one spelling; unchanged if it does not have the usual form."""
+    if not (found := _RESOURCE.fullmatch(url)):
+        return url
+    scheme, host, port, path = (each or "" for each in found.groups())
+    authority = f"{scheme}://{host}".lower()
+    return f"{authority}:{port or _USUAL_PORTS[scheme.lower()]}{path.removesuffix('/')}"
 
 
 def scopes_of(claims: Mapping[str, Any]) -> list[str]:
@@ -70,7 +75,7 @@ def scopes_of(claims: Mapping[str, Any]) -> list[str]:
     for name in ("scope", "scp"):
         said = claims.get(name)
         parts = cast("list[Any]", said) if isinstance(said, list) else [said]
-        found += (scope for part in parts if isinstance(part, str) for scope in part.split())
+        found += (scope for part in parts if isinstance(part, str) for scope in part.split(" ") if scope)
     return list(dict.fromkeys(found))
 
 

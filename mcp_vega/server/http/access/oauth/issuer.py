@@ -1,15 +1,18 @@
-"""Reads the metadata and the keys of an issuer. The functions block, so they run in a thread."""
+"""Reads the metadata and the keys of an issuer. PyJWT's client blocks, and has no limits for an answer."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import anyio
+import anyio.to_thread
 import httpx
-from jwt import PyJWK, PyJWKClient, PyJWTError
+from cryptography.exceptions import UnsupportedAlgorithm
+from jwt import PyJWK, PyJWTError
 
 # Issuers sign with a private key. With `none` or HS256, anybody could make a token.
 ALGORITHMS = (
@@ -18,7 +21,7 @@ ALGORITHMS = (
     *("ES256", "ES384", "ES512"),
     "EdDSA",
 )
-# How long one request may take in all (s), and how long its answer may be (bytes).
+# How long one request may take until its answer is complete (s), and how long its answer may be (bytes).
 SECONDS, BYTES = 5.0, 500_000
 # Hosts that can be asked without TLS, and without the proxy of the environment.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -39,18 +42,25 @@ class IssuerState:
     keys: Mapping[KeyName, PyJWK]
 
 
-def read_issuer(issuer: str) -> IssuerState:
+async def read_issuer(issuer: str) -> IssuerState:
     """Ask an issuer for its metadata and its keys.
 
     Raises:
         IssuerProblem: It does not answer, or the answer cannot be used.
     """
-    metadata = _metadata(issuer)
     try:
-        signing = _KeyClient(_keys_url(metadata)).get_signing_keys()
-    except (PyJWTError, TypeError, ValueError, RecursionError) as error:
-        raise IssuerProblem(f"it has no key that can sign tokens: {error}") from error
-    return IssuerState(metadata, {(cast("str", key.key_id), key.algorithm_name): key for key in reversed(signing)})
+        # In a thread: it reads the certificates of the machine.
+        http = await anyio.to_thread.run_sync(_client)
+    except (OSError, ImportError, ValueError) as error:
+        raise IssuerProblem(f"the proxy or the certificates of the environment cannot be used: {error}") from error
+    async with http:
+        metadata = await _metadata(http, issuer)
+        found = await _keys(http, keys_url(metadata, issuer))
+    # In a thread: there may be many keys.
+    keys = await anyio.to_thread.run_sync(_signing_keys, found)
+    if not keys:
+        raise IssuerProblem(f"{issuer} has no key that can sign tokens")
+    return IssuerState(metadata, keys)
 
 
 # ---- the metadata ----
@@ -69,11 +79,11 @@ def metadata_urls(issuer: str) -> list[str]:
     return list(dict.fromkeys(urls))
 
 
-def _metadata(issuer: str) -> Mapping[str, Any]:
+async def _metadata(http: httpx.AsyncClient, issuer: str) -> Mapping[str, Any]:
     """Return the first metadata that are those of the issuer. Many issuers have them at one of the addresses only."""
     problems: list[str] = []
     for url in metadata_urls(issuer):
-        status, data = _read(url)
+        status, data = await _read(http, url)
         if status != HTTPStatus.OK:
             problems.append(f"{url} answered with status {status}")
         elif not isinstance(data, dict):
@@ -85,8 +95,8 @@ def _metadata(issuer: str) -> Mapping[str, Any]:
     raise IssuerProblem("; ".join(problems))
 
 
-def _keys_url(metadata: Mapping[str, Any]) -> str:
-    """Return the address of the keys.
+def keys_url(metadata: Mapping[str, Any], issuer: str) -> str:
+    """Return the address of the keys. Only an issuer on this machine may have its keys on this machine, without TLS.
 
     Raises:
         IssuerProblem: Somebody else could change what comes from this address.
@@ -94,10 +104,10 @@ def _keys_url(metadata: Mapping[str, Any]) -> str:
     url = metadata.get("jwks_uri")
     try:
         parsed = httpx.URL(url if isinstance(url, str) else "")
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):
         parsed = httpx.URL("")
-    is_safe = parsed.scheme == "https" or (parsed.scheme == "http" and parsed.host in LOOPBACK)
-    if not is_safe or not parsed.host or parsed.userinfo:
+    is_here = issuer.startswith("http:") and parsed.scheme == "http" and parsed.host in LOOPBACK
+    if not (parsed.scheme == "https" or is_here) or not parsed.host or parsed.userinfo:
         raise IssuerProblem(f"its jwks_uri is {str(url)[:200]!r}, and must begin with https:// and a host")
     return str(parsed)
 
@@ -105,34 +115,41 @@ def _keys_url(metadata: Mapping[str, Any]) -> str:
 # ---- the keys ----
 
 
-class _KeyClient(PyJWKClient):
-    """PyJWT's client, for one fetch. By itself it has no limits for an answer, and loses its keys in an outage."""
+async def _keys(http: httpx.AsyncClient, url: str) -> Sequence[Any]:
+    status, data = await _read(http, url)
+    if status != HTTPStatus.OK:
+        raise IssuerProblem(f"{url} answered with status {status}")
+    match data:
+        case {"keys": list()}:
+            return cast("dict[str, list[Any]]", data)["keys"]
+        case _:
+            raise IssuerProblem(f"{url} did not answer with a list of keys")
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, cache_jwk_set=False)
 
-    def fetch_data(self) -> dict[str, Any]:
-        """Return the keys that can be used."""
-        status, data = _read(self.uri)
-        if status != HTTPStatus.OK:
-            raise IssuerProblem(f"{self.uri} answered with status {status}")
-        match data:
-            case {"keys": list()}:
-                keys = cast("dict[str, list[Any]]", data)["keys"]
-                return {"keys": [each for key in keys for each in _usable(key)]}
-            case _:
-                raise IssuerProblem(f"{self.uri} did not answer with a list of keys")
+def _signing_keys(found: Sequence[Any]) -> Mapping[KeyName, PyJWK]:
+    """Return the keys that can sign tokens. A key that cannot be used does not keep the others from use."""
+    keys: dict[KeyName, PyJWK] = {}
+    for fields in (each for key in found for each in _usable(key)):
+        with suppress(PyJWTError, UnsupportedAlgorithm, TypeError, ValueError, RecursionError):
+            key = PyJWK(fields)
+            keys.setdefault((fields["kid"], key.algorithm_name), key)
+    return keys
 
 
 def _usable(key: Any) -> Iterator[dict[str, Any]]:
-    """Give a key once for each algorithm that it may be used with. An RSA key without `alg` may be used with six."""
+    """Give a key once for each algorithm that it may be used with. An RSA key without `alg` may be used with six.
+
+    A private key (`d`) that is published is not used: everybody could sign with it.
+    """
     match key:
-        case {"kty": "RSA" | "EC" | "OKP" as kind, "kid": str(kid)} if kid:
+        case {"kty": "RSA" | "EC" | "OKP" as kind, "kid": str(kid)} if kid and "d" not in key:
             fields = cast("dict[str, Any]", key)
         case _:
             return
     operations = fields.get("key_ops")
     if operations is not None and not (isinstance(operations, list) and "verify" in operations):
+        return
+    if fields.get("use") not in (None, "sig"):
         return
     if "alg" in fields:
         if fields["alg"] in ALGORITHMS:
@@ -146,31 +163,33 @@ def _usable(key: Any) -> Iterator[dict[str, Any]]:
 # ---- the network ----
 
 
-def _read(url: str) -> tuple[int, Any]:
+def _client() -> httpx.AsyncClient:
+    """Return a client that asks this machine without the proxy of the environment."""
+    here = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK}
+    headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "mcp-vega"}
+    return httpx.AsyncClient(mounts=here, timeout=SECONDS, headers=headers)
+
+
+async def _read(http: httpx.AsyncClient, url: str) -> tuple[int, Any]:
     """Return the status of an answer, and its JSON; None if it is not JSON. No redirect is followed.
 
     Raises:
         IssuerProblem: There is no complete answer within the limits.
     """
-    deadline, data = time.monotonic() + SECONDS, bytearray()
-    headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "mcp-vega"}
+    data = bytearray()
     try:
-        is_here = httpx.URL(url).host in LOOPBACK
-        with (
-            httpx.Client(trust_env=not is_here, timeout=SECONDS, headers=headers) as http,
-            http.stream("GET", url) as answer,
-        ):
-            for piece in answer.iter_raw(1000):
-                data += piece
-                if len(data) > BYTES:
-                    raise IssuerProblem(f"the answer of {url} is larger than {BYTES:,} bytes")
-                if time.monotonic() > deadline:
-                    raise IssuerProblem(f"the answer of {url} took more than {SECONDS:g} s")
-            status = answer.status_code
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ImportError, ValueError) as error:
-        # The last three are about the proxy and the certificates of the environment.
+        # The limits of the client are for each step: an answer that comes slowly would never reach them.
+        with anyio.fail_after(SECONDS):
+            async with http.stream("GET", url) as answer:
+                async for piece in answer.aiter_raw():
+                    data += piece
+                    if len(data) > BYTES:
+                        raise IssuerProblem(f"the answer of {url} is larger than {BYTES:,} bytes")
+    except TimeoutError as error:
+        raise IssuerProblem(f"the answer of {url} took more than {SECONDS:g} s") from error
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise IssuerProblem(f"{url} does not answer: {error or type(error).__name__}") from error
     try:
-        return status, json.loads(data)
+        return answer.status_code, json.loads(data)
     except (ValueError, RecursionError):
-        return status, None
+        return answer.status_code, None

@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
-import anyio.to_thread
 from jwt import PyJWK
 
 from mcp_vega.redaction import printable
@@ -23,7 +22,7 @@ RETRY_SECONDS = 5.0
 # The pause between two fetches for keys that are not known. An issuer may just have made such a key; but strangers can
 # send tokens with any name of a key.
 UNKNOWN_SECONDS = 5.0
-# How long all requests of a fetch may take together. A thread that takes longer is left alone.
+# How long all requests of a fetch may take together.
 FETCH_SECONDS = 10.0
 
 
@@ -36,7 +35,7 @@ class IssuerKeys:
     def __init__(
         self,
         issuer: str,
-        read: Callable[[str], IssuerState] = read_issuer,
+        read: Callable[[str], Awaitable[IssuerState]] = read_issuer,
         uptime: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuer = issuer
@@ -78,7 +77,7 @@ class IssuerKeys:
                 return
             try:
                 with anyio.fail_after(FETCH_SECONDS):
-                    state = await anyio.to_thread.run_sync(self._read, self._issuer, abandon_on_cancel=True)
+                    state = await self._read(self._issuer)
             except (IssuerProblem, TimeoutError) as error:
                 if self._failed is None:
                     reason = printable(str(error) or f"no answer within {FETCH_SECONDS:g} s")

@@ -5,7 +5,6 @@ from typing import Any
 import jwt
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
-from pydantic import AnyHttpUrl
 
 from mcp_vega.server.http.access.oauth.claims import (
     BadClaim,
@@ -37,7 +36,7 @@ REASONS: dict[type[jwt.PyJWTError], str] = {
 class OAuthTokenVerifier:
     """The SDK's `TokenVerifier` for one issuer and one resource."""
 
-    def __init__(self, settings: AuthSettings, resource: AnyHttpUrl, keys: IssuerKeys) -> None:
+    def __init__(self, settings: AuthSettings, resource: str, keys: IssuerKeys) -> None:
         self._issuer = str(settings.issuer_url)
         self._resource = resource
         self._keys = keys
