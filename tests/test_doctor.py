@@ -394,6 +394,27 @@ def test_settings_that_cannot_be_used_are_reported_and_the_other_checks_are_made
     assert not sandbox_in_thread.account.requests
 
 
+@pytest.mark.parametrize(
+    ("variables", "fix"),
+    [
+        (["SEGMIND_API_KEY", "SEGMIND_API_KEY_FILE"], "Unset one of them"),
+        (["MCP_VEGA_AUTH_TOKENS", "MCP_VEGA_OAUTH_ISSUER", "MCP_VEGA_OAUTH_RESOURCE"], "Unset one of them"),
+        (["MCP_VEGA_OAUTH_ISSUER"], "Set MCP_VEGA_OAUTH_RESOURCE as well"),
+        (["MCP_VEGA_PREVIEW"], "Correct it where it is set"),
+    ],
+)
+def test_variables_that_do_not_go_together_are_named_with_what_to_do(
+    tmp_path: Path, variables: list[str], fix: str
+) -> None:
+    (tmp_path / "file").write_text("SG_1", encoding="utf-8")
+    values = {"FILE": str(tmp_path / "file"), "ISSUER": "https://login.example", "RESOURCE": "https://a.example/mcp"}
+    given = {name: values.get(name.rpartition("_")[2], "text-of-a-test") for name in variables}
+    (check,) = check_settings(given, read_settings(given)[1])
+    assert check.state == "bad"
+    assert all(name in check.detail for name in variables[:2])
+    assert check.fix.startswith(fix)
+
+
 def test_the_settings_that_have_a_value_are_named() -> None:
     (check,) = check_settings({"MCP_VEGA_PREVIEW": '"Small"', "MCP_VEGA_HOME": '""', "PATH": "/bin"}, {})
     assert (check.state, check.detail) == ("good", "set: MCP_VEGA_PREVIEW")
@@ -593,8 +614,11 @@ def test_a_key_in_a_file_is_checked_and_the_file_is_named(tmp_path: Path, api: d
     assert checked["hosts"]["detail"] == "Cursor (with a key)"
     file.unlink()
     checked = found(tmp_path, **given)
-    assert bad(checked)[0] == "settings"
     assert f"The file {file}, which SEGMIND_API_KEY_FILE names" in checked["settings"]["detail"]
+    assert checked["settings"]["fix"].startswith("Correct the file, or the path in the variable")
+    assert bad(checked) == ["settings", "hosts"]  # Cursor's entry names the same file
+    assert {checked[name]["detail"] for name in ("key", "balance")} == {"not known, see settings"}
+    assert checked["api"]["state"] == "good"
     assert api["SEGMIND_API_KEY"] not in json.dumps(checked)
 
 

@@ -3,6 +3,7 @@
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
@@ -21,11 +22,14 @@ from test_http_access import HttpServer
 from test_transports import address, complaints, started
 
 from mcp_vega import __version__
+from mcp_vega.cli.doctor import check as doctor
+from mcp_vega.cli.doctor.team import check_metrics
 from mcp_vega.errors import LedgerError, SpendingLimitReached
 from mcp_vega.job import Image, ImageLocation, Job, State
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.parameters import MODELS
 from mcp_vega.server.app import build_server
+from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.spending import Limits
 from mcp_vega.telemetry.recorder import Load, Outcome, set_recorder
@@ -155,6 +159,15 @@ def test_a_port_that_is_taken_is_an_error_that_names_the_variable(tmp_path: Path
     assert (done.returncode, done.stdout) == (2, "")
     assert f"Port {port} on 127.0.0.1 is not available" in done.stderr
     assert "Set MCP_VEGA_METRICS_PORT to another port" in done.stderr
+
+
+def test_doctor_says_whether_a_server_can_serve_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.from_environment({"MCP_VEGA_METRICS_PORT": "9464"})
+    (check,) = check_metrics(settings)
+    assert (check.state, check.detail.endswith(" at 127.0.0.1, port 9464")) == (doctor.State.GOOD, True)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)  # as if it were not installed
+    (check,) = check_metrics(settings)
+    assert (check.state, "mcp-vega[team]" in check.fix) == (doctor.State.BAD, True)
 
 
 # ---- figures of jobs ----

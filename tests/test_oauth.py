@@ -530,10 +530,12 @@ async def test_doctor_says_that_an_issuer_is_good_and_which_scope_it_does_not_li
 ) -> None:
     async with serving_issuer() as issuer:
         variables = {"MCP_VEGA_OAUTH_ISSUER": issuer.url, "MCP_VEGA_OAUTH_RESOURCE": RESOURCE}
-        done = await run_beside("doctor", "--json", folder=tmp_path, **variables, MCP_VEGA_SANDBOX="1")
+        more = {"MCP_VEGA_SANDBOX": "1", "MCP_VEGA_METRICS_PORT": "9464"}
+        done = await run_beside("doctor", "--json", folder=tmp_path, **variables, **more)
         checks = {each["name"]: each for each in json.loads(done.stdout)}
         assert (checks["settings"]["state"], checks["oauth"]["state"]) == ("good", "good"), checks
         assert f"{issuer.url} answered in " in checks["oauth"]["detail"]
+        assert "metrics" in checks
         issuer.answers = metadata_of(issuer, scopes_supported=["read"])
         settings = Settings.from_environment({**variables, "MCP_VEGA_OAUTH_SCOPES": "draw read"})
         (check,) = await anyio.to_thread.run_sync(check_oauth, settings)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,8 @@ def test_each_replica_has_a_disk_and_an_address_of_its_own_and_the_rest_in_commo
     disks = [mounts(service)[service["environment"]["MCP_VEGA_HOME"]] for service in REPLICAS.values()]
     assert len(set(disks)) == len({address_of(service) for service in REPLICAS.values()}) == 3
     assert set(disks) <= COMPOSE["volumes"].keys()
-    common = [{k: v for k, v in each.items() if k not in ("volumes", "networks")} for each in REPLICAS.values()]
+    own = ("volumes", "networks", "build")
+    common = [{k: v for k, v in each.items() if k not in own} for each in REPLICAS.values()]
     assert common[0] == common[1] == common[2]
     # The other folder that can hold paid pictures is on the same disk.
     assert common[0]["environment"]["TMPDIR"] == common[0]["environment"]["MCP_VEGA_HOME"]
@@ -99,12 +102,27 @@ def test_no_secret_is_in_a_committed_file() -> None:
     assert "/secrets/" in ignored
 
 
-def test_the_images_have_a_version_and_name_no_registry() -> None:
+def test_the_limits_of_a_team_can_be_set_without_a_change_of_the_file() -> None:
+    limits = {
+        **{f"MCP_VEGA_SPENDING_LIMIT_USD{each}": "7" for each in ("", "_EACH")},
+        **{f"MCP_VEGA_{each}": "7" for each in ("REQUESTS_PER_MINUTE", "CALLS_AT_ONCE")},
+    }
+    for service in replicas(compose({**ENVIRONMENT, **limits})["services"]).values():
+        assert limits.items() <= service["environment"].items()
+
+
+def test_one_service_builds_the_image_that_others_use() -> None:
+    (builder,) = [name for name, service in SERVICES.items() if "build" in service]
+    assert builder in REPLICAS  # the others can be replaced by a service in a cloud
+    assert (ROOT / SERVICES[builder]["build"]["dockerfile"]).exists()
+    ours = {name: service for name, service in SERVICES.items() if service["image"] == "mcp-vega"}
+    assert ours.keys() == {*REPLICAS, "certificate"}
+    assert {service["pull_policy"] for service in ours.values()} == {"never"}
+
+
+def test_the_images_of_others_have_a_version_and_name_no_registry() -> None:
     for name, service in SERVICES.items():
-        if "build" in service:
-            assert service["image"] == "mcp-vega"
-            assert (ROOT / service["build"]["dockerfile"]).exists()
-        else:
+        if service["image"] != "mcp-vega":
             owner, _, image = service["image"].rpartition("/")
             assert "." not in owner, name
             assert re.search(r":v?\d+\.\d+", image), name
@@ -131,6 +149,21 @@ def test_the_s3_server_has_the_address_the_keys_and_the_certificate_that_the_rep
         assert environment["SSL_CERT_FILE"] == f"{folder}/trusted.pem"
         assert mounts(service)[folder] == mounts(server)[folder] == mounts(certificate)[folder]
     assert (options["s3.cert.file"], options["s3.key.file"]) == (f"{folder}/{host}.pem", f"{folder}/{host}.key")
+    assert options["ip"] == host
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the script runs in the image")
+def test_the_certificate_stays_and_the_usual_certificates_are_those_of_the_image(tmp_path: Path) -> None:
+    if not (shutil.which("openssl") and Path("/etc/ssl/certs/ca-certificates.crt").exists()):
+        pytest.skip("openssl or the usual certificates are missing")
+    script = ("sh", TEAM / "certificate.sh", tmp_path, "s3")
+    subprocess.run(script, check=True, capture_output=True)
+    mine, trusted = (tmp_path / "s3.pem").read_text(), tmp_path / "trusted.pem"
+    assert trusted.read_text().endswith(mine)
+    trusted.write_text("the certificates of an older image")
+    subprocess.run(script, check=True, capture_output=True)
+    assert (tmp_path / "s3.pem").read_text() == mine
+    assert trusted.read_text().endswith(mine)
 
 
 # ---- nginx ----

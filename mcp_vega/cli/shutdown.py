@@ -56,6 +56,13 @@ def log_end(job: Job) -> None:
             for line in _kept(job):
                 logger.warning(line)
         else:
+            log_left(job)
+
+
+def log_left(job: Job) -> None:
+    """Log a job that another server continues. With `INFO`, the log has the ends of the other jobs already."""
+    if not (job.error or job.state.finished):
+        with working_on(job):
             logger.warning(_left(job).text.replace("\n", " "))
 
 

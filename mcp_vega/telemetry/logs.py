@@ -24,8 +24,13 @@ FIELDS = ("time", "level", "logger", "message", "job", "request_id", "rpc_id", "
 # Loggers whose lower levels are left out. httpx would log every URL, httpcore every header, even with DEBUG.
 _LEVELS = {"httpx": logging.WARNING, "httpcore": logging.WARNING}
 # The same unless the level is DEBUG: the MCP SDK quotes the URIs of resources and the ids of sessions, OpenTelemetry
-# quotes a header of the caller.
-_LEVELS_UNLESS_DEBUG = {**_LEVELS, "mcp": logging.WARNING, "opentelemetry": logging.ERROR}
+# quotes a header of the caller. uvicorn logs seven steps of each start and end, and the figures have a uvicorn as well.
+_LEVELS_UNLESS_DEBUG = {
+    **_LEVELS,
+    "mcp": logging.WARNING,
+    "uvicorn": logging.WARNING,
+    "opentelemetry": logging.ERROR,
+}
 # These loggers quote a header, a parameter of the URL or an exception, after a colon or on further lines.
 _QUOTING = {"asyncio", "mcp.server.sse", "mcp.server.transport_security"}
 # The name of a picture's file begins with words of the prompt. Seed and id are left, so that the file can be found.

@@ -92,7 +92,7 @@ def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list
         return CheckGroup(names, run)
 
     every = [str(field.alias) for field in Settings.model_fields.values()]
-    api = partial(_check_api, environment, settings)
+    api = partial(_check_api, environment, settings, has_unusable_key=bool(problems.keys() & {KEY, KEY_FILE}))
     in_settings = partial(check_settings, environment, problems, has_sandbox_option=has_sandbox_option)
     gallery, ledger = partial(folders.check_gallery, settings), partial(folders.check_ledger, settings)
     return [
@@ -104,16 +104,20 @@ def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list
         group("gallery", run=gallery, needs=["MCP_VEGA_GALLERY"]),
         group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME", "MCP_VEGA_LEDGER"]),
         *([group("oauth", run=partial(team.check_oauth, settings))] if settings.oauth_issuer else []),
+        *([group("metrics", run=partial(team.check_metrics, settings))] if settings.metrics_address else []),
         group("handshake", run=partial(handshake.check_handshake, environment), needs=every),
         group("hosts", run=partial(hosts.check_hosts, environment)),
     ]
 
 
-def _check_api(environment: Mapping[str, str], settings: Settings) -> list[Check]:
+def _check_api(environment: Mapping[str, str], settings: Settings, *, has_unusable_key: bool) -> list[Check]:
     """Check the API with the key that is set or, if none is, with a host's: `install` writes it only there.
 
-    Without a key, the API is not asked if none is needed, because all hosts use servers over HTTP.
+    Without a key, the API is not asked if none is needed, because all hosts use servers over HTTP. If a variable of the
+    key cannot be used, only the API is checked.
     """
+    if has_unusable_key:
+        return [check_api(settings)[0], unknown("key", "settings"), unknown("balance", "settings")]
     environment, source = _with_a_key(environment)
     has_key = environment.get(KEY, "").strip() or settings.api_key_file
     if not (settings.sandbox or has_key) and hosts.all_over_http(environment):

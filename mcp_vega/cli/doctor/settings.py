@@ -41,7 +41,10 @@ def check_settings(
     With `has_sandbox_option`, `--sandbox` has set its variable in the environment, and not the user.
     """
     if problems:
-        return [Check("settings", State.BAD, "; ".join({error.what: "" for error in problems.values()}), FIX)]
+        errors = {error.what: error for error in problems.values()}  # two variables can have the same error
+        # A server has to start again; this command does not.
+        steps = [FIX if error.next_step == InvalidSettings.next_step else error.next_step for error in errors.values()]
+        return [Check("settings", State.BAD, "; ".join(errors), ". ".join(dict.fromkeys(steps)))]
     names = [str(field.alias) for field in Settings.model_fields.values()]
     unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in names)
     if unknown:

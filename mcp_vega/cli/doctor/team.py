@@ -1,14 +1,15 @@
-"""The ledger in PostgreSQL, the gallery in a bucket, and the issuer of OAuth."""
+"""The ledger in PostgreSQL, the gallery in a bucket, the issuer of OAuth, and the figures for Prometheus."""
 
 import time
 from datetime import UTC, datetime
 
 import anyio
 
-from mcp_vega.cli.application import bucket_of
+from mcp_vega.cli.application import INSTALL_TEAM, bucket_of
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.errors import GalleryError
 from mcp_vega.job import new_id
+from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings
 
 # The clocks of the servers and the database may differ by so many seconds.
@@ -69,6 +70,20 @@ def check_oauth(settings: Settings) -> list[Check]:
         said += f"; it does not list the scope {', '.join(unknown_scopes)}"
         return [Check("oauth", State.NOTE, said, "Add it at the issuer, or correct MCP_VEGA_OAUTH_SCOPES")]
     return [Check("oauth", State.GOOD, said)]
+
+
+def check_metrics(settings: Settings) -> list[Check]:
+    """Whether a server over HTTP can serve figures: the check metrics.
+
+    Its port is not tried, because a server that runs already uses it.
+    """
+    try:
+        import prometheus_client  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        said = f"the figures need the extra `team` of this package, which cannot be loaded: {printable(str(error))}"
+        return [Check("metrics", State.BAD, said, INSTALL_TEAM)]
+    host, port = settings.metrics_address or ("", 0)
+    return [Check("metrics", State.GOOD, f"a server over HTTP serves figures for Prometheus at {host}, port {port}")]
 
 
 async def _try_bucket(settings: Settings) -> None:

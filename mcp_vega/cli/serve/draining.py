@@ -1,5 +1,6 @@
 """Serves over HTTP until a signal comes, then drains the server."""
 
+import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +15,8 @@ from mcp_vega.cli.shutdown import GRACE_SECONDS, handled_signals, print_end
 from mcp_vega.job import Job
 from mcp_vega.jobs.service import JobService
 from mcp_vega.server.http.connections.listener import HttpServer
+
+logger = logging.getLogger(__name__)
 
 # A signal that comes within so many seconds after the first one repeats it: some programs pass on what the server gets
 # from the terminal as well.
@@ -74,6 +77,7 @@ class _Drain:
 
     async def run(self) -> None:
         """Let the server end."""
+        logger.info("The server ends: it accepts no new calls, and running jobs have %g s", self._ending.grace)
         self._service.close()
         await self._server.stop_accepting()
         jobs = await self._service.finish(self._ending.grace)
@@ -81,6 +85,8 @@ class _Drain:
         await self._server.until_answered()
         self._server.should_exit = True
         self.report(jobs)
+        ended = sum(1 for job in jobs if job.error or job.state.finished)
+        logger.info("All calls are answered. Jobs that were running: %d, ended: %d", len(jobs), ended)
 
     async def on_signal(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Wait for signals: the first one begins the drain, and a second one shortens it."""

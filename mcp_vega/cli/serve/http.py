@@ -12,7 +12,7 @@ from mcp_vega.cli.serve.callers import oauth_callers, token_callers
 from mcp_vega.cli.serve.draining import Ending, serve_until_signal
 from mcp_vega.cli.serve.metrics import bind_metrics, metrics_url, serving_metrics
 from mcp_vega.cli.serve.reload import SecretReader, hold_hangup, reading_on_hangup, reads_again
-from mcp_vega.cli.shutdown import log_end
+from mcp_vega.cli.shutdown import log_left
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.http.app import PATHS, build_application
@@ -47,7 +47,7 @@ def run_http(options: Namespace, environment: Mapping[str, str]) -> int:
                 callers = tokens or oauth_callers(settings, app)
                 asgi = build_application(app, options.transport, hosts, callers)
                 reader = SecretReader(settings, environment, app.service.client, callers)
-                ending = Ending(settings.drain_seconds, log_end, hangup=not reads_again(settings))
+                ending = Ending(settings.drain_seconds, log_left, hangup=not reads_again(settings))
                 async with reading_on_hangup(reader):
                     await serve_until_signal(app.service, asgi, listener, ending)
             return 0
