@@ -69,7 +69,7 @@ NOT_RUN = {
     "export SEGMIND_API_KEY=SG_your_key": CONTAINS,
     "docker run -d --name vega -p 127.0.0.1:8000:8000 -e SEGMIND_API_KEY -e MCP_VEGA_AUTH_TOKENS -v "
     "mcp-vega-pictures:/pictures -v mcp-vega-ledger:/ledger mcp-vega": CONTAINS,
-    "chmod 644 secrets/*": "it is a step of the set-up with compose",
+    "chmod 644 secrets/*": CONTAINS,
     "mkdir -m 700 secrets": CONTAINS,
     "echo SG_none > secrets/segmind_api_key": CONTAINS,
     """python3 -c "import secrets; print('alice:' + secrets.token_urlsafe(32))" > secrets/auth_tokens""": CONTAINS,
