@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from mcp_vega.telemetry.recorder import Load, Outcome, Recorder
+from mcp_vega.telemetry.recorder import JobOutcome, Load, Outcome, Recorder, TransactionKind
 
 # The upper ends of the histograms' buckets, in seconds: for work on this machine, for a request to another machine, and
 # for a picture.
@@ -114,11 +114,11 @@ class PrometheusRecorder(Recorder):
                 self._tool_calls.labels(tool, outcome)
             self._tool_call_seconds.labels(tool)
         for model in labels.models:
-            for ended in ("done", "failed", "unknown"):
+            for ended in JobOutcome:
                 self._jobs_ended.labels(model, ended)
             for each in (self._job_seconds, self._spent, self._pictures):
                 each.labels(model)
-        for kind in ("read", "write", "deferred"):
+        for kind in TransactionKind:
             for outcome in Outcome:
                 self._transactions.labels(kind, outcome)
             self._transaction_seconds.labels(kind)
@@ -136,7 +136,7 @@ class PrometheusRecorder(Recorder):
         self._tool_calls.labels(tool, outcome).inc()
         self._tool_call_seconds.labels(tool).observe(seconds)
 
-    def job_ended(self, model: str, outcome: str, seconds: float) -> None:
+    def job_ended(self, model: str, outcome: JobOutcome, seconds: float) -> None:
         self._jobs_ended.labels(model, outcome).inc()
         self._job_seconds.labels(model).observe(seconds)
 
@@ -159,7 +159,7 @@ class PrometheusRecorder(Recorder):
     def preview_reused(self) -> None:
         self._previews.labels("cache").inc()
 
-    def ledger_used(self, kind: str, outcome: Outcome, seconds: float) -> None:
+    def ledger_used(self, kind: TransactionKind, outcome: Outcome, seconds: float) -> None:
         self._transactions.labels(kind, outcome).inc()
         self._transaction_seconds.labels(kind).observe(seconds)
 
