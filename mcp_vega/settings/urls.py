@@ -50,6 +50,11 @@ def exact_url(url: str) -> str:
     return url
 
 
+def host_in_url(host: str) -> str:
+    """A host name or address as a URL has it: with brackets around an address of IPv6."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
     if host == "localhost":

@@ -167,7 +167,7 @@ class PrometheusRecorder(Recorder):
         self._bucket_requests.labels(operation, outcome).inc()
         self._bucket_request_seconds.labels(operation).observe(seconds)
 
-    def ready(self, ready: bool) -> None:  # noqa: FBT001  the only argument
+    def set_ready(self, *, ready: bool) -> None:
         """Report whether the server accepts calls."""
         self._ready.set(ready)
 
