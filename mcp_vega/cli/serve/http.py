@@ -42,7 +42,7 @@ def run_http(options: Namespace, environment: Mapping[str, str]) -> int:
 
         async def serve() -> int:
             allow_files()
-            async with open_application(settings) as app, serving_metrics(metrics, app.service, settings.allowed_hosts):
+            async with open_application(settings) as app, serving_metrics(metrics, app, settings.allowed_hosts):
                 app.service.resume_orphans()  # without waiting for a first request, which may go to another server
                 callers = tokens or oauth_callers(settings, app)
                 asgi = build_application(app, options.transport, hosts, callers)

@@ -14,14 +14,13 @@ from starlette.routing import Route
 from mcp_vega import __version__
 from mcp_vega.cli.application import needs_team
 from mcp_vega.errors import PortTaken
-from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
 from mcp_vega.sandbox.serving import EmbeddedServer
+from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.auth import AllowedHosts
 from mcp_vega.server.http.access.rejections import HostNotAllowed, answer_to
 from mcp_vega.server.http.connections.listener import bind_socket, server_config
-from mcp_vega.server.http.health import Readiness
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import Settings, host_in_url, is_loopback
 from mcp_vega.telemetry.recorder import set_recorder
@@ -55,7 +54,7 @@ def metrics_url(listener: socket.socket) -> str:
 
 @asynccontextmanager
 async def serving_metrics(
-    listener: socket.socket | None, service: JobService, hosts: Sequence[str] = ()
+    listener: socket.socket | None, app: AppContext, hosts: Sequence[str] = ()
 ) -> AsyncGenerator[None]:
     """Collect the figures and serve them while the block runs, if there is a socket for them.
 
@@ -69,16 +68,14 @@ async def serving_metrics(
     from mcp_vega.telemetry.prometheus import Labels, PrometheusRecorder
 
     labels = Labels([each.name for each in DEFINITIONS], MODELS)
-    recorder = PrometheusRecorder(__version__, labels, lambda: service.load)
-
-    readiness, allowed = Readiness(service), AllowedHosts(hosts)
-    is_here = is_loopback(listener.getsockname()[0])
+    recorder = PrometheusRecorder(__version__, labels, lambda: app.service.load)
+    allowed, is_here = AllowedHosts(hosts), is_loopback(listener.getsockname()[0])
 
     async def answer(request: Request) -> Response:
         host = request.headers.get("host", "")
         if is_here and host not in allowed:
             return answer_to(HostNotAllowed(f"The Host header {quoted(host, 100)} is not allowed"))
-        recorder.set_ready(ready=not await readiness.problem())
+        recorder.set_ready(ready=not await app.readiness.problem())
         text, media_type = recorder.text(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": media_type})
 
