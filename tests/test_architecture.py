@@ -175,7 +175,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for module in MODULES:
         for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{module}:{node.name}", node
+                yield f"{module}:{node.lineno} {node.name}", node
 
 
 def test_no_module_is_longer_than_300_lines() -> None:

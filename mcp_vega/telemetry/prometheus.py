@@ -32,6 +32,19 @@ class Labels(NamedTuple):
     models: Iterable[str]
 
 
+class _Registry(CollectorRegistry):
+    """The figures of this package. All names begin alike."""
+
+    def counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"mcp_vega_{name}", says, labels, registry=self)
+
+    def gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(f"mcp_vega_{name}", says, labels, registry=self)
+
+    def histogram(self, name: str, says: str, *labels: str, buckets: Iterable[float]) -> Histogram:
+        return Histogram(f"mcp_vega_{name}", says, labels, buckets=tuple(buckets), registry=self)
+
+
 class PrometheusRecorder(Recorder):
     """Takes the figures, in a registry of its own.
 
@@ -43,14 +56,8 @@ class PrometheusRecorder(Recorder):
 
     def __init__(self, version: str, labels: Labels, load: Callable[[], Load]) -> None:
         disable_created_metrics()  # they would double the number of figures
-        self.registry = registry = CollectorRegistry()
-
-        def counter(name: str, says: str, *names: str) -> Counter:
-            return Counter(f"mcp_vega_{name}", says, names, registry=registry)
-
-        def histogram(name: str, says: str, *names: str, buckets: Iterable[float]) -> Histogram:
-            return Histogram(f"mcp_vega_{name}", says, names, buckets=tuple(buckets), registry=registry)
-
+        self.registry = registry = _Registry()
+        counter, histogram = registry.counter, registry.histogram
         self._tool_calls = counter(
             "tool_calls",
             "Calls of tools. A call of a tool that does not exist counts as the tool `unknown`.",
@@ -100,9 +107,8 @@ class PrometheusRecorder(Recorder):
         self._bucket_request_seconds = histogram(
             "bucket_request_seconds", "Seconds until a request to the bucket was done.", "operation", buckets=MEDIUM
         )
-        self._ready = Gauge("mcp_vega_ready", "1 if the server accepts calls, else 0.", registry=registry)
-        info = Gauge("mcp_vega_info", "Always 1; the label is the version.", ["version"], registry=registry)
-        info.labels(version).set(1)
+        self._ready = registry.gauge("ready", "1 if the server accepts calls, else 0.")
+        registry.gauge("info", "Always 1; the label is the version.", "version").labels(version).set(1)
         self._begin_at_zero(labels)
         registry.register(_LoadCollector(load))
         ProcessCollector(registry=registry)
