@@ -162,6 +162,12 @@ def called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["mcp-vega"])
 
 
+@pytest.fixture(autouse=True)
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret of a test is redacted in another one."""
+    monkeypatch.setattr("mcp_vega.redaction._secrets", [])
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

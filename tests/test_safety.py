@@ -301,10 +301,7 @@ def test_text_that_looks_like_a_word_is_kept(text: str) -> None:
     assert redacted(text) == text
 
 
-def test_the_secrets_of_the_environment_are_redacted_and_words_of_prompts_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("mcp_vega.redaction._secrets", [])
+def test_the_secrets_of_the_environment_are_redacted_and_words_of_prompts_are_not() -> None:
     settings = Settings.from_environment({"MCP_VEGA_LEDGER": "postgresql://vega:in%2Fvisible7@db.example/vega"})
     variables = {
         "AWS_SECRET_ACCESS_KEY": "Aws(Secret)",
