@@ -16,6 +16,7 @@ from mcp_vega.imaging.preview import Mode
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.sandbox.app import cached_paint
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy, TimeLimits
 from mcp_vega.server.context import AppContext
@@ -77,7 +78,7 @@ async def app_in(  # noqa: PLR0913  what differs between benchmarks
     store = JobStore.in_file(folder / "home" / "ledger.sqlite3", uptime=uptime)
     async with httpx.AsyncClient(transport=transport, trust_env=False, verify=TLS) as http:
         endpoints = Endpoints(url, f"{url}/inference-request/request-history")
-        segmind = SegmindClient(http, SecretStr(KEY), endpoints, policy)
+        segmind = SegmindClient(http, ApiKey(SecretStr(KEY)), endpoints, policy)
         images = FallbackImageStore([ImageFolder(folder / "gallery"), MemoryImageStore()])
         async with JobService(segmind, images, store, config) as service:
             gallery = Gallery(store.search, images, PreviewCache(folder / "home" / "previews"), service.look_up_image)

@@ -37,6 +37,7 @@ from mcp_vega.parameters import Parameters
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import Paint, build_sandbox
 from mcp_vega.sandbox.serving import serving
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
@@ -161,6 +162,12 @@ def called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["mcp-vega"])
 
 
+@pytest.fixture(autouse=True)
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret of a test is redacted in another one."""
+    monkeypatch.setattr("mcp_vega.redaction._secrets", [])
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -256,7 +263,7 @@ async def app_over(  # noqa: PLR0913  what differs between the tests
     """
     async with httpx.AsyncClient(transport=transport, trust_env=False, verify=TLS) as http:
         endpoints = Endpoints(base_url, base_url + HISTORY)
-        client = SegmindClient(http, SecretStr(key) if key else None, endpoints, policy, open_http)
+        client = SegmindClient(http, ApiKey(SecretStr(key) if key else None), endpoints, policy, open_http)
         home = home or folder.with_name(f"{folder.name}-home")
         store = store or ledger_at(home).store(JobStore, uptime, busy_seconds)
         config = {"api": base_url, "pace": 0, **config}

@@ -126,6 +126,17 @@ def test_pyjwt_is_imported_only_for_oauth() -> None:
     assert any("jwt" in found for found in imported.values())
 
 
+def test_only_the_command_that_serves_has_figures_for_prometheus() -> None:
+    users = {module.as_posix() for module in MODULES if "telemetry.prometheus.PrometheusRecorder" in imports_of(module)}
+    assert users == {"cli/serve/metrics.py"}
+
+
+def test_a_start_over_stdio_does_not_wait_for_what_only_a_team_needs() -> None:
+    heavy = {"jwt", "opentelemetry.sdk", *TEAM, "mcp_vega.cli.serve.http", "mcp_vega.server.http.access.oauth"}
+    program = f"import sys, mcp_vega.cli.serve.command; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
 def test_the_database_package_knows_nothing_about_jobs_or_pictures() -> None:
     imported = {name for module in MODULES if "database" in module.parts for name in imports_of(module)}
     assert not [name for name in imported if name.startswith(("storage.ledger", "storage.images", "job.Job"))]
@@ -164,7 +175,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for module in MODULES:
         for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{module}:{node.name}", node
+                yield f"{module}:{node.lineno} {node.name}", node
 
 
 def test_no_module_is_longer_than_300_lines() -> None:
@@ -212,6 +223,18 @@ def test_no_invented_word_comes_back(folder: Path) -> None:
     assert found == set()
 
 
-def test_every_module_has_a_docstring() -> None:
+def test_no_module_has_a_name_that_says_nothing() -> None:
     names = {module.stem for module in MODULES}
     assert names.isdisjoint({"utils", "util", "helpers", "common", "misc", "core", "manager", "managers", "base"})
+
+
+@pytest.mark.parametrize("package", [each for each in MODULES if each.name == "__init__.py"], ids=str)
+def test_a_package_that_lists_its_modules_lists_all(package: Path) -> None:
+    folder = (ROOT / package).parent
+    modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    modules -= {"__init__", "__main__"}
+    docstring = ast.get_docstring(ast.parse((ROOT / package).read_text(encoding="utf-8"))) or ""
+    for paragraph in docstring.split("\n\n"):
+        listed = {line.partition(" ")[0] for line in paragraph.splitlines()}
+        if listed & modules:
+            assert listed == modules

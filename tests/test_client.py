@@ -16,6 +16,7 @@ from mcp_vega import errors
 from mcp_vega.errors import Charged
 from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.history import HistoryRow, merge_rows
 from mcp_vega.segmind.http import RetryPolicy
@@ -40,7 +41,7 @@ def client_over(handler: Handler, media_hosts: tuple[str, ...] = (), **policy: A
     """A client without pauses between attempts. `test_retries` tests the pauses."""
     http = httpx.AsyncClient(transport=httpx.MockTransport(handler))
     endpoints = Endpoints(API, API + HISTORY, media_hosts)
-    return SegmindClient(http, SecretStr(KEY), endpoints, RetryPolicy(first_pause=0, **policy))
+    return SegmindClient(http, ApiKey(SecretStr(KEY)), endpoints, RetryPolicy(first_pause=0, **policy))
 
 
 def answering(response: httpx.Response, **policy: Any) -> SegmindClient:

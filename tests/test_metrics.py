@@ -192,15 +192,17 @@ def ended(recorder: PrometheusRecorder) -> tuple[float, ...]:
         ("[fault:504-after]", 503, (0, 0, 1, 0.002)),  # with the estimate
     ],
 )
-async def test_a_job_and_its_cost_count_once_when_the_work_on_it_has_ended(  # noqa: PLR0913, PLR0917
+async def test_a_job_and_its_cost_count_once_and_are_logged_once_when_the_work_on_it_has_ended(  # noqa: PLR0913, PLR0917
     sandbox: Sandbox,
     tmp_path: Path,
     recorder: PrometheusRecorder,
+    caplog: pytest.LogCaptureFixture,
     fault: str,
     history_status: int,
     expected: tuple[float, ...],
 ) -> None:
     sandbox.account.history_status = history_status
+    caplog.set_level("INFO")
     async with app_over(sandbox.url, tmp_path, policy=NO_PAUSE) as app, Client(build_server(app)) as agent:
         await agent.call_tool(TOOL, {"prompt": f"a fox {fault}"})
         await until(lambda: not app.service.active)
@@ -212,6 +214,7 @@ async def test_a_job_and_its_cost_count_once_when_the_work_on_it_has_ended(  # n
             await until(lambda: not app.service.active)
             assert ended(recorder) == (1, 0, 1, 0.002)
     assert of(recorder)[f'mcp_vega_pictures_total{{model="{MODEL}"}}'] == ended(recorder)[0]
+    assert caplog.text.count(" ended: ") == sum(ended(recorder)[:3])
 
 
 class FailingStore(JobStore):

@@ -26,6 +26,7 @@ from mcp_vega.cli.api_client import open_client
 from mcp_vega.errors import Charged
 from mcp_vega.job import State
 from mcp_vega.sandbox.painter import paint
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy, TimeLimits
 from mcp_vega.segmind.parsing import Generation
@@ -248,7 +249,7 @@ HEADERS: Event = ("http11.send_request_headers.started", {})
 
 
 def over(transport: httpx.AsyncBaseTransport, **client: Any) -> SegmindClient:
-    return SegmindClient(httpx.AsyncClient(transport=transport, **client), SecretStr(KEY), ENDPOINTS, ONCE)
+    return SegmindClient(httpx.AsyncClient(transport=transport, **client), ApiKey(SecretStr(KEY)), ENDPOINTS, ONCE)
 
 
 @pytest.mark.parametrize("error", [ValueError("no SOCKS"), AssertionError(), httpx.ProxyError("Invalid password")])
@@ -286,14 +287,14 @@ async def test_a_request_that_cannot_be_made_is_not_charged() -> None:
     http = httpx.AsyncClient()
     await http.aclose()
     with pytest.raises(errors.Unreachable, match="the HTTP client is closed"):
-        await SegmindClient(http, SecretStr(KEY), ENDPOINTS, ONCE).generate("segmind-vega", BODY)
+        await SegmindClient(http, ApiKey(SecretStr(KEY)), ENDPOINTS, ONCE).generate("segmind-vega", BODY)
 
 
 async def test_invalid_headers_are_never_sent() -> None:
     async with listening(never) as api:
         url = f"http://127.0.0.1:{api.port}"
         http = httpx.AsyncClient(trust_env=False, headers={"user-agent": "two\r\nlines"})
-        client = SegmindClient(http, SecretStr(KEY), Endpoints(url, url), ONCE)
+        client = SegmindClient(http, ApiKey(SecretStr(KEY)), Endpoints(url, url), ONCE)
         with pytest.raises(errors.Unreachable, match="LocalProtocolError"):
             await client.generate("segmind-vega", BODY)
         assert api.heads == []

@@ -5,32 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx
 import pytest
-from conftest import (
-    API,
-    HANG_SECONDS,
-    HISTORY,
-    KEY,
-    Sandbox,
-    app_over,
-    begun,
-    job_of,
-    noise,
-    text_of,
-    until,
-    wait_until,
-)
-from mcp.client import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._httpx_utils import create_mcp_http_client
+from conftest import API, HISTORY, KEY, Sandbox, app_over, begun, job_of, noise, text_of, until, wait_until
 from pydantic import SecretStr
+from stores import complete
+from test_http_access import HttpServer
 from test_transports import (
     COMMAND,
     STDERR,
@@ -41,6 +27,7 @@ from test_transports import (
     receive,
     send,
     shake_hands,
+    signals,
     started_by,
 )
 
@@ -53,8 +40,6 @@ from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
-
-signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 KEY_FILE, TOKENS_FILE = "SEGMIND_API_KEY_FILE", "MCP_VEGA_AUTH_TOKENS_FILE"
 NEW_KEY = "SG_fedcba9876543210"
@@ -190,15 +175,6 @@ def hang_up(process: subprocess.Popen[str], folder: Path, expected: str) -> None
     wait_until(lambda: complaints(folder).count(expected) > count)
 
 
-@asynccontextmanager
-async def agent_with(url: str, token: str) -> AsyncGenerator[Client]:
-    async with (
-        create_mcp_http_client(headers={"authorization": f"Bearer {token}"}) as http,
-        Client(streamable_http_client(url, http_client=http)) as agent,
-    ):
-        yield agent
-
-
 def status_of(url: str, **headers: str) -> int:
     return httpx.get(url, headers=headers, trust_env=False).status_code
 
@@ -223,7 +199,8 @@ async def test_after_sighup_new_tokens_and_a_new_key_count_and_removed_tokens_do
     variables = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "MCP_VEGA_LOG_LEVEL": "debug", **files.variables}
     with started_by(COMMAND, tmp_path, *SERVE, **variables) as process:
         url = await anyio.to_thread.run_sync(address, tmp_path)
-        async with agent_with(url, OLD) as alice:
+        server = HttpServer(url.removesuffix("/mcp"), "http")
+        async with server.agent(OLD) as alice:
             result = await alice.call_tool("generate_image_vegart", {"prompt": "a fox"})
         drawn, link = job_of(result), text_of(result).rpartition("Image: ")[2]
         state = url.replace("/mcp", "/gallery/state")
@@ -239,7 +216,7 @@ async def test_after_sighup_new_tokens_and_a_new_key_count_and_removed_tokens_do
             files.write(**wrong)
             hang_up(process, tmp_path, "The earlier secrets stay in use. The file ")
             assert (state_with(url, OLD), state_with(url, NEW)) == (200, 401)
-        async with agent_with(url, OLD) as alice:
+        async with server.agent(OLD) as alice:
             job_of(await alice.call_tool("generate_image_vegart", {"prompt": "an owl"}))
         assert keys_at(sandbox_in_thread) == [KEY, KEY]
 
@@ -248,7 +225,7 @@ async def test_after_sighup_new_tokens_and_a_new_key_count_and_removed_tokens_do
         hang_up(process, tmp_path, said)
         assert [state_with(url, token) for token in (OLD, NEW, "bobs-token")] == [401, 200, 200]
         assert (status_of(link), status_of(state, **page)) == (403, 401)
-        async with agent_with(url, NEW) as alice:
+        async with server.agent(NEW) as alice:
             job_of(await alice.call_tool("generate_image_vegart", {"prompt": "a cat"}))
             # Jobs belong to the name, not to the token.
             again = job_of(await alice.call_tool("check_job", {"request_id": drawn["request_id"]}))
@@ -374,12 +351,7 @@ async def test_a_job_goes_on_with_the_key_with_which_it_began(tmp_path: Path) ->
         later = await begun(service, VegaRTParameters(prompt="begun later"))
         api.go.set()
         for job in (first, waiting, later):
-            await until(lambda job=job: _is_complete(service, job))
+            await until(partial(complete, service, job))
         accounts = [(await service.get(job.local_id)).account for job in (first, waiting, later)]
         assert accounts[0] == accounts[1] != accounts[2]
     assert api.keys == [("on its way", KEY), ("waits", KEY), ("begun later", NEW_KEY)]
-
-
-async def _is_complete(service: Any, job: Any) -> bool:
-    with anyio.fail_after(HANG_SECONDS):
-        return (await service.get(job.local_id)).complete

@@ -28,12 +28,6 @@ sys.exit(main())
 """
 
 
-@pytest.fixture(autouse=True)
-def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No secret of a test is redacted in another one."""
-    monkeypatch.setattr("mcp_vega.redaction._secrets", [])
-
-
 @pytest.fixture
 def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python in which the packages of the extra are missing."""

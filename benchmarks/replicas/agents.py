@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count, takewhile
 from typing import Any, cast
 
 import anyio
@@ -41,8 +42,6 @@ CURIOUS = 10
 PATIENCE, WAIT = 60.0, 20
 # Seconds after which a call that has no answer breaks a promise.
 LONGEST = 300.0
-# More calls than there will be.
-ENDLESS = 1_000_000
 # Seconds before the next try, and between a cancellation and the same call: fewer would be two calls at the same time.
 PAUSE, REPEATED_AFTER = 0.5, 1.0
 # Errors of the server itself. With check_job they say nothing about the job.
@@ -101,9 +100,9 @@ class Rules:
     """
 
     seed: int
-    cancelled: int
-    cancelled_within: float
-    gives_up_after: float
+    cancelled: int = 0
+    cancelled_within: float = 1
+    gives_up_after: float = LONGEST
 
 
 class Agent:
@@ -314,9 +313,23 @@ async def draw(url: str, callers: dict[str, str], calls: Iterable[int], tally: T
             tasks.start_soon(agent.run, numbers)
 
 
-async def draw_while(url: str, callers: dict[str, str], tally: Tally, rules: Rules, steps: Callable[[], None]) -> None:
-    """Let agents draw, one call after the other, until the steps have been done in a thread."""
+async def draw_while(  # noqa: PLR0913  those of `draw`, and what happens meanwhile
+    url: str,
+    callers: dict[str, str],
+    tally: Tally,
+    rules: Rules,
+    steps: Callable[[], None],
+    *,
+    abandon_calls: bool = True,
+) -> None:
+    """Let agents draw, one call after the other, until the steps have been done in a thread.
+
+    Without `abandon_calls`, the calls that have begun then go on until they end.
+    """
+    done = False
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(draw, url, callers, range(ENDLESS), tally, rules)
+        tasks.start_soon(draw, url, callers, takewhile(lambda _: not done, count()), tally, rules)
         await anyio.to_thread.run_sync(steps)
-        tasks.cancel_scope.cancel()
+        done = True
+        if abandon_calls:
+            tasks.cancel_scope.cancel()

@@ -129,7 +129,7 @@ def main() -> int:
     parser.add_argument("--speed", type=float, default=0.5, help="the API's documented times are multiplied by this")
     parser.add_argument("--as-it-is", action="store_true", help="use the restored ledger without the statement")
     options = parser.parse_args()
-    rules = agents.Rules(1, cancelled=agents.ENDLESS, cancelled_within=1, gives_up_after=agents.LONGEST)
+    rules = agents.Rules(seed=1)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         set_up = stack.enter_context(team.running(Path(folder), 1, speed=options.speed))
         backup = Backup(set_up, options.seconds)

@@ -130,8 +130,8 @@ def much_fails(team: Team, seconds: float, kills: int, seed: int) -> Generator[l
 def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[str, Any]:
     """Make the calls once; returns what to print. `quiet_seconds` is how long the quiet run took, None in that run."""
     is_quiet = quiet_seconds is None
-    callers = dict(list(team.CALLERS.items())[: options.clients])
-    gives_up_after = WITHOUT_HISTORY if options.history_503 else verdict.LONGEST
+    callers = team.callers(options.clients)
+    gives_up_after = WITHOUT_HISTORY if options.history_503 else agents.LONGEST
     rules = agents.Rules(options.seed, options.cancelled, QUICKEST * options.speed, gives_up_after)
     with (
         tempfile.TemporaryDirectory() as name,
@@ -146,7 +146,6 @@ def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[st
             took = time.monotonic() - began
         settled = verdict.settle(set_up, history=is_quiet or not options.history_503)
         counts, broken = verdict.counts_of(set_up, tally.events)
-        tracebacks = sum(replica.log.count("Traceback") for replica in set_up.replicas)
         if options.keep and not is_quiet:
             keep_logs(set_up, Path(options.keep))
     cuts = statistics.quantiles(tally.seconds, n=20)
@@ -158,7 +157,6 @@ def measure(options: argparse.Namespace, quiet_seconds: float | None) -> dict[st
         "calls answered": len(tally.seconds),
         "unknown at the end": len(tally.unknown),
         **counts,
-        "tracebacks in the logs": tracebacks,
         "counts": tally.counts,
         "log": log,
         "broken": [*broken, *tally.wrong],

@@ -29,11 +29,9 @@ from typing import Any
 
 import team
 from in_process import KEY
-from large_ledger import begun, new_job
+from large_ledger import call, new_job
 
-from mcp_vega.job import Job, State
 from mcp_vega.storage.ledger.job_store import JobStore
-from mcp_vega.storage.ledger.slots import Sending
 from mcp_vega.storage.ledger.spending import Limits
 
 MANY = 200
@@ -106,19 +104,6 @@ class Figures:
 # ---- in a process of its own ----
 
 
-async def call(store: JobStore, job: Job, limits: Limits) -> float:
-    """Make a call; returns the milliseconds of `begin`."""
-    began = time.perf_counter()
-    await store.begin(begun(job), limits)
-    took = (time.perf_counter() - began) * 1000
-    sent = replace(begun(job), sent=job.sent, state=State.PROCESSING)
-    while await store.mark_sent(sent, limits) is Sending.NO_SLOT:  # noqa: ASYNC110  no event says that a slot is free
-        await asyncio.sleep(0.005)
-    await store.save(job, release=True)
-    store.end_wait(job, job.ended or job.created, delivered=True, cancelled=False)
-    return took
-
-
 async def calls(url: str, number: int, case: Case, at_once: int, seconds: float) -> list[float]:
     """Make calls at the same time for some seconds; returns the milliseconds of each `begin`."""
     store = JobStore.in_postgres(url)
@@ -133,7 +118,7 @@ async def calls(url: str, number: int, case: Case, at_once: int, seconds: float)
             job = replace(template, local_id=f"local-{unique}", remote_id=unique, owner=f"caller{next(callers)}")
             job = replace(job, receipt=replace(job.receipt, request_id=unique))
             job = replace(job, images=(replace(job.images[0], id=job.image_id(0)),))
-            times.append(await call(store, job, case.limits))
+            times.append((await call(store, job, case.limits))["begin"])
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(at_once):

@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,8 +107,7 @@ async def rest(stores: list[JobStore], account: str, seconds: float) -> None:
 
 async def notify(stores: list[JobStore], number: int) -> list[float]:
     """Send notices, 60 a second; returns how many milliseconds each took until the last server had it."""
-    change = Change.of(new_job("caller1"), kept=True)
-    content = {name: getattr(change, name) for name in Change.__dataclass_fields__}
+    content = asdict(Change.of(new_job("caller1"), kept=True))
     sent, times, missing = 0.0, list[float](), 0
     all_have_it = asyncio.Event()
 

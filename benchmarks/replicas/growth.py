@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import team
 from in_process import API
-from large_ledger import RARE_CALLER, begun, fill, make_originals, new_job
+from large_ledger import RARE_CALLER, call, fill, make_originals, new_job
 from ledgers import RARE, UNUSED, WORDS
 from team import Postgres
 
-from mcp_vega.job import OPERATOR, Job, State
+from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.ledger.job_store import JobStore
 from mcp_vega.storage.ledger.search import ImageQuery
 from mcp_vega.storage.ledger.spending import Limits
@@ -70,29 +70,13 @@ def counts(postgres: Postgres) -> dict[str, float]:
 # ---- calls ----
 
 
-async def call(store: JobStore, job: Job) -> dict[str, float]:
-    """Make a call, and return the milliseconds of its transactions."""
-    times: dict[str, float] = {}
-
-    async def timed(name: str, work: Awaitable[Any]) -> None:
-        began = time.perf_counter()
-        await work
-        times[name] = (time.perf_counter() - began) * 1000
-
-    await timed("begin", store.begin(begun(job), LIMITS))
-    await timed("mark_sent", store.mark_sent(replace(begun(job), sent=job.sent, state=State.PROCESSING), LIMITS))
-    await timed("save", store.save(job, release=True))
-    store.end_wait(job, job.ended or job.created, delivered=True, cancelled=False)
-    return times
-
-
 async def calls(store: JobStore, postgres: Postgres, number: int, account: str) -> tuple[dict[str, float], list[float]]:
     """Make calls; returns the median milliseconds of each transaction, and the counts for each call."""
     jobs = [replace(new_job(f"caller{index}"), account=account) for index in range(number)]
     for statement in ("DELETE FROM calls", CALLS, "VACUUM ANALYZE calls", "CHECKPOINT"):
         postgres.rows(statement)
     before, processor = counts(postgres), postgres.processor_seconds()
-    times = [await call(store, job) for job in jobs]
+    times = [await call(store, job, LIMITS) for job in jobs]
     await store.written()
     used = (postgres.processor_seconds() - processor) * 1000
     done = {name: value - before[name] for name, value in counts(postgres).items()}
@@ -172,7 +156,7 @@ async def measure(postgres: Postgres, store: JobStore, account: str, jobs: int, 
         medians, values = await calls(store, postgres, number, account)
         print(f"  full_page_writes {whole:12} " + "".join(f"{value:10.1f}" for value in values))
     print("  milliseconds: " + ", ".join(f"{name} {value:.1f}" for name, value in medians.items()))
-    await call(store, last)
+    await call(store, last, LIMITS)
     await store.written()
     asked = {"servers": questions_of_servers(store, account, last)}
     owners = {"operator": OPERATOR, "a caller": "caller1", "a caller with 4 pictures": RARE_CALLER}

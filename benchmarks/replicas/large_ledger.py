@@ -1,14 +1,18 @@
-"""Fills a ledger in PostgreSQL with any number of jobs, all of the last day: a few are copied many times by SQL.
+"""Makes calls through the job store, and fills a ledger in PostgreSQL with any number of jobs, all of the last day.
 
-The copies have ids, seeds, calls and times of their own. Their prompts are those of `benchmarks/ledgers.py`.
+A few jobs are copied many times by SQL. The copies have ids, seeds, calls and times of their own. Their prompts are
+those of `benchmarks/ledgers.py`.
 """
 
+import asyncio
 import sys
+import time
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from team import Postgres
 
@@ -20,8 +24,11 @@ from mcp_vega.job import Job, Receipt, State
 from mcp_vega.storage.database.connection import Connection
 from mcp_vega.storage.database.postgres import PostgresDatabase
 from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.slots import Sending
 from mcp_vega.storage.ledger.spending import Limits
 from mcp_vega.storage.ledger.sql.schema import SCHEMA
+
+T = TypeVar("T")
 
 # How many different jobs are written by the job store, and how many callers the copies belong to.
 ORIGINALS, CALLERS = 2000, 1000
@@ -69,15 +76,31 @@ def begun(job: Job) -> Job:
     )
 
 
+async def call(store: JobStore, job: Job, limits: Limits) -> dict[str, float]:
+    """Make the call of a job through the job store; returns the milliseconds of each transaction."""
+    times: dict[str, float] = {}
+
+    async def timed(name: str, work: Awaitable[T]) -> T:
+        began = time.perf_counter()
+        done = await work
+        times[name] = times.get(name, 0) + (time.perf_counter() - began) * 1000
+        return done
+
+    await timed("begin", store.begin(begun(job), limits))
+    sent = replace(begun(job), sent=job.sent, state=State.PROCESSING)
+    while await timed("mark_sent", store.mark_sent(sent, limits)) is Sending.NO_SLOT:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)  # no event says that a slot is free
+    await timed("save", store.save(job, release=True))
+    store.end_wait(job, job.ended or job.created, delivered=True, cancelled=False)
+    return times
+
+
 async def make_originals(store: JobStore) -> str:
     """Write the jobs that are copied, and those of the caller with a few; returns the account."""
     account = await store.accounts.of_key(KEY)
     for number, done in enumerate(drawn(ORIGINALS)):
         job = replace(done, account=account, owner=RARE_CALLER if number < len(ENDS) else FIRST_CALLER)
-        await store.begin(begun(job), Limits())
-        await store.mark_sent(replace(begun(job), sent=job.sent, state=State.PROCESSING), Limits())
-        await store.save(job, release=True)
-        store.end_wait(job, job.ended or job.created, delivered=True, cancelled=False)
+        await call(store, job, Limits())
     await store.written()
     return account
 

@@ -15,15 +15,13 @@ It needs PostgreSQL, nginx, and the packages moto[server], obstore and psycopg.
 """
 
 import argparse
-import itertools
 import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,41 +36,21 @@ REPLICAS = 3
 PAUSE = 2.0
 
 
-class Restarts(threading.Thread):
-    """Restarts all replicas, one after the other. In a thread, because each restart takes a while."""
-
-    def __init__(self, team: Team, rounds: int) -> None:
-        super().__init__(daemon=True)
-        self._team = team
-        self._rounds = rounds
-        self.done = threading.Event()
-        self.error: BaseException | None = None
-        self.log: list[str] = []
-
-    def run(self) -> None:
-        """Restart them."""
-        began = time.monotonic()
-        try:
-            for replica in self._team.replicas * self._rounds:
-                time.sleep(PAUSE)
-                asked = time.monotonic()
-                replica.end()
-                ended = time.monotonic()
-                replica.start()
-                replica.wait("/readyz")
-                self.log.append(
-                    f"{asked - began:6.1f} s  {replica.folder.name}: ended after {ended - asked:.1f} s, "
-                    f"ready after {time.monotonic() - ended:.1f} s more"
-                )
-            time.sleep(PAUSE)
-        except BaseException as error:  # noqa: BLE001  the main thread raises it
-            self.error = error
-        self.done.set()
-
-
-def until(done: threading.Event) -> Iterator[int]:
-    """Numbers for calls, until something is done."""
-    yield from itertools.takewhile(lambda _: not done.is_set(), itertools.count())
+def restart(team: Team, rounds: int, log: list[str]) -> None:
+    """Restart all replicas, one after the other, and note in the log how long each restart took."""
+    began = time.monotonic()
+    for replica in team.replicas * rounds:
+        time.sleep(PAUSE)
+        asked = time.monotonic()
+        replica.end()
+        ended = time.monotonic()
+        replica.start()
+        replica.wait("/readyz")
+        log.append(
+            f"{asked - began:6.1f} s  {replica.folder.name}: ended after {ended - asked:.1f} s, "
+            f"ready after {time.monotonic() - ended:.1f} s more"
+        )
+    time.sleep(PAUSE)
 
 
 def repeats(tally: agents.Tally) -> Counter[str]:
@@ -87,23 +65,18 @@ def repeats(tally: agents.Tally) -> Counter[str]:
 
 def measure(options: argparse.Namespace) -> bool:
     """Draw while the replicas are restarted, and print what happened; returns whether all promises were kept."""
-    callers = dict(list(team.CALLERS.items())[: options.clients])
-    rules = agents.Rules(options.seed, 0, 0, verdict.LONGEST)
-    tally = agents.Tally()
+    callers, rules = team.callers(options.clients), agents.Rules(options.seed)
+    tally, log = agents.Tally(), list[str]()
     with (
         tempfile.TemporaryDirectory() as name,
         team.running(Path(name), REPLICAS, speed=options.speed, drain_seconds=options.drain_seconds) as set_up,
     ):
-        restarts = Restarts(set_up, options.rounds)
+        steps = partial(restart, set_up, options.rounds, log)
         began = time.monotonic()
-        restarts.start()
-        anyio.run(agents.draw, set_up.url, callers, until(restarts.done), tally, rules)
+        anyio.run(partial(agents.draw_while, abandon_calls=False), set_up.url, callers, tally, rules, steps)
         took = time.monotonic() - began
-        if restarts.error:
-            raise restarts.error
         settled = verdict.settle(set_up)
         counts, broken = verdict.counts_of(set_up, tally.events)
-        tracebacks = sum(replica.log.count("Traceback") for replica in set_up.replicas)
         failures = set_up.nginx.failures()
     without_result = len(tally.events) - len(tally.seconds)
     broken += [*tally.wrong, *([f"calls without a result: {without_result}"] if without_result else [])]
@@ -118,14 +91,13 @@ def measure(options: argparse.Namespace) -> bool:
         **{f"calls repeated: {what}": count for what, count in sorted(repeats(tally).items())},
         **{f"answers of nginx with {status}": count for status, count in sorted(failures.items())},
         **counts,
-        "tracebacks in the logs": tracebacks,
     }
     for what, value in rows.items():
         print(f"{what:60}{value:>10}")
     print("\nWhat the agents saw:")
     for what, count in sorted(tally.counts.items()):
         print(f"  {count:5} {what}")
-    for line in [*restarts.log, *(f"BROKEN: {each}" for each in broken)]:
+    for line in [*log, *(f"BROKEN: {each}" for each in broken)]:
         print(f"  {line}")
     return not broken
 

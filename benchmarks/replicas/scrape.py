@@ -78,8 +78,7 @@ async def load(
 ) -> tuple[list[str], list[str]]:
     """Draw, look after some seconds, and stop; returns what the look found, and what the agents saw that is wrong."""
     tally = agents.Tally()
-    callers = dict(list(team.CALLERS.items())[:clients])
-    rules = agents.Rules(seed=1, cancelled=12, cancelled_within=0.5, gives_up_after=agents.LONGEST)
+    callers, rules = team.callers(clients), agents.Rules(seed=1, cancelled=12, cancelled_within=0.5)
     found: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_refused, set_up)

@@ -33,6 +33,11 @@ LOAD = {f"load{number}": token for number, token in enumerate(TOKENS)}
 Record = dict[str, Any]
 
 
+def callers(number: int) -> dict[str, str]:
+    """The names and tokens of so many callers."""
+    return dict(list(CALLERS.items())[:number])
+
+
 def free_port(address: str = "127.0.0.1") -> int:
     """A port that nobody uses now."""
     with socket.create_server((address, 0)) as listener:

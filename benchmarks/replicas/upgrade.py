@@ -86,19 +86,15 @@ def main() -> int:
     parser.add_argument("--keep", metavar="FOLDER", help="copy the replicas' logs into this folder")
     options = parser.parse_args()
     tally = agents.Tally()
-    callers = dict(list(team.CALLERS.items())[: options.clients])
-    rules = agents.Rules(seed=1, cancelled=agents.ENDLESS, cancelled_within=1, gives_up_after=agents.LONGEST)
     with tempfile.TemporaryDirectory() as folder, team.running(Path(folder), 3, speed=options.speed) as set_up:
         set_up.replicas[-1].end()
-        upgrade = Upgrade(set_up, tally, options)
-
-        anyio.run(agents.draw_while, set_up.url, callers, tally, rules, upgrade.run)
+        upgrade, callers = Upgrade(set_up, tally, options), team.callers(options.clients)
+        anyio.run(agents.draw_while, set_up.url, callers, tally, agents.Rules(seed=1), upgrade.run)
         settled = verdict.settle(set_up)
         counts, broken = verdict.counts_of(set_up, tally.events)
         if options.keep:
             keep_logs(set_up, Path(options.keep))
         counts["replicas that refused the tables"] = sum(REFUSED in each.log for each in set_up.replicas)
-        counts["tracebacks in the logs"] = sum(each.log.count("Traceback") for each in set_up.replicas)
     for what, answered, saw in upgrade.answered:
         print(f"{what:44}{answered:6} calls answered  {saw or 'no errors'}")
     print(f"\n{'seconds until settled':44}{settled:6.1f}")

@@ -10,7 +10,7 @@ from team import Record, Team
 
 # Seconds until the replicas must have settled everything that can be settled.
 LONGEST = 300
-# A job that waits for the history for longer than this is settled as far as it goes.
+# The state of a job whose outcome is not known.
 UNKNOWN = "UNKNOWN"
 
 
@@ -72,6 +72,7 @@ def counts_of(team: Team, events: Mapping[str, Sequence[str]]) -> tuple[dict[str
         "pictures without a job": len(kept.keys() - set(images)),
         "pictures only on a replica's disk": only_spare(team),
     }
+    counts["tracebacks in the logs"] = sum(replica.log.count("Traceback") for replica in team.replicas)
     if team.s3:
         counts["pictures that were on a replica's disk"] = len(spare(team))
         counts["answers of the bucket with 503"] = team.nginx.refused()

@@ -27,9 +27,7 @@ async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) 
     transport = _LazyTransport()
     async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
         endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
-        client = SegmindClient(http, settings.api_key, endpoints, policy, transport.open)
-        client.use_key(key_of(settings))
-        yield client
+        yield SegmindClient(http, key_of(settings), endpoints, policy, transport.open)
 
 
 def key_of(settings: Settings) -> ApiKey:

@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,20 @@ INSTALL_TEAM = (
     "Run `pip install 'mcp-vega[team]'` in the environment of mcp-vega (with pipx: `pipx install --force "
     "'mcp-vega[team]'`; with uv: `uvx --from 'mcp-vega[team]' mcp-vega`). Then start the server again"
 )
+
+
+@contextmanager
+def needs_team(variable: str) -> Generator[None]:
+    """Load packages of the extra `team` in the block, because a variable is set.
+
+    Raises:
+        InvalidSettings: One of them is missing. The error names the variable.
+    """
+    try:
+        yield
+    except ImportError as error:
+        said = f"{variable} needs the extra `team` of this package, which cannot be loaded: {printable(str(error))}"
+        raise InvalidSettings(said, next_step=INSTALL_TEAM) from error
 
 
 @asynccontextmanager
@@ -93,13 +107,8 @@ def job_store_of(settings: Settings) -> JobStore:
         return JobStore.in_file(settings.ledger_file)
     redact_secrets(settings)
     namespace = SANDBOX_NAMESPACE if settings.sandbox else ""
-    try:
+    with needs_team("MCP_VEGA_LEDGER"):
         return JobStore.in_postgres(settings.ledger.get_secret_value(), namespace=namespace)
-    except ImportError as error:
-        raise InvalidSettings(
-            f"MCP_VEGA_LEDGER needs the extra `team` of this package, which cannot be loaded: {printable(str(error))}",
-            next_step=INSTALL_TEAM,
-        ) from error
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ parts      the segments and chunks of a picture's file, and which of them its pi
 preview    makes a picture smaller, or converts it to another format
 sheet      makes a contact sheet of several pictures, each with its number
 processor  makes previews and sheets off the event loop, as many at the same time as there are cores
+terminal   makes a picture as a terminal shows it
 metadata   writes the recipe into a picture's own file, and reads it
 memory     limits the memory that freed pictures keep occupied
 """

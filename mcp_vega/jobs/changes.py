@@ -1,6 +1,5 @@
 """Changes of jobs: those of this server, and those of the other servers on its ledger."""
 
-import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -9,13 +8,8 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from mcp_vega.job import OPERATOR, Job, State
+from mcp_vega.job import OPERATOR, Job
 from mcp_vega.storage.database.notices import Notices
-from mcp_vega.storage.ledger.spending import BILLION, billionths
-from mcp_vega.telemetry.log_context import working_on
-from mcp_vega.telemetry.recorder import recorder
-
-logger = logging.getLogger(__name__)
 
 # The topic of the notices that report a change to other servers.
 TOPIC = "change"
@@ -129,44 +123,3 @@ class Changes:
         event = self._next.get(job.local_id) or anyio.Event()
         self._next[job.local_id] = event
         return event
-
-
-def log_change(before: Job, job: Job) -> None:
-    """Log what a change means in the life of a job, without its prompt."""
-    with working_on(job):
-        if job.sent and not before.sent:
-            logger.info("The call of job %s is sent", job.local_id)
-        earlier = {image.id for image in before.images}
-        for image in job.images:
-            if image.id not in earlier:  # not the name of its file, which has words of the prompt
-                logger.info("The picture %s of job %s is kept in %s", image.uri, job.local_id, image.location.store)
-        if job.has_outcome and _state(job) != _state(before):
-            logger.info("Job %s ended: %s", job.local_id, ", ".join(_outcome(job)))
-
-
-def _state(job: Job) -> str:
-    return f"{job.state} ({job.error.code})" if job.error else str(job.state)
-
-
-def _outcome(job: Job) -> Generator[str]:
-    yield _state(job)
-    if job.ended:
-        yield f"{(job.ended - job.created).total_seconds():.1f} s"
-    if job.receipt.cost is not None:
-        yield f"${job.receipt.cost:f}"
-    else:
-        yield f"charged: {job.charged}"
-
-
-def report_end(added: Job, job: Job) -> None:
-    """Report for the figures how a job ended, unless it had this outcome already when the work on it began.
-
-    Its cost counts once: a job that had an outcome before, such as unknown, has counted with its cost or estimate.
-    """
-    if not job.has_outcome or (added.has_outcome and added.state is job.state):
-        return
-    outcome = {State.COMPLETED: "done", State.FAILED: "failed"}.get(job.state, "unknown")
-    seconds = ((job.ended or job.created) - job.created).total_seconds()
-    recorder().job_ended(job.model, outcome, max(seconds, 0))
-    counted = billionths(added) if added.has_outcome else 0
-    recorder().spent(job.model, max(billionths(job) - counted, 0) / BILLION)

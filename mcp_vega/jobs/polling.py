@@ -9,7 +9,7 @@ import anyio
 from mcp_vega.errors import SegmindError, VegaError
 from mcp_vega.job import Job, State
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.image_saver import ImageSaver
+from mcp_vega.jobs.images.saver import ImageSaver
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.parsing import Status

@@ -26,7 +26,7 @@ class Progress(NamedTuple):
 
 def progress_of(service: JobService, job: Job) -> Progress:
     """The progress of a job now."""
-    elapsed = service.elapsed_seconds(job)
+    elapsed = max((service.config.clock() - job.created).total_seconds(), 0)
     if (job.state.finished and not job.open) or (job.has_outcome and not job.held):
         return Progress(elapsed, elapsed, _ended(job))
     notes = f" ({'; '.join(job.notes)})" if job.notes else ""

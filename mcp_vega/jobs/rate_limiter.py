@@ -19,7 +19,6 @@ from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
 from mcp_vega.storage.ledger.slots import Sending
-from mcp_vega.telemetry.recorder import Load
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,16 @@ class RateLimiter:
         self._limits = config.limits
         self._starting = Counter[str]()
         self._waiting: list[_Waiting] = []
-        self._sending = 0  # how many calls are at the API now
+        self.sending = 0  # how many calls are at the API now
         self._wake = anyio.Event()
         self._store_fails_since: float | None = None
         self._passed_over_since: float | None = None
         self._closing = anyio.Event()
 
-    def load(self, pictures_on_own_disk: int) -> Load:
-        """What this server does now. The caller knows how many pictures wait for the gallery."""
-        states = Counter(running.job.state for running in self._running.active)
-        jobs = {state.lower(): states[state] for state in State}
-        return Load(jobs, self._sending, self._limits.calls_at_once, len(self._waiting), pictures_on_own_disk)
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return len(self._waiting)
 
     @contextmanager
     def starting(self, owner: str) -> Generator[errors.TooManyCalls | None]:
@@ -105,11 +103,11 @@ class RateLimiter:
         while True:
             try:
                 job = await self._until_sent(running, state, give_up)
-                self._sending += 1
+                self.sending += 1
                 try:
                     return job, await call()
                 finally:
-                    self._sending -= 1
+                    self.sending -= 1
             except errors.RateLimited as error:
                 await self._wait_after_refusal(running, error, pause, give_up)
                 pause = min(pause * 2, LONGEST_PAUSE)

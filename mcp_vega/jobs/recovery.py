@@ -10,7 +10,7 @@ from mcp_vega import errors
 from mcp_vega.job import Job
 from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.image_mover import ImageMover
+from mcp_vega.jobs.images.mover import ImageMover
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.jobs.worker import Worker
 from mcp_vega.segmind.client import SegmindClient

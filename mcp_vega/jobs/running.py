@@ -9,9 +9,9 @@ import anyio
 
 from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
-from mcp_vega.jobs.changes import Change, Changes, log_change, report_end
+from mcp_vega.jobs.changes import Change, Changes
+from mcp_vega.jobs.instrumentation import report_change, report_end
 from mcp_vega.storage.ledger.job_store import JobStore
-from mcp_vega.telemetry.recorder import recorder
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,6 @@ class RunningJobs:
             ClaimedElsewhereError: Another server works on the job.
         """
         running = self._jobs[job.local_id]
-        kept = len(changes.get("images", ())) - len(running.job.images)
         before, running.job = running.job, replace(job, **changes)
         running.before = before
         try:
@@ -139,10 +138,9 @@ class RunningJobs:
             running.saved, running.note = False, _unsaved(error)
         finally:
             running.before = None
-        log_change(before, running.job)
-        if kept > 0:
-            recorder().pictures_kept(running.job.model, kept)
-        self.changes.announce(Change.of(running.job, kept=kept > 0), stored=running.saved)
+        report_change(before, running.job)
+        kept = len(running.job.images) > len(before.images)
+        self.changes.announce(Change.of(running.job, kept=kept), stored=running.saved)
         return running.job
 
     async def _save(self, running: RunningJob, *, release: bool) -> bool:
@@ -163,7 +161,7 @@ class RunningJobs:
         """Report a change of a job without saving it: it need not be saved, or is `stored`. Returns the changed job."""
         running = self._jobs[job.local_id]
         before, running.job = running.job, replace(job, **changes)
-        log_change(before, running.job)
+        report_change(before, running.job)
         self.changes.announce(Change.of(running.job), stored=stored)
         return running.job
 

@@ -5,6 +5,7 @@ Jobs that a server leaves behind when it ends are continued by the next server.
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
@@ -17,11 +18,11 @@ import anyio.lowlevel
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Job, JobImage, Route
+from mcp_vega.job import OPERATOR, Job, JobImage, Route, State
 from mcp_vega.jobs.changes import Listener
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.image_mover import ImageMover
-from mcp_vega.jobs.image_saver import ImageSaver
+from mcp_vega.jobs.images.mover import ImageMover
+from mcp_vega.jobs.images.saver import ImageSaver
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.reconciliation.imported_job import history_row, imported_job, job_without_id
 from mcp_vega.jobs.recovery import Recovery
@@ -92,7 +93,10 @@ class JobService:
     @property
     def load(self) -> Load:
         """What it does now, without a look into the store."""
-        return self._limiter.load(self.image_mover.waiting)
+        states = Counter(job.state for job in self.active)
+        jobs = {state.lower(): states[state] for state in State}
+        calls, most = self._limiter, self.config.limits.calls_at_once
+        return Load(jobs, calls.sending, most, calls.waiting, self.image_mover.waiting)
 
     def close(self) -> None:
         """Accept no more jobs, because the process is about to exit. Calls that wait to be sent are refused."""
@@ -168,10 +172,7 @@ class JobService:
     def end_wait(self, job: Job, *, delivered: bool, cancelled: bool) -> None:
         """Note that a call that began or joined a job has ended.
 
-        Args:
-            job: The job.
-            delivered: Whether the caller received the result.
-            cancelled: Whether the caller left before there was an answer.
+        `delivered`: the caller received the result. `cancelled`: the caller left before there was an answer.
         """
         self.store.end_wait(job, self.config.clock(), delivered=delivered, cancelled=cancelled)
 
@@ -267,10 +268,6 @@ class JobService:
     def expected_seconds(self, job: Job) -> float:
         """How many seconds a job takes on average."""
         return job.parameters.expected_seconds * self.config.pace
-
-    def elapsed_seconds(self, job: Job) -> float:
-        """How many seconds ago a job was begun."""
-        return max((self.config.clock() - job.created).total_seconds(), 0)
 
     def sent_seconds(self, job: Job) -> float:
         """How many seconds ago a job's call was sent; 0 if it has not been sent."""

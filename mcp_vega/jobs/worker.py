@@ -16,7 +16,7 @@ from mcp_vega import errors
 from mcp_vega.errors import VegaError
 from mcp_vega.job import Job, Route, State
 from mcp_vega.jobs.config import JobConfig
-from mcp_vega.jobs.image_saver import ImageSaver
+from mcp_vega.jobs.images.saver import ImageSaver
 from mcp_vega.jobs.polling import Poller
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.reconciliation.reconciler import Reconciler

@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote
 
 import anyio
 import httpx
-from pydantic import SecretStr
 
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
@@ -68,14 +67,14 @@ class SegmindClient:
     def __init__(
         self,
         http: httpx.AsyncClient,
-        key: SecretStr | None,
+        key: ApiKey,
         endpoints: Endpoints,
         policy: RetryPolicy = DEFAULT_POLICY,
         open_http: Callable[[str], None] | None = None,
     ) -> None:
         self._sender = HttpSender(http, policy)
         self._open_http = open_http
-        self._key = ApiKey(key)
+        self._key = key
         self.base_url = endpoints.base_url.rstrip("/")
         self._history_url = endpoints.history_url.rstrip("/")
         self._allowed_urls = AllowedUrls(endpoints.base_url, endpoints.media_hosts)

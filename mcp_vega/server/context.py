@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import anyio
@@ -9,6 +10,7 @@ import anyio
 from mcp_vega.errors import VegaError
 from mcp_vega.imaging.preview import Mode
 from mcp_vega.jobs.service import JobService
+from mcp_vega.server.readiness import Readiness
 from mcp_vega.storage.gallery import Gallery
 
 # How many results may hold their pictures at the same time, to make previews of them. The others wait, and read their
@@ -36,3 +38,8 @@ class AppContext:
     folders: Mapping[Path | str, str] = field(default_factory=dict[Path | str, str])
     previewing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PREVIEWED_AT_ONCE))
     progress_after: float = 0.5
+
+    @cached_property
+    def readiness(self) -> Readiness:
+        """Whether the server is ready for calls. All who ask share the last read of the ledger."""
+        return Readiness(self.service)

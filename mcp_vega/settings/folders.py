@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from mcp_vega.errors import InvalidSettings
 
@@ -16,21 +18,24 @@ def folder_or_url(value: Any) -> Any:
     return Path(value) if is_path else value
 
 
-def absolute_folder(folder: Path) -> Path:
-    """A folder with the home folder instead of `~`.
+def absolute_path(path: Path) -> Path:
+    """The path of a folder or a file, with the home folder instead of `~`.
 
     Raises:
         ValueError: It is not an absolute path, or cannot be shown.
     """
     try:
-        folder = folder.expanduser()
+        path = path.expanduser()
     except RuntimeError as error:
         raise ValueError("it names a home folder that is not known") from error
-    if not _is_utf8(folder):
+    if not _is_utf8(path):
         raise ValueError(f"it is {_NOT_UTF8}")
-    if not folder.is_absolute():
+    if not path.is_absolute():
         raise ValueError("it must be an absolute path or begin with ~: a host may start the server in any folder")
-    return folder
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(absolute_path)]
 
 
 def default_gallery() -> Path:

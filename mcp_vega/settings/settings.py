@@ -1,9 +1,7 @@
 """Each variable of the environment, its default and its meaning."""
 
 import os
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -11,10 +9,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.settings.combinations import require_consistent
-from mcp_vega.settings.folders import absolute_folder, default_gallery, default_home, folder_or_url
+from mcp_vega.settings.folders import AbsolutePath, absolute_path, default_gallery, default_home, folder_or_url
 from mcp_vega.settings.secret_files import secrets_in
-from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, exact_url, usual_url
-from mcp_vega.settings.values import MESSAGES, Address, Key, Names, Scopes, Tokens, is_set, trimmed, without_dollars
+from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, ExactUrl, UsualUrl
+from mcp_vega.settings.values import (
+    MESSAGES,
+    Address,
+    Dollars,
+    Hosts,
+    Key,
+    LogFormat,
+    LogLevel,
+    Names,
+    Scopes,
+    Tokens,
+    is_set,
+    trimmed,
+)
 
 
 class Settings(BaseModel):
@@ -29,16 +40,16 @@ class Settings(BaseModel):
     api_key: Key = Field(
         default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
     )
-    api_key_file: Path | None = Field(
+    api_key_file: AbsolutePath | None = Field(
         default=None,
         alias="SEGMIND_API_KEY_FILE",
         description="A file with the key, instead of `SEGMIND_API_KEY`. Over HTTP, the signal SIGHUP lets the server "
         "read it again.",
     )
-    base_url: str = Field(
+    base_url: UsualUrl = Field(
         default=VENDOR_URL, alias="SEGMIND_BASE_URL", description="The address of the API: https, or http on loopback."
     )
-    history_url: str = Field(
+    history_url: UsualUrl = Field(
         default="",
         alias="SEGMIND_HISTORY_URL",
         description="The address of the API's request history. If the answer to a call is lost, the server looks there "
@@ -80,14 +91,14 @@ class Settings(BaseModel):
         alias="MCP_VEGA_MEDIA_HOSTS",
         description="More hosts from which finished pictures may be downloaded, comma-separated.",
     )
-    spending_limit_usd: Annotated[Decimal | None, BeforeValidator(without_dollars)] = Field(
+    spending_limit_usd: Dollars = Field(
         default=None,
         ge=0,
         le=10**9,
         alias="MCP_VEGA_SPENDING_LIMIT_USD",
         description="How many US dollars all servers together may spend in a UTC day. Default: no limit.",
     )
-    spending_limit_usd_each: Annotated[Decimal | None, BeforeValidator(without_dollars)] = Field(
+    spending_limit_usd_each: Dollars = Field(
         default=None,
         ge=0,
         le=10**9,
@@ -114,19 +125,19 @@ class Settings(BaseModel):
         description="For `sse` and `http`: access tokens, comma-separated, each `token` or `name:token`. Each caller "
         "sees only their own jobs and pictures. A caller with a name keeps them when the token changes.",
     )
-    auth_tokens_file: Path | None = Field(
+    auth_tokens_file: AbsolutePath | None = Field(
         default=None,
         alias="MCP_VEGA_AUTH_TOKENS_FILE",
         description="A file with the access tokens, instead of `MCP_VEGA_AUTH_TOKENS`: one on each line. The signal "
         "SIGHUP lets the server read it again.",
     )
-    oauth_issuer: str = Field(
+    oauth_issuer: ExactUrl = Field(
         default="",
         alias="MCP_VEGA_OAUTH_ISSUER",
         description="For `http`: the URL of an OAuth 2.1 authorization server, instead of access tokens. People sign "
         "in there, and each sees only their own jobs and pictures.",
     )
-    oauth_resource: str = Field(
+    oauth_resource: ExactUrl = Field(
         default="",
         alias="MCP_VEGA_OAUTH_RESOURCE",
         description="With `MCP_VEGA_OAUTH_ISSUER`: the URL at which clients reach this server, such as "
@@ -141,7 +152,7 @@ class Settings(BaseModel):
     token: SecretStr | None = Field(
         default=None, alias="MCP_VEGA_TOKEN", description="The access token that `install --url` writes into an entry."
     )
-    allowed_hosts: Names = Field(
+    allowed_hosts: Hosts = Field(
         default=(),
         alias="MCP_VEGA_ALLOWED_HOSTS",
         description="For `sse` and `http`: hosts accepted in the `Host` and `Origin` headers besides loopback, "
@@ -165,38 +176,23 @@ class Settings(BaseModel):
         alias="MCP_VEGA_SANDBOX",
         description="`1` is the same as `--sandbox`: no key, no network, no cost.",
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)] = Field(
+    log_level: LogLevel = Field(
         default="WARNING",
         alias="MCP_VEGA_LOG_LEVEL",
         description="How much is logged to stderr: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. With `INFO` you "
         "can follow each job. `DEBUG` may show prompts.",
     )
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(str.lower)] = Field(
+    log_format: LogFormat = Field(
         default="text",
         alias="MCP_VEGA_LOG_FORMAT",
         description="The form of the log: `text`, or `json` with one JSON object on each line.",
     )
 
-    @field_validator("base_url", "history_url")
-    @classmethod
-    def _valid_url(cls, url: str) -> str:
-        return usual_url(url) if url else url
-
-    @field_validator("api_key_file", "auth_tokens_file")
-    @classmethod
-    def _valid_file(cls, file: Path | None) -> Path | None:
-        return file and absolute_folder(file)
-
-    @field_validator("oauth_issuer", "oauth_resource")
-    @classmethod
-    def _valid_oauth_url(cls, url: str) -> str:
-        return exact_url(url) if url else url
-
     @field_validator("gallery", "home")
     @classmethod
     def _valid_place(cls, place: Path | str | None) -> Path | str | None:
         if place is None or isinstance(place, Path):
-            return place and absolute_folder(place)
+            return place and absolute_path(place)
         from mcp_vega.settings import bucket_url
 
         return bucket_url.usual_url(place)
@@ -209,14 +205,6 @@ class Settings(BaseModel):
         from mcp_vega.settings import ledger_url
 
         return SecretStr(ledger_url.usual_url(url.get_secret_value()))
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _valid_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:(\d{1,5}|\*))?", host):
-                raise ValueError(f"it must name hosts such as pictures.example or pictures.example:8000, not {host!r}")
-        return hosts
 
     @property
     def request_history_url(self) -> str:

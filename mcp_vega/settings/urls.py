@@ -1,9 +1,10 @@
 """The addresses of the API, and of a server that signs people in."""
 
 import ipaddress
+from typing import Annotated
 
 import httpx
-from pydantic import AnyHttpUrl, ConfigDict, TypeAdapter
+from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, TypeAdapter
 
 VENDOR_URL = "https://api.segmind.com"
 # The URL of an issuer is a part of its callers' names, which the ledger has in its indexes.
@@ -32,6 +33,9 @@ def usual_url(url: str) -> str:
     return str(httpx.URL(str(parsed))).rstrip("/")
 
 
+UsualUrl = Annotated[str, AfterValidator(usual_url)]
+
+
 def exact_url(url: str) -> str:
     """The URL of an issuer or a resource of OAuth, unchanged: such URLs are compared character by character.
 
@@ -48,6 +52,14 @@ def exact_url(url: str) -> str:
     if (spelled := str(adapter.validate_python(url))) != url:
         raise ValueError(f"write it as clients will see it: {spelled}")
     return url
+
+
+ExactUrl = Annotated[str, AfterValidator(exact_url)]
+
+
+def host_in_url(host: str) -> str:
+    """A host name or address as a URL has it: with brackets around an address of IPv6."""
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

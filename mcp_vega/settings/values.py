@@ -2,9 +2,10 @@
 
 import re
 import string
-from typing import Annotated, Any, NamedTuple
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 # Characters that pasting may leave around a value. Browsers and word processors add invisible ones.
 _SPACE = "\ufeff\u200b\u00a0" + string.whitespace
@@ -48,9 +49,14 @@ def trimmed_token(entry: str) -> str:
     return ":".join(map(trimmed, entry.split(":", 1)))
 
 
-def without_dollars(amount: str) -> str:
+def _without_dollars(amount: str) -> str:
     """An amount without the dollar sign or `USD` next to it."""
     return re.sub(r"^(US\$|\$|USD)\s*|\s*(US\$|\$|USD)$", "", amount, flags=re.IGNORECASE)
+
+
+Dollars = Annotated[Decimal | None, BeforeValidator(_without_dollars)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(str.lower)]
 
 
 def _comma_separated(value: Any) -> Any:
@@ -79,6 +85,21 @@ def _tokens(value: Any) -> Any:
 Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens)]
 Scopes = Annotated[tuple[str, ...], BeforeValidator(_scopes)]
 
+# ---- hosts ----
+
+# A name, or an address; an address of IPv6 is in brackets.
+_HOST = r"([\w.-]+|\[[0-9a-fA-F:.]+\])"
+
+
+def _valid_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if not re.fullmatch(rf"{_HOST}(:(\d{{1,5}}|\*))?", host):
+            raise ValueError(f"it must name hosts such as pictures.example or pictures.example:8000, not {host!r}")
+    return hosts
+
+
+Hosts = Annotated[Names, AfterValidator(_valid_hosts)]
+
 
 class HostPort(NamedTuple):
     """An address at which a server listens."""
@@ -89,7 +110,7 @@ class HostPort(NamedTuple):
 
 def _host_and_port(value: Any) -> Any:
     """The address in a text such as `9464`, which is on loopback, `10.0.0.11:9464` or `[::1]:9464`."""
-    found = re.fullmatch(r"(?:([\w.-]+|\[[0-9a-fA-F:.]+\]):)?(\d{1,5})", value) if isinstance(value, str) else None
+    found = re.fullmatch(rf"(?:{_HOST}:)?(\d{{1,5}})", value) if isinstance(value, str) else None
     if not found or int(found[2]) > 65535:
         raise ValueError("it must be a port such as 9464, or an address such as 10.0.0.11:9464")
     return HostPort((found[1] or "127.0.0.1").strip("[]"), int(found[2]))

@@ -1,7 +1,7 @@
 """The job that the server works on and the request that it answers, for the lines that are logged meanwhile."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -36,25 +36,22 @@ JOB: ContextVar[Subject[JobIds] | None] = ContextVar("JOB", default=None)
 REQUEST: ContextVar[Subject[int | str] | None] = ContextVar("REQUEST", default=None)
 
 
-@contextmanager
-def working_on(job: JobIds) -> Generator[None]:
+def working_on(job: JobIds) -> AbstractContextManager[None]:
     """Log with this job's ids what is logged in the block, and in the tasks that it starts, until it ends."""
-    subject = Subject(job)
-    token = JOB.set(subject)
-    try:
-        yield
-    finally:
-        subject.value = None
-        JOB.reset(token)
+    return _concerned_with(job, JOB)
+
+
+def answering(rpc_id: int | str | None) -> AbstractContextManager[None]:
+    """Log with this JSON-RPC id what is logged in the block, and in the tasks that it starts, until it ends."""
+    return _concerned_with(rpc_id, REQUEST)
 
 
 @contextmanager
-def answering(rpc_id: int | str | None) -> Generator[None]:
-    """Log with this JSON-RPC id what is logged in the block, and in the tasks that it starts, until it ends."""
-    subject = Subject(rpc_id)
-    token = REQUEST.set(subject)
+def _concerned_with(value: T | None, variable: ContextVar[Subject[T] | None]) -> Generator[None]:
+    subject = Subject(value)
+    token = variable.set(subject)
     try:
         yield
     finally:
         subject.value = None
-        REQUEST.reset(token)
+        variable.reset(token)

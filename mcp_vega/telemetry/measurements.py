@@ -9,7 +9,7 @@ from time import perf_counter
 
 from opentelemetry.context import Context
 
-from mcp_vega.telemetry.recorder import Outcome, recorder
+from mcp_vega.telemetry.recorder import Outcome, TransactionKind, recorder
 from mcp_vega.telemetry.spans import Attributes, client_span, mark_failed
 
 
@@ -111,12 +111,12 @@ def api_request(
 
 
 def transaction(
-    kind: str, system: str, operation: str, context: Context | None = None
+    kind: TransactionKind, system: str, operation: str, context: Context | None = None
 ) -> AbstractContextManager[Measurement]:
     """A transaction of the ledger.
 
     Args:
-        kind: read, write or deferred.
+        kind: Whether it reads or writes.
         system: The database, as OpenTelemetry names it.
         operation: The function that does the work.
         context: The context of the caller, if the work is done in another thread.

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from mcp_vega.telemetry.recorder import Load, Outcome, Recorder
+from mcp_vega.telemetry.recorder import JobOutcome, Load, Outcome, Recorder, TransactionKind
 
 # The upper ends of the histograms' buckets, in seconds: for work on this machine, for a request to another machine, and
 # for a picture.
@@ -32,6 +32,19 @@ class Labels(NamedTuple):
     models: Iterable[str]
 
 
+class _Registry(CollectorRegistry):
+    """The figures of this package. All names begin alike."""
+
+    def counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"mcp_vega_{name}", says, labels, registry=self)
+
+    def gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(f"mcp_vega_{name}", says, labels, registry=self)
+
+    def histogram(self, name: str, says: str, *labels: str, buckets: Iterable[float]) -> Histogram:
+        return Histogram(f"mcp_vega_{name}", says, labels, buckets=tuple(buckets), registry=self)
+
+
 class PrometheusRecorder(Recorder):
     """Takes the figures, in a registry of its own.
 
@@ -43,14 +56,8 @@ class PrometheusRecorder(Recorder):
 
     def __init__(self, version: str, labels: Labels, load: Callable[[], Load]) -> None:
         disable_created_metrics()  # they would double the number of figures
-        self.registry = registry = CollectorRegistry()
-
-        def counter(name: str, says: str, *names: str) -> Counter:
-            return Counter(f"mcp_vega_{name}", says, names, registry=registry)
-
-        def histogram(name: str, says: str, *names: str, buckets: Iterable[float]) -> Histogram:
-            return Histogram(f"mcp_vega_{name}", says, names, buckets=tuple(buckets), registry=registry)
-
+        self.registry = registry = _Registry()
+        counter, histogram = registry.counter, registry.histogram
         self._tool_calls = counter(
             "tool_calls",
             "Calls of tools. A call of a tool that does not exist counts as the tool `unknown`.",
@@ -100,9 +107,8 @@ class PrometheusRecorder(Recorder):
         self._bucket_request_seconds = histogram(
             "bucket_request_seconds", "Seconds until a request to the bucket was done.", "operation", buckets=MEDIUM
         )
-        self._ready = Gauge("mcp_vega_ready", "1 if the server accepts calls, else 0.", registry=registry)
-        info = Gauge("mcp_vega_info", "Always 1; the label is the version.", ["version"], registry=registry)
-        info.labels(version).set(1)
+        self._ready = registry.gauge("ready", "1 if the server accepts calls, else 0.")
+        registry.gauge("info", "Always 1; the label is the version.", "version").labels(version).set(1)
         self._begin_at_zero(labels)
         registry.register(_LoadCollector(load))
         ProcessCollector(registry=registry)
@@ -114,11 +120,11 @@ class PrometheusRecorder(Recorder):
                 self._tool_calls.labels(tool, outcome)
             self._tool_call_seconds.labels(tool)
         for model in labels.models:
-            for ended in ("done", "failed", "unknown"):
+            for ended in JobOutcome:
                 self._jobs_ended.labels(model, ended)
             for each in (self._job_seconds, self._spent, self._pictures):
                 each.labels(model)
-        for kind in ("read", "write", "deferred"):
+        for kind in TransactionKind:
             for outcome in Outcome:
                 self._transactions.labels(kind, outcome)
             self._transaction_seconds.labels(kind)
@@ -136,7 +142,7 @@ class PrometheusRecorder(Recorder):
         self._tool_calls.labels(tool, outcome).inc()
         self._tool_call_seconds.labels(tool).observe(seconds)
 
-    def job_ended(self, model: str, outcome: str, seconds: float) -> None:
+    def job_ended(self, model: str, outcome: JobOutcome, seconds: float) -> None:
         self._jobs_ended.labels(model, outcome).inc()
         self._job_seconds.labels(model).observe(seconds)
 
@@ -159,7 +165,7 @@ class PrometheusRecorder(Recorder):
     def preview_reused(self) -> None:
         self._previews.labels("cache").inc()
 
-    def ledger_used(self, kind: str, outcome: Outcome, seconds: float) -> None:
+    def ledger_used(self, kind: TransactionKind, outcome: Outcome, seconds: float) -> None:
         self._transactions.labels(kind, outcome).inc()
         self._transaction_seconds.labels(kind).observe(seconds)
 
@@ -167,7 +173,7 @@ class PrometheusRecorder(Recorder):
         self._bucket_requests.labels(operation, outcome).inc()
         self._bucket_request_seconds.labels(operation).observe(seconds)
 
-    def ready(self, ready: bool) -> None:  # noqa: FBT001  the only argument
+    def set_ready(self, *, ready: bool) -> None:
         """Report whether the server accepts calls."""
         self._ready.set(ready)
 

@@ -13,6 +13,22 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class JobOutcome(StrEnum):
+    """How the work on a job ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class TransactionKind(StrEnum):
+    """The kinds of transactions. `DEFERRED`: they are written while nobody waits."""
+
+    READ = "read"
+    WRITE = "write"
+    DEFERRED = "deferred"
+
+
 @dataclass(frozen=True)
 class Load:
     """What a server does at this moment.
@@ -42,8 +58,8 @@ class Recorder:
     def tool_called(self, tool: str, outcome: Outcome, seconds: float) -> None:
         """A call of a tool was answered."""
 
-    def job_ended(self, model: str, outcome: str, seconds: float) -> None:
-        """The work on a job has ended, so many seconds after its call; `outcome` is done, failed or unknown."""
+    def job_ended(self, model: str, outcome: JobOutcome, seconds: float) -> None:
+        """The work on a job has ended, so many seconds after its call."""
 
     def spent(self, model: str, usd: float) -> None:
         """A job that ended cost this much, or probably did."""
@@ -60,8 +76,8 @@ class Recorder:
     def preview_reused(self) -> None:
         """A preview that was made before was used."""
 
-    def ledger_used(self, kind: str, outcome: Outcome, seconds: float) -> None:
-        """A transaction of the ledger has ended; `kind` is read, write or deferred."""
+    def ledger_used(self, kind: TransactionKind, outcome: Outcome, seconds: float) -> None:
+        """A transaction of the ledger has ended."""
 
     def bucket_requested(self, operation: str, outcome: Outcome, seconds: float) -> None:
         """A request to the bucket has ended."""

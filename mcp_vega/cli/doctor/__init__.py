@@ -7,6 +7,7 @@ check         one line of the page
 settings      the environment variables
 api           the API, the key, the balance
 folders       the gallery and the ledger
+team          the ledger in PostgreSQL, the gallery in a bucket, the issuer of OAuth
 installation  Python, the packages, the command
 hosts         the entries in the hosts' files
 handshake     a server, started as a host starts it

@@ -17,7 +17,7 @@ from mcp_vega.errors import InvalidSettings
 from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.connections.listener import allow_files, bind_socket
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings, host_in_url, is_loopback
 from mcp_vega.telemetry.logs import log_to_stderr
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def run_http(options: Namespace, environment: Mapping[str, str]) -> int:
 
         async def serve() -> int:
             allow_files()
-            async with open_application(settings) as app, serving_metrics(metrics, app.service, settings.allowed_hosts):
+            async with open_application(settings) as app, serving_metrics(metrics, app, settings.allowed_hosts):
                 app.service.resume_orphans()  # without waiting for a first request, which may go to another server
                 callers = tokens or oauth_callers(settings, app)
                 asgi = build_application(app, options.transport, hosts, callers)
@@ -53,7 +53,7 @@ def run_http(options: Namespace, environment: Mapping[str, str]) -> int:
             return 0
 
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
-        shown = f"[{host}]" if ":" in host else host
+        shown = host_in_url(host)
         sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
         sys.stderr.flush()
         log_to_stderr(settings.log_level, settings.log_format)

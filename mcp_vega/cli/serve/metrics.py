@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from importlib import import_module
 
 import anyio
 from starlette.applications import Starlette
@@ -11,18 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_vega import __version__
-from mcp_vega.cli.application import INSTALL_TEAM
-from mcp_vega.errors import InvalidSettings, PortTaken
-from mcp_vega.jobs.service import JobService
+from mcp_vega.cli.application import needs_team
+from mcp_vega.errors import PortTaken
 from mcp_vega.parameters import MODELS
-from mcp_vega.redaction import printable, quoted
+from mcp_vega.redaction import quoted
 from mcp_vega.sandbox.serving import EmbeddedServer
+from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.auth import AllowedHosts
 from mcp_vega.server.http.access.rejections import HostNotAllowed, answer_to
 from mcp_vega.server.http.connections.listener import bind_socket, server_config
-from mcp_vega.server.http.health import Readiness
 from mcp_vega.server.tools import DEFINITIONS
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings, host_in_url, is_loopback
 from mcp_vega.telemetry.recorder import set_recorder
 
 PATH = "/metrics"
@@ -37,14 +37,8 @@ def bind_metrics(settings: Settings) -> AbstractContextManager[socket.socket | N
     """
     if settings.metrics_address is None:
         return nullcontext()
-    try:
-        import prometheus_client  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise InvalidSettings(
-            "MCP_VEGA_METRICS_PORT needs the extra `team` of this package, which cannot be loaded: "
-            f"{printable(str(error))}",
-            next_step=INSTALL_TEAM,
-        ) from error
+    with needs_team("MCP_VEGA_METRICS_PORT"):
+        import_module("prometheus_client")
     try:
         return bind_socket(*settings.metrics_address)
     except PortTaken as error:
@@ -55,12 +49,12 @@ def bind_metrics(settings: Settings) -> AbstractContextManager[socket.socket | N
 def metrics_url(listener: socket.socket) -> str:
     """The address at which the figures are read."""
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    return f"http://{host_in_url(host)}:{port}{PATH}"
 
 
 @asynccontextmanager
 async def serving_metrics(
-    listener: socket.socket | None, service: JobService, hosts: Sequence[str] = ()
+    listener: socket.socket | None, app: AppContext, hosts: Sequence[str] = ()
 ) -> AsyncGenerator[None]:
     """Collect the figures and serve them while the block runs, if there is a socket for them.
 
@@ -74,16 +68,14 @@ async def serving_metrics(
     from mcp_vega.telemetry.prometheus import Labels, PrometheusRecorder
 
     labels = Labels([each.name for each in DEFINITIONS], MODELS)
-    recorder = PrometheusRecorder(__version__, labels, lambda: service.load)
-
-    readiness, allowed = Readiness(service), AllowedHosts(hosts)
-    is_here = is_loopback(listener.getsockname()[0])
+    recorder = PrometheusRecorder(__version__, labels, lambda: app.service.load)
+    allowed, is_here = AllowedHosts(hosts), is_loopback(listener.getsockname()[0])
 
     async def answer(request: Request) -> Response:
         host = request.headers.get("host", "")
         if is_here and host not in allowed:
             return answer_to(HostNotAllowed(f"The Host header {quoted(host, 100)} is not allowed"))
-        recorder.ready(not await readiness.problem())
+        recorder.set_ready(ready=not await app.readiness.problem())
         text, media_type = recorder.text(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": media_type})
 

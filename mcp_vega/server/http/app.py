@@ -84,7 +84,7 @@ def _with_page(
     signatures = Signatures(callers, app.service.store.secrets, app.service.config.clock)
     sign_in = SignIn(signatures, limits)
     asgi.router.routes += [
-        *health_routes(app.service),
+        *health_routes(app),
         Route(SIGN_IN_PATH, sign_in.sign_in, methods=["POST"]),
         Route(SIGN_OUT_PATH, sign_in.sign_out, methods=["POST"]),
         *callers.routes,

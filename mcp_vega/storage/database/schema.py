@@ -11,6 +11,10 @@ class OtherSchemaError(ValueError):
     """The tables are those of another version, and this version cannot use or change them."""
 
 
+class MigrationError(ValueError):
+    """The tables could not be changed for this version, so that they are as before. The text is the database's."""
+
+
 @dataclass(frozen=True)
 class Migration:
     """Changes the tables of one version to those of the next one.

@@ -8,6 +8,7 @@ from mcp_vega.errors import LedgerError, VegaError
 from mcp_vega.storage.database.connection import Connection, Work
 from mcp_vega.storage.database.database import Database
 from mcp_vega.telemetry import measurements
+from mcp_vega.telemetry.recorder import TransactionKind
 from mcp_vega.telemetry.spans import current_context
 
 T = TypeVar("T")
@@ -32,12 +33,12 @@ class TracedDatabase:
 
     async def read(self, work: Work[T], *, slow: bool = False) -> T:
         """Read from a snapshot of the database; see `Database`."""
-        with self._transaction("read", work):
+        with self._transaction(TransactionKind.READ, work):
             return await self._database.read(work, slow=slow)
 
     async def write(self, work: Work[T], **options: Any) -> T:
         """Change something; see `Database`."""
-        with self._transaction("write", work):
+        with self._transaction(TransactionKind.WRITE, work):
             return await self._database.write(work, **options)
 
     def defer(self, work: Work[Any], *, immediately: bool = False) -> None:
@@ -45,13 +46,13 @@ class TracedDatabase:
         context = current_context()
 
         def measured(connection: Connection) -> None:
-            with measurements.transaction("deferred", self._system, operation_of(work), context):
+            with measurements.transaction(TransactionKind.DEFERRED, self._system, operation_of(work), context):
                 work(connection)
 
         self._database.defer(measured, immediately=immediately)
 
     @contextmanager
-    def _transaction(self, kind: str, work: Work[Any]) -> Generator[None]:
+    def _transaction(self, kind: TransactionKind, work: Work[Any]) -> Generator[None]:
         with measurements.transaction(kind, self._system, operation_of(work)) as measured:
             try:
                 yield

@@ -5,7 +5,8 @@ trial         draws the pictures with the job service, and looks for the calls i
 observation   everything that was seen meanwhile
 finding       an assumption, and the result of comparing it
 assumptions   all assumptions, in the order of the page
-v1, v2        the assumptions about the answers to calls
+v1            the assumptions about the answers to calls of v1
+v2            the assumptions about the answers to calls of v2
 every_call    the assumptions about both: pictures, money, refusals
 history_rows  the assumptions about a call's row in the request history
 history_pages the assumptions about how the history lists calls

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from mcp_vega.job import OPERATOR
@@ -67,6 +68,11 @@ class Callers(Protocol):
     def explained(self, error: "RequestRejected") -> "RequestRejected":
         """Return an error with the next step and the headers for these callers."""
         return error
+
+
+def hash_of(text: str) -> str:
+    """Return the hash of a text, such as a token: 32 hex digits. It does not reveal a long random text."""
+    return sha256(f"mcp-vega {text}".encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def name_of(owner: str) -> str | None:

@@ -3,13 +3,12 @@
 import hmac
 import re
 from collections.abc import Sequence
-from hashlib import sha256
 
 from pydantic import SecretStr
 
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.job import OPERATOR
-from mcp_vega.server.http.access.callers import HASH, NAME, Caller, Callers
+from mcp_vega.server.http.access.callers import HASH, NAME, Caller, Callers, hash_of
 from mcp_vega.server.http.access.rejections import InvalidToken
 
 # The characters that a header can carry.
@@ -36,7 +35,7 @@ def callers_of(
             raise _unusable(source, number, f"the part before the first colon is not a valid name: {rule}")
         if not TOKEN.fullmatch(token):
             raise _unusable(source, number, "its token is empty or cannot be sent: use letters, digits and punctuation")
-        owner = _hash(token) if name is None else name
+        owner = hash_of(token) if name is None else name
         if owners.setdefault(token, owner) != owner:
             raise _unusable(source, number, "its token already belongs to another caller")
     return [caller_with(token, owner) for token, owner in owners.items()]
@@ -46,14 +45,9 @@ def _unusable(source: str, number: int, why: str) -> InvalidSettings:
     return InvalidSettings(f"{source} cannot be used: in entry {number}, {why}")
 
 
-def _hash(token: str) -> str:
-    """Return the hash of a token: 32 hex digits. It does not reveal a long random token."""
-    return sha256(f"mcp-vega {token}".encode(errors="surrogatepass")).hexdigest()[:32]
-
-
 def caller_with(token: str, owner: str) -> Caller:
     """Return the caller with an access token."""
-    return Caller(owner, _hash(token))
+    return Caller(owner, hash_of(token))
 
 
 # The caller of every request if the server asks for no tokens. No request can have an empty token.
@@ -78,7 +72,7 @@ class TokenCallers(Callers):
 
     async def with_token(self, token: str) -> Caller:
         """Return the caller with an access token. Raises `InvalidToken` if there is none."""
-        given = _hash(token.strip(" \t"))
+        given = hash_of(token.strip(" \t"))
         # All are compared, each to its end, so that the time reveals nothing.
         found = [each for each in self._callers if hmac.compare_digest(each.identity, given)]
         if not found:

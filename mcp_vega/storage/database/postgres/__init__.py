@@ -12,6 +12,7 @@ deferred      does work in the background
 database      the `Database`: threads for reads and writes
 session       the `Liveness` and the `Notices`
 pinned        the one connection that holds this server's lock, and sends and receives notices
+inspection    what an administrator wants to know about the server
 errors        says what is wrong, and what to do about it
 """
 

@@ -10,9 +10,9 @@ from time import sleep
 import psycopg
 
 from mcp_vega.storage.database.postgres.connection import PostgresConnection
-from mcp_vega.storage.database.postgres.errors import ForeignTableError, MigrationError
+from mcp_vega.storage.database.postgres.errors import ForeignTableError
 from mcp_vega.storage.database.postgres.statements import with_collation
-from mcp_vega.storage.database.schema import Migration, Schema
+from mcp_vega.storage.database.schema import Migration, MigrationError, Schema
 
 logger = logging.getLogger(__name__)
 

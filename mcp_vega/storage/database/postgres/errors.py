@@ -9,17 +9,13 @@ from psycopg import errors as sql
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage.database.postgres.address import CONNECTIONS_OF_A_SERVER, Address, InvalidUrlError
 from mcp_vega.storage.database.postgres.connection import CommitUnknownError, UnfitServerError
-from mcp_vega.storage.database.schema import OtherSchemaError
+from mcp_vega.storage.database.schema import MigrationError, OtherSchemaError
 
 VARIABLE = "MCP_VEGA_LEDGER"
 
 
 class ForeignTableError(ValueError):
     """A table of another program has a name that the ledger needs. The text is PostgreSQL's."""
-
-
-class MigrationError(ValueError):
-    """The tables could not be changed for this version, so that they are as before. The text is PostgreSQL's."""
 
 
 class _Problem(NamedTuple):

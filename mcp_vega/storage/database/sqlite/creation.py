@@ -7,7 +7,7 @@ versions that may use the tables.
 import logging
 import sqlite3
 
-from mcp_vega.storage.database.schema import OtherSchemaError, Schema
+from mcp_vega.storage.database.schema import MigrationError, OtherSchemaError, Schema
 from mcp_vega.storage.database.sqlite import dialect
 
 logger = logging.getLogger(__name__)
@@ -16,10 +16,6 @@ CREATION_SECONDS = 30.0
 
 # Marks an SQLite file as a ledger ("vega" in ASCII).
 APPLICATION_ID = 0x76656761
-
-
-class MigrationError(ValueError):
-    """The tables could not be changed for this version, so that they are as before. The text is SQLite's."""
 
 
 def make_tables(connection: sqlite3.Connection, schema: Schema) -> None:

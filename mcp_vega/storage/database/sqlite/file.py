@@ -16,9 +16,9 @@ from typing import Any
 from mcp_vega.errors import LedgerError
 from mcp_vega.storage import folders
 from mcp_vega.storage.database.connection import Row
-from mcp_vega.storage.database.schema import OtherSchemaError, Schema
+from mcp_vega.storage.database.schema import MigrationError, OtherSchemaError, Schema
 from mcp_vega.storage.database.sqlite import dialect
-from mcp_vega.storage.database.sqlite.creation import MigrationError, make_tables, require_usable, version_of
+from mcp_vega.storage.database.sqlite.creation import make_tables, require_usable, version_of
 from mcp_vega.storage.database.sqlite.network_volume import MOUNTS, network_volume
 
 # How much of the file a connection keeps in memory, in KiB. Twice SQLite's default: the index with which 100,000

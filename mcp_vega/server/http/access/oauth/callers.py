@@ -1,7 +1,6 @@
 """The callers whom an issuer has signed in."""
 
 from collections.abc import Sequence
-from hashlib import sha256
 
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
@@ -9,7 +8,7 @@ from mcp.server.auth.settings import AuthSettings
 from starlette.routing import Route
 
 from mcp_vega.errors import LedgerError, UnknownImage
-from mcp_vega.server.http.access.callers import Caller, Callers, owner_with
+from mcp_vega.server.http.access.callers import Caller, Callers, hash_of, owner_with
 from mcp_vega.server.http.access.oauth.keys import IssuerKeys
 from mcp_vega.server.http.access.oauth.verifier import OAuthTokenVerifier
 from mcp_vega.server.http.access.rejections import (
@@ -120,6 +119,6 @@ class OAuthCallers(Callers):
 
 def _caller(owner: str, access: AccessToken | None = None) -> Caller:
     """Return a caller. Their identity does not depend on the token, so their links outlast it."""
-    identity = sha256(f"mcp-vega {owner}".encode()).hexdigest()[:32]
+    identity = hash_of(owner)
     # The token itself is needed no more.
     return Caller(owner, identity, access and access.model_copy(update={"token": identity}))
