@@ -91,16 +91,18 @@ class Worker:
     async def _run(self, running: RunningJob, work: Work) -> None:
         """Work on a job. Whatever happens is recorded in its state, and never stops another job."""
         with working_on(running):
+            next_try = None  # if the server ends meanwhile, another one continues the job immediately
             try:
                 try:
                     await self._attempt(running, work)
                     if running.job.sent and not running.job.done and work != self._settle:
                         await self._attempt(running, self._settle)
+                    next_try = self._next_try(running.job)
                 except ClaimedElsewhereError:
                     self._running.drop(running)
                 finally:
                     if running.active:
-                        await self._running.remove(running, self._next_try(running.job))
+                        await self._running.remove(running, next_try)
             except Exception:
                 logger.exception("The work on job %s failed", running.job.local_id)
 
