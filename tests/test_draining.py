@@ -1,9 +1,12 @@
 """How a server over HTTP ends: it refuses what is new, lets jobs end, answers calls that wait, and leaves the rest."""
 
 import json
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing
 from http.client import HTTPConnection
@@ -14,14 +17,17 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 import pytest
-from conftest import HANG_SECONDS, KEY, TLS, Sandbox, app_over, images_of, job_of, text_of, until
+from conftest import HANG_SECONDS, KEY, TLS, Sandbox, app_over, images_of, job_of, text_of, until, wait_until
 from mcp.client import Client
 from mcp.client.sse import sse_client
+from mcp_types import CallToolResult
+from pydantic import SecretStr
 from test_cancellation import MODERN, RT, Answer, HttpClient
 from test_http_access import served
-from test_transports import address, complaints, exit_code, signals, started
+from test_transports import address, complaints, exit_code, signals, started, started_by
 
 from mcp_vega import __version__
+from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.spending import Limits
 
@@ -156,6 +162,23 @@ async def test_a_call_that_waits_is_answered_when_the_time_to_drain_is_over(
     assert not [line for line in lines if "Traceback" in line or "uvicorn" in line]
 
 
+@signals
+def test_a_server_whose_ledger_hangs_at_the_end_ends_nevertheless(tmp_path: Path) -> None:
+    program = (
+        "import time; from mcp_vega.cli import main; from mcp_vega.cli.serve import draining; "
+        "from mcp_vega.storage.database.sqlite.database import SqliteDatabase; draining.CLOSING_SECONDS = 0.1; "
+        "SqliteDatabase.close = lambda self: time.sleep(3600); raise SystemExit(main.main())"
+    )
+    command = [sys.executable, "-c", program]
+    with started_by(command, tmp_path, "--transport", "http", "--port", "0", SEGMIND_API_KEY=KEY) as process:
+        ready = address(tmp_path).replace("/mcp", "/readyz")
+        wait_until(lambda: httpx.get(ready, trust_env=False).status_code == 200)
+        process.terminate()
+        assert exit_code(process) == 1
+    assert "which does not answer" in complaints(tmp_path)
+    assert "Traceback" not in complaints(tmp_path)
+
+
 async def test_a_call_that_was_never_sent_is_refused_and_not_answered_with_its_state(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -180,6 +203,47 @@ async def test_a_call_that_was_never_sent_is_refused_and_not_answered_with_its_s
         sandbox.let_go()
     assert "State: PROCESSING" in texts["sent"]
     assert "(server_closing)" in texts["never sent"]
+
+
+@pytest.mark.parametrize("broken", ["gallery", "ledger"])
+async def test_what_only_this_server_has_is_saved_before_it_ends_if_there_is_time(
+    sandbox: Sandbox, tmp_path: Path, broken: str
+) -> None:
+    gallery, home = tmp_path / "gallery", tmp_path / "home"
+    sandbox.hold()
+    async with (
+        app_over(sandbox.url, gallery, home=home, busy_seconds=0.1) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+        results = list[CallToolResult]()
+
+        async def draw() -> None:
+            results.append(await agent.call_tool(RT, ASKED))
+
+        async def finish() -> None:
+            await app.service.finish(HANG_SECONDS, save=True)
+            results.clear()
+
+        tasks.start_soon(draw)
+        await until(lambda: sandbox.account.calls)
+        with closing(sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)) as other:
+            if broken == "ledger":
+                other.execute("BEGIN IMMEDIATE")
+            else:
+                shutil.rmtree(gallery)
+                gallery.touch()
+            sandbox.let_go()
+            await until(lambda: results)
+            assert len(images_of(results[0])) == 1
+            app.service.client.use_key(ApiKey(SecretStr("SG_another")))  # its jobs are not this account's any more
+            tasks.start_soon(finish)
+            await anyio.wait_all_tasks_blocked()
+            assert results
+            gallery.unlink() if gallery.is_file() else other.execute("ROLLBACK")
+            await until(lambda: not results)
+            assert other.execute("SELECT state, open FROM jobs").fetchall() == [("COMPLETED", 0)]
+    assert len(list(gallery.glob("*/*.jpg"))) == 1
 
 
 async def test_the_health_checks_say_who_is_up_and_who_is_ready(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -13,14 +14,15 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import anyio
+import httpx
 import pytest
-from conftest import KEY, Sandbox, job_of, text_of
+from conftest import KEY, Sandbox, images_of, job_of, text_of, until
 from mcp import MCPError
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from opentelemetry import trace
-from test_transports import COMMAND, STDERR, address, complaints, environment, started
+from test_transports import COMMAND, STDERR, address, complaints, environment, started, started_by
 
 from mcp_vega.telemetry.log_context import answering, working_on
 from mcp_vega.telemetry.logs import FIELDS, log_to_stderr
@@ -248,3 +250,25 @@ def test_with_debug_an_error_is_complete(capsys: pytest.CaptureFixture[str], ope
     log = open_log("DEBUG", "text")
     log.error("it broke", exc_info=raised(KeyError("a fox")))
     assert capsys.readouterr().err.rstrip().endswith("KeyError: 'a fox'")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+async def test_a_server_whose_log_cannot_be_written_starts_and_draws(
+    sandbox_in_thread: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / STDERR).symlink_to("/dev/full")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_LOG_LEVEL": "info"}
+    with started_by(COMMAND, tmp_path, "--transport", "http", "--port", str(port), **settings) as process:
+
+        def is_up() -> bool:
+            assert process.poll() is None
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success
+            except httpx.ConnectError:
+                return False
+
+        await until(is_up)
+        async with Client(f"http://127.0.0.1:{port}/mcp") as agent:
+            assert images_of(await agent.call_tool("generate_image_vegart", {"prompt": "a fox"}))

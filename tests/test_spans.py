@@ -10,7 +10,7 @@ import pytest
 from conftest import HISTORY, KEY, NO_PAUSE, Sandbox, app_over, begun, job_of, until
 from mcp.client import Client
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.ledger.spending import Limits
+from mcp_vega.telemetry.recorder import set_recorder
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +37,7 @@ class Spans:
             provider = TracerProvider()
             trace.set_tracer_provider(provider)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.provider = provider
 
     def stop(self) -> None:
         self._exporter.shutdown()
@@ -207,3 +209,41 @@ async def test_requests_to_the_bucket_are_shown_without_the_words_of_the_prompt(
     name = bucket.removeprefix("s3://").partition("/")[0]
     assert dict(kept.attributes or {}) == {"rpc.service": "s3", "rpc.method": "create", "aws.s3.bucket": name}
     assert not [each for each in spans.ours if "heron" in words_of(each)]
+
+
+class Broken(SpanProcessor):
+    """Fails at each of our spans; and at each figure, as a recorder."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.active = True  # a processor cannot be removed
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return self._fail
+
+    def _fail(self, *_: object) -> None:
+        self.failures += 1
+        raise ValueError("broken")
+
+    def on_start(self, span: ReadableSpan, parent_context: Any = None) -> None:  # noqa: ARG002
+        if self.active and span.instrumentation_scope and span.instrumentation_scope.name == "mcp_vega":
+            self._fail()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.on_start(span)
+
+
+async def test_a_recorder_and_a_span_processor_that_fail_break_no_call(
+    sandbox: Sandbox, tmp_path: Path, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken: Any = Broken()
+    spans.provider.add_span_processor(broken)
+    set_recorder(broken)
+    try:
+        async with app_over(sandbox.url, tmp_path) as app, Client(build_server(app)) as agent:
+            assert job_of(await agent.call_tool("generate_image_vega", {"prompt": PROMPT}))["state"] == "COMPLETED"
+    finally:
+        set_recorder(None)
+        broken.active = False
+    assert broken.failures > 2
+    assert caplog.text.count("could not be recorded") == 1

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 # The same for the jobs, if the servers can report changes to each other: then many people wait for these servers.
 REPORTED_LOOK_SECONDS = 1.0
+# Seconds between two tries, at the end, to save what only this server has.
+FINAL_LOOK_SECONDS = 0.25
 
 
 class _Problem:
@@ -56,6 +58,7 @@ class Recovery:
         self._recovering = False
         # Whether it continues no more jobs; and whether it has left the open jobs to other servers.
         self._leaving = self._left = False
+        self._finishing = anyio.Event()
         # The jobs that this server held at the last look, although it did not work on them.
         self._idle = set[str]()
 
@@ -178,27 +181,41 @@ class Recovery:
             logger.warning(error.what)
 
     async def _save_again(self) -> None:
-        """Save from time to time what the store could not save before."""
+        """Save from time to time what only this server has, because the store or the gallery failed before."""
         problem = _Problem()
         while not self._left:
-            await anyio.sleep(self._pause)
+            with anyio.move_on_after(self._pause):
+                await self._finishing.wait()
+            if self._leaving:
+                await anyio.sleep(FINAL_LOOK_SECONDS)
             try:
                 await self._running.save_again()
+                await self._keep_pictures()
                 problem.end()
             except errors.LedgerError as error:
                 problem.log(error)
             except Exception:
                 logger.exception("The server's unsaved jobs could not be saved")
 
-    async def finish(self, deadline: float) -> list[Job]:
+    async def _keep_pictures(self) -> None:
+        """Keep the pictures that are only in memory, if the gallery takes pictures again. This needs no API key."""
+        waiting = [each for each in self._running.only_here if each.saved and not each.active]
+        if waiting and await self._mover.can_move():
+            for each in waiting:
+                if not await self._claim(each.local_id):
+                    await self._running.forget_if_kept(each.job)
+
+    async def finish(self, deadline: float, *, save: bool) -> list[Job]:
         """Continue no more jobs, and wait until the deadline for the jobs begun here. Then call `leave`.
 
-        Returns the jobs that it waited for, in their current state.
+        With `save`, also wait until everything that only this server has is saved. Returns the jobs that it waited for,
+        in their current state.
         """
         self._leaving = True
-        under_way = await self._worker.finish(deadline)
+        self._finishing.set()
+        under_way = await self._worker.finish(deadline, save=save)
         self._store.shorten_waits()
-        return [await self._running.current(each.job) for each in under_way]
+        return [each.shown for each in under_way]
 
     async def leave(self) -> None:
         """Leave the jobs in progress to other servers."""

@@ -99,6 +99,12 @@ class RunningJobs:
         """The local ids of the jobs that this server works on, or will save later."""
         return {local_id for local_id, running in self._jobs.items() if running.active or not running.saved}
 
+    @property
+    def only_here(self) -> list[RunningJob]:
+        """The jobs of which only this server's memory has a picture or the current state."""
+        every = self._jobs.values()
+        return [each for each in every if not each.saved or any(image.in_memory for image in each.job.images)]
+
     def add(self, job: Job, *, begun_here: bool = False, may_send: bool = False) -> RunningJob:
         """Add a job that this server now works on. The store has the job already."""
         earlier = self._jobs.get(job.local_id)
@@ -286,11 +292,6 @@ class RunningJobs:
         # Another server works on the job, and cannot report its changes.
         while not self.changes.waits_ended and await self.current(job) == job:  # noqa: ASYNC110  there is no event
             await anyio.sleep(POLL_SECONDS)
-
-    async def until_outcome(self, running: RunningJob) -> None:
-        """Wait until a job has an outcome, or this server no longer works on it."""
-        while running.active and not running.job.has_outcome:
-            await self.changes.next_of(running.job).wait()
 
 
 def _unsaved(error: LedgerError) -> str:

@@ -103,13 +103,14 @@ class JobService:
         self.closing = True
         self._limiter.close()
 
-    async def finish(self, grace: float) -> list[Job]:
+    async def finish(self, grace: float, *, save: bool = False) -> list[Job]:
         """Accept no more jobs, and give the jobs begun here `grace` seconds to end. `hurry` shortens this time.
 
+        With `save`, it also waits until everything that only this server has is saved, as when the ledger was away.
         Returns the jobs begun here that were in progress, in their current state.
         """
         self.close()
-        return await self._recovery.finish(anyio.current_time() + grace)
+        return await self._recovery.finish(anyio.current_time() + grace, save=save)
 
     def hurry(self) -> None:
         """Let `finish` wait no longer."""

@@ -34,6 +34,9 @@ Work = Callable[[RunningJob], Awaitable[None]]
 # Seconds until a job is tried again after a failure. In the first two days the pause is at most an hour.
 SHORTEST_PAUSE, LONGEST_PAUSE, HOUR, TWO_DAYS = 300.0, 24 * 3600.0, 3600.0, 2 * 24 * 3600.0
 
+# Seconds between two looks, at the end, whether there is something that only this server has.
+LOOK_SECONDS = 0.05
+
 
 class Worker:
     """Works on jobs, each in a task of its own."""
@@ -91,16 +94,18 @@ class Worker:
     async def _run(self, running: RunningJob, work: Work) -> None:
         """Work on a job. Whatever happens is recorded in its state, and never stops another job."""
         with working_on(running):
+            next_try = None  # if the server ends meanwhile, another one continues the job immediately
             try:
                 try:
                     await self._attempt(running, work)
                     if running.job.sent and not running.job.done and work != self._settle:
                         await self._attempt(running, self._settle)
+                    next_try = self._next_try(running.job)
                 except ClaimedElsewhereError:
                     self._running.drop(running)
                 finally:
                     if running.active:
-                        await self._running.remove(running, self._next_try(running.job))
+                        await self._running.remove(running, next_try)
             except Exception:
                 logger.exception("The work on job %s failed", running.job.local_id)
 
@@ -173,12 +178,19 @@ class Worker:
 
     # ---- the end ----
 
-    async def finish(self, deadline: float) -> list[RunningJob]:
-        """Wait until the deadline, or `hurry`, for the jobs that this server began. Returns the jobs it waited for."""
-        under_way = [each for each in self._running.active if each.begun_here and not each.job.has_outcome]
+    async def finish(self, deadline: float, *, save: bool) -> list[RunningJob]:
+        """Wait until the deadline, or `hurry`, for the jobs that this server began. Returns the jobs it waited for.
+
+        With `save`, also wait for the jobs that it continued: it may have sent their calls. And wait until everything
+        that only this server has is saved. `Recovery` tries to do that.
+        """
+        under_way = [each for each in self._running.active if (save or each.begun_here) and not each.job.has_outcome]
         with anyio.CancelScope(deadline=deadline, shield=True) as self._grace:
             for each in under_way:
-                await self._running.until_outcome(each)
+                while each.active and not each.job.has_outcome:
+                    await self._running.changes.next_of(each.job).wait()
+            while save and self._running.only_here:  # noqa: ASYNC110  there is no event
+                await anyio.sleep(LOOK_SECONDS)
         return under_way
 
     def hurry(self) -> None:

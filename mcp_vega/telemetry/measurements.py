@@ -10,7 +10,7 @@ from time import perf_counter
 from opentelemetry.context import Context
 
 from mcp_vega.telemetry.recorder import Outcome, TransactionKind, recorder
-from mcp_vega.telemetry.spans import Attributes, client_span, mark_failed
+from mcp_vega.telemetry.spans import Attributes, client_span, mark_failed, set_attribute
 
 
 class Measurement:
@@ -77,13 +77,13 @@ def _in_span(
 
         def end(request: Measurement) -> None:
             if request.status is not None:
-                span.set_attribute("http.response.status_code", request.status)
+                set_attribute(span, "http.response.status_code", request.status)
                 if request.status >= 400:
                     request.error = request.error or str(request.status)
             if request.outcome is Outcome.ERROR:
                 mark_failed(span, request.error)
             elif request.outcome is Outcome.CANCELLED:
-                span.set_attribute("error.type", Outcome.CANCELLED)
+                set_attribute(span, "error.type", Outcome.CANCELLED)
             report(request)
 
         with measured(end) as measurement:

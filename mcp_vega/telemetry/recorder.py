@@ -1,8 +1,11 @@
 """Takes the figures of this server. By default nobody wants them, and nothing is recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, cast
+
+from mcp_vega.telemetry.failures import reporting_failure
 
 
 class Outcome(StrEnum):
@@ -49,7 +52,7 @@ class Load:
 
 
 class Recorder:
-    """Takes figures and does nothing with them. A method may be called in any thread. It must not block or raise.
+    """Takes figures and does nothing with them. A method may be called in any thread. It must not block.
 
     Each text among the arguments is from a small, fixed set: never a prompt, a caller or an id. All times are in
     seconds, amounts in US dollars.
@@ -83,6 +86,22 @@ class Recorder:
         """A request to the bucket has ended."""
 
 
+class _Safe:
+    """Takes figures with another recorder. If that one raises an error, the figure is lost, and the work goes on."""
+
+    def __init__(self, inner: Recorder) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        record = getattr(self._inner, name)
+
+        def safely(*values: Any) -> None:
+            with reporting_failure():
+                record(*values)
+
+        return safely
+
+
 _NOBODY = Recorder()
 _recorder = _NOBODY
 
@@ -95,4 +114,4 @@ def recorder() -> Recorder:
 def set_recorder(wanted: Recorder | None) -> None:
     """Use this recorder from now on; None: nobody wants figures."""
     global _recorder  # noqa: PLW0603  one for the process, as its log and its tracer
-    _recorder = wanted or _NOBODY
+    _recorder = cast("Recorder", _Safe(wanted)) if wanted else _NOBODY

@@ -12,6 +12,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
+from mcp_vega.telemetry.failures import reporting_failure
+
 Attributes = Mapping[str, str | int]
 
 _tracer = trace.get_tracer("mcp_vega")
@@ -35,9 +37,7 @@ def detached() -> Generator[None]:
 @contextmanager
 def span(name: str, attributes: Attributes, *, root: bool = False) -> Generator[Span]:
     """A span of work inside the server. With `root`, it begins a trace of its own."""
-    opened = _tracer.start_span(name, Context() if root else None, SpanKind.INTERNAL, attributes)
-    # Our own code sets the status: a message of an error may contain what must not be there.
-    with trace.use_span(opened, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+    with _opened(name, attributes, SpanKind.INTERNAL, Context() if root else None) as opened:
         yield opened
 
 
@@ -51,12 +51,33 @@ def client_span(name: str, attributes: Attributes, context: Context | None = Non
     if not trace.get_current_span(context).get_span_context().is_valid:
         yield INVALID_SPAN
         return
-    opened = _tracer.start_span(name, context, SpanKind.CLIENT, attributes)
-    with trace.use_span(opened, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+    with _opened(name, attributes, SpanKind.CLIENT, context) as opened:
         yield opened
+
+
+@contextmanager
+def _opened(name: str, attributes: Attributes, kind: SpanKind, context: Context | None) -> Generator[Span]:
+    """A span while the block runs. Errors of the tracer, which others configure, do not reach the block."""
+    opened = INVALID_SPAN
+    with reporting_failure():
+        opened = _tracer.start_span(name, context, kind, attributes)
+    try:
+        # Our own code sets the status: a message of an error may contain what must not be there.
+        with trace.use_span(opened, record_exception=False, set_status_on_exception=False):
+            yield opened
+    finally:
+        with reporting_failure():
+            opened.end()
 
 
 def mark_failed(failed: Span, error: str) -> None:
     """Note that the work of a span failed. `error` is the kind of error, from a small set, such as a class."""
-    failed.set_attribute("error.type", error)
-    failed.set_status(StatusCode.ERROR)
+    set_attribute(failed, "error.type", error)
+    with reporting_failure():
+        failed.set_status(StatusCode.ERROR)
+
+
+def set_attribute(span: Span, name: str, value: str | int) -> None:
+    """Note something about the work of a span."""
+    with reporting_failure():
+        span.set_attribute(name, value)

@@ -1,8 +1,11 @@
 """Serves over HTTP until a signal comes, then drains the server."""
 
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ logger = logging.getLogger(__name__)
 # A signal that comes within so many seconds after the first one repeats it: some programs pass on what the server gets
 # from the terminal as well.
 SAME_SIGNAL_SECONDS = 1.0
+# How long the server may take to leave its ledger after the drain. A database that hangs may never answer.
+CLOSING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,22 @@ async def serve_until_signal(
         tasks.start_soon(drain_in_time)
         await server.serve([listener])
         if not service.closing:  # on Windows, uvicorn handles the signals
-            drain.report(await service.finish(ending.grace))
+            drain.report(await service.finish(ending.grace, save=True))
         tasks.cancel_scope.cancel()
+
+
+def _end_soon(handled: Sequence[signal.Signals]) -> None:
+    """Let the process end within `CLOSING_SECONDS`. Until then, signals change nothing."""
+    for each in handled:
+        signal.signal(each, signal.SIG_IGN)
+    timer = threading.Timer(CLOSING_SECONDS, _end_now)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_now() -> None:
+    logger.error("The server ends without leaving its ledger, which does not answer. Other servers continue its jobs")
+    os._exit(1)
 
 
 class _Drain:
@@ -80,7 +99,7 @@ class _Drain:
         logger.info("The server ends: it accepts no new calls, and running jobs have %g s", self._ending.grace)
         self._service.close()
         await self._server.stop_accepting()
-        jobs = await self._service.finish(self._ending.grace)
+        jobs = await self._service.finish(self._ending.grace, save=True)
         self._service.end_waits()
         await self._server.until_answered()
         self._server.should_exit = True
@@ -91,15 +110,20 @@ class _Drain:
     async def on_signal(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Wait for signals: the first one begins the drain, and a second one shortens it."""
         began: float | None = None
-        with anyio.open_signal_receiver(*handled_signals(hangup=self._ending.hangup)) as signals:
-            async with anyio.create_task_group() as tasks:
-                task_status.started()
-                async for _ in signals:
-                    if began is None:
-                        began = anyio.current_time()
-                        tasks.start_soon(self.run)
-                    elif anyio.current_time() > began + SAME_SIGNAL_SECONDS:
-                        self._service.hurry()
+        handled = handled_signals(hangup=self._ending.hangup)
+        try:
+            with anyio.open_signal_receiver(*handled) as signals:
+                async with anyio.create_task_group() as tasks:
+                    task_status.started()
+                    async for _ in signals:
+                        if began is None:
+                            began = anyio.current_time()
+                            tasks.start_soon(self.run)
+                        elif anyio.current_time() > began + SAME_SIGNAL_SECONDS:
+                            self._service.hurry()
+        finally:
+            if began is not None:
+                _end_soon(handled)
 
     def report(self, jobs: Sequence[Job]) -> None:
         """Report what happened to the jobs that were running."""

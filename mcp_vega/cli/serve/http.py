@@ -4,6 +4,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import anyio
 
@@ -54,8 +55,9 @@ def run_http(options: Namespace, environment: Mapping[str, str]) -> int:
 
         # The address is the first line on stderr, so that programs find it. Nothing is logged before it.
         shown = host_in_url(host)
-        sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # a server serves even if the disk for its log is full
+            sys.stderr.write(f"http://{shown}:{listener.getsockname()[1]}{PATHS[options.transport]}\n")
+            sys.stderr.flush()
         log_to_stderr(settings.log_level, settings.log_format)
         for warning in _warnings(host, options.transport, settings):
             logger.warning(warning)

@@ -41,6 +41,14 @@ class ImageMover:
         # Pictures that stay where they are, because their file was changed or cannot be deleted. Not tried again.
         self._left = set[object]()
 
+    async def can_move(self) -> bool:
+        """Whether the first store takes pictures now."""
+        try:
+            await self._images.prepare(self._config.clock().date())
+        except GalleryError:
+            return False
+        return True
+
     async def move_back(self) -> None:
         """Move the pictures that can be moved now, and delete old files of those moved a day ago. Logs all failures.
 

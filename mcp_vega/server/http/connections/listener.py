@@ -17,14 +17,16 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
+from mcp_vega.jobs.service import NOTED_SECONDS
 from mcp_vega.server.http.connections.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 
 # Open files for the ledger, pictures and calls to the API.
 OTHER_FILES = 256
-# Seconds that answers have to leave before the server ends, and seconds between two looks whether they have left.
-ANSWER_SECONDS, LOOK_SECONDS = 1.0, 0.02
+# Seconds that answers have to leave before the server ends: an answer may wait for its note in a ledger that hangs.
+# Seconds between two looks whether they have left.
+ANSWER_SECONDS, LOOK_SECONDS = NOTED_SECONDS + 1.0, 0.02
 CLOSE_HEADER = (b"connection", b"close")
 
 
@@ -118,9 +120,9 @@ class HttpServer(uvicorn.Server):
             connection.drain()
 
     async def until_answered(self) -> None:
-        """Wait until all answers have left, but not for long. Streams of notifications are not waited for."""
+        """Wait until all answers have left, but not for long."""
         with anyio.move_on_after(ANSWER_SECONDS):
-            while not all(connection.is_idle_stream for connection in self._connections):  # noqa: ASYNC110
+            while any(connection.is_answering for connection in self._connections):  # noqa: ASYNC110
                 await anyio.sleep(LOOK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -190,9 +192,9 @@ class _LimitedProtocol(H11Protocol):
         return self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  it is None until the first request
 
     @property
-    def is_idle_stream(self) -> bool:
-        """Whether it only waits for notifications."""
-        return self._connection.activity is Activity.LISTENING and self._connection.idle
+    def is_answering(self) -> bool:
+        """Whether an answer is still on its way. A stream that only waits for notifications is no answer."""
+        return not self._connection.idle
 
     def end_stream(self) -> None:
         """End a stream of notifications as its client expects it, and close the connection."""
