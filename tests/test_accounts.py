@@ -74,13 +74,14 @@ async def test_an_unsent_call_of_a_dead_server_is_not_sent_for_another_account(
     async with app_over(sandbox.url, tmp_path, key=OTHER_KEY, home=home) as app, Client(build_server(app)) as agent:
         parameters, now = VegaRTParameters(prompt="left behind"), app.service.config.clock()
         facts: dict[str, Any] = {"route": Route.V1, "base_url": sandbox.url, "account": account, "created": now}
-        job = Job.of_call(parameters, **facts)
+        job = Job.of_call(parameters, owner="alice", **facts)
         await died.store.begin(job, Limits())
         died.die()
+        assert not (await app.service.generate(parameters, "alice")).joined
         assert ANOTHERS in text_of(await agent.call_tool("check_job", {"request_id": job.local_id}))
         assert job_of(await agent.call_tool(RT, {"prompt": "another"}))["images"]
         assert (await app.service.store.accounts.orphans(sandbox.url, account)).left == [job.local_id]
-    assert sandbox.paid_requests == 1
+    assert sandbox.paid_requests == 2
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         assert job_of(await checked(agent, job.local_id))["images"]
     await died.store.close()

@@ -318,6 +318,29 @@ async def test_the_call_of_another_owner_is_not_joined(sandbox: Sandbox, tmp_pat
         sandbox.let_go()
 
 
+@pytest.mark.parametrize(("owner", "paid"), [("alice", 1), ("", 2)])
+async def test_while_the_servers_of_a_team_get_a_new_key_a_call_that_was_sent_is_joined(
+    sandbox: Sandbox, tmp_path: Path, owner: str, paid: int
+) -> None:
+    parameters = VegaRTParameters(prompt="a fox")
+    async with (
+        app_over(sandbox.url, tmp_path) as one,
+        app_over(sandbox.url, tmp_path, key="SG_another0123456789") as other,
+    ):
+        sandbox.hold()
+        first = await one.service.generate(parameters, owner)
+        await until(lambda: sandbox.paid_requests)
+        one.service.end_wait(first.job, delivered=False, cancelled=True)
+        await one.service.until_noted()
+        again = await other.service.generate(parameters, owner)
+        assert again.joined == (paid == 1)
+        sandbox.let_go()
+        async for seen in other.service.follow(again.job, HANG_SECONDS):
+            again = again._replace(job=seen)
+        assert again.job.complete
+    assert sandbox.paid_requests == paid
+
+
 # ---- a call whose caller is still waiting ----
 
 

@@ -92,11 +92,14 @@ SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 # The first row is the job that no call has joined for the longest time. If a time of the clock that all servers share
 # is later than :now, it was written before the machine was restarted. Only then the times of day are compared: the
 # clocks of two machines may differ.
+# A caller with a name belongs to a team, whose servers do not get a new key at the same moment. So a call that was sent
+# with another key is joined, too. One that was not sent would perhaps never be sent.
 TO_JOIN = """
     SELECT local_id, awaited_by, last_call_time,
         arrived <= :silent_since_time OR (arrived > :now AND created <= :silent_since) AS may_be_silent
     FROM jobs
-    WHERE NOT delivered AND call = :call AND base_url = :base_url AND account = :account AND owner = :owner
+    WHERE NOT delivered AND call = :call AND base_url = :base_url AND owner = :owner
+        AND (account = :account OR (sent IS NOT NULL AND owner != ''))
         AND last_call >= :lately
         AND CASE WHEN last_call_time > :now
             THEN last_call >= CASE WHEN awaited_by IS NULL THEN :since ELSE :awaited_since END
