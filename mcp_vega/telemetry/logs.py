@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
@@ -63,7 +64,7 @@ def _log_the_rest() -> None:
     sys.unraisablehook = lambda broken: logger.error("An error could not be raised", exc_info=broken.exc_value)
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(ABC, logging.Formatter):
     """Makes a line from a record. It never raises, whatever is in the record."""
 
     def __init__(self, *, quotes: bool) -> None:
@@ -75,8 +76,9 @@ class _Formatter(logging.Formatter):
         error = record.exc_info[1] if record.exc_info else None
         return self._line(record, message, self._or_type(self._trace, error) if error else "")
 
+    @abstractmethod
     def _line(self, record: logging.LogRecord, message: str, exception: str) -> str:
-        raise NotImplementedError
+        """The line with these parts."""
 
     def _or_type(self, text_of: Callable[[Any], str], source: object) -> str:
         try:
