@@ -21,6 +21,7 @@ from conftest import (
     Sandbox,
     Time,
     app_over,
+    begun,
     job_of,
     serving_sandbox,
     text_of,
@@ -32,6 +33,7 @@ from mcp.client import Client
 from test_promises import RT, SLOW, UNTIL_DRAWN, VEGA, change, checked, id_in, listed, submitted_elsewhere
 
 from mcp_vega.job import Job
+from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.jobs.service import JobService
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.sandbox.account import Call
@@ -39,6 +41,7 @@ from mcp_vega.sandbox.faults import Faults
 from mcp_vega.sandbox.history import history_rows
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
 
 pytestmark = pytest.mark.anyio
 
@@ -839,3 +842,21 @@ async def test_no_history_makes_a_call_that_ran_look_like_one_that_never_ran(  #
     end = await histories.end_of(case, tmp_path_factory.mktemp("case"), ran=True)
     assert end.posts == 1
     assert end.job.images or end.job.charged == "unknown", (case, end)
+
+
+async def test_a_job_whose_work_breaks_is_not_tried_again_immediately(
+    app: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr(RunningJobs, "fail", broken)
+    job = await begun(app.service, VegaRTParameters(prompt="a fox [fault:500]"))
+
+    async def left() -> Job | None:
+        found = await app.service.store.get(job.local_id)
+        return found if found and not found.held else None
+
+    found = await until(left)
+    assert found.next_try
+    assert found.next_try > job.created + timedelta(minutes=1)

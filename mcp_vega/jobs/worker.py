@@ -103,6 +103,9 @@ class Worker:
                     next_try = self._next_try(running.job)
                 except ClaimedElsewhereError:
                     self._running.drop(running)
+                except Exception:
+                    next_try = self._next_try(running.job)
+                    raise
                 finally:
                     if running.active:
                         await self._running.remove(running, next_try)
