@@ -15,14 +15,16 @@ from conftest import SMALL, Sandbox, app_over, images_of, job_of, text_of, until
 from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image as Picture
+from stores import ledger_at
 
 from mcp_vega.errors import (
     Charged,
     GalleryError,
 )
-from mcp_vega.job import ImageLocation
+from mcp_vega.job import ImageLocation, Job
 from mcp_vega.server.app import build_server
 from mcp_vega.storage.images.folder import ImageFolder
+from mcp_vega.storage.ledger.job_store import JobStore
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +91,42 @@ async def test_a_disk_that_fills_up_after_the_payment_leaves_the_picture_in_the_
     async with app_over(sandbox.url, tmp_path, home=home) as app, Client(build_server(app)) as agent:
         after = await agent.call_tool("check_job", {"request_id": job["request_id"]})
         assert job_of(after)["images"][0]["path"] == str(path)
+    assert sandbox.paid_requests == 1
+
+
+class SlowAtTheEnd(JobStore):
+    """A store that takes its time to note that the work on a job has ended."""
+
+    ending: anyio.Event
+    may_end: anyio.Event
+
+    async def save(self, job: Job, *, release: bool = False) -> Job | None:
+        if release and not self.ending.is_set():
+            self.ending.set()
+            await self.may_end.wait()
+        return await super().save(job, release=release)
+
+
+async def test_a_check_while_the_work_on_a_job_ends_still_saves_a_picture_that_is_only_in_memory(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    images, store = SmallFolder(tmp_path), ledger_at(tmp_path / "home").store(SlowAtTheEnd)
+    images.room, store.ending, store.may_end = 0, anyio.Event(), anyio.Event()
+    async with app_over(sandbox.url, tmp_path, images=images, store=store) as app, Client(build_server(app)) as agent:
+        job = job_of(await agent.call_tool(RT, {"prompt": "a fox"}))
+        assert job["images"][0]["path"] is None
+        await store.ending.wait()
+        images.room = 1
+        async with anyio.create_task_group() as tasks:
+
+            async def check() -> None:
+                question = {"request_id": job["request_id"], "wait_seconds": 45}
+                again = job_of(await agent.call_tool("check_job", question))
+                assert Path(again["images"][0]["path"]).is_file()
+
+            tasks.start_soon(check)
+            await anyio.wait_all_tasks_blocked()
+            store.may_end.set()
     assert sandbox.paid_requests == 1
 
 

@@ -89,6 +89,7 @@ class Recovery:
         Raises:
             VegaError: There is no usable key, or the store cannot be written.
         """
+        job = await self._after_last_save(job)
         if not job.open or job.held or self._leaving:
             return job
         with self._client.keeping_key():
@@ -98,6 +99,16 @@ class Recovery:
                 return claimed
         await self._running.forget_if_kept(job)
         return await self._running.current(job)
+
+    async def _after_last_save(self, job: Job) -> Job:
+        """The job, once the work that left its pictures only in memory has ended: only then can it be continued."""
+        changes = self._running.changes
+        while (running := self._running.get_active(job)) and not changes.waits_ended:
+            if not any(image.in_memory for image in running.job.images):
+                break
+            await changes.next_of(job).wait()
+            job = running.shown
+        return job
 
     async def _claim(self, local_id: str, *, may_send: bool = False) -> Job | None:
         """Continue a job, unless somebody works on it already. Returns its current state, or None."""
