@@ -20,8 +20,8 @@ REQUEST_ID = "[A-Za-z0-9_-]{1,64}"
 DRAWN_SEEDS = range(10**14, 10**15)
 # More than any call draws. Pictures that a call did not ask for come after those that it did.
 MOST_PICTURES = 100
-# The ledger's name for the sandbox inside a server, whose port changes at every start.
-SANDBOX = "sandbox"
+# The ledger's names for the sandbox and for the engine on this machine, whose ports change at every start.
+SANDBOX, LOCAL = "sandbox", "local"
 # The address of the picture store in memory. Its pictures are lost when the server ends.
 MEMORY = "memory"
 # The owner of calls over stdio, on the command line, or over HTTP without tokens. Only the operator sees all jobs.

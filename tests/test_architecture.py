@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "server": BASE | {"imaging", "segmind", "storage", "jobs", "__version__"},
     # Of the client, only what the documents say, so that client and sandbox are two independent readings of the API.
     "sandbox": {"parameters", "imaging"},
-    "cli": BASE | {"imaging", "segmind", "storage", "jobs", "server", "sandbox", "settings", "__version__"},
+    "engine": {"parameters", "imaging"},
+    "cli": BASE | {"imaging", "segmind", "storage", "jobs", "server", "sandbox", "engine", "settings", "__version__"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }

@@ -75,7 +75,16 @@ async def open_application(
         service = await stack.enter_async_context(JobService(client, images, store, config))
         gallery = Gallery(store.search, images, preview_cache_of(settings), service.look_up_image)
         folders = _folders_of(settings)
-        yield AppContext(service, gallery, settings.wait_seconds, settings.preview, settings.sandbox, problem, folders)
+        yield AppContext(
+            service,
+            gallery,
+            settings.wait_seconds,
+            settings.preview,
+            sandbox=settings.sandbox,
+            local=settings.local,
+            problem=problem,
+            folders=folders,
+        )
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -28,6 +28,8 @@ MODULES = {
     "import": "transfer.command",
     "completion": "completion",
     "sandbox": "sandbox",
+    "engine": "engine.command",
+    "weights": "engine.weights",
     "serve": "serve.command",
 }
 
@@ -80,7 +82,8 @@ def _main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> "Namespace":
     if serves_stdio(arguments, os.environ):  # to build the parser as well would take 4 % of a start
-        return cast("Namespace", SimpleNamespace(command=None, transport="stdio", sandbox="--sandbox" in arguments))
+        switches = {name: f"--{name}" in arguments for name in ("sandbox", "local")}
+        return cast("Namespace", SimpleNamespace(command=None, transport="stdio", **switches))
     from mcp_vega.cli.parser.commands import build_parser
 
     parser = build_parser()
@@ -94,6 +97,8 @@ def _options(arguments: Sequence[str]) -> "Namespace":
     over_network = options.serve_host or options.serve_port is not None or options.insecure
     if options.transport == "stdio" and over_network:
         parser.error("--host, --port and --insecure go with --transport sse or http")
+    if options.sandbox and options.local:
+        parser.error("--sandbox and --local exclude each other: leave one of them out")
     return options
 
 
@@ -117,8 +122,14 @@ def _run(options: "Namespace") -> int:
     run = _command(options.command)
     gc.freeze()
     gc.enable()
-    environment = {**os.environ, "MCP_VEGA_SANDBOX": "1"} if options.sandbox else os.environ
-    return run(options, environment)
+    return run(options, {**os.environ, **_variables_of(options)})
+
+
+def _variables_of(options: "Namespace") -> dict[str, str]:
+    """The variables that options stand for. One place to draw replaces the other that the environment names."""
+    if options.sandbox:
+        return {"MCP_VEGA_SANDBOX": "1", "MCP_VEGA_LOCAL": ""}
+    return {"MCP_VEGA_LOCAL": "1", "MCP_VEGA_SANDBOX": ""} if options.local else {}
 
 
 def _command(name: str | None) -> "Callable[[Namespace, Mapping[str, str]], int]":

@@ -23,10 +23,11 @@ class AppContext:
     """The job service, the gallery, and how the results of jobs look.
 
     `wait_seconds` is how long a call waits for its pictures, `preview` how large they are in a result, `sandbox`
-    whether the API is the sandbox. If there is a `problem`, every call is answered with it, and the service is not
-    used. `folders` are the server's folders and its bucket, each with a word that replaces its path or address for
-    clients that must not see these. `previewing` limits how many results hold pictures. A call reports its progress
-    from `progress_after` seconds on: a short call needs no reports.
+    whether the API is the sandbox, `local` whether it is the engine on this machine. If there is a `problem`, every
+    call is answered with it, and the service is not used. `folders` are the server's folders and its bucket, each
+    with a word that replaces its path or address for clients that must not see these. `previewing` limits how many
+    results hold pictures. A call reports its progress from `progress_after` seconds on: a short call needs no
+    reports.
     """
 
     service: JobService
@@ -34,6 +35,7 @@ class AppContext:
     wait_seconds: float = 45
     preview: Mode = "auto"
     sandbox: bool = False
+    local: bool = False
     problem: VegaError | None = None
     folders: Mapping[Path | str, str] = field(default_factory=dict[Path | str, str])
     previewing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PREVIEWED_AT_ONCE))

@@ -4,8 +4,11 @@ from collections.abc import Set as AbstractSet
 
 from mcp_vega.errors import InvalidSettings
 
-# Two names for the same thing, or two ways to find out who a caller is.
+# Two names for the same thing, two ways to find out who a caller is, or two places to draw. An engine of this machine
+# is no engine of a team: the team's servers use one by SEGMIND_BASE_URL.
 ALTERNATIVES = (
+    ("MCP_VEGA_SANDBOX", "MCP_VEGA_LOCAL"),
+    ("MCP_VEGA_LOCAL", "MCP_VEGA_LEDGER"),
     ("SEGMIND_API_KEY", "SEGMIND_API_KEY_FILE"),
     ("MCP_VEGA_AUTH_TOKENS", "MCP_VEGA_AUTH_TOKENS_FILE"),
     ("MCP_VEGA_AUTH_TOKENS", "MCP_VEGA_OAUTH_ISSUER"),

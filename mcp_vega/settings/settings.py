@@ -13,7 +13,6 @@ from mcp_vega.settings.folders import AbsolutePath, absolute_path, default_galle
 from mcp_vega.settings.secret_files import secrets_in
 from mcp_vega.settings.urls import VENDOR_HISTORY_URL, VENDOR_URL, ExactUrl, UsualUrl
 from mcp_vega.settings.values import (
-    MESSAGES,
     Address,
     Dollars,
     Hosts,
@@ -24,6 +23,7 @@ from mcp_vega.settings.values import (
     Scopes,
     Tokens,
     is_set,
+    reason_of,
     trimmed,
 )
 
@@ -38,7 +38,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: Key = Field(
-        default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. Not needed with `--sandbox`."
+        default=None, alias="SEGMIND_API_KEY", description="Your Segmind API key. `--sandbox` and `--local` need none."
     )
     api_key_file: AbsolutePath | None = Field(
         default=None,
@@ -176,6 +176,19 @@ class Settings(BaseModel):
         alias="MCP_VEGA_SANDBOX",
         description="`1` is the same as `--sandbox`: no key, no network, no cost.",
     )
+    local: bool = Field(
+        default=False,
+        alias="MCP_VEGA_LOCAL",
+        description="`1` is the same as `--local`: draw on this machine with the open weights, without key and cost.",
+    )
+    weights: AbsolutePath | None = Field(
+        default=None,
+        alias="MCP_VEGA_WEIGHTS",
+        description="For `--local` and `mcp-vega engine`: the folder of the weights. Default: your Hugging Face cache.",
+    )
+    engine_key: Key = Field(
+        default=None, alias="MCP_VEGA_ENGINE_KEY", description="For `mcp-vega engine`: the only key that it accepts."
+    )
     log_level: LogLevel = Field(
         default="WARNING",
         alias="MCP_VEGA_LOG_LEVEL",
@@ -260,17 +273,16 @@ class Settings(BaseModel):
         Raises:
             InvalidSettings: A variable has a value that cannot be used, or names a file that cannot be used.
         """
-        names = {field.alias for field in cls.model_fields.values()}
-        values = {name: trimmed(value) for name, value in environment.items() if name in names}
+        names = environment.keys() & {field.alias for field in cls.model_fields.values()}
+        values = {name: value for name in names if is_set(name, value := trimmed(environment[name]))}
         try:
-            settings = cls.model_validate({name: value for name, value in values.items() if is_set(name, value)})
+            settings = cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-            raise InvalidSettings(f"The environment variable {first['loc'][0]} cannot be used: {reason}") from None
+            raise InvalidSettings(reason_of(error)) from None
         if is_complete:
-            require_consistent({name for name, value in values.items() if is_set(name, value)})
-        key_file = None if settings.sandbox else settings.api_key_file  # the sandbox needs no key
+            off = {field.alias for name, field in cls.model_fields.items() if getattr(settings, name) is False}
+            require_consistent(values.keys() - off)
+        key_file = None if settings.sandbox or settings.local else settings.api_key_file  # these need no key
         return settings.model_copy(update=secrets_in(key_file, settings.auth_tokens_file))
 
     @classmethod

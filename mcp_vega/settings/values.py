@@ -5,7 +5,7 @@ import string
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError
 
 # Characters that pasting may leave around a value. Browsers and word processors add invisible ones.
 _SPACE = "\ufeff\u200b\u00a0" + string.whitespace
@@ -16,6 +16,13 @@ MESSAGES = {
     **dict.fromkeys(("int_parsing", "int_from_float"), "it must be a whole number, such as 5"),
     "bool_parsing": "it must be 1 or 0",
 }
+
+
+def reason_of(error: ValidationError) -> str:
+    """Which variable cannot be used, and why."""
+    first = error.errors()[0]
+    reason = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return f"The environment variable {first['loc'][0]} cannot be used: {reason}"
 
 
 def trimmed(value: str) -> str:

@@ -3,10 +3,12 @@
 from argparse import SUPPRESS, RawDescriptionHelpFormatter
 
 from mcp_vega import __version__
+from mcp_vega.cli.parser.apis import add_engine, add_sandbox, add_weights
 from mcp_vega.cli.parser.usage import Parser
 from mcp_vega.cli.parser.values import amount, day, whole
 
 SANDBOX = "no key, no network, no cost: pictures are painted on this machine"
+LOCAL = "no key, no cost: draw on this machine with the open weights (see `mcp-vega weights`)"
 # The options by which other programs set the size of a picture.
 SIZES = ("--size", "--width", "--height", "--img-width", "--img-height", "--resolution", "--aspect-ratio")
 
@@ -22,6 +24,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"mcp-vega {__version__}")
     _add_sandbox(parser, default=False)
+    _add_local(parser, default=False)
     parser.add_argument(
         "--transport", choices=("stdio", "sse", "http"), default="stdio", help="how to serve MCP; default: stdio"
     )
@@ -48,12 +51,18 @@ def build_parser() -> Parser:
     _add_export(commands.add_parser("export", help="write all jobs and pictures to a file, to move or back them up"))
     _add_import(commands.add_parser("import", help="add the jobs and pictures of such a file"))
     _add_completion(commands.add_parser("completion", help="print the script that completes commands in a shell"))
-    _add_sandbox_command(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
+    add_sandbox(commands.add_parser("sandbox", help="serve a stand-in for the Segmind API"))
+    add_engine(commands.add_parser("engine", help="draw on this machine, behind the same HTTP API as Segmind's"))
+    add_weights(commands.add_parser("weights", help="fetch the open weights for drawing on this machine"))
     return parser
 
 
 def _add_sandbox(parser: Parser, *, default: bool | str, text: str = SANDBOX) -> None:
     parser.add_argument("--sandbox", action="store_true", default=default, help=text)
+
+
+def _add_local(parser: Parser, *, default: bool | str, text: str = LOCAL) -> None:
+    parser.add_argument("--local", action="store_true", default=default, help=text)
 
 
 def _add_draw(parser: Parser) -> None:
@@ -87,6 +96,7 @@ def _add_draw(parser: Parser) -> None:
     )
     # Suppressed, so that `mcp-vega --sandbox draw …` is not undone by this parser's default.
     _add_sandbox(parser, default=SUPPRESS)
+    _add_local(parser, default=SUPPRESS)
     parser.absent = dict.fromkeys(SIZES, "pictures are always 1024×1024")
     group = parser.add_argument_group("parameters of the models")
     group.add_argument("--negative-prompt", metavar="TEXT", help="what to exclude (vega)")
@@ -186,6 +196,7 @@ def _add_install(parser: Parser) -> None:
     )
     parser.add_argument("--print", action="store_true", help="print the entry, for any host, and change nothing")
     _add_sandbox(parser, default=SUPPRESS, text="write an entry with --sandbox, which needs no key")
+    _add_local(parser, default=SUPPRESS, text="write an entry with --local, which needs no key")
     _add_consent(parser)
 
 
@@ -220,6 +231,7 @@ def _add_doctor(parser: Parser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="draw the pictures of --paid without asking")
     _add_sandbox(parser, default=SUPPRESS, text="check what mcp-vega --sandbox would use; it needs no key")
+    _add_local(parser, default=SUPPRESS, text="check what mcp-vega --local would use; it needs no key")
 
 
 def _add_export(parser: Parser) -> None:
@@ -271,21 +283,3 @@ def _add_completion(parser: Parser) -> None:
         "  mcp-vega completion fish > ~/.config/fish/completions/mcp-vega.fish"
     )
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
-
-
-def _add_sandbox_command(parser: Parser) -> None:
-    parser.description = (
-        "Serve a stand-in for the Segmind API on this machine. It accepts every key that begins with SG_. It draws no "
-        "real pictures and costs nothing."
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=whole(0, 65535), default=8765, help="0 picks a free one; default: 8765")
-    parser.add_argument(
-        "--speed", type=amount, default="1", help="1 (default): calls take as long as at the API; 0: they take no time"
-    )
-    parser.add_argument(
-        "--credits", type=amount, default="10", metavar="USD", help="the account's balance; default: 10"
-    )
-    parser.add_argument(
-        "--rate-limit", type=whole(0), default=0, metavar="N", help="paid calls a minute; 0 (default) is no limit"
-    )

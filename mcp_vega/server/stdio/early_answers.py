@@ -119,7 +119,7 @@ EARLY_ANSWERS: ContextVar[EarlyAnswers | None] = ContextVar("early answers", def
 
 def serves_stdio(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether the command with these arguments serves over stdio, in the ways that hosts are told to start it."""
-    options = [each for each in arguments if each != "--sandbox"]
+    options = [each for each in arguments if each not in ("--sandbox", "--local")]
     return options in ([], ["--transport", "stdio"]) and "_ARGCOMPLETE" not in environment
 
 
