@@ -1,0 +1,30 @@
+"""The user's Hugging Face cache. It is found without the package huggingface_hub, which takes long to import.
+
+The variables are those of Hugging Face's documentation. In the cache, a repository has a folder with `blobs`, the
+contents of its files, and `snapshots/REVISION`, links to these (on Windows perhaps the files themselves).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcp_vega.engine.weights.catalog import Repository
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of the cache, which need not exist."""
+    for variable, rest in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if value := environment.get(variable):
+            return Path(os.path.expandvars(value)).expanduser() / rest
+    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expandvars(cache)).expanduser() / "huggingface" / "hub"
+
+
+def repository_folder(cache: Path, repository: Repository) -> Path:
+    """The folder of a repository."""
+    return cache / f"models--{repository.name.replace('/', '--')}"
+
+
+def snapshot_folder(cache: Path, repository: Repository) -> Path:
+    """The folder with the files of the pinned revision, under their names."""
+    return repository_folder(cache, repository) / "snapshots" / repository.revision
