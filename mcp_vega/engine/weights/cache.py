@@ -28,3 +28,13 @@ def repository_folder(cache: Path, repository: Repository) -> Path:
 def snapshot_folder(cache: Path, repository: Repository) -> Path:
     """The folder with the files of the pinned revision, under their names."""
     return repository_folder(cache, repository) / "snapshots" / repository.revision
+
+
+def partial_file(cache: Path, repository: Repository, digest: str) -> Path:
+    """What was fetched so far of a file; its own name keeps other programs from taking it for theirs."""
+    return repository_folder(cache, repository) / "blobs" / f"{digest}.mcp-vega.incomplete"
+
+
+def partial_files(cache: Path, repository: Repository) -> list[Path]:
+    """All files of a repository that were fetched in part."""
+    return sorted(partial_file(cache, repository, "").parent.glob("*.mcp-vega.incomplete"))

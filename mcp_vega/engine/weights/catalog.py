@@ -50,6 +50,13 @@ MODELS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+
+
+def weights_file(part: str, variant: str | None) -> str:
+    """The path of the weights of a part of the pipeline: those of a variant, or those without one."""
+    return f"{part}/{MODELS[part]}.{f'{variant}.' if variant else ''}safetensors"
+
+
 CONFIGS = (
     "model_index.json",
     "scheduler/scheduler_config.json",

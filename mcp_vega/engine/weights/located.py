@@ -22,6 +22,7 @@ from mcp_vega.engine.weights.catalog import (
     VEGA,
     VEGA_RT,
     Repository,
+    weights_file,
 )
 from mcp_vega.engine.weights.header import BrokenFile, tensors_of
 
@@ -83,10 +84,10 @@ def check_vega(folder: Path, *, in_cache: bool) -> str | None:
         if not check.exists(f"{name}/tokenizer.json"):
             check.require(f"{name}/vocab.json")
             check.require(f"{name}/merges.txt")
-    variant = FP16 if check.exists(_weights_file("unet", FP16)) or in_cache else None
-    tensors = {part: check.tensors(_weights_file(part, variant)) for part in MODELS}
+    variant = FP16 if check.exists(weights_file("unet", FP16)) or in_cache else None
+    tensors = {part: check.tensors(weights_file(part, variant)) for part in MODELS}
     if _transformers(tensors["unet"]) != TRANSFORMERS:
-        raise check.another_model(_weights_file("unet", variant))
+        raise check.another_model(weights_file("unet", variant))
     return variant
 
 
@@ -100,10 +101,6 @@ def check_vega_rt(folder: Path, *, in_cache: bool) -> None:
     found = _transformers(check.tensors(LORA))
     if not found or not found <= TRANSFORMERS:
         raise check.another_model(LORA)
-
-
-def _weights_file(part: str, variant: str | None) -> str:
-    return f"{part}/{MODELS[part]}.{f'{variant}.' if variant else ''}safetensors"
 
 
 def _transformers(tensors: frozenset[str]) -> frozenset[str]:
