@@ -234,6 +234,7 @@ class _Progress:
 
     def begin(self, done: int, total: int) -> None:
         """Count bytes from here on."""
+        self._shown = 0.0
         self._begun, self._first, self._done, self._total = monotonic(), done, done, total
 
     def fetching(self, file: HubFile) -> None:

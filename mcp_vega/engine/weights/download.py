@@ -115,6 +115,7 @@ def _append(hub: Hub, file: HubFile, partial: Path, on_bytes: OnBytes) -> None:
                 on_bytes(start - have)
             for part in parts:
                 target.write(part)
+                target.flush()  # a process that is killed has kept it
                 on_bytes(len(part))
                 if target.tell() > file.bytes:  # it is not this file
                     return

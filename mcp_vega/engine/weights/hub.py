@@ -21,7 +21,6 @@ HUB = "https://huggingface.co"
 # It becomes the name of a file.
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _TRY_LATER = "Run `mcp-vega weights` again later; what is fetched stays"
-_PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Hub:
         with _translated(), self._http.stream("GET", url, headers=headers, follow_redirects=True) as response:
             self._check(response, file.repository)
             is_rest = response.headers.get("content-range", "").startswith(f"bytes {start}-")
-            yield (start if is_rest else 0), response.iter_bytes(_PART_BYTES)
+            yield (start if is_rest else 0), response.iter_raw()
 
     def _check(self, response: httpx.Response, repository: Repository) -> None:
         status = response.status_code
