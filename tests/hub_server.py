@@ -69,6 +69,7 @@ class HubServer:
         wrong: Paths whose content is sent with a wrong byte.
         cut: Paths whose first answer ends after so many bytes.
         held: Paths whose answers stop after so many bytes, until `go`.
+        has_ranges: Whether it sends the rest of a content. If not, it sends all.
         answer: What is answered to everything, if it is set.
         ranges: The header `Range` of each request for a content, by path.
     """
@@ -88,6 +89,7 @@ class HubServer:
     wrong: set[str] = field(default_factory=set[str])
     cut: dict[str, int] = field(default_factory=dict[str, int])
     held: dict[str, int] = field(default_factory=dict[str, int])
+    has_ranges: bool = True
     answer: Response | None = None
     ranges: dict[str, list[str | None]] = field(default_factory=dict[str, list[str | None]])
     go: threading.Event = field(default_factory=threading.Event)
@@ -155,6 +157,8 @@ class HubServer:
         self.ranges.setdefault(path, []).append(asked)
         if path in self.wrong:
             data = data[:-1] + b"\xff"
+        if not self.has_ranges:
+            asked = None
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         headers = {**headers, "content-length": str(len(data) - start)}
         if asked:

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import serving_in_thread, wait_until
 from hub_server import UNET, HubServer, files_of_vega, lora, safetensors, written
@@ -21,6 +22,8 @@ from test_full_disk import full_disk
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.cache import cache_folder, repository_folder, snapshot_folder
 from mcp_vega.engine.weights.catalog import LORA, TRANSFORMERS, VEGA, VEGA_RT
+from mcp_vega.engine.weights.download import fetch, needed_files
+from mcp_vega.engine.weights.hub import Hub
 from mcp_vega.engine.weights.located import Weights, find_weights
 
 COMMAND = [sys.executable, "-m", "mcp_vega"]
@@ -254,6 +257,38 @@ def test_a_connection_that_breaks_is_continued_in_the_same_run(
     assert hub.ranges[UNET] == [None, "bytes=4000-"]
 
 
+def test_a_hub_that_sends_only_whole_files_is_understood(
+    hub: HubServer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    hub.has_ranges = False
+    hub.cut[UNET] = 4000
+    assert weights("--yes", environment=environment, tmp_path=tmp_path).returncode == 0
+    assert hub.ranges[UNET] == [None, "bytes=4000-"]
+
+
+def test_a_hub_that_fails_again_and_again_is_given_up(hub: HubServer, url: str, tmp_path: Path) -> None:
+    with httpx.Client(trust_env=False) as http:
+        files = needed_files(Hub(http, url))
+        hub.answer = Response("no", 503)
+        with pytest.raises(EngineError, match=r"cannot be fetched from 127\.0\.0\.1:\d+: .* HTTP 503") as raised:
+            fetch(Hub(http, url), tmp_path, files[0], lambda _: None, pause=0)
+    assert raised.value.next_step == "Run `mcp-vega weights` again; it continues"
+
+
+def test_a_list_with_other_paths_and_digests_writes_no_other_file(
+    hub: HubServer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    hub.files[VEGA.name]["../x.json"] = b"{}"
+    hub.files[VEGA.name]["..\\y/x.json"] = b"{}"
+    hub.files[VEGA.name]["unet/deep/x.json"] = b"{}"
+    assert weights("--yes", environment=environment, tmp_path=tmp_path).returncode == 0
+    assert hub.fetched == sorted([*files_of_vega(), LORA])
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("x.json", "..\\y")]
+    entry = '[{"type": "file", "path": "model_index.json", "size": 2, "oid": "../../x"}]'
+    hub.answer = Response(entry)
+    assert "sent no list of the files" in weights("--yes", environment=environment, tmp_path=tmp_path).stderr
+
+
 def test_a_file_with_another_content_than_the_hub_states_is_deleted(
     hub: HubServer, environment: dict[str, str], cache: Path, tmp_path: Path
 ) -> None:
@@ -341,6 +376,7 @@ def test_without_a_network_the_error_says_what_to_check(tmp_path: Path) -> None:
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set, so nothing may be fetched.\nNext: Unset it"),
         ({"HF_ENDPOINT": "nonsense"}, "nonsense cannot be reached: "),
+        ({"HF_ENDPOINT": "http://user:secret@127.0.0.1:1"}, "Error: 127.0.0.1:1 cannot be reached: "),
         ({"HF_ENDPOINT": "https://hub.example:port"}, "The environment names an address or a file that cannot be used"),
         (
             {"HF_ENDPOINT": "https://hub.example", "HTTPS_PROXY": "ftp://user:secret@proxy.example"},
@@ -444,6 +480,7 @@ def test_what_another_revision_needs_is_not_deleted(environment: dict[str, str],
     content = other.read_bytes()
     assert weights("--remove", "--yes", environment=environment, tmp_path=tmp_path).returncode == 0
     assert not snapshot.exists()
+    assert "There are no weights in" in weights("--remove", environment=environment, tmp_path=tmp_path).stderr
     assert other.read_bytes() == content
     assert [path.name for path in (repository_folder(cache, VEGA) / "blobs").iterdir()] == [other.resolve().name]
     # What is still there need not be fetched again.

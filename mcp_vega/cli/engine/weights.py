@@ -16,13 +16,14 @@ from mcp_vega.cli.draw.screen import Screen
 from mcp_vega.cli.gallery.folder import readable
 from mcp_vega.cli.output import command_line, write
 from mcp_vega.engine.painter import EngineError
-from mcp_vega.engine.weights.cache import cache_folder, partial_files, repository_folder
+from mcp_vega.engine.weights.cache import cache_folder, partial_files, snapshot_folder
 from mcp_vega.engine.weights.catalog import LICENSE, REPOSITORIES, VEGA, Repository
 from mcp_vega.engine.weights.download import bytes_to_fetch, fetch, free_bytes, is_there, needed_files, only_one
 from mcp_vega.engine.weights.hub import HUB, Hub, HubFile
 from mcp_vega.engine.weights.located import check_vega, check_vega_rt, find_weights, folder_of
 from mcp_vega.engine.weights.removal import bytes_used, remove
 from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings, is_loopback
 
 FOLDER = "MCP_VEGA_WEIGHTS"
@@ -50,7 +51,7 @@ def run_weights(options: Namespace, environment: Mapping[str, str]) -> int:
                 return _remove(cache, confirmed=options.yes)
             return _fetch(cache, environment, confirmed=options.yes)
     except EngineError as error:
-        sys.stderr.write(f"Error: {error.what}.\nNext: {error.next_step}.\n")
+        sys.stderr.write(f"Error: {printable(error.what)}.\nNext: {printable(error.next_step)}.\n")
         return 1
 
 
@@ -67,7 +68,7 @@ def _status(folder: Path | None, environment: Mapping[str, str]) -> int:
             check(place, in_cache=folder is None)
         except EngineError as error:
             complete = False
-            write(f"{repository.title}: not complete\n  {error.what}.\n  Next: {error.next_step}.")
+            write(f"{repository.title}: not complete\n  {printable(error.what)}.\n  Next: {error.next_step}.")
         else:
             write(f"{repository.title}: {readable(bytes_used(place))} in {place}")
         if folder is None and (size := _bytes_in_parts(cache, repository)):
@@ -83,18 +84,17 @@ def _bytes_in_parts(cache: Path, repository: Repository) -> int:
 
 
 def _remove(cache: Path, *, confirmed: bool) -> int:
-    there = [each for each in REPOSITORIES if repository_folder(cache, each).exists()]
+    sizes = {each: bytes_used(snapshot_folder(cache, each)) + _bytes_in_parts(cache, each) for each in REPOSITORIES}
+    there = [each for each, size in sizes.items() if size]
     if not there:
         sys.stderr.write(f"There are no weights in {cache}.\n")
         return 0
+    names = " and ".join(each.title for each in there)
+    sys.stderr.write(f"{names} in {cache} would be deleted: {readable(sum(sizes.values()))}.\n")
+    if not confirmed and not _agreed("Delete them? [y/N] ", default=False):
+        sys.stderr.write("Nothing was deleted.\n")
+        return 1
     with only_one(cache):
-        size = sum(bytes_used(folder_of(each, None, {"HF_HUB_CACHE": str(cache)})) for each in there)
-        size += sum(_bytes_in_parts(cache, each) for each in there)
-        names = " and ".join(each.title for each in there)
-        sys.stderr.write(f"{names} in {cache} would be deleted: {readable(size)}.\n")
-        if not confirmed and not _agreed("Delete them? [y/N] ", default=False):
-            sys.stderr.write("Nothing was deleted.\n")
-            return 1
         for each in there:
             remove(cache, each)
     sys.stderr.write("Deleted.\n")

@@ -15,9 +15,12 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of the cache, which need not exist."""
     for variable, rest in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
         if value := environment.get(variable):
-            return Path(os.path.expandvars(value)).expanduser() / rest
-    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expandvars(cache)).expanduser() / "huggingface" / "hub"
+            return _expanded(value) / rest
+    return _expanded(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111  pathlib's raises if there is no home
 
 
 def repository_folder(cache: Path, repository: Repository) -> Path:

@@ -58,8 +58,8 @@ class Hub:
 
     @property
     def host(self) -> str:
-        """Its name, for people."""
-        return self._url.partition("://")[2] or self._url
+        """Its name, for people; without a password, which the address of a mirror may hold."""
+        return self._url.partition("://")[2].rpartition("@")[2] or self._url
 
     def files(self, repository: Repository) -> list[HubFile]:
         """The files that one needs of a repository, at its pinned revision.
