@@ -64,8 +64,8 @@ CONFIGS = (
     "tokenizer_2/tokenizer_config.json",
     *(f"{part}/config.json" for part in MODELS),
 )
-# The blocks of Vega's UNet that are transformers: their number tells it from SDXL and from SSD-1B, of which it is a
-# distilled form. In other respects its configuration has the same values.
+# The transformer blocks of Vega's UNet. They tell it from SDXL, which it was distilled from, and from SSD-1B: both have
+# more of them.
 TRANSFORMERS = frozenset(
     f"{block}.attentions.{layer}.transformer_blocks.{depth}"
     for block, layers, depths in (
