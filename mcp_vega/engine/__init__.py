@@ -2,5 +2,9 @@
 
 It imports nothing of the client but the parameters, so that server, ledger and tests stay as they are, whoever draws.
 
-painter  what draws the pictures
+app        the routes
+drawings   the calls: the queue, and the work on them
+responses  bodies and headers
+history    the request history
+painter    what draws the pictures
 """
