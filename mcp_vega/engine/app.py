@@ -199,7 +199,7 @@ class _Api:
 
     async def result(self, request: Request) -> Response:
         drawing = self._drawings.find(request.path_params["id"])
-        return responses.result(drawing) if drawing else responses.gone()
+        return responses.status(drawing) if drawing else responses.gone()
 
     async def cancel(self, request: Request) -> Response:
         drawing = self._drawings.find(request.path_params["id"])

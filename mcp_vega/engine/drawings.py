@@ -17,6 +17,7 @@ from typing import Literal
 import anyio
 
 from mcp_vega.engine.painter import Cancelled, EngineError, Painter
+from mcp_vega.imaging.formats import recognise
 from mcp_vega.parameters import Parameters
 
 logger = logging.getLogger(__name__)
@@ -255,10 +256,9 @@ class Drawings:
             drawing.begin()
             parameters = drawing.parameters
             pictures = await self._painter.draw(parameters, parameters.seed, drawing.note_progress)
-        if len(pictures) != parameters.pictures:
-            raise EngineError(
-                f"The engine drew {len(pictures)} pictures instead of {parameters.pictures}", "Call again"
-            )
+        count = sum(recognise(each) is not None for each in pictures)
+        if count != parameters.pictures:
+            raise EngineError(f"The engine drew {count} pictures instead of {parameters.pictures}", "Call again")
         return pictures
 
     async def _loaded(self) -> None:
