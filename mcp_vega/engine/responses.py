@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from mcp_vega.engine.drawings import Drawing
+from mcp_vega.engine.drawing import Drawing
 from mcp_vega.imaging.formats import recognise
 
 # The first header says that a call costs nothing, the second what draws.
