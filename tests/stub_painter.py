@@ -1,14 +1,19 @@
-"""Painters of an engine that need no GPU: their pictures follow from prompt and seed, and a test rules their time."""
+"""An engine without a GPU: its painters draw pictures that follow from prompt and seed, and a test rules their time."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
-from conftest import LOOK_SECONDS, paint_small
+from conftest import HANG_SECONDS, LOOK_SECONDS, paint_small
 
-from mcp_vega.engine.painter import OnStep
+from mcp_vega.engine.app import build_engine
+from mcp_vega.engine.drawings import Drawings
+from mcp_vega.engine.painter import OnStep, Painter
 from mcp_vega.parameters import Parameters
+from mcp_vega.sandbox.serving import serving
 
 NAME = "NVIDIA Stub 9000"
 
@@ -108,3 +113,22 @@ class BlockingStub:
 
     def close(self) -> None:
         pass
+
+
+@dataclass
+class RunningEngine:
+    """An engine that is running."""
+
+    url: str
+    drawings: Drawings
+
+
+@asynccontextmanager
+async def serving_engine(
+    painter: Painter, *, key: str | None = None, hold_seconds: float = HANG_SECONDS, **options: Any
+) -> AsyncGenerator[RunningEngine]:
+    """An engine over a painter, with options of `Drawings`."""
+    drawings = Drawings(painter, **options)
+    app = build_engine(drawings, key, hold_seconds=hold_seconds)
+    async with app.router.lifespan_context(app), serving(app) as url:
+        yield RunningEngine(url, drawings)

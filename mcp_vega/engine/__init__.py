@@ -3,7 +3,8 @@
 It imports nothing of the client but the parameters, so that server, ledger and tests stay as they are, whoever draws.
 
 app        the routes
-drawings   the calls: the queue, and the work on them
+drawings   all calls: the queue, the work on them, and how long they are kept
+drawing    one call
 responses  bodies and headers
 history    the request history
 painter    what draws the pictures

@@ -6,7 +6,7 @@ GET    /v2/requests/{id}/status                  its status; the answer waits fo
 GET    /v2/requests/{id}                         its result
 DELETE /v2/requests/{id}                         cancel it
 GET    /v1/get-user-credits                      the balance, which is 0
-GET    /inference-request/request-history[/{id}] the calls, newest first
+GET    /inference-request/request-history[/{id}] the calls made with this key, newest first
 """
 
 import hmac
@@ -28,7 +28,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.engine import history, responses
-from mcp_vega.engine.drawings import Drawing, Drawings, QueueFullError
+from mcp_vega.engine.drawing import Drawing
+from mcp_vega.engine.drawings import Drawings, QueueFullError
 from mcp_vega.engine.responses import Json
 from mcp_vega.parameters import MODELS, Parameters
 
@@ -184,9 +185,9 @@ class _Api:
             raise Refusal(404, "Model not found")
         parameters = _parse(MODELS[slug], await _json_object(request))
         try:
-            return self._drawings.add(parameters)
+            return self._drawings.add(parameters, request.headers["x-api-key"])
         except QueueFullError:
-            raise Refusal(429, "The queue of the engine is full", FULL_SECONDS) from None
+            raise Refusal(429, "The queue of the engine is full; call again later", FULL_SECONDS) from None
 
     # ---- jobs ----
 
@@ -199,7 +200,7 @@ class _Api:
 
     async def result(self, request: Request) -> Response:
         drawing = self._drawings.find(request.path_params["id"])
-        return responses.result(drawing) if drawing else responses.gone()
+        return responses.status(drawing) if drawing else responses.gone()
 
     async def cancel(self, request: Request) -> Response:
         drawing = self._drawings.find(request.path_params["id"])
@@ -215,13 +216,14 @@ class _Api:
 
     async def history(self, request: Request) -> Response:
         try:
-            return history.page(self._drawings, request.query_params)
+            calls = self._drawings.made_with(request.headers["x-api-key"])
+            return history.page(calls, request.query_params)
         except ValueError as error:
             raise Refusal(400, str(error)) from error
 
     async def history_entry(self, request: Request) -> Response:
         drawing = self._drawings.find(request.path_params["id"])
-        if drawing is None:
+        if drawing is None or drawing.key != request.headers["x-api-key"]:
             raise Refusal(404, "Request not found")
         return history.entry(drawing)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from mcp_vega.engine.drawings import Drawing, Drawings
+from mcp_vega.engine.drawing import Drawing
 from mcp_vega.engine.responses import Json
 
 USUAL_PAGE, LARGEST_PAGE = 20, 100
@@ -36,19 +36,19 @@ class _Query:
         )
 
 
-def page(drawings: Drawings, query: Mapping[str, str]) -> Response:
-    """The rows that match a query.
+def page(drawings: list[Drawing], query: Mapping[str, str]) -> Response:
+    """The rows of those calls that match a query; the calls come newest first.
 
     Raises:
         ValueError: The query is not valid; the text says why.
     """
     wanted = _read(query)
-    rows = [_row(each) for each in drawings.newest_first() if wanted.includes(each)]
+    found = [each for each in drawings if wanted.includes(each)]
     if wanted.oldest_first:
-        rows.reverse()
+        found.reverse()
     start = (wanted.page - 1) * wanted.per_page
-    body = {"page": wanted.page, "per_page": wanted.per_page, "total": len(rows)}
-    return _dated({"data": rows[start : start + wanted.per_page], **body})
+    rows = [_row(each) for each in found[start : start + wanted.per_page]]
+    return _dated({"data": rows, "page": wanted.page, "per_page": wanted.per_page, "total": len(found)})
 
 
 def entry(drawing: Drawing) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from mcp_vega.engine.drawings import Drawing
+from mcp_vega.engine.drawing import Drawing
 from mcp_vega.imaging.formats import recognise
 
 # The first header says that a call costs nothing, the second what draws.
@@ -75,20 +75,7 @@ def generation(drawing: Drawing) -> Response:
 
 
 def status(drawing: Drawing) -> Response:
-    """The status of a call."""
-    return Json(_status(drawing), 422 if drawing.error else 200)
-
-
-def result(drawing: Drawing) -> Response:
-    """The pictures of a call, or its status if it has none."""
-    if drawing.state != "COMPLETED":
-        return status(drawing)
-    parameters = drawing.parameters
-    about = {"seed": str(parameters.seed), "prompt": parameters.prompt}
-    return Json({**_status(drawing), "output": _base64(drawing), **about})
-
-
-def _status(drawing: Drawing) -> dict[str, Any]:
+    """The status of a job and, once it is complete, its result: a client that has both cannot lose the pictures."""
     queued, run = drawing.queue_seconds, drawing.run_seconds
     metrics = {
         "cost": 0,
@@ -98,7 +85,12 @@ def _status(drawing: Drawing) -> dict[str, Any]:
         "progress": round(drawing.progress, 3),
     }
     body: dict[str, Any] = {"status": drawing.state, "request_id": drawing.id, "metrics": metrics}
-    return body | {"error": drawing.error} if drawing.error else body
+    if drawing.error:
+        return Json({**body, "error": drawing.error}, 422)
+    if drawing.pictures:
+        parameters = drawing.parameters
+        body |= {"output": _base64(drawing), "seed": str(parameters.seed), "prompt": parameters.prompt}
+    return Json(body)
 
 
 def _base64(drawing: Drawing) -> list[str]:
