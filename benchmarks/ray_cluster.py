@@ -69,6 +69,7 @@ def cluster(folder: Path, replicas: int, seconds: float) -> Generator[str]:
     port = free_port()
     try:
         ray.init(
+            address="local",  # else it joins a cluster that runs here
             num_cpus=replicas,
             object_store_memory=OBJECTS_BYTES,
             include_dashboard=False,

@@ -46,7 +46,9 @@ MOST_FAILURES = 3
 # How often a drawing is begun, if replicas end while they draw it.
 TRIES = 3
 # How long a drawing waits for a replica or for its next step (s). It takes minutes to start another machine.
-SILENT_SECONDS = 900
+SILENT_SECONDS = 600
+# How often the front asks again for a first replica (s). Only a new question hears that the deployment has failed.
+ASK_SECONDS = 5
 # How long a replica that is not needed any more may finish its drawing (s).
 LAST_DRAWING_SECONDS = 120
 LOOK = "Let its operator look at `serve status`, then call again"
@@ -240,11 +242,20 @@ class Replicas:
         """As `Painter.load`: wait for a replica."""
         try:
             with anyio.fail_after(SILENT_SECONDS):
-                self._name = f"{await self._gpus.name.remote()}, Ray Serve"
+                while not self._name:
+                    await self._ask_name()
         except TimeoutError:
             raise _no_answer() from None
         except (RayError, RayServeException) as error:
             raise EngineError(f"No replica can draw ({_first_line(error)})", LOOK) from error
+
+    async def _ask_name(self) -> None:
+        asked = self._gpus.name.remote()
+        try:
+            with anyio.move_on_after(ASK_SECONDS):
+                self._name = f"{await asked}, Ray Serve"
+        finally:
+            asked.cancel()
 
     async def draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:
         """As `Painter.draw`. A repeated drawing has the same seed, so it is the same picture."""
