@@ -133,7 +133,7 @@ class Gpu:
         def on_step(share: float) -> None:
             if unwanted.is_set():
                 raise Cancelled
-            loop.call_soon_threadsafe(answers.put_nowait, share)
+            loop.call_soon_threadsafe(answers.put_nowait, float(share))
 
         def work() -> None:
             with suppress(Cancelled):
