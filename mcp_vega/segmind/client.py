@@ -17,6 +17,7 @@ import httpx
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.integrity import require_complete
+from mcp_vega.job.free import of_free_call
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import history, parsing
 from mcp_vega.segmind.api_key import ApiKey
@@ -266,10 +267,15 @@ class SegmindClient:
         return await self._sender.send(operation, url, self.require_key(), **request)
 
     async def _read(self, response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
-        """Parse a response. If the parser itself fails, the error keeps the response."""
+        """Parse a response. If the parser itself fails, the error keeps the response.
+
+        An error that came from a free API is not charged, whatever it says.
+        """
         try:
             return await self._sender.off_loop([response.body], partial(parse, response))
-        except errors.SegmindError:
+        except errors.SegmindError as error:
+            if response.free:
+                raise of_free_call(error) from error
             raise
         except Exception as error:
             logger.exception("An answer of the API could not be read")

@@ -189,6 +189,7 @@ def parse_receipt(response: ApiResponse) -> Receipt:
         credits_left=figure(parse_usd, "x-remaining-credits", "remaining_credits"),
         seconds=figure(parse_seconds, "x-generation-time", "inference_time", "infer_time"),
         seed=figure(parse_seed, "x-seed-value", "seed"),
+        engine=response.engine,
     )
 
 

@@ -187,7 +187,8 @@ class Reconciler:
 def _has_trace(job: Job) -> bool:
     """Whether there is a sign that a job's call arrived, even if the history does not show it."""
     accepted = isinstance(job.error, errors.UnreadableAnswer)  # the API accepted it
-    return accepted or bool(job.remote_id or job.images) or job.charged is not Charged.UNKNOWN
+    has_outcome = job.error is not None and job.error.charged is not Charged.UNKNOWN
+    return accepted or has_outcome or bool(job.remote_id or job.images) or job.state is State.COMPLETED
 
 
 def _missing(job: Job) -> VegaError:
