@@ -52,6 +52,8 @@ async def result_of(
         figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
         meta["mcp-vega/spending"] = {name: float(figure) for name, figure in figures.items()}
     further += [SANDBOX] if app.sandbox else []
+    if app.local:
+        meta["mcp-vega/local"] = True
     shown = TextContent(type="text", text="\n".join(text.lines(further)))
     return CallToolResult(content=[shown, *previews], _meta=_data_for(client, meta))
 
