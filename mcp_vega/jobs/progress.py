@@ -34,6 +34,8 @@ def progress_of(service: JobService, job: Job) -> Progress:
     # The API is not asked before the picture is likely to be there.
     doing = "Queued or drawing" if job.state is State.QUEUED else "Drawing"
     usual, seconds = service.expected_seconds(job), service.sent_seconds(job)
+    if usual is None:
+        return Progress(elapsed, None, f"{doing}: {seconds:.0f} s{notes}")
     if seconds < LATE * usual:
         total = max(elapsed - seconds + usual, elapsed)
         return Progress(elapsed, total, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")

@@ -266,9 +266,10 @@ class JobService:
         """Call `listener` at every change of a job while the block runs, also by servers that can send notices."""
         return self._running.changes.listening(listener)
 
-    def expected_seconds(self, job: Job) -> float:
-        """How many seconds a job takes on average."""
-        return job.parameters.expected_seconds * self.config.pace
+    def expected_seconds(self, job: Job) -> float | None:
+        """How many seconds a job usually takes; None if that is not known."""
+        expected = self._running.times.expected(job)
+        return None if expected is None else expected * self.config.pace
 
     def sent_seconds(self, job: Job) -> float:
         """How many seconds ago a job's call was sent; 0 if it has not been sent."""

@@ -134,7 +134,9 @@ class SegmindClient:
         response = await self._send(Operation.SUBMIT, f"{self.base_url}/v2/{slug}", json=body)
         return await self._read(response, parsing.parse_submission)
 
-    async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
+    async def watch(
+        self, request_id: str, *, expected: float, age: float = 0, longest_pause: float = 10
+    ) -> AsyncIterator[Status]:
         """Poll the status of a job that was submitted `age` seconds ago until it has finished. Yields each status.
 
         The first request is sent after `expected` seconds. Responses that say nothing (5xx, broken bodies, a 404 soon
@@ -144,7 +146,7 @@ class SegmindClient:
             OutcomeUnknown: The API no longer knows the job, or refuses to report its status.
         """
         started, wait = time.monotonic() - age, 0.0
-        for pause in poll_pauses(expected):
+        for pause in poll_pauses(expected, longest_pause):
             await anyio.sleep(max(pause, wait))
             wait = 0.0
             elapsed = time.monotonic() - started

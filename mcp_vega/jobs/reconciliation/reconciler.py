@@ -18,7 +18,7 @@ from mcp_vega.errors import Charged, SegmindError, VegaError
 from mcp_vega.job import Job, Receipt, Route, Search, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.saver import ImageSaver
-from mcp_vega.jobs.polling import Poller
+from mcp_vega.jobs.polling.poller import Poller
 from mcp_vega.jobs.reconciliation.call_finder import LISTED_AFTER, CallFinder, Finding
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient

@@ -27,7 +27,7 @@ NO_PREVIEW = (
 
 # How many characters of the prompt a finished job quotes: the names of its files begin with the same words.
 BRIEFLY = 30
-# Seconds after which to ask again for a job that takes longer than usual.
+# Seconds after which to ask again for a job that takes longer than usual, or if what is usual is not known.
 OVERDUE = 10
 
 
@@ -90,26 +90,26 @@ def _under_way(app: AppContext, job: Job, not_resumable: str, notes: list[str]) 
         said = f"The job has not finished: it was {not_resumable}. Do not repeat the call."
         return ResultText(said, notes, last=last)
     usual = app.service.expected_seconds(job)
-    left = usual - app.service.sent_seconds(job) + _pause(app, job)
+    left = (OVERDUE if usual is None else usual - app.service.sent_seconds(job)) + _pause(app, job)
+    late = f"; this takes longer than usual (about {usual:.0f} s)" if left <= 0 else ""
     seconds = math.ceil(left) if left > 0 else OVERDUE
     sentence = (
-        f"{_stage(app, job, late=left <= 0)}. Call check_job with the request id below in about {seconds} s. Do not "
+        f"{_stage(app, job)}{late}. Call check_job with the request id below in about {seconds} s. Do not "
         "repeat the call."
     )
     cost = f"Cost: {'' if job.is_free else 'about '}{dollars(job.expected_cost, pretend=app.sandbox)}"
     return ResultText(sentence, notes, [cost], last)
 
 
-def _stage(app: AppContext, job: Job, *, late: bool) -> str:
-    """What happens with a job under way, as the beginning of a sentence; `late` if it takes longer than usual."""
+def _stage(app: AppContext, job: Job) -> str:
+    """What happens with a job under way, as the beginning of a sentence."""
     title, prompt = job.parameters.title, quoted_prompt(job)
     if app.service.is_answer_lost(job):
         whose = "The engine's" if job.is_free else "Segmind's"
         return f"{whose} answer was lost; the server is asking whether {title} drew {prompt}"
     stage = f"Queued: {title} will draw" if job.state is State.QUEUED else f"{title} is still drawing"
     why = f" ({'; '.join(job.notes)})" if job.notes else ""
-    usual = f"; this takes longer than usual (about {app.service.expected_seconds(job):.0f} s)" if late else ""
-    return f"{stage} {prompt}{why}{usual}"
+    return f"{stage} {prompt}{why}"
 
 
 def _pause(app: AppContext, job: Job) -> float:
