@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.storage import folders
 
@@ -46,7 +47,25 @@ def running_engine(home: Path) -> RunningEngine | None:
     Raises:
         InvalidSettings: The file of an engine cannot be read, or it could come from another user.
     """
-    return _read(home / FILE) if _is_locked(home / LOCK) else None
+    return _read(home / FILE) if has_engine(home) else None
+
+
+def has_engine(home: Path) -> bool:
+    """Whether a process is this user's engine, even if it accepts no calls yet, or no more.
+
+    Raises:
+        InvalidSettings: The file of the lock cannot be used.
+    """
+    path = home / LOCK
+    with _usable(path):
+        try:
+            descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return not try_lock(descriptor, shared=True)  # shared: two looks at the same time do not see each other
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -128,12 +147,11 @@ def _usable(file: Path) -> Generator[None]:
 def _lock(home: Path) -> Generator[None]:
     path = home / LOCK
     with _usable(path):
-        folders.make(home, 0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        descriptor = open_lock(path)
     try:
         deadline = time.monotonic() + LOOK_SECONDS
         with _usable(path):
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 if time.monotonic() > deadline:
                     raise _second(home)
                 time.sleep(PAUSE_SECONDS)
@@ -146,35 +164,3 @@ def _second(home: Path) -> InvalidSettings:
     engine = running_engine(home)
     which = f"at {engine.url} (process {engine.pid})" if engine else "that starts just now"
     return InvalidSettings(f"This user already has an engine {which}", next_step=STARTED_ELSEWHERE)
-
-
-def _is_locked(path: Path) -> bool:
-    with _usable(path):
-        try:
-            descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            return not _try_lock(descriptor, shared=True)  # shared: two looks at the same time do not see each other
-        finally:
-            os.close(descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001  Windows has no shared ones here
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
