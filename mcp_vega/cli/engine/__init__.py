@@ -2,6 +2,7 @@
 
 command       `mcp-vega engine`
 weights       `mcp-vega weights`
-requirements  what an engine needs to draw with the open weights: packages and weights
+requirements  what an engine needs before it is started
 registration  which engine this user runs
+file_lock     locks that end with the process that holds them
 """

@@ -15,11 +15,11 @@ import anyio
 
 from mcp_vega import __version__
 from mcp_vega.cli.engine.registration import RunningEngine, registered
-from mcp_vega.cli.engine.requirements import require_packages, require_weights
+from mcp_vega.cli.engine.requirements import require_weights
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.backend.painter import BackendPainter
 from mcp_vega.engine.drawings import Drawings
-from mcp_vega.engine.painter import InThread, Painter
+from mcp_vega.engine.painter import EngineError, InThread, Painter
 from mcp_vega.errors import InvalidArguments, InvalidSettings, PortTaken
 from mcp_vega.redaction import add_secret
 from mcp_vega.sandbox.serving import serving
@@ -103,9 +103,12 @@ def _painter_of(options: Namespace, settings: Settings) -> tuple[Painter, str]:
                 f"The URL of --backend cannot be used: {error}", next_step="Correct the URL"
             ) from error
         return painter, f"through the server at {painter.url}"
-    require_packages()
     folder = Path(options.weights).expanduser().absolute() if options.weights else settings.weights
-    weights = require_weights(folder)
+    try:
+        weights = require_weights(folder)
+    except EngineError as error:
+        step = f"{error.next_step}. Or draw through a server that you already run, with --backend"
+        raise InvalidSettings(error.what, next_step=step) from error
     # Only here: with a backend, the packages that this module imports are not needed.
     from mcp_vega.engine.diffusion.painter import DiffusionPainter
 
