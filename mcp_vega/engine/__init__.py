@@ -8,4 +8,5 @@ drawing    one call
 responses  bodies and headers
 history    the request history
 painter    what draws the pictures
+weights    the open weights on this machine
 """

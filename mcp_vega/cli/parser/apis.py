@@ -57,8 +57,9 @@ def add_weights(parser: Parser) -> None:
         "Fetch the open weights of Segmind-Vega and Segmind-VegaRT into your Hugging Face cache. Says first what it "
         "would fetch, and asks. What was interrupted is continued."
     )
-    parser.add_argument("--status", action="store_true", help="only say which weights are there")
-    parser.add_argument("--remove", action="store_true", help="delete the fetched weights; asks first")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--status", action="store_true", help="only say which weights are there")
+    instead.add_argument("--remove", action="store_true", help="delete the fetched weights; asks first")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
