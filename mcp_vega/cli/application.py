@@ -88,7 +88,9 @@ async def open_application(
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The limits on paid calls."""
+    """The limits on paid calls. Those on money and on the API's rate do not concern the engine on this machine."""
+    if settings.local:
+        return Limits(calls_at_once=settings.calls_at_once)
     money, each = settings.spending_limit_usd, settings.spending_limit_usd_each
     return Limits(money, settings.requests_per_minute, settings.calls_at_once, usd_a_day_each=each)
 

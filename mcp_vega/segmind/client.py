@@ -17,6 +17,7 @@ import httpx
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.integrity import require_complete
+from mcp_vega.job.free import of_free_call
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import history, parsing
 from mcp_vega.segmind.api_key import ApiKey
@@ -133,7 +134,9 @@ class SegmindClient:
         response = await self._send(Operation.SUBMIT, f"{self.base_url}/v2/{slug}", json=body)
         return await self._read(response, parsing.parse_submission)
 
-    async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
+    async def watch(
+        self, request_id: str, *, expected: float, age: float = 0, longest_pause: float = 10
+    ) -> AsyncIterator[Status]:
         """Poll the status of a job that was submitted `age` seconds ago until it has finished. Yields each status.
 
         The first request is sent after `expected` seconds. Responses that say nothing (5xx, broken bodies, a 404 soon
@@ -143,7 +146,7 @@ class SegmindClient:
             OutcomeUnknown: The API no longer knows the job, or refuses to report its status.
         """
         started, wait = time.monotonic() - age, 0.0
-        for pause in poll_pauses(expected):
+        for pause in poll_pauses(expected, longest_pause):
             await anyio.sleep(max(pause, wait))
             wait = 0.0
             elapsed = time.monotonic() - started
@@ -266,10 +269,15 @@ class SegmindClient:
         return await self._sender.send(operation, url, self.require_key(), **request)
 
     async def _read(self, response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
-        """Parse a response. If the parser itself fails, the error keeps the response."""
+        """Parse a response. If the parser itself fails, the error keeps the response.
+
+        An error that came from a free API is not charged, whatever it says.
+        """
         try:
             return await self._sender.off_loop([response.body], partial(parse, response))
-        except errors.SegmindError:
+        except errors.SegmindError as error:
+            if response.free:
+                raise of_free_call(error) from error
             raise
         except Exception as error:
             logger.exception("An answer of the API could not be read")

@@ -78,17 +78,17 @@ class RetryPolicy:
 DEFAULT_POLICY = RetryPolicy()
 
 
-def poll_pauses(expected: float) -> Iterator[float]:
+def poll_pauses(expected: float, longest: float = 10) -> Iterator[float]:
     """Seconds to wait before each status request for a queued job. The iterator has no end.
 
     The first request comes after the `expected` seconds of drawing, the next ones soon after it. Then they become less
-    and less frequent, so that they do not use up the plan's requests per minute.
+    and less frequent, at least every `longest` seconds, so that they do not use up the plan's requests per minute.
     """
     yield expected
     pause = 0.1
     while True:
         yield pause * random.uniform(0.8, 1.2)  # noqa: S311
-        pause = min(pause * 1.5, 10.0)
+        pause = min(pause * 1.5, longest)
 
 
 class Operation(Enum):

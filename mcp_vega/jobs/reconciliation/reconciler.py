@@ -18,7 +18,7 @@ from mcp_vega.errors import Charged, SegmindError, VegaError
 from mcp_vega.job import Job, Receipt, Route, Search, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.saver import ImageSaver
-from mcp_vega.jobs.polling import Poller
+from mcp_vega.jobs.polling.poller import Poller
 from mcp_vega.jobs.reconciliation.call_finder import LISTED_AFTER, CallFinder, Finding
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
@@ -187,7 +187,8 @@ class Reconciler:
 def _has_trace(job: Job) -> bool:
     """Whether there is a sign that a job's call arrived, even if the history does not show it."""
     accepted = isinstance(job.error, errors.UnreadableAnswer)  # the API accepted it
-    return accepted or bool(job.remote_id or job.images) or job.charged is not Charged.UNKNOWN
+    has_outcome = job.error is not None and job.error.charged is not Charged.UNKNOWN
+    return accepted or has_outcome or bool(job.remote_id or job.images) or job.state is State.COMPLETED
 
 
 def _missing(job: Job) -> VegaError:
