@@ -115,6 +115,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/page.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/faults.py": "it takes minutes; tests/test_fault_table.py runs a part of it",
     ".venv/bin/python benchmarks/faults.py --write": "as above",
+    ".venv/bin/python benchmarks/ray_cluster.py": "it needs Ray, and starts a cluster",
     ".venv/bin/python benchmarks/drawn.py": "it takes minutes; tests/test_stdio.py and test_properties.py draw fewer",
     ".venv/bin/python benchmarks/replicas/chaos.py": "it takes minutes, and needs nginx; tests/test_replicas.py runs "
     "three servers with PostgreSQL",
