@@ -35,10 +35,18 @@ logger = logging.getLogger(__name__)
 SANDBOX_KEY = SecretStr("SG_sandbox")
 # The PostgreSQL schema of the sandbox's ledger.
 SANDBOX_NAMESPACE = "mcp_vega_sandbox"
-INSTALL_TEAM = (
-    "Run `pip install 'mcp-vega[team]'` in the environment of mcp-vega (with pipx: `pipx install --force "
-    "'mcp-vega[team]'`; with uv: `uvx --from 'mcp-vega[team]' mcp-vega`). Then start the server again"
-)
+
+
+def install_step(extra: str) -> str:
+    """How to install an extra of this package, as the next step of an error."""
+    wanted = f"'mcp-vega[{extra}]'"
+    return (
+        f"Run `pip install {wanted}` in the environment of mcp-vega (with pipx: `pipx install --force {wanted}`; with "
+        f"uv: `uvx --from {wanted} mcp-vega`)"
+    )
+
+
+INSTALL_TEAM = f"{install_step('team')}. Then start the server again"
 
 
 @contextmanager

@@ -1,1 +1,8 @@
-"""The engine on this machine: the commands `engine` and `weights`, and how servers find or start the user's engine."""
+"""The engine on this machine: the commands `engine` and `weights`, and how servers find or start the user's engine.
+
+command       `mcp-vega engine`
+weights       `mcp-vega weights`
+requirements  what an engine needs before it is started
+registration  which engine this user runs
+file_lock     locks that end with the process that holds them
+"""
