@@ -9,4 +9,5 @@ responses  the answers to calls
 history    the answers to questions for earlier calls
 painter    what draws the pictures
 weights    the open weights on this machine
+backend    draws through a server that the user already runs
 """

@@ -1,9 +1,10 @@
 """The engine on this machine: the commands `engine` and `weights`, and how servers find or start the user's engine.
 
-weights       the command that fetches the weights
-registration  which engine this user runs
-file_lock     locks that end with their process
+command       `mcp-vega engine`
+weights       `mcp-vega weights`
 requirements  what an engine needs before it is started
+registration  which engine this user runs
+file_lock     locks that end with the process that holds them
 launcher      finds the engine, or starts one
-transport     sends a client's requests to it
+transport     sends a client's requests to the engine
 """
