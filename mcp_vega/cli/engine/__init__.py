@@ -5,4 +5,6 @@ weights       `mcp-vega weights`
 requirements  what an engine needs before it is started
 registration  which engine this user runs
 file_lock     locks that end with the process that holds them
+launcher      finds the engine, or starts one
+transport     sends a client's requests to the engine
 """
