@@ -519,3 +519,16 @@ async def test_jobs_of_other_apis_in_the_ledger_stay_readable_for_a_local_server
     store = JobStore.in_file(home / "ledger.sqlite3")
     assert {each.charged for each in await store.latest(9)} == {"yes", "no"}
     await store.close()
+
+
+async def test_a_server_for_the_api_says_who_can_finish_a_job_of_this_machine(sandbox: Sandbox, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    sandbox.hold()
+    async with local_app(sandbox.url, tmp_path / "free", Engine(), home=home) as app:
+        job = await begun(app.service, VegaRTParameters(prompt="a fox"))
+        await until(lambda: sandbox.paid_requests)
+    sandbox.let_go()
+    async with app_over(sandbox.url, tmp_path / "paid", home=home) as app, Client(build_server(app)) as agent:
+        seen = text_of(await agent.call_tool("check_job", {"request_id": job.local_id}))
+    assert "begun for the engine on this machine; only a server with --local can finish it" in seen
+    assert "Cost: about" not in seen

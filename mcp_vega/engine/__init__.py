@@ -9,5 +9,6 @@ responses  the answers to calls
 history    the answers to questions for earlier calls
 painter    what draws the pictures
 weights    the open weights on this machine
+diffusion  draws with them
 backend    draws through a server that the user already runs
 """

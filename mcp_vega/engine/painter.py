@@ -25,6 +25,10 @@ class EngineError(Exception):
         self.next_step = next_step
 
 
+class DeviceLostError(EngineError):
+    """The device does not work any more in this process. A new process may be able to draw."""
+
+
 class Cancelled(Exception):  # noqa: N818  it is no error: nobody wants the picture any more
     """The drawing was cancelled."""
 

@@ -1,6 +1,6 @@
 """The errors of calls that cost nothing: they are not charged, and no account at the vendor lists them."""
 
-from mcp_vega.errors import Charged, ErrorT, Unauthorized
+from mcp_vega.errors import Charged, ErrorT, GenerationFailed, Unauthorized
 
 # An address at the vendor where an account's keys, calls or credits are listed.
 _ACCOUNT = "cloud.segmind.com"
@@ -15,3 +15,9 @@ def of_free_call(error: ErrorT) -> ErrorT:
     freed = error.reworded(error.what, step)
     freed.charged = Charged.NO
     return freed
+
+
+def drawing_lost() -> GenerationFailed:
+    """The error of a call whose engine ended before its pictures had arrived. They are nowhere else."""
+    what = "The engine on this machine ended before this picture had arrived, so it is lost"
+    return GenerationFailed(what, next_step="Call again: nothing was charged", charged=Charged.NO)

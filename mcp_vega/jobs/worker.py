@@ -21,7 +21,7 @@ from mcp_vega.jobs.polling.poller import Poller
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.reconciliation.reconciler import Reconciler
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
-from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
+from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.storage.ledger.transactions import Begun
 from mcp_vega.telemetry import spans
@@ -77,7 +77,7 @@ class Worker:
             work = self._send
         elif any(image.in_memory for image in job.images):
             work = self._save_from_memory
-        elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
+        elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < self._client.record_seconds:
             work = self._fetch
         running.answer_lost = work == self._settle
         self._begin(running, work, resumed=True)

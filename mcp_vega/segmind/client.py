@@ -31,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How many seconds the API keeps the record of a request.
-RECORD_SECONDS = 3600
-
 # The longest pause between two requests for a job's status (s), even if the API asks for a longer one.
 LONGEST_PAUSE = 120.0
 
@@ -80,6 +77,7 @@ class SegmindClient:
         self._history_url = endpoints.history_url.rstrip("/")
         self._allowed_urls = AllowedUrls(endpoints.base_url, endpoints.media_hosts)
         self._replication_seconds = policy.replication_seconds
+        self.record_seconds = policy.record_seconds
 
     def use_key(self, key: ApiKey) -> None:
         """Use another key from now on, except in blocks of `keeping_key` that have begun."""
@@ -164,7 +162,7 @@ class SegmindClient:
                 yield status
                 if status.state.finished:
                     return
-            if elapsed > RECORD_SECONDS:
+            if elapsed > self.record_seconds:
                 raise errors.OutcomeUnknown(f"The API had not finished job {request_id} after an hour")
 
     async def status(self, request_id: str) -> Status:

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # The longest time that a complete paid call may take.
 DRAWING_SECONDS = 300
+# For how long the API keeps the record of a request.
+RECORD_SECONDS = 3600
 REDIRECTS = 3
 # The errors after which a GET request is repeated. A paid call is repeated only after `Unreachable`: it was never sent.
 REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, errors.Unreachable, httpx.RequestError)
@@ -59,6 +61,7 @@ class RetryPolicy:
     longest_pause: float = 10
     attempts: int = 6
     replication_seconds: float = 15  # for how long a replica of the API may not know a request that was just queued
+    record_seconds: float = RECORD_SECONDS
     limits: TimeLimits = field(default_factory=TimeLimits)
 
     def pause_before_retry(self, failure: Exception, attempt: int, *, paid: bool) -> float | None:

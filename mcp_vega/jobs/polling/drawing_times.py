@@ -42,6 +42,8 @@ class DrawingTimes:
         except LedgerError as error:
             logger.info("It is not known how long the last drawings took: %s", error.what)
             self._loaded.discard(base_url)
+        except Exception:  # no job needs these times
+            logger.exception("How long the last drawings took could not be read")
 
     def learn(self, before: Job, job: Job) -> None:
         """Remember how long a job's drawing took, if this change of the job has ended it."""

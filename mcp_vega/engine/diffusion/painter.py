@@ -1,0 +1,155 @@
+"""The painter of an engine that draws with the open weights."""
+
+import io
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from mcp_vega.engine.diffusion.failures import explain, first_line, is_out_of_memory, out_of_memory
+from mcp_vega.engine.diffusion.memory import MemoryPlan, plan_memory
+from mcp_vega.engine.painter import Cancelled, EngineError, OnStep
+from mcp_vega.engine.weights.catalog import FP16, LORA, MODELS, weights_file
+from mcp_vega.engine.weights.located import Weights
+from mcp_vega.parameters import Parameters
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mcp_vega.engine.diffusion.device import Device
+    from mcp_vega.engine.diffusion.pipeline import VegaPipeline
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# The libraries read these when they are imported. They then keep remarks and progress bars out of the engine's log, and
+# never ask the hub for anything.
+_ENVIRONMENT = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_REINSTALL = "Install the packages again: pip install --force-reinstall 'mcp-vega[local]'"
+
+
+class DiffusionPainter:
+    """A `BlockingPainter` over the open weights of both models. It imports torch in `load`, which takes seconds."""
+
+    def __init__(self, weights: Weights, device: str = "auto") -> None:
+        """Prepare to draw.
+
+        Args:
+            weights: Those that `find_weights` found.
+            device: `auto`, `cuda`, `mps` or `cpu`.
+        """
+        self._weights = weights
+        self._wanted = device
+        self._device: Device | None = None
+        self._pipeline: VegaPipeline | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the device; empty before `load` has found it."""
+        return self._device.name if self._device else ""
+
+    @property
+    def plan(self) -> MemoryPlan | None:
+        """What it does to need less memory; None before `load`."""
+        return self._pipeline.plan if self._pipeline else None
+
+    def load(self) -> None:
+        """Bring the model to the device. After a failure it may be called again.
+
+        Raises:
+            EngineError: A package, the device or the weights do not work, or there is too little memory.
+        """
+        if self._pipeline:
+            return
+        os.environ.update(_ENVIRONMENT)
+        try:
+            from mcp_vega.engine.diffusion.device import find_device
+            from mcp_vega.engine.diffusion.pipeline import VegaPipeline
+        except (ImportError, OSError) as error:
+            raise EngineError(
+                f"A package that the engine needs does not work ({first_line(error)})", _REINSTALL
+            ) from error
+        try:
+            self._device = device = find_device(self._wanted)
+            plan = plan_memory(device.free_bytes(), self._weights_bytes(device), on_cpu=device.kind == "cpu")
+            pipeline = VegaPipeline(self._weights, device, plan)
+        except Exception as error:
+            raise explain(error, self.name) or self._unusable(error) from error
+        self._in_memory(pipeline, pipeline.prepare)
+        self._pipeline = pipeline
+        logger.info("Drawing on %s, memory plan %s", self.name, pipeline.plan.name)
+
+    def draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:
+        """The pictures of a call as JPEG, which is what the API sends. They are drawn one after the other.
+
+        Raises:
+            EngineError: A picture could not be drawn.
+            Cancelled: `on_step` has raised it.
+        """
+        pipeline = self._pipeline
+        if not pipeline:
+            raise EngineError("The weights are not loaded", "Call again")
+        count = parameters.pictures
+
+        def picture(index: int) -> bytes:
+            image = pipeline.draw(parameters, seed + index, lambda share: on_step((index + share) / count))
+            return _jpeg(image)
+
+        return [self._in_memory(pipeline, partial(picture, index)) for index in range(count)]
+
+    def close(self) -> None:
+        """Free the memory of the device."""
+        self._pipeline = None
+        if self._device:
+            self._device.free_unused()
+
+    def _in_memory(self, pipeline: "VegaPipeline", work: Callable[[], T]) -> T:
+        """What `work` returns. While the memory is too small for it, it is done again by the next memory plan.
+
+        Raises:
+            EngineError: It failed for another reason, or there is no such plan.
+        """
+        while True:
+            try:
+                return work()
+            except Cancelled:
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise explain(error, self.name) or _failed(error) from error
+            # Not before: as long as the error is handled, it keeps what the drawing has in memory.
+            if not pipeline.save_memory():
+                raise out_of_memory(self.name)
+            logger.warning("Too little free memory on %s: going on with memory plan %s", self.name, pipeline.plan.name)
+
+    def _weights_bytes(self, device: "Device") -> int:
+        """What the weights take on a device. Files without a variant count as if their numbers had 32 bits."""
+        weights = self._weights
+        files = [*(weights.vega / weights_file(part, weights.variant) for part in MODELS), weights.vega_rt / LORA]
+        number_bytes = 2 if weights.variant == FP16 else 4
+        return sum(file.stat().st_size for file in files) * device.number_bytes // number_bytes
+
+    def _unusable(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"The weights in {self._weights.vega} and {self._weights.vega_rt} cannot be loaded ({first_line(error)})",
+            "Run `mcp-vega weights`, which fetches what is damaged, or update the packages: "
+            "pip install -U 'mcp-vega[local]'",
+        )
+
+
+def _failed(error: Exception) -> EngineError:
+    what = f"The picture could not be drawn ({first_line(error)})"
+    return EngineError(what, "Call again; if it fails again, start the engine again")
+
+
+def _jpeg(image: "Image") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
