@@ -152,6 +152,19 @@ def require_ipv6() -> None:
         pytest.skip("this machine has no IPv6")
 
 
+@posix
+def test_an_engine_serves_while_its_backend_is_down_and_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with running(tmp_path, "--backend", url) as (process, _):
+        assert process.stderr
+        for line in process.stderr:
+            if "cannot draw" in line:
+                assert f"The server at {url}, which draws, cannot be reached" in line
+                break
+        assert running_engine(home_of(tmp_path))
+
+
 # ---- the end ----
 
 # An engine over a painter of its own, in a process.
