@@ -10,12 +10,15 @@ from io import BytesIO
 from typing import Any
 
 import anyio
-from conftest import LOOK_SECONDS, serving_in_thread
+from anyio.from_thread import start_blocking_portal
+from conftest import LOOK_SECONDS
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from mcp_vega.sandbox.serving import serving
 
 KARRAS = {"name": "karras", "label": "Karras"}
 
@@ -130,8 +133,9 @@ class Txt2ImgServer:
 
 
 @contextmanager
-def serving_txt2img(**options: Any) -> Generator[Txt2ImgServer]:
+def serving_txt2img(port: int = 0, **options: Any) -> Generator[Txt2ImgServer]:
     """A server in a thread of its own, with options of `Txt2ImgServer`."""
     server = Txt2ImgServer(**options)
-    with serving_in_thread(server.app) as server.url:
+    running = serving(server.app, port=port)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running) as server.url:
         yield server

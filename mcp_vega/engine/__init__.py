@@ -7,8 +7,8 @@ drawings   the calls: the queue, the work on them, and how long they are kept
 drawing    one call: its state, its times, its pictures
 responses  the answers to calls
 history    the answers to questions for earlier calls
-painter    what draws the pictures: the interface
-diffusion  draws with the open weights on this machine's hardware
-backend    draws through another server that the user runs
+painter    what draws the pictures
 weights    the open weights on this machine
+diffusion  draws with them
+backend    draws through a server that the user already runs
 """

@@ -63,10 +63,15 @@ class Status:
 
 @dataclass(frozen=True)
 class Credits:
-    """The account's balance in US dollars."""
+    """The account's balance in US dollars.
+
+    `costs_nothing` says that this is an engine of the user's own, and `engine` what draws there, as in `Receipt`.
+    """
 
     credits: Decimal | None
     free: Decimal | None
+    costs_nothing: bool = False
+    engine: str | None = None
 
 
 # ---- calls ----
@@ -152,7 +157,8 @@ def parse_credits(response: ApiResponse) -> Credits:
     """The response to `GET /v1/get-user-credits`."""
     require_success(response)
     body = response.json
-    return Credits(parse_usd(field_of(body, "credits")), parse_usd(field_of(body, "free-credits")))
+    paid, free = (parse_usd(field_of(body, name)) for name in ("credits", "free-credits"))
+    return Credits(paid, free, response.free, response.engine)
 
 
 def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:

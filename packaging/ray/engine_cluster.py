@@ -175,7 +175,6 @@ def _painter(options: Options) -> BlockingPainter:
         return Stub(options.stub_seconds)
     # Both need the packages of the extra `local`.
     from mcp_vega.engine.diffusion.painter import DiffusionPainter
-
     from mcp_vega.engine.weights.located import find_weights
 
     return DiffusionPainter(find_weights(Path(options.weights) if options.weights else None), "auto")
