@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # The configuration of the real UNet, as published with it.
@@ -54,7 +55,12 @@ TEXTS: tuple[dict[str, Any], dict[str, Any]] = (
     {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12},
     {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32},
 )
-SMALL_TEXT: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+SMALL_TEXT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+}
 SCHEDULER: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -95,6 +101,16 @@ def write_weights(folder: Path, *, full_size: bool = False, half: bool = True) -
     finally:
         torch.set_default_dtype(torch.float32)
     return folder
+
+
+def scale(file: Path, factor: float) -> None:
+    """Multiply all numbers of a safetensors file."""
+    save_file({name: value * factor for name, value in load_file(file).items()}, file)
+
+
+def has_device(kind: str) -> bool:
+    """Whether torch can use a device of this machine."""
+    return {"cuda": torch.cuda, "mps": torch.backends.mps}[kind].is_available()
 
 
 def _tokenizer(folder: Path, words: int) -> tuple[CLIPTokenizer, int]:
