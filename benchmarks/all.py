@@ -24,6 +24,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "load": ("--rounds", "1", "--seconds", "2"),
     "growth": ("--pictures", "10000", "--rounds", "5"),
     "jobs": ("--quick",),
+    "engine_share": ("--rounds", "5"),
     "peers": ("--rounds", "4"),
 }
 # A row of the table: the benchmark, the target, whether it was reached, the median with the lowest and the highest.

@@ -66,7 +66,9 @@ def test_only_one_package_uses_http() -> None:
     # The command opens the client, an installation asks the user's own server, the settings only read URLs, and an
     # issuer of OAuth is asked for its keys.
     others = {"cli/api_client.py", "cli/install/remote.py", "settings/urls.py", "server/http/access/oauth/issuer.py"}
+    others |= {"cli/engine/transport.py"}  # to the engine on this machine
     others |= {"cli/engine/weights.py", "engine/weights/hub.py"}  # weights are fetched from the Hugging Face hub
+    others |= {"engine/backend/server.py"}  # an engine may draw through another server
     assert {name for name in users if not name.startswith("segmind/")} == others
 
 

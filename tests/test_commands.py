@@ -102,6 +102,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/load.py --minutes 10 --at-once 32": DEVELOPMENT,
     ".venv/bin/python benchmarks/growth.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/jobs.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/engine_share.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/peers.py": "it takes minutes, and needs a network",
     ".venv/bin/python benchmarks/kill.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/kill.py --at-calls": DEVELOPMENT,
@@ -115,6 +116,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/page.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/faults.py": "it takes minutes; tests/test_fault_table.py runs a part of it",
     ".venv/bin/python benchmarks/faults.py --write": "as above",
+    ".venv/bin/python benchmarks/ray_cluster.py": "it needs Ray, and starts a cluster",
     ".venv/bin/python benchmarks/drawn.py": "it takes minutes; tests/test_stdio.py and test_properties.py draw fewer",
     ".venv/bin/python benchmarks/replicas/chaos.py": "it takes minutes, and needs nginx; tests/test_replicas.py runs "
     "three servers with PostgreSQL",

@@ -555,6 +555,11 @@ async def test_the_history_shows_only_the_calls_made_with_the_same_key(
     assert (await http.get(HISTORY)).json()["total"] == 1
 
 
+async def test_an_address_with_a_slash_at_the_end_is_no_way_around_the_key(engine: RunningEngine) -> None:
+    async with client_of(engine, "") as nobody:
+        assert (await nobody.get("/v1/get-user-credits/")).status_code == 404
+
+
 async def test_the_history_has_pages_and_filters(http: httpx.AsyncClient) -> None:
     for number in range(3):
         await http.post(f"/v1/{VEGA}", json={**FOX, "seed": number})
@@ -720,4 +725,5 @@ async def test_a_call_whose_answer_was_lost_is_found_in_the_history(engine: Runn
             return " done " in text_of(await agent.call_tool("check_job", {}))
 
         await until(is_done)
-    assert len(engine.drawings.made_with(KEY)) == 1
+    async with client_of(engine) as http:
+        assert (await http.get(HISTORY)).json()["total"] == 1

@@ -45,7 +45,7 @@ def test_the_page_of_the_gallery_opens_only_with_its_key_and_ends_on_a_signal(
             (tile,) = browser.get("/gallery/pictures").raise_for_status().json()["pictures"]
             assert browser.get(f"/images/{tile['id']}").headers["content-type"] == "image/jpeg"
             state = browser.get("/gallery/state").json()
-            assert (state["sandbox"], state["signed_in"], state["total"]) == (True, False, 1)
+            assert (state["free"], state["signed_in"], state["total"]) == ("sandbox", False, 1)
             for path in ("/mcp", "/sse", "/messages/"):
                 assert browser.post(path, json={}).status_code in (401, 404)
         process.send_signal(signal.SIGINT)

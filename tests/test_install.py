@@ -561,6 +561,37 @@ def test_a_host_gets_the_path_of_the_file_with_the_key_and_not_the_key(host: str
     )
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_entry_that_draws_on_this_machine_needs_no_key_and_says_how_to_check_the_machine(
+    host: str, home: Path, run: Run
+) -> None:
+    said = run("install", host, "--yes", "--local")
+    entry = servers_in(host, home)["vega"]
+    assert (said.code, entry["args"], entry.get("env")) == (0, ["--local"], None)
+    assert "`mcp-vega doctor --local` checks both" in said.err
+    assert "SEGMIND_API_KEY" not in said.err
+    assert "nothing to do" in run("install", host, "--yes", "--local").out
+    printed = run("install", host, "--print", "--local").out
+    assert ("--local" in printed, "SEGMIND_API_KEY" in printed) == (True, False)
+
+
+def test_the_folder_of_the_weights_is_written_into_the_entry_and_a_key_that_is_there_stays(
+    home: Path, run: Run
+) -> None:
+    assert run("install", "cursor", "--yes", SEGMIND_API_KEY=KEY).code == 0
+    said = run("install", "cursor", "--yes", "--local", MCP_VEGA_WEIGHTS="~/weights")
+    weights = str(home / "weights")
+    assert servers_in("cursor", home)["vega"]["env"] == {"SEGMIND_API_KEY": KEY, "MCP_VEGA_WEIGHTS": weights}
+    assert f"env MCP_VEGA_WEIGHTS: {weights}" in said.out
+    assert KEY not in said.out + said.err
+    # Back to the API: the folder is kept, and nothing uses it.
+    said = run("install", "cursor", "--yes", SEGMIND_API_KEY=KEY)
+    assert '-   args: ["--local"]' in said.out
+    assert servers_in("cursor", home)["vega"]["args"] == []
+    refused = run("install", "cursor", "--yes", "--local", MCP_VEGA_WEIGHTS="weights")
+    assert (refused.code, "MCP_VEGA_WEIGHTS" in refused.err) == (2, True)
+
+
 def test_a_second_installation_has_nothing_to_do(home: Path, run: Run) -> None:
     run("install", "zed", "--yes", SEGMIND_API_KEY=KEY)
     before = file_of("zed", home).read_bytes()
@@ -723,6 +754,7 @@ def test_without_a_name_install_says_which_hosts_it_found_and_writes_nothing(hom
         ("--yes",): "mcp-vega install claude-code --yes",
         (): "mcp-vega install claude-code --yes",
         ("--sandbox",): "mcp-vega install claude-code --yes --sandbox",
+        ("--local",): "mcp-vega install claude-code --yes --local",
         ("--url", "https://a.example/mcp"): "mcp-vega install claude-code --url https://a.example/mcp --yes",
         ("--url", "https://a/;id;/mcp"): "mcp-vega install claude-code --url 'https://a/;id;/mcp' --yes",
     }.items():
@@ -951,9 +983,12 @@ def test_for_a_host_whose_file_takes_no_url_install_says_where_to_add_it(home: P
     assert list(home.iterdir()) == []
 
 
-def test_a_url_and_the_sandbox_cannot_be_combined(home: Path, run: Run) -> None:
-    said = run("install", "cursor", "--url", URL, "--sandbox", "--yes")
-    assert (said.code, "--sandbox is for a server that the host starts" in said.err) == (2, True)
+@pytest.mark.parametrize("option", ["--sandbox", "--local"])
+def test_a_url_cannot_be_combined_with_an_option_of_a_server_that_the_host_starts(
+    option: str, home: Path, run: Run
+) -> None:
+    said = run("install", "cursor", "--url", URL, option, "--yes")
+    assert (said.code, f"{option} is for a server that the host starts" in said.err) == (2, True)
     assert list(home.iterdir()) == []
 
 
@@ -1172,6 +1207,25 @@ def test_uvx_gets_the_version_that_the_user_asked_for(
     (tmp_path / "uvx").touch(0o755)
     command = lasting_command({"UV": str(tmp_path / "uv")}, PathDistribution(tmp_path))
     assert command[1:] == ("--from", wanted, "mcp-vega")
+
+
+@pytest.mark.parametrize(
+    ("origin", "wanted"), [(None, "mcp-vega[local]"), ({"archive_info": {}}, "mcp-vega[local] @ https://h.example/r")]
+)
+def test_uvx_gets_the_extra_that_draws_on_this_machine_if_it_has_fetched_it(
+    origin: dict[str, Any] | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if origin:
+        data = {"url": "https://h.example/r", **origin}
+        (tmp_path / "direct_url.json").write_text(json.dumps(data), encoding="utf-8")
+    monkeypatch.setattr("sys.prefix", "/cache/archive-v0/x")
+    (tmp_path / "uvx").touch(0o755)
+    (tmp_path / "torch.py").touch()
+    environment, installed = {"UV": str(tmp_path / "uv")}, PathDistribution(tmp_path)
+    assert wanted not in lasting_command(environment, installed, local=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert wanted not in lasting_command(environment, installed)
+    assert lasting_command(environment, installed, local=True)[1:] == ("--from", wanted, "mcp-vega")
 
 
 def test_a_command_whose_path_is_not_utf_8_is_refused(home: Path) -> None:

@@ -20,6 +20,7 @@ from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import JPEG, PNG, WEBP, Format, recognise
 from mcp_vega.imaging.metadata import Recipe
 from mcp_vega.imaging.preview import converted
+from mcp_vega.job import SANDBOX
 from mcp_vega.parameters import VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 
@@ -401,11 +402,9 @@ def test_the_recipe_of_a_picture_says_if_the_sandbox_drew_it(tmp_path: Path) -> 
     path = done.stdout.strip()
     recipe = metadata.read(Path(path).read_bytes())
     assert recipe is not None
-    assert recipe.sandbox
+    assert recipe.engine == SANDBOX
     assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
     assert "Painted by the sandbox, not by the model\n" in run("recipe", path, folder=tmp_path).stdout
     refused = run("draw", "--like", path, folder=tmp_path)
-    assert refused.stderr.startswith(
-        "Note: the picture was painted by the sandbox; the model itself draws another one.\n"
-    )
+    assert refused.stderr.startswith("Note: the picture was painted by the sandbox; the API draws another one.\n")
     assert "No Segmind API key is set" in refused.stderr

@@ -3,9 +3,12 @@
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from math import inf
 
 import httpx
+from pydantic import SecretStr
 
 from mcp_vega import __version__
 from mcp_vega.errors import Unreachable
@@ -13,8 +16,16 @@ from mcp_vega.redaction import add_secret
 from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
-from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy
+from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy, TimeLimits
 from mcp_vega.settings import Settings, is_loopback
+
+# The keys where none is needed.
+SANDBOX_KEY, LOCAL_KEY = SecretStr("SG_sandbox"), SecretStr("SG_local")
+# The address of the engine on this machine, for the client. Its transport knows the real one.
+LOCAL_URL = "http://127.0.0.1"
+LOCAL_ENDPOINTS = Endpoints(LOCAL_URL, f"{LOCAL_URL}/inference-request/request-history")
+# An engine may have to be started first, and answers slowly while it loads.
+LOCAL_LIMITS = TimeLimits(reaching=90, read=60, asking=120)
 
 # Variables that name a file. It is read or written before the first connection.
 TLS_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")
@@ -23,15 +34,37 @@ TLS_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")
 @asynccontextmanager
 async def open_client(settings: Settings, policy: RetryPolicy = DEFAULT_POLICY) -> AsyncGenerator[SegmindClient]:
     """The API's client, while the block runs."""
-    headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
+    if settings.local:
+        async with _http_over(_to_engine(settings)) as http:
+            yield SegmindClient(http, key_of(settings), LOCAL_ENDPOINTS, local_policy(policy))
+        return
     transport = _LazyTransport()
-    async with httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies()) as http:
+    async with _http_over(transport) as http:
         endpoints = Endpoints(settings.base_url, settings.request_history_url, settings.media_hosts)
         yield SegmindClient(http, key_of(settings), endpoints, policy, transport.open)
 
 
+def local_policy(policy: RetryPolicy) -> RetryPolicy:
+    """The policy for the engine on this machine: its requests may wait for its start, and it keeps its calls."""
+    return replace(policy, limits=LOCAL_LIMITS, record_seconds=inf)
+
+
+def _http_over(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    headers = {"user-agent": f"mcp-vega/{__version__}", "accept-encoding": "gzip, deflate"}
+    return httpx.AsyncClient(transport=transport, headers=headers, cookies=no_cookies())
+
+
+def _to_engine(settings: Settings) -> httpx.AsyncBaseTransport:
+    from mcp_vega.cli.engine.launcher import Launcher
+    from mcp_vega.cli.engine.transport import LocalTransport
+
+    return LocalTransport(Launcher(settings))
+
+
 def key_of(settings: Settings) -> ApiKey:
     """The API key. If it is from a file, it is redacted in all texts from now on, whatever it looks like."""
+    if settings.sandbox or settings.local:
+        return ApiKey(SANDBOX_KEY if settings.sandbox else LOCAL_KEY)
     in_file = settings.api_key_file is not None
     if in_file and settings.api_key:
         add_secret(settings.api_key.get_secret_value())

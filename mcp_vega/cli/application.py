@@ -9,11 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from functools import partial
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from mcp_vega.cli.api_client import key_of, open_client
 from mcp_vega.errors import InvalidSettings, VegaError
-from mcp_vega.job import SANDBOX
+from mcp_vega.job import LOCAL, SANDBOX
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
 from mcp_vega.redaction import add_secret, printable
@@ -32,13 +30,20 @@ from mcp_vega.storage.ledger.spending import Limits
 
 logger = logging.getLogger(__name__)
 
-SANDBOX_KEY = SecretStr("SG_sandbox")
 # The PostgreSQL schema of the sandbox's ledger.
 SANDBOX_NAMESPACE = "mcp_vega_sandbox"
-INSTALL_TEAM = (
-    "Run `pip install 'mcp-vega[team]'` in the environment of mcp-vega (with pipx: `pipx install --force "
-    "'mcp-vega[team]'`; with uv: `uvx --from 'mcp-vega[team]' mcp-vega`). Then start the server again"
-)
+
+
+def install_step(extra: str) -> str:
+    """How to install an extra of this package, as the next step of an error."""
+    wanted = f"'mcp-vega[{extra}]'"
+    return (
+        f"Run `pip install {wanted}` in the environment of mcp-vega (with pipx: `pipx install --force {wanted}`; with "
+        f"uv: `uvx --from {wanted} mcp-vega`)"
+    )
+
+
+INSTALL_TEAM = f"{install_step('team')}. Then start the server again"
 
 
 @contextmanager
@@ -64,7 +69,7 @@ async def open_application(
     If there is a `problem`, the tools answer every call with it.
     """
     async with AsyncExitStack() as stack:
-        api = SANDBOX if settings.sandbox else settings.base_url
+        api = api_of(settings)
         if settings.sandbox:
             settings = await stack.enter_async_context(_in_sandbox(settings))
         client = await stack.enter_async_context(open_client(settings, policy))
@@ -87,8 +92,15 @@ async def open_application(
         )
 
 
+def api_of(settings: Settings) -> str:
+    """The ledger's name of the API that draws."""
+    return SANDBOX if settings.sandbox else LOCAL if settings.local else settings.base_url
+
+
 def limits_of(settings: Settings) -> Limits:
-    """The limits on paid calls."""
+    """The limits on paid calls. Those on money and on the API's rate do not concern the engine on this machine."""
+    if settings.local:
+        return Limits(calls_at_once=settings.calls_at_once)
     money, each = settings.spending_limit_usd, settings.spending_limit_usd_each
     return Limits(money, settings.requests_per_minute, settings.calls_at_once, usd_a_day_each=each)
 
@@ -101,9 +113,7 @@ async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
     from mcp_vega.sandbox.serving import serving
 
     async with serving(build_sandbox(Account())) as url:
-        yield settings.model_copy(
-            update={"base_url": url, "history_url": "", "api_key": SANDBOX_KEY, "api_key_file": None}
-        )
+        yield settings.model_copy(update={"base_url": url, "history_url": ""})
 
 
 def job_store_of(settings: Settings) -> JobStore:
@@ -158,8 +168,7 @@ def redact_secrets(settings: Settings, environment: Mapping[str, str] = os.envir
 def warn_of_key(settings: Settings) -> None:
     """Log in one line why the key cannot be used. The tools say it as well."""
     try:
-        if not settings.sandbox:
-            key_of(settings).usable()
+        key_of(settings).usable()
     except InvalidSettings as error:
         warn(error)
 

@@ -14,9 +14,15 @@ from mcp_vega.errors import InvalidArguments, LedgerError
 from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import MAX_BYTES, recognise
 from mcp_vega.imaging.metadata import Recipe
-from mcp_vega.job import SANDBOX, Image, Job
+from mcp_vega.job import LOCAL, SANDBOX, Image, Job
 from mcp_vega.redaction import named, printable
 from mcp_vega.settings import Settings
+
+# What drew a picture instead of the API.
+DRAWN_BY = {
+    SANDBOX: "Painted by the sandbox, not by the model",
+    LOCAL: "Drawn by an engine of your own with the open weights, not by the API",
+}
 
 
 def run_recipe(options: Namespace, environment: Mapping[str, str]) -> int:
@@ -28,7 +34,7 @@ def run_recipe(options: Namespace, environment: Mapping[str, str]) -> int:
         lines = [printable(line) for line in recipe.text.splitlines()]
         count = recipe.parameters.pictures
         lines += [f"Picture {recipe.picture} of {count} of one call"] if count > 1 else []
-        lines += ["Painted by the sandbox, not by the model"] if recipe.sandbox else []
+        lines += [DRAWN_BY[recipe.engine]] if recipe.engine else []
         write("\n".join(lines))
     return 0
 
@@ -75,7 +81,7 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
 def _recipe_of(job: Job, image: Image | None) -> Recipe:
     """The recipe that the file of a job's picture has; that of its first picture if none is named."""
     parameters = job.parameters.model_copy(update={"seed": job.seed})
-    return Recipe(parameters, job.index_of(image) + 1 if image else 1, sandbox=job.base_url == SANDBOX)
+    return Recipe(parameters, job.index_of(image) + 1 if image else 1, job.engine)
 
 
 def _what_is_missing(job: Job, image: Image | None) -> Iterator[str]:

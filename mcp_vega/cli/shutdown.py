@@ -13,6 +13,7 @@ import anyio.abc
 
 from mcp_vega.errors import OutcomeUnknown
 from mcp_vega.job import Job
+from mcp_vega.job.free import of_free_call
 from mcp_vega.jobs.service import JobService
 from mcp_vega.storage.images.store import place_of
 from mcp_vega.telemetry.log_context import working_on
@@ -51,7 +52,7 @@ def log_end(job: Job) -> None:
     """Log what happened to a job. Its error and its notes may quote the prompt, so they are left out."""
     with working_on(job):
         if job.error:
-            logger.warning("Job %s ended: %s. Charged: %s", job.request_id, job.error.code, job.error.charged)
+            logger.warning("Job %s ended: %s. Charged: %s", job.request_id, job.error.code, job.charged)
         elif job.state.finished:
             for line in _kept(job):
                 logger.warning(line)
@@ -71,11 +72,12 @@ def _kept(job: Job) -> list[str]:
 
 
 def _left(job: Job) -> OutcomeUnknown:
-    return OutcomeUnknown(
+    error = OutcomeUnknown(
         f"The process ended while job {job.request_id} was still running",
         next_step="Do not repeat the call. Another server on this ledger continues the job. If there is none, start "
         "mcp-vega again",
     )
+    return of_free_call(error) if job.is_free else error
 
 
 async def finish(service: JobService, tell: Callable[[Job], None]) -> None:

@@ -16,6 +16,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import anyio
@@ -76,6 +77,7 @@ def build_engine(drawings: Drawings, key: str | None = None, *, hold_seconds: fl
         exception_handlers={Refusal: _refused},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would come before the check of the key
     app.add_middleware(EngineMiddleware, drawings=drawings, only_loopback=not key)
     return app
 
@@ -185,7 +187,7 @@ class _Api:
             raise Refusal(404, "Model not found")
         parameters = _parse(MODELS[slug], await _json_object(request))
         try:
-            return self._drawings.add(parameters, request.headers["x-api-key"])
+            return self._drawings.add(parameters, _caller(request))
         except QueueFullError:
             raise Refusal(429, "The queue of the engine is full; call again later", FULL_SECONDS) from None
 
@@ -216,16 +218,21 @@ class _Api:
 
     async def history(self, request: Request) -> Response:
         try:
-            calls = self._drawings.made_with(request.headers["x-api-key"])
+            calls = self._drawings.made_by(_caller(request))
             return history.page(calls, request.query_params)
         except ValueError as error:
             raise Refusal(400, str(error)) from error
 
     async def history_entry(self, request: Request) -> Response:
         drawing = self._drawings.find(request.path_params["id"])
-        if drawing is None or drawing.key != request.headers["x-api-key"]:
+        if drawing is None or drawing.caller != _caller(request):
             raise Refusal(404, "Request not found")
         return history.entry(drawing)
+
+
+def _caller(request: Request) -> str:
+    """Who makes a call: the hash of its key. A key itself is not kept."""
+    return sha256(request.headers["x-api-key"].encode()).hexdigest()
 
 
 def _base_url(request: Request) -> str:

@@ -25,14 +25,14 @@ class Drawing:
 
     Attributes:
         parameters: What to draw; its seed is never -1.
-        key: The key of its caller.
+        caller: Who made it: the hash of a key.
         created: When the call came (UTC).
         progress: Which share is drawn, from 0 to 1.
         error: Why it failed.
     """
 
     parameters: Parameters
-    key: str = field(default="", repr=False)
+    caller: str = ""
     clock: Callable[[], float] = time.monotonic
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -77,7 +77,7 @@ class Drawing:
     def size(self) -> int:
         """About how many bytes it takes in memory."""
         texts = (self.parameters.prompt, self.parameters.negative, self.error)
-        return CALL_BYTES + sum(map(len, texts)) + sum(map(len, self.pictures))
+        return CALL_BYTES + sum(len(each.encode(errors="replace")) for each in texts) + sum(map(len, self.pictures))
 
     async def wait(self, seconds: float, *, for_end: bool = False) -> None:
         """Wait at most so many seconds until its state changes or, with `for_end`, until it has ended."""

@@ -87,8 +87,8 @@ class Drawings:
 
     # ---- calls ----
 
-    def add(self, parameters: Parameters, key: str = "") -> Drawing:
-        """Queue a call, made with a key. A seed of -1 is drawn here.
+    def add(self, parameters: Parameters, caller: str = "") -> Drawing:
+        """Queue a call of a caller. A seed of -1 is drawn here.
 
         Raises:
             QueueFullError: Too many calls wait already.
@@ -97,7 +97,7 @@ class Drawings:
             raise QueueFullError
         if parameters.seed == -1:
             parameters = parameters.model_copy(update={"seed": random.randrange(LARGEST_SEED)})  # noqa: S311
-        drawing = Drawing(parameters, key, self._clock)
+        drawing = Drawing(parameters, caller, self._clock)
         self._under_way[drawing.id] = drawing
         self.last_used = self._clock()
         self._tasks.start_soon(self._work, drawing)
@@ -109,10 +109,10 @@ class Drawings:
         self.last_used = self._clock()
         return self._under_way.get(request_id) or self._ended.get(request_id)
 
-    def made_with(self, key: str) -> list[Drawing]:
-        """The calls that were made with a key and are kept, newest first."""
+    def made_by(self, caller: str) -> list[Drawing]:
+        """The calls of a caller that are kept, newest first."""
         self._forget()
-        own = [each for calls in (self._ended, self._under_way) for each in calls.values() if each.key == key]
+        own = [each for calls in (self._ended, self._under_way) for each in calls.values() if each.caller == caller]
         return sorted(own, key=lambda each: each.created, reverse=True)
 
     def cancel(self, drawing: Drawing) -> None:

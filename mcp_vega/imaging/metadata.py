@@ -18,6 +18,7 @@ from zlib import crc32
 
 from mcp_vega.imaging.formats import JPEG, PNG, recognise
 from mcp_vega.imaging.parts import COMMENT, EXIF, JFIF, Part, parts
+from mcp_vega.job import LOCAL, SANDBOX
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 
 SOFTWARE = "mcp-vega"
@@ -35,7 +36,7 @@ class Recipe:
 
     parameters: Parameters  # the parameters of the call, with its seed
     picture: int = 1  # the number of the picture among the pictures of the call, from 1
-    sandbox: bool = False  # whether the sandbox painted the picture, not the model
+    engine: str = ""  # what drew it instead of the API, as `Job.engine`
 
     @property
     def text(self) -> str:
@@ -52,7 +53,7 @@ class Recipe:
         }
         if parameters.pictures > 1:
             facts |= {"Batch size": parameters.pictures, "Batch pos": self.picture - 1}
-        facts |= {"Version": f"{SOFTWARE} sandbox"} if self.sandbox else {}
+        facts |= {"Version": f"{SOFTWARE} {self.engine}"} if self.engine else {}
         lines = [parameters.prompt]
         lines += [f"Negative prompt: {parameters.negative}"] if parameters.negative else []
         lines += [", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)]
@@ -67,7 +68,7 @@ class Recipe:
             "parameters": self.parameters.model_dump(mode="json", exclude={"base64"}),
             "picture": self.picture,
             "pictures": self.parameters.pictures,
-            **({"sandbox": True} if self.sandbox else {}),
+            **({SANDBOX: True} if self.engine == SANDBOX else {"engine": self.engine} if self.engine else {}),
         }
 
 
@@ -142,7 +143,8 @@ def _parse(text: bytes) -> Recipe | None:
         return None
     if not isinstance(picture, int) or picture < 1:  # may be 5 of 4, if the API sent more pictures than were asked for
         return None
-    return Recipe(parameters, picture, data.get("sandbox") is True)
+    engine = SANDBOX if data.get(SANDBOX) is True else data.get("engine")
+    return Recipe(parameters, picture, engine if engine in (SANDBOX, LOCAL) else "")
 
 
 def _segment(kind: bytes, data: bytes) -> bytes:

@@ -47,4 +47,4 @@ def _outcome(job: Job) -> Iterator[str]:
     yield f"{job.state} ({job.error.code})" if job.error else job.state
     if job.ended:
         yield f"{_seconds(job):.1f} s"
-    yield f"charged: {job.charged}" if job.receipt.cost is None else f"${job.receipt.cost:f}"
+    yield f"charged: {job.charged}" if job.cost is None else f"${job.cost:f}"

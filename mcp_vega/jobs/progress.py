@@ -13,7 +13,6 @@ FIRST_LOOKS = sum(LOOKS)
 ALL_LOOKS = FIRST_LOOKS + sum(PENDING_LOOKS)
 # From so many times the usual time on, a job takes longer than usual: before that, it may be the rounding.
 LATE = 1.5
-ASKING = "The answer was lost; asking Segmind whether it ran"
 
 
 class Progress(NamedTuple):
@@ -35,6 +34,8 @@ def progress_of(service: JobService, job: Job) -> Progress:
     # The API is not asked before the picture is likely to be there.
     doing = "Queued or drawing" if job.state is State.QUEUED else "Drawing"
     usual, seconds = service.expected_seconds(job), service.sent_seconds(job)
+    if usual is None:
+        return Progress(elapsed, None, f"{doing}: {seconds:.0f} s{notes}")
     if seconds < LATE * usual:
         total = max(elapsed - seconds + usual, elapsed)
         return Progress(elapsed, total, f"{doing}: {seconds:.0f} s of about {usual:.0f} s{notes}")
@@ -48,7 +49,7 @@ def _besides_drawing(service: JobService, job: Job) -> str:
     if job.has_outcome:
         return _after_outcome(service, job)
     if service.is_answer_lost(job):
-        return ASKING
+        return _asking(job)
     return "Sending the call" if job.state is State.QUEUED and job.remote_id is None else ""
 
 
@@ -59,13 +60,17 @@ def _after_outcome(service: JobService, job: Job) -> str:
     asked = (service.config.clock() - (job.ended or job.created)).total_seconds()
     limits = (seconds * service.config.pace for seconds in (FIRST_LOOKS, ALL_LOOKS))
     limit = next((f" (up to {_in_words(limit)})" for limit in limits if asked < limit), "")
-    return f"{ASKING}{limit}"
+    return f"{_asking(job)}{limit}"
+
+
+def _asking(job: Job) -> str:
+    return f"The answer was lost; asking {'the engine' if job.is_free else 'Segmind'} whether it ran"
 
 
 def _ended(job: Job) -> str:
     if job.state is State.COMPLETED:
         return "Finished"
-    if job.charged is Charged.UNKNOWN:
+    if job.state is State.UNKNOWN:
         return "The answer was lost; it is not known yet whether the call ran"
     return "Failed"
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import anyio
 
 from mcp_vega import errors
-from mcp_vega.job import Job, State
+from mcp_vega.job import LOCAL, Job, State
 from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
@@ -193,7 +193,8 @@ class RateLimiter:
     def _rule(self) -> str:
         a_minute = self._limits.calls_a_minute
         rate = f" and {a_minute} a minute" if a_minute is not None else ""
-        return f"at most {self._limits.calls_at_once} paid calls at the same time{rate} are allowed"
+        paid = "" if self._config.api == LOCAL else "paid "
+        return f"at most {self._limits.calls_at_once} {paid}calls at the same time{rate} are allowed"
 
     async def run(self) -> None:
         """Find out whose turn it is while jobs wait. This runs until the server ends."""

@@ -7,7 +7,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mcp_vega import errors
-from mcp_vega.job import Job
+from mcp_vega.job import LOCAL, Job
 from mcp_vega.jobs.changes import Change
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.mover import ImageMover
@@ -77,6 +77,8 @@ class Recovery:
 
     async def why_not_resumable(self, job: Job) -> str:
         """Why only another server can finish a job; empty if this one can. Raises the errors of `account`."""
+        if job.base_url == LOCAL != self._config.api:
+            return "begun for the engine on this machine; only a server with --local can finish it"
         if job.base_url != self._config.api:
             return f"begun with another API, {job.base_url}; only a server with that SEGMIND_BASE_URL can finish it"
         if job.account != await self.account():

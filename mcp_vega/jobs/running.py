@@ -11,6 +11,7 @@ from mcp_vega.errors import Charged, LedgerError, OutcomeUnknown, VegaError
 from mcp_vega.job import Job, JobImage, State
 from mcp_vega.jobs.changes import Change, Changes
 from mcp_vega.jobs.instrumentation import report_change, report_end
+from mcp_vega.jobs.polling.drawing_times import DrawingTimes
 from mcp_vega.storage.ledger.job_store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class RunningJobs:
     def __init__(self, store: JobStore) -> None:
         self.store = store
         self.changes = Changes(store.notices)
+        self.times = DrawingTimes(store.accounts)
         self._jobs: dict[str, RunningJob] = {}
 
     @property
@@ -107,8 +109,7 @@ class RunningJobs:
 
     def add(self, job: Job, *, begun_here: bool = False, may_send: bool = False) -> RunningJob:
         """Add a job that this server now works on. The store has the job already."""
-        earlier = self._jobs.get(job.local_id)
-        if earlier:
+        if earlier := self._jobs.get(job.local_id):
             job = earlier.job  # memory still has it, because the store has less of it
             begun_here = begun_here or earlier.begun_here
         saved = earlier is None or earlier.saved
@@ -145,6 +146,7 @@ class RunningJobs:
         finally:
             running.before = None
         report_change(before, running.job)
+        self.times.learn(before, running.job)
         kept = len(running.job.images) > len(before.images)
         self.changes.announce(Change.of(running.job, kept=kept), stored=running.saved)
         return running.job

@@ -18,7 +18,7 @@ import anyio.lowlevel
 
 from mcp_vega import errors
 from mcp_vega.imaging.processor import ImageProcessor
-from mcp_vega.job import OPERATOR, Job, JobImage, Route, State
+from mcp_vega.job import LOCAL, OPERATOR, Job, JobImage, Route, State
 from mcp_vega.jobs.changes import Listener
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.mover import ImageMover
@@ -255,9 +255,9 @@ class JobService:
         return await _or_none(self._recovery.resume(job)) or job
 
     async def budget(self, owner: str = OPERATOR) -> Budget | None:
-        """How much an owner may spend today and how much was spent; None without a limit, or without the store."""
+        """How much an owner may spend today and how much was spent; None if nothing limits it, or without the store."""
         limits = self.config.limits
-        if limits.usd_a_day is None and limits.usd_a_day_each is None:
+        if self.config.api == LOCAL or (limits.usd_a_day is None and limits.usd_a_day_each is None):
             return None
         spent = await _or_none(self.store.spending.by_all_and(owner, self.config.clock().date()))
         return spent and Budget.of(limits, spent)
@@ -266,9 +266,10 @@ class JobService:
         """Call `listener` at every change of a job while the block runs, also by servers that can send notices."""
         return self._running.changes.listening(listener)
 
-    def expected_seconds(self, job: Job) -> float:
-        """How many seconds a job takes on average."""
-        return job.parameters.expected_seconds * self.config.pace
+    def expected_seconds(self, job: Job) -> float | None:
+        """How many seconds a job usually takes; None if that is not known."""
+        expected = self._running.times.expected(job)
+        return None if expected is None else expected * self.config.pace
 
     def sent_seconds(self, job: Job) -> float:
         """How many seconds ago a job's call was sent; 0 if it has not been sent."""

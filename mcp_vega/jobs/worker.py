@@ -17,11 +17,11 @@ from mcp_vega.errors import VegaError
 from mcp_vega.job import Job, Route, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.saver import ImageSaver
-from mcp_vega.jobs.polling import Poller
+from mcp_vega.jobs.polling.poller import Poller
 from mcp_vega.jobs.rate_limiter import RateLimiter
 from mcp_vega.jobs.reconciliation.reconciler import Reconciler
 from mcp_vega.jobs.running import ClaimedElsewhereError, RunningJob, RunningJobs
-from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
+from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.parsing import Generation, Submission
 from mcp_vega.storage.ledger.transactions import Begun
 from mcp_vega.telemetry import spans
@@ -62,7 +62,7 @@ class Worker:
         running = self._running.add(begun.job, begun_here=True, may_send=begun.may_send)
         with working_on(running):
             logger.info("Job %s was begun: %s by %s", running.local_id, running.job.model, running.job.route)
-        self._tasks.start_soon(self._traced, running, self._send)
+        self._begin(running, self._send)
         return running.job
 
     def resume(self, job: Job, *, may_send: bool = False) -> Job:
@@ -77,11 +77,16 @@ class Worker:
             work = self._send
         elif any(image.in_memory for image in job.images):
             work = self._save_from_memory
-        elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < RECORD_SECONDS:
+        elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < self._client.record_seconds:
             work = self._fetch
         running.answer_lost = work == self._settle
-        self._tasks.start_soon(partial(self._traced, running, work, resumed=True))
+        self._begin(running, work, resumed=True)
         return job
+
+    def _begin(self, running: RunningJob, work: Work, *, resumed: bool = False) -> None:
+        self._tasks.start_soon(partial(self._traced, running, work, resumed=resumed))
+        with spans.detached():  # no job waits for this
+            self._tasks.start_soon(self._running.times.load, running.job.base_url)
 
     async def _traced(self, running: RunningJob, work: Work, *, resumed: bool = False) -> None:
         """Work on a job, in a span. It belongs to the call that began the job, unless the job is continued later."""

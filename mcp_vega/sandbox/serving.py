@@ -58,7 +58,8 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
     Raises:
         OSError: The port is not available.
     """
-    with socket.create_server((host, port)) as listener:
+    is_v6 = ":" in host
+    with socket.create_server((host, port), family=socket.AF_INET6 if is_v6 else socket.AF_INET) as listener:
         # Without this, an answer's body waits 40 ms until the client acknowledges the headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # uvicorn's log is off: it would only repeat the faults that the client asked for.
@@ -73,5 +74,5 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
         server = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
-            yield f"http://{host}:{listener.getsockname()[1]}"
+            yield f"http://{f'[{host}]' if is_v6 else host}:{listener.getsockname()[1]}"
             server.end()

@@ -17,6 +17,7 @@ import httpx
 from mcp_vega import errors
 from mcp_vega.imaging.formats import MAX_BYTES
 from mcp_vega.imaging.integrity import require_complete
+from mcp_vega.job.free import of_free_call
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind import history, parsing
 from mcp_vega.segmind.api_key import ApiKey
@@ -29,9 +30,6 @@ from mcp_vega.segmind.response import ApiResponse, Exchange
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# How many seconds the API keeps the record of a request.
-RECORD_SECONDS = 3600
 
 # The longest pause between two requests for a job's status (s), even if the API asks for a longer one.
 LONGEST_PAUSE = 120.0
@@ -79,6 +77,7 @@ class SegmindClient:
         self._history_url = endpoints.history_url.rstrip("/")
         self._allowed_urls = AllowedUrls(endpoints.base_url, endpoints.media_hosts)
         self._replication_seconds = policy.replication_seconds
+        self.record_seconds = policy.record_seconds
 
     def use_key(self, key: ApiKey) -> None:
         """Use another key from now on, except in blocks of `keeping_key` that have begun."""
@@ -133,7 +132,9 @@ class SegmindClient:
         response = await self._send(Operation.SUBMIT, f"{self.base_url}/v2/{slug}", json=body)
         return await self._read(response, parsing.parse_submission)
 
-    async def watch(self, request_id: str, *, expected: float, age: float = 0) -> AsyncIterator[Status]:
+    async def watch(
+        self, request_id: str, *, expected: float, age: float = 0, longest_pause: float = 10
+    ) -> AsyncIterator[Status]:
         """Poll the status of a job that was submitted `age` seconds ago until it has finished. Yields each status.
 
         The first request is sent after `expected` seconds. Responses that say nothing (5xx, broken bodies, a 404 soon
@@ -143,7 +144,7 @@ class SegmindClient:
             OutcomeUnknown: The API no longer knows the job, or refuses to report its status.
         """
         started, wait = time.monotonic() - age, 0.0
-        for pause in poll_pauses(expected):
+        for pause in poll_pauses(expected, longest_pause):
             await anyio.sleep(max(pause, wait))
             wait = 0.0
             elapsed = time.monotonic() - started
@@ -161,7 +162,7 @@ class SegmindClient:
                 yield status
                 if status.state.finished:
                     return
-            if elapsed > RECORD_SECONDS:
+            if elapsed > self.record_seconds:
                 raise errors.OutcomeUnknown(f"The API had not finished job {request_id} after an hour")
 
     async def status(self, request_id: str) -> Status:
@@ -266,10 +267,15 @@ class SegmindClient:
         return await self._sender.send(operation, url, self.require_key(), **request)
 
     async def _read(self, response: ApiResponse, parse: Callable[[ApiResponse], T]) -> T:
-        """Parse a response. If the parser itself fails, the error keeps the response."""
+        """Parse a response. If the parser itself fails, the error keeps the response.
+
+        An error that came from a free API is not charged, whatever it says.
+        """
         try:
             return await self._sender.off_loop([response.body], partial(parse, response))
-        except errors.SegmindError:
+        except errors.SegmindError as error:
+            if response.free:
+                raise of_free_call(error) from error
             raise
         except Exception as error:
             logger.exception("An answer of the API could not be read")

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # The longest time that a complete paid call may take.
 DRAWING_SECONDS = 300
+# For how long the API keeps the record of a request.
+RECORD_SECONDS = 3600
 REDIRECTS = 3
 # The errors after which a GET request is repeated. A paid call is repeated only after `Unreachable`: it was never sent.
 REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, errors.Unreachable, httpx.RequestError)
@@ -59,6 +61,7 @@ class RetryPolicy:
     longest_pause: float = 10
     attempts: int = 6
     replication_seconds: float = 15  # for how long a replica of the API may not know a request that was just queued
+    record_seconds: float = RECORD_SECONDS
     limits: TimeLimits = field(default_factory=TimeLimits)
 
     def pause_before_retry(self, failure: Exception, attempt: int, *, paid: bool) -> float | None:
@@ -78,17 +81,17 @@ class RetryPolicy:
 DEFAULT_POLICY = RetryPolicy()
 
 
-def poll_pauses(expected: float) -> Iterator[float]:
+def poll_pauses(expected: float, longest: float = 10) -> Iterator[float]:
     """Seconds to wait before each status request for a queued job. The iterator has no end.
 
     The first request comes after the `expected` seconds of drawing, the next ones soon after it. Then they become less
-    and less frequent, so that they do not use up the plan's requests per minute.
+    and less frequent, at least every `longest` seconds, so that they do not use up the plan's requests per minute.
     """
     yield expected
     pause = 0.1
     while True:
         yield pause * random.uniform(0.8, 1.2)  # noqa: S311
-        pause = min(pause * 1.5, 10.0)
+        pause = min(pause * 1.5, longest)
 
 
 class Operation(Enum):

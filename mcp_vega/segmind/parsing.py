@@ -21,6 +21,7 @@ from mcp_vega.segmind.values import (
     error_of,
     field_of,
     parse_cost,
+    parse_number,
     parse_request_id,
     parse_seconds,
     parse_seed,
@@ -48,20 +49,29 @@ class Submission:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a queued job. `error` is set if it has failed, and `pictures` if the response has them."""
+    """The state of a queued job. `error` is set if it has failed, and `pictures` if the response has them.
+
+    `progress` is which share is drawn, from 0 to 1, if the API reports it.
+    """
 
     state: State
     receipt: Receipt
     error: errors.GenerationFailed | None = None
     pictures: tuple[bytes | str, ...] = ()
+    progress: float | None = None
 
 
 @dataclass(frozen=True)
 class Credits:
-    """The account's balance in US dollars."""
+    """The account's balance in US dollars.
+
+    `costs_nothing` says that this is an engine of the user's own, and `engine` what draws there, as in `Receipt`.
+    """
 
     credits: Decimal | None
     free: Decimal | None
+    costs_nothing: bool = False
+    engine: str | None = None
 
 
 # ---- calls ----
@@ -138,14 +148,17 @@ def parse_status(response: ApiResponse) -> Status:
         return Status(State.FAILED, receipt, error, pictures)
     if not pictures and not isinstance(field_of(response.json, "status", "state"), str | dict):
         raise errors.UnreadableAnswer("The API's answer contains no status", charged=errors.Charged.UNKNOWN)
-    return Status(state or State.PROCESSING, receipt, pictures=pictures)
+    share = parse_number(field_of(response.json, "progress", inside=FIGURES))
+    progress = float(share) if share is not None and 0 <= share <= 1 else None
+    return Status(state or State.PROCESSING, receipt, pictures=pictures, progress=progress)
 
 
 def parse_credits(response: ApiResponse) -> Credits:
     """The response to `GET /v1/get-user-credits`."""
     require_success(response)
     body = response.json
-    return Credits(parse_usd(field_of(body, "credits")), parse_usd(field_of(body, "free-credits")))
+    paid, free = (parse_usd(field_of(body, name)) for name in ("credits", "free-credits"))
+    return Credits(paid, free, response.free, response.engine)
 
 
 def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:
@@ -189,6 +202,7 @@ def parse_receipt(response: ApiResponse) -> Receipt:
         credits_left=figure(parse_usd, "x-remaining-credits", "remaining_credits"),
         seconds=figure(parse_seconds, "x-generation-time", "inference_time", "infer_time"),
         seed=figure(parse_seed, "x-seed-value", "seed"),
+        engine=response.engine,
     )
 
 

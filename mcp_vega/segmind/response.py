@@ -10,7 +10,7 @@ from typing import Any
 
 from mcp_vega import errors
 from mcp_vega.imaging.formats import recognise
-from mcp_vega.redaction import quoted
+from mcp_vega.redaction import printable, quoted
 from mcp_vega.segmind.values import LONGEST, as_object, message_of, parse_moment, parse_number, parse_seconds
 
 # A picture as a list of its bytes has fewer values than this.
@@ -19,8 +19,10 @@ MOST_VALUES = 1_500_000
 TEXT_BYTES = 2000
 # The longest wait that an API gets; and a number of seconds that is too large to be a wait.
 LONGEST_WAIT, UNLIKELY_SECONDS = timedelta(days=1), 10**8
-# With this header, an engine on the user's own machine says that a call was free. No other cost of 0 is believed.
-FREE_HEADER = "x-mcp-vega-free"
+# With this header, an engine of the user's own says that a call was free. No other cost of 0 is believed. The other
+# header says what draws there, such as a graphics card.
+FREE_HEADER, ENGINE_HEADER = "x-mcp-vega-free", "x-mcp-vega-engine"
+LONGEST_ENGINE = 100
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class ApiResponse:
     def free(self) -> bool:
         """Whether the API says that it costs nothing."""
         return self.headers.get(FREE_HEADER) == "1"
+
+    @property
+    def engine(self) -> str | None:
+        """What draws, in words that are safe to show; None if the API is not the user's own, or does not say it."""
+        return printable(self.headers.get(ENGINE_HEADER, "")[:LONGEST_ENGINE]) or None if self.free else None
 
     @property
     def content_type(self) -> str:

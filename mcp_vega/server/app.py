@@ -44,10 +44,11 @@ NEED_SERVICE = {"resources/list", "resources/read", "prompts/get", "completion/c
 INSTRUCTIONS = """\
 Generate images from text with Segmind Vega (quality) and VegaRT (speed).
 generate_image_vega and generate_image_vegart draw and return an image. submit_job queues one; check_job returns it.
-Always give the user the path or URL at the end of a result: many hosts show them nothing else. Each generate or submit
-call is paid for: if one times out or is still drawing, ask check_job; never repeat it. The same seed and parameters
-draw the same image again. check_job without an id lists the latest jobs; the resource vega://gallery?q=WORDS finds
-older images."""
+Always give the user the path or URL at the end of a result: many hosts show them nothing else. {repeating} The same
+seed and parameters draw the same image again. check_job without an id lists the latest jobs; the resource
+vega://gallery?q=WORDS finds older images."""
+PAID = "Each generate or submit call is paid for: if one times out or is still drawing, ask check_job; never repeat it."
+FREE = "Calls are drawn on this machine and cost nothing: if one times out or is still drawing, ask check_job."
 
 
 def build_server(app: AppContext, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Any]:
@@ -67,7 +68,7 @@ class _VegaServer(MCPServer[Any]):
             "mcp-vega",
             title="Vega image generation",
             description="Generate images with Segmind-Vega and Segmind-VegaRT",
-            instructions=f"{INSTRUCTIONS}\n{SANDBOX_NOTE}" if app.sandbox else INSTRUCTIONS,
+            instructions=_instructions(app),
             version=__version__,
             icons=[mcp_types.Icon(src=f"data:image/png;base64,{icon}", mime_type="image/png", sizes=["64x64"])],
             lifespan=self._notifications.connected,
@@ -100,7 +101,7 @@ class _VegaServer(MCPServer[Any]):
         return answer
 
     async def list_tools(self) -> list[mcp_types.Tool]:
-        return [definition.shown(sandbox=self._app.sandbox) for definition in DEFINITIONS]
+        return [definition.shown(sandbox=self._app.sandbox, local=self._app.local) for definition in DEFINITIONS]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -177,6 +178,11 @@ class _VegaServer(MCPServer[Any]):
             answer = resources.completion(self._app, reference.uri, argument.name, argument.value, owner)
         # Here, because the SDK has texts of its own for the errors of this handler.
         return await _with_protocol_errors(self._app, answer)
+
+
+def _instructions(app: AppContext) -> str:
+    text = INSTRUCTIONS.format(repeating=FREE if app.local else PAID)
+    return f"{text}\n{SANDBOX_NOTE}" if app.sandbox else text
 
 
 def _view() -> Apps:

@@ -20,10 +20,7 @@ from mcp_vega.storage.ledger.search import JobImage
 from mcp_vega.storage.ledger.spending import dollars
 
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
-WAITING = (
-    "If a call returns a request id instead of a picture, pass the id to check_job and do not repeat the call: each "
-    "call is paid for."
-)
+WAITING = "If a call returns a request id instead of a picture, pass the id to check_job and do not repeat the call"
 ADVICE = (
     "A prompt names the subject first, then its action, the surroundings, the light, the mood, and last the style. "
     "Name only concrete and visible things, in English, in one or two sentences. The model cannot draw legible text."
@@ -137,8 +134,8 @@ Illustrate the passage below with {"a picture" if one else f"{asked.pictures} pi
 1. Choose {moments} that a reader would remember{"" if one else ", spread over the passage"}.
 2. Write a prompt for {"it" if one else "each"}. {ADVICE}{style}{together}
 3. Call generate_image_vega {"once" if one else "once for each"} with the prompt, scheduler "{asked.scheduler}" and a \
-negative_prompt of things to avoid (for instance "text, watermark, extra fingers, blurry"). A picture costs about \
-{_price(app, VegaParameters.average_cost)}. {WAITING}
+negative_prompt of things to avoid (for instance "text, watermark, extra fingers, \
+blurry").{_cost(app, "A picture", VegaParameters.average_cost)} {_waiting(app)}
 4. Show {"the picture" if one else "each picture"} with its sentence, its path or URL and its seed.
 
 <passage>
@@ -153,8 +150,8 @@ async def _explore(app: AppContext, asked: Exploration, _owner: str) -> str:
 Explore this idea for a picture: {asked.idea}
 
 1. Write {asked.drafts} short prompts, each with another view of the idea: viewpoint, light, season, mood. {ADVICE}
-2. Draw a draft of each with generate_image_vegart, with these seeds in turn: {seeds}. A draft costs about \
-{_price(app, VegaRTParameters.average_cost)}. {WAITING}
+2. Draw a draft of each with generate_image_vegart, with these seeds in turn: \
+{seeds}.{_cost(app, "A draft", VegaRTParameters.average_cost)} {_waiting(app)}
 3. When all are drawn, call check_job without a request id; it costs nothing. It shows the latest pictures numbered on \
 one sheet, and each line of its text begins with the numbers of a job. The sheet may have other pictures, too: the \
 drafts are those whose request ids you got in step 2. Show the sheet, name each draft with its number there, its \
@@ -163,8 +160,8 @@ drafts yourself.
 4. Find the line of that text that begins with the number I say: it has the request id of the draft. Draw that draft \
 with generate_image_vega: its prompt with more visible detail, the same seed, a negative_prompt of things to avoid, \
 scheduler "{asked.scheduler}", num_inference_steps {finished.num_inference_steps}, guidance_scale \
-{finished.guidance_scale:g}. Vega is another model, so the picture follows the draft's prompt, not its exact lines. \
-It costs about {_price(app, finished.expected_cost)}.
+{finished.guidance_scale:g}. Vega is another model, so the picture follows the draft's prompt, not its exact \
+lines.{_cost(app, "It", finished.expected_cost)}
 5. Show the picture with its path or URL and its seed."""
 
 
@@ -172,9 +169,9 @@ async def _vary(app: AppContext, asked: Variation, owner: str) -> str:
     job, image = await _found(app, asked.image, owner)
     number = job.index_of(image) + 1
     count = job.parameters.pictures
+    paid = "" if app.local else " (and paid for)"
     which = (
-        f" This was picture {number} of a set of {count}, so all {count} are drawn (and paid for); look at number "
-        f"{number}."
+        f" This was picture {number} of a set of {count}, so all {count} are drawn{paid}; look at number {number}."
         if count > 1
         else ""
     )
@@ -195,14 +192,19 @@ The picture is {image.uri}{again}. generate_image_{job.parameters.alias} drew it
 
 1. Add the change to the prompt, and leave every other word as it is.
 2. Call generate_image_{job.parameters.alias} with the new prompt and all other arguments unchanged. The same seed \
-mostly keeps the composition.{which} {WAITING}
+mostly keeps the composition.{which} {_waiting(app)}
 3. Compare the two. If you do not see the change, name it earlier in the prompt{or_in_negative}. Ask me before another \
-call: each costs about {_price(app, job.parameters.expected_cost)}.
+call.{_cost(app, "Each", job.parameters.expected_cost)}
 4. Show the new picture next to the old one, with its path or URL and its seed."""
 
 
-def _price(app: AppContext, amount: Decimal) -> str:
-    return dollars(amount, pretend=app.sandbox)
+def _cost(app: AppContext, what: str, amount: Decimal) -> str:
+    """A sentence about the cost of a call, behind another one; empty if calls cost nothing."""
+    return "" if app.local else f" {what} costs about {dollars(amount, pretend=app.sandbox)}."
+
+
+def _waiting(app: AppContext) -> str:
+    return WAITING + ("." if app.local else ": each call is paid for.")
 
 
 async def _found(app: AppContext, wanted: str, owner: str) -> JobImage:

@@ -35,7 +35,10 @@ FREE = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 @dataclass(frozen=True)
 class ToolDefinition:
-    """A tool: the texts that an agent reads, its arguments, its function."""
+    """A tool: the texts that an agent reads, its arguments, its function.
+
+    `on_this_machine` is the description if an engine on this machine draws, if it then has another one.
+    """
 
     name: str
     title: str
@@ -43,16 +46,22 @@ class ToolDefinition:
     arguments: ArgumentSchema[Any]
     annotations: ToolAnnotations
     run: Callable[[AppContext, Any, Context[Any, Any]], Awaitable[CallToolResult]]
+    on_this_machine: str = ""
     # Whether hosts that render MCP Apps show its result in the app of this server.
     has_view: bool = True
 
-    def shown(self, *, sandbox: bool = False) -> Tool:
-        """The tool as a host lists it; in the `sandbox` its description says that money is pretend."""
+    def shown(self, *, sandbox: bool = False, local: bool = False) -> Tool:
+        """The tool as a host lists it.
+
+        In the `sandbox` its description says that money is pretend. If the engine on this machine draws (`local`), it
+        says nothing about money.
+        """
+        description = self.on_this_machine if local and self.on_this_machine else self.description
         is_paid = self.annotations is PAID
         return Tool(
             name=self.name,
             title=self.title,
-            description=f"{self.description} {SANDBOX_NOTE}" if sandbox and is_paid else self.description,
+            description=f"{description} {SANDBOX_NOTE}" if sandbox and is_paid else description,
             input_schema=self.arguments.schema,
             annotations=self.annotations,
             _meta=VIEW_META if self.has_view else None,
@@ -146,19 +155,28 @@ def _price(model: type[Parameters]) -> str:
 # Models and their hosts keep these texts in the context of every turn: tests hold their length. A host may show the
 # model one tool alone, or no instructions, so each tool says what its caller needs to know.
 _NEVER_REPEAT = "Calls are paid: never repeat one that timed out."
-_RESULT = (
-    "Returns a preview, seed, cost and the full image's path or URL (always give it to the user) or, if drawing is "
-    f"slow, only a request id for check_job. {_NEVER_REPEAT}"
-)
+_ASK_INSTEAD = "If one times out, ask check_job: the drawing goes on."
+_FREE = "Drawn on this machine at no cost"
+
+
+def _result(what: str, afterwards: str) -> str:
+    return (
+        f"Returns a preview, {what} and the full image's path or URL (always give it to the user) or, if drawing is "
+        f"slow, only a request id for check_job. {afterwards}"
+    )
+
+
+_RESULT, _FREE_RESULT = _result("seed, cost", _NEVER_REPEAT), _result("its seed", _ASK_INSTEAD)
+_VEGA = "Generate an image from text with Segmind-Vega (distilled SDXL), for quality."
+_VEGA_RT = "Generate an image from text with Segmind-VegaRT, for speed and drafts."
+_QUEUE = "Queue an image and return its request id for check_job immediately"
 
 DEFINITIONS = (
     ToolDefinition(
         name="generate_image_vega",
         title="Generate image with Segmind-Vega",
-        description=(
-            "Generate an image from text with Segmind-Vega (distilled SDXL), for quality. "
-            f"{_price(VegaParameters)}; both grow with steps and samples. {_RESULT}"
-        ),
+        description=f"{_VEGA} {_price(VegaParameters)}; both grow with steps and samples. {_RESULT}",
+        on_this_machine=f"{_VEGA} {_FREE}; time grows with steps and samples. {_FREE_RESULT}",
         arguments=schemas.of_model(VegaParameters, VegaParameters.slug),
         annotations=PAID,
         run=generate_image,
@@ -166,10 +184,8 @@ DEFINITIONS = (
     ToolDefinition(
         name="generate_image_vegart",
         title="Generate image with Segmind-VegaRT",
-        description=(
-            "Generate an image from text with Segmind-VegaRT, for speed and drafts. "
-            f"{_price(VegaRTParameters)}; both grow with steps. {_RESULT}"
-        ),
+        description=f"{_VEGA_RT} {_price(VegaRTParameters)}; both grow with steps. {_RESULT}",
+        on_this_machine=f"{_VEGA_RT} {_FREE}; time grows with steps. {_FREE_RESULT}",
         arguments=schemas.of_model(VegaRTParameters, VegaRTParameters.slug),
         annotations=PAID,
         run=generate_image,
@@ -178,10 +194,12 @@ DEFINITIONS = (
         name="submit_job",
         title="Submit image job",
         description=(
-            "Queue an image and return its request id for check_job immediately, e.g. to draw several in parallel. "
-            "Parameters and costs as in generate_image_vega (about "
+            f"{_QUEUE}, e.g. to draw several in parallel. Parameters and costs as in generate_image_vega (about "
             f"${VegaParameters.average_cost}) or generate_image_vegart (${VegaRTParameters.average_cost}). "
             f"{_NEVER_REPEAT}"
+        ),
+        on_this_machine=(
+            f"{_QUEUE}. Parameters as in generate_image_vega or generate_image_vegart. {_FREE}. {_ASK_INSTEAD}"
         ),
         arguments=schemas.of_any_model(),
         annotations=PAID,

@@ -39,6 +39,12 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
             Check("key", State.GOOD, "the sandbox needs no key"),
             Check("balance", State.GOOD, "the sandbox costs nothing"),
         ]
+    if settings.local:
+        return [
+            Check("api", State.GOOD, "the engine on this machine is used instead"),
+            Check("key", State.GOOD, "the engine needs no key of yours"),
+            Check("balance", State.GOOD, "to draw on this machine costs nothing"),
+        ]
     file = f"{source}'s file" if source else settings.api_key_file
     place = f" (the key in {file})" if file else ""
     key_fix = f"; `{command_line('install', 'HOST')}` replaces the key" if source else ""
@@ -48,9 +54,9 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
     except InvalidSettings as error:
         # The API is asked all the same: if it refuses this key, it can be reached.
         unusable, settings = error, settings.model_copy(update={"api_key": SecretStr("none")})
-    begun, balance = time.monotonic(), unknown("balance", "api or key")
+    begun, balance, drawing = time.monotonic(), unknown("balance", "api or key"), ""
     try:
-        found = anyio.run(_credits, settings, seconds)
+        found = anyio.run(ask_credits, settings, seconds)
     except (Unauthorized, Forbidden) as error:
         problem, key = None, Check("key", State.BAD, error.what + place, Unauthorized.next_step + key_fix)
     except SegmindError as error:
@@ -58,14 +64,19 @@ def check_api(settings: Settings, source: str = "", *, seconds: float = 10.0) ->
         key = Check("key", State.NOTE, f"is set{place}; the API could not be asked whether it accepts the key")
     else:
         problem, key, balance = None, Check("key", State.GOOD, f"is accepted{place}"), _balance_check(found)
-    api = Check("api", State.GOOD, f"{settings.base_url} answered in {time.monotonic() - begun:.2f} s")
+        drawing = f"; it draws on {found.engine}" if found.engine else ""
+    api = Check("api", State.GOOD, f"{settings.base_url} answered in {time.monotonic() - begun:.2f} s{drawing}")
     if unusable:
         key = Check("key", State.BAD, unusable.what + place, unusable.next_step + key_fix)
     return [_unreached(settings.base_url, problem) if problem else api, key, balance]
 
 
-async def _credits(settings: Settings, seconds: float) -> Credits:
-    """The account's balance, asked for once."""
+async def ask_credits(settings: Settings, seconds: float) -> Credits:
+    """The account's balance, asked for once.
+
+    Raises:
+        SegmindError: The API does not answer in time, or not with a balance.
+    """
     try:
         with anyio.fail_after(seconds):
             async with open_client(settings, RetryPolicy(retry_seconds=0)) as client:
@@ -85,6 +96,8 @@ def _unreached(url: str, error: SegmindError) -> Check:
 
 
 def _balance_check(found: Credits) -> Check:
+    if found.costs_nothing:
+        return Check("balance", State.GOOD, "none is needed: an engine of your own costs nothing")
     said = dollars(found.credits) + (f", and {dollars(found.free)} free" if found.free else "")
     if (found.credits or 0) + (found.free or 0) <= 0:
         return Check("balance", State.BAD, said, "Add credits at https://cloud.segmind.com/billing")

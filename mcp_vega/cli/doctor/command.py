@@ -23,6 +23,7 @@ from mcp_vega.settings import Settings
 
 # The handshake ends after 20 s and the API's check after 10 s, and each says more than that it took too long.
 SECONDS = 25.0
+SECRETS = (KEY, "MCP_VEGA_TOKEN", "MCP_VEGA_AUTH_TOKENS", "MCP_VEGA_ENGINE_KEY")
 
 
 def run_doctor(options: Namespace, environment: Mapping[str, str], *, seconds: float = SECONDS) -> int:
@@ -40,7 +41,8 @@ def run_doctor(options: Namespace, environment: Mapping[str, str], *, seconds: f
         return _run_paid(options, environment)
     if options.yes or options.max_usd is not None:
         raise InvalidArguments("--yes and --max-usd go with --paid", next_step="Add --paid, or leave them out")
-    checks, is_late = run_groups(_groups(environment, has_sandbox_option=options.sandbox), seconds)
+    option = next((name for name in ("sandbox", "local") if vars(options)[name]), "")
+    checks, is_late = run_groups(_groups(environment, option), seconds)
     code = _show(checks, options, environment)
     if is_late:  # a normal exit would wait for the threads
         os._exit(code)  # the output is flushed already
@@ -53,6 +55,8 @@ def _run_paid(options: Namespace, environment: Mapping[str, str]) -> int:
 
     environment, source = _with_a_key(environment)
     settings = Settings.from_environment(environment)
+    if settings.local:
+        raise InvalidArguments("--paid looks at the API, and --local uses none", next_step="Leave one of them out")
     require_stores(settings)
     require_consent(options, sandbox=settings.sandbox)
     checks = check_api(settings, source)
@@ -76,24 +80,24 @@ def _show(checks: Sequence[Check], options: Namespace, environment: Mapping[str,
 def _secrets(environment: Mapping[str, str]) -> list[str]:
     settings, _ = read_settings(environment)
     in_files = [settings.api_key, *settings.auth_tokens] if settings.api_key_file or settings.auth_tokens_file else []
-    keys = [environment.get(name, "") for name in (KEY, "MCP_VEGA_TOKEN", "MCP_VEGA_AUTH_TOKENS")]
+    keys = [environment.get(name, "") for name in SECRETS]
     return re.split("[:,]", ",".join([*keys, *(each.get_secret_value() for each in in_files if each)]))
 
 
-def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list[CheckGroup]:
-    """The checks, in the page's order."""
+def _groups(environment: Mapping[str, str], option: str) -> list[CheckGroup]:
+    """The checks, in the page's order; `option` as in `check_settings`."""
     settings, problems = read_settings(environment)
     redact_secrets(settings, environment)
 
     def group(*names: str, run: Callable[[], list[Check]], needs: Sequence[str] = ()) -> CheckGroup:
         """A group of checks, which are not made if a variable that they need cannot be used."""
-        if needs and problems.keys() & {*needs, "MCP_VEGA_SANDBOX"}:
+        if needs and problems.keys() & {*needs, "MCP_VEGA_SANDBOX", "MCP_VEGA_LOCAL"}:
             return CheckGroup(names, lambda: [unknown(name, "settings") for name in names])
         return CheckGroup(names, run)
 
     every = [str(field.alias) for field in Settings.model_fields.values()]
     api = partial(_check_api, environment, settings, has_unusable_key=bool(problems.keys() & {KEY, KEY_FILE}))
-    in_settings = partial(check_settings, environment, problems, has_sandbox_option=has_sandbox_option)
+    in_settings = partial(check_settings, environment, problems, option=option)
     gallery, ledger = partial(folders.check_gallery, settings), partial(folders.check_ledger, settings)
     return [
         group("python", run=installation.check_python),
@@ -101,12 +105,28 @@ def _groups(environment: Mapping[str, str], *, has_sandbox_option: bool) -> list
         group("command", run=partial(installation.check_command, environment)),
         group("settings", run=in_settings),
         group("api", "key", "balance", run=api, needs=["SEGMIND_BASE_URL"]),
+        *(_local_groups(environment, settings, group) if settings.local else ()),
         group("gallery", run=gallery, needs=["MCP_VEGA_GALLERY"]),
         group("ledger", "servers", "jobs", run=ledger, needs=["MCP_VEGA_HOME", "MCP_VEGA_LEDGER"]),
         *([group("oauth", run=partial(team.check_oauth, settings))] if settings.oauth_issuer else []),
         *([group("metrics", run=partial(team.check_metrics, settings))] if settings.metrics_address else []),
         group("handshake", run=partial(handshake.check_handshake, environment), needs=every),
         group("hosts", run=partial(hosts.check_hosts, environment)),
+    ]
+
+
+def _local_groups(
+    environment: Mapping[str, str], settings: Settings, group: Callable[..., CheckGroup]
+) -> list[CheckGroup]:
+    """The checks of what draws on this machine."""
+    from mcp_vega.cli.engine import checks
+
+    home, device = "MCP_VEGA_HOME", partial(checks.check_device, settings, environment)
+    weights = partial(checks.check_weights, settings, environment)
+    return [
+        group("engine", run=partial(checks.check_engine, settings), needs=[home]),
+        group("torch", "driver", "device", "memory", run=device, needs=[home]),
+        group("weights", run=weights, needs=[home, "MCP_VEGA_WEIGHTS"]),
     ]
 
 
@@ -120,11 +140,10 @@ def _check_api(environment: Mapping[str, str], settings: Settings, *, has_unusab
         return [check_api(settings)[0], unknown("key", "settings"), unknown("balance", "settings")]
     environment, source = _with_a_key(environment)
     has_key = environment.get(KEY, "").strip() or settings.api_key_file
-    if not (settings.sandbox or has_key) and hosts.all_over_http(environment):
-        said = "none is set, and none is needed: every host uses a server over HTTP, which has its own key"
+    if not (settings.sandbox or settings.local or has_key) and (reason := hosts.why_no_key(environment)):
         return [
             Check("api", State.NOTE, "not asked, because no key is needed here"),
-            Check("key", State.NOTE, said, f"To draw with `mcp-vega draw`, set {KEY}"),
+            Check("key", State.NOTE, f"none is set, and none is needed: {reason}", f"To draw with the API, set {KEY}"),
             unknown("balance", "key"),
         ]
     if source:
@@ -135,7 +154,7 @@ def _check_api(environment: Mapping[str, str], settings: Settings, *, has_unusab
 def _with_a_key(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
     """The environment; if it has no key, with the key of a host's file, and that host's title."""
     settings, _ = read_settings(environment)
-    if any(environment.get(name, "").strip() for name in (KEY, KEY_FILE)) or settings.sandbox:
+    if any(environment.get(name, "").strip() for name in (KEY, KEY_FILE)) or settings.sandbox or settings.local:
         return environment, ""
     key, source = hosts.key_of_a_host(environment)
     return {**environment, **key}, source

@@ -4,13 +4,12 @@ import shutil
 
 import anyio
 
-from mcp_vega.cli.application import SANDBOX_KEY, image_folder_of, open_job_store
+from mcp_vega.cli.api_client import key_of
+from mcp_vega.cli.application import api_of, image_folder_of, open_job_store
 from mcp_vega.cli.doctor.check import Check, State
 from mcp_vega.cli.doctor.team import check_bucket, check_database
 from mcp_vega.cli.output import command_line
 from mcp_vega.errors import GalleryError, InvalidSettings, LedgerError
-from mcp_vega.job import SANDBOX
-from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images import confinement
 from mcp_vega.storage.images.folder import WANTED_BYTES
@@ -72,12 +71,11 @@ async def _activity(settings: Settings) -> tuple[Activity, int] | None:
 
 
 async def _jobs_of_other_keys(store: JobStore, settings: Settings) -> int:
-    api, key = (SANDBOX, SANDBOX_KEY) if settings.sandbox else (settings.base_url, settings.api_key)
     try:
-        account = await store.accounts.of_key(require_usable(key))
+        account = await store.accounts.of_key(key_of(settings).usable())
     except InvalidSettings:  # the check of the key says so
         return 0
-    return await store.accounts.count_of_others(api, account)
+    return await store.accounts.count_of_others(api_of(settings), account)
 
 
 def _jobs_check(activity: Activity, of_other_keys: int, settings: Settings) -> Check:

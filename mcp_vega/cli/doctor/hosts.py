@@ -1,7 +1,7 @@
 """The entries for this server in the hosts' files."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,10 +19,16 @@ from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.segmind.values import as_object
 from mcp_vega.settings import Settings
 
+# What an entry can use that needs no key, and how the page says it.
+KINDS = {"sandbox": " (sandbox)", "local": " (draws on this machine)"}
+
 
 @dataclass(frozen=True)
 class _HostEntry:
-    """An entry for this server in a host's file. A $ in a command or value is a variable that the host fills in."""
+    """An entry for this server in a host's file. A $ in a command or value is a variable that the host fills in.
+
+    `keyless` says what it uses that needs no key: `sandbox`, `local`, or empty for nothing of that kind.
+    """
 
     host: str
     file: ConfigFile
@@ -30,7 +36,7 @@ class _HostEntry:
     command: str
     url: str
     variables: Mapping[str, str]
-    is_sandbox: bool
+    keyless: str
 
     @property
     def key(self) -> str:
@@ -38,8 +44,9 @@ class _HostEntry:
 
     @property
     def key_variable(self) -> Mapping[str, str]:
-        """The variable with the key, or with the path of its file; empty if there is none."""
-        return {name: value for name in (KEY, KEY_FILE) if (value := self.variables.get(name, ""))}
+        """The variable with the key, or with the path of its file; empty if there is none, or if it is not used."""
+        names = () if self.keyless else (KEY, KEY_FILE)
+        return {name: value for name in names if (value := self.variables.get(name, ""))}
 
     @property
     def title(self) -> str:
@@ -49,7 +56,7 @@ class _HostEntry:
     def kind(self) -> str:
         if self.url:
             return " (over HTTP)"
-        return " (sandbox)" if self.is_sandbox else " (with a key)" if self.key_variable else ""
+        return KINDS.get(self.keyless) or (" (with a key)" if self.key_variable else "")
 
 
 def check_hosts(environment: Mapping[str, str]) -> list[Check]:
@@ -88,7 +95,7 @@ def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Che
     if command and "$" not in command and shutil.which(command, path=environment.get("PATH")) is None:
         fix = f"Run `{command_line('install', host)}`: it writes an entry that works"
         yield Check("hosts", State.BAD, f"{title} starts {command}, which does not exist", fix)
-    elif entry.key and "$" not in entry.key and not entry.is_sandbox:
+    elif entry.key and "$" not in entry.key and not entry.keyless:
         try:
             require_usable(Settings.from_environment({KEY: entry.key}).api_key)
         except InvalidSettings as error:
@@ -101,17 +108,22 @@ def _findings(entry: _HostEntry, environment: Mapping[str, str]) -> Iterator[Che
 
 
 def key_of_a_host(environment: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
-    """The first variable with a key in a host's file, and that host's title; both are empty if no file has a key."""
+    """The first variable with a key that a host's server uses, and that host's title; both are empty if none does."""
     for entry in _entries(environment):
         if isinstance(entry, _HostEntry) and entry.key_variable and "$" not in "".join(entry.key_variable.values()):
             return entry.key_variable, entry.title
     return {}, ""
 
 
-def all_over_http(environment: Mapping[str, str]) -> bool:
-    """Whether hosts have entries for this server, and each entry is for a server over HTTP."""
-    urls = [entry.url for entry in _entries(environment) if isinstance(entry, _HostEntry)]
-    return bool(urls) and all(urls)
+def why_no_key(environment: Mapping[str, str]) -> str:
+    """Why no entry for this server in a host's file needs a key; empty if one does, or if there is none."""
+    entries = [entry for entry in _entries(environment) if isinstance(entry, _HostEntry)]
+    if not entries or not all(entry.url or entry.keyless == "local" for entry in entries):
+        return ""
+    if all(entry.url for entry in entries):
+        return "every host uses a server over HTTP, which has its own key"
+    others = "uses a server over HTTP or " if any(entry.url for entry in entries) else ""
+    return f"every host {others}draws on this machine"
 
 
 def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfigError]:
@@ -130,14 +142,19 @@ def _entries(environment: Mapping[str, str]) -> Iterator[_HostEntry | HostConfig
             command = command if isinstance(command, str) else ""
             words = [command, *map(str, cast("list[Any]", arguments) if isinstance(arguments, list) else ())]
             if name == NAME or any(PACKAGE in word or "mcp_vega" in word for word in words):
-                is_sandbox = "--sandbox" in words or _says_sandbox(variables)
                 texts = {name: str(value or "") for name, value in variables.items()}
-                yield _HostEntry(host, file, name, command, url_of(data), texts, is_sandbox)
+                yield _HostEntry(host, file, name, command, url_of(data), texts, _keyless(words, texts))
 
 
-def _says_sandbox(variables: Mapping[str, Any]) -> bool:
-    said = str(variables.get("MCP_VEGA_SANDBOX") or "")
+def _keyless(words: Sequence[str], variables: Mapping[str, str]) -> str:
+    """What a server that is started so uses, as `_HostEntry.keyless`. An option replaces the variable of the other."""
+    found = next((name for name in KINDS if f"--{name}" in words), "")
+    return found or next((name for name in KINDS if _is_on(f"MCP_VEGA_{name.upper()}", variables)), "")
+
+
+def _is_on(name: str, variables: Mapping[str, str]) -> bool:
     try:
-        return Settings.from_environment({"MCP_VEGA_SANDBOX": said}).sandbox
+        settings = Settings.from_environment({name: variables.get(name, "")})
     except InvalidSettings:
         return False
+    return settings.sandbox or settings.local

@@ -41,15 +41,32 @@ def check_packages(version_of: Callable[[str], str] = version) -> list[Check]:
         version_of: Returns the version of a package, or raises `PackageNotFoundError`.
     """
     try:
-        installed = distribution(PACKAGE)
+        versions, wrong = versions_of_needed(version_of)
     except PackageNotFoundError:
         return [Check("packages", State.BAD, f"{PACKAGE} is not installed; only its files are here", REINSTALL)]
+    if wrong:
+        return [Check("packages", State.BAD, "; ".join(wrong), REINSTALL)]
+    shown = [f"{name} {versions[name]}" for name in (PACKAGE, *SHOWN) if name in versions]
+    return [Check("packages", State.GOOD, ", ".join(shown))]
+
+
+def versions_of_needed(version_of: Callable[[str], str] = version, extra: str = "") -> tuple[dict[str, str], list[str]]:
+    """The versions of this package and of those that it needs, and what is wrong with them.
+
+    Args:
+        version_of: As for `check_packages`.
+        extra: Also look at the packages of this extra.
+
+    Raises:
+        PackageNotFoundError: This package is not installed.
+    """
+    installed = distribution(PACKAGE)
     wrong: list[str] = []
     versions = {PACKAGE: installed.version}
     for line in installed.requires or ():
         required = Requirement(line)
         name, wanted = required.name, required.specifier
-        if required.marker and not required.marker.evaluate():
+        if required.marker and not required.marker.evaluate({"extra": extra}):
             continue
         try:
             versions[name] = version_of(name)
@@ -58,10 +75,7 @@ def check_packages(version_of: Callable[[str], str] = version) -> list[Check]:
             continue
         if not wanted.contains(versions[name], prereleases=True):
             wrong.append(f"{name} is {versions[name]}, but {wanted} is needed")
-    if wrong:
-        return [Check("packages", State.BAD, "; ".join(wrong), REINSTALL)]
-    shown = [f"{name} {versions[name]}" for name in (PACKAGE, *SHOWN) if name in versions]
-    return [Check("packages", State.GOOD, ", ".join(shown))]
+    return versions, wrong
 
 
 def check_command(environment: Mapping[str, str], command: Sequence[str] | None = None) -> list[Check]:

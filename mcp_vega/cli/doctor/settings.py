@@ -34,11 +34,11 @@ def _one(environment: Mapping[str, str], name: str) -> Settings:
 
 
 def check_settings(
-    environment: Mapping[str, str], problems: Mapping[str, InvalidSettings], *, has_sandbox_option: bool = False
+    environment: Mapping[str, str], problems: Mapping[str, InvalidSettings], *, option: str = ""
 ) -> list[Check]:
     """Whether each variable can be used, and whether one is misspelled: the check settings.
 
-    With `has_sandbox_option`, `--sandbox` has set its variable in the environment, and not the user.
+    With an `option`, `sandbox` or `local`, this has set its variable in the environment, and not the user.
     """
     if problems:
         errors = {error.what: error for error in problems.values()}  # two variables can have the same error
@@ -55,6 +55,6 @@ def check_settings(
     # A secret that was read from a file has no variable of its own.
     read = {name for name in read if f"{name}_file" not in read}
     given = {name: str(field.alias) for name, field in Settings.model_fields.items() if name in read}
-    given |= {"sandbox": "--sandbox"} if has_sandbox_option else {}
+    given |= {option: f"--{option}"} if option else {}
     said = f"set: {', '.join(given.values())}" if given else "none is set; all are at their defaults"
     return [Check("settings", State.GOOD, said)]

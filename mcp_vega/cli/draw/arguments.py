@@ -10,11 +10,21 @@ from mcp_vega.cli.output import command_line
 from mcp_vega.cli.recipe import recipe_named
 from mcp_vega.errors import InvalidArguments
 from mcp_vega.imaging.metadata import Recipe
+from mcp_vega.job import LOCAL, SANDBOX
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters
 from mcp_vega.redaction import is_blank
 from mcp_vega.server.schemas import ArgumentSchema
 from mcp_vega.server.tools import DEFINITIONS
-from mcp_vega.settings import Settings
+from mcp_vega.settings import VENDOR_URL, Settings
+
+# What drew a picture, and what draws the next one, by the engine.
+WAS_DRAWN = {"": "drawn by the API", LOCAL: "drawn by your own engine", SANDBOX: "painted by the sandbox"}
+DRAWS = {
+    "": "the API draws",
+    LOCAL: "the engine on this machine draws",
+    SANDBOX: "the sandbox paints",
+    None: "the model itself draws",
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def _model_and_arguments(
     if options.like is not None:
         recipe = recipe_named(options.like, settings)
         model = model if options.model else type(recipe.parameters)
-        return model, {**_arguments_of(recipe, model, changes, sandbox=settings.sandbox), **changes}
+        return model, {**_arguments_of(recipe, model, changes, _engine_of(settings)), **changes}
     if not has_prompt and not options.prompt:
         raise InvalidArguments(
             "PROMPT is missing",
@@ -109,7 +119,16 @@ def _model_and_arguments(
     return model, changes
 
 
-def _arguments_of(recipe: Recipe, model: type[Parameters], changes: dict[str, Any], *, sandbox: bool) -> dict[str, Any]:
+def _engine_of(settings: Settings) -> str | None:
+    """What draws the new picture, as `Recipe.engine`; None if that is not known: it may be an API of any kind."""
+    if settings.sandbox or settings.local:
+        return SANDBOX if settings.sandbox else LOCAL
+    return "" if settings.base_url == VENDOR_URL else None
+
+
+def _arguments_of(
+    recipe: Recipe, model: type[Parameters], changes: dict[str, Any], engine: str | None
+) -> dict[str, Any]:
     """A recipe's parameters for a model. If the new picture will differ from the old one, stderr says why."""
     # base64 is about a picture in a conversation.
     arguments = recipe.parameters.model_dump(mode="json", exclude_defaults=True, exclude={"base64"})
@@ -120,12 +139,13 @@ def _arguments_of(recipe: Recipe, model: type[Parameters], changes: dict[str, An
         left_out = f" The recipe's {', '.join(map(_option, others))} are not used." if others else ""
         old, new = type(recipe.parameters).slug, model.slug
         sys.stderr.write(f"Note: the picture was drawn by {old}; {new} draws another one.{left_out}\n")
-    elif recipe.sandbox and not sandbox:
-        sys.stderr.write("Note: the picture was painted by the sandbox; the model itself draws another one.\n")
+    elif recipe.engine != engine and (engine is not None or recipe.engine == SANDBOX):
+        sys.stderr.write(f"Note: the picture was {WAS_DRAWN[recipe.engine]}; {DRAWS[engine]} another one.\n")
     if recipe.parameters.seed < 0 and "seed" not in changes:
         sys.stderr.write("Note: the seed of the picture is not known, so another picture is drawn.\n")
     if (count := arguments.get("samples", 1)) > 1 and "samples" not in changes:
+        paid = "" if engine == LOCAL else " (and paid for)"
         sys.stderr.write(
-            f"Note: this was picture {recipe.picture} of a set of {count}, so all {count} are drawn (and paid for).\n"
+            f"Note: this was picture {recipe.picture} of a set of {count}, so all {count} are drawn{paid}.\n"
         )
     return arguments

@@ -20,6 +20,7 @@ from mcp_vega.cli.draw.report import Report
 from mcp_vega.cli.shutdown import until_signal
 from mcp_vega.errors import Charged, GalleryError, VegaError
 from mcp_vega.imaging.integrity import InvalidImageError
+from mcp_vega.job.free import of_free_call
 from mcp_vega.parameters import Parameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
@@ -125,7 +126,7 @@ class _Calls:
                 outcome.pictures.append(picture)
                 self._copy(picture, first + index if index < call.parameters.pictures else None, outcome.notes)
             except VegaError as error:
-                outcome.problems.append(Problem.of(error))
+                outcome.problems.append(Problem.of(of_free_call(error) if self.app.local else error))
         return outcome
 
     async def _picture(self, image: Mapping[str, Any]) -> Picture:

@@ -33,7 +33,7 @@ def run_draw(options: Namespace, environment: Mapping[str, str]) -> int:
     log_to_stderr(settings.log_level, settings.log_format)
     calls = calls_of(options, settings)
     output = output_of(options.output, sum(call.parameters.pictures for call in calls), settings)
-    report = Report(Screen.of(environment), as_json=options.json, sandbox=settings.sandbox)
+    report = Report(Screen.of(environment), as_json=options.json, sandbox=settings.sandbox, local=settings.local)
     broken: BaseException | None = None
     try:
         anyio.run(make_calls, settings, calls, output, report)

@@ -24,10 +24,11 @@ PROMPT_CHARACTERS = 30
 class Report:
     """Prints paths or JSON on stdout and all else on stderr, in the order of the calls."""
 
-    def __init__(self, screen: Screen, *, as_json: bool, sandbox: bool) -> None:
+    def __init__(self, screen: Screen, *, as_json: bool, sandbox: bool, local: bool = False) -> None:
         self._screen = screen
         self._json = as_json
         self._sandbox = sandbox
+        self._local = local
         self.files: list[Path | str] = []
         self.next = 0  # which call is reported next, from 0
         self._failed: list[Call] = []
@@ -146,7 +147,8 @@ class Report:
             yield self._another(outcome.pictures[0].id[:FEWEST_DIGITS])
 
     def _another(self, name: str) -> str:
-        return f"Another one: {command_line('draw', '--like', name, '--seed', '-1', sandbox=self._sandbox)}"
+        words = ("draw", "--like", name, "--seed", "-1", *(("--local",) if self._local else ()))
+        return f"Another one: {command_line(*words, sandbox=self._sandbox)}"
 
     # ---- a call that failed ----
 

@@ -123,8 +123,10 @@ def _with_command(older: dict[str, Any], host: Host, entry: Entry) -> dict[str, 
     kept = {name: value for name, value in older.items() if name not in REMOTE}
     if kept.get("type", "stdio") != "stdio":
         del kept["type"]
-    if entry.env and "env" in kept:  # a server accepts only one of the two variables for the key
-        others = {name: value for name, value in as_object(kept["env"]).items() if name not in (KEY, KEY_FILE)}
+    if entry.env and "env" in kept:
+        # A server accepts only one of the two variables for the key.
+        replaced = {KEY, KEY_FILE} if entry.env.keys() & {KEY, KEY_FILE} else set[str]()
+        others = {name: value for name, value in as_object(kept["env"]).items() if name not in replaced}
         new["env"] = others | entry.env
     return {**slow, **host.defaults, **kept, **new}
 

@@ -11,7 +11,7 @@ from typing import Any
 from mcp_vega.cli.install.asking import TOKEN, access_token, agreed, api_key, choose, is_terminal, key_file
 from mcp_vega.cli.install.change import Change, block, installing, servers_in, uninstalling
 from mcp_vega.cli.install.config_file import ConfigFile
-from mcp_vega.cli.install.entry import KEY, NAME, Entry, is_temporary, lasting_command
+from mcp_vega.cli.install.entry import KEY, NAME, Entry, api_option, is_temporary, own_entry
 from mcp_vega.cli.install.found import FoundHost, find_hosts
 from mcp_vega.cli.install.hosts import HOSTS, Host, UserEnvironment
 from mcp_vega.cli.install.remote import RemoteEntry, answer_of, server_url, takes_no_url
@@ -135,7 +135,7 @@ def _step(fitting: Sequence[FoundHost], options: Namespace) -> str:
         return f"Name one of {', '.join(name for name, host in HOSTS.items() if host.remote)}"
     name = next((each.name for each in fitting if not each.has_entry), fitting[0].name)
     url = [] if options.url is None else ["--url", shlex.quote(options.url.strip())]
-    return f"Name one, as in `{command_line('install', name, *url, '--yes', sandbox=options.sandbox)}`"
+    return f"Name one, as in `{command_line('install', name, *url, '--yes', *api_option(options))}`"
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,13 @@ def _file_of(host: Host, environment: Mapping[str, str]) -> ConfigFile:
 
 def _entry(options: Namespace, environment: Mapping[str, str]) -> Entry | RemoteEntry:
     """The entry without key or token: with the URL that was given, or with the command of this installation."""
+    option = api_option(options)
     if options.url is None:
-        command, *rest = lasting_command(environment)
-        return Entry(command, (*rest, "--sandbox") if options.sandbox else tuple(rest))
-    if options.sandbox:
+        return own_entry(environment, option)
+    if option:
         raise InvalidArguments(
-            "--sandbox is for a server that the host starts, and --url for one that runs elsewhere",
-            next_step="Leave one of them out; the server itself can be started with --sandbox",
+            f"{option[0]} is for a server that the host starts, and --url for one that runs elsewhere",
+            next_step=f"Leave one of them out; the server itself can be started with {option[0]}",
         )
     return RemoteEntry(server_url(options.url))
 
@@ -215,7 +215,7 @@ def _printed(entry: Entry | RemoteEntry, options: Namespace) -> str:
     """The entry as its host writes it, with a placeholder for what is secret."""
     if isinstance(entry, RemoteEntry):
         return block(HOSTS[options.host or USUAL_WITH_URL], replace(entry, token=TOKEN_PLACEHOLDER))
-    return block(HOSTS[options.host or USUAL], entry if options.sandbox else replace(entry, key=KEY_PLACEHOLDER))
+    return block(HOSTS[options.host or USUAL], entry if api_option(options) else replace(entry, key=KEY_PLACEHOLDER))
 
 
 def _with_secret(
@@ -227,7 +227,7 @@ def _with_secret(
         # A server with OAuth takes no token that a person could type.
         ask = ask and (bool(environment.get(TOKEN)) or not answer_of(entry.url, "").signs_in)
         return replace(entry, token=access_token(olders, entry.url, environment, ask=ask))
-    if options.sandbox:
+    if api_option(options):
         return entry
     # A host gets the path, and never what the file holds.
     file = key_file(environment)
@@ -248,7 +248,10 @@ def _notes(entry: Entry | RemoteEntry, change: Change, options: Namespace) -> It
     else:
         if is_temporary(entry.command):
             yield f"{entry.command} is in a temporary folder; install mcp-vega elsewhere"
-        if not options.sandbox and not has_key(change.after):
+        if options.local:
+            doctor = command_line("doctor", "--local")
+            yield f"to draw on this machine, the server needs the extra `local` and the weights; `{doctor}` checks both"
+        elif not options.sandbox and not has_key(change.after):
             yield f"without {KEY} no picture can be drawn; run this again with it set to add it"
 
 

@@ -6,16 +6,19 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mcp_vega.errors import VegaError
+from mcp_vega.settings import Settings
 
 NAME = "vega"
-KEY, KEY_FILE = "SEGMIND_API_KEY", "SEGMIND_API_KEY_FILE"
+KEY, KEY_FILE, WEIGHTS = "SEGMIND_API_KEY", "SEGMIND_API_KEY_FILE", "MCP_VEGA_WEIGHTS"
 
 
 class NotInstalled(VegaError):  # noqa: N818  says what happened
@@ -33,17 +36,20 @@ class Entry:
         args: Its arguments.
         key: The API key for the server's environment; empty if it is not known.
         key_file: The path of a file with the key, instead of the key; empty if there is none.
+        weights: The folder of the weights, if the server draws on this machine; empty for the default.
     """
 
     command: str
     args: tuple[str, ...] = ()
     key: str = field(default="", repr=False)
     key_file: str = ""
+    weights: str = ""
 
     @property
     def env(self) -> dict[str, str]:
         """The variables for the server's environment."""
-        return {KEY_FILE: self.key_file} if self.key_file else {KEY: self.key} if self.key else {}
+        key = {KEY_FILE: self.key_file} if self.key_file else {KEY: self.key}
+        return {name: value for name, value in {**key, WEIGHTS: self.weights}.items() if value}
 
     @property
     def data(self) -> dict[str, Any]:
@@ -56,7 +62,31 @@ class Entry:
         return Path(self.command).stem == "uvx"
 
 
-def lasting_command(environment: Mapping[str, str], installed: Distribution | None = None) -> tuple[str, ...]:
+def api_option(options: Namespace) -> tuple[str, ...]:
+    """The option of a server that uses something else than the API, and so needs no key; empty for the API."""
+    return ("--sandbox",) if options.sandbox else ("--local",) if options.local else ()
+
+
+def own_entry(environment: Mapping[str, str], option: tuple[str, ...]) -> Entry:
+    """The entry that starts this installation, without a key.
+
+    Args:
+        environment: As for `lasting_command`; if the server draws on this machine, also with the folder of the weights.
+        option: What `api_option` returns.
+
+    Raises:
+        InvalidSettings: The folder of the weights cannot be used.
+        NotInstalled: There is no command that a host could start.
+    """
+    local = "--local" in option
+    command, *rest = lasting_command(environment, local=local)
+    folder = Settings.from_environment({WEIGHTS: environment.get(WEIGHTS, "")}).weights if local else None
+    return Entry(command, (*rest, *option), weights=str(folder or ""))
+
+
+def lasting_command(
+    environment: Mapping[str, str], installed: Distribution | None = None, *, local: bool = False
+) -> tuple[str, ...]:
     """The command that starts this installation, today and next month: an absolute path and its arguments.
 
     If uvx runs the package, its files are in a cache that is cleared from time to time, so the command is uvx itself.
@@ -64,12 +94,15 @@ def lasting_command(environment: Mapping[str, str], installed: Distribution | No
     Args:
         environment: With the PATH, and the variables that uv sets.
         installed: This package's metadata; by default the metadata that Python finds.
+        local: Whether the program is to draw on this machine. If the extra `local` is here, uvx is to fetch it as well.
 
     Raises:
         NotInstalled: The package runs from a folder that no host would find.
     """
     if uvx := _uvx(environment):
         source = _source(installed or distribution("mcp-vega"))
+        if local and find_spec("torch"):
+            source = f"mcp-vega[local] @ {source}" if source else "mcp-vega[local]"
         return (uvx, *(("--from", source) if source else ()), "mcp-vega")
     script = _script()
     if script is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_vega.cli.install.change import HEADERS, SIGN_IN, Change, refused_in, servers_in
 from mcp_vega.cli.install.config_file import ConfigFile, HostConfigError
-from mcp_vega.cli.install.entry import KEY, KEY_FILE, NAME
+from mcp_vega.cli.install.entry import KEY, KEY_FILE, NAME, WEIGHTS
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.cli.install.remote import URLS, url_of
 from mcp_vega.cli.install.switches import switched_off
@@ -19,9 +19,11 @@ from mcp_vega.segmind.values import as_object
 
 # Members of an entry whose values are shown; arguments and addresses only if they are this server's own.
 PLAIN = ("type", "command", "startup_timeout_sec", "required")
-NEW = (*PLAIN, *URLS, "args", f"env {KEY_FILE}")
+NEW = (*PLAIN, *URLS, "args", f"env {KEY_FILE}", f"env {WEIGHTS}")
 HIDDEN = "(not shown)"
-OWN_ARGUMENTS = ("[]", '["--sandbox"]', '["mcp-vega"]', '["mcp-vega", "--sandbox"]')
+OWN_ARGUMENTS = tuple(
+    json.dumps([*command, *switch]) for command in ((), ("mcp-vega",)) for switch in ((), ("--sandbox",), ("--local",))
+)
 OWN_ADDRESS = re.compile(r"https?://[\w.:\[\]-]+/mcp")
 
 

@@ -46,7 +46,8 @@ def _facts(job: Job) -> Iterator[tuple[str, object]]:
     yield "Ended", _time(job.ended)
     yield "Charged", job.charged
     yield "Cost", cost_of(job, pretend=pretend)
-    yield "Credits left", dollars(job.receipt.credits_left, pretend=pretend)
+    if not job.is_free:
+        yield "Credits left", dollars(job.receipt.credits_left, pretend=pretend)
     yield "Seconds", "unknown" if job.receipt.seconds is None else job.receipt.seconds
     if problem := job.problem:
         yield "Error", f"{problem.what} ({problem.code})"

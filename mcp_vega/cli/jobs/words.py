@@ -26,4 +26,5 @@ def _of_completed(job: Job) -> str:
 
 def cost_of(job: Job, *, pretend: bool = False) -> str:
     """The cost of a job; `pretend` marks that of a sandbox."""
-    return "no charge" if job.charged is Charged.NO else dollars(job.receipt.cost, pretend=pretend)
+    drew_nothing = job.charged is Charged.NO and job.state is not State.COMPLETED
+    return "no charge" if drew_nothing else dollars(job.cost, pretend=pretend)

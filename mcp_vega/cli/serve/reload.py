@@ -56,7 +56,7 @@ class SecretReader:
             logger.error(said, error.what)  # noqa: TRY400  a traceback would not help
             return
         read: list[str] = []
-        if settings.api_key_file and not settings.sandbox:
+        if key_of(settings).in_file:
             is_new = settings.api_key != self.settings.api_key
             self._client.use_key(key_of(settings))
             read.append(f"SEGMIND_API_KEY_FILE ({'another key' if is_new else 'the same key'})")
@@ -70,7 +70,7 @@ class SecretReader:
 
     def _read(self) -> tuple[Settings, list[Caller]]:
         settings = Settings.from_environment(self._environment)
-        if settings.api_key_file and not settings.sandbox:
+        if key_of(settings).in_file:
             key_of(settings).usable()
         return settings, token_callers(settings)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import anyio
 
 from mcp_vega import __version__
-from mcp_vega.cli.application import SANDBOX_KEY, image_store_of, job_store_of, open_job_store, require_stores
+from mcp_vega.cli.api_client import key_of
+from mcp_vega.cli.application import image_store_of, job_store_of, open_job_store, require_stores
 from mcp_vega.cli.gallery.folder import readable
 from mcp_vega.cli.jobs.lookup import hint_at_other_ledger
 from mcp_vega.cli.output import command_line, write
@@ -18,7 +19,6 @@ from mcp_vega.cli.transfer.importing import Changes, Counts, Importer
 from mcp_vega.cli.transfer.report import Report, number_of
 from mcp_vega.errors import InvalidArguments, InvalidSettings, UnknownJob
 from mcp_vega.redaction import named
-from mcp_vega.segmind.api_key import require_usable
 from mcp_vega.server.http.access.callers import HASH, is_owner
 from mcp_vega.settings import Settings
 from mcp_vega.storage.ledger import accounts
@@ -120,7 +120,7 @@ async def _changes(settings: Settings, archive: ArchiveReader, store: JobStore, 
     ours = await store.transfer.use_key(accounts.KEY, theirs)
     changed: dict[str, str] = {}
     try:
-        api_key = require_usable(SANDBOX_KEY if settings.sandbox else settings.api_key)
+        api_key = key_of(settings).usable()
         changed = {accounts.account_of(theirs.encode(), api_key): accounts.account_of(ours.encode(), api_key)}
     except InvalidSettings:
         pass  # without a key, no account is known

@@ -15,7 +15,7 @@ from mcp_vega.imaging import metadata
 from mcp_vega.imaging.formats import SUFFIXES, recognise
 from mcp_vega.imaging.integrity import InvalidImageError, Measured, measure, require_complete
 from mcp_vega.imaging.metadata import Recipe
-from mcp_vega.job import SANDBOX, Image, Job, Receipt, State
+from mcp_vega.job import LOCAL, Image, Job, Receipt, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
@@ -74,6 +74,7 @@ class ImageSaver:
         if saved.problem and not saved.images:
             await self._running.update(job)
             raise saved.problem
+        saved.notes += _drawn_by(job)
         images, wanted = job.in_order(saved.images.values()), job.parameters.pictures
         if len(images) < wanted:
             why = f": {saved.problem.what}" if saved.problem else ""
@@ -224,6 +225,13 @@ class ImageSaver:
         saved.notes += [note] if note and note not in saved.notes else []
 
 
+def _drawn_by(job: Job) -> list[str]:
+    """What drew a job's pictures, if that was an engine of the user's own."""
+    where = "on this machine" if job.base_url == LOCAL else "by your engine"
+    what = f" ({job.receipt.engine})" if job.receipt.engine else ""
+    return [f"Drawn {where}{what}"] if job.is_free else []
+
+
 def _data_of(outcome: bytes | Exception) -> bytes:
     if isinstance(outcome, Exception):
         raise outcome
@@ -252,4 +260,4 @@ def _file_of(job: Job, index: int, data: bytes) -> _File:
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
     # The recipe has no time and no price, so that the same picture becomes the same file at every download.
     parameters = job.parameters.model_copy(update={"seed": job.seed})
-    return metadata.embed(data, Recipe(parameters, index + 1, sandbox=job.base_url == SANDBOX))
+    return metadata.embed(data, Recipe(parameters, index + 1, job.engine))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from mcp_vega.errors import LedgerError, SegmindError, ServiceUnavailable
-from mcp_vega.job import Job, Search, State
+from mcp_vega.job import LOCAL, Job, Search, State
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.reconciliation.matching import TimeSpan, is_call_of, may_be_call_of
 from mcp_vega.segmind.client import SegmindClient
@@ -94,7 +94,8 @@ class CallFinder:
 
     async def _find_by_recipe(self, job: Job, reader: HistoryReader, finding: Finding) -> None:
         with_seed = await self._store.accounts.with_seed_of(job)
-        rivals = [each for each in with_seed if _is_rival(each, job)]
+        # An engine draws the same picture for the same recipe, so any of its calls will do.
+        rivals = [each for each in with_seed if _is_rival(each, job) and job.base_url != LOCAL]
         found: HistoryRow | None = None
         try:
             async with aclosing(reader.read()) as rows:

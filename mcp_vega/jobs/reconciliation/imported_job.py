@@ -10,8 +10,9 @@ from mcp_vega.job import Job, Route
 from mcp_vega.jobs.reconciliation.matching import is_call_of
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.redaction import named, quoted
-from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
+from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryRow
+from mcp_vega.segmind.http import RECORD_SECONDS
 from mcp_vega.storage.ledger.job_store import JobStore
 
 

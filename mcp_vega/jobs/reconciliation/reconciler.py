@@ -4,6 +4,9 @@ It looks there after seconds, minutes, hours and a day. It says that a call neve
 complete history, a day after the call and an hour apart, while this machine's clock agrees with the API's. Each look
 must show a call of this account from before and one from after, and no row that might be this call. Until then, the
 outcome is unknown.
+
+The engine on this machine is asked at once, and its word is enough: a call that it does not know costs nothing and is
+lost with the engine that took it.
 """
 
 from contextlib import suppress
@@ -15,13 +18,14 @@ import anyio
 
 from mcp_vega import errors
 from mcp_vega.errors import Charged, SegmindError, VegaError
-from mcp_vega.job import Job, Receipt, Route, Search, State
+from mcp_vega.job import LOCAL, Job, Receipt, Route, Search, State
+from mcp_vega.job.free import drawing_lost
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.saver import ImageSaver
-from mcp_vega.jobs.polling import Poller
+from mcp_vega.jobs.polling.poller import Poller
 from mcp_vega.jobs.reconciliation.call_finder import LISTED_AFTER, CallFinder, Finding
 from mcp_vega.jobs.running import RunningJobs
-from mcp_vega.segmind.client import RECORD_SECONDS, SegmindClient
+from mcp_vega.segmind.client import SegmindClient
 from mcp_vega.segmind.history import HistoryRow
 from mcp_vega.segmind.response import generation_error
 
@@ -61,6 +65,7 @@ class Reconciler:
         self, client: SegmindClient, running: RunningJobs, saver: ImageSaver, poller: Poller, config: JobConfig
     ) -> None:
         self._finder = CallFinder(client, running.store, config)
+        self._record_seconds = client.record_seconds
         self._running = running
         self._saver = saver
         self._poller = poller
@@ -74,6 +79,7 @@ class Reconciler:
             await self._complete_receipt(job)
             return
         looks = LOOKS if job.age(self._config.clock()) < SOON else (0,)
+        looks = (0, *looks) if job.base_url == LOCAL else looks
         look, failures = _Look(), 0
         for number, pause in enumerate((*looks, *PENDING_LOOKS), 1):
             if failures > 1 or (number > len(looks) and not look.found):
@@ -100,7 +106,7 @@ class Reconciler:
         finding = Finding(job.search)
         try:
             async with self._at_once:
-                await self._finder.find(job, finding, thorough=thorough)
+                await self._finder.find(job, finding, thorough=thorough and job.base_url != LOCAL)
         except SegmindError as error:
             finding.doubts.append(f"the request history could not be read: {error.what}")
         except VegaError as error:
@@ -110,7 +116,8 @@ class Reconciler:
             job = await self._running.update(job, search=finding.search)
         look = await (self._follow(job, finding.row) if finding.row else self._note_absence(job, finding, thorough))
         search = self._running.newest(job).search
-        return replace(look, over=server_time is not None and self._is_over(search, server_time))
+        over = server_time is not None and self._is_over(search, server_time)
+        return replace(look, over=look.over or over)
 
     def _is_over(self, search: Search, server_time: datetime) -> bool:
         """Whether a call's pictures are gone, and there is nothing left to confirm."""
@@ -141,16 +148,25 @@ class Reconciler:
         elif row.state == State.FAILED:
             error = generation_error(row.error, Charged.YES if row.cost else Charged.NO)
             await self._close(job, error, receipt=receipt)
-        elif job.route is Route.V2 and job.age(self._config.clock()) < RECORD_SECONDS:
+        elif self._has_record(job):
             # The submission arrived. From here on, the job is like any other.
-            await self._poller.fetch(await self._running.update(job, error=None, notes=()))
+            await self._poller.fetch(await self._running.update(job, route=Route.V2, error=None, notes=()))
         elif row.state == State.COMPLETED:
             raise errors.MediaError("The call ran, but the request history shows no picture of it")
+
+    def _has_record(self, job: Job) -> bool:
+        """Whether the API still reports the status of a job. An engine does so for the calls of v1, too."""
+        is_queued = job.route is Route.V2 or job.base_url == LOCAL
+        return is_queued and job.age(self._config.clock()) < self._record_seconds
 
     # ---- the call was not found ----
 
     async def _note_absence(self, job: Job, finding: Finding, thorough: bool) -> _Look:  # noqa: FBT001  private
         """Note that a call was not found. If that proves that it never ran, end its job."""
+        if job.base_url == LOCAL and not finding.doubts:
+            if not job.images:
+                await self._close(job, drawing_lost())
+            return _Look(over=True)
         reason = "; ".join(finding.doubts) or "the request history does not show the call"
         server_time, search = finding.server_time, job.search
         if server_time and not self._finder.clock_agrees(server_time):
@@ -187,7 +203,8 @@ class Reconciler:
 def _has_trace(job: Job) -> bool:
     """Whether there is a sign that a job's call arrived, even if the history does not show it."""
     accepted = isinstance(job.error, errors.UnreadableAnswer)  # the API accepted it
-    return accepted or bool(job.remote_id or job.images) or job.charged is not Charged.UNKNOWN
+    has_outcome = job.error is not None and job.error.charged is not Charged.UNKNOWN
+    return accepted or has_outcome or bool(job.remote_id or job.images) or job.state is State.COMPLETED
 
 
 def _missing(job: Job) -> VegaError:

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mcp_vega.errors import InvalidArguments
-from mcp_vega.job import OPERATOR, JobImage
+from mcp_vega.job import LOCAL, OPERATOR, SANDBOX, JobImage
 from mcp_vega.redaction import beginning, named
 from mcp_vega.server import resources
 from mcp_vega.server.client_info import ClientInfo, owner_of
@@ -87,7 +87,7 @@ async def _state(app: AppContext, request: Request) -> Response:
         "caller": _caller(owner),
         # With the key of `mcp-vega gallery` there is nothing to sign out of: the key is in the address.
         "signed_in": owner != OPERATOR and SIGNED_IN in request.scope,
-        "sandbox": app.sandbox,
+        "free": SANDBOX if app.sandbox else LOCAL if app.local else "",
         "spent": await _spent(app, owner),
     }
     return JSONResponse(state)

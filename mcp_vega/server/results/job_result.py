@@ -19,7 +19,7 @@ from mcp_vega.storage.ledger.spending import dollars
 
 JOINED = (
     "the same call was made shortly before, and nobody received its result, so this is the job of that call and "
-    "nothing is paid again; for another picture, give another seed"
+    "nothing is {} again; for another picture, give another seed"
 )
 NO_PREVIEW = (
     "this client passes pictures to its model as text, so the result has none; the full size is at the URI below"
@@ -27,7 +27,7 @@ NO_PREVIEW = (
 
 # How many characters of the prompt a finished job quotes: the names of its files begin with the same words.
 BRIEFLY = 30
-# Seconds after which to ask again for a job that takes longer than usual.
+# Seconds after which to ask again for a job that takes longer than usual, or if what is usual is not known.
 OVERDUE = 10
 
 
@@ -43,13 +43,13 @@ async def of_job(
     """
     job = records.job_for(app, job, client)
     not_resumable = await app.service.why_not_resumable(job) if job.open and not job.held else ""
-    if problem := job.problem:
+    notes = [JOINED.format("drawn" if job.is_free else "paid")] if joined else []
+    # Who cannot finish a job need not be asked for it again.
+    if problem := (replace(job, open=False) if not_resumable else job).problem:
         why = [f"it was {not_resumable}"] if not_resumable else []
-        said = "; ".join([problem.what, *why, *([JOINED] if joined else [])])
-        step = job.error.next_step if not_resumable and job.error else None
-        raise problem.reworded(said, step).with_traceback(None)  # else it grows with every check
+        said = "; ".join([problem.what, *why, *notes])
+        raise problem.reworded(said).with_traceback(None)  # else it grows with every check
     meta = {"mcp-vega/job": records.data_of(job, client)}
-    notes = [JOINED] if joined else []
     if not job.state.finished:
         return await result_of(app, client, _under_way(app, job, not_resumable, notes), meta)
     # If no disk took a picture, it is in its result or nowhere.
@@ -76,8 +76,8 @@ def _finished(app: AppContext, job: Job, client: ClientInfo, notes: list[str]) -
         f"Seed: {job.seed}",
         f"Steps: {job.parameters.num_inference_steps}",
         f"Seconds: {'unknown' if receipt.seconds is None else f'{receipt.seconds:f}'}",
-        f"Cost: {dollars(receipt.cost, pretend=app.sandbox)}",
-        f"Credits left: {dollars(receipt.credits_left, pretend=app.sandbox)}",
+        f"Cost: {dollars(job.cost, pretend=app.sandbox)}",
+        *([] if job.is_free else [f"Credits left: {dollars(receipt.credits_left, pretend=app.sandbox)}"]),
         f"Request id: {job.request_id}",
     ]
     sentence = f"{job.parameters.title} drew {count}{quoted_prompt(job, BRIEFLY)}."
@@ -90,25 +90,26 @@ def _under_way(app: AppContext, job: Job, not_resumable: str, notes: list[str]) 
         said = f"The job has not finished: it was {not_resumable}. Do not repeat the call."
         return ResultText(said, notes, last=last)
     usual = app.service.expected_seconds(job)
-    left = usual - app.service.sent_seconds(job) + _pause(app, job)
+    left = (OVERDUE if usual is None else usual - app.service.sent_seconds(job)) + _pause(app, job)
+    late = f"; this takes longer than usual (about {usual:.0f} s)" if left <= 0 else ""
     seconds = math.ceil(left) if left > 0 else OVERDUE
     sentence = (
-        f"{_stage(app, job, late=left <= 0)}. Call check_job with the request id below in about {seconds} s. Do not "
+        f"{_stage(app, job)}{late}. Call check_job with the request id below in about {seconds} s. Do not "
         "repeat the call."
     )
-    cost = f"Cost: about {dollars(job.parameters.expected_cost, pretend=app.sandbox)}"
+    cost = f"Cost: {'' if job.is_free else 'about '}{dollars(job.expected_cost, pretend=app.sandbox)}"
     return ResultText(sentence, notes, [cost], last)
 
 
-def _stage(app: AppContext, job: Job, *, late: bool) -> str:
-    """What happens with a job under way, as the beginning of a sentence; `late` if it takes longer than usual."""
+def _stage(app: AppContext, job: Job) -> str:
+    """What happens with a job under way, as the beginning of a sentence."""
     title, prompt = job.parameters.title, quoted_prompt(job)
     if app.service.is_answer_lost(job):
-        return f"Segmind's answer was lost; the server is asking whether {title} drew {prompt}"
+        whose = "The engine's" if job.is_free else "Segmind's"
+        return f"{whose} answer was lost; the server is asking whether {title} drew {prompt}"
     stage = f"Queued: {title} will draw" if job.state is State.QUEUED else f"{title} is still drawing"
     why = f" ({'; '.join(job.notes)})" if job.notes else ""
-    usual = f"; this takes longer than usual (about {app.service.expected_seconds(job):.0f} s)" if late else ""
-    return f"{stage} {prompt}{why}{usual}"
+    return f"{stage} {prompt}{why}"
 
 
 def _pause(app: AppContext, job: Job) -> float:

@@ -38,7 +38,7 @@ def data_of(job: Job, client: ClientInfo) -> dict[str, Any]:
         "model": job.model,
         "seed": job.seed,
         "parameters": json.loads(job.parameters.model_dump_json()),
-        "cost_usd": _number(job.receipt.cost),
+        "cost_usd": _number(job.cost),
         "credits_left": _number(job.receipt.credits_left),
         "seconds": _number(job.receipt.seconds),
         "images": [_image_data(image, client) for image in job.images],

@@ -8,6 +8,7 @@ from typing import Any
 from mcp_types import CallToolResult, ImageContent, TextContent
 
 from mcp_vega.errors import VegaError
+from mcp_vega.job.free import of_free_call
 from mcp_vega.server.client_info import CURRENT_CLIENT, ClientInfo
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.results import records
@@ -51,6 +52,8 @@ async def result_of(
         figures = {"limit_usd": budget.limit, "spent_usd": budget.spent, "left_usd": budget.left}
         meta["mcp-vega/spending"] = {name: float(figure) for name, figure in figures.items()}
     further += [SANDBOX] if app.sandbox else []
+    if app.local:
+        meta["mcp-vega/local"] = True
     shown = TextContent(type="text", text="\n".join(text.lines(further)))
     return CallToolResult(content=[shown, *previews], _meta=_data_for(client, meta))
 
@@ -58,7 +61,7 @@ async def result_of(
 def of_error(app: AppContext, error: VegaError) -> CallToolResult:
     """The result of a call that failed."""
     client = CURRENT_CLIENT.get()
-    error = records.error_for(app, error, client)
+    error = records.error_for(app, of_free_call(error) if app.local else error, client)
     text = f"{error.text}\n{SANDBOX}" if app.sandbox else error.text
     meta = _data_for(client, {"mcp-vega/error": records.error_data(error)})
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta)

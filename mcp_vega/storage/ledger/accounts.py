@@ -100,6 +100,13 @@ class Accounts:
         """Return the first jobs of a job's account that were begun after it and ran."""
         return await self._others(job, job_queries.RAN_AFTER, limit=limit)
 
+    async def last_drawn(self, base_url: str) -> list[Job]:
+        """Return an API's last jobs that say how long they took, the latest first.
+
+        They are among the ledger's latest jobs: no others are read, so that this takes no longer in a large ledger.
+        """
+        return await self._jobs(job_queries.LAST_DRAWN, base_url=base_url)
+
     async def seconds_since_sent(self, job: Job) -> float | None:
         """Return how many seconds ago a job was sent, by the monotonic clock; None if the machine restarted since."""
 

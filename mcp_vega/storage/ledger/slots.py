@@ -83,7 +83,8 @@ class Slots:
             # Transactions that take slots at the same time rarely draw the same number.
             number = random.choice(numbers)  # noqa: S311  no secret
             if self._connection.execute(limit_queries.TAKE_SLOT, {**slot, "number": number}):
-                self._note_call(caller, forget=number == 1)
+                if not job.is_free:  # the API's rate limit is not about it
+                    self._note_call(caller, forget=number == 1)
                 return True
         return False
 

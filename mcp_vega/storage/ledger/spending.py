@@ -1,8 +1,8 @@
 """The limits on spending and on the number of calls; what was spent, and what is reserved for calls under way.
 
 A call counts with the cost that the API reported, else with the estimate. A call that was certainly not charged does
-not count. A call that was not sent does not count once its server has died. Each job's row has its amount, and there is
-a sum for each day and owner, in billionths of a US dollar.
+not count, and no limit holds back a call that costs nothing. A call that was not sent does not count once its server
+has died. Each job's row has its amount, and there is a sum for each day and owner, in billionths of a US dollar.
 """
 
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ def billionths(job: Job) -> int:
     """Return the amount with which a job counts, in billionths of a US dollar."""
     if job.charged is Charged.NO:
         return 0
-    amount = job.parameters.expected_cost if job.receipt.cost is None else job.receipt.cost
+    amount = job.expected_cost if job.cost is None else job.cost
     return int((min(amount, MOST_USD) * BILLION).to_integral_value(ROUND_CEILING))
 
 
@@ -151,7 +151,7 @@ def reserve(connection: Connection, job: Job, limits: Limits) -> None:
         SpendingLimitReached: The job would exceed the day's limit of all callers, or of its caller.
     """
     day, amount = job.created.date(), billionths(job)
-    if limits.usd_a_day is None and limits.usd_a_day_each is None:
+    if job.is_free or (limits.usd_a_day is None and limits.usd_a_day_each is None):
         add(connection, day, job.owner, amount)
         return
     if limits.usd_a_day is not None:
@@ -173,9 +173,9 @@ def _limit_reached(job: Job, limits: Limits, spent: Spent) -> SpendingLimitReach
     def shown(usd: Decimal | None) -> str:
         return dollars(usd, pretend=job.base_url == SANDBOX)
 
-    cost = f"The call is likely to cost {shown(job.parameters.expected_cost)}"
+    cost = f"The call is likely to cost {shown(job.expected_cost)}"
     each, together = limits.usd_a_day_each, limits.usd_a_day
-    if each is not None and (together is None or job.parameters.expected_cost + spent.by_owner > each):
+    if each is not None and (together is None or job.expected_cost + spent.by_owner > each):
         whose = f"{shown(spent.by_owner)} of this caller's {shown(each)} for today (UTC) are spent"
         # The default step ends with the name of the other limit.
         return SpendingLimitReached(f"{cost}, and {whose}", next_step=f"{SpendingLimitReached.next_step}_EACH")

@@ -85,6 +85,12 @@ RAN = f"WHERE state = 'COMPLETED' AND remote_id IS NOT NULL AND arguments != '{{
 NUMBER = "(SELECT number FROM jobs WHERE local_id = :local_id)"
 RAN_BEFORE = f"{RAN} AND number < {NUMBER} ORDER BY number DESC LIMIT :limit"
 RAN_AFTER = f"{RAN} AND number > {NUMBER} ORDER BY number LIMIT :limit"
+# The jobs that ran and whose API said how long they took, among the latest of all.
+LAST_DRAWN = """
+    WHERE number IN (SELECT number FROM jobs ORDER BY created DESC, number DESC LIMIT 200)
+        AND base_url = :base_url AND state = 'COMPLETED' AND seconds > 0
+    ORDER BY created DESC, number DESC LIMIT 50
+"""
 SENT_TIME = "SELECT sent_time FROM jobs WHERE local_id = :local_id"
 
 # ---- the same call again ----

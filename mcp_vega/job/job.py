@@ -3,15 +3,17 @@
 import secrets
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
 from mcp_vega.errors import Charged, VegaError
+from mcp_vega.job.free import of_free_call
+from mcp_vega.job.image import Image
+from mcp_vega.job.receipt import Receipt
 from mcp_vega.parameters import Parameters
 
 # The form of a job's id and of a request's id.
@@ -22,8 +24,6 @@ DRAWN_SEEDS = range(10**14, 10**15)
 MOST_PICTURES = 100
 # The ledger's names for the sandbox and for the engine on this machine, whose ports change at every start.
 SANDBOX, LOCAL = "sandbox", "local"
-# The address of the picture store in memory. Its pictures are lost when the server ends.
-MEMORY = "memory"
 # The owner of calls over stdio, on the command line, or over HTTP without tokens. Only the operator sees all jobs.
 OPERATOR = ""
 
@@ -53,83 +53,6 @@ class State(StrEnum):
     def finished(self) -> bool:
         """Whether this state is final."""
         return self in (State.COMPLETED, State.FAILED)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What the API reports about a call. None means unknown, never zero.
-
-    `cost` and `credits_left` are US dollars. `seconds` is the drawing time on the API's machine.
-    """
-
-    request_id: str | None = None
-    cost: Decimal | None = None
-    credits_left: Decimal | None = None
-    seconds: Decimal | None = None
-    seed: int | None = None
-
-    def or_else(self, other: "Receipt") -> "Receipt":
-        """The values of this receipt and, where it has none, those of the other."""
-        known = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
-        return replace(other, **known)
-
-
-class ImageLocation(NamedTuple):
-    """Where a picture is kept: the store, and the key in that store.
-
-    `store` is the store's address, which stays the same when the user changes the gallery's setting: the absolute path
-    of a folder, `file://<disk>/path` for a folder on the disk of one of several replicas, the URL of a bucket, or
-    `MEMORY`. `key` is a relative path with slashes, such as `2026-11-20/a-fox-7-0123abcd.jpg`.
-    """
-
-    store: str
-    key: str
-
-    @property
-    def path(self) -> Path | None:
-        """The absolute path of the picture's file; None if no path means this file on every server."""
-        folder = Path(self.store)
-        return folder / self.key if folder.is_absolute() else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """A kept picture. `width` and `height` are in pixels; `sha256` is that of the file.
-
-    `fallback` means that the first store could not keep the picture, so it is in another one. `starred` means that
-    somebody wants to keep it. `deleted` is when its file was deleted from the gallery (UTC), else None.
-    """
-
-    id: str
-    location: ImageLocation
-    fallback: bool = False
-    mime_type: str
-    width: int
-    height: int
-    bytes: int
-    sha256: str
-    starred: bool = False
-    deleted: datetime | None = None
-
-    @property
-    def uri(self) -> str:
-        """The picture's address as an MCP resource."""
-        return f"vega://images/{self.id}"
-
-    @property
-    def path(self) -> Path | None:
-        """The absolute path of its file; None if it has no file."""
-        return self.location.path
-
-    @property
-    def name(self) -> str:
-        """The name of its file, or the name that its file would have."""
-        return PurePosixPath(self.location.key).name
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether it is only in memory, because no disk could keep it. It is lost when the server ends."""
-        return self.location.store == MEMORY
 
 
 @dataclass(frozen=True)
@@ -241,8 +164,30 @@ class Job:
         return self.state.finished or self.error is not None
 
     @property
+    def is_free(self) -> bool:
+        """Whether its call certainly costs nothing: an engine of the user's own draws it, and not the API."""
+        return self.base_url == LOCAL or self.receipt.cost == 0
+
+    @property
+    def engine(self) -> str:
+        """What draws it instead of the API: `SANDBOX`, or `LOCAL` for an engine of the user's own; else empty."""
+        return SANDBOX if self.base_url == SANDBOX else LOCAL if self.is_free else ""
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What it cost in US dollars; None if that is not known."""
+        return Decimal(0) if self.is_free else self.receipt.cost
+
+    @property
+    def expected_cost(self) -> Decimal:
+        """What it is likely to cost in US dollars, before the API reports it."""
+        return Decimal(0) if self.is_free else self.parameters.expected_cost
+
+    @property
     def charged(self) -> Charged:
         """Whether the user paid for it, as far as that is known."""
+        if self.is_free:
+            return Charged.NO
         if self.error:
             return self.error.charged
         return Charged.YES if self.state is State.COMPLETED else Charged.UNKNOWN
@@ -253,14 +198,17 @@ class Job:
         error = self.error
         if error is None:
             return None
+        repeat = "" if self.is_free else ". Do not repeat the call"
+        is_unknown = error.charged is Charged.UNKNOWN
+        error = of_free_call(error) if self.is_free else error
         message = "; ".join(dict.fromkeys((error.what, *self.notes)))
         if not self.open:
             return error.reworded(message)
         asking = f"all check_job with the request_id {self.request_id}"
         if not self.held:
             step = f"{error.next_step}; or c{asking} to look it up again"
-        elif error.charged is Charged.UNKNOWN:
-            step = f"C{asking} in about a minute to see how it ended. Do not repeat the call"
+        elif is_unknown:
+            step = f"C{asking} in about a minute to see how it ended{repeat}"
         else:
             step = f"{error.next_step}; or c{asking} in about a minute: the server is looking for its picture"
         return error.reworded(message, step)

@@ -21,6 +21,9 @@ QUEUE_SECONDS = 0.2
 # If a drawing takes less than this, its status is first requested when it should be ready, and not before. Each request
 # counts against the plan's requests per minute; the free plan has five.
 LONG_SECONDS = 4.0
+# The longest pause between two requests (s). An engine of the user's own has no limit of requests, and answers only
+# when there is news, or after seconds.
+LONGEST_PAUSE, FREE_PAUSE = 10.0, 0.5
 
 
 class Poller:
@@ -39,10 +42,12 @@ class Poller:
             VegaError: It failed, or its status or its result is not available.
         """
         request_id, age = job.request_id, job.age(self._config.clock())
-        ready = (job.parameters.expected_seconds + QUEUE_SECONDS) * self._config.pace - age
+        expected = None if job.is_free else self._running.times.expected(job)
+        ready = 0 if expected is None else (expected + QUEUE_SECONDS) * self._config.pace - age
         receipt = job.receipt
-        async for status in self._statuses(request_id, max(ready, 0), age):
+        async for status in self._statuses(job, max(ready, 0), age):
             receipt = status.receipt
+            self._running.times.note_progress(job, status, job.age(self._config.clock()))
             if (len(status.pictures) >= job.parameters.pictures or status.error) and await self._save(job, status):
                 return
             if status.error:
@@ -66,19 +71,20 @@ class Poller:
             return False
         return True
 
-    async def _statuses(self, request_id: str, ready: float, age: float) -> AsyncIterator[Status]:
+    async def _statuses(self, job: Job, ready: float, age: float) -> AsyncIterator[Status]:
         """The statuses of a job until it has finished, probably in `ready` seconds. Raises the errors of `watch`."""
         early = self._config.early_look
         if ready > LONG_SECONDS * self._config.pace:
             await anyio.sleep(early)
-            answer = await self._early_look(request_id, ready - early)
+            answer = await self._early_look(job.request_id, ready - early)
             if isinstance(answer, Status):
                 yield answer
                 if answer.state.finished:
                     return
             wait = answer.wait.total_seconds() if isinstance(answer, SegmindError) and answer.wait else 0
             ready, age = max(ready - early, wait, 0), age + early
-        async for status in self._client.watch(request_id, expected=ready, age=age):
+        longest = FREE_PAUSE if job.is_free else LONGEST_PAUSE
+        async for status in self._client.watch(job.request_id, expected=ready, age=age, longest_pause=longest):
             yield status
 
     async def _early_look(self, request_id: str, seconds: float) -> Status | SegmindError | None:
