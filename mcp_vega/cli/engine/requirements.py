@@ -8,7 +8,7 @@ from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.located import Weights, find_weights
 
 # What is imported of the packages of the extra `local`.
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "scipy")
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "psutil", "scipy")
 
 
 def require_weights(folder: Path | None) -> Weights:
