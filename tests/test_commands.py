@@ -102,6 +102,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/load.py --minutes 10 --at-once 32": DEVELOPMENT,
     ".venv/bin/python benchmarks/growth.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/jobs.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/engine_share.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/peers.py": "it takes minutes, and needs a network",
     ".venv/bin/python benchmarks/kill.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/kill.py --at-calls": DEVELOPMENT,

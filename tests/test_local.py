@@ -13,19 +13,23 @@ import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
-from conftest import HANG_SECONDS, images_of, job_of, text_of, until, wait_until
+from conftest import HANG_SECONDS, POLICY, TLS, app_over, images_of, job_of, text_of, until, wait_until
 from mcp.client import Client
 from txt2img_server import WEB_UI, Txt2ImgServer, serving_txt2img
 
+from mcp_vega.cli.api_client import LOCAL_KEY, LOCAL_URL, local_policy
 from mcp_vega.cli.application import open_application
 from mcp_vega.cli.engine import launcher, requirements, transport
 from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered, running_engine
+from mcp_vega.cli.engine.transport import LocalTransport
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.job import LOCAL
 from mcp_vega.server.app import build_server
@@ -165,7 +169,7 @@ async def test_an_engine_is_started_by_the_first_call_and_not_before(machine: Ma
     assert machine.starts == 1
 
 
-async def test_a_started_engine_is_on_its_own_and_knows_no_secret(machine: Machine) -> None:
+async def test_a_started_engine_is_on_its_own_and_serves_this_user_alone(machine: Machine) -> None:
     async with machine.agent() as agent:
         await agent.call_tool(RT, {"prompt": "a fox"})
     engine = machine.engine
@@ -177,6 +181,11 @@ async def test_a_started_engine_is_on_its_own_and_knows_no_secret(machine: Machi
     if sys.platform == "linux":
         variables = Path(f"/proc/{engine.pid}/environ").read_bytes().decode().split("\0")
         assert not {each.partition("=")[0] for each in variables} & SECRETS.keys()
+    async with httpx.AsyncClient(trust_env=False, verify=TLS, base_url=engine.url) as http:
+        for key, status in (("SG_of_another_user", 401), (engine.key, 200)):
+            answer = await http.get("/v1/get-user-credits", headers={"x-api-key": key})
+            assert answer.status_code == status, "other users of the machine cannot use it"
+    assert engine.key not in machine.log
 
 
 def test_an_engine_gets_the_settings_that_concern_it() -> None:
@@ -190,6 +199,9 @@ def test_an_engine_gets_the_settings_that_concern_it() -> None:
     withheld = {**SECRETS, "MCP_VEGA_LOCAL": "1", "MCP_VEGA_AUTH_TOKENS": "x", "MCP_VEGA_LEDGER": "x", "api_key": "x"}
     found = launcher.engine_environment({**given, **withheld}, Path("/home"), Path("/weights"))
     assert found == {**given, "MCP_VEGA_HOME": str(Path("/home")), "MCP_VEGA_WEIGHTS": str(Path("/weights"))}
+    without = [launcher.engine_environment({"MCP_VEGA_ENGINE_KEY": ""}, Path("/home"), None) for _ in range(2)]
+    assert [each.keys() for each in without] == [{"MCP_VEGA_ENGINE_KEY", "MCP_VEGA_HOME"}] * 2
+    assert without[0] != without[1]
 
 
 def draw(machine: Machine, prompt: str) -> subprocess.Popen[str]:
@@ -282,12 +294,12 @@ async def test_a_job_is_not_taken_for_one_of_an_engine_that_was_started_since(ma
 # ---- a server that ends ----
 
 
-async def left_behind(machine: Machine, tool: str) -> str:
+async def left_behind(machine: Machine, tool: str, **arguments: int) -> str:
     """The id of a job that is being drawn, and whose server has ended."""
     machine.backend.hold()
     async with machine.agent(MCP_VEGA_WAIT_SECONDS="0") as agent:
         before = len(machine.drawn)
-        result = await agent.call_tool(tool, {"prompt": "a fox", "seed": 7})
+        result = await agent.call_tool(tool, {"prompt": "a fox", **arguments})
         await until(lambda: len(machine.drawn) > before)
     return job_of(result)["request_id"]
 
@@ -326,11 +338,32 @@ async def test_a_call_is_found_even_if_an_earlier_engine_drew_the_same_picture(m
     async with machine.agent() as agent:
         await agent.call_tool(VEGA, {"prompt": "a fox", "seed": 7})
     machine.end_engine()
-    request_id = await left_behind(machine, VEGA)
+    request_id = await left_behind(machine, VEGA, seed=7)
     machine.backend.go_on()
     async with machine.agent() as agent:
         result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
     assert images_of(result)
+
+
+@pytest.mark.parametrize("tool", [VEGA, "submit_job"])
+async def test_a_drawing_may_take_hours(machine: Machine, tool: str) -> None:
+    """On a CPU it can. The API, in contrast, knows a job for an hour only."""
+    request_id = await left_behind(machine, tool)
+    settings = Settings.from_environment(machine.variables)
+    given: dict[str, Any] = {
+        "key": LOCAL_KEY.get_secret_value(),
+        "transport": LocalTransport(launcher.Launcher(settings)),
+        "policy": local_policy(POLICY),
+        "home": machine.home,
+        "api": LOCAL,
+        "clock": lambda: datetime.now(UTC) + timedelta(hours=5),
+    }
+    async with app_over(LOCAL_URL, machine.folder / "later", **given) as app, Client(build_server(app)) as agent:
+        assert await app.service.check(request_id)
+        machine.backend.go_on()
+        result = await agent.call_tool("check_job", {"request_id": request_id, "wait_seconds": 45})
+    assert images_of(result)
+    assert machine.drawn == ["a fox"]
 
 
 # ---- what prevents a start ----

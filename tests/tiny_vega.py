@@ -54,7 +54,12 @@ TEXTS: tuple[dict[str, Any], dict[str, Any]] = (
     {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12},
     {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32},
 )
-SMALL_TEXT: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+SMALL_TEXT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+}
 SCHEDULER: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,

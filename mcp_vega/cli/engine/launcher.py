@@ -5,6 +5,7 @@ A started engine outlives the server that started it, because other servers may 
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -134,9 +135,14 @@ class Launcher:
 
 
 def engine_environment(environment: Mapping[str, str], home: Path, weights: Path | None) -> dict[str, str]:
-    """The variables for an engine: those of the machine and its own settings, without secrets of other services."""
+    """The variables for an engine: those of the machine and its own settings, without secrets of other services.
+
+    If the user has set no key for it, it gets a new one. So other users of the machine can neither draw with it nor
+    read what it has drawn. The servers of this user find the key in the file of the engine.
+    """
     kept = {name: value for name, value in environment.items() if not _is_of_another(name)}
     kept["MCP_VEGA_HOME"] = str(home)
+    kept["MCP_VEGA_ENGINE_KEY"] = kept.get("MCP_VEGA_ENGINE_KEY") or f"SG_{secrets.token_urlsafe(24)}"
     return kept | ({"MCP_VEGA_WEIGHTS": str(weights)} if weights else {})
 
 
