@@ -1,7 +1,8 @@
-"""A real PostgreSQL server and an S3 server for the tests, as fixtures. The tests start both by themselves.
+"""What only some tests need, as fixtures: a real PostgreSQL server, an S3 server, and weights for the engine.
 
-A test that uses one of these fixtures has the marker `services`. If a program or a package is missing, the test is
-skipped. If the environment variable `MCP_VEGA_TEST_SERVICES` is `required`, the test fails instead.
+The tests start the servers by themselves. A test that uses one of these fixtures has the marker `services`, or `engine`
+for the weights. If a program or a package is missing, the test is skipped. If the environment variable
+`MCP_VEGA_TEST_SERVICES` is `required`, the test fails instead.
 """
 
 import os
@@ -23,7 +24,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-FIXTURES = {"postgres", "postgres_server", "bucket", "moto_server"}
+MARKERS = {
+    **dict.fromkeys(("postgres", "postgres_server", "bucket", "moto_server"), "services"),
+    "tiny_weights": "engine",
+}
 ADVICE = " (CONTRIBUTING.md says how to run these tests)"
 # Seconds after which a service that has not started counts as broken.
 START_SECONDS = 60
@@ -51,19 +55,21 @@ OPTIONS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a service."""
+    """Mark the tests that use one of these fixtures."""
     for item in items:
-        if FIXTURES.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker("services")
+        for name in MARKERS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKERS[name])
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test that was skipped without the marker: CI would never run it."""
     report = yield
-    if reason_of(report).endswith(ADVICE) and not item.get_closest_marker("services"):
+    if reason_of(report).endswith(ADVICE) and not any(map(item.get_closest_marker, MARKERS.values())):
         report.outcome = "failed"
-        report.longrepr = "A test that needs a service, or a package of one, needs the marker `services`"
+        report.longrepr = (
+            "A test that needs a service, or a package of an extra, needs the marker `services` or `engine`"
+        )
     return report
 
 
@@ -73,7 +79,7 @@ def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say once why the tests with services were skipped."""
+    """Say once why such tests were skipped."""
     reasons = Counter(map(reason_of, terminalreporter.stats.get("skipped", ())))
     for reason, count in reasons.items():
         if reason.endswith(ADVICE):
@@ -328,3 +334,18 @@ def bucket(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     return f"s3://{name}/pictures"
+
+
+# ---- weights for the engine ----
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of small random weights, as `mcp-vega engine --weights` takes it. All drawings use one thread."""
+    require_packages("accelerate", "diffusers", "peft", "scipy", "torch", "transformers")
+    with pytest.MonkeyPatch.context() as environment:
+        # torch reads it when it is imported. On a busy machine, more threads wait for each other most of the time.
+        environment.setenv("OMP_NUM_THREADS", "1")
+        from tiny_vega import write_weights
+
+        yield write_weights(tmp_path_factory.mktemp("weights"))

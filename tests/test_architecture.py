@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,9 +81,15 @@ def test_only_one_package_uses_sql() -> None:
     assert all(name.startswith("storage/database/") for name in users)
 
 
-# The packages of the extra `team`, and the modules that may not be imported before a setting asks for them.
+# The packages of the extras, and the modules that may not be imported before a setting or an engine asks for them.
 TEAM = ("psycopg", "obstore", "prometheus_client")
-ONLY_FOR_TEAMS = ("storage/database/postgres/", "storage/images/bucket.py", "telemetry/prometheus.py")
+LOCAL = ("accelerate", "diffusers", "peft", "psutil", "scipy", "torch", "transformers")
+ONLY_FOR_EXTRAS = (
+    "storage/database/postgres/",
+    "storage/images/bucket.py",
+    "telemetry/prometheus.py",
+    "engine/diffusion/",
+)
 
 
 def imported_first(module: Path) -> set[str]:
@@ -108,18 +114,22 @@ def dotted(module: Path) -> str:
     return ".".join(("mcp_vega", *module.with_suffix("").parts)).removesuffix(".__init__")
 
 
-def of_the_extra() -> set[Path]:
-    """The modules that cannot be imported without the packages of the extra `team`."""
+def needing(packages: Iterable[str]) -> set[Path]:
+    """The modules that cannot be imported without one of these packages."""
     names = {dotted(module): module for module in MODULES}
     imported = {module: imported_first(module) for module in MODULES}
-    found = {module for module in MODULES if imported[module] & set(TEAM)}
+    found = {module for module in MODULES if imported[module] & set(packages)}
     while more := {module for module in MODULES if any(names.get(each) in found for each in imported[module])} - found:
         found |= more
     return found
 
 
-def test_packages_of_the_extra_are_imported_only_when_they_are_needed() -> None:
-    assert {name for module in of_the_extra() if not (name := module.as_posix()).startswith(ONLY_FOR_TEAMS)} == set()
+def test_packages_of_the_extras_are_imported_only_when_they_are_needed() -> None:
+    names = {module.as_posix() for module in needing((*TEAM, *LOCAL))}
+    assert {name for name in names if not name.startswith(ONLY_FOR_EXTRAS)} == set()
+    # The engine imports this one before it listens, and torch takes seconds.
+    assert "engine/diffusion/pipeline.py" in names
+    assert "engine/diffusion/painter.py" not in names
 
 
 def test_pyjwt_is_imported_only_for_oauth() -> None:
@@ -135,8 +145,8 @@ def test_only_the_command_that_serves_has_figures_for_prometheus() -> None:
     assert users == {"cli/serve/metrics.py"}
 
 
-def test_a_start_over_stdio_does_not_wait_for_what_only_a_team_needs() -> None:
-    heavy = {"jwt", "opentelemetry.sdk", *TEAM, "mcp_vega.cli.serve.http", "mcp_vega.server.http.access.oauth"}
+def test_a_start_over_stdio_does_not_wait_for_what_only_a_team_or_an_engine_needs() -> None:
+    heavy = {"jwt", "opentelemetry.sdk", *TEAM, *LOCAL, "mcp_vega.cli.serve.http", "mcp_vega.server.http.access.oauth"}
     program = f"import sys, mcp_vega.cli.serve.command; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
@@ -147,7 +157,8 @@ def test_the_database_package_knows_nothing_about_jobs_or_pictures() -> None:
 
 
 def test_importing_the_package_opens_and_prints_nothing() -> None:
-    missing = of_the_extra() if not all(find_spec(each) for each in TEAM) else set[Path]()
+    # An import of torch does start processes.
+    missing = needing([*LOCAL, *(each for each in TEAM if not find_spec(each))])
     names = [dotted(module) for module in MODULES if module not in missing]
     imported = "; ".join(f"import {name}" for name in names if not name.endswith("__main__"))
     # Events of Python's audit hooks that an import of this package must not cause.
@@ -167,7 +178,7 @@ sys.addaudithook(watch)
 def test_tests_that_need_a_package_of_the_extra_have_the_marker(module: Path) -> None:
     """`tests/services.py` sees to that for a single test, but not for a module that is skipped as a whole."""
     text = module.read_text(encoding="utf-8")
-    assert not re.search(rf"importorskip\(.({'|'.join(TEAM)})", text), "use `require_packages`"
+    assert not re.search(rf"importorskip\(.({'|'.join((*TEAM, *LOCAL))})", text), "use `require_packages`"
     if re.search(r"^(if .*:\n    )?require_packages", text, re.MULTILINE):
         assert re.search(r"^pytestmark = .*mark\.services", text, re.MULTILINE)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # The configuration of the real UNet, as published with it.
@@ -100,6 +101,16 @@ def write_weights(folder: Path, *, full_size: bool = False, half: bool = True) -
     finally:
         torch.set_default_dtype(torch.float32)
     return folder
+
+
+def scale(file: Path, factor: float) -> None:
+    """Multiply all numbers of a safetensors file."""
+    save_file({name: value * factor for name, value in load_file(file).items()}, file)
+
+
+def has_device(kind: str) -> bool:
+    """Whether torch can use a device of this machine."""
+    return {"cuda": torch.cuda, "mps": torch.backends.mps}[kind].is_available()
 
 
 def _tokenizer(folder: Path, words: int) -> tuple[CLIPTokenizer, int]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -67,22 +68,26 @@ class DiffusionPainter:
         if self._pipeline:
             return
         os.environ.update(_ENVIRONMENT)
+        with warnings.catch_warnings(action="ignore"):
+            pipeline = self._loaded()
+        self._in_memory(pipeline, pipeline.prepare)
+        self._pipeline = pipeline
+        logger.info("Drawing on %s, memory plan %s", self.name, pipeline.plan.name)
+
+    def _loaded(self) -> "VegaPipeline":
+        """The model, not yet on the device."""
         try:
             from mcp_vega.engine.diffusion.device import find_device
             from mcp_vega.engine.diffusion.pipeline import VegaPipeline
         except (ImportError, OSError) as error:
-            raise EngineError(
-                f"A package that the engine needs does not work ({first_line(error)})", _REINSTALL
-            ) from error
+            what = f"A package that the engine needs does not work ({first_line(error)})"
+            raise EngineError(what, _REINSTALL) from error
         try:
             self._device = device = find_device(self._wanted)
             plan = plan_memory(device.free_bytes(), self._weights_bytes(device), on_cpu=device.kind == "cpu")
-            pipeline = VegaPipeline(self._weights, device, plan)
+            return VegaPipeline(self._weights, device, plan)
         except Exception as error:
             raise explain(error, self.name) or self._unusable(error) from error
-        self._in_memory(pipeline, pipeline.prepare)
-        self._pipeline = pipeline
-        logger.info("Drawing on %s, memory plan %s", self.name, pipeline.plan.name)
 
     def draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:
         """The pictures of a call as JPEG, which is what the API sends. They are drawn one after the other.
@@ -116,7 +121,9 @@ class DiffusionPainter:
         """
         while True:
             try:
-                return work()
+                # The libraries' warnings are for programmers.
+                with warnings.catch_warnings(action="ignore"):
+                    return work()
             except Cancelled:
                 raise
             except Exception as error:
