@@ -223,6 +223,21 @@ def test_commands_at_the_same_time_start_one_engine_and_print_their_pictures(mac
     assert machine.starts == 1
 
 
+def test_the_command_draws_with_the_users_weights_without_another_step(tiny_weights: Path, tmp_path: Path) -> None:
+    """Nothing is replaced here: it starts an engine with torch and the weights, and that draws."""
+    variables = {"MCP_VEGA_HOME": str(tmp_path / "home"), "MCP_VEGA_GALLERY": str(tmp_path / "pictures")}
+    environment = {**os.environ, **variables, "MCP_VEGA_WEIGHTS": str(tiny_weights), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mcp_vega", "draw", "a fox", "--model", "vegart", "--local"]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        if engine := running_engine(tmp_path / "home"):
+            os.kill(engine.pid, signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_file()
+    assert "Note: Drawn on this machine (CPU" in done.stderr
+
+
 # ---- an engine that ends ----
 
 

@@ -38,7 +38,7 @@ SETTINGS = {
 # Addresses that mean all networks of this machine, and how programs on this machine call such an engine.
 HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 # How many seconds the end may take. A thread that loads a model or draws a step cannot be stopped.
-END_SECONDS = 3.0
+END_SECONDS = 2.0
 
 Publish = Callable[[RunningEngine | None], None]
 

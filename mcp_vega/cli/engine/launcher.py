@@ -73,8 +73,8 @@ class Launcher:
         """
         if engine := await self.running():
             return engine
+        deadline = anyio.current_time() + START_SECONDS
         async with self._one:
-            deadline = anyio.current_time() + START_SECONDS
             while anyio.current_time() < deadline:
                 if engine := await self.running():
                     return engine
