@@ -492,7 +492,7 @@ def test_what_another_revision_needs_is_not_deleted(environment: dict[str, str],
 
 @pytest.fixture
 def snapshot_download() -> Callable[..., str]:
-    """The function of huggingface_hub, which is part of the extra `local`."""
+    """The function of huggingface_hub, which comes with the extra `local`."""
     if not find_spec("huggingface_hub"):
         missing = "huggingface_hub is not installed"
         if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
