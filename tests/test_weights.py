@@ -221,7 +221,7 @@ def test_a_download_that_was_killed_is_continued(
     )
     (part,) = wait_until(lambda: [each for each in cache.rglob("*.incomplete") if each.stat().st_size == 5000])
     done = weights("--yes", environment=environment, tmp_path=tmp_path)
-    assert f"Error: Another `mcp-vega weights` is fetching into {cache}.\nNext: Wait until it has ended" in done.stderr
+    assert f"Error: Another `mcp-vega weights` is changing {cache}.\nNext: Wait until it has ended" in done.stderr
     process.kill()
     process.wait()
     with pytest.raises(EngineError, match="incomplete: "):
