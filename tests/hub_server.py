@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mcp_vega.engine.weights.catalog import CONFIGS, LORA, MODELS, REPOSITORIES, TRANSFORMERS, VEGA, weights_file
+from mcp_vega.engine.weights.catalog import COMPONENTS, CONFIGS, LORA, REPOSITORIES, TRANSFORMERS, VEGA, weights_file
 
 UNET = weights_file("unet", "fp16")
 # Each tensor has so many bytes.
@@ -35,13 +35,13 @@ def safetensors(names: Collection[str]) -> bytes:
 
 def files_of_vega(variant: str | None = "fp16", transformers: Collection[str] = TRANSFORMERS) -> dict[str, bytes]:
     """The files of Segmind-Vega. Each has another content."""
-    weights = {part: safetensors({f"{part}.conv_in.weight"}) for part in MODELS}
+    weights = {each: safetensors({f"{each}.conv_in.weight"}) for each in COMPONENTS}
     weights["unet"] = safetensors({f"{name}.attn1.to_q.weight" for name in transformers})
     return {
         **{name: json.dumps({"_name": name}).encode() for name in CONFIGS},
         **{f"{name}/vocab.json": b'{"a": 0}' for name in ("tokenizer", "tokenizer_2")},
         **{f"{name}/merges.txt": b"#version: 0.2\n" for name in ("tokenizer", "tokenizer_2")},
-        **{weights_file(part, variant): data for part, data in weights.items()},
+        **{weights_file(each, variant): data for each, data in weights.items()},
     }
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from pages import read
 
 import mcp_vega
+from mcp_vega.cli.engine.requirements import PACKAGES as LOCAL
 
 ROOT = Path(mcp_vega.__file__).parent
 # Imports point down: a package may import only from itself and from the packages listed here.
@@ -83,7 +85,6 @@ def test_only_one_package_uses_sql() -> None:
 
 # The packages of the extras, and the modules that may not be imported before a setting or an engine asks for them.
 TEAM = ("psycopg", "obstore", "prometheus_client")
-LOCAL = ("accelerate", "diffusers", "peft", "psutil", "scipy", "torch", "transformers")
 ONLY_FOR_EXTRAS = (
     "storage/database/postgres/",
     "storage/images/bucket.py",
@@ -130,6 +131,14 @@ def test_packages_of_the_extras_are_imported_only_when_they_are_needed() -> None
     # The engine imports this one before it listens, and torch takes seconds.
     assert "engine/diffusion/pipeline.py" in names
     assert "engine/diffusion/painter.py" not in names
+
+
+def test_the_extra_local_has_what_the_engine_imports_and_looks_for() -> None:
+    extra = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]["local"]
+    assert {re.split("[^a-z]", each)[0] for each in extra} == set(LOCAL)
+    modules = [module for module in MODULES if module.as_posix().startswith("engine/diffusion/")]
+    imported = {name for module in modules for name in imported_first(module) if not name.startswith("mcp_vega")}
+    assert imported - sys.stdlib_module_names - {"PIL"} <= set(LOCAL)
 
 
 def test_pyjwt_is_imported_only_for_oauth() -> None:

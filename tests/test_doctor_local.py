@@ -276,6 +276,8 @@ def test_an_engine_that_runs_is_shown_with_what_it_draws_on_and_nothing_else_is_
         assert checked["weights"]["state"] == "note"
         assert checked["weights"]["detail"].endswith("; the engine that runs draws all the same")
         assert KEY not in json.dumps(checked)
+        memory = device_checks(tmp_path, {**CARD, "free_bytes": 2 * GIB})["memory"]
+        assert (memory.state, memory.detail) == ("good", "2.0 GiB are free, beside what the engine uses")
 
 
 def test_an_engine_that_loads_is_good_and_one_of_another_version_is_a_note(tmp_path: Path) -> None:

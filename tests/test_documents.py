@@ -151,7 +151,8 @@ def test_the_table_of_previews_has_the_modes_and_their_limits() -> None:
 def kinds() -> list[type[VegaError]]:
     """All error classes of the package. The modules that need an extra have none."""
     for module in pkgutil.walk_packages(mcp_vega.__path__, "mcp_vega."):
-        if not module.name.endswith("__main__") and not re.search(r"\.(postgres|prometheus|diffusion)\b", module.name):
+        needs_extra = re.search(r"\.(postgres|prometheus|diffusion)\b", module.name)
+        if not module.name.endswith("__main__") and not needs_extra:
             importlib.import_module(module.name)
     return below(VegaError)
 

@@ -221,7 +221,7 @@ def test_a_download_that_was_killed_is_continued(
     )
     (part,) = wait_until(lambda: [each for each in cache.rglob("*.incomplete") if each.stat().st_size == 5000])
     done = weights("--yes", environment=environment, tmp_path=tmp_path)
-    assert f"Error: Another `mcp-vega weights` is fetching into {cache}.\nNext: Wait until it has ended" in done.stderr
+    assert f"Error: Another `mcp-vega weights` is changing {cache}.\nNext: Wait until it has ended" in done.stderr
     process.kill()
     process.wait()
     with pytest.raises(EngineError, match="incomplete: "):
@@ -492,7 +492,7 @@ def test_what_another_revision_needs_is_not_deleted(environment: dict[str, str],
 
 @pytest.fixture
 def snapshot_download() -> Callable[..., str]:
-    """The function of huggingface_hub, which is part of the extra `local`."""
+    """The function of huggingface_hub, which comes with the extra `local`."""
     if not find_spec("huggingface_hub"):
         missing = "huggingface_hub is not installed"
         if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":

@@ -7,8 +7,8 @@ from mcp_vega.cli.application import install_step
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.located import Weights, find_weights
 
-# What is imported of the packages of the extra `local`.
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "psutil", "scipy")
+# The packages of the extra `local`, as they are imported.
+PACKAGES = ("accelerate", "diffusers", "peft", "psutil", "scipy", "torch", "transformers")
 
 
 def require_weights(folder: Path | None) -> Weights:
@@ -19,6 +19,6 @@ def require_weights(folder: Path | None) -> Weights:
     """
     missing = [each for each in PACKAGES if find_spec(each) is None]
     if missing:
-        what = f"To draw on this machine needs the extra `local` of this package; missing: {', '.join(missing)}"
+        what = f"Drawing on this machine needs the extra `local` of this package; missing: {', '.join(missing)}"
         raise EngineError(what, install_step("local"))
     return find_weights(folder)

@@ -13,12 +13,13 @@ import httpx
 
 from mcp_vega import __version__
 from mcp_vega.cli.draw.screen import Screen
+from mcp_vega.cli.engine.file_lock import try_lock
 from mcp_vega.cli.gallery.folder import readable
 from mcp_vega.cli.output import command_line, write
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.cache import cache_folder, partial_files, snapshot_folder
 from mcp_vega.engine.weights.catalog import LICENSE, REPOSITORIES, VEGA, Repository
-from mcp_vega.engine.weights.download import bytes_to_fetch, fetch, free_bytes, is_there, needed_files, only_one
+from mcp_vega.engine.weights.download import bytes_to_fetch, fetch, free_bytes, is_there, needed_files
 from mcp_vega.engine.weights.hub import HUB, Hub, HubFile
 from mcp_vega.engine.weights.located import check_vega, check_vega_rt, find_weights, folder_of
 from mcp_vega.engine.weights.removal import bytes_used, remove
@@ -94,7 +95,7 @@ def _remove(cache: Path, *, confirmed: bool) -> int:
     if not confirmed and not _agreed("Delete them? [y/N] ", default=False):
         sys.stderr.write("Nothing was deleted.\n")
         return 1
-    with only_one(cache):
+    with _locked(cache):
         for each in there:
             remove(cache, each)
     sys.stderr.write("Deleted.\n")
@@ -108,7 +109,7 @@ def _fetch(cache: Path, environment: Mapping[str, str], *, confirmed: bool) -> i
     if environment.get("HF_HUB_OFFLINE", "").lower() in {"1", "on", "yes", "true"}:
         raise EngineError("HF_HUB_OFFLINE is set, so nothing may be fetched", "Unset it, and run this again")
     progress = _Progress(environment)
-    with _open_hub(environment) as hub, only_one(cache):
+    with _open_hub(environment) as hub, _locked(cache):
         files = needed_files(hub)
         missing = _missing(cache, files, progress)
         if missing:
@@ -167,6 +168,23 @@ def _fetch_all(hub: Hub, cache: Path, files: Sequence[HubFile], progress: "_Prog
         raise
     finally:
         progress.clear()
+
+
+@contextmanager
+def _locked(cache: Path) -> Generator[None]:
+    """Keep other processes from changing the same cache while the block runs.
+
+    Raises:
+        EngineError: Another process changes it.
+        OSError: The cache cannot be written.
+    """
+    folder = cache / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "mcp-vega-weights.lock").open("ab") as lock:
+        if not try_lock(lock.fileno()):
+            what = f"Another `mcp-vega weights` is changing {cache}"
+            raise EngineError(what, "Wait until it has ended, or end it; then run this again")
+        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from mcp_vega.engine.diffusion.failures import explain, first_line, is_out_of_me
 from mcp_vega.engine.diffusion.memory import MemoryPlan, plan_memory
 from mcp_vega.engine.jpeg import jpeg_of
 from mcp_vega.engine.painter import Cancelled, EngineError, OnStep
-from mcp_vega.engine.weights.catalog import FP16, LORA, MODELS, weights_file
+from mcp_vega.engine.weights.catalog import COMPONENTS, FP16, LORA, weights_file
 from mcp_vega.engine.weights.located import Weights
 from mcp_vega.parameters import Parameters
 
@@ -137,7 +137,7 @@ class DiffusionPainter:
     def _weights_bytes(self, device: "Device") -> int:
         """What the weights take on a device. Files without a variant count as if their numbers had 32 bits."""
         weights = self._weights
-        files = [*(weights.vega / weights_file(part, weights.variant) for part in MODELS), weights.vega_rt / LORA]
+        files = [*(weights.vega / weights_file(each, weights.variant) for each in COMPONENTS), weights.vega_rt / LORA]
         number_bytes = 2 if weights.variant == FP16 else 4
         return sum(file.stat().st_size for file in files) * device.number_bytes // number_bytes
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mcp_vega.engine.weights.catalog import Repository
 
+_PARTIAL = ".mcp-vega.incomplete"
+
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of the cache, which need not exist."""
@@ -33,11 +35,16 @@ def snapshot_folder(cache: Path, repository: Repository) -> Path:
     return repository_folder(cache, repository) / "snapshots" / repository.revision
 
 
+def blobs_folder(cache: Path, repository: Repository) -> Path:
+    """The folder with the contents of a repository's files, under their digests."""
+    return repository_folder(cache, repository) / "blobs"
+
+
 def partial_file(cache: Path, repository: Repository, digest: str) -> Path:
     """What was fetched so far of a file; its own name keeps other programs from taking it for theirs."""
-    return repository_folder(cache, repository) / "blobs" / f"{digest}.mcp-vega.incomplete"
+    return blobs_folder(cache, repository) / f"{digest}{_PARTIAL}"
 
 
 def partial_files(cache: Path, repository: Repository) -> list[Path]:
     """All files of a repository that were fetched in part."""
-    return sorted(partial_file(cache, repository, "").parent.glob("*.mcp-vega.incomplete"))
+    return sorted(blobs_folder(cache, repository).glob(f"*{_PARTIAL}"))

@@ -43,8 +43,8 @@ LORA = "pytorch_lora_weights.safetensors"
 VEGA_RT = Repository("segmind/Segmind-VegaRT", "3162e917016cef536fa040ceeeeadd9e09d93e7a", (LORA,), 239_000_000)
 REPOSITORIES = (VEGA, VEGA_RT)
 
-# The parts of the pipeline with weights, each with the name of its file before `.safetensors`.
-MODELS = {
+# The components of the pipeline that have weights, each with the name of its file before `.safetensors`.
+COMPONENTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
@@ -52,9 +52,9 @@ MODELS = {
 }
 
 
-def weights_file(part: str, variant: str | None) -> str:
-    """The path of the weights of a part of the pipeline: those of a variant, or those without one."""
-    return f"{part}/{MODELS[part]}.{f'{variant}.' if variant else ''}safetensors"
+def weights_file(component: str, variant: str | None) -> str:
+    """The path of the weights of a component: those of a variant, or those without one."""
+    return f"{component}/{COMPONENTS[component]}.{f'{variant}.' if variant else ''}safetensors"
 
 
 CONFIGS = (
@@ -62,7 +62,7 @@ CONFIGS = (
     "scheduler/scheduler_config.json",
     "tokenizer/tokenizer_config.json",
     "tokenizer_2/tokenizer_config.json",
-    *(f"{part}/config.json" for part in MODELS),
+    *(f"{component}/config.json" for component in COMPONENTS),
 )
 # The transformer blocks of Vega's UNet. They tell it from SDXL, which it was distilled from, and from SSD-1B: both have
 # more of them.

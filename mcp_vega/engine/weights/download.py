@@ -7,16 +7,14 @@ snapshot, only when its size and its digest are those that the hub states. So a 
 import hashlib
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mcp_vega.engine.painter import EngineError
-from mcp_vega.engine.weights.cache import partial_file, repository_folder, snapshot_folder
-from mcp_vega.engine.weights.catalog import CONFIGS, FP16, LORA, MODELS, REPOSITORIES, weights_file
-from mcp_vega.engine.weights.hub import Hub, HubFile, Interrupted
+from mcp_vega.engine.weights.cache import blobs_folder, partial_file, snapshot_folder
+from mcp_vega.engine.weights.catalog import COMPONENTS, CONFIGS, FP16, LORA, REPOSITORIES, weights_file
+from mcp_vega.engine.weights.hub import USE_THE_HUB, Hub, HubFile, Interrupted
 
 # Hears how many bytes more of a file there are; fewer if it has to begin again.
 OnBytes = Callable[[int], None]
@@ -37,16 +35,18 @@ def needed_files(hub: Hub) -> list[HubFile]:
         what = f"{hub.host} cannot be reached: {error}"
         raise EngineError(what, "Check the network, and HTTPS_PROXY and HF_ENDPOINT if they are set") from error
     listed = {file.path for file in files}
-    if lacking := [
-        name for name in (*CONFIGS, *(weights_file(each, FP16) for each in MODELS), LORA) if name not in listed
-    ]:
+    needed = (*CONFIGS, *(weights_file(each, FP16) for each in COMPONENTS), LORA)
+    if lacking := [name for name in needed if name not in listed]:
         what = f"{hub.host} does not list {lacking[0]}, which one needs"
-        raise EngineError(what, "Unset HF_ENDPOINT if it is set, or install a newer version of mcp-vega")
+        raise EngineError(what, USE_THE_HUB)
     return files
 
 
 def is_there(cache: Path, file: HubFile) -> bool:
-    """Whether a file is in the cache and has the digest that the hub states. The whole file is read."""
+    """Whether a file is in the cache and has the digest that the hub states. The whole file is read.
+
+    If the cache has only its content, the file gets its name.
+    """
     path, blob = _link(cache, file), _blob(cache, file)
     if _is_complete(path, file):
         return True
@@ -156,39 +156,8 @@ def _link(cache: Path, file: HubFile) -> Path:
 
 
 def _blob(cache: Path, file: HubFile) -> Path:
-    return repository_folder(cache, file.repository) / "blobs" / file.digest
+    return blobs_folder(cache, file.repository) / file.digest
 
 
 def _partial(cache: Path, file: HubFile) -> Path:
     return partial_file(cache, file.repository, file.digest)
-
-
-@contextmanager
-def only_one(cache: Path) -> Generator[None]:
-    """Keep other processes from fetching into the same cache while the block runs. The lock dies with the process.
-
-    Raises:
-        EngineError: Another process is fetching.
-        OSError: The cache cannot be written.
-    """
-    folder = cache / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "mcp-vega-weights.lock").open("ab") as lock:
-        try:
-            _lock(lock.fileno())
-        except OSError as error:
-            what = f"Another `mcp-vega weights` is fetching into {cache}"
-            raise EngineError(what, "Wait until it has ended, or end it; then run this again") from error
-        yield
-
-
-def _lock(file: int) -> None:
-    """Lock a file until it is closed. If another process has locked it: OSError."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,8 @@ from mcp_vega.engine.weights.catalog import Repository
 HUB = "https://huggingface.co"
 # It becomes the name of a file.
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# What to do if the hub does not have what this version expects.
+USE_THE_HUB = "Unset HF_ENDPOINT if it is set, or install a newer version of mcp-vega"
 _TRY_LATER = "Run `mcp-vega weights` again later; what is fetched stays"
 
 
@@ -103,7 +105,7 @@ class Hub:
             raise Interrupted(f"{self.host} answered with HTTP {status}")
         if status >= 400:
             what = f"{self.host} refused {repository.name} at revision {repository.revision} with HTTP {status}"
-            raise EngineError(what, "Unset HF_ENDPOINT if it is set, or install a newer version of mcp-vega")
+            raise EngineError(what, USE_THE_HUB)
 
 
 def _file_of(repository: Repository, entry: Mapping[str, Any]) -> HubFile | None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.cache import cache_folder, snapshot_folder
 from mcp_vega.engine.weights.catalog import (
+    COMPONENTS,
     CONFIGS,
     FP16,
     LORA,
-    MODELS,
     REPOSITORIES,
     TRANSFORMERS,
     VEGA,
@@ -85,7 +85,7 @@ def check_vega(folder: Path, *, in_cache: bool) -> str | None:
             check.require(f"{name}/vocab.json")
             check.require(f"{name}/merges.txt")
     variant = FP16 if check.exists(weights_file("unet", FP16)) or in_cache else None
-    tensors = {part: check.tensors(weights_file(part, variant)) for part in MODELS}
+    tensors = {each: check.tensors(weights_file(each, variant)) for each in COMPONENTS}
     if _transformers(tensors["unet"]) != TRANSFORMERS:
         raise check.another_model(weights_file("unet", variant))
     return variant

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from mcp_vega.engine.weights.cache import partial_files, repository_folder, snapshot_folder
+from mcp_vega.engine.weights.cache import blobs_folder, partial_files, repository_folder, snapshot_folder
 from mcp_vega.engine.weights.catalog import Repository
 
 
@@ -28,7 +28,7 @@ def remove(cache: Path, repository: Repository) -> None:
         return
     if snapshot.exists():
         shutil.rmtree(snapshot)
-    blobs = (folder / "blobs").resolve()
+    blobs = blobs_folder(cache, repository).resolve()
     for path in contents - {path.resolve() for path in others}:
         if path.parent == blobs:
             path.unlink(missing_ok=True)
