@@ -97,7 +97,7 @@ NOT_RUN = {
     "sudo apt-get install -y postgresql prometheus": DEVELOPMENT,
     "python3 -m venv --without-pip .venv/torch && python3 -m pip --python .venv/torch install -q pip": DEVELOPMENT,
     ".venv/torch/bin/pip install -q torch==2.13.0 -e '.[local]' --group dev": DEVELOPMENT,
-    "MCP_VEGA_TEST_SERVICES=required .venv/torch/bin/pytest -m engine": DEVELOPMENT,
+    "MCP_VEGA_TEST_ENGINE=required .venv/torch/bin/pytest -m engine -n 2 -o faulthandler_timeout=600": DEVELOPMENT,
     ".venv/bin/pip install -q --group services": DEVELOPMENT,
     "MCP_VEGA_TEST_SERVICES=required .venv/bin/pytest -m services": DEVELOPMENT,
     ".venv/bin/pytest -m external": "it needs Node.js, exiftool and a network",
