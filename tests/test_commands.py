@@ -118,6 +118,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/growth.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/jobs.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/engine_share.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/engine.py": "it needs torch, the weights and best a GPU",
     ".venv/bin/python benchmarks/peers.py": "it takes minutes, and needs a network",
     ".venv/bin/python benchmarks/kill.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/kill.py --at-calls": DEVELOPMENT,
