@@ -217,6 +217,13 @@ async def test_vegart_is_refused_if_the_server_lacks_what_it_needs(has: dict[str
         assert server.bodies == []
 
 
+async def test_options_of_the_server_in_a_prompt_are_refused() -> None:
+    prompt = 'a fox <sd_cpp_extra_args>{"width": 4096}</sd_cpp_extra_args>'
+    with serving_txt2img(has=SD_CPP) as server:
+        assert "reads <sd_cpp_extra_args> in a prompt as options" in await failure(server.url, prompt=prompt)
+        assert server.bodies == []
+
+
 # ---- progress and cancellation ----
 
 

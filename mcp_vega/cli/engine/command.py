@@ -39,9 +39,9 @@ ANY_KEY = "SG_local"
 # Addresses that mean all networks of this machine, and how programs on this machine call such an engine.
 HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 # How many seconds the end may take. A thread that loads a model or draws a step cannot be stopped.
-END_SECONDS = 3.0
+END_SECONDS = 2.0
 
-Publish = Callable[[RunningEngine], None]
+Publish = Callable[[RunningEngine | None], None]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ async def serve(service: Service, publish: Publish, log: Callable[[], None] = la
                 problem = error
             else:
                 await _until_end(drawings, service, lambda: _announce(service, url, log))
+                publish(None)  # before the end, which takes time: a new call must not come to this engine any more
             _end_soon()
     except OSError as error:
         raise PortTaken(service.host, service.port, error) from error

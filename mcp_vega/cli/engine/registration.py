@@ -69,8 +69,10 @@ def has_engine(home: Path) -> bool:
 
 
 @contextmanager
-def registered(home: Path) -> Generator[Callable[[RunningEngine], None]]:
-    """Be the engine of this user until the block ends. What is yielded tells the others, once it accepts calls.
+def registered(home: Path) -> Generator[Callable[[RunningEngine | None], None]]:
+    """Be the engine of this user until the block ends.
+
+    What is yielded tells the others once the engine accepts calls and, with None, that it accepts no more.
 
     Raises:
         InvalidSettings: This user runs an engine already, or the files of the home folder cannot be used.
@@ -81,15 +83,18 @@ def registered(home: Path) -> Generator[Callable[[RunningEngine], None]]:
         with _usable(file):
             file.unlink(missing_ok=True)  # of an engine that was killed
 
-        def publish(engine: RunningEngine) -> None:
-            with _usable(file):
-                folders.replace_file(file, json.dumps(asdict(engine)).encode())
+        def publish(engine: RunningEngine | None) -> None:
+            if engine:
+                with _usable(file):
+                    folders.replace_file(file, json.dumps(asdict(engine)).encode())
+            else:
+                with suppress(OSError):  # a file that stays is not believed once the lock is free
+                    file.unlink(missing_ok=True)
 
         try:
             yield publish
         finally:
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
+            publish(None)
 
 
 def _read(file: Path) -> RunningEngine | None:

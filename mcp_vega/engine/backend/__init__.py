@@ -6,5 +6,5 @@ chosen, and in what they do with a name that they do not know.
 painter   the painter
 server    one such server: its requests, its answers, and its errors
 samplers  the schedulers of the models by the names that such a server has
-pictures  checks a picture, and makes it a JPEG
+pictures  the pictures in its answers
 """

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from mcp_vega.engine.backend.pictures import jpeg_of
+from mcp_vega.engine.backend.pictures import checked_jpeg
 from mcp_vega.engine.backend.samplers import Samplers
 from mcp_vega.engine.backend.server import BackendServer
 from mcp_vega.engine.painter import Cancelled, EngineError, OnStep
@@ -20,6 +20,8 @@ LOOK_SECONDS = 0.5
 # LCM's adapter replaces the guidance. 1 means none in these servers, where 0 would leave the prompt out.
 NO_GUIDANCE = 1.0
 LORA_FILE = "Segmind-VegaRT.safetensors"
+# What is between such tags in a prompt, stable-diffusion.cpp reads as options, which may replace all parameters.
+OPTIONS_TAG = "<sd_cpp_extra_args>"
 
 
 class BackendPainter:
@@ -66,7 +68,7 @@ class BackendPainter:
 
             text = await self._drawn({**body, "seed": seed + number}, part)
             size = (parameters.img_width, parameters.img_height)
-            pictures.append(await anyio.to_thread.run_sync(jpeg_of, text, size))
+            pictures.append(await anyio.to_thread.run_sync(checked_jpeg, text, size))
             part(1)
         return pictures
 
@@ -91,6 +93,8 @@ class BackendPainter:
     async def _body(self, parameters: Parameters) -> dict[str, Any]:
         """The request for a picture, without its seed."""
         samplers = self._samplers or await self._server.samplers()
+        if samplers.is_cpp and OPTIONS_TAG in parameters.prompt:
+            raise EngineError(f"The server that draws reads {OPTIONS_TAG} in a prompt as options", "Leave the tag out")
         vega = isinstance(parameters, VegaParameters)
         body = {
             "prompt": parameters.prompt,
@@ -119,7 +123,7 @@ class BackendPainter:
                 f"The server at {self._server.shown} has no LoRA of VegaRT",
                 f"Put the LoRA of segmind/Segmind-VegaRT as {LORA_FILE} into its folder of LoRAs, or use segmind-vega",
             )
-        if samplers.takes_lora_field:
+        if samplers.is_cpp:  # it takes a LoRA in a prompt for words
             return {"lora": [{"path": loras[found] or found, "multiplier": 1.0}]}
         return {"prompt": f"{prompt} <lora:{found}:1>"}
 

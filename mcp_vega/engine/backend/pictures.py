@@ -1,18 +1,17 @@
-"""Checks a picture of a server, and makes it a JPEG as the API sends."""
+"""The pictures in a server's answers."""
 
 import io
 from base64 import b64decode
 
 from PIL import Image
 
+from mcp_vega.engine.jpeg import jpeg_of
 from mcp_vega.engine.painter import EngineError
 
-# A picture of this quality, with all its colours, shows no difference to the drawn one.
-QUALITY = 95
 CALL_AGAIN = "Look at that server's log, then call again"
 
 
-def jpeg_of(text: str, size: tuple[int, int]) -> bytes:
+def checked_jpeg(text: str, size: tuple[int, int]) -> bytes:
     """The picture in a server's base64 text, perhaps a data URL, as a JPEG. Metadata are left out.
 
     Raises:
@@ -35,6 +34,4 @@ def jpeg_of(text: str, size: tuple[int, int]) -> bytes:
             "The picture is black, because numbers became too large while it was drawn",
             "Let that server use its VAE in full precision (in the web UIs: --no-half-vae), or call with another seed",
         )
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
-    return buffer.getvalue()
+    return jpeg_of(picture)

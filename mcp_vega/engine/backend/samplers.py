@@ -64,8 +64,8 @@ class Samplers:
         self._schedulers = {name.lower(): asked for name, asked in schedulers.items()}
 
     @property
-    def takes_lora_field(self) -> bool:
-        """Whether a LoRA is a field of the request, as in stable-diffusion.cpp, and not a part of the prompt."""
+    def is_cpp(self) -> bool:
+        """Whether the server is stable-diffusion.cpp, by its spelling of names."""
         return "euler_a" in self._samplers and "euler a" not in self._samplers
 
     def of(self, parameters: Parameters) -> Sampler:

@@ -1,6 +1,5 @@
 """The painter of an engine that draws with the open weights."""
 
-import io
 import logging
 import os
 import warnings
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mcp_vega.engine.diffusion.failures import explain, first_line, is_out_of_memory, out_of_memory
 from mcp_vega.engine.diffusion.memory import MemoryPlan, plan_memory
+from mcp_vega.engine.jpeg import jpeg_of
 from mcp_vega.engine.painter import Cancelled, EngineError, OnStep
 from mcp_vega.engine.weights.catalog import FP16, LORA, MODELS, weights_file
 from mcp_vega.engine.weights.located import Weights
 from mcp_vega.parameters import Parameters
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from mcp_vega.engine.diffusion.device import Device
     from mcp_vega.engine.diffusion.pipeline import VegaPipeline
 
@@ -105,7 +103,7 @@ class DiffusionPainter:
 
         def picture(index: int) -> bytes:
             image = pipeline.draw(parameters, seed + index, lambda share: on_step((index + share) / count))
-            return _jpeg(image)
+            return jpeg_of(image)
 
         return [self._in_memory(pipeline, partial(picture, index)) for index in range(count)]
 
@@ -154,9 +152,3 @@ class DiffusionPainter:
 def _failed(error: Exception) -> EngineError:
     what = f"The picture could not be drawn ({first_line(error)})"
     return EngineError(what, "Call again; if it fails again, start the engine again")
-
-
-def _jpeg(image: "Image") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
