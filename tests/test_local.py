@@ -5,6 +5,7 @@ of the user's own.
 """
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -402,7 +403,7 @@ async def test_without_the_packages_or_the_weights_the_error_names_the_command(
     monkeypatch.setattr(launcher, "require_weights", requirements.require_weights)
     monkeypatch.setattr(requirements, "find_spec", nothing)
     error, step = await refusal_of(machine)
-    assert "missing: torch, " in error
+    assert re.search("missing: .*torch", error)
     assert "pip install 'mcp-vega[local]'" in step
     monkeypatch.setattr(requirements, "find_spec", something)
     monkeypatch.setenv("HF_HOME", str(machine.folder / "empty"))
