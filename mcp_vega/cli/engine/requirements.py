@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcp_vega.cli.application import install_step
+from mcp_vega.cli.output import install_step
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.located import Weights, find_weights
 
