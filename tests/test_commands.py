@@ -27,6 +27,7 @@ PORT = "http://127.0.0.1:8765"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the documents' commands are those of a POSIX shell")
 
 SERVES = "it serves until it is stopped, or is for that; tests/test_transports.py and test_http_access.py serve"
+SERVES_PICTURES = "it serves until it is stopped; tests/test_engine_command.py starts such engines"
 BUILDS = "it writes into the checkout; tests/test_packaging.py runs it elsewhere"
 CONTAINS = "it needs a container engine; tests/test_packaging.py does by hand what the image does"
 DEVELOPMENT = "it is this suite, a part of it, or as slow as the suite"
@@ -36,6 +37,17 @@ NOT_RUN = {
     "/absolute/path/to/mcp_vega/.venv/bin/mcp-vega": "the host's program is needed, and it changes its configuration",
     "mcp-vega install claude-code --url https://pictures.example/mcp": "as above",
     "kill -HUP PID": "PID stands for a number; tests/test_secret_files.py sends the signal",
+    "python3 -m pip --python .venv install -q '.[local]'": "it needs a network, and installs torch",
+    "mcp-vega weights": "it fetches 3.5 GB; tests/test_weights.py fetches from a stand-in for the hub",
+    "mcp-vega doctor --local": "it needs what the commands above install; tests/test_doctor_local.py runs it",
+    'mcp-vega draw "a lighthouse at dusk" --local': "as above; tests/test_local.py draws so",
+    "mcp-vega install --local": "it asks, and changes a host's configuration; tests/test_install.py runs it",
+    "mcp-vega engine": SERVES_PICTURES,
+    "mcp-vega engine --backend http://127.0.0.1:7860": SERVES_PICTURES,
+    "MCP_VEGA_ENGINE_KEY=SG_a_long_random_key mcp-vega engine --host 10.0.0.12": SERVES_PICTURES,
+    "ssh -N -L 8764:127.0.0.1:8764 gpu.example": "there is no such host",
+    'SEGMIND_BASE_URL=http://127.0.0.1:8764 SEGMIND_API_KEY=SG_any mcp-vega draw "a lighthouse at dusk"': "it needs "
+    "that engine; tests/test_engine_command.py draws so",
     "mcp-vega doctor": "it asks the real API whether the key is accepted; tests/test_doctor.py has it ask the sandbox",
     "jq -rR 'fromjson? | select(.job == \"local-0123456789abcdef0123456789abcdef\") | .message' replica.log": "jq is "
     "another program, and the log is made up",
@@ -83,6 +95,9 @@ NOT_RUN = {
     ".venv/bin/pip install -q -e . --group dev": DEVELOPMENT,
     ".venv/bin/pytest": DEVELOPMENT,
     "sudo apt-get install -y postgresql prometheus": DEVELOPMENT,
+    "python3 -m venv --without-pip .venv/torch && python3 -m pip --python .venv/torch install -q pip": DEVELOPMENT,
+    ".venv/torch/bin/pip install -q torch==2.13.0 -e '.[local]' --group dev": DEVELOPMENT,
+    "MCP_VEGA_TEST_ENGINE=required .venv/torch/bin/pytest -m engine -n 2 -o faulthandler_timeout=600": DEVELOPMENT,
     ".venv/bin/pip install -q --group services": DEVELOPMENT,
     "MCP_VEGA_TEST_SERVICES=required .venv/bin/pytest -m services": DEVELOPMENT,
     ".venv/bin/pytest -m external": "it needs Node.js, exiftool and a network",
@@ -103,6 +118,7 @@ NOT_RUN = {
     ".venv/bin/python benchmarks/growth.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/jobs.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/engine_share.py": DEVELOPMENT,
+    ".venv/bin/python benchmarks/engine.py": "it needs torch, the weights and best a GPU",
     ".venv/bin/python benchmarks/peers.py": "it takes minutes, and needs a network",
     ".venv/bin/python benchmarks/kill.py": DEVELOPMENT,
     ".venv/bin/python benchmarks/kill.py --at-calls": DEVELOPMENT,
@@ -257,6 +273,9 @@ def test_the_page_about_the_doctor_shows_its_real_checks(tmp_path: Path) -> None
     assert re.findall(r"^(?:good|bad|note) +(\w+)", of_language(page, "console")[0], re.MULTILINE) == checks
     named = [name.strip("` ") for row in rows(page, "check") for name in row[0].split(",")]
     assert [name for name in named if name not in ("oauth", "metrics")] == checks  # they need settings
+    local = run("doctor", "--local", "--json", folder=tmp_path, HOME=str(tmp_path), HF_HOME=str(tmp_path))
+    more = [check["name"] for check in json.loads(local.stdout) if check["name"] not in checks]
+    assert [row[0].strip("`") for row in rows(page, "check with `--local`")] == more
 
 
 # ---- commands and files that are named ----

@@ -20,6 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from conftest import serving_in_thread
 from hub_server import written
 from packaging.requirements import Requirement
+from services import require_packages
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -148,10 +149,7 @@ def test_weights_that_are_complete_are_named_and_half_a_download_is_bad(tmp_path
 
 @pytest.mark.engine
 def test_the_torch_of_this_environment_is_found(tmp_path: Path) -> None:
-    if not find_spec("torch"):
-        if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
-            pytest.fail("torch is not installed, and MCP_VEGA_TEST_SERVICES is 'required'")
-        pytest.skip("torch is not installed")
+    require_packages("torch", marker="engine")
     variables = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}
     torch, _, device, memory = check_device(settings(tmp_path), variables, seconds=120)
     assert (torch.state, torch.detail) == ("good", version("torch"))
@@ -276,6 +274,8 @@ def test_an_engine_that_runs_is_shown_with_what_it_draws_on_and_nothing_else_is_
         assert checked["weights"]["state"] == "note"
         assert checked["weights"]["detail"].endswith("; the engine that runs draws all the same")
         assert KEY not in json.dumps(checked)
+        memory = device_checks(tmp_path, {**CARD, "free_bytes": 2 * GIB})["memory"]
+        assert (memory.state, memory.detail) == ("good", "2.0 GiB are free, beside what the engine uses")
 
 
 def test_an_engine_that_loads_is_good_and_one_of_another_version_is_a_note(tmp_path: Path) -> None:

@@ -95,6 +95,19 @@ def test_draw_uses_an_engine_like_the_api(tmp_path: Path, backend: Txt2ImgServer
 
 
 @posix
+def test_other_users_of_the_machine_do_not_see_the_calls_of_local(tmp_path: Path, backend: Txt2ImgServer) -> None:
+    with running(tmp_path, "--backend", backend.url) as (_, url):
+        assert run_process("draw", "a fox", "--local", folder=tmp_path).returncode == 0
+        engine = running_engine(home_of(tmp_path))
+        assert engine
+        counts: list[int] = []
+        for key in (engine.key, "SG_local", "SG_anything"):
+            with client(url, key) as http:
+                counts.append(http.get("/inference-request/request-history").text.count("a fox"))
+    assert (counts[0] > 0, counts[1:]) == (True, [0, 0])
+
+
+@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_an_engine_at_once_and_cancels_its_drawing(
     tmp_path: Path, backend: Txt2ImgServer, number: signal.Signals

@@ -387,9 +387,9 @@ async def server_over(engine: RunningEngine, folder: Path) -> AsyncGenerator[Cli
 
 
 @pytest.mark.anyio
-async def test_two_servers_draw_through_one_engine(painter: DiffusionPainter, tmp_path: Path) -> None:
+async def test_two_servers_draw_through_one_engine(weights: Weights, tmp_path: Path) -> None:
     async with (
-        serving_engine(InThread(painter)) as engine,
+        serving_engine(InThread(DiffusionPainter(weights, "cpu"))) as engine,
         server_over(engine, tmp_path / "one") as one,
         server_over(engine, tmp_path / "two") as two,
         anyio.create_task_group() as tasks,

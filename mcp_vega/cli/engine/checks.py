@@ -107,7 +107,13 @@ def check_device(
     if found["kind"] == "cpu":
         device = Check("device", State.NOTE, f"the CPU, where a picture takes minutes. {found['no_gpu']}", _gpu_fix())
     return _lenient(
-        settings, [Check("torch", State.GOOD, found["torch"]), _driver(environment, found), device, _memory(found)]
+        settings,
+        [
+            Check("torch", State.GOOD, found["torch"]),
+            _driver(environment, found),
+            device,
+            _memory(found, runs=running_engine(settings.home_folder) is not None),
+        ],
     )
 
 
@@ -196,11 +202,14 @@ def _gpu_fix() -> str:
     return f"If this machine has a GPU, update its driver, and install the build of torch for it ({BUILDS})"
 
 
-def _memory(found: Mapping[str, Any]) -> Check:
+def _memory(found: Mapping[str, Any], *, runs: bool) -> Check:
+    """The check of the free memory. An engine that `runs` has its part already."""
     free, on_cpu = found["free_bytes"], found["kind"] == "cpu"
     # The weights as they are published have 16 bits a number.
     weights = sum(each.bytes for each in REPOSITORIES) * found["number_bytes"] // 2
     said = f"{free / GIB:.1f} GiB are free"
+    if runs:
+        return Check("memory", State.GOOD, f"{said}, beside what the engine uses")
     try:
         plan = plan_memory(free, weights, on_cpu=on_cpu)
     except EngineError as error:

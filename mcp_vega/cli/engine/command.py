@@ -1,6 +1,7 @@
 """`mcp-vega engine`: draws on this machine behind Segmind's HTTP API."""
 
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -34,8 +35,6 @@ SETTINGS = {
     "MCP_VEGA_LOG_LEVEL",
     "MCP_VEGA_LOG_FORMAT",
 }
-# One of the keys that an engine without a key of its own accepts: all that begin with SG_.
-ANY_KEY = "SG_local"
 # Addresses that mean all networks of this machine, and how programs on this machine call such an engine.
 HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 # How many seconds the end may take. A thread that loads a model or draws a step cannot be stopped.
@@ -144,10 +143,15 @@ async def serve(service: Service, publish: Publish, log: Callable[[], None] = la
 
 
 def _registration(service: Service, url: str) -> RunningEngine:
+    """The engine as this user's servers find it.
+
+    Without a key of its own, it accepts all that begin with SG_, and shows the calls of each key only to that key. So
+    this user gets one that no other user of the machine can know.
+    """
     here = HERE.get(service.host)
     return RunningEngine(
         url=f"http://{here}:{url.rpartition(':')[2]}" if here else url,
-        key=service.key or ANY_KEY,
+        key=service.key or f"SG_{secrets.token_hex(16)}",
         pid=os.getpid(),
         version=__version__,
     )

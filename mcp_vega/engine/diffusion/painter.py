@@ -79,7 +79,7 @@ class DiffusionPainter:
         try:
             from mcp_vega.engine.diffusion.device import find_device
             from mcp_vega.engine.diffusion.pipeline import VegaPipeline
-        except (ImportError, OSError) as error:
+        except Exception as error:  # diffusers turns an ImportError into a RuntimeError
             what = f"A package that the engine needs does not work ({first_line(error)})"
             raise EngineError(what, _REINSTALL) from error
         try:
