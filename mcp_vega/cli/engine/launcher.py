@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.cli.engine.registration import RunningEngine, has_engine, running_engine
-from mcp_vega.cli.engine.requirements import require_weights
+from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings
@@ -35,8 +35,7 @@ LOOK_SECONDS = 0.05
 STARTER_LOCK, LOG = "engine-start.lock", "engine.log"
 # A log that is longer is begun anew, in bytes.
 LONGEST_LOG = 1_000_000
-# The settings that an engine has in common with the server. It needs no other, and no secret of another service.
-SHARED = ("MCP_VEGA_ENGINE_KEY", "MCP_VEGA_LOG_LEVEL", "MCP_VEGA_LOG_FORMAT")
+# An engine needs no secret of another service.
 SECRET = re.compile("(KEY|SECRET|TOKEN|PASSWORD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 
 # Windows' way to a session of its own: neither a window nor Ctrl-C of the server's terminal reaches it.
@@ -148,7 +147,7 @@ def engine_environment(environment: Mapping[str, str], home: Path, weights: Path
 
 def _is_of_another(name: str) -> bool:
     ours = name.startswith(("MCP_VEGA_", "SEGMIND_"))
-    return name not in SHARED and (ours or SECRET.search(name) is not None)
+    return name not in SETTINGS and (ours or SECRET.search(name) is not None)
 
 
 @contextmanager
