@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-P", "-m", "mcp_vega", "engine", "--port", "0", "--i
 # How long an engine may take until it accepts calls (s). It loads the weights later.
 START_SECONDS = 60.0
 # Seconds between two looks whether it accepts calls.
-LOOK_SECONDS = 0.05
+PAUSE_SECONDS = 0.05
 STARTER_LOCK, LOG = "engine-start.lock", "engine.log"
 # A log that is longer is begun anew, in bytes.
 LONGEST_LOG = 1_000_000
@@ -81,7 +81,7 @@ class Launcher:
                     # An engine that ends just now keeps its lock until the memory of the graphics card is free.
                     if may_start and not has_engine(self._home):
                         return await self._start(deadline)
-                await anyio.sleep(LOOK_SECONDS)
+                await anyio.sleep(PAUSE_SECONDS)
         what = f"An engine on this machine starts or ends, and has accepted no call for {START_SECONDS:.0f} s"
         raise EngineError(what, f"Call again in a minute; if that fails again, read {self.log}")
 
@@ -94,7 +94,7 @@ class Launcher:
                 return engine
             if ended:
                 raise _failed(self.log, begun)
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(PAUSE_SECONDS)
         process.kill()
         what = f"The engine on this machine was started, and accepted no calls within {START_SECONDS:.0f} s"
         raise EngineError(f"{what}{_last_line(self.log, begun)}", f"Read {self.log}, then call again")
