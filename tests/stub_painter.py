@@ -116,8 +116,8 @@ class BlockingStub:
 
 
 @dataclass
-class ServedEngine:
-    """An engine that is served in the test's own process."""
+class RunningEngine:
+    """An engine that is running."""
 
     url: str
     drawings: Drawings
@@ -126,9 +126,9 @@ class ServedEngine:
 @asynccontextmanager
 async def serving_engine(
     painter: Painter, *, key: str | None = None, hold_seconds: float = HANG_SECONDS, **options: Any
-) -> AsyncGenerator[ServedEngine]:
+) -> AsyncGenerator[RunningEngine]:
     """An engine over a painter, with options of `Drawings`."""
     drawings = Drawings(painter, **options)
     app = build_engine(drawings, key, hold_seconds=hold_seconds)
     async with app.router.lifespan_context(app), serving(app) as url:
-        yield ServedEngine(url, drawings)
+        yield RunningEngine(url, drawings)

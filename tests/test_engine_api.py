@@ -22,7 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from conftest import HANG_SECONDS, HISTORY, KEY, TLS, app_over, images_of, job_of, text_of, until
 from mcp.client import Client
 from PIL import Image
-from stub_painter import NAME, BlockingStub, ServedEngine, StubPainter, pictures_of, serving_engine
+from stub_painter import NAME, BlockingStub, RunningEngine, StubPainter, pictures_of, serving_engine
 
 from mcp_vega.engine import drawings as calls
 from mcp_vega.engine.painter import EngineError, InThread
@@ -44,18 +44,18 @@ def painter() -> StubPainter:
 
 
 @pytest.fixture
-async def engine(painter: StubPainter) -> AsyncGenerator[ServedEngine]:
+async def engine(painter: StubPainter) -> AsyncGenerator[RunningEngine]:
     async with serving_engine(painter) as engine:
         yield engine
 
 
 @pytest.fixture
-async def http(engine: ServedEngine) -> AsyncGenerator[httpx.AsyncClient]:
+async def http(engine: RunningEngine) -> AsyncGenerator[httpx.AsyncClient]:
     async with client_of(engine) as client:
         yield client
 
 
-def client_of(engine: ServedEngine, key: str = KEY) -> httpx.AsyncClient:
+def client_of(engine: RunningEngine, key: str = KEY) -> httpx.AsyncClient:
     headers = {"x-api-key": key}
     return httpx.AsyncClient(base_url=engine.url, headers=headers, trust_env=False, verify=TLS, timeout=HANG_SECONDS)
 
@@ -203,7 +203,7 @@ async def test_an_unknown_id_is_a_call_that_failed_for_free(http: httpx.AsyncCli
 # ---- the queue ----
 
 
-async def test_three_clients_are_served_one_at_a_time_in_order(engine: ServedEngine, painter: StubPainter) -> None:
+async def test_three_clients_are_served_one_at_a_time_in_order(engine: RunningEngine, painter: StubPainter) -> None:
     painter.pause()
     prompts = ["first", "second", "third"]
     async with client_of(engine, "SG_a") as one, client_of(engine, "SG_b") as two, client_of(engine, "SG_c") as three:
@@ -245,7 +245,7 @@ async def test_a_full_queue_asks_to_come_later(
 
 
 async def test_the_engine_knows_whether_it_is_busy_and_when_it_was_used(
-    engine: ServedEngine, http: httpx.AsyncClient, painter: StubPainter
+    engine: RunningEngine, http: httpx.AsyncClient, painter: StubPainter
 ) -> None:
     drawings = engine.drawings
     assert not drawings.is_busy
@@ -546,7 +546,7 @@ async def test_the_history_lists_the_calls_newest_first(http: httpx.AsyncClient,
 
 
 async def test_the_history_shows_only_the_calls_made_with_the_same_key(
-    engine: ServedEngine, http: httpx.AsyncClient
+    engine: RunningEngine, http: httpx.AsyncClient
 ) -> None:
     request_id = (await http.post(f"/v1/{RT}", json=FOX)).headers["x-request-id"]
     async with client_of(engine, "SG_other") as other:
@@ -555,7 +555,7 @@ async def test_the_history_shows_only_the_calls_made_with_the_same_key(
     assert (await http.get(HISTORY)).json()["total"] == 1
 
 
-async def test_an_address_with_a_slash_at_the_end_is_no_way_around_the_key(engine: ServedEngine) -> None:
+async def test_an_address_with_a_slash_at_the_end_is_no_way_around_the_key(engine: RunningEngine) -> None:
     async with client_of(engine, "") as nobody:
         assert (await nobody.get("/v1/get-user-credits/")).status_code == 404
 
@@ -622,12 +622,12 @@ def test_the_vendors_sdk_understands_the_errors(vendor: segmind.SegmindClient) -
 
 
 @asynccontextmanager
-async def agent_of(engine: ServedEngine, folder: Path, **options: Any) -> AsyncGenerator[Client]:
+async def agent_of(engine: RunningEngine, folder: Path, **options: Any) -> AsyncGenerator[Client]:
     async with app_over(engine.url, folder, **options) as app, Client(build_server(app)) as agent:
         yield agent
 
 
-async def test_all_four_tools_draw_by_the_engine(engine: ServedEngine, tmp_path: Path) -> None:
+async def test_all_four_tools_draw_by_the_engine(engine: RunningEngine, tmp_path: Path) -> None:
     async with agent_of(engine, tmp_path) as agent:
         one = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": 1})
         several = await agent.call_tool("generate_image_vega", {"prompt": "a fox", "seed": 1, "samples": 3})
@@ -668,7 +668,7 @@ async def test_a_picture_that_takes_longer_than_v1_waits_arrives_all_the_same(
 
 
 async def test_a_failure_is_not_charged_and_says_what_to_do(
-    engine: ServedEngine, painter: StubPainter, tmp_path: Path
+    engine: RunningEngine, painter: StubPainter, tmp_path: Path
 ) -> None:
     def fail(*_: Any) -> None:
         raise OUT_OF_MEMORY
@@ -707,7 +707,7 @@ async def test_a_job_of_an_engine_that_was_restarted_ends_uncharged(tmp_path: Pa
     assert "Charged: no" in text_of(result)
 
 
-async def test_a_call_whose_answer_was_lost_is_found_in_the_history(engine: ServedEngine, tmp_path: Path) -> None:
+async def test_a_call_whose_answer_was_lost_is_found_in_the_history(engine: RunningEngine, tmp_path: Path) -> None:
     class Lossy(httpx.AsyncHTTPTransport):
         """Loses the answers to calls."""
 
