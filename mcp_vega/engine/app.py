@@ -10,7 +10,6 @@ GET    /inference-request/request-history[/{id}] the calls made with this key, n
 """
 
 import hmac
-import ipaddress
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -31,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_vega.engine import history, responses
 from mcp_vega.engine.drawing import Drawing
 from mcp_vega.engine.drawings import Drawings, QueueFullError
+from mcp_vega.engine.loopback import is_loopback
 from mcp_vega.engine.responses import Json
 from mcp_vega.parameters import MODELS, Parameters
 
@@ -121,7 +121,7 @@ class EngineMiddleware:
     def _allows(self, headers: Headers) -> bool:
         hosts = headers.getlist("host")
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        return found is not None and (not self._only_loopback or _is_loopback(found[1]))
+        return found is not None and (not self._only_loopback or is_loopback(found[1]))
 
 
 def _wrong_host() -> Response:
@@ -129,15 +129,6 @@ def _wrong_host() -> Response:
         "The Host header is not allowed. Call the engine as 127.0.0.1 or localhost, or set MCP_VEGA_ENGINE_KEY for it"
     )
     return responses.error(403, text)
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class _Api:

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.cli.engine.registration import RunningEngine, has_engine, running_engine
-from mcp_vega.cli.engine.requirements import require_weights
+from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings
@@ -31,12 +31,11 @@ COMMAND = [sys.executable, "-P", "-m", "mcp_vega", "engine", "--port", "0", "--i
 # How long an engine may take until it accepts calls (s). It loads the weights later.
 START_SECONDS = 60.0
 # Seconds between two looks whether it accepts calls.
-LOOK_SECONDS = 0.05
+PAUSE_SECONDS = 0.05
 STARTER_LOCK, LOG = "engine-start.lock", "engine.log"
 # A log that is longer is begun anew, in bytes.
 LONGEST_LOG = 1_000_000
-# The settings that an engine has in common with the server. It needs no other, and no secret of another service.
-SHARED = ("MCP_VEGA_ENGINE_KEY", "MCP_VEGA_LOG_LEVEL", "MCP_VEGA_LOG_FORMAT")
+# An engine needs no secret of another service.
 SECRET = re.compile("(KEY|SECRET|TOKEN|PASSWORD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 
 # Windows' way to a session of its own: neither a window nor Ctrl-C of the server's terminal reaches it.
@@ -82,7 +81,7 @@ class Launcher:
                     # An engine that ends just now keeps its lock until the memory of the graphics card is free.
                     if may_start and not has_engine(self._home):
                         return await self._start(deadline)
-                await anyio.sleep(LOOK_SECONDS)
+                await anyio.sleep(PAUSE_SECONDS)
         what = f"An engine on this machine starts or ends, and has accepted no call for {START_SECONDS:.0f} s"
         raise EngineError(what, f"Call again in a minute; if that fails again, read {self.log}")
 
@@ -95,7 +94,7 @@ class Launcher:
                 return engine
             if ended:
                 raise _failed(self.log, begun)
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(PAUSE_SECONDS)
         process.kill()
         what = f"The engine on this machine was started, and accepted no calls within {START_SECONDS:.0f} s"
         raise EngineError(f"{what}{_last_line(self.log, begun)}", f"Read {self.log}, then call again")
@@ -148,7 +147,7 @@ def engine_environment(environment: Mapping[str, str], home: Path, weights: Path
 
 def _is_of_another(name: str) -> bool:
     ours = name.startswith(("MCP_VEGA_", "SEGMIND_"))
-    return name not in SHARED and (ours or SECRET.search(name) is not None)
+    return name not in SETTINGS and (ours or SECRET.search(name) is not None)
 
 
 @contextmanager

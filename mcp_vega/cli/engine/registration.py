@@ -20,7 +20,7 @@ from mcp_vega.storage import folders
 
 LOCK, FILE = "engine.lock", "engine.json"
 # A look whether an engine runs may hold the lock for a moment. A running engine never releases it.
-LOOK_SECONDS, PAUSE_SECONDS = 1.0, 0.01
+WAIT_SECONDS, PAUSE_SECONDS = 1.0, 0.01
 STARTED_ELSEWHERE = "Use that engine, as --local does by itself, or end it first"
 
 
@@ -154,7 +154,7 @@ def _lock(home: Path) -> Generator[None]:
     with _usable(path):
         descriptor = open_lock(path)
     try:
-        deadline = time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS
         with _usable(path):
             while not try_lock(descriptor):
                 if time.monotonic() > deadline:
