@@ -470,6 +470,13 @@ async def test_a_program_that_is_not_there_is_an_error(machine: Machine, monkeyp
     assert "`mcp-vega engine`" in step
 
 
+async def test_a_home_folder_that_cannot_be_used_is_an_error(machine: Machine) -> None:
+    (machine.home / launcher.STARTER_LOCK).mkdir(parents=True)
+    error, step = await refusal_of(machine)
+    assert f"{launcher.STARTER_LOCK} cannot be used" in error
+    assert "Set MCP_VEGA_HOME" in step
+
+
 async def test_an_engine_that_others_could_have_named_is_not_used(machine: Machine) -> None:
     """Prompts would go to whatever address they wrote."""
     with registered(machine.home) as publish:

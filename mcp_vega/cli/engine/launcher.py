@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -117,7 +117,7 @@ class Launcher:
                 )
         except OSError as error:
             what = f"The engine on this machine could not be started: {error.strerror or error}"
-            raise EngineError(what, "Start it yourself with `mcp-vega engine`, then call again") from error
+            raise EngineError(what, "Start it yourself with `mcp-vega engine` to see more, then call again") from error
         # Somebody must take its exit code, else the system keeps its entry until this server ends.
         threading.Thread(target=process.wait, daemon=True).start()
         return process, begun
@@ -154,11 +154,16 @@ def _is_of_another(name: str) -> bool:
 @contextmanager
 def _starter(home: Path) -> Generator[bool]:
     """Whether this process may start an engine until the block ends: nobody else starts one meanwhile."""
-    descriptor = open_lock(home / STARTER_LOCK)
-    try:
-        yield try_lock(descriptor)
-    finally:
-        os.close(descriptor)
+    path = home / STARTER_LOCK
+    with ExitStack() as stack:
+        try:
+            descriptor = open_lock(path)
+            stack.callback(os.close, descriptor)
+            may_start = try_lock(descriptor)
+        except OSError as error:
+            what = f"No engine can be started, because the file {path} cannot be used: {error.strerror or error}"
+            raise EngineError(what, "Set MCP_VEGA_HOME to a folder that this user may write to") from error
+        yield may_start
 
 
 def _failed(log: Path, begun: int) -> EngineError:
