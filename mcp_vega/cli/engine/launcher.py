@@ -49,6 +49,8 @@ class Launcher:
         self._home = settings.home_folder
         self._weights = settings.weights
         self._one = anyio.Lock()
+        # When a start failed last, and why.
+        self._failure: tuple[float, EngineError] | None = None
 
     @property
     def log(self) -> Path:
@@ -72,18 +74,28 @@ class Launcher:
         """
         if engine := await self.running():
             return engine
-        deadline = anyio.current_time() + START_SECONDS
+        came = anyio.current_time()
+        deadline = came + START_SECONDS
         async with self._one:
+            if self._failure and self._failure[0] >= came:  # this call has waited for that start
+                raise EngineError(self._failure[1].what, self._failure[1].next_step)
             while anyio.current_time() < deadline:
                 if engine := await self.running():
                     return engine
                 with _starter(self._home) as may_start:
                     # An engine that ends just now keeps its lock until the memory of the graphics card is free.
                     if may_start and not has_engine(self._home):
-                        return await self._start(deadline)
+                        try:
+                            return await self._start(deadline)
+                        except EngineError as error:
+                            self._failure = anyio.current_time(), error
+                            raise
                 await anyio.sleep(PAUSE_SECONDS)
         what = f"An engine on this machine starts or ends, and has accepted no call for {START_SECONDS:.0f} s"
-        raise EngineError(what, f"Call again in a minute; if that fails again, read {self.log}")
+        raise EngineError(
+            what,
+            f"Call again in a minute. If that fails again, end the process `mcp-vega engine`; its log is {self.log}",
+        )
 
     async def _start(self, deadline: float) -> RunningEngine:
         await anyio.to_thread.run_sync(require_weights, self._weights)
@@ -92,7 +104,7 @@ class Launcher:
             ended = process.poll() is not None
             if engine := await self.running():
                 return engine
-            if ended:
+            if ended and not has_engine(self._home):  # else the user's own start was quicker
                 raise _failed(self.log, begun)
             await anyio.sleep(PAUSE_SECONDS)
         process.kill()
@@ -115,7 +127,7 @@ class Launcher:
                     creationflags=_DETACHED,
                 )
         except OSError as error:
-            what = f"The engine on this machine could not be started: {error.strerror or error}"
+            what = f"The engine on this machine could not be started: {error.strerror or error} ({error.filename})"
             raise EngineError(what, "Start it yourself with `mcp-vega engine` to see more, then call again") from error
         # Somebody must take its exit code, else the system keeps its entry until this server ends.
         threading.Thread(target=process.wait, daemon=True).start()

@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.errors import InvalidSettings
@@ -101,13 +103,33 @@ def _read(file: Path) -> RunningEngine | None:
     with _usable(file):
         try:
             _require_private(file)
-            return RunningEngine(**json.loads(file.read_bytes()))
+            return _engine_of(json.loads(file.read_bytes()))
         except FileNotFoundError:
             return None  # the engine does not accept calls yet, or ends
         except (ValueError, TypeError) as error:
             raise InvalidSettings(
                 f"The file {file} is not one that this version writes", next_step="End the engine, and start it again"
             ) from error
+
+
+def _engine_of(values: dict[str, Any]) -> RunningEngine:
+    """The engine that a file describes.
+
+    Raises:
+        ValueError, TypeError: The file is damaged, or another version wrote it.
+    """
+    engine = RunningEngine(**values)
+    if any(type(value) is not kind for value, kind in zip(astuple(engine), (str, str, int, str), strict=True)):
+        raise TypeError
+    url = urlsplit(engine.url)
+    if (
+        url.scheme != "http"
+        or not url.hostname
+        or not url.port
+        or not (engine.key.isascii() and engine.key.isprintable())
+    ):
+        raise ValueError
+    return engine
 
 
 def _require_private(file: Path) -> None:
