@@ -1,8 +1,8 @@
 """What only some tests need, as fixtures: a real PostgreSQL server, an S3 server, and weights for the engine.
 
 The tests start the servers by themselves. A test that uses one of these fixtures has the marker `services`, or `engine`
-for the weights. If a program or a package is missing, the test is skipped. If the environment variable
-`MCP_VEGA_TEST_SERVICES` is `required`, the test fails instead.
+for the weights. If a program or a package is missing, the test is skipped. If the environment variable of its marker
+(`MCP_VEGA_TEST_SERVICES` or `MCP_VEGA_TEST_ENGINE`) is `required`, the test fails instead.
 """
 
 import os
@@ -86,17 +86,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{count} × {reason}")
 
 
-def unavailable(reason: str) -> NoReturn:
-    """Skip the test, or fail it if the services are required."""
-    if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
-        pytest.fail(f"{reason}, and MCP_VEGA_TEST_SERVICES is 'required'")
+def unavailable(reason: str, marker: str = "services") -> NoReturn:
+    """Skip the test, or fail it if what its marker stands for is required."""
+    variable = f"MCP_VEGA_TEST_{marker.upper()}"
+    if os.environ.get(variable) == "required":
+        pytest.fail(f"{reason}, and {variable} is 'required'")
     pytest.skip(f"{reason}{ADVICE}", allow_module_level=True)
 
 
-def require_packages(*packages: str) -> None:
+def require_packages(*packages: str, marker: str = "services") -> None:
     """Skip the test if a package is missing, or the whole module, before its imports. Both need the marker."""
     if missing := [each for each in packages if not find_spec(each)]:
-        unavailable(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed")
+        unavailable(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed", marker)
 
 
 def promtool() -> str:
@@ -342,7 +343,7 @@ def bucket(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of small random weights, as `mcp-vega engine --weights` takes it. All drawings use one thread."""
-    require_packages("accelerate", "diffusers", "peft", "scipy", "torch", "transformers")
+    require_packages("accelerate", "diffusers", "peft", "scipy", "torch", "transformers", marker="engine")
     with pytest.MonkeyPatch.context() as environment:
         # torch reads it when it is imported. On a busy machine, more threads wait for each other most of the time.
         environment.setenv("OMP_NUM_THREADS", "1")

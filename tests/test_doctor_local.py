@@ -20,6 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from conftest import serving_in_thread
 from hub_server import written
 from packaging.requirements import Requirement
+from services import require_packages
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -148,10 +149,7 @@ def test_weights_that_are_complete_are_named_and_half_a_download_is_bad(tmp_path
 
 @pytest.mark.engine
 def test_the_torch_of_this_environment_is_found(tmp_path: Path) -> None:
-    if not find_spec("torch"):
-        if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
-            pytest.fail("torch is not installed, and MCP_VEGA_TEST_SERVICES is 'required'")
-        pytest.skip("torch is not installed")
+    require_packages("torch", marker="engine")
     variables = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}
     torch, _, device, memory = check_device(settings(tmp_path), variables, seconds=120)
     assert (torch.state, torch.detail) == ("good", version("torch"))

@@ -120,7 +120,7 @@ async def test_a_picture_of_another_engine_of_ones_own_is_free_as_well(sandbox: 
     assert "Credits left" not in text_of(result)
     assert job.charged == "no"
     assert recipe is not None
-    assert recipe.engine == LOCAL
+    assert recipe.drawn_by == LOCAL
 
 
 async def test_only_an_api_that_is_free_says_what_draws(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -333,15 +333,15 @@ async def test_the_command_jobs_says_that_drawings_of_this_machine_cost_nothing(
 # ---- recipes ----
 
 
-def file_of(engine: str, folder: Path) -> str:
-    file = folder / f"{engine or 'api'}.jpg"
-    recipe = Recipe(VegaRTParameters(prompt="a fox", seed=7), engine=engine)
+def file_of(drawn_by: str, folder: Path) -> str:
+    file = folder / f"{drawn_by or 'api'}.jpg"
+    recipe = Recipe(VegaRTParameters(prompt="a fox", seed=7), drawn_by=drawn_by)
     file.write_bytes(metadata.embed(paint_small("a fox", 7, 0), recipe))
     return str(file)
 
 
 @pytest.mark.parametrize(
-    ("engine", "options", "note"),
+    ("drawn_by", "options", "note"),
     [
         (LOCAL, [], "drawn by your own engine; the API draws"),
         (SANDBOX, [], "painted by the sandbox; the API draws"),
@@ -353,10 +353,12 @@ def file_of(engine: str, folder: Path) -> str:
         (LOCAL, ["--local"], ""),
     ],
 )
-def test_draw_like_says_if_another_engine_draws_now(tmp_path: Path, engine: str, options: list[str], note: str) -> None:
+def test_draw_like_says_if_another_engine_draws_now(
+    tmp_path: Path, drawn_by: str, options: list[str], note: str
+) -> None:
     """Nothing can be drawn here without a key or weights, except in the sandbox; the note comes before that."""
     weights = {"MCP_VEGA_WEIGHTS": str(tmp_path / "no-weights")}
-    done = run("draw", "--like", file_of(engine, tmp_path), *options, folder=tmp_path, **weights)
+    done = run("draw", "--like", file_of(drawn_by, tmp_path), *options, folder=tmp_path, **weights)
     said = [line for line in done.stderr.splitlines() if line.startswith("Note: the picture was")]
     assert said == ([f"Note: the picture was {note} another one."] if note else [])
 

@@ -5,6 +5,7 @@ of the user's own.
 """
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -402,7 +403,7 @@ async def test_without_the_packages_or_the_weights_the_error_names_the_command(
     monkeypatch.setattr(launcher, "require_weights", requirements.require_weights)
     monkeypatch.setattr(requirements, "find_spec", nothing)
     error, step = await refusal_of(machine)
-    assert "missing: torch, " in error
+    assert re.search("missing: .*torch", error)
     assert "pip install 'mcp-vega[local]'" in step
     monkeypatch.setattr(requirements, "find_spec", something)
     monkeypatch.setenv("HF_HOME", str(machine.folder / "empty"))
@@ -468,6 +469,13 @@ async def test_a_program_that_is_not_there_is_an_error(machine: Machine, monkeyp
     error, step = await refusal_of(machine)
     assert "could not be started: No such file or directory" in error
     assert "`mcp-vega engine`" in step
+
+
+async def test_a_home_folder_that_cannot_be_used_is_an_error(machine: Machine) -> None:
+    (machine.home / launcher.STARTER_LOCK).mkdir(parents=True)
+    error, step = await refusal_of(machine)
+    assert f"{launcher.STARTER_LOCK} cannot be used" in error
+    assert "Set MCP_VEGA_HOME" in step
 
 
 async def test_an_engine_that_others_could_have_named_is_not_used(machine: Machine) -> None:

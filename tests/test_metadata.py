@@ -402,7 +402,7 @@ def test_the_recipe_of_a_picture_says_if_the_sandbox_drew_it(tmp_path: Path) -> 
     path = done.stdout.strip()
     recipe = metadata.read(Path(path).read_bytes())
     assert recipe is not None
-    assert recipe.engine == SANDBOX
+    assert recipe.drawn_by == SANDBOX
     assert recipe.text.endswith("Model: segmind-vega-rt-v1, Version: mcp-vega sandbox")
     assert "Painted by the sandbox, not by the model\n" in run("recipe", path, folder=tmp_path).stdout
     refused = run("draw", "--like", path, folder=tmp_path)

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import serving_in_thread, wait_until
 from hub_server import UNET, HubServer, files_of_vega, lora, safetensors, written
+from services import require_packages
 from starlette.responses import HTMLResponse, Response
 from terminals import dialogue
 from test_command_line import run, settings
@@ -493,11 +493,7 @@ def test_what_another_revision_needs_is_not_deleted(environment: dict[str, str],
 @pytest.fixture
 def snapshot_download() -> Callable[..., str]:
     """The function of huggingface_hub, which comes with the extra `local`."""
-    if not find_spec("huggingface_hub"):
-        missing = "huggingface_hub is not installed"
-        if os.environ.get("MCP_VEGA_TEST_SERVICES") == "required":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    require_packages("huggingface_hub", marker="engine")
     return import_module("huggingface_hub").snapshot_download
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from mcp_vega.cli.api_client import key_of, open_client
+from mcp_vega.cli.output import install_step
 from mcp_vega.errors import InvalidSettings, VegaError
 from mcp_vega.job import LOCAL, SANDBOX
 from mcp_vega.jobs.config import JobConfig
@@ -32,15 +33,6 @@ logger = logging.getLogger(__name__)
 
 # The PostgreSQL schema of the sandbox's ledger.
 SANDBOX_NAMESPACE = "mcp_vega_sandbox"
-
-
-def install_step(extra: str) -> str:
-    """How to install an extra of this package, as the next step of an error."""
-    wanted = f"'mcp-vega[{extra}]'"
-    return (
-        f"Run `pip install {wanted}` in the environment of mcp-vega (with pipx: `pipx install --force {wanted}`; with "
-        f"uv: `uvx --from {wanted} mcp-vega`)"
-    )
 
 
 INSTALL_TEAM = f"{install_step('team')}. Then start the server again"

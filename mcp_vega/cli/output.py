@@ -81,6 +81,15 @@ def print_error(error: VegaError, *, draws: bool = False) -> None:
     sys.stderr.write("".join(f"{line}\n" for line in ([what, charged, step] if draws else [what, step])))
 
 
+def install_step(extra: str) -> str:
+    """How to install an extra of this package, as the next step of an error."""
+    wanted = f"'mcp-vega[{extra}]'"
+    return (
+        f"Run `pip install {wanted}` in the environment of mcp-vega (with pipx: `pipx install --force {wanted}`; with "
+        f"uv: `uvx --from {wanted} mcp-vega`)"
+    )
+
+
 def terminal_width() -> int | None:
     """How many columns the terminal has that stdout is; None if stdout is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

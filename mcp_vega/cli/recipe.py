@@ -34,7 +34,7 @@ def run_recipe(options: Namespace, environment: Mapping[str, str]) -> int:
         lines = [printable(line) for line in recipe.text.splitlines()]
         count = recipe.parameters.pictures
         lines += [f"Picture {recipe.picture} of {count} of one call"] if count > 1 else []
-        lines += [DRAWN_BY[recipe.engine]] if recipe.engine else []
+        lines += [DRAWN_BY[recipe.drawn_by]] if recipe.drawn_by else []
         write("\n".join(lines))
     return 0
 
@@ -81,7 +81,7 @@ def recipe_named(text: str, settings: Settings) -> Recipe:
 def _recipe_of(job: Job, image: Image | None) -> Recipe:
     """The recipe that the file of a job's picture has; that of its first picture if none is named."""
     parameters = job.parameters.model_copy(update={"seed": job.seed})
-    return Recipe(parameters, job.index_of(image) + 1 if image else 1, job.engine)
+    return Recipe(parameters, job.index_of(image) + 1 if image else 1, job.drawn_by)
 
 
 def _what_is_missing(job: Job, image: Image | None) -> Iterator[str]:

@@ -10,7 +10,6 @@ GET    /inference-request/request-history[/{id}] the calls made with this key, n
 """
 
 import hmac
-import ipaddress
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -30,7 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_vega.engine import history, responses
 from mcp_vega.engine.drawing import Drawing
-from mcp_vega.engine.drawings import Drawings, QueueFullError
+from mcp_vega.engine.drawings import Drawings, EndingError, QueueFullError
+from mcp_vega.engine.loopback import is_loopback
 from mcp_vega.engine.responses import Json
 from mcp_vega.parameters import MODELS, Parameters
 
@@ -42,6 +42,8 @@ BODY_BYTES = 2**18
 BODY_SECONDS = 30
 # How long a client is asked to wait if the queue is full (s).
 FULL_SECONDS = 30
+# The same if the engine ends.
+END_SECONDS = 5
 HISTORY = "/inference-request/request-history"
 # A Host header: a name or an address, and perhaps a port.
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE)
@@ -121,7 +123,7 @@ class EngineMiddleware:
     def _allows(self, headers: Headers) -> bool:
         hosts = headers.getlist("host")
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        return found is not None and (not self._only_loopback or _is_loopback(found[1]))
+        return found is not None and (not self._only_loopback or is_loopback(found[1]))
 
 
 def _wrong_host() -> Response:
@@ -129,15 +131,6 @@ def _wrong_host() -> Response:
         "The Host header is not allowed. Call the engine as 127.0.0.1 or localhost, or set MCP_VEGA_ENGINE_KEY for it"
     )
     return responses.error(403, text)
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class _Api:
@@ -190,6 +183,8 @@ class _Api:
             return self._drawings.add(parameters, _caller(request))
         except QueueFullError:
             raise Refusal(429, "The queue of the engine is full; call again later", FULL_SECONDS) from None
+        except EndingError:
+            raise Refusal(429, "The engine ends; call again when another one runs", END_SECONDS) from None
 
     # ---- jobs ----
 

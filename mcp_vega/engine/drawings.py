@@ -33,6 +33,10 @@ class QueueFullError(Exception):
     """Too many calls wait already."""
 
 
+class EndingError(Exception):
+    """No more calls are taken, because the engine ends."""
+
+
 class _Load:
     """One attempt of the painter to make ready."""
 
@@ -58,6 +62,7 @@ class Drawings:
         self._ended: dict[str, Drawing] = {}  # those that ended first come first
         self._ended_bytes = 0
         self._load: _Load | None = None
+        self._ending = False
         self.last_used = clock()
 
     @property
@@ -78,6 +83,7 @@ class Drawings:
             async with anyio.create_task_group() as self._tasks:
                 self._begin_load()
                 yield
+                self._ending = True
                 for each in list(self._under_way.values()):
                     self.cancel(each)
                 self._tasks.cancel_scope.cancel()
@@ -92,7 +98,10 @@ class Drawings:
 
         Raises:
             QueueFullError: Too many calls wait already.
+            EndingError: The engine ends.
         """
+        if self._ending:
+            raise EndingError
         if len(self._under_way) >= MOST_CALLS:
             raise QueueFullError
         if parameters.seed == -1:

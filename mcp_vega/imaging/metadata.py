@@ -36,7 +36,7 @@ class Recipe:
 
     parameters: Parameters  # the parameters of the call, with its seed
     picture: int = 1  # the number of the picture among the pictures of the call, from 1
-    engine: str = ""  # what drew it instead of the API, as `Job.engine`
+    drawn_by: str = ""  # what drew it instead of the API, as `Job.drawn_by`
 
     @property
     def text(self) -> str:
@@ -53,7 +53,7 @@ class Recipe:
         }
         if parameters.pictures > 1:
             facts |= {"Batch size": parameters.pictures, "Batch pos": self.picture - 1}
-        facts |= {"Version": f"{SOFTWARE} {self.engine}"} if self.engine else {}
+        facts |= {"Version": f"{SOFTWARE} {self.drawn_by}"} if self.drawn_by else {}
         lines = [parameters.prompt]
         lines += [f"Negative prompt: {parameters.negative}"] if parameters.negative else []
         lines += [", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)]
@@ -68,7 +68,7 @@ class Recipe:
             "parameters": self.parameters.model_dump(mode="json", exclude={"base64"}),
             "picture": self.picture,
             "pictures": self.parameters.pictures,
-            **({SANDBOX: True} if self.engine == SANDBOX else {"engine": self.engine} if self.engine else {}),
+            **({SANDBOX: True} if self.drawn_by == SANDBOX else {"engine": self.drawn_by} if self.drawn_by else {}),
         }
 
 
@@ -143,8 +143,8 @@ def _parse(text: bytes) -> Recipe | None:
         return None
     if not isinstance(picture, int) or picture < 1:  # may be 5 of 4, if the API sent more pictures than were asked for
         return None
-    engine = SANDBOX if data.get(SANDBOX) is True else data.get("engine")
-    return Recipe(parameters, picture, engine if engine in (SANDBOX, LOCAL) else "")
+    drawn_by = SANDBOX if data.get(SANDBOX) is True else data.get("engine")
+    return Recipe(parameters, picture, drawn_by if drawn_by in (SANDBOX, LOCAL) else "")
 
 
 def _segment(kind: bytes, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What the ledger keeps of a paid call.
+"""What the ledger keeps of a call.
 
 job      a call, from its start until its pictures are kept or it has failed
 image    a kept picture, and where it is kept

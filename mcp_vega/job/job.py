@@ -1,4 +1,4 @@
-"""A job: one paid call, from its start until its pictures are kept or it has failed."""
+"""A job: one call, from its start until its pictures are kept or it has failed."""
 
 import secrets
 import uuid
@@ -66,7 +66,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One paid call.
+    """One call of the API, or of an engine of the user's own.
 
     Attributes:
         parameters: The recipe, with the seed that was sent.
@@ -169,7 +169,7 @@ class Job:
         return self.base_url == LOCAL or self.receipt.cost == 0
 
     @property
-    def engine(self) -> str:
+    def drawn_by(self) -> str:
         """What draws it instead of the API: `SANDBOX`, or `LOCAL` for an engine of the user's own; else empty."""
         return SANDBOX if self.base_url == SANDBOX else LOCAL if self.is_free else ""
 

@@ -79,6 +79,8 @@ class Recovery:
         """Why only another server can finish a job; empty if this one can. Raises the errors of `account`."""
         if job.base_url == LOCAL != self._config.api:
             return "begun for the engine on this machine; only a server with --local can finish it"
+        if job.base_url != LOCAL == self._config.api:
+            return f"begun with the API at {job.base_url}; only a server without --local can finish it"
         if job.base_url != self._config.api:
             return f"begun with another API, {job.base_url}; only a server with that SEGMIND_BASE_URL can finish it"
         if job.account != await self.account():

@@ -22,7 +22,7 @@ from mcp_vega.redaction import quoted
 from mcp_vega.segmind import history, parsing
 from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.history import HistoryPage, HistoryRow
-from mcp_vega.segmind.http import DEFAULT_POLICY, HttpSender, Operation, RetryPolicy, poll_pauses
+from mcp_vega.segmind.http import DEFAULT_POLICY, LONGEST_POLL_PAUSE, HttpSender, Operation, RetryPolicy, poll_pauses
 from mcp_vega.segmind.media_urls import AllowedUrls
 from mcp_vega.segmind.parsing import Credits, Generation, Status, Submission
 from mcp_vega.segmind.response import ApiResponse, Exchange
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The longest pause between two requests for a job's status (s), even if the API asks for a longer one.
-LONGEST_PAUSE = 120.0
+# The longest pause between two requests for a job's status that the API gets if it asks for one (s).
+LONGEST_ASKED_PAUSE = 120.0
 
 # Errors that say nothing about the job. Another request may succeed.
 TEMPORARY = (errors.ServiceUnavailable, errors.Unreachable, errors.RateLimited)
@@ -133,7 +133,7 @@ class SegmindClient:
         return await self._read(response, parsing.parse_submission)
 
     async def watch(
-        self, request_id: str, *, expected: float, age: float = 0, longest_pause: float = 10
+        self, request_id: str, *, expected: float, age: float = 0, longest_pause: float = LONGEST_POLL_PAUSE
     ) -> AsyncIterator[Status]:
         """Poll the status of a job that was submitted `age` seconds ago until it has finished. Yields each status.
 
@@ -285,4 +285,4 @@ class SegmindClient:
 
 def _requested_pause(error: errors.SegmindError) -> float:
     """How many seconds the API asked to wait; never more than a part of the time for which it keeps a job."""
-    return min(error.wait.total_seconds(), LONGEST_PAUSE) if error.wait else 0.0
+    return min(error.wait.total_seconds(), LONGEST_ASKED_PAUSE) if error.wait else 0.0

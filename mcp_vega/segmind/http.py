@@ -34,6 +34,8 @@ DRAWING_SECONDS = 300
 # For how long the API keeps the record of a request.
 RECORD_SECONDS = 3600
 REDIRECTS = 3
+# The longest pause between two requests for the status of a job, if the API asks for no longer one (s).
+LONGEST_POLL_PAUSE = 10.0
 # The errors after which a GET request is repeated. A paid call is repeated only after `Unreachable`: it was never sent.
 REPEATABLE = (errors.RateLimited, errors.ServiceUnavailable, errors.Unreachable, httpx.RequestError)
 
@@ -81,7 +83,7 @@ class RetryPolicy:
 DEFAULT_POLICY = RetryPolicy()
 
 
-def poll_pauses(expected: float, longest: float = 10) -> Iterator[float]:
+def poll_pauses(expected: float, longest: float = LONGEST_POLL_PAUSE) -> Iterator[float]:
     """Seconds to wait before each status request for a queued job. The iterator has no end.
 
     The first request comes after the `expected` seconds of drawing, the next ones soon after it. Then they become less

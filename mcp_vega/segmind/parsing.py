@@ -15,7 +15,14 @@ from mcp_vega.imaging.integrity import require_complete
 from mcp_vega.job import Receipt, State
 from mcp_vega.redaction import quoted
 from mcp_vega.segmind.pictures import documented_fields, find_pictures
-from mcp_vega.segmind.response import ApiResponse, error_text, generation_error, is_about_content, require_success
+from mcp_vega.segmind.response import (
+    ApiResponse,
+    engine_error,
+    error_text,
+    generation_error,
+    is_about_content,
+    require_success,
+)
 from mcp_vega.segmind.values import (
     FIGURES,
     error_of,
@@ -167,6 +174,8 @@ def _failure(response: ApiResponse, *, paid: bool) -> errors.GenerationFailed:
     A job with the state FAILED is not charged, and neither is one with refused content. An error in a successful
     response to a paid call is charged. Any other error may be about the request, or about a job that is still running.
     """
+    if response.free:
+        return engine_error(response)
     stated_cost, text = _cost_of(response), error_text(response)
     cost, state = parse_usd(stated_cost), state_of(response.json)
     word = field_of(response.json, "status", "state")

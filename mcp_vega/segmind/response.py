@@ -15,6 +15,8 @@ from mcp_vega.segmind.values import LONGEST, as_object, message_of, parse_moment
 
 # A picture as a list of its bytes has fewer values than this.
 MOST_VALUES = 1_500_000
+# The longest reason of an engine that is shown, in characters.
+ENGINE_TEXT = 1000
 # How many bytes of a plain text are read.
 TEXT_BYTES = 2000
 # The longest wait that an API gets; and a number of seconds that is too large to be a wait.
@@ -172,6 +174,13 @@ def generation_error(text: str, charged: errors.Charged) -> errors.GenerationFai
     if is_about_content(text):
         return errors.ContentBlocked(f"The API refused to draw this: {text}", charged=charged)
     return errors.GenerationFailed(f"The API could not draw this: {text or 'no reason given'}", charged=charged)
+
+
+def engine_error(response: ApiResponse) -> errors.GenerationFailed:
+    """The error of a call that an engine of the user's own could not draw. Its message ends with what to do."""
+    text = quoted(message_of(response.json), ENGINE_TEXT) if message_of(response.json) else "no reason given"
+    step = "Call again when you have done what the engine says: nothing was charged"
+    return errors.GenerationFailed(f"The engine could not draw this: {text}", next_step=step, charged=errors.Charged.NO)
 
 
 def _credits_or_value(status: int, message: str, text: str) -> errors.Refused:

@@ -11,7 +11,6 @@ README.md in this folder says more.
 
 import asyncio
 import hashlib
-import io
 import logging
 import os
 import threading
@@ -32,8 +31,12 @@ from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
 
 from mcp_vega.engine.app import build_engine
+from mcp_vega.engine.diffusion.failures import first_line
+from mcp_vega.engine.diffusion.painter import DiffusionPainter
 from mcp_vega.engine.drawings import Drawings
+from mcp_vega.engine.jpeg import jpeg_of
 from mcp_vega.engine.painter import BlockingPainter, Cancelled, EngineError, OnStep
+from mcp_vega.engine.weights.located import find_weights
 from mcp_vega.parameters import Parameters
 
 logger = logging.getLogger("ray.serve")
@@ -173,10 +176,6 @@ class Gpu:
 def _painter(options: Options) -> BlockingPainter:
     if options.stub_seconds:
         return Stub(options.stub_seconds)
-    # Both need the packages of the extra `local`.
-    from mcp_vega.engine.diffusion.painter import DiffusionPainter
-    from mcp_vega.engine.weights.located import find_weights
-
     return DiffusionPainter(find_weights(Path(options.weights) if options.weights else None), "auto")
 
 
@@ -212,9 +211,7 @@ def colour_of(prompt: str, seed: int) -> tuple[int, int, int]:
 
 def _one_colour(parameters: Parameters, seed: int) -> bytes:
     size = (parameters.img_width, parameters.img_height)
-    stream = io.BytesIO()
-    Image.new("RGB", size, colour_of(parameters.prompt, seed)).save(stream, "JPEG", quality=95, subsampling=0)
-    return stream.getvalue()
+    return jpeg_of(Image.new("RGB", size, colour_of(parameters.prompt, seed)))
 
 
 # ---- the front ----
@@ -247,7 +244,7 @@ class Replicas:
         except TimeoutError:
             raise _no_answer() from None
         except (RayError, RayServeException) as error:
-            raise EngineError(f"No replica can draw ({_first_line(error)})", LOOK) from error
+            raise EngineError(f"No replica can draw ({first_line(error)})", LOOK) from error
 
     async def _ask_name(self) -> None:
         asked = self._gpus.name.remote()
@@ -263,11 +260,11 @@ class Replicas:
             try:
                 return await self._draw(parameters, seed, on_step)
             except RayTaskError as error:
-                raise EngineError(f"The replica could not draw this ({_first_line(error)})", LOOK) from error
+                raise EngineError(f"The replica could not draw this ({first_line(error)})", LOOK) from error
             except RayServeException as error:
-                raise EngineError(f"No replica can draw ({_first_line(error)})", LOOK) from error
+                raise EngineError(f"No replica can draw ({first_line(error)})", LOOK) from error
             except RayError as error:  # its process or its machine has ended
-                logger.warning("A replica ended while it drew: %s", _first_line(error))
+                logger.warning("A replica ended while it drew: %s", first_line(error))
         raise EngineError(f"{TRIES} replicas ended while they drew this", LOOK)
 
     async def _draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:
@@ -294,7 +291,3 @@ class Replicas:
 
 def _no_answer() -> EngineError:
     return EngineError(f"No replica has answered for {SILENT_SECONDS // 60} minutes", LOOK)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

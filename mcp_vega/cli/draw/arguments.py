@@ -17,7 +17,7 @@ from mcp_vega.server.schemas import ArgumentSchema
 from mcp_vega.server.tools import DEFINITIONS
 from mcp_vega.settings import VENDOR_URL, Settings
 
-# What drew a picture, and what draws the next one, by the engine.
+# What drew a picture, and what draws the next one, by `Recipe.drawn_by`.
 WAS_DRAWN = {"": "drawn by the API", LOCAL: "drawn by your own engine", SANDBOX: "painted by the sandbox"}
 DRAWS = {
     "": "the API draws",
@@ -110,7 +110,7 @@ def _model_and_arguments(
     if options.like is not None:
         recipe = recipe_named(options.like, settings)
         model = model if options.model else type(recipe.parameters)
-        return model, {**_arguments_of(recipe, model, changes, _engine_of(settings)), **changes}
+        return model, {**_arguments_of(recipe, model, changes, _drawn_by(settings)), **changes}
     if not has_prompt and not options.prompt:
         raise InvalidArguments(
             "PROMPT is missing",
@@ -119,15 +119,15 @@ def _model_and_arguments(
     return model, changes
 
 
-def _engine_of(settings: Settings) -> str | None:
-    """What draws the new picture, as `Recipe.engine`; None if that is not known: it may be an API of any kind."""
+def _drawn_by(settings: Settings) -> str | None:
+    """What draws the new picture, as `Recipe.drawn_by`; None if that is not known: it may be an API of any kind."""
     if settings.sandbox or settings.local:
         return SANDBOX if settings.sandbox else LOCAL
     return "" if settings.base_url == VENDOR_URL else None
 
 
 def _arguments_of(
-    recipe: Recipe, model: type[Parameters], changes: dict[str, Any], engine: str | None
+    recipe: Recipe, model: type[Parameters], changes: dict[str, Any], drawn_by: str | None
 ) -> dict[str, Any]:
     """A recipe's parameters for a model. If the new picture will differ from the old one, stderr says why."""
     # base64 is about a picture in a conversation.
@@ -139,12 +139,12 @@ def _arguments_of(
         left_out = f" The recipe's {', '.join(map(_option, others))} are not used." if others else ""
         old, new = type(recipe.parameters).slug, model.slug
         sys.stderr.write(f"Note: the picture was drawn by {old}; {new} draws another one.{left_out}\n")
-    elif recipe.engine != engine and (engine is not None or recipe.engine == SANDBOX):
-        sys.stderr.write(f"Note: the picture was {WAS_DRAWN[recipe.engine]}; {DRAWS[engine]} another one.\n")
+    elif recipe.drawn_by != drawn_by and (drawn_by is not None or recipe.drawn_by == SANDBOX):
+        sys.stderr.write(f"Note: the picture was {WAS_DRAWN[recipe.drawn_by]}; {DRAWS[drawn_by]} another one.\n")
     if recipe.parameters.seed < 0 and "seed" not in changes:
         sys.stderr.write("Note: the seed of the picture is not known, so another picture is drawn.\n")
     if (count := arguments.get("samples", 1)) > 1 and "samples" not in changes:
-        paid = "" if engine == LOCAL else " (and paid for)"
+        paid = "" if drawn_by == LOCAL else " (and paid for)"
         sys.stderr.write(
             f"Note: this was picture {recipe.picture} of a set of {count}, so all {count} are drawn{paid}.\n"
         )

@@ -2,7 +2,7 @@
 
 command       `mcp-vega engine`
 weights       `mcp-vega weights`
-requirements  what an engine needs before it is started
+requirements  what an engine needs: settings, packages and weights
 registration  which engine this user runs
 file_lock     locks that end with the process that holds them
 launcher      finds the engine, or starts one

@@ -1,6 +1,7 @@
 """`mcp-vega engine`: draws on this machine behind Segmind's HTTP API."""
 
 import os
+import re
 import secrets
 import signal
 import sys
@@ -16,7 +17,7 @@ import anyio
 
 from mcp_vega import __version__
 from mcp_vega.cli.engine.registration import RunningEngine, registered
-from mcp_vega.cli.engine.requirements import require_weights
+from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.backend.painter import BackendPainter
 from mcp_vega.engine.drawings import Drawings
@@ -27,14 +28,8 @@ from mcp_vega.sandbox.serving import serving
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.telemetry.logs import log_to_stderr
 
-# The settings that an engine has. A wrong value of another one is the server's business.
-SETTINGS = {
-    "MCP_VEGA_HOME",
-    "MCP_VEGA_WEIGHTS",
-    "MCP_VEGA_ENGINE_KEY",
-    "MCP_VEGA_LOG_LEVEL",
-    "MCP_VEGA_LOG_FORMAT",
-}
+# As `SEGMIND_API_KEY`, by which clients that are not on this machine send it.
+KEY = re.compile("[A-Za-z0-9_-]+")
 # Addresses that mean all networks of this machine, and how programs on this machine call such an engine.
 HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 # How many seconds the end may take. A thread that loads a model or draws a step cannot be stopped.
@@ -70,10 +65,16 @@ def run_engine(options: Namespace, environment: Mapping[str, str]) -> int:
         InvalidSettings: A setting cannot be used, packages or weights are missing, or this user has an engine already.
         PortTaken: The address cannot be used.
     """
+    # A wrong value of another setting is the server's business.
     settings = Settings.from_environment({name: text for name, text in environment.items() if name in SETTINGS})
     key = settings.engine_key.get_secret_value() if settings.engine_key else None
     if key:
         add_secret(key)
+        if not KEY.fullmatch(key):
+            what = "MCP_VEGA_ENGINE_KEY contains a character that no client can send"
+            raise InvalidSettings(
+                what, next_step="Use letters, digits, `-` and `_`, and set the same key for the clients"
+            )
     elif not is_loopback(options.host):
         raise InvalidSettings(
             f"With --host {options.host}, everybody who reaches this machine could draw with it",

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.cli.engine.registration import RunningEngine, has_engine, running_engine
-from mcp_vega.cli.engine.requirements import require_weights
+from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings
@@ -31,12 +31,11 @@ COMMAND = [sys.executable, "-P", "-m", "mcp_vega", "engine", "--port", "0", "--i
 # How long an engine may take until it accepts calls (s). It loads the weights later.
 START_SECONDS = 60.0
 # Seconds between two looks whether it accepts calls.
-LOOK_SECONDS = 0.05
+PAUSE_SECONDS = 0.05
 STARTER_LOCK, LOG = "engine-start.lock", "engine.log"
 # A log that is longer is begun anew, in bytes.
 LONGEST_LOG = 1_000_000
-# The settings that an engine has in common with the server. It needs no other, and no secret of another service.
-SHARED = ("MCP_VEGA_ENGINE_KEY", "MCP_VEGA_LOG_LEVEL", "MCP_VEGA_LOG_FORMAT")
+# An engine needs no secret of another service.
 SECRET = re.compile("(KEY|SECRET|TOKEN|PASSWORD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 
 # Windows' way to a session of its own: neither a window nor Ctrl-C of the server's terminal reaches it.
@@ -50,6 +49,8 @@ class Launcher:
         self._home = settings.home_folder
         self._weights = settings.weights
         self._one = anyio.Lock()
+        # When a start failed last, and why.
+        self._failure: tuple[float, EngineError] | None = None
 
     @property
     def log(self) -> Path:
@@ -73,18 +74,28 @@ class Launcher:
         """
         if engine := await self.running():
             return engine
-        deadline = anyio.current_time() + START_SECONDS
+        came = anyio.current_time()
+        deadline = came + START_SECONDS
         async with self._one:
+            if self._failure and self._failure[0] >= came:  # this call has waited for that start
+                raise EngineError(self._failure[1].what, self._failure[1].next_step)
             while anyio.current_time() < deadline:
                 if engine := await self.running():
                     return engine
                 with _starter(self._home) as may_start:
                     # An engine that ends just now keeps its lock until the memory of the graphics card is free.
                     if may_start and not has_engine(self._home):
-                        return await self._start(deadline)
-                await anyio.sleep(LOOK_SECONDS)
+                        try:
+                            return await self._start(deadline)
+                        except EngineError as error:
+                            self._failure = anyio.current_time(), error
+                            raise
+                await anyio.sleep(PAUSE_SECONDS)
         what = f"An engine on this machine starts or ends, and has accepted no call for {START_SECONDS:.0f} s"
-        raise EngineError(what, f"Call again in a minute; if that fails again, read {self.log}")
+        raise EngineError(
+            what,
+            f"Call again in a minute. If that fails again, end the process `mcp-vega engine`; its log is {self.log}",
+        )
 
     async def _start(self, deadline: float) -> RunningEngine:
         await anyio.to_thread.run_sync(require_weights, self._weights)
@@ -93,9 +104,9 @@ class Launcher:
             ended = process.poll() is not None
             if engine := await self.running():
                 return engine
-            if ended:
+            if ended and not has_engine(self._home):  # else the user's own start was quicker
                 raise _failed(self.log, begun)
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(PAUSE_SECONDS)
         process.kill()
         what = f"The engine on this machine was started, and accepted no calls within {START_SECONDS:.0f} s"
         raise EngineError(f"{what}{_last_line(self.log, begun)}", f"Read {self.log}, then call again")
@@ -116,8 +127,8 @@ class Launcher:
                     creationflags=_DETACHED,
                 )
         except OSError as error:
-            what = f"The engine on this machine could not be started: {error.strerror or error}"
-            raise EngineError(what, "Start it yourself with `mcp-vega engine`, then call again") from error
+            what = f"The engine on this machine could not be started: {error.strerror or error} ({error.filename})"
+            raise EngineError(what, "Start it yourself with `mcp-vega engine` to see more, then call again") from error
         # Somebody must take its exit code, else the system keeps its entry until this server ends.
         threading.Thread(target=process.wait, daemon=True).start()
         return process, begun
@@ -148,17 +159,22 @@ def engine_environment(environment: Mapping[str, str], home: Path, weights: Path
 
 def _is_of_another(name: str) -> bool:
     ours = name.startswith(("MCP_VEGA_", "SEGMIND_"))
-    return name not in SHARED and (ours or SECRET.search(name) is not None)
+    return name not in SETTINGS and (ours or SECRET.search(name) is not None)
 
 
 @contextmanager
 def _starter(home: Path) -> Generator[bool]:
     """Whether this process may start an engine until the block ends: nobody else starts one meanwhile."""
-    descriptor = open_lock(home / STARTER_LOCK)
-    try:
-        yield try_lock(descriptor)
-    finally:
-        os.close(descriptor)
+    path = home / STARTER_LOCK
+    with ExitStack() as stack:
+        try:
+            descriptor = open_lock(path)
+            stack.callback(os.close, descriptor)
+            may_start = try_lock(descriptor)
+        except OSError as error:
+            what = f"No engine can be started, because the file {path} cannot be used: {error.strerror or error}"
+            raise EngineError(what, "Set MCP_VEGA_HOME to a folder that this user may write to") from error
+        yield may_start
 
 
 def _failed(log: Path, begun: int) -> EngineError:

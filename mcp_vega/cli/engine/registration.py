@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.errors import InvalidSettings
@@ -20,7 +22,7 @@ from mcp_vega.storage import folders
 
 LOCK, FILE = "engine.lock", "engine.json"
 # A look whether an engine runs may hold the lock for a moment. A running engine never releases it.
-LOOK_SECONDS, PAUSE_SECONDS = 1.0, 0.01
+WAIT_SECONDS, PAUSE_SECONDS = 1.0, 0.01
 STARTED_ELSEWHERE = "Use that engine, as --local does by itself, or end it first"
 
 
@@ -101,13 +103,33 @@ def _read(file: Path) -> RunningEngine | None:
     with _usable(file):
         try:
             _require_private(file)
-            return RunningEngine(**json.loads(file.read_bytes()))
+            return _engine_of(json.loads(file.read_bytes()))
         except FileNotFoundError:
             return None  # the engine does not accept calls yet, or ends
         except (ValueError, TypeError) as error:
             raise InvalidSettings(
                 f"The file {file} is not one that this version writes", next_step="End the engine, and start it again"
             ) from error
+
+
+def _engine_of(values: dict[str, Any]) -> RunningEngine:
+    """The engine that a file describes.
+
+    Raises:
+        ValueError, TypeError: The file is damaged, or another version wrote it.
+    """
+    engine = RunningEngine(**values)
+    if any(type(value) is not kind for value, kind in zip(astuple(engine), (str, str, int, str), strict=True)):
+        raise TypeError
+    url = urlsplit(engine.url)
+    if (
+        url.scheme != "http"
+        or not url.hostname
+        or not url.port
+        or not (engine.key.isascii() and engine.key.isprintable())
+    ):
+        raise ValueError
+    return engine
 
 
 def _require_private(file: Path) -> None:
@@ -154,7 +176,7 @@ def _lock(home: Path) -> Generator[None]:
     with _usable(path):
         descriptor = open_lock(path)
     try:
-        deadline = time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS
         with _usable(path):
             while not try_lock(descriptor):
                 if time.monotonic() > deadline:

@@ -1,18 +1,26 @@
-"""What an engine of this machine needs before it is worth a start. The checks load none of it."""
+"""What an engine of this machine needs: its settings, and what must be there before it is worth a start."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcp_vega.cli.application import install_step
+from mcp_vega.cli.output import install_step
 from mcp_vega.engine.painter import EngineError
 from mcp_vega.engine.weights.located import Weights, find_weights
 
+# The settings that an engine has.
+SETTINGS = {
+    "MCP_VEGA_HOME",
+    "MCP_VEGA_WEIGHTS",
+    "MCP_VEGA_ENGINE_KEY",
+    "MCP_VEGA_LOG_LEVEL",
+    "MCP_VEGA_LOG_FORMAT",
+}
 # The packages of the extra `local`, as they are imported.
-PACKAGES = ("accelerate", "diffusers", "peft", "psutil", "scipy", "torch", "transformers")
+PACKAGES = ("torch", "accelerate", "diffusers", "peft", "psutil", "scipy", "transformers")
 
 
 def require_weights(folder: Path | None) -> Weights:
-    """The weights to draw with; `folder` is that of `find_weights`.
+    """The weights to draw with; `folder` is that of `find_weights`. Nothing is loaded.
 
     Raises:
         EngineError: A package or weights are missing.

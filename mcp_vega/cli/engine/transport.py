@@ -12,7 +12,7 @@ import httpx
 from mcp_vega.cli.engine.launcher import Launcher
 from mcp_vega.cli.engine.registration import RunningEngine
 from mcp_vega.engine.painter import EngineError, OnStep
-from mcp_vega.errors import InvalidSettings, Unreachable
+from mcp_vega.errors import InvalidSettings, OutcomeUnknown, Unreachable
 from mcp_vega.job.free import drawing_lost
 from mcp_vega.parameters import Parameters
 
@@ -57,6 +57,8 @@ class LocalTransport(httpx.AsyncBaseTransport):
             except httpx.TransportError as error:
                 if draws and await self._has_ended(engine):
                     raise drawing_lost() from error
+                if draws and isinstance(error, httpx.ReadTimeout):
+                    raise _silent(engine) from error
                 raise
             await anyio.sleep(PAUSE_SECONDS)
 
@@ -83,6 +85,12 @@ class LocalTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close what is open."""
         await self._http.aclose()
+
+
+def _silent(engine: RunningEngine) -> OutcomeUnknown:
+    """The error of a call that an engine has taken and does not answer. It may still draw it."""
+    what = f"The engine on this machine (process {engine.pid}) does not answer; if it hangs, end that process"
+    return OutcomeUnknown(what)
 
 
 def _for_engine(request: httpx.Request, engine: RunningEngine) -> httpx.Request:

@@ -33,7 +33,7 @@ RESERVE = 100_000_000
 # Seconds that a connection may take to open, or to send more.
 SILENT_SECONDS = 30
 # Seconds between two changes of the line that shows the progress.
-PAUSE = 0.1
+PAUSE_SECONDS = 0.1
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -265,13 +265,13 @@ class _Progress:
     def add(self, size: int) -> None:
         """Count bytes that have come."""
         self._done += size
-        rate = (self._done - self._first) / max(monotonic() - self._begun, PAUSE)
+        rate = (self._done - self._first) / max(monotonic() - self._begun, PAUSE_SECONDS)
         amount = f"{readable(self._done)} of {readable(self._total)}"
         self.show(f"{amount}, {readable(max(rate, 0))}/s, {self._name}", self._done / max(self._total, 1))
 
     def show(self, message: str, share: float) -> None:
         """Show what is being done, a few times a second."""
-        if self._screen.is_interactive and monotonic() - self._shown > PAUSE:
+        if self._screen.is_interactive and monotonic() - self._shown > PAUSE_SECONDS:
             self._shown = monotonic()
             self._screen.show_progress(message, share)
 

@@ -5,10 +5,9 @@ from base64 import b64decode
 
 from PIL import Image
 
+from mcp_vega.engine.backend.server import LOOK
 from mcp_vega.engine.jpeg import jpeg_of
 from mcp_vega.engine.painter import EngineError
-
-CALL_AGAIN = "Look at that server's log, then call again"
 
 
 def checked_jpeg(text: str, size: tuple[int, int]) -> bytes:
@@ -23,7 +22,7 @@ def checked_jpeg(text: str, size: tuple[int, int]) -> bytes:
             found = opened.size
             picture = opened.convert("RGB") if found == size else None
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EngineError("The server that draws did not answer with a complete picture", CALL_AGAIN) from error
+        raise EngineError("The server that draws did not answer with a complete picture", LOOK) from error
     if picture is None:
         raise EngineError(
             f"The server that draws made a picture of {found[0]} x {found[1]} instead of {size[0]} x {size[1]}",

@@ -1,6 +1,5 @@
 """A server that speaks `POST /sdapi/v1/txt2img`: its requests, its answers, and its errors."""
 
-import ipaddress
 import json
 from contextlib import suppress
 from typing import Any
@@ -9,6 +8,7 @@ import anyio
 import httpx
 
 from mcp_vega.engine.backend.samplers import Samplers
+from mcp_vega.engine.loopback import is_loopback
 from mcp_vega.engine.painter import EngineError
 
 # Seconds. A CPU may need many minutes for a picture.
@@ -44,7 +44,7 @@ class BackendServer:
         self.shown = str(base.copy_with(username=None, password=None)).rstrip("/")
         self._http = httpx.AsyncClient(
             base_url=base,
-            trust_env=not _is_here(base.host),
+            trust_env=not is_loopback(base.host),  # a proxy cannot reach this machine
             timeout=httpx.Timeout(ASK, connect=CONNECT),
         )
 
@@ -173,14 +173,6 @@ class BackendServer:
         else:
             step = LOOK
         return EngineError(f"{what}: {said}" if said else what, step)
-
-
-def _is_here(host: str) -> bool:
-    """Whether a host is this machine. A proxy of the environment cannot reach it."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _json(data: bytes) -> Any:

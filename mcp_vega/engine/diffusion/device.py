@@ -13,12 +13,12 @@ from typing import Literal
 import psutil
 import torch
 
+from mcp_vega.engine.diffusion.failures import INSTALL_BUILD, ON_CPU
 from mcp_vega.engine.painter import EngineError
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["cuda", "mps", "cpu"]
-_BUILDS = "Install the build of torch for your GPU (https://pytorch.org/get-started)"
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def find_device(wanted: str) -> Device:
 
 
 def _no_cuda(reason: str) -> EngineError:
-    otherwise = ", or start the engine with --device cpu"
+    otherwise = f", or {ON_CPU}"
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
-        return EngineError(f"The installed build of torch ({torch.__version__}) uses no GPU", _BUILDS + otherwise)
+        return EngineError(f"The installed build of torch ({torch.__version__}) uses no GPU", INSTALL_BUILD + otherwise)
     if reason or _has_nvidia_driver():
         return EngineError(f"torch {torch.__version__} cannot use the GPU{reason}", f"Update the driver{otherwise}")
     return EngineError("There is no GPU, or its driver is not installed", f"Install the driver{otherwise}")

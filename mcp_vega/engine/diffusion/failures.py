@@ -5,6 +5,10 @@ They are told by their texts: a device has few types of errors, and each version
 
 from mcp_vega.engine.painter import DeviceLostError, EngineError
 
+# What to do if torch cannot use the GPU.
+INSTALL_BUILD = "Install the build of torch for your GPU (https://pytorch.org/get-started)"
+ON_CPU = "start the engine with --device cpu"
+
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 _LOST = ("CUDA error", "CUDA driver error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS", "MPS backend")
 
@@ -23,7 +27,7 @@ def black_picture() -> EngineError:
     """The error for a picture that has no colours: some of its numbers are none (NaN)."""
     return EngineError(
         "The picture came out black: the device, or its driver, computes wrongly with numbers of 16 bits",
-        "Update the driver and torch; if that does not help, start the engine with --device cpu",
+        f"Update the driver and torch; if that does not help, {ON_CPU}",
     )
 
 
@@ -42,7 +46,7 @@ def explain(error: Exception, device: str) -> EngineError | None:
     if "no kernel image" in reason:
         return EngineError(
             f"The installed build of torch does not support this card ({device})",
-            "Install one that does (https://pytorch.org/get-started), or start the engine with --device cpu",
+            f"{INSTALL_BUILD}, or {ON_CPU}",
         )
     if any(text in str(error) for text in _LOST):
         return DeviceLostError(

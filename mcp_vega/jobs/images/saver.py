@@ -74,7 +74,7 @@ class ImageSaver:
         if saved.problem and not saved.images:
             await self._running.update(job)
             raise saved.problem
-        saved.notes += _drawn_by(job)
+        saved.notes += _engine_notes(job)
         images, wanted = job.in_order(saved.images.values()), job.parameters.pictures
         if len(images) < wanted:
             why = f": {saved.problem.what}" if saved.problem else ""
@@ -225,7 +225,7 @@ class ImageSaver:
         saved.notes += [note] if note and note not in saved.notes else []
 
 
-def _drawn_by(job: Job) -> list[str]:
+def _engine_notes(job: Job) -> list[str]:
     """What drew a job's pictures, if that was an engine of the user's own."""
     where = "on this machine" if job.base_url == LOCAL else "by your engine"
     what = f" ({job.receipt.engine})" if job.receipt.engine else ""
@@ -260,4 +260,4 @@ def _file_of(job: Job, index: int, data: bytes) -> _File:
 def _with_recipe(job: Job, index: int, data: bytes) -> bytes:
     # The recipe has no time and no price, so that the same picture becomes the same file at every download.
     parameters = job.parameters.model_copy(update={"seed": job.seed})
-    return metadata.embed(data, Recipe(parameters, index + 1, job.engine))
+    return metadata.embed(data, Recipe(parameters, index + 1, job.drawn_by))

@@ -12,6 +12,7 @@ from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.images.saver import ImageSaver
 from mcp_vega.jobs.running import RunningJobs
 from mcp_vega.segmind.client import SegmindClient
+from mcp_vega.segmind.http import LONGEST_POLL_PAUSE
 from mcp_vega.segmind.parsing import Status
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,9 @@ QUEUE_SECONDS = 0.2
 # If a drawing takes less than this, its status is first requested when it should be ready, and not before. Each request
 # counts against the plan's requests per minute; the free plan has five.
 LONG_SECONDS = 4.0
-# The longest pause between two requests (s). An engine of the user's own has no limit of requests, and answers only
-# when there is news, or after seconds.
-LONGEST_PAUSE, FREE_PAUSE = 10.0, 0.5
+# The longest pause between two requests to an engine of the user's own (s): it has no limit of requests, and answers
+# only when there is news, or after seconds.
+LONGEST_FREE_PAUSE = 0.5
 
 
 class Poller:
@@ -83,7 +84,7 @@ class Poller:
                     return
             wait = answer.wait.total_seconds() if isinstance(answer, SegmindError) and answer.wait else 0
             ready, age = max(ready - early, wait, 0), age + early
-        longest = FREE_PAUSE if job.is_free else LONGEST_PAUSE
+        longest = LONGEST_FREE_PAUSE if job.is_free else LONGEST_POLL_PAUSE
         async for status in self._client.watch(job.request_id, expected=ready, age=age, longest_pause=longest):
             yield status
 

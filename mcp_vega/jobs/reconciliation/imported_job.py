@@ -6,7 +6,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from mcp_vega import errors
-from mcp_vega.job import Job, Route
+from mcp_vega.job import Job, Route, State
 from mcp_vega.jobs.reconciliation.matching import is_call_of
 from mcp_vega.parameters import MODELS, Parameters
 from mcp_vega.redaction import named, quoted
@@ -31,15 +31,20 @@ async def history_row(client: SegmindClient, request_id: str) -> HistoryRow:
     row = await client.history_entry(request_id)
     if row is None:
         try:
-            await client.status(request_id)
+            status = await client.status(request_id)
         except errors.NotFound as error:
-            raise errors.UnknownJob(
-                f"Neither this server nor the API has a job with the id {named(request_id)}"
-            ) from error
+            raise _known_nowhere(request_id) from error
+        # An engine of the user's own answers about a call that it does not know as about one that failed, for free.
+        if status.state is State.FAILED and status.receipt.cost == 0:
+            raise _known_nowhere(request_id)
         raise errors.ServiceUnavailable(
             f"The API knows job {request_id}, but its request history does not have the job's parameters yet"
         )
     return replace(row, request_id=request_id)
+
+
+def _known_nowhere(request_id: str) -> errors.UnknownJob:
+    return errors.UnknownJob(f"Neither this server nor the API has a job with the id {named(request_id)}")
 
 
 async def job_without_id(store: JobStore, row: HistoryRow, api: str, account: str) -> Job | None:
