@@ -188,21 +188,28 @@ import anyio
 from mcp_vega.cli.engine.command import Service, serve
 from mcp_vega.cli.engine.registration import registered
 from mcp_vega.engine.backend.painter import BackendPainter
-from mcp_vega.engine.painter import InThread
+from mcp_vega.engine.painter import DeviceLostError, InThread
 
 class Stuck:
     name = "a GPU whose driver hangs"
     def load(self): threading.Event().wait()
 
-home, url, idle = sys.argv[1:]
-painter = BackendPainter(url) if url else InThread(Stuck())
+class Lost:
+    name = "a GPU whose driver went away"
+    def load(self): pass
+    def draw(self, parameters, seed, on_step): raise DeviceLostError("The driver went away", "Call again")
+    def close(self): pass
+
+home, what, idle = sys.argv[1:]
+painter = InThread(globals()[what]()) if what in ("Stuck", "Lost") else BackendPainter(what)
 with registered(Path(home)) as publish:
     anyio.run(serve, Service(painter, "a test", idle_seconds=float(idle)), publish)
 """
 
 
-def program(folder: Path, url: str, idle_seconds: float) -> "subprocess.Popen[str]":
-    arguments = [sys.executable, "-c", PROGRAM, str(folder), url, str(idle_seconds)]
+def program(folder: Path, painter: str, idle_seconds: float) -> "subprocess.Popen[str]":
+    """An engine; `painter` is `Stuck`, `Lost` or the URL of a backend."""
+    arguments = [sys.executable, "-c", PROGRAM, str(folder), painter, str(idle_seconds)]
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
 
 
@@ -234,10 +241,22 @@ def test_an_engine_that_draws_does_not_count_as_unused(tmp_path: Path, backend: 
 
 @posix
 def test_an_engine_ends_even_if_a_thread_of_its_painter_hangs(tmp_path: Path) -> None:
-    with program(tmp_path, "", 3600) as process:
+    with program(tmp_path, "Stuck", 3600) as process:
         assert process.stderr
         process.stderr.readline()
         process.terminate()
+        assert process.wait(HANG_SECONDS) == 0
+    assert running_engine(tmp_path) is None
+
+
+@posix
+def test_an_engine_that_lost_its_device_says_so_and_ends_so_that_another_one_can_start(tmp_path: Path) -> None:
+    with program(tmp_path, "Lost", 3600) as process:
+        assert process.stderr
+        with client(process.stderr.readline().strip()) as http:
+            request_id = http.post("/v2/segmind-vega", json=FOX).json()["request_id"]
+            error = wait_until(lambda: http.get(f"/v2/requests/{request_id}/status").json().get("error"))
+        assert error == "The driver went away. Call again"
         assert process.wait(HANG_SECONDS) == 0
     assert running_engine(tmp_path) is None
 

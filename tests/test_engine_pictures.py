@@ -298,8 +298,8 @@ except EngineError as error:
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "too little free memory", "Close other"),
         (MemoryError(), "too little free memory", "Close other"),
         (RuntimeError("CUDA error: no kernel image is available for\nmore"), "does not support this card", "pytorch"),
-        (RuntimeError("CUDA error: unspecified launch failure\nmore"), "launch failure", "Start the engine again"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "INTERNAL_ERROR", "Start the engine again"),
+        (RuntimeError("CUDA error: unspecified launch failure\nmore"), "launch failure", "Call again after"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "INTERNAL_ERROR", "Call again after"),
         (EngineError("Explained", "Before"), "Explained", "Before"),
         (ValueError("another"), None, None),
     ],
@@ -313,7 +313,7 @@ def test_errors_of_a_device_say_what_to_do(error: Exception, what: str | None, n
     assert what in explained.what
     assert next_step in explained.next_step
     assert "\n" not in str(explained)
-    assert isinstance(explained, DeviceLostError) == next_step.startswith("Start the engine")
+    assert isinstance(explained, DeviceLostError) == next_step.startswith("Call again after")
 
 
 # ---- memory ----

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from mcp_vega.engine.drawing import Drawing
-from mcp_vega.engine.painter import Cancelled, EngineError, Painter
+from mcp_vega.engine.painter import Cancelled, DeviceLostError, EngineError, Painter
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.parameters import Parameters
 
@@ -50,6 +50,7 @@ class Drawings:
 
     Attributes:
         last_used: When a call came, was asked for or ended last, by `time.monotonic`.
+        device_lost: Set once the painter's device works only in a new process.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Drawings:
         self._load: _Load | None = None
         self._ending = False
         self.last_used = clock()
+        self.device_lost = anyio.Event()
 
     @property
     def name(self) -> str:
@@ -157,6 +159,8 @@ class Drawings:
                 drawing.fail(CANCELLED)
             except EngineError as error:
                 drawing.fail(str(error))
+                if isinstance(error, DeviceLostError):
+                    self.device_lost.set()
             except Exception as error:
                 logger.exception("The call %s failed", drawing.id)
                 drawing.fail(str(_unexpected(error)))

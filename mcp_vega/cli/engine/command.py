@@ -1,5 +1,6 @@
 """`mcp-vega engine`: draws on this machine behind Segmind's HTTP API."""
 
+import logging
 import os
 import re
 import secrets
@@ -28,12 +29,16 @@ from mcp_vega.sandbox.serving import serving
 from mcp_vega.settings import Settings, is_loopback
 from mcp_vega.telemetry.logs import log_to_stderr
 
+logger = logging.getLogger(__name__)
+
 # As `SEGMIND_API_KEY`, by which clients that are not on this machine send it.
 KEY = re.compile("[A-Za-z0-9_-]+")
 # Addresses that mean all networks of this machine, and how programs on this machine call such an engine.
 HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 # How many seconds the end may take. A thread that loads a model or draws a step cannot be stopped.
 END_SECONDS = 2.0
+# How many seconds after the last call an engine without a device ends: the callers still ask why they get no picture.
+LOST_SECONDS = 5.0
 
 Publish = Callable[[RunningEngine | None], None]
 
@@ -173,8 +178,9 @@ def _announce(service: Service, url: str, log: Callable[[], None]) -> None:
 
 
 async def _until_end(drawings: Drawings, service: Service, ready: Callable[[], None]) -> None:
-    """Call `ready` once signals are handled, then wait for one, or until the engine is idle for too long."""
+    """Call `ready` once signals are handled. Then wait for one, or until the engine is idle or useless."""
     async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_when_lost, drawings, tasks.cancel_scope)
         if service.idle_seconds:
             tasks.start_soon(_end_when_idle, drawings, service.idle_seconds, tasks.cancel_scope)
         if sys.platform == "win32":  # no signal receivers there; Ctrl-C raises KeyboardInterrupt
@@ -191,6 +197,12 @@ async def _end_when_idle(drawings: Drawings, seconds: float, scope: anyio.Cancel
     while (left := drawings.last_used + seconds - time.monotonic()) > 0 or drawings.is_busy:  # noqa: ASYNC110  looks seldom
         await anyio.sleep(max(left, min(1.0, seconds)))
     scope.cancel()
+
+
+async def _end_when_lost(drawings: Drawings, scope: anyio.CancelScope) -> None:
+    await drawings.device_lost.wait()
+    logger.error("The engine ends, because its device works only in a new process")
+    await _end_when_idle(drawings, LOST_SECONDS, scope)
 
 
 def _end_soon() -> None:

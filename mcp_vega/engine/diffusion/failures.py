@@ -51,7 +51,8 @@ def explain(error: Exception, device: str) -> EngineError | None:
     if any(text in str(error) for text in _LOST):
         return DeviceLostError(
             f"The device ({device}), or its driver, does not work any more ({reason})",
-            "Start the engine again; if the error comes back, restart the machine",
+            "Call again after ten seconds: this engine ends, and --local starts another one; if the error comes back, "
+            "restart the machine",
         )
     return None
 
