@@ -34,7 +34,7 @@ from mcp_vega.settings import Settings
 PROBE = (sys.executable, "-P", "-m", "mcp_vega.cli.engine.probe")
 DRIVER = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 # All end before the doctor gives them up, and say more. Torch takes longest when it is loaded for the first time.
-PROBE_SECONDS, DRIVER_SECONDS, ENGINE_SECONDS = 20.0, 15.0, 5.0
+PROBE_SECONDS, DRIVER_SECONDS, ENGINE_SECONDS = 20.0, 15.0, 15.0
 BUILDS = "https://pytorch.org/get-started"
 REINSTALL = "Install it again: `pip install --force-reinstall 'mcp-vega[local]'` in the environment of mcp-vega"
 CLOSE_OTHERS = "Close other programs that use this memory"
