@@ -129,8 +129,8 @@ class _NoPainter:
         """Do nothing."""
 
     async def draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:
-        """Draw nothing."""
-        raise NotImplementedError
+        """Draw nothing: then the engine fails the call."""
+        return []
 
     async def close(self) -> None:
         """Do nothing."""
