@@ -128,7 +128,7 @@ class _NoPainter:
     async def load(self) -> None:
         """Do nothing."""
 
-    async def draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:
+    async def draw(self, parameters: Parameters, seed: int, on_step: OnStep) -> list[bytes]:  # noqa: ARG002  inherited
         """Draw nothing: then the engine fails the call."""
         return []
 
