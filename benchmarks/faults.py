@@ -63,8 +63,8 @@ from mcp_vega.sandbox.account import TOO_SOON, Account, Call
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.faults import FAILURES
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
-from mcp_vega.sandbox.serving import serving
 from mcp_vega.server.app import build_server
+from mcp_vega.serving import serving
 from mcp_vega.storage.images.folder import UNREADABLE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"

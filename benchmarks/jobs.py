@@ -51,7 +51,7 @@ from mcp_vega.parameters import VegaParameters
 from mcp_vega.sandbox import responses
 from mcp_vega.sandbox.account import TOO_SOON, Account, Refusal
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.serving import serving
+from mcp_vega.serving import serving
 
 KEY = "SG_benchmark"
 A_MINUTE = 60

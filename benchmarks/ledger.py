@@ -31,7 +31,7 @@ from strace import SystemCall, Trace, program
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox, cached_paint
-from mcp_vega.sandbox.serving import serving
+from mcp_vega.serving import serving
 
 V1 = {"prompt": "a fox"}
 V2 = {"prompt": "four foxes", "samples": 4, "num_inference_steps": 20}

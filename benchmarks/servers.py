@@ -24,7 +24,7 @@ from host import Host
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.serving import serving
+from mcp_vega.serving import serving
 
 AT_ONCE = 25
 CheckJobArguments = tuple[str, dict[str, Any]]

@@ -25,7 +25,7 @@ from host import HELLO, Host
 
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.sandbox.serving import serving
+from mcp_vega.serving import serving
 
 FOLDER = "/home/ada/Pictures/mcp-vega"
 PROMPTS: dict[str, dict[str, Any]] = {

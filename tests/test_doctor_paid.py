@@ -34,7 +34,7 @@ from mcp_vega.sandbox.account import Account, Call
 from mcp_vega.sandbox.app import build_sandbox, cached_paint
 from mcp_vega.sandbox.faults import OTHER_HOST
 from mcp_vega.sandbox.history import HistoryRows, history_rows
-from mcp_vega.sandbox.serving import serving
+from mcp_vega.serving import serving
 from mcp_vega.settings import Settings
 
 pytestmark = pytest.mark.anyio

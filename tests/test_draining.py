@@ -8,13 +8,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing, suppress
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from conftest import HANG_SECONDS, KEY, TLS, Sandbox, app_over, images_of, job_of, text_of, until, wait_until
@@ -27,8 +29,13 @@ from test_http_access import served
 from test_transports import address, complaints, exit_code, signals, started, started_by
 
 from mcp_vega import __version__
+from mcp_vega.cli.serve.draining import Ending, serve_until_signal
 from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.server.app import build_server
+from mcp_vega.server.context import AppContext
+from mcp_vega.server.http.access.tokens import TokenCallers
+from mcp_vega.server.http.app import build_application
+from mcp_vega.server.http.connections.listener import bind_socket
 from mcp_vega.storage.ledger.spending import Limits
 
 pytestmark = pytest.mark.anyio
@@ -244,6 +251,33 @@ async def test_what_only_this_server_has_is_saved_before_it_ends_if_there_is_tim
             await until(lambda: not results)
             assert other.execute("SELECT state, open FROM jobs").fetchall() == [("COMPLETED", 0)]
     assert len(list(gallery.glob("*/*.jpg"))) == 1
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_that_comes_while_the_server_begins_to_drain_is_answered_or_closed(
+    app: AppContext, turns: int
+) -> None:
+    began = anyio.Event()
+    connections = list[socket.socket]()
+    asgi = build_application(app, "http", [], TokenCallers([]))
+    with bind_socket("127.0.0.1", 0) as listener, ExitStack() as stack:
+        here = listener.getsockname()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve_until_signal, app.service, asgi, listener, Ending(), began.wait)
+            async with httpx.AsyncClient(trust_env=False, verify=TLS) as client:
+                await client.get(f"http://127.0.0.1:{here[1]}/livez")
+            began.set()
+            for _ in range(turns):  # of the event loop
+                await anyio.lowlevel.checkpoint()
+            with suppress(ConnectionRefusedError):
+                new = stack.enter_context(socket.create_connection(here, timeout=HANG_SECONDS))
+                connections.append(new)
+                new.sendall(b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        for connection in connections:
+            with suppress(ConnectionResetError):  # by the system: the server had not accepted it
+                answer = b"".join(iter(partial(connection.recv, 4096), b""))
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nconnection: close\r\n" in answer
 
 
 async def test_the_health_checks_say_who_is_up_and_who_is_ready(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import Paint, build_sandbox, cached_paint
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.painter import paint
-from mcp_vega.sandbox.serving import serving
+from mcp_vega.serving import serving
 
 pytestmark = pytest.mark.anyio
 

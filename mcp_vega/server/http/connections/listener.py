@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, cast
 
 import anyio
-import anyio.lowlevel
 import h11
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,6 +20,7 @@ from mcp_vega.jobs.service import NOTED_SECONDS
 from mcp_vega.server.http.connections.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
+from mcp_vega.serving import stop_listening
 
 # Open files for the ledger, pictures and calls to the API.
 OTHER_FILES = 256
@@ -110,10 +110,7 @@ class HttpServer(uvicorn.Server):
 
     async def stop_accepting(self) -> None:
         """Refuse new connections. Idle connections end, all others after their next answer."""
-        for _ in range(2):  # meanwhile the event loop accepts the connections that wait already
-            await anyio.lowlevel.checkpoint()
-        for listening in self.servers if self.started else ():
-            listening.close()
+        await stop_listening(self.servers if self.started else ())
         self.config.encoded_headers.append(CLOSE_HEADER)
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
         for connection in self._connections:

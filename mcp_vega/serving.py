@@ -1,16 +1,38 @@
-"""Serves the sandbox on a port of this machine, in the event loop that is already running."""
+"""Serves an application on a port, in the event loop that is already running."""
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import anyio
+import anyio.lowlevel
 import uvicorn
 from starlette.applications import Starlette
 
 # How many seconds the requests under way have at the end before they are cancelled.
 GRACE_SECONDS = 0.1
+
+
+async def stop_listening(servers: Sequence[asyncio.Server]) -> None:
+    """Refuse new connections. Those that wait to be accepted are accepted first.
+
+    To close a server alone is not enough: asyncio forgets the connections that it has just accepted, so that their
+    clients are neither answered nor refused.
+    """
+    await _let_loop_run()
+    with suppress(NotImplementedError):  # on Windows, a connection is complete when it is accepted
+        for listening in [each for server in servers for each in server.sockets]:
+            asyncio.get_running_loop().remove_reader(listening)
+    await _let_loop_run()
+    for server in servers:
+        server.close()
+
+
+async def _let_loop_run() -> None:
+    """Let the event loop accept a connection, and complete it."""
+    for _ in range(2):
+        await anyio.lowlevel.checkpoint()
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -40,8 +62,7 @@ class EmbeddedServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  an inherited name
         """Do what uvicorn does, without its pauses."""
-        for server in self.servers:
-            server.close()
+        await stop_listening(self.servers)
         for connection in [*self.server_state.connections]:
             connection.shutdown()
         if self.server_state.tasks:
