@@ -44,8 +44,8 @@ from mcp_vega.engine.diffusion.painter import DiffusionPainter
 from mcp_vega.engine.drawings import Drawings
 from mcp_vega.engine.painter import InThread
 from mcp_vega.engine.weights.located import Weights, find_weights
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import Parameters, VegaParameters, VegaRTParameters
-from mcp_vega.serving import serving
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # `tiny_vega`
 

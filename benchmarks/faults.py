@@ -59,12 +59,12 @@ from wires import MANNERS, wire
 from mcp_vega.imaging.integrity import is_complete
 from mcp_vega.job import Job, Receipt
 from mcp_vega.jobs.service import JobService
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import TOO_SOON, Account, Call
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.faults import FAILURES
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.server.app import build_server
-from mcp_vega.serving import serving
 from mcp_vega.storage.images.folder import UNREADABLE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"

@@ -47,11 +47,11 @@ from segmind import SegmindClient as VendorClient  # pyright: ignore[reportMissi
 from segmind import SegmindError  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import VegaParameters
 from mcp_vega.sandbox import responses
 from mcp_vega.sandbox.account import TOO_SOON, Account, Refusal
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.serving import serving
 
 KEY = "SG_benchmark"
 A_MINUTE = 60

@@ -32,10 +32,10 @@ from host import Host
 from records import Record, jobs_shown, rows, settle
 from shim import KillRecord, compiled, compiler
 
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
-from mcp_vega.serving import serving
 
 # Seconds. Each kill falls into one of these spans, so the first moments get as many kills as the later ones.
 MOMENTS = (0.1, 0.5, 2.0)

@@ -29,9 +29,9 @@ from host import Host
 from shim import compiled, compiler
 from strace import SystemCall, Trace, program
 
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox, cached_paint
-from mcp_vega.serving import serving
 
 V1 = {"prompt": "a fox"}
 V2 = {"prompt": "four foxes", "samples": 4, "num_inference_steps": 20}

@@ -33,9 +33,9 @@ from disk import Unflushed
 from recording import Recording, Replay
 from strace import program
 
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.serving import serving
 
 FINISHES, FOUND_AGAIN = "completions that these cuts lost", "of these, found again"
 

@@ -35,7 +35,7 @@ from PIL import Image
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.drawings import Drawings
 from mcp_vega.engine.painter import InThread
-from mcp_vega.serving import serving
+from mcp_vega.network.serving import serving
 
 CLUSTER = Path(__file__).parents[1] / "packaging" / "ray"
 HOSTS = 2

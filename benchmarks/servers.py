@@ -22,9 +22,9 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 from host import Host
 
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.serving import serving
 
 AT_ONCE = 25
 CheckJobArguments = tuple[str, dict[str, Any]]

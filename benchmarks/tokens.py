@@ -23,9 +23,9 @@ from anyio.from_thread import start_blocking_portal
 from figures import print_target, spread
 from host import HELLO, Host
 
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.serving import serving
 
 FOLDER = "/home/ada/Pictures/mcp-vega"
 PROMPTS: dict[str, dict[str, Any]] = {

@@ -33,6 +33,7 @@ from mcp_vega.imaging.preview import Mode
 from mcp_vega.job import OPERATOR, Job
 from mcp_vega.jobs.config import JobConfig
 from mcp_vega.jobs.service import JobService
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import Parameters
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import Paint, build_sandbox
@@ -41,7 +42,6 @@ from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.http import RetryPolicy
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
-from mcp_vega.serving import serving
 from mcp_vega.storage.database.sqlite.database import BUSY_SECONDS
 from mcp_vega.storage.gallery import Gallery
 from mcp_vega.storage.images.fallback import FallbackImageStore

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from mcp_vega.serving import serving
+from mcp_vega.network.serving import serving
 
 RESOURCE = "https://pictures.example/mcp"
 METADATA = "/.well-known/oauth-authorization-server"

@@ -12,8 +12,8 @@ from conftest import HANG_SECONDS, LOOK_SECONDS, paint_small
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.drawings import Drawings
 from mcp_vega.engine.painter import OnStep, Painter
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import Parameters
-from mcp_vega.serving import serving
 
 NAME = "NVIDIA Stub 9000"
 

@@ -29,12 +29,12 @@ from mcp_vega.cli.doctor.paid.report import Row
 from mcp_vega.cli.doctor.paid.trial import PICTURES, try_out
 from mcp_vega.cli.parser.commands import build_parser
 from mcp_vega.errors import InvalidArguments
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.account import Account, Call
 from mcp_vega.sandbox.app import build_sandbox, cached_paint
 from mcp_vega.sandbox.faults import OTHER_HOST
 from mcp_vega.sandbox.history import HistoryRows, history_rows
-from mcp_vega.serving import serving
 from mcp_vega.settings import Settings
 
 pytestmark = pytest.mark.anyio

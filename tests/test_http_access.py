@@ -33,6 +33,7 @@ from services import require_packages
 
 from mcp_vega.cli.application import open_application
 from mcp_vega.errors import LedgerError, PortTaken
+from mcp_vega.network.serving import EmbeddedServer
 from mcp_vega.server.app import build_server
 from mcp_vega.server.client_info import without_paths
 from mcp_vega.server.context import AppContext
@@ -42,7 +43,6 @@ from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.connections.listener import bind_socket, server_config
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
 from mcp_vega.server.resources import GALLERY
-from mcp_vega.serving import EmbeddedServer
 from mcp_vega.settings import Settings
 from mcp_vega.storage.images.folder import ImageFolder
 from mcp_vega.storage.ledger.job_store import JobStore

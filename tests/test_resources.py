@@ -29,10 +29,10 @@ from mcp_types import (
 from PIL import Image
 
 from mcp_vega.imaging import metadata
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.app import cached_paint
 from mcp_vega.server.app import build_server
 from mcp_vega.server.http.app import PATHS, build_application
-from mcp_vega.serving import serving
 
 pytestmark = pytest.mark.anyio
 

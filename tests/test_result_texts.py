@@ -17,11 +17,11 @@ from mcp_types import CallToolResult, Implementation
 
 from mcp_vega.job import SANDBOX, Job
 from mcp_vega.jobs.progress import progress_of
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import VegaRTParameters
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.app import PATHS, build_application
-from mcp_vega.serving import serving
 from mcp_vega.storage.images.memory import MemoryImageStore
 from mcp_vega.storage.ledger.spending import Limits
 

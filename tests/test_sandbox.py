@@ -13,12 +13,12 @@ import pytest
 from conftest import HANG_SECONDS, HISTORY, KEY, TLS, Sandbox
 from PIL import Image, ImageStat
 
+from mcp_vega.network.serving import serving
 from mcp_vega.parameters import MODELS
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import Paint, build_sandbox, cached_paint
 from mcp_vega.sandbox.history_behaviour import HistoryBehaviour
 from mcp_vega.sandbox.painter import paint
-from mcp_vega.serving import serving
 
 pytestmark = pytest.mark.anyio
 

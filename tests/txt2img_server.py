@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_vega.serving import serving
+from mcp_vega.network.serving import serving
 
 KARRAS = {"name": "karras", "label": "Karras"}
 

@@ -23,9 +23,9 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1]))
 from processes import Served, stand_in
 
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.serving import serving
 
 # Pixels. The rest of a picture is one colour.
 SIDE, NOISE = 1024, 96

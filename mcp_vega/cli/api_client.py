@@ -12,12 +12,13 @@ from pydantic import SecretStr
 
 from mcp_vega import __version__
 from mcp_vega.errors import Unreachable
+from mcp_vega.network.addresses import is_loopback
 from mcp_vega.redaction import add_secret
 from mcp_vega.segmind.api_key import ApiKey
 from mcp_vega.segmind.client import Endpoints, SegmindClient
 from mcp_vega.segmind.connection import CERTIFICATES_STEP, NO_CONNECTION
 from mcp_vega.segmind.http import DEFAULT_POLICY, RetryPolicy, TimeLimits
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings
 
 # The keys where none is needed.
 SANDBOX_KEY, LOCAL_KEY = SecretStr("SG_sandbox"), SecretStr("SG_local")

@@ -100,9 +100,9 @@ def limits_of(settings: Settings) -> Limits:
 @asynccontextmanager
 async def _in_sandbox(settings: Settings) -> AsyncGenerator[Settings]:
     """The settings with the sandbox instead of the API, and without the user's key."""
+    from mcp_vega.network.serving import serving
     from mcp_vega.sandbox.account import Account
     from mcp_vega.sandbox.app import build_sandbox
-    from mcp_vega.serving import serving
 
     async with serving(build_sandbox(Account())) as url:
         yield settings.model_copy(update={"base_url": url, "history_url": ""})

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import anyio
 
 from mcp_vega.errors import PortTaken
+from mcp_vega.network.serving import serving
 from mcp_vega.sandbox.account import Account
 from mcp_vega.sandbox.app import build_sandbox
-from mcp_vega.serving import serving
 
 
 def run_sandbox(options: Namespace, _: Mapping[str, str]) -> int:

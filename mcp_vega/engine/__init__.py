@@ -9,7 +9,6 @@ responses  the answers to calls
 history    the answers to questions for earlier calls
 painter    what draws the pictures
 jpeg       the format of the pictures
-loopback   which hosts are this machine
 weights    the open weights on this machine
 diffusion  draws with them
 backend    draws through a server that the user already runs

@@ -30,8 +30,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_vega.engine import history, responses
 from mcp_vega.engine.drawing import Drawing
 from mcp_vega.engine.drawings import Drawings, EndingError, QueueFullError
-from mcp_vega.engine.loopback import is_loopback
 from mcp_vega.engine.responses import Json
+from mcp_vega.network.addresses import is_loopback
 from mcp_vega.parameters import MODELS, Parameters
 
 # How long an answer waits for a picture or for news (s); less than clients wait for an answer.

@@ -12,6 +12,6 @@ secrets       which values of the environment must be redacted
 """
 
 from mcp_vega.settings.settings import Settings
-from mcp_vega.settings.urls import VENDOR_URL, host_in_url, is_loopback
+from mcp_vega.settings.urls import VENDOR_URL
 
-__all__ = ["VENDOR_URL", "Settings", "host_in_url", "is_loopback"]
+__all__ = ["VENDOR_URL", "Settings"]

@@ -1,10 +1,11 @@
 """The addresses of the API, and of a server that signs people in."""
 
-import ipaddress
 from typing import Annotated
 
 import httpx
 from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, TypeAdapter
+
+from mcp_vega.network.addresses import is_loopback
 
 VENDOR_URL = "https://api.segmind.com"
 # The URL of an issuer is a part of its callers' names, which the ledger has in its indexes.
@@ -55,18 +56,3 @@ def exact_url(url: str) -> str:
 
 
 ExactUrl = Annotated[str, AfterValidator(exact_url)]
-
-
-def host_in_url(host: str) -> str:
-    """A host name or address as a URL has it: with brackets around an address of IPv6."""
-    return f"[{host}]" if ":" in host else host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -24,9 +24,10 @@ from mcp_vega.engine.backend.painter import BackendPainter
 from mcp_vega.engine.drawings import Drawings
 from mcp_vega.engine.painter import EngineError, InThread, Painter
 from mcp_vega.errors import InvalidArguments, InvalidSettings, PortTaken
+from mcp_vega.network.addresses import is_loopback
+from mcp_vega.network.serving import serving
 from mcp_vega.redaction import add_secret
-from mcp_vega.serving import serving
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings
 from mcp_vega.telemetry.logs import log_to_stderr
 
 logger = logging.getLogger(__name__)

@@ -24,8 +24,9 @@ from mcp_vega.engine.weights.hub import HUB, Hub, HubFile
 from mcp_vega.engine.weights.located import check_vega, check_vega_rt, find_weights, folder_of
 from mcp_vega.engine.weights.removal import bytes_used, remove
 from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.network.addresses import is_loopback
 from mcp_vega.redaction import printable
-from mcp_vega.settings import Settings, is_loopback
+from mcp_vega.settings import Settings
 
 FOLDER = "MCP_VEGA_WEIGHTS"
 # The disk keeps so much free for everything else.

@@ -11,9 +11,9 @@ import httpx
 
 from mcp_vega.cli.install.hosts import Host
 from mcp_vega.errors import InvalidArguments, InvalidSettings
+from mcp_vega.network.addresses import is_loopback
 from mcp_vega.redaction import printable
 from mcp_vega.segmind.api_key import character_name
-from mcp_vega.settings import is_loopback
 
 # Where this server answers, unless a proxy puts it below another path.
 PATH = "/mcp"

@@ -15,10 +15,11 @@ from mcp_vega.cli.serve.metrics import bind_metrics, metrics_url, serving_metric
 from mcp_vega.cli.serve.reload import SecretReader, hold_hangup, reading_on_hangup, reads_again
 from mcp_vega.cli.shutdown import log_left
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.network.addresses import host_in_url, is_loopback
 from mcp_vega.server.http.access.tokens import TokenCallers
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.connections.listener import allow_files, bind_socket
-from mcp_vega.settings import Settings, host_in_url, is_loopback
+from mcp_vega.settings import Settings
 from mcp_vega.telemetry.logs import log_to_stderr
 
 logger = logging.getLogger(__name__)

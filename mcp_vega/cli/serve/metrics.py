@@ -14,6 +14,8 @@ from starlette.routing import Route
 from mcp_vega import __version__
 from mcp_vega.cli.application import needs_team
 from mcp_vega.errors import PortTaken
+from mcp_vega.network.addresses import host_in_url, is_loopback
+from mcp_vega.network.serving import EmbeddedServer
 from mcp_vega.parameters import MODELS
 from mcp_vega.redaction import quoted
 from mcp_vega.server.context import AppContext
@@ -21,8 +23,7 @@ from mcp_vega.server.http.access.auth import AllowedHosts
 from mcp_vega.server.http.access.rejections import HostNotAllowed, answer_to
 from mcp_vega.server.http.connections.listener import bind_socket, server_config
 from mcp_vega.server.tools import DEFINITIONS
-from mcp_vega.serving import EmbeddedServer
-from mcp_vega.settings import Settings, host_in_url, is_loopback
+from mcp_vega.settings import Settings
 from mcp_vega.telemetry.recorder import set_recorder
 
 PATH = "/metrics"

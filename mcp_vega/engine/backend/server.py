@@ -8,8 +8,8 @@ import anyio
 import httpx
 
 from mcp_vega.engine.backend.samplers import Samplers
-from mcp_vega.engine.loopback import is_loopback
 from mcp_vega.engine.painter import EngineError
+from mcp_vega.network.addresses import is_loopback
 
 # Seconds. A CPU may need many minutes for a picture.
 CONNECT, ASK, DRAW, INTERRUPT = 10.0, 20.0, 3600.0, 5.0

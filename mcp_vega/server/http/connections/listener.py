@@ -17,10 +17,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
 from mcp_vega.jobs.service import NOTED_SECONDS
+from mcp_vega.network.serving import stop_listening
 from mcp_vega.server.http.connections.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
-from mcp_vega.serving import stop_listening
 
 # Open files for the ledger, pictures and calls to the API.
 OTHER_FILES = 256

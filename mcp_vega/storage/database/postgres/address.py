@@ -10,6 +10,8 @@ from urllib.parse import quote
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from mcp_vega.network.addresses import host_in_url
+
 # libpq waits at least two seconds for a connection.
 CONNECT_SECONDS = 2
 # How many seconds without an answer break a connection. A server that was cut off must know that it has lost its lock
@@ -75,7 +77,7 @@ class Address:
         host = found.get("host") or found.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
         port = found.get("port") or os.environ.get("PGPORT") or 5432
         database = found.get("dbname") or os.environ.get("PGDATABASE") or found.get("user") or ""
-        hosts = [f"[{each}]" if ":" in each else each for each in str(host).split(",")]
+        hosts = [host_in_url(each) for each in str(host).split(",")]
         servers = zip(hosts, cycle(str(port).split(",")), strict=False)
         return f"{','.join(f'{host}:{port or 5432}' for host, port in servers)}/{database}"
 

@@ -3,12 +3,12 @@
 obstore reads the variables itself. Here they are only checked: obstore would panic at some values.
 """
 
-import ipaddress
 import os
 from typing import NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.network.addresses import is_loopback
 
 # For each scheme: the beginning of the names of its variables, and the variables that hold the service's address.
 PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
@@ -52,7 +52,7 @@ class BucketAddress(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether the service is on this machine, so that a connection without TLS is allowed."""
-        return any(_is_loopback(_parsed(value)) for value in _values(_ENDPOINTS[self.scheme]).values())
+        return any(is_loopback(_parsed(value).hostname or "") for value in _values(_ENDPOINTS[self.scheme]).values())
 
     def check_environment(self) -> None:
         """Check the variables of the service, and remove the empty ones: an empty variable counts as unset.
@@ -67,7 +67,7 @@ class BucketAddress(NamedTuple):
             parts = _parsed(value)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise InvalidSettings(f"The environment variable {name} cannot be used: it must be an https URL")
-            if parts.scheme == "http" and not _is_loopback(parts):
+            if parts.scheme == "http" and not is_loopback(parts.hostname):
                 said = "http is allowed only for this machine, because everybody on the way could read the pictures"
                 raise InvalidSettings(
                     f"The environment variable {name} cannot be used: {said}",
@@ -102,13 +102,3 @@ def _parsed(url: str) -> SplitResult:
         usable = False
         parts = None
     return parts if parts and usable else SplitResult("", "", "", "", "")
-
-
-def _is_loopback(parts: SplitResult) -> bool:
-    host = parts.hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

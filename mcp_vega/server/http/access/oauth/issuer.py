@@ -14,6 +14,8 @@ import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from jwt import PyJWK, PyJWTError
 
+from mcp_vega.network.addresses import host_in_url
+
 # Issuers sign with a private key. With `none` or HS256, anybody could make a token.
 ALGORITHMS = (
     *("RS256", "RS384", "RS512"),
@@ -165,7 +167,7 @@ def _usable(key: Any) -> Iterator[dict[str, Any]]:
 
 def _client() -> httpx.AsyncClient:
     """Return a client that asks this machine without the proxy of the environment."""
-    here = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK}
+    here = {f"all://{host_in_url(host)}": None for host in LOOPBACK}
     headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "mcp-vega"}
     return httpx.AsyncClient(mounts=here, timeout=SECONDS, headers=headers)
 

@@ -10,6 +10,8 @@ import anyio.lowlevel
 import uvicorn
 from starlette.applications import Starlette
 
+from mcp_vega.network.addresses import host_in_url
+
 # How many seconds the requests under way have at the end before they are cancelled.
 GRACE_SECONDS = 0.1
 
@@ -95,5 +97,5 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
         server = EmbeddedServer(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
-            yield f"http://{f'[{host}]' if is_v6 else host}:{listener.getsockname()[1]}"
+            yield f"http://{host_in_url(host)}:{listener.getsockname()[1]}"
             server.end()

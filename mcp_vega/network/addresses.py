@@ -1,4 +1,4 @@
-"""Which hosts are this machine."""
+"""Which hosts are this machine, and how a URL names a host."""
 
 import ipaddress
 
@@ -11,3 +11,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def host_in_url(host: str) -> str:
+    """A host name or an address as a URL has it: with brackets around an address of IPv6."""
+    return f"[{host}]" if ":" in host else host
