@@ -25,7 +25,8 @@ from PIL import Image
 from stub_painter import NAME, BlockingStub, RunningEngine, StubPainter, pictures_of, serving_engine
 
 from mcp_vega.engine import drawings as calls
-from mcp_vega.engine.painter import EngineError, InThread
+from mcp_vega.engine.errors import EngineError
+from mcp_vega.engine.painter import InThread
 from mcp_vega.parameters import MODELS, Parameters, VegaParameters, VegaRTParameters
 from mcp_vega.server.app import build_server
 

@@ -188,7 +188,8 @@ import anyio
 from mcp_vega.cli.engine.command import Service, serve
 from mcp_vega.cli.engine.registration import registered
 from mcp_vega.engine.backend.painter import BackendPainter
-from mcp_vega.engine.painter import DeviceLostError, InThread
+from mcp_vega.engine.errors import DeviceLostError
+from mcp_vega.engine.painter import InThread
 
 class Stuck:
     name = "a GPU whose driver hangs"

@@ -21,7 +21,8 @@ from stub_painter import RunningEngine, serving_engine
 from mcp_vega.engine.diffusion.failures import explain
 from mcp_vega.engine.diffusion.memory import GIB, MemoryPlan, plan_memory
 from mcp_vega.engine.diffusion.painter import DiffusionPainter
-from mcp_vega.engine.painter import Cancelled, DeviceLostError, EngineError, InThread
+from mcp_vega.engine.errors import DeviceLostError, EngineError
+from mcp_vega.engine.painter import Cancelled, InThread
 from mcp_vega.engine.weights.catalog import LORA, weights_file
 from mcp_vega.engine.weights.located import Weights, find_weights
 from mcp_vega.parameters import Parameters, Scheduler, VegaParameters, VegaRTParameters
@@ -276,7 +277,7 @@ def test_a_package_that_is_broken_is_an_error(tmp_path: Path) -> None:
     program = """
 from pathlib import Path
 from mcp_vega.engine.diffusion.painter import DiffusionPainter
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.catalog import LORA, weights_file
 from mcp_vega.engine.weights.located import Weights
 try:
@@ -340,7 +341,7 @@ IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 from mcp_vega.engine.diffusion.painter import DiffusionPainter
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.catalog import LORA, weights_file
 from mcp_vega.engine.weights.located import find_weights
 from mcp_vega.parameters import VegaRTParameters

@@ -31,7 +31,7 @@ from mcp_vega.cli.application import open_application
 from mcp_vega.cli.engine import launcher, requirements, transport
 from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered, running_engine
 from mcp_vega.cli.engine.transport import LocalTransport
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.job import LOCAL
 from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext

@@ -19,7 +19,7 @@ from terminals import dialogue
 from test_command_line import run, settings
 from test_full_disk import full_disk
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.cache import cache_folder, repository_folder, snapshot_folder
 from mcp_vega.engine.weights.catalog import LORA, TRANSFORMERS, VEGA, VEGA_RT
 from mcp_vega.engine.weights.download import fetch, needed_files

@@ -8,6 +8,7 @@ drawing    one call: its state, its times, its pictures
 responses  the answers to calls
 history    the answers to questions for earlier calls
 painter    what draws the pictures
+errors     why it cannot draw
 jpeg       the format of the pictures
 weights    the open weights on this machine
 diffusion  draws with them

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 from mcp_vega.engine.drawing import Drawing
-from mcp_vega.engine.painter import Cancelled, DeviceLostError, EngineError, Painter
+from mcp_vega.engine.errors import DeviceLostError, EngineError
+from mcp_vega.engine.painter import Cancelled, Painter
 from mcp_vega.imaging.formats import recognise
 from mcp_vega.parameters import Parameters
 

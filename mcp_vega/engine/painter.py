@@ -11,24 +11,6 @@ from mcp_vega.parameters import Parameters
 OnStep = Callable[[float], None]
 
 
-class EngineError(Exception):
-    """Why an engine cannot draw.
-
-    Attributes:
-        what: What is wrong, without a period.
-        next_step: What to do, without a period.
-    """
-
-    def __init__(self, what: str, next_step: str) -> None:
-        super().__init__(f"{what}. {next_step}")
-        self.what = what
-        self.next_step = next_step
-
-
-class DeviceLostError(EngineError):
-    """The device does not work any more in this process. A new process may be able to draw."""
-
-
 class Cancelled(Exception):  # noqa: N818  it is no error: nobody wants the picture any more
     """The drawing was cancelled."""
 

@@ -34,8 +34,9 @@ from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.diffusion.failures import first_line
 from mcp_vega.engine.diffusion.painter import DiffusionPainter
 from mcp_vega.engine.drawings import Drawings
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.jpeg import jpeg_of
-from mcp_vega.engine.painter import BlockingPainter, Cancelled, EngineError, OnStep
+from mcp_vega.engine.painter import BlockingPainter, Cancelled, OnStep
 from mcp_vega.engine.weights.located import find_weights
 from mcp_vega.parameters import Parameters
 

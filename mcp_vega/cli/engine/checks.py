@@ -22,7 +22,7 @@ from mcp_vega.cli.doctor.installation import versions_of_needed
 from mcp_vega.cli.engine.registration import running_engine
 from mcp_vega.cli.output import command_line
 from mcp_vega.engine.diffusion.memory import GIB, MemoryPlan, plan_memory
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.catalog import REPOSITORIES
 from mcp_vega.engine.weights.located import find_weights, folder_of
 from mcp_vega.errors import SegmindError

@@ -22,7 +22,8 @@ from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.backend.painter import BackendPainter
 from mcp_vega.engine.drawings import Drawings
-from mcp_vega.engine.painter import EngineError, InThread, Painter
+from mcp_vega.engine.errors import EngineError
+from mcp_vega.engine.painter import InThread, Painter
 from mcp_vega.errors import InvalidArguments, InvalidSettings, PortTaken
 from mcp_vega.network.addresses import is_loopback
 from mcp_vega.network.serving import serving

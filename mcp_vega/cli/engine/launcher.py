@@ -20,7 +20,7 @@ import anyio.to_thread
 from mcp_vega.cli.engine.file_lock import open_lock, try_lock
 from mcp_vega.cli.engine.registration import RunningEngine, has_engine, running_engine
 from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.redaction import printable
 from mcp_vega.settings import Settings
 

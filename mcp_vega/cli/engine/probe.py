@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 
 
 def probed() -> dict[str, Any]:

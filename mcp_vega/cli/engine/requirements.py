@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mcp_vega.cli.output import install_step
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.located import Weights, find_weights
 
 # The settings that an engine has.

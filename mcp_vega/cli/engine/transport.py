@@ -11,7 +11,8 @@ import httpx
 
 from mcp_vega.cli.engine.launcher import Launcher
 from mcp_vega.cli.engine.registration import RunningEngine
-from mcp_vega.engine.painter import EngineError, OnStep
+from mcp_vega.engine.errors import EngineError
+from mcp_vega.engine.painter import OnStep
 from mcp_vega.errors import InvalidSettings, OutcomeUnknown, Unreachable
 from mcp_vega.job.free import drawing_lost
 from mcp_vega.parameters import Parameters

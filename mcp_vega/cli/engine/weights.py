@@ -16,7 +16,7 @@ from mcp_vega.cli.draw.screen import Screen
 from mcp_vega.cli.engine.file_lock import try_lock
 from mcp_vega.cli.gallery.folder import readable
 from mcp_vega.cli.output import command_line, write
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.cache import cache_folder, partial_files, snapshot_folder
 from mcp_vega.engine.weights.catalog import LICENSE, REPOSITORIES, VEGA, Repository
 from mcp_vega.engine.weights.download import bytes_to_fetch, fetch, free_bytes, is_there, needed_files

@@ -12,7 +12,8 @@ import anyio.to_thread
 from mcp_vega.engine.backend.pictures import checked_jpeg
 from mcp_vega.engine.backend.samplers import Samplers
 from mcp_vega.engine.backend.server import BackendServer
-from mcp_vega.engine.painter import Cancelled, EngineError, OnStep
+from mcp_vega.engine.errors import EngineError
+from mcp_vega.engine.painter import Cancelled, OnStep
 from mcp_vega.parameters import Parameters, VegaParameters
 
 # Seconds between two questions how far a picture is.

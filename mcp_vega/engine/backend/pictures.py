@@ -6,8 +6,8 @@ from base64 import b64decode
 from PIL import Image
 
 from mcp_vega.engine.backend.server import LOOK
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.jpeg import jpeg_of
-from mcp_vega.engine.painter import EngineError
 
 
 def checked_jpeg(text: str, size: tuple[int, int]) -> bytes:

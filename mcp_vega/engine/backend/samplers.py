@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.parameters import Parameters, VegaParameters
 
 # For each scheduler the names of the sampler that draws the same, without those that only resemble it.

@@ -8,7 +8,7 @@ import anyio
 import httpx
 
 from mcp_vega.engine.backend.samplers import Samplers
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.network.addresses import is_loopback
 
 # Seconds. A CPU may need many minutes for a picture.

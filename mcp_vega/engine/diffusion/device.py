@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from mcp_vega.engine.diffusion.failures import INSTALL_BUILD, ON_CPU
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 

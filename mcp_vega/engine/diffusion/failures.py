@@ -3,7 +3,7 @@
 They are told by their texts: a device has few types of errors, and each version of torch has other ones.
 """
 
-from mcp_vega.engine.painter import DeviceLostError, EngineError
+from mcp_vega.engine.errors import DeviceLostError, EngineError
 
 # What to do if torch cannot use the GPU.
 INSTALL_BUILD = "Install the build of torch for your GPU (https://pytorch.org/get-started)"

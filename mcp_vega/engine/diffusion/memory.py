@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 
 GIB = 2**30
 # What a drawing takes beside the weights, if its picture is decoded whole, and if it is decoded in tiles. These are

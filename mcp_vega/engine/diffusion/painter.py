@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mcp_vega.engine.diffusion.failures import explain, first_line, is_out_of_memory, out_of_memory
 from mcp_vega.engine.diffusion.memory import MemoryPlan, plan_memory
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.jpeg import jpeg_of
-from mcp_vega.engine.painter import Cancelled, EngineError, OnStep
+from mcp_vega.engine.painter import Cancelled, OnStep
 from mcp_vega.engine.weights.catalog import COMPONENTS, FP16, LORA, weights_file
 from mcp_vega.engine.weights.located import Weights
 from mcp_vega.parameters import Parameters

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.cache import blobs_folder, partial_file, snapshot_folder
 from mcp_vega.engine.weights.catalog import COMPONENTS, CONFIGS, FP16, LORA, REPOSITORIES, weights_file
 from mcp_vega.engine.weights.hub import USE_THE_HUB, Hub, HubFile, Interrupted

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import httpx
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.catalog import Repository
 
 HUB = "https://huggingface.co"

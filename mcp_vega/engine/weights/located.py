@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_vega.engine.painter import EngineError
+from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.cache import cache_folder, snapshot_folder
 from mcp_vega.engine.weights.catalog import (
     COMPONENTS,
