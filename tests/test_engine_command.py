@@ -1,6 +1,7 @@
 """`mcp-vega engine` as a process: where it serves, which engine a user has, how it ends, and what stops its start."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -273,6 +274,20 @@ def test_after_an_engine_was_killed_the_next_one_can_start(tmp_path: Path, backe
         found = running_engine(home_of(tmp_path))
         assert found
         assert (found.url, found.pid) == (url, process.pid)
+
+
+@posix
+def test_an_engine_whose_lock_was_deleted_ends_and_leaves_the_file_of_its_successor(
+    tmp_path: Path, backend: Txt2ImgServer
+) -> None:
+    """Somebody has deleted the home folder, for example. No server finds the first engine then."""
+    with running(tmp_path, "--backend", backend.url) as (first, _):
+        shutil.rmtree(home_of(tmp_path))
+        with running(tmp_path, "--backend", backend.url) as (second, _):
+            assert first.wait(HANG_SECONDS) == 0
+            found = running_engine(home_of(tmp_path))
+            assert found
+            assert found.pid == second.pid
 
 
 # ---- one engine for each user ----

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import job_of, serving_in_thread, text_of, until
+from conftest import images_of, job_of, serving_in_thread, text_of, until
 from mcp.client import Client
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -62,6 +62,26 @@ async def test_a_damaged_file_of_an_engine_is_named(machine: Machine, text: str)
         error, step = await refusal_of(machine)
     assert f"{FILE} is not one that this version writes" in error
     assert "End the engine, and start it again" in step
+
+
+@pytest.mark.parametrize("text", [None, "{}"], ids=["deleted", "changed"])
+async def test_an_engine_repairs_its_file_and_no_drawing_is_lost_meanwhile(machine: Machine, text: str | None) -> None:
+    """Else the next question would count the engine as restarted, and no further call would find it."""
+    machine.start_engine()
+    machine.backend.hold()
+    file = machine.home / FILE
+    written = file.read_text()
+    async with machine.agent() as agent:
+        submission = await agent.call_tool("submit_job", {"prompt": "a fox"})
+        await until(lambda: machine.drawn)
+        file.write_text(text) if text else file.unlink()
+        machine.backend.go_on()
+        question = {"request_id": job_of(submission)["request_id"], "wait_seconds": 45}
+        assert images_of(await agent.call_tool("check_job", question))
+        await until(lambda: file.exists() and file.read_text() == written)
+        assert images_of(await agent.call_tool(VEGA, {"prompt": "an owl"}))
+    assert machine.drawn == ["a fox", "an owl"]
+    assert machine.starts == 0
 
 
 async def test_a_log_that_cannot_be_written_is_named(machine: Machine) -> None:

@@ -12,12 +12,14 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from mcp_vega import __version__
-from mcp_vega.cli.engine.registration import RunningEngine, registered
+from mcp_vega.cli.engine.registration import Publish, RunningEngine, registered
 from mcp_vega.cli.engine.requirements import SETTINGS, require_weights
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.backend.painter import BackendPainter
@@ -41,8 +43,8 @@ HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 END_SECONDS = 2.0
 # How many seconds after the last call an engine without a device ends: the callers still ask why they get no picture.
 LOST_SECONDS = 5.0
-
-Publish = Callable[[RunningEngine | None], None]
+# Seconds between two looks whether the servers of this user still find the engine.
+REGISTERED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,13 @@ async def serve(service: Service, publish: Publish, log: Callable[[], None] = la
     problem: InvalidSettings | None = None
     try:
         async with serving(app, host=service.host, port=service.port) as url, app.router.lifespan_context(app):
+            register = partial(publish, _registration(service, url))
             try:
-                publish(_registration(service, url))
+                register()
             except InvalidSettings as error:  # a task group would wrap it
                 problem = error
             else:
-                await _until_end(drawings, service, lambda: _announce(service, url, log))
+                await _until_end(drawings, service, register, lambda: _announce(service, url, log))
                 publish(None)  # before the end, which takes time: a new call must not come to this engine any more
             _end_soon()
     except OSError as error:
@@ -179,10 +182,13 @@ def _announce(service: Service, url: str, log: Callable[[], None]) -> None:
     log()
 
 
-async def _until_end(drawings: Drawings, service: Service, ready: Callable[[], None]) -> None:
+async def _until_end(
+    drawings: Drawings, service: Service, register: Callable[[], bool], ready: Callable[[], None]
+) -> None:
     """Call `ready` once signals are handled. Then wait for one, or until the engine is idle or useless."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_when_lost, drawings, tasks.cancel_scope)
+        tasks.start_soon(_end_when_unregistered, drawings, register, tasks.cancel_scope)
         if service.idle_seconds:
             tasks.start_soon(_end_when_idle, drawings, service.idle_seconds, tasks.cancel_scope)
         if sys.platform == "win32":  # no signal receivers there; Ctrl-C raises KeyboardInterrupt
@@ -204,6 +210,16 @@ async def _end_when_idle(drawings: Drawings, seconds: float, scope: anyio.Cancel
 async def _end_when_lost(drawings: Drawings, scope: anyio.CancelScope) -> None:
     await drawings.device_lost.wait()
     logger.error("The engine ends, because its device works only in a new process")
+    await _end_when_idle(drawings, LOST_SECONDS, scope)
+
+
+async def _end_when_unregistered(drawings: Drawings, register: Callable[[], bool], scope: anyio.CancelScope) -> None:
+    is_found = True
+    while is_found:
+        await anyio.sleep(REGISTERED_SECONDS)
+        with suppress(InvalidSettings):  # for example while the disk is full
+            is_found = await anyio.to_thread.run_sync(register)
+    logger.error("The engine ends, because the file of its lock was deleted, and so no server finds it any more")
     await _end_when_idle(drawings, LOST_SECONDS, scope)
 
 

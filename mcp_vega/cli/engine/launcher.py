@@ -30,6 +30,8 @@ IDLE_MINUTES = 10
 COMMAND = [sys.executable, "-P", "-m", "mcp_vega", "engine", "--port", "0", "--idle-minutes", str(IDLE_MINUTES)]
 # How long an engine may take until it accepts calls (s). It loads the weights later.
 START_SECONDS = 60.0
+# How long a question about a call waits for an engine that starts or ends (s).
+COMING_SECONDS = 10.0
 # Seconds between two looks whether it accepts calls.
 PAUSE_SECONDS = 0.05
 STARTER_LOCK, LOG = "engine-start.lock", "engine.log"
@@ -65,6 +67,22 @@ class Launcher:
         """
         return await anyio.to_thread.run_sync(running_engine, self._home)
 
+    async def running_or_coming(self) -> RunningEngine | None:
+        """The same. While an engine starts, ends, or has lost its file, this waits: a call may be in its hands.
+
+        Raises:
+            EngineError: That takes too long.
+            InvalidSettings: A file of the engine cannot be used.
+        """
+        deadline = anyio.current_time() + COMING_SECONDS
+        while anyio.current_time() < deadline:
+            if engine := await self.running():
+                return engine
+            if not has_engine(self._home):
+                return None
+            await anyio.sleep(PAUSE_SECONDS)
+        raise self._stuck(COMING_SECONDS)
+
     async def running_or_started(self) -> RunningEngine:
         """The engine that runs; if there is none, one is started. Of several servers, only one starts it.
 
@@ -91,8 +109,11 @@ class Launcher:
                             self._failure = anyio.current_time(), error
                             raise
                 await anyio.sleep(PAUSE_SECONDS)
-        what = f"An engine on this machine starts or ends, and has accepted no call for {START_SECONDS:.0f} s"
-        raise EngineError(
+        raise self._stuck(START_SECONDS)
+
+    def _stuck(self, seconds: float) -> EngineError:
+        what = f"An engine on this machine starts or ends, and has accepted no call for {seconds:.0f} s"
+        return EngineError(
             what,
             f"Call again in a minute. If that fails again, end the process `mcp-vega engine`; its log is {self.log}",
         )

@@ -70,33 +70,62 @@ def has_engine(home: Path) -> bool:
             os.close(descriptor)
 
 
+# Tells the servers of this user where their engine is; see `registered`.
+Publish = Callable[[RunningEngine | None], bool]
+
+
 @contextmanager
-def registered(home: Path) -> Generator[Callable[[RunningEngine | None], None]]:
+def registered(home: Path) -> Generator[Publish]:
     """Be the engine of this user until the block ends.
 
-    What is yielded tells the others once the engine accepts calls and, with None, that it accepts no more.
+    What is yielded tells the others once the engine accepts calls and, with None, that it accepts no more. Called
+    again, it repairs the file if somebody has deleted or changed it. It returns whether this is still the user's
+    engine: once the file of the lock is deleted, nobody finds this engine any more, and another one may run.
 
     Raises:
-        InvalidSettings: This user runs an engine already, or the files of the home folder cannot be used.
+        InvalidSettings: This user runs an engine already, or the files of the home folder cannot be used. What is
+            yielded raises it as well.
     """
     file = home / FILE
-    with _lock(home):
+    with _lock(home) as lock:
         _require_private(file)
         with _usable(file):
             file.unlink(missing_ok=True)  # of an engine that was killed
 
-        def publish(engine: RunningEngine | None) -> None:
-            if engine:
-                with _usable(file):
-                    folders.replace_file(file, json.dumps(asdict(engine)).encode())
-            else:
+        def publish(engine: RunningEngine | None) -> bool:
+            if not _is_at(lock, home / LOCK):
+                return False
+            if engine is None:
                 with suppress(OSError):  # a file that stays is not believed once the lock is free
                     file.unlink(missing_ok=True)
+            elif not _holds(file, data := json.dumps(asdict(engine)).encode()):
+                with _usable(file):
+                    folders.replace_file(file, data)
+            return True
 
         try:
             yield publish
         finally:
             publish(None)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path still leads to an open file. If the system does not say, it counts as unchanged."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    """Whether a file of this user alone has this content."""
+    try:
+        _require_private(file)
+        return file.read_bytes() == data
+    except (OSError, InvalidSettings):
+        return False
 
 
 def _read(file: Path) -> RunningEngine | None:
@@ -171,7 +200,8 @@ def _usable(file: Path) -> Generator[None]:
 
 
 @contextmanager
-def _lock(home: Path) -> Generator[None]:
+def _lock(home: Path) -> Generator[int]:
+    """Hold the lock of the user's engine; its descriptor is yielded. Raises as `registered` does."""
     path = home / LOCK
     with _usable(path):
         descriptor = open_lock(path)
@@ -182,7 +212,7 @@ def _lock(home: Path) -> Generator[None]:
                 if time.monotonic() > deadline:
                     raise _second(home)
                 time.sleep(PAUSE_SECONDS)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)  # this releases the lock
 

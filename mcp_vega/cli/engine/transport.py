@@ -47,7 +47,7 @@ class LocalTransport(httpx.AsyncBaseTransport):
         deadline = anyio.current_time() + ENDING_SECONDS
         while True:
             with _as_unreachable():
-                engine = await (self._launcher.running_or_started() if draws else self._launcher.running())
+                engine = await (self._launcher.running_or_started() if draws else self._launcher.running_or_coming())
             if engine is None:
                 return await _answer_of_new_engine(request)
             try:
