@@ -221,25 +221,6 @@ def test_an_engine_that_nobody_uses_ends(tmp_path: Path, backend: Txt2ImgServer)
 
 
 @posix
-def test_an_engine_that_draws_does_not_count_as_unused(tmp_path: Path, backend: Txt2ImgServer) -> None:
-    backend.hold()
-    with program(tmp_path, backend.url, 1) as process:
-        assert process.stderr
-        url = process.stderr.readline().strip()
-        with client(url) as http:
-            answers: list[httpx.Response] = []
-            call = threading.Thread(target=lambda: answers.append(http.post("/v1/segmind-vega", json=FOX)))
-            call.start()
-            wait_until(lambda: backend.bodies)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(2)
-            backend.go_on()
-            call.join()
-        assert process.wait(HANG_SECONDS) == 0
-    assert answers[0].status_code == 200
-
-
-@posix
 def test_an_engine_ends_even_if_a_thread_of_its_painter_hangs(tmp_path: Path) -> None:
     with program(tmp_path, "Stuck", 3600) as process:
         assert process.stderr
