@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import HANG_SECONDS, KEY, TLS, wait_until
+from conftest import HANG_SECONDS, KEY, TLS, unserved_port, wait_until
 from test_command_line import COMMAND, run, run_process, settings
 from txt2img_server import Txt2ImgServer, serving_txt2img
 
@@ -167,9 +167,7 @@ def require_ipv6() -> None:
 
 @posix
 def test_an_engine_serves_while_its_backend_is_down_and_says_so(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with running(tmp_path, "--backend", url) as (process, _):
+    with unserved_port() as port, running(tmp_path, "--backend", url := f"http://127.0.0.1:{port}") as (process, _):
         assert process.stderr
         for line in process.stderr:
             if "cannot draw" in line:
