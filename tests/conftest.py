@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import random
+import socket
 import ssl
 import sys
 import threading
@@ -228,6 +229,15 @@ def holding(sandbox: Starlette, answers: threading.Event) -> Starlette:
     answers.set()
     sandbox.add_middleware(HeldAnswers, answers=answers)
     return sandbox
+
+
+@contextmanager
+def unserved_port() -> Generator[int]:
+    """A port of 127.0.0.1 that refuses connections, and that no other process gets. On Linux, one may serve there."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
 
 
 @contextmanager

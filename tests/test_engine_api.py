@@ -245,20 +245,22 @@ async def test_a_full_queue_asks_to_come_later(
     assert (await http.post(f"/v1/{VEGA}", json=FOX)).status_code == 200
 
 
-async def test_the_engine_knows_whether_it_is_busy_and_when_it_was_used(
-    engine: RunningEngine, http: httpx.AsyncClient, painter: StubPainter
-) -> None:
-    drawings = engine.drawings
-    assert not drawings.is_busy
-    begun = drawings.last_used
-    painter.pause()
-    request_id = await submitted(http)
-    assert drawings.is_busy
-    queued = drawings.last_used
-    painter.go_on()
-    await ended(http, request_id)
-    assert not drawings.is_busy
-    assert begun < queued < drawings.last_used
+async def test_the_engine_knows_how_long_it_was_not_used(painter: StubPainter) -> None:
+    now = [0.0]
+    async with serving_engine(painter, clock=lambda: now[0]) as engine, client_of(engine) as http:
+        drawings = engine.drawings
+        now[0] += 600
+        assert (drawings.is_busy, drawings.unused_seconds) == (False, 600)
+        painter.pause()
+        request_id = await submitted(http)
+        now[0] += 3600
+        assert (drawings.is_busy, drawings.unused_seconds) == (True, 0), "a drawing may take hours"
+        painter.go_on()
+        await ended(http, request_id)
+        now[0] += 5
+        assert (drawings.is_busy, drawings.unused_seconds) == (False, 5)
+        await ended(http, request_id)
+        assert drawings.unused_seconds == 0, "somebody asks for it"
 
 
 # ---- cancellation ----

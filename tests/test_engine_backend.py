@@ -1,15 +1,14 @@
 """An engine that draws through a server of the user's own, over the API of the Stable Diffusion web UI."""
 
 import io
-import socket
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from conftest import HANG_SECONDS, KEY, TLS, until
+from conftest import HANG_SECONDS, KEY, TLS, unserved_port, until
 from PIL import Image, ImageStat
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from stub_painter import serving_engine
@@ -335,14 +334,15 @@ async def test_a_picture_may_be_a_data_url_of_any_usual_format(server: Txt2ImgSe
 
 
 async def test_a_server_that_is_down_fails_the_call_and_is_asked_again_at_the_next_one() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    async with engine_over(url) as http:
-        failed = (await http.post(f"/v1/{VEGA}", json=FOX)).json()
-        assert f"The server at {url}, which draws, cannot be reached. Start that server with its API" in failed["error"]
-        with serving_txt2img(port=port):
-            assert (await http.post(f"/v1/{VEGA}", json=FOX)).status_code == 200
+    with ExitStack() as stack:
+        port = stack.enter_context(unserved_port())
+        url = f"http://127.0.0.1:{port}"
+        async with engine_over(url) as http:
+            error = (await http.post(f"/v1/{VEGA}", json=FOX)).json()["error"]
+            assert f"The server at {url}, which draws, cannot be reached. Start that server with its API" in error
+            stack.close()
+            with serving_txt2img(port=port):
+                assert (await http.post(f"/v1/{VEGA}", json=FOX)).status_code == 200
 
 
 async def test_a_model_other_than_vega_is_refused_until_vega_is_loaded(server: Txt2ImgServer) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import HANG_SECONDS, KEY, TLS, wait_until
+from conftest import HANG_SECONDS, KEY, TLS, unserved_port, wait_until
 from test_command_line import COMMAND, run, run_process, settings
 from txt2img_server import Txt2ImgServer, serving_txt2img
 
@@ -168,9 +168,7 @@ def require_ipv6() -> None:
 
 @posix
 def test_an_engine_serves_while_its_backend_is_down_and_says_so(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with running(tmp_path, "--backend", url) as (process, _):
+    with unserved_port() as port, running(tmp_path, "--backend", url := f"http://127.0.0.1:{port}") as (process, _):
         assert process.stderr
         for line in process.stderr:
             if "cannot draw" in line:
@@ -220,25 +218,6 @@ def test_an_engine_that_nobody_uses_ends(tmp_path: Path, backend: Txt2ImgServer)
     with program(tmp_path, backend.url, 0.01) as process:
         assert process.wait(HANG_SECONDS) == 0
     assert running_engine(tmp_path) is None
-
-
-@posix
-def test_an_engine_that_draws_does_not_count_as_unused(tmp_path: Path, backend: Txt2ImgServer) -> None:
-    backend.hold()
-    with program(tmp_path, backend.url, 1) as process:
-        assert process.stderr
-        url = process.stderr.readline().strip()
-        with client(url) as http:
-            answers: list[httpx.Response] = []
-            call = threading.Thread(target=lambda: answers.append(http.post("/v1/segmind-vega", json=FOX)))
-            call.start()
-            wait_until(lambda: backend.bodies)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(2)
-            backend.go_on()
-            call.join()
-        assert process.wait(HANG_SECONDS) == 0
-    assert answers[0].status_code == 200
 
 
 @posix

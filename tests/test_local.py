@@ -7,7 +7,6 @@ of the user's own.
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import HANG_SECONDS, POLICY, TLS, app_over, images_of, job_of, text_of, until, wait_until
+from conftest import HANG_SECONDS, POLICY, TLS, app_over, images_of, job_of, text_of, unserved_port, until, wait_until
 from mcp.client import Client
 from txt2img_server import WEB_UI, Txt2ImgServer, serving_txt2img
 
@@ -513,9 +512,8 @@ async def test_a_call_waits_for_the_end_of_the_engine_before_it_starts_another_o
 
 async def test_an_engine_that_accepts_no_connection_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "ENDING_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with registered(machine.home) as publish:
+    with unserved_port() as port, registered(machine.home) as publish:
+        url = f"http://127.0.0.1:{port}"
         publish(RunningEngine(url, "SG_x", 4242, "0"))
         error, step = await refusal_of(machine)
     assert f"(process 4242) accepts no connection at {url}" in error

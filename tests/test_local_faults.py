@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -27,7 +28,7 @@ from mcp_vega.cli import api_client
 from mcp_vega.cli.application import open_application
 from mcp_vega.cli.engine import launcher
 from mcp_vega.cli.engine.command import run_engine
-from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered
+from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered, running_engine
 from mcp_vega.engine.app import build_engine
 from mcp_vega.engine.drawings import Drawings
 from mcp_vega.errors import InvalidSettings
@@ -101,16 +102,35 @@ def test_an_engine_refuses_a_key_that_no_client_can_send(machine: Machine) -> No
 
 async def test_calls_that_wait_for_a_start_fail_with_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each of them would try the same start again, one after the other."""
-    program = "import time; time.sleep(2); raise SystemExit('it is broken')"
+    may_end = machine.folder / "may_end"
+    program = (
+        f"import pathlib, time\nwhile not pathlib.Path({str(may_end)!r}).exists(): time.sleep(0.01)\n"
+        "raise SystemExit('it is broken')"
+    )
     monkeypatch.setattr(launcher, "COMMAND", [*PYTHON, program])
-    results: list[Any] = []
-    async with machine.agent() as agent, anyio.create_task_group() as tasks:
+    looks, results = list[None](), list[Any]()
+
+    def look(home: Path) -> RunningEngine | None:
+        looks.append(None)
+        return running_engine(home)
+
+    monkeypatch.setattr(launcher, "running_engine", look)
+    async with (
+        machine.server() as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
 
         async def call(number: int) -> None:
             results.append(await agent.call_tool(VEGA, {"prompt": f"fox {number}"}))
 
         for number in range(4):
             tasks.start_soon(call, number)
+        await until(lambda: sum(job.sent is not None for job in app.service.active) == 4)
+        # The first call looks again and again. Each other call looks once, and then waits.
+        enough = len(looks) + 10
+        await until(lambda: len(looks) > enough)
+        may_end.touch()
     assert all("it is broken" in text_of(each) for each in results)
     assert machine.starts == 1
 

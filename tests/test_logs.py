@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import anyio
 import httpx
 import pytest
-from conftest import KEY, Sandbox, images_of, job_of, text_of, until
+from conftest import KEY, Sandbox, images_of, job_of, text_of, unserved_port, until
 from mcp import MCPError
 from mcp.client import Client
 from mcp.client.sse import sse_client
@@ -257,10 +256,11 @@ async def test_a_server_whose_log_cannot_be_written_starts_and_draws(
     sandbox_in_thread: Sandbox, tmp_path: Path
 ) -> None:
     (tmp_path / STDERR).symlink_to("/dev/full")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings = {"SEGMIND_BASE_URL": sandbox_in_thread.url, "SEGMIND_API_KEY": KEY, "MCP_VEGA_LOG_LEVEL": "info"}
-    with started_by(COMMAND, tmp_path, "--transport", "http", "--port", str(port), **settings) as process:
+    with (
+        unserved_port() as port,
+        started_by(COMMAND, tmp_path, "--transport", "http", "--port", str(port), **settings) as process,
+    ):
 
         def is_up() -> bool:
             assert process.poll() is None

@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,12 @@ from mcp_vega.server.app import build_server
 from mcp_vega.server.context import AppContext
 from mcp_vega.server.http.access.tokens import TokenCallers, caller_with
 from mcp_vega.server.http.app import build_page
+from mcp_vega.storage.database.sqlite.database import SqliteDatabase
+from mcp_vega.storage.database.sqlite.file import SqliteFile
+from mcp_vega.storage.database.sqlite.server_lock import ServerLock
 from mcp_vega.storage.gallery import CONCURRENT_READS, Gallery
+from mcp_vega.storage.ledger.job_store import JobStore
+from mcp_vega.storage.ledger.sql.schema import SCHEMA
 
 pytestmark = pytest.mark.anyio
 
@@ -494,21 +500,28 @@ async def test_a_disk_that_hangs_affects_only_its_own_pictures(
         tasks.cancel_scope.cancel()
 
 
-async def test_many_searches_at_the_same_time_do_not_delay_other_requests(
-    app: AppContext, page: httpx.AsyncClient
-) -> None:
-    await drawn(app)
-    await listed(page)  # the very first one takes longer
-    done, first = list[httpx.Response](), anyio.Event()
+async def test_many_searches_at_the_same_time_do_not_delay_other_requests(sandbox: Sandbox, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    database = SqliteDatabase(SqliteFile(home / "ledger.sqlite3", SCHEMA))
+    store = JobStore(database, ServerLock(home / "servers"))
+    done, go_on = list[httpx.Response](), threading.Event()
 
-    async def search() -> None:
-        done.append(await page.get("/gallery/pictures?q=fox"))
-        first.set()
+    def long_search(_: object) -> None:
+        go_on.wait(HANG_SECONDS)
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(60):
-            tasks.start_soon(search)
-        await first.wait()
-        await app.service.store.latest(1)
-        assert len(done) < 20, "only the searches that came before it"
+    async with app_over(sandbox.url, tmp_path, store=store) as app, page_of(app) as page:
+        await drawn(app)
+
+        async def search() -> None:
+            done.append(await page.get("/gallery/pictures?q=fox"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(database.read, long_search, slow=True))
+            for _ in range(60):
+                tasks.start_soon(search)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(HANG_SECONDS / 2):
+                await store.latest(1)
+            assert done == [], "all searches wait for the first one"
+            go_on.set()
     assert [answer.json()["total"] for answer in done] == [1] * 60

@@ -412,7 +412,8 @@ def test_a_server_does_not_wait_longer_than_its_host_and_names_the_jobs_that_it_
         process.stdin.close()
         wait_until(lambda: is_leaving(tmp_path))
         process.terminate()  # as hosts do two seconds after they closed stdin
-        assert exit_code(process) == 0
+        # A signal that comes even later, while the interpreter ends, ends the process.
+        assert exit_code(process) in (0, -signal.SIGTERM)
     assert complaints(tmp_path).count("was still running") == 1
     assert "Charged: unknown." in complaints(tmp_path)
 

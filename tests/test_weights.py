@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -210,20 +211,25 @@ def test_a_damaged_file_is_fetched_again(hub: HubServer, environment: dict[str, 
     assert file.read_bytes() == hub.files[VEGA.name][UNET]
 
 
+def parts(cache: Path, size: int) -> list[Path]:
+    """The files of which so many bytes were fetched."""
+    with suppress(FileNotFoundError):  # one was completed, and has another name now
+        return [each for each in cache.rglob("*.incomplete") if each.stat().st_size == size]
+    return []
+
+
 def test_a_download_that_was_killed_is_continued(
     hub: HubServer, environment: dict[str, str], cache: Path, tmp_path: Path
 ) -> None:
     hub.held[UNET] = 5000
-    process = subprocess.Popen(
-        [*COMMAND, "weights", "--yes"],
-        env={**settings(tmp_path / "gallery", tmp_path), **environment},
-        stderr=subprocess.DEVNULL,
-    )
-    (part,) = wait_until(lambda: [each for each in cache.rglob("*.incomplete") if each.stat().st_size == 5000])
-    done = weights("--yes", environment=environment, tmp_path=tmp_path)
+    variables = {**settings(tmp_path / "gallery", tmp_path), **environment}
+    with subprocess.Popen([*COMMAND, "weights", "--yes"], env=variables, stderr=subprocess.DEVNULL) as process:
+        try:
+            (part,) = wait_until(lambda: parts(cache, 5000))
+            done = weights("--yes", environment=environment, tmp_path=tmp_path)
+        finally:
+            process.kill()
     assert f"Error: Another `mcp-vega weights` is changing {cache}.\nNext: Wait until it has ended" in done.stderr
-    process.kill()
-    process.wait()
     with pytest.raises(EngineError, match="incomplete: "):
         find_weights(None, environment)
     said = weights("--status", environment=environment, tmp_path=tmp_path)
@@ -242,7 +248,7 @@ def test_ctrl_c_says_that_the_next_run_continues(
     hub.held[UNET] = 5000
     variables = {**settings(tmp_path / "gallery", tmp_path), **environment}
     with subprocess.Popen([*COMMAND, "weights", "--yes"], env=variables, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: [each for each in cache.rglob("*.incomplete") if each.stat().st_size == 5000])
+        wait_until(lambda: parts(cache, 5000))
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130

@@ -50,7 +50,6 @@ class Drawings:
     """The calls of an engine, from their arrival until they are forgotten. It must be open to take calls.
 
     Attributes:
-        last_used: When a call came, was asked for or ended last, by `time.monotonic`.
         device_lost: Set once the painter's device works only in a new process.
     """
 
@@ -65,7 +64,7 @@ class Drawings:
         self._ended_bytes = 0
         self._load: _Load | None = None
         self._ending = False
-        self.last_used = clock()
+        self._last_used = clock()
         self.device_lost = anyio.Event()
 
     @property
@@ -77,6 +76,11 @@ class Drawings:
     def is_busy(self) -> bool:
         """Whether a call waits or is being drawn."""
         return bool(self._under_way)
+
+    @property
+    def unused_seconds(self) -> float:
+        """How long ago a call came, was asked for or ended last; 0 while one waits or is being drawn."""
+        return 0.0 if self.is_busy else self._clock() - self._last_used
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -111,14 +115,14 @@ class Drawings:
             parameters = parameters.model_copy(update={"seed": random.randrange(LARGEST_SEED)})  # noqa: S311
         drawing = Drawing(parameters, caller, self._clock)
         self._under_way[drawing.id] = drawing
-        self.last_used = self._clock()
+        self._last_used = self._clock()
         self._tasks.start_soon(self._work, drawing)
         return drawing
 
     def find(self, request_id: str) -> Drawing | None:
         """A call by its id; None if it is not known, or not any more."""
         self._forget()
-        self.last_used = self._clock()
+        self._last_used = self._clock()
         return self._under_way.get(request_id) or self._ended.get(request_id)
 
     def made_by(self, caller: str) -> list[Drawing]:
@@ -166,7 +170,7 @@ class Drawings:
                 logger.exception("The call %s failed", drawing.id)
                 drawing.fail(str(_unexpected(error)))
         self._keep(drawing)
-        self.last_used = self._clock()
+        self._last_used = self._clock()
 
     async def _drawn(self, drawing: Drawing) -> list[bytes]:
         # All calls that came before the painter is ready wait for the same attempt, and fail with it.

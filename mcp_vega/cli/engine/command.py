@@ -7,7 +7,6 @@ import secrets
 import signal
 import sys
 import threading
-import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -202,8 +201,8 @@ async def _until_end(
 
 
 async def _end_when_idle(drawings: Drawings, seconds: float, scope: anyio.CancelScope) -> None:
-    while (left := drawings.last_used + seconds - time.monotonic()) > 0 or drawings.is_busy:  # noqa: ASYNC110  looks seldom
-        await anyio.sleep(max(left, min(1.0, seconds)))
+    while (left := seconds - drawings.unused_seconds) > 0:  # noqa: ASYNC110  looks seldom
+        await anyio.sleep(left)
     scope.cancel()
 
 
