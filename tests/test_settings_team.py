@@ -53,7 +53,7 @@ def test_without_the_extra_a_command_names_it_and_exits_with_2(
     done = run(*command, folder=tmp_path, **SANDBOX, **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
-    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "install 'mcp-vega[team]'`" in done.stderr
     assert "http://" not in done.stderr
 
 
@@ -63,7 +63,7 @@ def test_without_the_extra_only_a_server_over_http_says_that_there_are_no_figure
     done = run("--transport", "http", "--port", "0", folder=tmp_path, **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert "MCP_VEGA_METRICS_PORT needs the extra `team`" in done.stderr
-    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "install 'mcp-vega[team]'`" in done.stderr
     assert "http://" not in done.stderr
     assert run("jobs", folder=tmp_path, **variables).returncode == 0
 
@@ -72,7 +72,7 @@ def test_without_the_extra_only_a_server_over_http_says_that_there_are_no_figure
 def test_without_the_extra_the_ledger_cannot_be_listed(tmp_path: Path) -> None:
     done = run("jobs", folder=tmp_path, MCP_VEGA_LEDGER=LEDGER)
     assert done.returncode == 2
-    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "install 'mcp-vega[team]'`" in done.stderr
 
 
 def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_
     told = host.told()
     assert host.tools == TOOLS
     assert "MCP_VEGA_LEDGER" in told
-    assert "pip install 'mcp-vega[team]'" in told
+    assert "install 'mcp-vega[team]'`" in told
     assert "(invalid_settings)" in told
     assert host.stderr.count("\n") == 1
 
