@@ -75,6 +75,13 @@ def test_without_the_extra_the_ledger_cannot_be_listed(tmp_path: Path) -> None:
     assert "install 'mcp-vega[team]'`" in done.stderr
 
 
+def test_a_ledger_in_postgresql_and_an_engine_exclude_each_other_also_by_the_option(tmp_path: Path) -> None:
+    done = run("draw", "a fox", "--local", folder=tmp_path, MCP_VEGA_LEDGER=LEDGER)
+    assert done.returncode == 2
+    assert "MCP_VEGA_LOCAL and MCP_VEGA_LEDGER are both set (MCP_VEGA_LOCAL also by --local)" in done.stderr
+    assert "Next: Unset one of them, or leave out --local." in done.stderr
+
+
 def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_path: Path) -> None:
     command, variables = [sys.executable, "-c", WITHOUT_EXTRA], {"HOME": str(tmp_path), "MCP_VEGA_LEDGER": LEDGER}
     host = Host(tmp_path, CHECK, command=command, env={**SANDBOX, **variables}).ask()
