@@ -1,6 +1,8 @@
 """`mcp-vega engine` as a process: where it serves, which engine a user has, how it ends, and what stops its start."""
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +22,8 @@ from conftest import HANG_SECONDS, KEY, TLS, unserved_port, wait_until
 from test_command_line import COMMAND, run, run_process, settings
 from txt2img_server import Txt2ImgServer, serving_txt2img
 
+from mcp_vega.cli import output
+from mcp_vega.cli.engine import requirements
 from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered, running_engine
 from mcp_vega.cli.engine.requirements import PACKAGES
 from mcp_vega.errors import InvalidSettings
@@ -399,8 +403,27 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     done = run("engine", "--port", "0", folder=tmp_path)
     assert done.returncode == 2
     assert "the extra `local`" in done.stderr
-    assert "pip install 'mcp-vega[local]'" in done.stderr
+    assert "install 'mcp-vega[local]'`" in done.stderr
     assert "with --backend" in done.stderr
+
+
+def test_without_the_extra_and_without_pip_the_step_names_the_pip_of_another_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README makes an environment without pip."""
+
+    def found(_: str) -> None:
+        """No package is."""
+
+    for module in (output, requirements):
+        monkeypatch.setattr(module, "find_spec", found)
+    done = run("engine", "--port", "0", folder=tmp_path)
+    step = done.stderr[done.stderr.index("Run `") + len("Run `") :].partition("`")[0]
+    python, *rest = shlex.split(step)
+    assert (python, rest[-2:]) == ("python3", ["install", "mcp-vega[local]"])
+    pytest.importorskip("pip")
+    listed = subprocess.check_output([sys.executable, *rest[:-2], "list"], text=True)
+    assert re.search("^pytest ", listed, re.MULTILINE)
 
 
 def test_without_weights_the_error_names_the_command_that_fetches_them(tmp_path: Path) -> None:

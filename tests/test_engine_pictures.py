@@ -288,7 +288,7 @@ except EngineError as error:
     paths = os.pathsep.join([str(tmp_path), *sys.path])
     said = subprocess.check_output([sys.executable, "-c", program], text=True, env={**os.environ, "PYTHONPATH": paths})
     assert said.startswith("A package that the engine needs does not work (OSError: libcudart.so.13: cannot open")
-    assert "pip install --force-reinstall 'mcp-vega[local]'" in said
+    assert "`pip install 'mcp-vega[local]'`" in said
 
 
 @pytest.mark.parametrize(

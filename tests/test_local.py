@@ -403,7 +403,7 @@ async def test_without_the_packages_or_the_weights_the_error_names_the_command(
     monkeypatch.setattr(requirements, "find_spec", nothing)
     error, step = await refusal_of(machine)
     assert re.search("missing: .*torch", error)
-    assert "pip install 'mcp-vega[local]'" in step
+    assert "install 'mcp-vega[local]'`" in step
     monkeypatch.setattr(requirements, "find_spec", something)
     monkeypatch.setenv("HF_HOME", str(machine.folder / "empty"))
     error, step = await refusal_of(machine)

@@ -53,7 +53,7 @@ def test_without_the_extra_a_command_names_it_and_exits_with_2(
     done = run(*command, folder=tmp_path, **SANDBOX, **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
-    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "install 'mcp-vega[team]'`" in done.stderr
     assert "http://" not in done.stderr
 
 
@@ -63,7 +63,7 @@ def test_without_the_extra_only_a_server_over_http_says_that_there_are_no_figure
     done = run("--transport", "http", "--port", "0", folder=tmp_path, **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert "MCP_VEGA_METRICS_PORT needs the extra `team`" in done.stderr
-    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "install 'mcp-vega[team]'`" in done.stderr
     assert "http://" not in done.stderr
     assert run("jobs", folder=tmp_path, **variables).returncode == 0
 
@@ -72,7 +72,14 @@ def test_without_the_extra_only_a_server_over_http_says_that_there_are_no_figure
 def test_without_the_extra_the_ledger_cannot_be_listed(tmp_path: Path) -> None:
     done = run("jobs", folder=tmp_path, MCP_VEGA_LEDGER=LEDGER)
     assert done.returncode == 2
-    assert "pip install 'mcp-vega[team]'" in done.stderr
+    assert "install 'mcp-vega[team]'`" in done.stderr
+
+
+def test_a_ledger_in_postgresql_and_an_engine_exclude_each_other_also_by_the_option(tmp_path: Path) -> None:
+    done = run("draw", "a fox", "--local", folder=tmp_path, MCP_VEGA_LEDGER=LEDGER)
+    assert done.returncode == 2
+    assert "MCP_VEGA_LOCAL and MCP_VEGA_LEDGER are both set (MCP_VEGA_LOCAL also by --local)" in done.stderr
+    assert "Next: Unset one of them, or leave out --local." in done.stderr
 
 
 def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_path: Path) -> None:
@@ -81,7 +88,7 @@ def test_without_the_extra_a_server_over_stdio_starts_and_its_tools_name_it(tmp_
     told = host.told()
     assert host.tools == TOOLS
     assert "MCP_VEGA_LEDGER" in told
-    assert "pip install 'mcp-vega[team]'" in told
+    assert "install 'mcp-vega[team]'`" in told
     assert "(invalid_settings)" in told
     assert host.stderr.count("\n") == 1
 
@@ -178,9 +185,7 @@ def test_the_doctor_checks_the_database_and_the_bucket_and_leaves_no_object_behi
     assert f"{team['MCP_VEGA_GALLERY']} can be written" in gallery["detail"]
     assert objects_of(team["MCP_VEGA_GALLERY"]) == {}
     assert checks["servers"]["state"] == checks["jobs"]["state"] == "good"
-    assert checks["handshake"]["detail"].startswith(
-        "answered in "
-    )  # slowly, on a busy machine
+    assert checks["handshake"]["detail"].startswith("answered in ")  # slowly, on a busy machine
 
 
 def test_the_doctor_reports_a_wrong_clock_and_too_few_connections(

@@ -441,10 +441,12 @@ def test_at_a_terminal_it_asks_and_shows_a_bar(hub: HubServer, environment: dict
 def test_status_says_where_the_weights_are(environment: dict[str, str], tmp_path: Path) -> None:
     missing = weights("--status", environment=environment, tmp_path=tmp_path)
     assert missing.returncode == 1
-    assert missing.stdout.startswith(
+    assert missing.stdout == (
         "Segmind-Vega: not complete\n"
         "  The weights of Segmind-Vega are not in your Hugging Face cache.\n"
-        "  Next: Run `mcp-vega weights`, which fetches them (3.5 GB).\n"
+        "Segmind-VegaRT: not complete\n"
+        "  The weights of Segmind-VegaRT are not in your Hugging Face cache.\n"
+        "Next: Run `mcp-vega weights`, which fetches them (3.5 GB).\n"
     )
     weights("--yes", environment=environment, tmp_path=tmp_path)
     there = weights("--status", environment=environment, tmp_path=tmp_path)

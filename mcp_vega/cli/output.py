@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from mcp_vega.errors import VegaError
@@ -64,6 +65,10 @@ def _called_as() -> str:
         words = [sys.argv[0]]
     else:
         return "mcp-vega"
+    return _joined(words)
+
+
+def _joined(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
@@ -83,11 +88,15 @@ def print_error(error: VegaError, *, draws: bool = False) -> None:
 
 def install_step(extra: str) -> str:
     """How to install an extra of this package, as the next step of an error."""
-    wanted = f"'mcp-vega[{extra}]'"
-    return (
-        f"Run `pip install {wanted}` in the environment of mcp-vega (with pipx: `pipx install --force {wanted}`; with "
-        f"uv: `uvx --from {wanted} mcp-vega`)"
-    )
+    return f"Run `{pip_line('install', f'mcp-vega[{extra}]')}` (if uvx runs mcp-vega, add the extra to its --from)"
+
+
+def pip_line(*words: str) -> str:
+    """Pip with further words, for this program's environment, for hints that are to run as they are printed."""
+    if find_spec("pip"):
+        return _joined([sys.executable, "-m", "pip", *words])
+    # An environment may have no pip, like that of the README. The pip of another Python can change it.
+    return _joined(["py" if sys.platform == "win32" else "python3", "-m", "pip", "--python", sys.executable, *words])
 
 
 def terminal_width() -> int | None:

@@ -4,11 +4,12 @@ from collections.abc import Set as AbstractSet
 
 from mcp_vega.errors import InvalidSettings
 
+LOCAL = "MCP_VEGA_LOCAL"
 # Two names for the same thing, two ways to find out who a caller is, or two places to draw. An engine of this machine
 # is no engine of a team: the team's servers use one by SEGMIND_BASE_URL.
 ALTERNATIVES = (
-    ("MCP_VEGA_SANDBOX", "MCP_VEGA_LOCAL"),
-    ("MCP_VEGA_LOCAL", "MCP_VEGA_LEDGER"),
+    ("MCP_VEGA_SANDBOX", LOCAL),
+    (LOCAL, "MCP_VEGA_LEDGER"),
     ("SEGMIND_API_KEY", "SEGMIND_API_KEY_FILE"),
     ("MCP_VEGA_AUTH_TOKENS", "MCP_VEGA_AUTH_TOKENS_FILE"),
     ("MCP_VEGA_AUTH_TOKENS", "MCP_VEGA_OAUTH_ISSUER"),
@@ -30,9 +31,10 @@ def require_consistent(names: AbstractSet[str]) -> None:
     """
     for first, second in ALTERNATIVES:
         if {first, second} <= names:
-            raise InvalidSettings(
-                f"The environment variables {first} and {second} are both set", next_step="Unset one of them"
-            )
+            both, step = f"The environment variables {first} and {second} are both set", "Unset one of them"
+            if LOCAL in {first, second}:
+                both, step = f"{both} ({LOCAL} also by --local)", f"{step}, or leave out --local"
+            raise InvalidSettings(both, next_step=step)
     for first, second in NEEDED:
         if first in names and second not in names:
             raise InvalidSettings(

@@ -16,9 +16,7 @@ from mcp_vega.cli.install.entry import is_temporary, lasting_command
 
 PACKAGE = "mcp-vega"
 SHOWN = ("mcp", "httpx", "pydantic", "anyio", "pillow")
-REINSTALL = (
-    "Install mcp-vega again, in an environment of its own (`uv tool install mcp-vega` or `pipx install mcp-vega`)"
-)
+REINSTALL = "Install mcp-vega again, from its clone or wheel, in an environment of its own (docs/packages.md says how)"
 
 
 def check_python() -> list[Check]:

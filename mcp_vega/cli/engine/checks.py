@@ -15,12 +15,11 @@ import anyio
 from pydantic import SecretStr
 
 from mcp_vega import __version__
-from mcp_vega.cli.application import install_step
 from mcp_vega.cli.doctor.api import ask_credits
 from mcp_vega.cli.doctor.check import Check, State, unknown
 from mcp_vega.cli.doctor.installation import versions_of_needed
 from mcp_vega.cli.engine.registration import running_engine
-from mcp_vega.cli.output import command_line
+from mcp_vega.cli.output import command_line, install_step, pip_line
 from mcp_vega.engine.diffusion.memory import GIB, MemoryPlan, plan_memory
 from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.catalog import REPOSITORIES
@@ -36,7 +35,9 @@ DRIVER = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheade
 # All end before the doctor gives them up, and say more. Torch takes longest when it is loaded for the first time.
 PROBE_SECONDS, DRIVER_SECONDS, ENGINE_SECONDS = 20.0, 15.0, 15.0
 BUILDS = "https://pytorch.org/get-started"
-REINSTALL = "Install it again: `pip install --force-reinstall 'mcp-vega[local]'` in the environment of mcp-vega"
+REINSTALL = (
+    f"Install it again: run `{pip_line('uninstall', '-y', 'torch')}`, then `{pip_line('install', 'mcp-vega[local]')}`"
+)
 CLOSE_OTHERS = "Close other programs that use this memory"
 
 

@@ -62,20 +62,22 @@ def run_weights(options: Namespace, environment: Mapping[str, str]) -> int:
 
 def _status(folder: Path | None, environment: Mapping[str, str]) -> int:
     """Print which weights are there; 1 if a part is missing."""
-    cache, complete = cache_folder(environment), True
+    cache, steps = cache_folder(environment), list[str]()
     for repository in REPOSITORIES:
         place = folder_of(repository, folder, environment)
         try:
             check = check_vega if repository is VEGA else check_vega_rt
             check(place, in_cache=folder is None)
         except EngineError as error:
-            complete = False
-            write(f"{repository.title}: not complete\n  {printable(error.what)}.\n  Next: {error.next_step}.")
+            steps.append(error.next_step)
+            write(f"{repository.title}: not complete\n  {printable(error.what)}.")
         else:
             write(f"{repository.title}: {readable(bytes_used(place))} in {place}")
         if folder is None and (size := _bytes_in_parts(cache, repository)):
             write(f"  {readable(size)} of a file that is not complete; the next download continues it.")
-    return int(not complete)
+    for step in dict.fromkeys(steps):
+        write(f"Next: {printable(step)}.")
+    return int(bool(steps))
 
 
 def _bytes_in_parts(cache: Path, repository: Repository) -> int:

@@ -32,7 +32,11 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_REINSTALL = "Install the packages again: pip install --force-reinstall 'mcp-vega[local]'"
+# An installation by force would also want mcp-vega itself from an index, and may take versions that do not fit.
+_REINSTALL = (
+    "Install the packages again: `pip uninstall -y torch diffusers transformers accelerate peft scipy psutil`, then "
+    "`pip install 'mcp-vega[local]'`, both in the environment of mcp-vega"
+)
 
 
 class DiffusionPainter:
@@ -145,8 +149,7 @@ class DiffusionPainter:
     def _unusable(self, error: Exception) -> EngineError:
         return EngineError(
             f"The weights in {self._weights.vega} and {self._weights.vega_rt} cannot be loaded ({first_line(error)})",
-            "Run `mcp-vega weights`, which fetches what is damaged, or update the packages: "
-            "pip install -U 'mcp-vega[local]'",
+            f"Run `mcp-vega weights`, which fetches what is damaged. Then call again. If it fails again: {_REINSTALL}",
         )
 
 
