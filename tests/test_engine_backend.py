@@ -247,6 +247,16 @@ async def test_the_progress_of_the_server_becomes_that_of_the_call(server: Txt2I
         await until(lambda: shows(http, request_id, ("COMPLETED", 1)))
 
 
+async def test_a_progress_that_no_server_can_have_does_not_end_the_drawing(server: Txt2ImgServer) -> None:
+    server.hold()
+    server.share = 10**400  # more than a number of a computer can be
+    async with engine_over(server.url) as http:
+        request_id = await queued(http)
+        await until(lambda: server.progress_asked > 1)
+        server.go_on()
+        await until(lambda: shows(http, request_id, ("COMPLETED", 1)))
+
+
 async def shows(http: httpx.AsyncClient, request_id: str, expected: tuple[str, float]) -> bool:
     return await state(http, request_id) == expected
 
@@ -314,6 +324,7 @@ ANSWERS: dict[str, tuple[Callable[[], Response], str]] = {
     "no picture": (lambda: JSONResponse({"images": []}), "answered without a picture"),
     "not base64": (lambda: JSONResponse({"images": ["äöü"]}), "did not answer with a complete picture"),
     "not a picture": (lambda: with_picture(b"<html>"), "did not answer with a complete picture"),
+    "another format": (lambda: with_picture(encoded("BMP")), "did not answer with a complete picture"),
     "half a picture": (lambda: with_picture(encoded()[:-100]), "did not answer with a complete picture"),
     "another size": (lambda: with_picture(encoded(side=512)), "made a picture of 512 x 512 instead of 1024 x 1024"),
     "black": (lambda: with_picture(encoded(colour="black")), "The picture is black"),

@@ -11,22 +11,25 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import HANG_SECONDS, KEY, TLS, unserved_port, wait_until
+from conftest import HANG_SECONDS, KEY, TLS, serving_in_thread, unserved_port, wait_until
+from starlette.applications import Starlette
 from test_command_line import COMMAND, run, run_process, settings
 from txt2img_server import Txt2ImgServer, serving_txt2img
 
 from mcp_vega.cli import output
 from mcp_vega.cli.engine import requirements
+from mcp_vega.cli.engine.command import MOST_CONNECTIONS
 from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered, running_engine
 from mcp_vega.cli.engine.requirements import PACKAGES
 from mcp_vega.errors import InvalidSettings
+from mcp_vega.network import serving
 
 FOX: dict[str, Any] = {"prompt": "a fox", "seed": 1}
 EVERYWHERE = "0.0.0.0"  # noqa: S104  all networks of this machine
@@ -179,6 +182,36 @@ def test_an_engine_serves_while_its_backend_is_down_and_says_so(tmp_path: Path) 
                 assert f"The server at {url}, which draws, cannot be reached" in line
                 break
         assert running_engine(home_of(tmp_path))
+
+
+@posix
+def test_silent_connections_neither_take_all_files_of_an_engine_nor_stay(
+    tmp_path: Path, backend: Txt2ImgServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a free file, an engine accepts no call, and writes thousands of lines a second into its log."""
+    with ExitStack() as stack, running(tmp_path, "--backend", backend.url) as (_, url):
+
+        def connect(url: str) -> socket.socket:
+            address = httpx.URL(url)
+            made = socket.create_connection((address.host, address.port or 0), HANG_SECONDS)
+            return stack.enter_context(made)
+
+        silent = [connect(url) for _ in range(MOST_CONNECTIONS)]
+        with suppress(ConnectionResetError):
+            assert connect(url).recv(1) == b"", "one more is closed at once"
+        silent.pop().close()
+        with client(url) as http:
+            assert wait_until(lambda: _is_answered(http))
+        monkeypatch.setattr(serving, "HEADER_SECONDS", 0.01)
+        with serving_in_thread(Starlette()) as other:
+            assert connect(other).recv(1) == b"", "one that stays silent is closed later"
+
+
+def _is_answered(http: httpx.Client) -> bool:
+    try:
+        return http.get("/v1/get-user-credits").status_code == 200
+    except httpx.TransportError:  # the engine has not noticed yet that a connection is closed
+        return False
 
 
 # ---- the end ----

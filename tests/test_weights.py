@@ -32,6 +32,9 @@ SDXL = {*TRANSFORMERS, "mid_block.attentions.0.transformer_blocks.0", "down_bloc
 IN_FOLDER = "Put the files of https://huggingface.co/segmind/Segmind-Vega"
 
 
+ENDLESS = '[{"type": "file", "path": "model_index.json", "size": 1e999, "oid": "%s"}]' % ("0" * 40)
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     server = HubServer()
@@ -287,6 +290,9 @@ def test_a_list_with_other_paths_and_digests_writes_no_other_file(
     hub.files[VEGA.name]["../x.json"] = b"{}"
     hub.files[VEGA.name]["..\\y/x.json"] = b"{}"
     hub.files[VEGA.name]["unet/deep/x.json"] = b"{}"
+    hub.files[VEGA.name]["/mcp-vega-x.json"] = b"{}"
+    hub.files[VEGA.name]["C:/x.json"] = b"{}"
+    hub.files[VEGA.name]["unet/\0x.json"] = b"{}"
     assert weights("--yes", environment=environment, tmp_path=tmp_path).returncode == 0
     assert hub.fetched == sorted([*files_of_vega(), LORA])
     assert not [path for path in tmp_path.rglob("*") if path.name in ("x.json", "..\\y")]
@@ -353,11 +359,14 @@ def test_a_file_in_place_of_the_cache_says_so(environment: dict[str, str], tmp_p
     [
         (HTMLResponse("<h1>Sign in to this network</h1>"), "sent no list of the files of segmind/Segmind-Vega"),
         (Response('[{"type": "file"}]'), "sent no list of the files of segmind/Segmind-Vega"),
+        (Response("[" * 100_000), "sent no list of the files of segmind/Segmind-Vega"),
+        (Response(ENDLESS), "sent no list of the files of segmind/Segmind-Vega"),
+        (Response("[]", headers={"link": '<?again>; rel="next"'}), "sent no list of the files of segmind/Segmind-Vega"),
         (Response("{}"), "does not list model_index.json, which one needs"),
         (Response("no", 404), f"refused segmind/Segmind-Vega at revision {VEGA.revision} with HTTP 404"),
         (Response("no", 503), "cannot be reached: 127.0.0.1"),
     ],
-    ids=["HTML", "no entry", "no file", "404", "503"],
+    ids=["HTML", "no entry", "deep JSON", "endless file", "endless list", "no file", "404", "503"],
 )
 def test_a_hub_that_answers_otherwise_is_a_clear_error(
     hub: HubServer, environment: dict[str, str], tmp_path: Path, answer: Response, said: str

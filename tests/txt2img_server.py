@@ -71,6 +71,7 @@ class Txt2ImgServer:
         answer: Answers a call instead of a picture.
         bodies: The calls that came.
         interrupts: How often it was interrupted.
+        progress_asked: How often it was asked for its progress.
     """
 
     has: dict[str, Any] = field(default_factory=lambda: dict(WEB_UI))
@@ -79,6 +80,7 @@ class Txt2ImgServer:
     bodies: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     interrupts: int = 0
+    progress_asked: int = 0
     share: float = 0
     url: str = ""
     _goes_on: threading.Event = field(default_factory=threading.Event)
@@ -111,6 +113,7 @@ class Txt2ImgServer:
         return JSONResponse({"detail": "Not Found"}, 404) if found is None else JSONResponse(found)
 
     async def progress(self, _: Request) -> Response:
+        self.progress_asked += 1
         return JSONResponse({"progress": self.share, "eta_relative": 0, "state": {}, "current_image": None})
 
     async def interrupt(self, _: Request) -> Response:

@@ -4,14 +4,19 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.network.addresses import host_in_url
 
+# How many seconds a connection may wait for the headers of its next request.
+HEADER_SECONDS = 30.0
 # How many seconds the requests under way have at the end before they are cancelled.
 GRACE_SECONDS = 0.1
 
@@ -35,6 +40,61 @@ async def _let_loop_run() -> None:
     """Let the event loop accept a connection, and complete it."""
     for _ in range(2):
         await anyio.lowlevel.checkpoint()
+
+
+class TimedProtocol(H11Protocol):
+    """Closes a connection if the headers of its next request do not come within `header_seconds`.
+
+    uvicorn's own timer begins after the first answer, and the first byte of a request ends it.
+    """
+
+    def __init__(self, header_seconds: float, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._header_seconds = header_seconds
+        self._request_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn has it
+        """As uvicorn's."""
+        super().connection_made(transport)
+        self._await_request()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's."""
+        super().on_response_complete()
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's."""
+        super().connection_lost(exc)
+        if self._request_timer:
+            self._request_timer.cancel()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has not received a request yet."""
+        return self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  it is None until the first request
+
+    def _await_request(self) -> None:
+        if self._request_timer:
+            self._request_timer.cancel()
+        self._request_timer = self.loop.call_later(self._header_seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self.is_new or self.cycle.response_complete:
+            self.transport.close()  # the client can still read the rest of its last answer
+
+
+class _BoundedProtocol(TimedProtocol):
+    """Closes a new connection at once if there are too many: without file descriptors, the whole process suffers."""
+
+    def __init__(self, most: int | None, **uvicorns: Any) -> None:
+        super().__init__(HEADER_SECONDS, **uvicorns)
+        self._most = most
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if self._most is not None and len(self.connections) > self._most:
+            transport.abort()
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -75,8 +135,12 @@ class EmbeddedServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
+async def serving(
+    app: Starlette, *, host: str = "127.0.0.1", port: int = 0, most_connections: int | None = None
+) -> AsyncGenerator[str]:
     """Serve until the block ends, at the URL that is yielded. Port 0 picks a free port.
+
+    A connection that is one more than `most_connections` is closed at once.
 
     Raises:
         OSError: The port is not available.
@@ -88,6 +152,8 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
         # uvicorn's log is off: it would only repeat the faults that the client asked for.
         config = uvicorn.Config(
             app,
+            http=partial(_BoundedProtocol, most_connections),  # pyright: ignore[reportArgumentType]  it is called like a class
+            backlog=most_connections or 2048,  # asyncio accepts so many at once
             log_config=None,
             log_level="critical",
             ws="none",

@@ -42,6 +42,8 @@ HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  only compared with
 END_SECONDS = 2.0
 # How many seconds after the last call an engine without a device ends: the callers still ask why they get no picture.
 LOST_SECONDS = 5.0
+# How many connections may be open. macOS lets a process open 256 files. A server has one for each call under way.
+MOST_CONNECTIONS = 200
 # Seconds between two looks whether the servers of this user still find the engine.
 REGISTERED_SECONDS = 2.0
 
@@ -136,7 +138,8 @@ async def serve(service: Service, publish: Publish, log: Callable[[], None] = la
     app = build_engine(drawings, service.key)
     problem: InvalidSettings | None = None
     try:
-        async with serving(app, host=service.host, port=service.port) as url, app.router.lifespan_context(app):
+        served = serving(app, host=service.host, port=service.port, most_connections=MOST_CONNECTIONS)
+        async with served as url, app.router.lifespan_context(app):
             register = partial(publish, _registration(service, url))
             try:
                 register()

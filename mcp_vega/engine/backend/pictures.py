@@ -9,6 +9,9 @@ from mcp_vega.engine.backend.server import LOOK
 from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.jpeg import jpeg_of
 
+# The formats of these servers. For some others, Pillow starts another program, which would run what the picture says.
+FORMATS = ("PNG", "JPEG", "WEBP")
+
 
 def checked_jpeg(text: str, size: tuple[int, int]) -> bytes:
     """The picture in a server's base64 text, perhaps a data URL, as a JPEG. Metadata are left out.
@@ -18,7 +21,7 @@ def checked_jpeg(text: str, size: tuple[int, int]) -> bytes:
     """
     try:
         data = b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             found = opened.size
             picture = opened.convert("RGB") if found == size else None
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:

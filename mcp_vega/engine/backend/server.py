@@ -93,7 +93,7 @@ class BackendServer:
         """
         answer = await self._get("/progress?skip_current_image=true", optional=True)
         share = answer.get("progress") if isinstance(answer, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  JSON
-        return min(max(float(share), 0), 1) if isinstance(share, int | float) else None
+        return float(min(max(share, 0), 1)) if isinstance(share, int | float) else None
 
     # ---- drawing ----
 

@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
 from typing import Any, cast
 
 import httpx
@@ -18,8 +17,11 @@ from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.catalog import Repository
 
 HUB = "https://huggingface.co"
-# It becomes the name of a file.
+# They become the name of a file, and its path in the cache.
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_PATH = re.compile("([A-Za-z0-9_-][A-Za-z0-9_.-]*/)?[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+# How many pages a list of files may have. The hub sends all files of these repositories in one.
+MOST_PAGES = 20
 # What to do if the hub does not have what this version expects.
 USE_THE_HUB = "Unset HF_ENDPOINT if it is set, or install a newer version of mcp-vega"
 _TRY_LATER = "Run `mcp-vega weights` again later; what is fetched stays"
@@ -70,18 +72,23 @@ class Hub:
             EngineError: The hub refused, or sent no such list.
             Interrupted: It cannot be reached.
         """
-        url: str | httpx.URL = f"{self._url}/api/models/{repository.name}/tree/{repository.revision}?recursive=true"
+        url = f"{self._url}/api/models/{repository.name}/tree/{repository.revision}?recursive=true"
+        no_list = EngineError(f"{self.host} sent no list of the files of {repository.name}", _TRY_LATER)
         found: list[HubFile] = []
-        while url:
+        for _ in range(MOST_PAGES):
             with _translated():
                 response = self._http.get(url, follow_redirects=True)
             self._check(response, repository)
             try:
                 found += [file for each in response.json() if (file := _file_of(repository, each))]
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise EngineError(f"{self.host} sent no list of the files of {repository.name}", _TRY_LATER) from error
-            url = response.links.get("next", {}).get("url", "")
-        return found
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+                raise no_list from error
+            following = response.links.get("next", {}).get("url", "")
+            if not following:
+                return found
+            with _translated():
+                url = str(response.url.join(following))
+        raise no_list
 
     @contextmanager
     def reading(self, file: HubFile, start: int) -> Generator[tuple[int, Iterator[bytes]]]:
@@ -111,9 +118,8 @@ class Hub:
 def _file_of(repository: Repository, entry: Mapping[str, Any]) -> HubFile | None:
     """The file of an entry in the hub's list; None for a folder, and for a file that one does not need."""
     path = cast("str", entry["path"])
-    parts = PurePosixPath(path).parts
-    is_needed = any(fnmatch(path, each) and len(parts) == each.count("/") + 1 for each in repository.patterns)
-    if entry["type"] != "file" or not is_needed or ".." in parts or "\\" in path:
+    is_needed = any(fnmatch(path, each) and path.count("/") == each.count("/") for each in repository.patterns)
+    if entry["type"] != "file" or not is_needed or not _PATH.fullmatch(path):
         return None
     content = entry.get("lfs") or entry
     digest = _DIGEST.fullmatch(content["oid"])
@@ -127,7 +133,7 @@ def _translated() -> Generator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise Interrupted(reason or type(error).__name__) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         what = f"The hub's answer cannot be used: {' '.join(str(error).split())}"

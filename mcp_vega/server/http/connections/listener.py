@@ -13,11 +13,10 @@ import anyio
 import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_vega.errors import PortTaken
 from mcp_vega.jobs.service import NOTED_SECONDS
-from mcp_vega.network.serving import stop_listening
+from mcp_vega.network.serving import TimedProtocol, stop_listening
 from mcp_vega.server.http.connections.capacity import CONNECTION, Activity, Capacity, Connection
 from mcp_vega.server.http.forwarded import ForwardedMiddleware
 from mcp_vega.server.http.limits import DEFAULT_LIMITS, HttpLimits
@@ -129,16 +128,15 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _LimitedProtocol(H11Protocol):
+class _LimitedProtocol(TimedProtocol):
     """Closes a connection if its next request does not come in time, or if its client does not read."""
 
     def __init__(self, limits: HttpLimits, capacity: Capacity, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
+        super().__init__(limits.header_seconds, **uvicorns)
         self._limits = limits
         self._capacity = capacity
         self._connection = Connection(capacity)
         self._unread = 0
-        self._request_timer: asyncio.TimerHandle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn has it
@@ -152,12 +150,10 @@ class _LimitedProtocol(H11Protocol):
         )
         self.app_state = {**self.app_state, CONNECTION: self._connection}
         self._capacity.add(self._connection)
-        self._await_request()
 
     def on_response_complete(self) -> None:
         self._connection.set_activity(Activity.WAITING)
         super().on_response_complete()
-        self._await_request()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -170,23 +166,17 @@ class _LimitedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._capacity.remove(self._connection)
-        _cancel(self._request_timer)
         _cancel(self._reading_timer)
 
     def drain(self) -> None:
         """Close the connection now if it is idle, otherwise after its next answer."""
-        if self._is_new or self.conn.trailing_data[0]:
+        if self.is_new or self.conn.trailing_data[0]:
             pass  # a request is coming; the server's headers say that its answer is the last one
         elif self.cycle.response_complete:
             self.shutdown()
         else:
             self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
             self.cycle.keep_alive = False
-
-    @property
-    def _is_new(self) -> bool:
-        """Whether it has not received a request yet."""
-        return self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  it is None until the first request
 
     @property
     def is_answering(self) -> bool:
@@ -200,14 +190,6 @@ class _LimitedProtocol(H11Protocol):
             self.cycle.disconnected = True  # what the application still sends is dropped
             self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
             self.transport.close()
-
-    def _await_request(self) -> None:
-        _cancel(self._request_timer)
-        self._request_timer = self.loop.call_later(self._limits.header_seconds, self._expire)
-
-    def _expire(self) -> None:
-        if self._is_new or self.cycle.response_complete:
-            self.transport.close()  # the client can still read the rest of its last answer
 
     def _watch_reading(self) -> None:
         self._unread = self.transport.get_write_buffer_size()
