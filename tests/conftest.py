@@ -187,9 +187,11 @@ async def sandbox(paint: Paint) -> AsyncGenerator[Sandbox]:
 
 
 @asynccontextmanager
-async def serving_sandbox(*, paint: Paint = paint_small, **options: Any) -> AsyncGenerator[Sandbox]:
+async def serving_sandbox(
+    *, paint: Paint = paint_small, clock: Callable[[], float] = time.time, **options: Any
+) -> AsyncGenerator[Sandbox]:
     """A sandbox that needs no time for a call, with options of `build_sandbox`."""
-    account, answers = Account(speed=0), threading.Event()
+    account, answers = Account(speed=0, clock=clock), threading.Event()
     async with serving(holding(build_sandbox(account, paint=paint, **options), answers)) as url:
         yield Sandbox(url, account, answers)
 

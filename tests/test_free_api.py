@@ -470,7 +470,7 @@ async def test_one_slow_drawing_and_impossible_times_change_nothing(sandbox: San
 
 async def test_the_progress_of_the_engine_tells_when_a_first_drawing_is_ready(tmp_path: Path) -> None:
     """A quarter is drawn after 10 s, so the rest takes 30 s."""
-    clock, share = Clock(), 0.25
+    clock = Clock()
 
     def answer(request: httpx.Request) -> httpx.Response:
         free = {"x-mcp-vega-free": "1", "x-mcp-vega-engine": CARD}
@@ -478,8 +478,9 @@ async def test_the_progress_of_the_engine_tells_when_a_first_drawing_is_ready(tm
             return httpx.Response(200, json={"request_id": "r1", "status": "QUEUED"}, headers=free)
         if request.url.path == HISTORY:
             return httpx.Response(503)
-        metrics = {"cost": 0, "inference_time": 10, "queue_time": 5, "progress": share}
         clock.ahead = max(clock.ahead, 15)
+        drawing = clock.ahead - 5
+        metrics = {"cost": 0, "inference_time": drawing, "queue_time": 5, "progress": drawing / 40}
         body = {"request_id": "r1", "status": "PROCESSING", "metrics": metrics}
         return httpx.Response(200, json=body, headers=free)
 

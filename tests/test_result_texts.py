@@ -262,13 +262,14 @@ async def test_a_server_that_continues_a_sent_call_of_another_says_that_the_answ
     async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001  a callback
         heard.append(message)
 
+    now = datetime.now(UTC)
     sandbox.hold()
-    async with app_over(sandbox.url, tmp_path) as app:
+    async with app_over(sandbox.url, tmp_path, clock=lambda: now) as app:
         job = await begun(app.service, VegaRTParameters(prompt="a fox"))
         await until(lambda: sandbox.paid_requests)
     sandbox.account.history_status = 503
     async with (
-        app_over(sandbox.url, tmp_path, pace=1) as app,
+        app_over(sandbox.url, tmp_path, pace=1, clock=lambda: now) as app,
         Client(build_server(replace(app, progress_after=0))) as agent,
     ):
         checked = await agent.call_tool("check_job", {"request_id": job.local_id}, progress_callback=hear)

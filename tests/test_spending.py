@@ -139,10 +139,12 @@ async def test_a_call_that_was_certainly_not_charged_does_not_count_as_spent(san
 async def test_a_call_with_an_unknown_outcome_counts_as_spent_until_the_outcome_is_known(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
+    sandbox.account.history_status = 503
     async with app_over(sandbox.url, tmp_path, limits=a_day("0.0025")) as app, Client(build_server(app)) as agent:
         lost = await agent.call_tool("submit_job", {"prompt": "a fox [fault:504-after] [fault:failed]", "seed": 1})
         assert "Charged: unknown." in text_of(lost)
         assert code_of(await agent.call_tool(VEGA, {"prompt": "an owl"})) == "spending_limit_reached"
+        sandbox.account.history_status = 200
         (job,) = await app.service.store.latest(1)
         settled = await agent.call_tool("check_job", {"request_id": job.local_id, "wait_seconds": 30})
         assert code_of(settled) == "generation_failed", "the request history has the cost"
