@@ -34,6 +34,7 @@ from test_install import ROOT
 from mcp_vega import __version__
 from mcp_vega.cli.doctor.check import Check
 from mcp_vega.cli.doctor.command import run_doctor
+from mcp_vega.cli.engine import transport
 from mcp_vega.cli.engine.checks import check_device
 from mcp_vega.cli.engine.registration import RunningEngine, registered
 from mcp_vega.errors import InvalidArguments
@@ -41,6 +42,7 @@ from mcp_vega.settings import Settings
 
 LOCAL_NAMES = ["engine", "torch", "driver", "device", "memory", "weights"]
 NOWHERE = "http://127.0.0.1:1"
+EVERYWHERE = "0.0.0.0"  # noqa: S104  only connected to
 GIB = 2**30
 CARD = {"torch": "2.13.0+cu130", "device": "NVIDIA GeForce RTX 4090", "kind": "cuda", "number_bytes": 2}
 NO_GPU = "The installed build of torch (2.13.0+cpu) uses no GPU"
@@ -290,7 +292,26 @@ def test_an_engine_that_loads_is_good_and_one_of_another_version_is_a_note(tmp_p
         assert f"End process {os.getpid()}" in checked["fix"]
 
 
-def test_an_engine_that_does_not_answer_or_is_none_is_bad(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="there, no program can connect to this address")
+def test_an_engine_in_a_network_is_asked_without_a_proxy(tmp_path: Path) -> None:
+    """The proxy would see its key, and perhaps not reach it. Servers ask it without one as well."""
+    keys: list[str | None] = []
+
+    def refuse(request: Request) -> JSONResponse:
+        keys.append(request.headers.get("x-api-key"))
+        return JSONResponse({}, 502)
+
+    with (
+        serving_in_thread(Starlette(routes=[Route("/{path:path}", refuse)])) as proxy,
+        engine(StubPainter()) as url,
+        running(tmp_path, url.replace("127.0.0.1", EVERYWHERE)),
+    ):
+        assert found(tmp_path, "--local", HTTP_PROXY=proxy)["engine"]["state"] == "good"
+    assert keys == []
+
+
+def test_an_engine_that_does_not_answer_or_is_none_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ENDING_SECONDS", 0.1)
     with running(tmp_path, NOWHERE):
         checked = found(tmp_path, "--local")["engine"]
     assert (checked["state"], f"runs at {NOWHERE}" in checked["detail"]) == ("bad", True)

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import anyio
-from pydantic import SecretStr
 
 from mcp_vega import __version__
 from mcp_vega.cli.doctor.api import ask_credits
@@ -33,7 +32,7 @@ from mcp_vega.settings import Settings
 PROBE = (sys.executable, "-P", "-m", "mcp_vega.cli.engine.probe")
 DRIVER = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 # All end before the doctor gives them up, and say more. Torch takes longest when it is loaded for the first time.
-PROBE_SECONDS, DRIVER_SECONDS, ENGINE_SECONDS = 20.0, 15.0, 15.0
+PROBE_SECONDS, DRIVER_SECONDS, ENGINE_SECONDS = 20.0, 15.0, 22.0
 BUILDS = "https://pytorch.org/get-started"
 REINSTALL = (
     f"Install it again: run `{pip_line('uninstall', '-y', 'torch')}`, then `{pip_line('install', 'mcp-vega[local]')}`"
@@ -53,9 +52,9 @@ def check_engine(settings: Settings) -> list[Check]:
         return [Check("engine", State.GOOD, f"none runs; a server with --local, or `{draw}`, starts one when it draws")]
     where = f"runs at {engine.url} (process {engine.pid})"
     end = f"End process {engine.pid}; the next picture starts another engine"
-    its_own = {"base_url": engine.url, "api_key": SecretStr(engine.key), "api_key_file": None, "local": False}
     try:
-        found = anyio.run(ask_credits, settings.model_copy(update=its_own), ENGINE_SECONDS)
+        # As a server with --local asks: by no proxy, which would see the key of an engine with an address in a network.
+        found = anyio.run(ask_credits, settings.model_copy(update={"local": True}), ENGINE_SECONDS)
     except SegmindError as error:
         return [Check("engine", State.BAD, f"{where}, but {error.what[0].lower()}{error.what[1:]}", end)]
     said = f"{where} and draws on {found.engine}" if found.engine else f"{where}, and has not yet loaded what draws"
