@@ -535,6 +535,7 @@ def test_an_address_for_other_machines_is_served_to_callers_with_a_token(tmp_pat
         process.communicate(timeout=HANG_SECONDS)
     assert "Name other hosts in MCP_VEGA_ALLOWED_HOSTS." in complaints(tmp_path)
     assert "asks for no token" not in complaints(tmp_path)
+    assert "An access token has fewer than 16 characters" in complaints(tmp_path)
 
 
 def test_an_address_for_other_machines_is_served_without_tokens_if_an_option_says_so(tmp_path: Path) -> None:
@@ -556,6 +557,7 @@ def test_no_log_shows_a_token(tmp_path: Path) -> None:
         httpx.get(f"{url}/../images/{token}?access_token={token}", headers={"x-token": token}, trust_env=False)
     assert token not in complaints(tmp_path)
     assert "has no access token" in complaints(tmp_path)
+    assert "it can be guessed" not in complaints(tmp_path)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from mcp_vega.cli.serve.reload import SecretReader, hold_hangup, reading_on_hang
 from mcp_vega.cli.shutdown import log_left
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.network.addresses import host_in_url, is_loopback
-from mcp_vega.server.http.access.tokens import TokenCallers
+from mcp_vega.server.http.access.tokens import SAFE_LENGTH, TokenCallers, has_short_token
 from mcp_vega.server.http.app import PATHS, build_application
 from mcp_vega.server.http.connections.listener import allow_files, bind_socket
 from mcp_vega.settings import Settings
@@ -77,6 +77,8 @@ def _warnings(host: str, transport: str, settings: Settings) -> Sequence[str]:
     found: list[str] = []
     if not is_loopback(host) and not _asks_for_callers(settings):
         found.append("Anyone who reaches this address can draw at your cost, because no token is asked for.")
+    if has_short_token(settings.auth_tokens):
+        found.append(f"An access token has fewer than {SAFE_LENGTH} characters. Replace it, because it can be guessed.")
     if host in WILDCARDS and not settings.allowed_hosts:
         found.append(
             "Only requests for 127.0.0.1 and localhost are answered. Name other hosts in MCP_VEGA_ALLOWED_HOSTS."

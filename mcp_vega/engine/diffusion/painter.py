@@ -149,7 +149,8 @@ class DiffusionPainter:
     def _unusable(self, error: Exception) -> EngineError:
         return EngineError(
             f"The weights in {self._weights.vega} and {self._weights.vega_rt} cannot be loaded ({first_line(error)})",
-            f"Run `mcp-vega weights`, which fetches what is damaged. Then call again. If it fails again: {_REINSTALL}",
+            "If they are in your Hugging Face cache, run `mcp-vega weights`, which fetches what is damaged; otherwise "
+            f"copy them again. Then call again. If it fails again: {_REINSTALL}",
         )
 
 

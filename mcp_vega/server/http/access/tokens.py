@@ -13,6 +13,8 @@ from mcp_vega.server.http.access.rejections import InvalidToken
 
 # The characters that a header can carry.
 TOKEN = re.compile("[!-~]+")
+# A shorter token can be guessed, even if it is random.
+SAFE_LENGTH = 16
 
 
 def callers_of(
@@ -28,8 +30,7 @@ def callers_of(
     """
     owners: dict[str, str] = {}
     for number, entry in enumerate(entries, 1):
-        first, colon, rest = entry.get_secret_value().partition(":")
-        name, token = (first, rest) if colon else (None, first)
+        name, token = _parts(entry)
         if name is not None and (not NAME.fullmatch(name) or HASH.fullmatch(name)):
             rule = "use 1 to 64 letters, digits and _.@+-, but not 32 hex digits"
             raise _unusable(source, number, f"the part before the first colon is not a valid name: {rule}")
@@ -39,6 +40,17 @@ def callers_of(
         if owners.setdefault(token, owner) != owner:
             raise _unusable(source, number, "its token already belongs to another caller")
     return [caller_with(token, owner) for token, owner in owners.items()]
+
+
+def has_short_token(entries: Sequence[SecretStr]) -> bool:
+    """Whether a token in a list, as `callers_of` takes it, can be guessed."""
+    return any(len(_parts(entry)[1]) < SAFE_LENGTH for entry in entries)
+
+
+def _parts(entry: SecretStr) -> tuple[str | None, str]:
+    """Return the name in an entry, or None, and its token."""
+    first, colon, rest = entry.get_secret_value().partition(":")
+    return (first, rest) if colon else (None, first)
 
 
 def _unusable(source: str, number: int, why: str) -> InvalidSettings:
