@@ -253,6 +253,34 @@ async def test_what_only_this_server_has_is_saved_before_it_ends_if_there_is_tim
     assert len(list(gallery.glob("*/*.jpg"))) == 1
 
 
+@pytest.mark.parametrize("save", [True, False])
+async def test_a_result_that_is_just_being_saved_is_waited_for(sandbox: Sandbox, tmp_path: Path, *, save: bool) -> None:
+    home, ended = tmp_path / "home", anyio.Event()
+    sandbox.hold()
+    async with (
+        app_over(sandbox.url, tmp_path / "gallery", home=home, busy_seconds=HANG_SECONDS) as app,
+        Client(build_server(app)) as agent,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def finish() -> None:
+            await app.service.finish(HANG_SECONDS, save=save)
+            ended.set()
+
+        tasks.start_soon(agent.call_tool, RT, ASKED)
+        await until(lambda: sandbox.account.calls)
+        with closing(sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sandbox.let_go()
+            await until(lambda: app.service.active[0].has_outcome)
+            tasks.start_soon(finish)
+            await anyio.wait_all_tasks_blocked()
+            assert not ended.is_set()
+            other.execute("ROLLBACK")
+            await until(ended.is_set)
+            assert other.execute("SELECT state, open FROM jobs").fetchall() == [("COMPLETED", 0)]
+
+
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_connection_that_comes_while_the_server_begins_to_drain_is_answered_or_closed(
     app: AppContext, turns: int

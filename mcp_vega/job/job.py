@@ -154,6 +154,11 @@ class Job:
         return self.state is State.COMPLETED and len(self.images) >= self.parameters.pictures
 
     @property
+    def in_memory(self) -> bool:
+        """Whether one of its pictures is only in a server's memory."""
+        return any(image.in_memory for image in self.images)
+
+    @property
     def done(self) -> bool:
         """Whether there is nothing more to wait for: it is complete, or the server can find out nothing more."""
         return self.complete or not self.open

@@ -108,7 +108,7 @@ class Recovery:
         """The job, once the work that left its pictures only in memory has ended: only then can it be continued."""
         changes = self._running.changes
         while (running := self._running.get_active(job)) and not changes.waits_ended:
-            if not any(image.in_memory for image in running.job.images):
+            if not running.job.in_memory:
                 break
             await changes.next_of(job).wait()
             job = running.shown

@@ -104,8 +104,7 @@ class RunningJobs:
     @property
     def only_here(self) -> list[RunningJob]:
         """The jobs of which only this server's memory has a picture or the current state."""
-        every = self._jobs.values()
-        return [each for each in every if not each.saved or any(image.in_memory for image in each.job.images)]
+        return [each for each in self._jobs.values() if each.before or not each.saved or each.job.in_memory]
 
     def add(self, job: Job, *, begun_here: bool = False, may_send: bool = False) -> RunningJob:
         """Add a job that this server now works on. The store has the job already."""
@@ -201,7 +200,7 @@ class RunningJobs:
             if running.active:
                 report_end(running.added, running.job)
             running.active, running.job = False, replace(running.job, held=False)
-        if running.saved and not any(image.in_memory for image in running.job.images):
+        if running.saved and not running.job.in_memory:
             self._forget(running)
         self.changes.announce_to_followers(Change.of(running.job), stored=is_news and running.saved)
 

@@ -75,7 +75,7 @@ class Worker:
         work = self._settle
         if job.sent is None and not job.images:
             work = self._send
-        elif any(image.in_memory for image in job.images):
+        elif job.in_memory:
             work = self._save_from_memory
         elif job.route is Route.V2 and job.remote_id and job.age(self._config.clock()) < self._client.record_seconds:
             work = self._fetch
@@ -192,10 +192,10 @@ class Worker:
         With `save`, also wait for the jobs that it continued: it may have sent their calls. And wait until everything
         that only this server has is saved. `Recovery` tries to do that.
         """
-        under_way = [each for each in self._running.active if (save or each.begun_here) and not each.job.has_outcome]
+        under_way = [each for each in self._running.active if (save or each.begun_here) and not each.shown.has_outcome]
         with anyio.CancelScope(deadline=deadline, shield=True) as self._grace:
             for each in under_way:
-                while each.active and not each.job.has_outcome:
+                while each.active and not each.shown.has_outcome:
                     await self._running.changes.next_of(each.job).wait()
             while save and self._running.only_here:  # noqa: ASYNC110  there is no event
                 await anyio.sleep(LOOK_SECONDS)

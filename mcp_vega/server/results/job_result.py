@@ -53,7 +53,7 @@ async def of_job(
     if not job.state.finished:
         return await result_of(app, client, _under_way(app, job, not_resumable, notes), meta)
     # If no disk took a picture, it is in its result or nowhere.
-    full = full or job.parameters.base64 or any(image.in_memory for image in job.images)
+    full = full or job.parameters.base64 or job.in_memory
     mode = "off" if client.text_only else "full" if full else app.preview
     text = _finished(app, job, client, notes)
     previews, more = await _previews(app, job, client, mode, taken_by(text, meta))
