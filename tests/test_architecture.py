@@ -13,7 +13,7 @@ import pytest
 from pages import read
 
 import mcp_vega
-from mcp_vega.cli.engine.requirements import PACKAGES as LOCAL
+from mcp_vega.engine.diffusion.packages import PACKAGES as LOCAL
 
 ROOT = Path(mcp_vega.__file__).parent
 # Imports point down: a package may import only from itself and from the packages listed here.

@@ -27,7 +27,7 @@ from mcp_vega.cli import output
 from mcp_vega.cli.engine import requirements
 from mcp_vega.cli.engine.command import MOST_CONNECTIONS
 from mcp_vega.cli.engine.registration import FILE, RunningEngine, registered, running_engine
-from mcp_vega.cli.engine.requirements import PACKAGES
+from mcp_vega.engine.diffusion.packages import PACKAGES
 from mcp_vega.errors import InvalidSettings
 from mcp_vega.network import serving
 

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mcp_vega.cli.output import install_step
+from mcp_vega.engine.diffusion.packages import PACKAGES
 from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.weights.located import Weights, find_weights
 
@@ -15,8 +16,6 @@ SETTINGS = {
     "MCP_VEGA_LOG_LEVEL",
     "MCP_VEGA_LOG_FORMAT",
 }
-# The packages of the extra `local`, as they are imported.
-PACKAGES = ("torch", "accelerate", "diffusers", "peft", "psutil", "scipy", "transformers")
 
 
 def require_weights(folder: Path | None) -> Weights:

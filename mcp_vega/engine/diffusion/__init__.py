@@ -6,4 +6,5 @@ memory      how the engine fits into that memory
 pipeline    the model on the device
 schedulers  the documented schedulers, as diffusers names them
 failures    what went wrong, for people
+packages    which packages this needs
 """

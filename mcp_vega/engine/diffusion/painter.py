@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mcp_vega.engine.diffusion.failures import explain, first_line, is_out_of_memory, out_of_memory
 from mcp_vega.engine.diffusion.memory import MemoryPlan, plan_memory
+from mcp_vega.engine.diffusion.packages import PACKAGES
 from mcp_vega.engine.errors import EngineError
 from mcp_vega.engine.jpeg import jpeg_of
 from mcp_vega.engine.painter import Cancelled, OnStep
@@ -34,7 +35,7 @@ _ENVIRONMENT = {
 }
 # An installation by force would also want mcp-vega itself from an index, and may take versions that do not fit.
 _REINSTALL = (
-    "Install the packages again: `pip uninstall -y torch diffusers transformers accelerate peft scipy psutil`, then "
+    f"Install the packages again: `pip uninstall -y {' '.join(PACKAGES)}`, then "
     "`pip install 'mcp-vega[local]'`, both in the environment of mcp-vega"
 )
 
